@@ -1,4 +1,4 @@
-"""The names of a topology's objects on the broker: how they are built, and how they are read."""
+"""The names of a topology's objects on the broker: functions that build and parse them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SHARD = re.compile(r"_\d+$")
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A name that feedbus has made from the name of the object's owner.
+    """A name that feedbus has made from the name of a queue, a consumer or an exchange.
 
     Attributes:
         owner: the name before the suffix, with the topology's name if the whole name has it.
@@ -64,7 +64,7 @@ class Derived:
 
 
 def role_of(suffix: str) -> Role | None:
-    """Return the role that a suffix without its first dot gives an object; None for no suffix."""
+    """Return the role that a suffix stands for; None if it is no suffix of feedbus."""
     found = re.fullmatch(_SUFFIX, suffix)
     return Role[found.lastgroup] if found is not None and found.lastgroup else None
 
@@ -94,7 +94,7 @@ def queue_of(consumer: str) -> str:
 
 
 def belongs_to_queue(name: str, queue: str) -> bool:
-    """Whether a name belongs to a queue or one of its shards, or is made from such a name."""
+    """Whether a name is the name of a queue or of its shard, or is made from it."""
     if not name.startswith(queue):
         return False
     rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
@@ -108,7 +108,7 @@ def lock_queue(project: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of a topology's objects; except for external ones, each begins with its name."""
+    """The names of a topology's objects; except for external objects, all begin with its name."""
 
     topology: Topology
 
@@ -131,15 +131,15 @@ class Names:
         return f"{generation.digest}.{consumer}"
 
     def held(self, exchange: str) -> str:
-        """Return the exchange and queue for messages that arrive during a switch of rings."""
+        """Return the name of the exchange and queue for messages that arrive during a switch."""
         return f"{self.exchange(exchange)}.held"
 
     def generations(self, exchange: str) -> str:
-        """Return the queue whose one message names the current generation."""
+        """Return the queue with the state of a ring, which consumers and publishers read."""
         return f"{self.exchange(exchange)}.generations"
 
     def ledger(self, exchange: str) -> str:
-        """Return the queue with a copy of the state for `feedbus apply`: no consumer reads it."""
+        """Return the queue with the copy of the ring's state that `feedbus apply` reads."""
         return f"{self.exchange(exchange)}.generations.ledger"
 
     def member(self, generation: Generation, consumer: str) -> str:
@@ -155,7 +155,7 @@ class Names:
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:
-        """Return the queue of a declaration without shards that is on no ring."""
+        """Return the name of a queue without shards that is on no ring."""
         return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:
@@ -182,7 +182,7 @@ class Names:
 
     @property
     def timer_prefix(self) -> str:
-        """Return the common prefix of the timer's objects; no other name has a colon there."""
+        """Return the common prefix of the timer's objects; only these names have a colon there."""
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:
@@ -217,7 +217,7 @@ class Names:
 
     @property
     def hosts(self) -> str:
-        """Return the exchange to which hosts announce themselves; their queues begin so, too."""
+        """Return the exchange to which hosts announce themselves, the prefix of their queues."""
         return f"{self.topology.name}.:hosts"
 
     def is_of_timer(self, name: str) -> bool:
@@ -225,7 +225,7 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for the messages of a replaced queue, read first."""
+        """Return the exchange and queue for messages of a replaced queue; they are read first."""
         return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:

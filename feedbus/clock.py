@@ -1,4 +1,4 @@
-"""Time, waiting and random numbers: an interface, with the machine's clock and a virtual clock.
+"""An interface for time, waiting and random numbers; the machine's clock, and a virtual clock.
 
 Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
 minutes returns immediately, and the clock then shows a time that is minutes later. With a seed, a
@@ -27,7 +27,7 @@ Waiting = Callable[[], AbstractContextManager[None]]  # around a wait that is no
 
 
 class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is
-    """A wait without a limit on a virtual clock: it would never end."""
+    """A wait without a limit on a virtual clock would never end."""
 
 
 class Clock(Protocol):
@@ -51,7 +51,7 @@ class Clock(Protocol):
         """Return the nanoseconds since 1970."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait for some seconds."""
+        """Wait for a number of seconds."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
         """Wait until an event is set, for seconds at most; return whether it is set."""
@@ -60,7 +60,7 @@ class Clock(Protocol):
         """Return 32 random hexadecimal digits, for ids that are unique and cannot be guessed."""
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait until a registered file is ready, at most `seconds`; None is without limit."""
+        """Wait until a registered file is ready, at most `seconds`; None means without a limit."""
 
 
 class SystemClock:
@@ -110,7 +110,7 @@ class VirtualClock:
     takes_time = False
 
     def __init__(self, start: datetime | None = None, *, seed: int | None = None) -> None:
-        """Begin at a moment, by default at the machine's current time.
+        """Start the clock at a given time, by default at the machine's current time.
 
         Args:
             start: the moment.
@@ -127,11 +127,11 @@ class VirtualClock:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """Return the time that it shows, in UTC."""
+        """Return the current time of this clock, in UTC."""
         return datetime.fromtimestamp(self.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def monotonic(self) -> float:
-        """Return the seconds since its start."""
+        """Return the seconds since the start of this clock."""
         return self._passed / NANOSECONDS
 
     def wall_nanoseconds(self) -> int:
@@ -139,7 +139,7 @@ class VirtualClock:
         return self._start + self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Advance by some seconds; 0 or less changes nothing."""
+        """Advance by a number of seconds; 0 or less changes nothing."""
         if seconds > 0:
             with self._lock:
                 self._passed += math.ceil(seconds * NANOSECONDS)  # a wait always ends

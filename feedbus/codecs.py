@@ -1,4 +1,4 @@
-"""Bodies that are not JSON objects: text, bytes, and the content types of the project's codecs."""
+"""Bodies that are not JSON objects: text, bytes, and content types of the project's codecs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
 
 
 def reads_of(content_type: str) -> Reads:
-    """Return the kind of content of a content type without a codec."""
+    """Return what a content type without a codec contains: JSON, text or bytes."""
     bare = bare_type(content_type)
     if bare.startswith("text/"):
         return "text"

@@ -1,4 +1,4 @@
-"""Cron lines in time zones: the times that they match, also on days when a clock changes.
+"""Cron expressions in time zones: the times that they match, also when a clock changes.
 
 A line with fixed times of day (`30 2 * * *`) is fired once on each day. If the clock skips that
 time, it is fired at the first minute after the gap. If the clock shows it twice, it is fired the
@@ -52,7 +52,7 @@ class Cron:
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
-        """Return the latest matching time after `after` and not after `until`."""
+        """Return the latest matching time after `after`, at or before `until`."""
         span = timedelta(seconds=1)
         while (found := self.next_after(max(after, until - span))) > until:
             if until - span <= after:

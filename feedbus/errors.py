@@ -46,7 +46,7 @@ class Problem:
 
 
 class TopologyError(FeedbusError):
-    """A topology file has problems; all of them are listed."""
+    """A topology file has problems; the error lists all of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         """Keep the problems in the order of their positions in the file."""
@@ -78,7 +78,7 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
     """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        """Keep each field's errors, up to a limit; the key "" is for the body as a whole."""
+        """Keep the errors of each field up to a limit; the key "" is the body as a whole."""
         self.errors = {
             _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
             for field, texts in islice(errors.items(), FIELDS_KEPT)
@@ -92,7 +92,7 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
 
 
 class PublishError(FeedbusError):
-    """Messages were not accepted by the broker; failures holds (message id, reason) pairs."""
+    """The broker did not accept messages; `failures` has (message id, reason) pairs."""
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         """Name the first reasons and the number of failures."""
@@ -105,7 +105,7 @@ class PublishError(FeedbusError):
 
 
 class Unroutable(PublishError):  # noqa: N818 -- the broker's own word
-    """Messages were returned because they match no queue."""
+    """The broker returned messages, because no queue matches them."""
 
 
 class Reject(Exception):  # noqa: N818 -- a verdict, not an error
@@ -168,7 +168,7 @@ def described(error: BaseException) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return what a command prints of an error: one line, or one for each problem of a topology."""
+    """Return the text that a command prints for an error, one line for each problem."""
     problems = error.problems if isinstance(error, TopologyError) else ()
     if not problems:
         return f"error: {printable_lines(str(error))}"

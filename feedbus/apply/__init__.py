@@ -1,4 +1,4 @@
-"""Carry out a plan while the system runs; an interrupted apply is completed by the next one."""
+"""Carry out a plan while the system runs; if it is interrupted, the next `apply` completes it."""
 
 from feedbus.apply.steps import Supervisor, apply, exclusive
 

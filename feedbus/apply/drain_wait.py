@@ -1,4 +1,4 @@
-"""The wait until replaced generations and queues are empty."""
+"""Wait until the old generations and the replaced queues are empty."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def await_drained(
 
 
 def _count(connection: Connection, topology: Topology, queue: str) -> int:
-    """Count the messages of a queue, including the records that wait in their keys' order.
+    """Count the messages of a queue and the records in its waiting queue.
 
     A consumer has received all of these records, so no message is ready there.
     """
@@ -54,7 +54,7 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
 
 
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
-    """Yield queues that their readers delete when they are empty."""
+    """Yield the queues that their consumers delete when they are empty."""
     names = Names(topology)
     for state in ledger.states(connection, topology).values():
         for old in state.draining:

@@ -26,13 +26,13 @@ NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Ro
 
 
 class Supervisor(Protocol):
-    """The supervisor's functions that apply uses."""
+    """The methods of the supervisor that apply() calls."""
 
     def pause(self, consumers: tuple[str, ...]) -> None:
-        """Stop consumers whose queue is to be replaced."""
+        """Stop the consumers whose queue will be replaced."""
 
     def follow(self) -> None:
-        """Change to the new topology: add, remove and restart watchers."""
+        """Use the new topology: add, remove and restart watchers."""
 
     def finish(self) -> None:
         """End the consumers that the topology no longer has."""
@@ -70,7 +70,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     progress: Callable[[int], None],
     older_file: bool = False,
 ) -> bool:
-    """Carry out a plan.
+    """Carry out a plan, and return whether it is complete.
 
     Args:
         topology: the wanted state.

@@ -75,7 +75,7 @@ class Messages:
     def _component(
         self, name: str, queue: Queue, message_type: MessageType, described: dict[str, Any]
     ) -> str:
-        """Add a message unless an equal one exists; add the queue to a name that is in use."""
+        """Add a message, or only its queue if an equal message exists already."""
         for key in (name, f"{queue.name}.{name}"):
             schemas = _components(key, message_type.json_schema())
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
@@ -88,7 +88,7 @@ class Messages:
 
 
 def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return a schema and its definitions as components of a document, by their names there."""
+    """Return a JSON Schema and its definitions as components of a document, by name."""
     definitions = schema.get("$defs", {})
     top = schema.get("$ref", "").removeprefix(DEFINITIONS)
     names = {each: name if each == top else f"{name}.{_key(each)}" for each in definitions}

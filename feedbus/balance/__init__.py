@@ -1,1 +1,1 @@
-"""The spread of given keys over a ring, and weights that make it more even."""
+"""Predict how keys spread over a ring, and find weights that spread them more evenly."""

@@ -21,7 +21,7 @@ Pair = tuple[str, int | Decimal]
 
 @dataclass(slots=True)
 class Tally:
-    """The traffic of each class of keys, in whole numbers; `unit` of them are one record."""
+    """The traffic of the counted keys in whole numbers; `unit` of these numbers are one record."""
 
     loads: dict[int, int] = field(default_factory=dict)
     unit: int = 1
@@ -53,12 +53,12 @@ class Tally:
 
     @property
     def heaviest_load(self) -> int:
-        """The traffic of the key with the most, in units."""
+        """The traffic of the key with the most traffic, in units."""
         return self._heaviest_load
 
 
 def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
-    """Yield keys with their traffic, from the column or the file that the option names."""
+    """Yield (key, traffic) pairs; the traffic is in the column or the file that is named."""
     if traffic is None:
         return ((key, 1) for key in keys)
     if not traffic.isdecimal():
@@ -73,7 +73,7 @@ def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
 def pairs_of_rows(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], traffic: str | None
 ) -> Iterator[Pair]:
-    """Yield keys of a query's first column, with another column, or a file, as their traffic."""
+    """Yield (key, traffic) pairs of the rows of a query."""
     place = 1 if len(columns) > 1 else None
     lookup = None
     if traffic is not None:
@@ -111,7 +111,7 @@ def _looked_up(keys: Iterable[str], path: str) -> Iterator[Pair]:
 
 
 def _read_file(path: str) -> dict[str, int | Decimal]:
-    """Read a file of keys and traffic; the traffic of a key on two lines is added."""
+    """Read a file of keys and traffic; if a key is on two lines, add their traffic."""
     found: dict[str, int | Decimal] = {}
     for where, text in Keys(path).lines():
         key, traffic = _columns(where, text, 2)
@@ -146,7 +146,7 @@ def _key_of(value: Any, where: str) -> str:
 
 
 def _amount(value: Any, where: str) -> int | Decimal:
-    """Return traffic: a number from 0, to six decimals."""
+    """Return the traffic in a text: a number of 0 or more, with at most six decimals."""
     if isinstance(value, int) and 0 <= value < MOST_TRAFFIC:
         return value
     try:

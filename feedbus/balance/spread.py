@@ -1,4 +1,4 @@
-"""The number of records for each shard of a ring, for given keys, and the keys that would move."""
+"""Count the records that each shard of a ring gets for given keys, and the keys that move."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 10_000
 
 @dataclass(slots=True)
 class Spread:
-    """How many records each member of a ring gets; members are in the order of the topology."""
+    """The number of records of each shard of a ring, in the order of the topology."""
 
     ring: Ring
     members: list[tuple[str, int]]
@@ -34,13 +34,13 @@ class Spread:
 
     @property
     def max_over_mean(self) -> float:
-        """The busiest member's records divided by the mean: 1 is even."""
+        """The largest number of records of a shard, divided by the mean; 1 is even."""
         busiest = max(self.records[name] for name, _ in self.members)
         return busiest * len(self.members) / self.records.total()
 
     @property
     def max_over_share(self) -> float:
-        """The busiest member's records divided by its share by weight: 1 is even."""
+        """The largest ratio of a shard's records to its share by weight; 1 is even."""
         return max_over_share(self.records, self.members)
 
     @property
@@ -49,7 +49,7 @@ class Spread:
         return len({weight for _, weight in self.members}) == 1
 
     def report(self) -> dict[str, Any]:
-        """Return the object that --json prints."""
+        """Return the spread as `feedbus spread --json` prints it."""
         total = self.records.total()
         shards = [
             {
@@ -68,7 +68,7 @@ class Spread:
 
 
 def find_ring(topology: Topology, name: str, path: Path) -> Generation:
-    """Return the ring that a queue is on, or that an exchange has.
+    """Return the ring to which a queue is bound, or the ring of an exchange.
 
     Raises:
         UsageError: there is no such queue or exchange, or it has no ring.

@@ -36,12 +36,12 @@ class Found:
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return the busiest queue's records divided by the mean."""
+        """Return the largest number of records of a queue, divided by the mean."""
         return balance.busiest * len(balance.weights) / self.tally.total
 
     @property
     def floor(self) -> float:
-        """The lowest possible max/mean; it can be above 1, because a key cannot be divided."""
+        """The lowest possible max/mean; above 1 if one key alone exceeds the mean of a shard."""
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 
@@ -110,7 +110,7 @@ def toml(found: Found) -> str:
 
 
 def report(found: Found, *, written: bool) -> dict[str, Any]:
-    """Return the object that --json prints: both rings, the weights, and the alternatives."""
+    """Return the result as `feedbus balance --json` prints it."""
     return {
         "exchange": found.exchange,
         "keys": found.tally.keys,

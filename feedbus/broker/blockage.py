@@ -1,4 +1,4 @@
-"""Track whether the broker blocks publishers: log each alarm once, and measure the wait."""
+"""The state of a broker alarm: feedbus logs it once, and measures how long publishers wait."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Blockage:
         self.active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Receive the alarms of a (py-amqp) connection; a second call has no effect."""
+        """Subscribe to the alarms of a py-amqp connection; a second call has no effect."""
         self.active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
@@ -49,7 +49,7 @@ class Blockage:
 
     @contextmanager
     def counting(self, *, long: bool = False) -> Iterator[None]:
-        """Count the time in the block as waiting time, if the broker blocks publishers.
+        """Count the time of a `with` block as waiting time if the broker blocks publishers.
 
         Args:
             long: whether the publisher has waited for a while, because the broker is slow.

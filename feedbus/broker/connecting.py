@@ -1,4 +1,4 @@
-"""Connect to a topology's broker of any kind, and hold the topology's lock there."""
+"""Open a connection to the broker of a topology, and hold the topology's lock there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
 
 
 def clock(topology: Topology) -> Clock:
-    """Return the clock of everything that uses the topology's broker."""
+    """Return the clock of the topology's broker."""
     return broker_of(topology).clock
 
 
@@ -40,7 +40,7 @@ def load_transport(topology: Topology) -> None:
 def locked(
     connection: amqp_protocols.Connection, topology: Topology
 ) -> AbstractContextManager[None]:
-    """Hold the lock under which rings are switched; it is released when its holder dies.
+    """Hold the lock under which rings are switched; if its holder dies, it is released.
 
     Raises:
         UsageError: another process holds it for longer than ten seconds.

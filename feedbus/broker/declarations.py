@@ -20,7 +20,7 @@ EXPIRES_MARGIN_MILLISECONDS = 60_000
 
 
 def declare(channel: Channel, topology: Topology) -> None:
-    """Declare every exchange, queue and binding of a topology; existing ones stay.
+    """Declare every exchange, queue and binding of a topology; existing objects are not changed.
 
     External objects must exist; see feedbus.broker.external. The entry of a hash exchange is not
     bound to its ring here; see feedbus.generations.switch.
@@ -46,7 +46,7 @@ def declare(channel: Channel, topology: Topology) -> None:
 
 
 def declare_exchanges(channel: Channel, names: Names) -> None:
-    """Declare every exchange that is not external, and the further objects of a hash exchange."""
+    """Declare all exchanges that are not external, and the other objects of hash exchanges."""
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
@@ -108,7 +108,7 @@ def declare_ring(
 
 
 def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
-    """Declare a shard's queue, and its waiting queue if it has an order."""
+    """Declare the queue of a shard; with `order_by`, also its waiting queue."""
     declare_queue(channel, names, consumer, name)
     if consumer.queue.order_by:
         declare_waiting(channel, consumer.queue, names.waiting(name))
@@ -146,7 +146,7 @@ def _declare_written(
 
 
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
-    """Declare the queue of a consumer under a name.
+    """Declare the queue of a consumer, under a given name.
 
     A quorum queue that is there with another delivery limit, as earlier versions declared it,
     stays until `feedbus apply` replaces it.
@@ -180,7 +180,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 def declare_auxiliary(
     channel: Channel, name: str, arguments: Mapping[str, Any], *, quorum: bool
 ) -> None:
-    """Declare an auxiliary queue: dead letters, retries, held messages, the generations.
+    """Declare a queue for dead letters, retries, held messages or the state of a ring.
 
     If the queue exists with the other type, it is not changed, because it may have messages. After
     an operator has deleted it, it is declared with the correct type.
@@ -213,7 +213,7 @@ def _declare_trouble_queues(channel: Channel, names: Names, queue: Queue) -> Non
 def declare_delay(
     channel: Channel, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
 ) -> None:
-    """Declare the retry queue of a queue for one delay.
+    """Declare the queue in which the retries of a queue wait for one delay.
 
     After the delay, a retry of a queue on a ring is sent to the entry with its original routing
     key, so it reaches the shard that then owns the key. Any other retry is sent only to its queue,

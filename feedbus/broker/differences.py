@@ -1,4 +1,4 @@
-"""Differences between a declaration and the broker's object, and what to do about them."""
+"""Differences between a declaration and the object on the broker, and how to correct them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPTIONS = {
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the arguments that differ, by name, as (found, wanted); None for a missing one.
+    """Return the arguments that differ, by name, as (found, wanted); None is a missing argument.
 
     A default that the broker reports equals a missing argument.
     """
@@ -50,7 +50,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Raise an explanation if an object cannot be declared, instead of the broker's 406 or 503.
+    """Raise UsageError with an explanation if the broker refuses a declaration (406 or 503).
 
     Raises:
         UsageError: the object exists with other arguments, or the broker does not know its type.
@@ -63,13 +63,13 @@ def explained(name: str) -> Iterator[None]:
 
 
 def differs_in(error: BaseException | None) -> str:
-    """Return the argument that a 406 names, or "" if it names none."""
+    """Return the argument that the broker's 406 error names, or "" if it names none."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return found["argument"] if found else ""
 
 
 def found_in(error: BaseException | None) -> str:
-    """Return the broker's value of an argument according to a 406; "none" if it has no value."""
+    """Return the value of an argument on the broker, from its 406 error; "none" for no value."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(found["argument"], found["got"]) if found else ""
 

@@ -25,7 +25,7 @@ LOCK_TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The broker of a file; see feedbus.broker.port.Broker."""
+    """The embedded broker of one SQLite file; see feedbus.broker.port.Broker."""
 
     url: BrokerUrl
     file: Path
@@ -38,7 +38,7 @@ class Embedded:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, *, beating: bool) -> Connection:
-        """Open the file; create its folder if it is missing."""
+        """Open a connection to the file; create the folder of the file if it is missing."""
         del beating
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
@@ -46,12 +46,12 @@ class Embedded:
     def locked(
         self, connection: amqp_protocols.Connection, project: str
     ) -> AbstractContextManager[None]:
-        """Hold a lock on a file next to the broker file, for all projects in it."""
+        """Hold a lock file next to the broker file; all projects in the file share it."""
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Read the file without registering as a connection."""
+        """Return the objects in the file; the file is read without a connection."""
         del prefixes
         try:
             return of_rows(survey(self.file))
@@ -65,7 +65,7 @@ class Embedded:
 
 
 def of_rows(rows: Rows) -> Survey:
-    """Return a survey from the rows of the transport."""
+    """Return a survey from the rows of the transport's tables."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],

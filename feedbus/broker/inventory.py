@@ -31,7 +31,7 @@ class Inventory:
 
 
 def take(topology: Topology) -> Inventory:
-    """Read the broker's objects with the topology's prefix, and the external ones.
+    """Return the broker's objects with the topology's prefix, and the external objects.
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded one's file cannot be read.

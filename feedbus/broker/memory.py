@@ -31,14 +31,14 @@ class InMemory:
 
     @property
     def clock(self) -> Clock:
-        """The clock that the broker was made with."""
+        """The clock with which the broker was created."""
         return find(self.name).clock
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, *, beating: bool) -> Connection:
-        """Connect; create the broker if there is none of that name."""
+        """Open a connection; create the broker if no broker has its name."""
         del beating
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
@@ -49,7 +49,7 @@ class InMemory:
         return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Read the broker's tables."""
+        """Return all objects of the broker."""
         del prefixes
         return of_rows(find(self.name).survey())
 

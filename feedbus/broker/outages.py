@@ -1,4 +1,4 @@
-"""Convert connection errors of a broker into outages, and close connections in any state."""
+"""Convert connection errors of a broker into outages, and close connections without errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
 
 
 def close(connection: Connection) -> None:
-    """Close the connection to a broker in any state."""
+    """Close a connection to a broker, also if it is lost."""
     try:
         connection.release()
     except connection_errors(connection):
@@ -43,14 +43,14 @@ def drop(connection: Connection) -> None:
 
 
 def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseException], ...]:
-    """Return the error classes of a connection that is lost or refused."""
+    """Return the exception classes that mean that a connection is lost or refused."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})
 
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Convert connection errors in the block into BrokerOutage."""
+    """Convert connection errors in a `with` block into BrokerOutage."""
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:

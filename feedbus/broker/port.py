@@ -1,4 +1,4 @@
-"""The port between feedbus and a kind of broker: RabbitMQ, the embedded one, or one in memory."""
+"""The interface of a kind of broker: RabbitMQ, the embedded broker, or a broker in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SeenBinding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All objects of a broker; bindings are in the order in which they were made."""
+    """All objects of a broker; the bindings are in the order of their declaration."""
 
     exchanges: Sequence[SeenExchange]
     queues: Sequence[SeenQueue]
@@ -61,7 +61,7 @@ class Survey:
 
 
 class Broker(Protocol):
-    """The functions of a kind of broker that AMQP itself does not have."""
+    """What feedbus needs from a kind of broker in addition to AMQP."""
 
     @property
     def clock(self) -> Clock:

@@ -142,7 +142,7 @@ class Publisher:
                 self._clock.sleep(NACKED_PAUSE_SECONDS)
 
     def take_arrived(self) -> None:
-        """Process data that arrived since the last send; raise if the connection is lost.
+        """Process data that has arrived since the last send; raise if the connection is lost.
 
         A write to a connection that the broker has closed does not fail immediately.
         """
@@ -272,7 +272,7 @@ class Publisher:
             self._refusals.append(Refusal(self._waiting.pop(answered), "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
-        """Record which message was returned; its confirm follows.
+        """Record which message the broker returned; its confirm follows.
 
         A return does not contain the delivery tag. Messages are returned in the order in which they
         were published. It does not matter which of several equal messages is recorded.
@@ -305,7 +305,7 @@ def publish_all(
     nacked_seconds: float = math.inf,
     on_full: Callable[[], None] = lambda: None,
 ) -> list[Refusal]:
-    """Publish the messages of a change of a ring, and wait for queues that are full.
+    """Publish messages that a change of a ring moves; wait while queues are full.
 
     Args:
         connection: other code may use it, too.
@@ -326,7 +326,7 @@ def publish_all(
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:
-    """Raise Unroutable or PublishError when there are refusals."""
+    """Raise Unroutable or PublishError if the broker has refused messages."""
     found = list(refusals)
     if not found:
         return

@@ -13,7 +13,7 @@ AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "rejec
 
 
 def binding_keys(queue: Queue) -> tuple[str, ...]:
-    """Return the keys by which a queue on no ring is bound to its exchange."""
+    """Return the binding keys of a queue that is on no ring."""
     return queue.routing_keys or ("",)
 
 
@@ -38,7 +38,7 @@ def of_queue(names: Names, queue: Queue) -> dict[str, Any]:
 
 
 def needs_quorum(topology: Topology, exchange: str) -> bool:
-    """Whether an exchange's auxiliary queues must be quorum queues, as one of its queues is."""
+    """Whether the auxiliary queues of an exchange must be quorum queues."""
     return any(
         queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
     )

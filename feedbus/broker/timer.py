@@ -57,12 +57,12 @@ def digits_of(milliseconds: int) -> list[int]:
 
 
 def place_digits(place: int) -> range:
-    """Return the digits that a position can have, without 0."""
+    """Return the digits that a position can have, except 0."""
     return range(1, 1 << BASE_BITS if place < LOW_PLACES else 2)
 
 
 def queue_milliseconds(place: int, digit: int) -> int:
-    """Return how long messages wait in the queue of a digit."""
+    """Return how long messages wait in the queue of a digit, in milliseconds."""
     return digit << BASE_BITS * place if place < LOW_PLACES else LONGEST_QUEUE_MILLISECONDS
 
 
@@ -141,7 +141,7 @@ def exists(connection: Connection, names: Names) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """The number of delayed messages, and of due messages whose target does not exist."""
+    """The number of delayed messages, and of messages that are due but have no target."""
 
     waiting: int = 0
     undelivered: int = 0

@@ -54,7 +54,7 @@ def exchanges_of_timer(names: Names) -> set[str]:
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the missing queues of positions that have some queues."""
+    """Yield the queues that are missing at positions that have other queues."""
     for place in range(len(TIMER_PLACES)):
         queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
         missing = [name for name in queues if name not in seen]
@@ -63,7 +63,7 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 
 
 def has_guard(exchange: Exchange) -> bool:
-    """Whether due messages reach an exchange through a guard.
+    """Whether messages that are due reach an exchange through its guard exchange.
 
     No guard is needed for a ring, which keeps unroutable messages, or if the user has set an
     alternate exchange.
@@ -74,7 +74,7 @@ def has_guard(exchange: Exchange) -> bool:
 
 
 def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
-    """Yield the keys by which the guard of an exchange is bound to it: those of its queues."""
+    """Yield the binding keys of the guard of an exchange: those of the exchange's queues."""
     for queue in names.topology.queues.values():
         if queue.exchange == exchange.name and not queue.external_name:
             yield from queue_arguments.binding_keys(queue)

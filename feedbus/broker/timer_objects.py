@@ -26,10 +26,10 @@ events = EventLog(__name__)
 
 
 class Timer:
-    """Declares the objects that delayed messages need, each once per connection."""
+    """Declares the objects that delayed messages need, once for each connection."""
 
     def __init__(self, topology: Topology, *, waiting: Waiting = nullcontext) -> None:
-        """Declare nothing yet.
+        """Create the timer; nothing is declared yet.
 
         Args:
             topology: the topology of the project.
@@ -48,7 +48,7 @@ class Timer:
         self._places.clear()
 
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
-        """Declare the objects for these messages; return when the broker has written them to disk.
+        """Declare the objects for these messages, and wait until the broker has written them.
 
         The first message that needs a position waits for this. Later messages, also of other
         processes, find the exchange `written`, and do not wait.
@@ -154,7 +154,7 @@ def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
 
 
 def _declare_places(channel: Channel, names: Names) -> None:
-    """Declare the exchanges from the last position on, so that each has its next."""
+    """Declare the exchanges of the positions, the last position first."""
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
     declarations.declare_auxiliary(channel, undelivered, {}, quorum=True)
@@ -171,7 +171,7 @@ def _declare_places(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
-    """Declare the missing queues of a position that was declared before; bind all its queues."""
+    """Declare the missing queues of a position that exists, and bind all its queues."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):

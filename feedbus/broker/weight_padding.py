@@ -1,4 +1,4 @@
-"""Pad the weights of a ring with zeros, so that a RabbitMQ that rebuilds the ring keeps its order.
+"""Zeros before the weights of a ring, so that RabbitMQ keeps its order when it rebuilds the ring.
 
 A RabbitMQ that starts may build a ring again from its bindings, which it then sorts: by the binding
 key, the weight as text, then by the queue's name, both bytewise. So "10" comes before "9", and

@@ -26,7 +26,7 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A job for the thread of the bus: requests to send, or the request to close."""
+    """A job for the thread of the bus: a request to send, or the request to close."""
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop

@@ -27,7 +27,7 @@ class Collect(Protocol):
     """A function that receives the records that a bus publishes."""
 
     def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:
-        """Receive records for an exchange, with the options that all of them have."""
+        """Receive records for an exchange, with the options that they share."""
 
 
 def _refuse_late(*_: object) -> NoReturn:
@@ -89,7 +89,7 @@ class CollectingBus(Bus):
         return derive(call, *self._records.ids)
 
     def flush(self) -> None:
-        """Refuse further publishing, because the handler has returned."""
+        """Refuse calls from now on, because the handler has returned."""
         self._collect = _refuse_late
 
 
@@ -128,7 +128,7 @@ class BatchBus(Bus):
         records.bind(self)
 
     def publish_many(self, *_: object, **__: object) -> NoReturn:
-        """Not possible in a batch handler: feedbus could not know which record is the cause.
+        """Raise UsageError: in a batch handler feedbus cannot know which record is the cause.
 
         Raises:
             UsageError: always.
@@ -161,7 +161,7 @@ class BatchBus(Bus):
                 self._flush(exchange)
 
     def flush(self) -> None:
-        """Collect the merged parts, and refuse further publishing."""
+        """Collect the merged parts, and refuse calls from now on."""
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""Connect a program to the broker of a topology."""
+"""Create a bus for a program: connect() and connect_async()."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class LiveBus(Bus):
         _buses.add(self)
 
     def _begin(self) -> None:
-        """Start without a connection and with free locks, as a forked process must."""
+        """Start without a connection and with unlocked locks; a forked process needs this."""
         self._requests = SharedSender(self._topology, self._new_sender(), self._timeout_seconds)
         self._opening = threading.Lock()
         self._current = Current()
@@ -227,7 +227,7 @@ class LiveBus(Bus):
         return self._left
 
     def _send_committed(self, store: Store, committed: Transaction) -> None:
-        """Send the messages of a committed transaction; raise no errors of broker and store.
+        """Send the messages of a committed transaction; no error of broker or store is raised.
 
         Rows with the same keys that are left in the outbox are sent first. A row that cannot be
         sent now is sent before a later message of its key, or by the relay.
@@ -262,7 +262,7 @@ class LiveBus(Bus):
             self._again_at = self._clock.monotonic() + AWAY_SECONDS
 
     def _send_rows(self, store: Store, entries: Sequence[Entry]) -> bool:
-        """Send rows that were left in the outbox, and remove them; return whether all were sent."""
+        """Send and remove rows that were left in the outbox; return whether all were sent."""
         for part in first_alone(entries):
             requests = [request_of(entry, self._clock) for entry in part]
             self._send_now(requests)
@@ -291,7 +291,7 @@ class LiveBus(Bus):
         request.raise_answer()
 
     def send_together(self, requests: Sequence[Request]) -> None:
-        """Send several requests, and set their answers; errors of the broker are not raised."""
+        """Send several requests and set their answers; no error of the broker is raised."""
         self._requests.send_together(requests)
 
 

@@ -15,7 +15,7 @@ from feedbus.wire.message_options import Envelope
 
 
 def request_of(entry: Entry, clock: Clock) -> Request:
-    """Return the request to send a row."""
+    """Return the request that publishes a row of the outbox."""
     pack = single(entry.message_id, entry.key, json.loads(entry.payload))
     return Request(entry.exchange, pack, envelope_of(options_of(entry, clock)))
 
@@ -23,14 +23,14 @@ def request_of(entry: Entry, clock: Clock) -> Request:
 def put_records(
     outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
 ) -> list[int]:
-    """Add records to an outbox, with the options that all of them have; return the rows' ids."""
+    """Add records to an outbox with their common options; return the ids of the rows."""
     rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
     options = envelope.options() if envelope is not None else None
     return outbox.put_many(exchange, rows, options)
 
 
 def first_alone(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield the first row, and then the others: all may be refused for the same reason."""
+    """Yield the first row, then the other rows together: one reason may refuse all of them."""
     yield from (part for part in (entries[:1], entries[1:]) if part)
 
 

@@ -19,7 +19,7 @@ class Request:
     answer: list[Refusal] | Exception | None = None
 
     def raise_answer(self) -> None:
-        """Return if every record was confirmed, otherwise raise the error.
+        """Raise the error of the request; return if every record was confirmed.
 
         Raises:
             Unroutable: messages were returned, because no queue matches; the others were published.

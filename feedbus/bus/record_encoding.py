@@ -1,4 +1,4 @@
-"""Turn records into messages: grouped by the shard that will own them, packed, or plain."""
+"""Encode records as messages: packs for each shard, or plain messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ID_DIGITS = 24
 
 
 def derive(*causes: str) -> str:
-    """Return an origin for message ids that depends only on the causes."""
+    """Return an origin for message ids that depends only on the ids of the causes."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
@@ -236,7 +236,7 @@ def _check_size(body: bytes) -> None:
 
 
 def _check_id(ids: Ids) -> None:
-    """Refuse a caller's message id that AMQP cannot carry."""
+    """Raise UsageError if AMQP cannot carry the message id of the caller."""
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = (
             f"cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, got {ids[0][:50]!r}"

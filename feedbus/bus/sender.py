@@ -1,4 +1,4 @@
-"""Send messages to the broker; packs for an old generation are sent again as plain messages."""
+"""Send messages to the broker; records of packs for an old generation are sent again alone."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Sender:
             broker.drop(connection)
 
     def _drop_if_lost(self) -> None:
-        """Connect again if the broker has closed the connection since the last send."""
+        """Drop the connection if the broker has closed it since the last send."""
         connection = self._connection
         if self._publisher is None or connection is None:
             return
@@ -172,7 +172,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count the records of refused messages by refusal, and the others with this outcome."""
+        """Count the records of refused messages, and of all others with the given outcome."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

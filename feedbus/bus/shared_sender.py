@@ -26,7 +26,7 @@ class SharedSender:
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
-        """Send nothing yet.
+        """Create the sender; nothing is sent yet.
 
         Args:
             topology: the topology of the system.
@@ -44,11 +44,11 @@ class SharedSender:
         self._waiting: list[Request] = []
 
     def check(self, request: Request) -> None:
-        """Raise an error if a request could never be sent."""
+        """Raise an error if a request can never be sent."""
         self._encoded(request)
 
     def send(self, request: Request) -> None:
-        """Send a request, together with those that other threads make at the same time."""
+        """Send a request together with the requests that other threads make at the same time."""
         with self._requesting:
             self._waiting.append(request)
         with self._lock:
@@ -115,7 +115,7 @@ class SharedSender:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
 
     def _learn(self, timeout_seconds: float) -> Exception | None:
-        """Read the current rings and declare missing objects; return the error, or None."""
+        """Read the current rings and declare missing objects; return an error, or None."""
         for _ in self._attempts(timeout_seconds):
             try:
                 self._set_up()
@@ -136,7 +136,7 @@ class SharedSender:
     def _sent(
         self, messages: Sequence[Outgoing], timeout_seconds: float
     ) -> list[Refusal] | Exception:
-        """Send messages, repeatedly during an outage; return the refused messages, or the error.
+        """Send messages until an outage ends; return the refused messages, or the error.
 
         After an outage, the broker may be a new one without any objects.
         """
@@ -152,7 +152,7 @@ class SharedSender:
         return failure
 
     def _attempts(self, timeout_seconds: float) -> Iterator[None]:
-        """Yield immediately, and then repeatedly until the time limit."""
+        """Yield immediately, then again and again until the time limit."""
         deadline = self._clock.monotonic() + timeout_seconds
         yield
         while self._clock.monotonic() <= deadline:

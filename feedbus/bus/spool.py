@@ -13,7 +13,7 @@ MEMORY_BYTES = 4_000_000
 
 
 class Spool:
-    """A list of messages with bounded use of memory."""
+    """A list of messages that uses a limited amount of memory."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         """Keep bodies up to this number of bytes in memory before a file is used."""

@@ -1,4 +1,4 @@
-"""The records that a thread publishes in a transaction of the store: rows of the outbox."""
+"""The messages that a thread publishes in a transaction of the store, as rows of the outbox."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Transaction:
         return self._put[-1][1][-1]
 
     def remove_sent(self) -> bool:
-        """Remove the rows that the broker has confirmed; return whether it has confirmed all.
+        """Remove the rows that the broker has confirmed; return whether these are all rows.
 
         The rows that stay are published later, under the same message ids.
         """

@@ -59,7 +59,7 @@ class Context:
 
 
 class LazyGroup(click.Group):
-    """The group of feedbus's own commands and of those in the topology's [commands]."""
+    """The group of feedbus's commands and of the commands in [commands] of the topology."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return feedbus's commands, then the project's."""

@@ -99,7 +99,7 @@ def requeue(
     message_ids: tuple[str, ...],
     everything: bool,  # noqa: FBT001 -- click passes a flag
 ) -> None:
-    """Send dead letters of QUEUE back to it, as if they had just been published."""
+    """Send dead letters of QUEUE back to QUEUE, as if they had just been published."""
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.requeue import Requeue
 

@@ -15,7 +15,7 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the seconds."""
+        """Return the duration in seconds."""
         from feedbus.units import guess_duration, read_duration
 
         if isinstance(value, int | float):

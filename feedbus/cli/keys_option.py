@@ -11,12 +11,12 @@ from feedbus.balance.keys import RANGE, Keys
 
 
 class KeysType(click.ParamType[Keys]):
-    """A..B, a file or -."""
+    """Routing keys on the command line: A..B, a file, or - for standard input."""
 
     name = "keys"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keys:
-        """Return the source of keys; A..B must be a valid range."""
+        """Return the source of the routing keys; A..B must be a valid range."""
         match = RANGE.fullmatch(value)
         if match and int(match[1]) > int(match[2]):
             self.fail(f"expected A..B with A not larger than B, got '{value}'", param, ctx)

@@ -1,4 +1,4 @@
-"""Show, on a terminal or in a log, the processes that a command waits for."""
+"""Print the processes that a command waits for, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 3
 
 
 class BusyLines:
-    """Shows which processes still work: on one line of a terminal, otherwise periodically."""
+    """Prints which processes still work: on one line of a terminal, otherwise periodically."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Start with a clean line; a quiet one reports nothing."""
+        """Create it; with quiet=True, it prints nothing."""
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
         self._width = 0
@@ -42,7 +42,7 @@ class BusyLines:
             self._reported_at = now
 
     def clear(self) -> None:
-        """End the line."""
+        """End the line of the terminal."""
         if self._width:
             click.echo(f"\r{'':<{self._width}}\r", nl=False, err=True)
             self._width = 0

@@ -80,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which process of which consumer this process is.
+    """The consumer and the slot of this process.
 
     Attributes:
         consumer: the consumer.
@@ -143,7 +143,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Raise all problems of the topology, with their lines, if a handler does not fit its queue."""
+    """Raise the problems of the topology, with their lines, if a handler does not fit its queue."""
     try:
         yield
     except UsageError:

@@ -14,7 +14,7 @@ events = EventLog(__name__)
 
 @contextmanager
 def failures_logged(*, supervised: bool) -> Iterator[None]:
-    """Log an error that ends a supervised process, and exit with code 1; raise it otherwise."""
+    """In a process of the supervisor, log an error and exit with code 1; else raise it."""
     try:
         yield
     except FeedbusError as error:

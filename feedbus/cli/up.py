@@ -89,7 +89,7 @@ def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) 
 
 
 def _open_standard_descriptors() -> None:
-    """Open descriptors 0 to 2 if closed, so that no socket or file gets their numbers."""
+    """Open closed descriptors 0 to 2, so that no socket or file gets their numbers."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -156,14 +156,14 @@ class Detached:
     """A supervisor in the background: its log, and the pipe to the command that waits for it."""
 
     def __init__(self, topology: Topology, pipe: int) -> None:
-        """Report to the writing end of a pipe."""
+        """Create it with the writing end of a pipe, to which it reports."""
         from feedbus.supervisor.watcher_options import own_log
 
         self.log = own_log(topology)
         self._pipe = pipe
 
     def prepared(self) -> None:
-        """Report that the broker and the store are ready, and write to the log from now on."""
+        """Report that the broker and the store are ready; from now on, write to the log."""
         os.write(self._pipe, PREPARED)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -171,7 +171,7 @@ class Detached:
         self.log.open()
 
     def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
-        """Report whether everything has started."""
+        """Report whether all processes have started."""
         with contextlib.suppress(OSError):  # the command that waited has ended
             os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)

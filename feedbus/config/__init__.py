@@ -87,7 +87,7 @@ def located(
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return the applied topology's file in a process of the supervisor, else the topology file."""
+    """Return the applied file in a process of the supervisor, otherwise the topology file."""
     kept = environ.get(APPLIED)
     ours = environ.get("FEEDBUS_TOPOLOGY") == os.path.abspath(path)  # noqa: PTH100 -- as above
     return Path(kept) if kept and ours and os.access(kept, os.R_OK) else path

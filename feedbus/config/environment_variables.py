@@ -59,7 +59,7 @@ def expand(
 
 
 def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
-    """Whether a path has the keys of a pattern, of which None is any key."""
+    """Whether a path matches a pattern, in which None stands for any key."""
     return len(path) == len(pattern) and all(
         want is None or want == key for key, want in zip(path, pattern, strict=True)
     )
@@ -68,7 +68,7 @@ def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
 def _replace(
     mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault], unset: list[Fault]
 ) -> str:
-    """Return the value of a variable, or add to the faults or to the unset variables."""
+    """Return the value of a variable, or record that it is wrong or not set."""
     if mark.group() == "$$":
         return "$"
     variable = VARIABLE.fullmatch(mark[1])

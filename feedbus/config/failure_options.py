@@ -1,4 +1,4 @@
-"""The options of a queue about failures: its retries and its dead letters."""
+"""The options of a queue for failures: its retries and its dead letters."""
 
 from __future__ import annotations
 

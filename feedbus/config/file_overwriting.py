@@ -1,4 +1,4 @@
-"""Replace the content of a file, and keep its path, owner, mode, links and attributes."""
+"""Replace the content of a file, but keep its path, owner, mode, links and attributes."""
 
 from __future__ import annotations
 

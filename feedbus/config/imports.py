@@ -28,7 +28,7 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every handler and the store's objects; only look for the modules of commands.
+    """Import every handler and the objects of [store]; only find the modules of commands.
 
     Output of a handler's module goes to stderr, because stdout can contain a report.
     """
@@ -70,7 +70,7 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 def _unlike(
     draft: Draft, queue: str, handlers: Mapping[tuple[str, ...], Handler]
 ) -> Iterator[tuple[KeyPath, Fault]]:
-    """Find queues that have both async handlers and others."""
+    """Find queues that have both async handlers and other handlers."""
     first = next((each.is_async for each in handlers.values()), False)
     for place, handler in handlers.items():
         if handler.is_async != first:
@@ -86,7 +86,7 @@ def _unlike(
 
 
 def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
-    """Describe why a handler cannot be imported, or called by feedbus."""
+    """Describe why feedbus cannot import or call a handler."""
     module = dotted.partition(":")[0]
     if isinstance(error, SystemExit):
         message = f"cannot import {module}: the module ends the process (exit code {error.code})"
@@ -103,7 +103,7 @@ def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
 
 
 def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer) -> Iterator[Fault]:
-    """Find why a handler does not suit the options of its queue.
+    """Yield why a handler does not suit the options of its queue.
 
     Raises:
         UsageError: feedbus cannot call the handler at all.

@@ -43,7 +43,7 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every consumer, those without shards first: a conflict is reported at the first one."""
+    """Yield every consumer, first those without shards, where a conflict is reported."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:
@@ -58,14 +58,14 @@ def _started(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
 
 
 def _operations(draft: Draft) -> Found:
-    """Find a consumer or process that has the name of feedbus's own process."""
+    """Find a consumer or process with the name of feedbus's own process."""
     for name, path in _started(draft):
         if name.casefold() == OPERATIONS:
             yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
 def _meetings(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
-    """Find names that differ only in case: supervisors and file systems confuse them."""
+    """Find names that differ only in case, which file systems confuse."""
     owners: dict[str, tuple[str, KeyPath]] = {}
     reported: set[tuple[KeyPath, KeyPath]] = set()
     for name, path in named:

@@ -16,7 +16,7 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """The type of an option: read() converts a value of the file, or calls refuse()."""
+    """The type of an option: read() converts a value of the file, or refuses it."""
 
     kind: str = "anything"
     expected: str = "a value"
@@ -102,7 +102,7 @@ class Text(Option):
 
 
 class Name(Text):
-    """A name that is valid on the broker, in file names and on a command line."""
+    """A name that is valid on the broker, as a file name and on a command line."""
 
     kind = "name"
     expected = "a name of letters, digits, '_', '-' and '.', that does not begin with '-' or '.'"
@@ -120,7 +120,7 @@ class Name(Text):
 
 
 class Dotted(Text):
-    """A Python object by its dotted name."""
+    """The dotted name of a Python object."""
 
     kind = "dotted name, `package.module:name`"
     example = "app:handler"

@@ -1,4 +1,4 @@
-"""The declaration of topology.toml: the tables of the file."""
+"""All tables of topology.toml, with their options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DefaultsTable(TableSchema):
 
 
 class TopologyTable(TableSchema):
-    """The whole file."""
+    """The top level of topology.toml."""
 
     what = "key"
 

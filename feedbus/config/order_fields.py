@@ -15,7 +15,7 @@ from feedbus.name_list import listed
 
 
 def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Found:
-    """Find an `order_by` that is not a field of a handler's message type.
+    """Find an `order_by` that names no field of a handler's message type.
 
     Every message of that type would become a dead letter.
 

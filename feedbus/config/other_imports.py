@@ -89,7 +89,7 @@ def _resolved(
 
 
 def cause_of(error: UsageError) -> str:
-    """Return the error in the code of a module that prevents its import, or ""."""
+    """Return the error in a module's code that prevents its import, or ""."""
     if isinstance(error, Unfit):
         return str(error) if error.at_import else ""
     inner = error.__cause__
@@ -136,7 +136,7 @@ def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: Path) -> 
 
 
 def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> None:
-    """Report a command whose program is not on this machine."""
+    """Report a command whose program is not installed on this machine."""
     first = process.get("command", ("python",))[0]
     if first in {"python", "python3"}:
         return  # the one that runs feedbus

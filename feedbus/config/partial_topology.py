@@ -27,14 +27,14 @@ LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 @dataclass(slots=True)
 class Draft:
-    """The parts of the file that could be loaded; errors in the others are already reported."""
+    """The parts of the file that could be loaded; errors in other parts are already reported."""
 
     loaded: Mapping[str, Any]
     report: Report
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give each queue the options that it inherits, except those that it cannot have."""
+        """Add to each queue the options that it inherits and can have."""
         inherited = self.loaded.get("defaults", {}).get("queue", {})
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
@@ -65,14 +65,14 @@ class Draft:
         return "classic"
 
     def at(self, queue: str, *keys: str | int) -> KeyPath:
-        """Return the path of a queue's option: in its table, or in that from which it inherits."""
+        """Return the path of a queue's option: in its own table, or in [defaults.queue]."""
         own: KeyPath = ("queues", queue, *keys)
         if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
             return own
         return (*INHERITED, *keys)
 
     def says(self, queue: str, option: str) -> bool:
-        """Whether the file sets the option for a queue, valid or not."""
+        """Whether the file sets an option for a queue, also with an invalid value."""
         return self.report.has(("queues", queue, option)) or self.report.has((*INHERITED, option))
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Collect the problems of a topology, and find the line and column of each."""
+"""Collect the problems of a topology file, and find the line and column of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """Every fault of one file; further faults at a blocked path are ignored.
+    """All faults of one file; further faults at the same path are ignored.
 
     In the document, variables are replaced. In `written` they are not: errors show its values,
     because the environment may contain secrets.
@@ -59,7 +59,7 @@ class Report:
         return lookup(self.document, path) is not MISSING
 
     def problems(self) -> list[Problem]:
-        """Return every fault with its line and column, sorted, each once."""
+        """Return every fault once, with its line and column, sorted by position."""
         from feedbus.config.toml_positions import Places
 
         places = Places(self.text)
@@ -92,7 +92,7 @@ class Report:
 
 
 def _with_expected(fault: Fault) -> str:
-    """Return the message of a fault; it says what was expected, if that is not obvious from it."""
+    """Return the message of a fault, with what was expected unless the message contains it."""
     message, expected = fault.message, fault.expected
     imports = message.startswith("cannot import ")
     known = fault.suggestion or "expected " in message or expected in message
@@ -121,7 +121,7 @@ def describe(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value that must not be printed, because it may be a secret."""
+    """Return the kind of a value that must not be printed, because it can be a secret."""
     if isinstance(value, str):
         return "an empty text" if not value else "a text"
     if isinstance(value, bool | Mapping | list) or value is MISSING:

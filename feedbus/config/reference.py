@@ -54,7 +54,7 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
 
 
 def _opens(name: str, option: Any) -> bool:
-    """Whether an option of the top level has a section of its own instead of a row."""
+    """Whether an option of the top level has its own section instead of a row."""
     return _inner(option) is not None and name not in {"batch", "retry"}
 
 

@@ -8,7 +8,7 @@ from feedbus.topology import MOST_BUCKETS
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Found:
-    """Find weights of shards that do not exist, and a weight without effect."""
+    """Find weights of shards that do not exist, and weights without effect."""
     weights = options.get("weights")
     if not weights or draft.exchange_type(options) != RING:
         return
@@ -33,7 +33,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def check_buckets(draft: Draft) -> Found:
-    """Find the queue with which a ring exceeds the largest number of buckets."""
+    """Find the queue with which a ring has too many buckets."""
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
         if draft.exchange_type(options) != RING:

@@ -39,7 +39,7 @@ class StoreOffer:
     session_type: type | None = None
 
     def to(self, options: Mapping[str, Any]) -> StoreOffer:
-        """Return the features of the store that the handlers of a queue can use."""
+        """Return the features of the store that the handlers of one queue can use."""
         return self if options.get("store", True) else StoreOffer(is_there=False)
 
 
@@ -141,7 +141,7 @@ def _fits(
 
 
 def _takes_one(found: Any) -> bool:
-    """Whether something can be called with one argument."""
+    """Whether an object can be called with one argument."""
     if not callable(found):
         return False
     try:
@@ -161,7 +161,7 @@ def _signature(found: Any) -> str:
 
 
 def _suggest(dotted: str) -> str:
-    """Return the dotted name that is nearest to a missing one of an imported module."""
+    """Return the dotted name that is nearest to a name that a module does not have."""
     module, _, name = dotted.partition(":")
     near = nearest(name, list(vars(sys.modules[module]))) if module in sys.modules else ""
     return f"{module}:{near}" if near else ""

@@ -1,4 +1,4 @@
-"""Explain what is wrong with the syntax of a topology file, and how to write it instead."""
+"""Errors in the syntax of a topology file, with the correct form."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
 
 
 def report_unquoted(document: Mapping[str, object], report: Report) -> None:
-    """Report names with a dot that are not in quotes, so that TOML reads two tables.
+    """Report names with a dot but without quotes, which TOML reads as two tables.
 
     Args:
         document: the content of the file.

@@ -1,4 +1,4 @@
-"""The types of tables and arrays, with fixed keys or with names that users choose."""
+"""The types of tables and arrays: with fixed keys, or with names that users choose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors
 
 
 class TableSchema(Schema):
-    """A table with fixed keys; `builds` is the dataclass that has the defaults."""
+    """The schema of a table with fixed keys; `builds` is the dataclass with the defaults."""
 
     builds: ClassVar[type | None] = None
     what: ClassVar[str] = "option"
@@ -39,7 +39,7 @@ class TableSchema(Schema):
 
 
 def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
-    """Load a table by its schema, raising every fault in it."""
+    """Load a table by its schema; raise all its faults together."""
     if not isinstance(value, dict):
         raise ValidationError([Fault(expected="a table", hidden=True)])
     try:
@@ -58,7 +58,7 @@ class Table(Option):
     hidden = True
 
     def __init__(self, table: type[TableSchema], description: str, **options: Any) -> None:
-        """Keep one instance of the schema."""
+        """Keep one instance of the table's schema."""
         super().__init__(description, **options)
         self.table = table()
 
@@ -77,7 +77,7 @@ ARTICLES = {"array": "an", "table": "a"}
 
 
 class Many(Option):
-    """Base of arrays and tables whose entries are all of one type."""
+    """The base of arrays and tables whose entries all have one type."""
 
     container: ClassVar[str]
     hidden = True
@@ -85,7 +85,7 @@ class Many(Option):
     def __init__(
         self, entry: Option, description: str, *, of: str, empty: bool = True, **options: Any
     ) -> None:
-        """Set the type of the entries, its plural, and whether there may be none."""
+        """Set the type of the entries, its plural, and whether the container can be empty."""
         super().__init__(description, **options)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
@@ -223,7 +223,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
 
 
 def spread(errors: Any, report: Report, path: KeyPath = ()) -> None:
-    """Report every fault in marshmallow's nested errors at its path."""
+    """Report every fault in the nested errors of marshmallow at its path."""
     if isinstance(errors, Mapping):
         for key, inner in errors.items():
             spread(inner, report, path if key in {NAMED, HELD} else (*path, key))

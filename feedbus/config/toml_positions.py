@@ -52,7 +52,7 @@ class Places:
         return _closest(self._values, path, self._values[()])
 
     def names(self, path: KeyPath) -> tuple[str, str]:
-        """Split a path into the path of the table whose section contains it, and the key there."""
+        """Split a path into the path of its table and the key in this table."""
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1
@@ -84,7 +84,7 @@ class Places:
         self._value(value, path)
 
     def _once(self, path: KeyPath, place: Place) -> None:
-        """Note a key or a table, which a file may have once."""
+        """Record a key or a table that a file can contain only once."""
         first = self._written.setdefault(path, place)
         if first != place:
             self.repeated.append((path, place, first))
@@ -143,14 +143,14 @@ def _closest(places: Mapping[KeyPath, Place], path: KeyPath, otherwise: Place) -
 
 
 def parts(node: Node) -> list[Node]:
-    """Return the parts of a key, one unless it is dotted."""
+    """Return the parts of a key; a key without dots has one part."""
     if node.type != "dotted_key":
         return [node]
     return [part for child in node.named_children for part in parts(child)]
 
 
 def decode(node: Node) -> str:
-    """Return the text of a part of a key; with its quotes if TOML does not allow it."""
+    """Return the text of one part of a key; if TOML does not allow it, with its quotes."""
     text = (node.text or b"").decode()
     try:
         return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

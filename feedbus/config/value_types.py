@@ -1,4 +1,4 @@
-"""The types of special values: URLs, commands, keys, arguments; each is used by few options."""
+"""The types of special values, such as URLs, commands, keys and arguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Url(Text):
 
 
 class Adapter(Dotted):
-    """One of feedbus's own adapters, or a Python object by its dotted name."""
+    """The name of one of feedbus's adapters, or the dotted name of a Python object."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
         """Set the description of the option, and the names of feedbus's own adapters."""
@@ -75,7 +75,7 @@ class Adapter(Dotted):
 
 
 class ExceptionName(Option):
-    """An exception class by its dotted name."""
+    """The dotted name of an exception class."""
 
     kind = "exception, `ValueError` or `module.Name`"
     example = "httpx.TransportError"
@@ -253,7 +253,7 @@ class ShardNumber(Text):
 
 
 class OrderBy(Option):
-    """The ordering key: the name of a field, the routing key, or none."""
+    """The ordering key: true for the routing key, the name of a field, or false."""
 
     kind = "text, or true or false"
     example = "customer"

@@ -1,4 +1,4 @@
-"""Set weights in a topology file; everything else, also comments and spacing, stays unchanged."""
+"""Change weights in a topology file; comments, spaces and everything else stay unchanged."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _replace(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
 
 
 def weighted(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
-    """Return a topology with other weights."""
+    """Return a copy of a topology with other weights."""
     queues = {
         name: replace(queue, weights=_row(weights[name])) if name in weights else queue
         for name, queue in topology.queues.items()
@@ -162,7 +162,7 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield pairs of a table, best neighbour for a new line first."""
+        """Yield pairs of a table; the best neighbour for a new line is the first."""
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in BESIDE if name in found)
         yield from reversed(found.values())
@@ -190,7 +190,7 @@ class _Tree:
         return self._splice(end + 1, end + 1, f"{line}{ending}")
 
     def _fill(self, start: int, end: int, value: str) -> bytes:
-        """Replace a value; the spaces before a comment on its line may become fewer."""
+        """Replace a value; the space before a comment on the same line may shrink."""
         rest = self.text[end:]
         pad = len(rest) - len(rest.lstrip(b" "))
         spare = max(pad - LEAST_PAD, 0) if rest.lstrip(b" ").startswith(b"#") else 0
@@ -213,7 +213,7 @@ def _compare(text: bytes, path: Path, expected: Topology) -> None:
 
 
 def _end(pair: Node) -> int:
-    """Return where a pair's value ends; the parser may count a comment as a part of the pair."""
+    """Return where the value of a pair ends; the parser may count a comment as part of a pair."""
     return named(pair)[1].end_byte
 
 

@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel; a width of 24 fills a row."""
+    """One panel of a dashboard; a width of 24 fills a row."""
 
     title: str
     says: str
@@ -258,7 +258,7 @@ def _rate(metric: str, by: str, *matchers: str) -> str:
 
 
 def _settled(names: str) -> str:
-    """Return the query: records that each of these consumers settled in the shown time."""
+    """Return the query for the records that each consumer settled in the displayed time."""
     return (
         f"sum by (consumer) (increase(feedbus_records_total{{consumer=~{names},{JOB}}}[{RANGE}]))"
     )
@@ -277,7 +277,7 @@ def _mean(metric: str, topology: Topology, queue: Queue) -> str:
 
 
 def _by_weight(shards: list[Consumer]) -> str:
-    """Return the query: records that each shard settled, divided by unequal weights."""
+    """Return the query for the records of each shard, divided by the weight of the shard."""
     weights = sorted({shard.weight for shard in shards})
     parts = []
     for weight in weights:
@@ -292,7 +292,7 @@ def _consumers_of(topology: Topology, queue: Queue) -> list[Consumer]:
 
 
 def _names(consumers: Iterable[Consumer]) -> str:
-    """Return the value of a matcher for exactly these consumers."""
+    """Return the value of a PromQL matcher for exactly these consumers."""
     found: dict[str, list[str]] = {}
     for consumer in consumers:
         found.setdefault(consumer.queue.name, [])

@@ -1,1 +1,1 @@
-"""Dead letters: read, requeued, dropped, and deleted by age and number."""
+"""List, requeue and delete dead letters; delete them by age and number."""

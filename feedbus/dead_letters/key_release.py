@@ -1,4 +1,4 @@
-"""Release the keys that dead letters block, after these were dropped."""
+"""Release the keys that dead letters block, after these dead letters were deleted."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class DeadLetter:
 
 @contextmanager
 def opened(topology: Topology) -> Iterator[Channel]:
-    """Open a channel to read dead letters; unsettled ones return to the queue in order."""
+    """Open a channel to read dead letters; at the end, unsettled ones return to the queue."""
     topology_setup.set_up_if_missing(topology)
     connection = broker.connect(topology)
     try:
@@ -107,7 +107,7 @@ def settle(
     chosen: Callable[[DeadLetter], bool],
     act: Callable[[DeadLetter], None],
 ) -> int:
-    """Process the chosen dead letters and remove each from its queue; return their number."""
+    """Process the chosen dead letters, remove them from the queue, and return their number."""
     settled = 0
     for tag, letter in letters(channel, topology, queue):
         if chosen(letter):
@@ -118,7 +118,7 @@ def settle(
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
-    """Return the dead letter for a message that has failed.
+    """Return the dead letter that belongs to a message of a failed record.
 
     Args:
         queue: the queue of the record.
@@ -144,7 +144,7 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
 
 
 def read(queue: Queue, message: Any) -> DeadLetter:
-    """Return the dead letter in a message of a queue's dead letters."""
+    """Return the dead letter in a message of a dead-letter queue."""
     delivery = Delivery.of(message)
     headers, failed_at = delivery.headers, moment_of(delivery.headers.get(FAILED_AT))
     death = _death(headers)

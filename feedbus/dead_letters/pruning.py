@@ -26,7 +26,7 @@ UNDATED_AT_ONCE = 100
 
 
 class Pruning:
-    """Prunes the dead letters of a consumer's queue periodically, if the queue has limits."""
+    """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
         """Wait a short time before the first check; only the first shard of a queue checks."""
@@ -38,7 +38,7 @@ class Pruning:
         self._next = self._clock.monotonic() + FIRST_SECONDS if wanted else math.inf
 
     def look(self, connection: Connection) -> None:
-        """Delete dead letters that exceed the limits, if it is time to check."""
+        """Delete the dead letters that exceed the limits, if the next check is due."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + INTERVAL_SECONDS
@@ -72,7 +72,7 @@ class Pruning:
 
 
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
-    """Delete a queue's oldest dead letters while they are too old or too many.
+    """Delete the oldest dead letters of a queue while they are too old or too many.
 
     Several processes can prune at the same time: each takes the oldest dead letter from the queue,
     and decides by how many are still behind it.

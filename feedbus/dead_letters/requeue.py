@@ -1,4 +1,4 @@
-"""Send dead letters unchanged back to their queue, and to no other queue."""
+"""Send dead letters back to their queue only, unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Requeue:
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
-        """Send to a queue."""
+        """Open a connection to send dead letters to a queue."""
         self._sender = Sender(topology)
         self._names = Names(topology)
         self._queue = queue
@@ -45,7 +45,7 @@ class Requeue:
         self._exchange = self._names.exchange(queue.exchange) if self._hashed else ""
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +96,7 @@ class Requeue:
         ]
 
     def _target(self, key: str) -> tuple[str, str]:
-        """Return the exchange and the routing key by which a message gets to the queue."""
+        """Return the exchange and the routing key with which a message reaches the queue."""
         if self._queue.external_name:
             return "", self._own
         if not self._exchange:
@@ -126,11 +126,11 @@ class Requeue:
         return name
 
     def _is_own(self, queue: str) -> bool:
-        """Whether the broker puts dead letters of a queue into the dead letters of this one."""
+        """Whether the broker itself dead-letters messages of a queue to this dead-letter queue."""
         return queue == self._own or (self._hashed and queue.startswith(f"{self._own}_"))
 
 
 def _without_user(message: Outgoing) -> Outgoing:
-    """Return a message without its user id: the broker accepts only that of the connection."""
+    """Return a message without its user id, because the broker accepts only the current user."""
     kept = {name: value for name, value in message.properties.items() if name != "user_id"}
     return replace(message, properties=kept)

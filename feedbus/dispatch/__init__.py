@@ -1,4 +1,4 @@
-"""Dispatch: deliveries are decoded and passed to the handler, and their verdicts are determined."""
+"""Decode deliveries, call the handlers, and determine the verdict of each record."""
 
 from feedbus.dispatch.dispatch import Dispatch
 

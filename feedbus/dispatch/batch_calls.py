@@ -16,13 +16,13 @@ class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call."""
 
     def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
-        """Report failures to the decoder, which decides on the records."""
+        """Create it with the decoder, which gets the failures and decides on the records."""
         self._calls = calls
         self._decoder = decoder
         self._blocked = blocked
 
     def perform(self, callee: Callee, records: Records) -> Failures:
-        """Call the handler with records and return the exceptions by record.
+        """Call the handler with records, and return the exceptions by record.
 
         Raises:
             Outage: something is unavailable; the deliveries must be handled again.

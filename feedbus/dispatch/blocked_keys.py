@@ -47,7 +47,7 @@ class BlockedKeys:
         return self.must_wait(arrived, row)
 
     def waits_in(self, records: Records, index: int) -> bool:
-        """Return waits() for a record of a batch."""
+        """Return the result of waits() for a record of a batch."""
         if self._retries is None or not self._retries.unsettled:
             return False
         return self.must_wait(*origin(records, index))
@@ -69,19 +69,19 @@ class BlockedKeys:
         self._decoder.fail(arrived, row, Waits())
 
     def decide(self, fault: Fault) -> None:
-        """Decide on a record that no handler gets, or let it wait if its key is blocked."""
+        """Decide on a record without a handler; if its key is blocked, let it wait instead."""
         if fault.decision is None and self.waits(fault.arrived, fault.row):
             self.defer(fault.arrived, fault.row)
         else:
             self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
-        """Record that a delivery with failed records is to be handled again."""
+        """Record that a delivery with failed records will be handled again."""
         if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 
     def overtaken(self, records: Records) -> bool:
-        """Whether a batch handler handled a record, but retries an earlier record of its key."""
+        """Whether a batch handler handled a record before an earlier record of its key."""
         verdicts = records.batch.verdicts
         if self._retries is None or not any(
             isinstance(each, self._stopping) for each in verdicts.values()

@@ -1,4 +1,4 @@
-"""The handlers of a queue as callables, within the middleware of the topology."""
+"""The handlers of a queue as functions that include the middleware of the topology."""
 
 from __future__ import annotations
 

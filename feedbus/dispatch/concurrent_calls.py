@@ -79,17 +79,17 @@ class ConcurrentCalls:
 
     @property
     def given_to_dead_handler(self) -> list[Decoded]:
-        """The finished deliveries that have records for the dead handler."""
+        """The finished deliveries whose records the dead handler must get."""
         return [each for each in self._done if self._dispatch.has_dead_handler and each.decisions]
 
     @property
     def hungry(self) -> bool:
-        """Whether the next deliveries should be decoded: fewer records wait or run than may run."""
+        """Whether to decode the next deliveries, because too few records wait or run."""
         return self._sequencer.hungry
 
     @property
     def unfinished(self) -> bool:
-        """Whether a call has ended, so that finish() must be called."""
+        """Whether a call has ended, so that finish() must be called next."""
         return bool(self._ended or self._unfinished or self._done or self._closed)
 
     def open(self, deliveries: Sequence[Delivery]) -> None:
@@ -160,7 +160,7 @@ class ConcurrentCalls:
             self._resources.loop.start(awaited)
 
     def look(self) -> None:
-        """Log an async handler that blocks the event loop; the caller calls this often."""
+        """Log an async handler that blocks the event loop; call this method often."""
         if any(work.callee.call_async is not None for work in self.running):
             self._resources.loop.look()
 
@@ -187,7 +187,7 @@ class ConcurrentCalls:
         self._unfinished = []
 
     def put_aside(self, only: Decoded | None = None) -> None:
-        """Send the retries and dead letters of finished deliveries, by default of all of them.
+        """Send retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised it; the call may be
@@ -200,12 +200,12 @@ class ConcurrentCalls:
         self._closed += [each.delivery for each in closing]
 
     def take_done(self) -> list[Delivery]:
-        """Return the deliveries to acknowledge, each once."""
+        """Return the deliveries that must be acknowledged; each is returned once."""
         deliveries, self._closed = self._closed, []
         return deliveries
 
     def _judge(self) -> Outage | None:
-        """Log failures; let records run again whose call met an outage."""
+        """Log failed calls; mark the records of calls with an outage to run again."""
         found: Outage | None = None
         left: list[Work] = []
         for work in self._unfinished:

@@ -13,7 +13,7 @@ from feedbus.records import Records
 
 @dataclass(slots=True)
 class Part:
-    """A delivery, and the number of its unfinished records."""
+    """A delivery, with the number of its records that are not finished."""
 
     opened: Decoded
     left: int = 0
@@ -21,7 +21,7 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One record to be handled, and the result of its call."""
+    """A record that a handler must handle, and the result of its call."""
 
     key: Hashable
     part: Part

@@ -101,7 +101,7 @@ class DeadHandler:
         self._call = found.parameters.call_of(function, resources.value_of)
 
     def before(self, delivery: Delivery, decision: Decision) -> Decision:
-        """If the decision is a dead letter, call the function; return the resulting decision.
+        """Call the function if the decision is a dead letter; return the resulting decision.
 
         If the function raises, the dead letter's reason includes it.
 
@@ -177,7 +177,7 @@ class DeadHandler:
         given.bus.flush()  # before another task of the loop continues
 
     def _taken(self, letter: DeadLetter) -> Sequence[Any]:
-        """Return the function's argument: the dead letter, or the records in it."""
+        """Return the argument of the function: a DeadLetter, or the records in it."""
         if self._message_type is None:
             return [letter]
         try:

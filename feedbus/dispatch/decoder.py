@@ -28,7 +28,7 @@ EXPIRED = "expired: no consumer took the delayed message within its `expires`"
 
 @dataclass(slots=True)
 class Decoded:
-    """A decoded delivery: its records, and the decisions on records that failed."""
+    """A decoded delivery: its records, and the decisions on its failed records."""
 
     consumer: Consumer
     delivery: Delivery
@@ -36,7 +36,7 @@ class Decoded:
     decisions: list[Decision] = field(default_factory=list)
 
     def message(self, row: int) -> Message:
-        """Return the message of one of its records."""
+        """Return the Message of one record of the delivery."""
         packed = self.delivery.content_type == PACK
         return Message.of(
             self.delivery,
@@ -58,7 +58,7 @@ class HandlerInput:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A record that no handler gets, for example because it is not valid.
+    """A record that is passed to no handler, for example because it is not valid.
 
     It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
     on the record is made after the earlier records of its key, so it blocks only the later ones.
@@ -114,7 +114,7 @@ class Decoder:
         self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
 
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and the inputs: records for handlers, and faults."""
+        """Decode deliveries; return them, and a list of records for handlers and of faults."""
         opened: list[Decoded] = []
         inputs: Inputs = []
         free = self._retries is None or self._retries.idle
@@ -135,7 +135,7 @@ class Decoder:
         return self._order.key(arrived.delivery, arrived.pack, row)
 
     def _take_ordered(self, inputs: Inputs, arrived: Decoded) -> None:
-        """Leave out records without the field of `order_by`, and records that must wait."""
+        """Remove records without the field of `order_by`, and records that must wait."""
         faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
             arrived.decisions.append(
@@ -199,14 +199,14 @@ class Decoder:
     def _refuse(
         self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on a record that no handler gets: now, or after the earlier records of its key."""
+        """Decide on a record without a handler: now, or after the earlier records of its key."""
         if self._in_turn:
             inputs.append(Fault(arrived, row, error))
         else:
             self.fail(arrived, row, error)
 
     def _route(self, inputs: Inputs, arrived: Decoded, rows: Sequence[int]) -> None:
-        """Split a delivery's records into sequences for the same handler."""
+        """Split the records of a delivery into sequences of records for the same handler."""
         delivery, pack = arrived.delivery, arrived.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
         for number, some in groupby(
@@ -267,7 +267,7 @@ class Decoder:
         )
 
     def with_decision(self, delivery: Delivery, decision: Decision) -> Decoded:
-        """Return a delivery as decoded without records, and with the decision on all of it."""
+        """Return a delivery without records, with one decision on the whole delivery."""
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
         self._add_decision(arrived, decision)
         return arrived
@@ -278,14 +278,14 @@ class Decoder:
         arrived.decisions.append(decision)
 
     def decide(self, fault: Fault) -> None:
-        """Decide on a record that no handler gets, after the earlier records of its key."""
+        """Decide on a record without a handler, after the earlier records of its key."""
         if fault.decision is not None:
             self._add_decision(fault.arrived, fault.decision)
         elif fault.error is not None:
             self.fail(fault.arrived, fault.row, fault.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a failed record; its exception determines the decision."""
+        """Decide on a failed record by its exception."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
             decision = self._failure_policy.deferred(delivery, pack, row)

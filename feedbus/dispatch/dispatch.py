@@ -110,7 +110,7 @@ class Dispatch:
         )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Handle deliveries. When this returns, all of them may be acknowledged.
+        """Handle deliveries; after this call, all of them may be acknowledged.
 
         The broker has then confirmed all messages that result from them: those that the handler
         published, retries and dead letters.
@@ -171,7 +171,7 @@ class Dispatch:
             self.record_failed(delivery, row, error)
 
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a record whose call raised an exception, as calls.judge() returns it."""
+        """Decide on a record whose call raised an exception; see HandlerCalls.judge()."""
         self._log_drops([error])
         self._decoder.fail(delivery, row, error)
 
@@ -218,7 +218,7 @@ class Dispatch:
         return self._decoder.decode(deliveries)
 
     def give_up(self, delivery: Delivery, reason: str, *, skip_dead_handler: bool = False) -> None:
-        """Dead-letter a delivery without decoding it; it may then be acknowledged.
+        """Make a delivery a dead letter without decoding it; it may then be acknowledged.
 
         Args:
             delivery: the message that ends its process each time.

@@ -1,4 +1,4 @@
-"""Equal messages without ids on a queue with `once`: repetitions, or new messages.
+"""Equal messages without ids on a queue with `once`: repeated deliveries, or new messages.
 
 Both have the same derived id. A message that is not redelivered is certainly a new one, so it gets
 another id if the derived id is in use. A redelivered message can be either. It is treated as a
@@ -19,12 +19,12 @@ events = EventLog(__name__)
 
 
 class EqualMessages:
-    """Distinguishes equal messages of one queue, as far as the broker makes it possible."""
+    """Distinguishes equal messages of one queue from repeated deliveries, as far as possible."""
 
     def __init__(
         self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
     ) -> None:
-        """Use the inbox of a queue; count skipped repetitions in metrics.
+        """Create it for the inbox of a queue; skipped repetitions are counted in metrics.
 
         Args:
             queue: the queue.

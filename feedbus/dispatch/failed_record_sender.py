@@ -1,4 +1,4 @@
-"""Send the retries and dead letters of deliveries, after a call of the dead handler."""
+"""Send the retries and dead letters of deliveries, after the dead handler was called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FailedRecordSender:
     """Sends the retries and dead letters of one consumer, which then settles the deliveries."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
-        """Use a sender, and a dead handler if there is one.
+        """Create it with a sender, and with a dead handler if the queue has one.
 
         Args:
             consumer: the name of the consumer, for the log.

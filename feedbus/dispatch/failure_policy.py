@@ -1,4 +1,4 @@
-"""What happens to a record that was not acknowledged: a retry, a dead letter, or a drop."""
+"""Decide what happens to a failed record: it becomes a retry or a dead letter, or is dropped."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class FailurePolicy:
         return Decision("invalid", sealed(letter))
 
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Decision:
-        """Return the decision to dead-letter a message whose body is not a record, unchanged."""
+        """Return the decision to dead-letter a message, unchanged, whose body is not valid."""
         extra = {ERRORS: errors_text(error.errors)}
         return Decision("invalid", self._whole(delivery, text_of(error), extra))
 
@@ -136,7 +136,7 @@ class FailurePolicy:
         return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _again(self, letter: Outgoing, error: BaseException) -> Decision:
-        """Return a retry of a record; if all retries are used, return its dead letter."""
+        """Return a retry of a record, or its dead letter after the last attempt."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
@@ -157,7 +157,7 @@ class FailurePolicy:
         return Decision("retry", timer.delayed(self.names, message, milliseconds, target))
 
     def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
-        """Return the dead letter of one record."""
+        """Return a dead letter that contains one record."""
         whole = self._whole(delivery, reason)
         if delivery.content_type != PACK:
             return whole
@@ -174,7 +174,7 @@ class FailurePolicy:
     def _whole(
         self, delivery: Delivery, reason: str, extra: Mapping[str, Any] | None = None
     ) -> Outgoing:
-        """Return the dead letter of a delivery, with all its properties."""
+        """Return a dead letter that contains a whole delivery with all its properties."""
         properties, headers = kept_properties(delivery)
         headers |= {
             ATTEMPT: delivery.attempts + 1,

@@ -36,7 +36,7 @@ class HandlerCalls:
         left: Leftovers | None,
         overtaken: Callable[[Records], bool],
     ) -> None:
-        """Call in transactions of a store; the sender sends the published messages.
+        """Create it with a store for the transactions and a sender for the messages.
 
         On a queue with `once = true`, rows that are left in the outbox are sent before the messages
         of a call.
@@ -56,7 +56,7 @@ class HandlerCalls:
     def outcome(
         self, callee: Callee, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
-        """Call a handler; return the messages to send afterwards, or its exceptions.
+        """Call a handler; return the messages that it publishes, or its exceptions.
 
         Raises:
             Outage: something is unavailable; no attempt is counted.
@@ -70,7 +70,7 @@ class HandlerCalls:
             return None, self.judge(records, error)
 
     def judge(self, records: Records, error: BaseException) -> BaseException:
-        """Return the exceptions of records; log those that are failures.
+        """Return the exceptions of records, and log the failures among them.
 
         Raises:
             Outage: an outage is the cause.
@@ -108,7 +108,7 @@ class HandlerCalls:
         return error
 
     def collect(self, callee: Callee, records: Records) -> Publications:
-        """Call a handler in one transaction, and return the messages to send afterwards.
+        """Call a handler in one transaction, and return the messages that it publishes.
 
         With `once = true`, records that were handled before are left out. With `stream = true`,
         there is no transaction.
@@ -147,7 +147,7 @@ class HandlerCalls:
         return publications
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
-        """Await a handler of one record, and return the messages to send afterwards."""
+        """Await a handler of one record, and return the messages that it publishes."""
         publications = self._publications()
         try:
             bus = CollectingBus(records, publications.collect)
@@ -178,6 +178,6 @@ class HandlerCalls:
 
 
 def _refused(records: Records) -> list[str]:
-    """Return the ids of records that will or can be handled again."""
+    """Return the ids of the records that are, or may be, handled again."""
     ids = records.ids
     return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]

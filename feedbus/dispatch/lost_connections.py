@@ -1,4 +1,4 @@
-"""Calls that lost the connection to the store: an outage, or the fault of the handler."""
+"""Calls that lost the connection to the store: because of an outage, or because of the handler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
 
 
 class LostConnections:
-    """The calls that lost the connection to the store, although it answered directly afterwards."""
+    """The calls that lost the connection to a store that answered directly afterwards."""
 
     def __init__(self, store: Store) -> None:
         """Start without calls."""
@@ -23,7 +23,7 @@ class LostConnections:
         self._calls: set[tuple[str, int]] = set()
 
     def fault(self, records: Records, error: BaseException) -> ConnectionClosed | None:
-        """Return the failure of records if their handler is the cause of an outage, else None.
+        """Return the failure if the handler has caused the loss of the connection, else None.
 
         The first time, the server may have closed the connection, for example at its restart. If
         the store answers again, and a second call with the same records loses the connection, the

@@ -1,4 +1,4 @@
-"""The messages of one handler call: encoded immediately, sent after the commit."""
+"""The messages that one call of a handler publishes: encoded immediately, sent after the commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 
 class Publications(Spool):
-    """Messages that wait for a commit and, with `once`, their rows in the outbox."""
+    """Messages that wait for a commit and, with `once`, are also rows of the outbox."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Publications(Spool):
         self._rows = []
 
     def leave(self) -> None:
-        """Record that these messages are not sent now, so their rows are left in the outbox."""
+        """Leave the rows of these messages in the outbox; the messages are not sent now."""
         if self._left is not None and self._rows:
             self._left.end(self)
             self._left.add(self._rows[-1])
@@ -148,7 +148,7 @@ class Publications(Spool):
 
     @property
     def plain(self) -> bool:
-        """Whether these are few messages without packs, which can be sent together with others."""
+        """Whether these are few messages without packs, so that they can be sent with others."""
         if self._left is not None and self._left.possible:
             return False
         return self._file is None and all(each.content_type != PACK for each in self._recent)
@@ -196,7 +196,7 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
 
 
 def _end(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
-    """Forget the messages of a call that were sent; return the error if some were refused."""
+    """Forget the messages of a call that were sent; return an error if the broker refused some."""
     own = [refused[id(each)] for each in call if id(each) in refused] if refused else []
     try:
         raise_refused(own)

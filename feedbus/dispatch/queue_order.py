@@ -1,4 +1,4 @@
-"""The order of a queue: none, by routing key, or by one field."""
+"""The order of a queue: no order, by routing key, or by one field."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Order:
         return self.by_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
-        """Return key() as the text of a header."""
+        """Return the ordering key as the text of a header."""
         key = self.key(delivery, pack, row)
         if self.by_key:
             return str(key)
@@ -61,7 +61,7 @@ class Order:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def faults(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
-        """Return the errors of each record without a usable ordering key."""
+        """Return the errors of each record that has no usable ordering key."""
         values = self._values(pack)
         if values is None:
             fault = _fault(pack.shared.get(self.field, MISSING))

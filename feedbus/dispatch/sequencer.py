@@ -1,4 +1,4 @@
-"""Decide which records may run now: records of one key in order, several keys together."""
+"""Decide which records may run now: one record of each key at a time, in order."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Item = TypeVar("Item", bound=Keyed)
 
 
 class Sequencer(Generic[Item]):
-    """Records that wait or run. It does no I/O and uses no threads: its owner calls it.
+    """Records that wait or run; this class does no I/O and uses no threads.
 
     When a record becomes ready to run, its key is blocked until end() is called with the record.
     If the record has failed and will run again, cut() removes the later records of its key.
     """
 
     def __init__(self, most: int) -> None:
-        """Allow this number of records to run at the same time."""
+        """Create it; this number of records can run at the same time."""
         self._most = most
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()
@@ -45,7 +45,7 @@ class Sequencer(Generic[Item]):
 
     @property
     def hungry(self) -> bool:
-        """Whether fewer records are ready to run than may run."""
+        """Whether fewer records can start than may run at the same time."""
         return len(self._ready) + len(self._running) < self._most
 
     def add(self, item: Item) -> None:

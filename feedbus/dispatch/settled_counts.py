@@ -16,12 +16,12 @@ class SettledCounts:
     """The metrics of one consumer's deliveries that are about to be acknowledged."""
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
-        """Count in metrics; the clock determines the age of a delivery."""
+        """Create it with the metrics; the clock determines the age of a delivery."""
         self._metrics = metrics
         self._clock = clock
 
     def add(self, opened: Sequence[Decoded]) -> None:
-        """Count deliveries whose failures have been sent."""
+        """Count deliveries whose retries and dead letters have been sent."""
         now = self._clock.wall_nanoseconds() // 1000
         deliveries = records = 0  # that are acknowledged
         for arrived in opened:

@@ -27,7 +27,7 @@ class Published:
 
 
 class SingleCalls:
-    """The deliveries of one consumer that have been handled and are not finished."""
+    """The deliveries of one consumer whose records were handled, but that are not acknowledged."""
 
     def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
         """Call note with the message id before a handler, or the dead handler, gets a message."""
@@ -50,7 +50,7 @@ class SingleCalls:
 
     @property
     def full(self) -> bool:
-        """Whether finish() is due: many messages wait, or the dead handler must be called."""
+        """Whether to call finish() now: many messages wait, or the dead handler must be called."""
         if self._messages >= WINDOW or self._bytes >= MEMORY_BYTES:
             return True
         return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].decisions)
@@ -77,7 +77,7 @@ class SingleCalls:
             self._bytes += each.publications.body_bytes
 
     def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[Published]:
-        """Call the handler for each record; return the messages of the calls."""
+        """Call the handler for each record, and return the messages of the calls."""
         dispatch, calls = self._dispatch, self._dispatch.calls
         published: list[Published] = []
         for each in inputs:

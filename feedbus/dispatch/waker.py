@@ -1,4 +1,4 @@
-"""A descriptor by which other threads wake the thread that waits for the broker."""
+"""A socket with which other threads wake the thread that waits for the broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Waker:
                 self._writer.send(b"\0")
 
     def sleep(self) -> None:
-        """Make the socket unreadable; only then check the results of the other threads."""
+        """Make the socket unreadable; check the results of other threads after this call."""
         with suppress(BlockingIOError):
             while self._reader.recv(1024):
                 pass

@@ -1,1 +1,1 @@
-"""The generations of a ring: the current one, the switch to the next, the end of old ones."""
+"""The generations of a ring: the current one, the switch to the next, and the end of old ones."""

@@ -1,4 +1,4 @@
-"""The annotations of a function's parameters, evaluated, and the position of the function."""
+"""Evaluate the annotations of a function, and find its file and line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
 
 
 def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
-    """Return an annotation of a function as an object, also if it is written as a text.
+    """Return the object of an annotation, also if the annotation is written as a text.
 
     Args:
         function: has the annotation; names in a text are looked up in its module.
@@ -90,7 +90,7 @@ def name_of(marked: object) -> str:
 
 
 def place(marked: object) -> str:
-    """Return " (file:line)" of a function or class, or "" if Python does not know it."""
+    """Return " (file:line)" of a function or class, or "" if Python does not know the file."""
     try:
         home: Any = inspect.unwrap(marked) if callable(marked) else marked
         file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]

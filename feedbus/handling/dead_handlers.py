@@ -44,7 +44,7 @@ class DeadLetterFunction:
 
     @property
     def is_async(self) -> bool:
-        """Whether it is awaited in the event loop of the process."""
+        """Whether the function is awaited in the event loop of the process."""
         return is_async(self.function)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The event loop of a process's async handlers and resources, in a thread of its own."""
+"""The thread with the event loop in which async handlers and resources of a process run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class HandlerLoop:
         return value
 
     def look(self) -> None:
-        """Log the line of code at which a handler blocks the loop for BLOCKED_SECONDS, once.
+        """Log once the line of code that blocks the loop for BLOCKED_SECONDS.
 
         While coroutines run, call this function more often than every BLOCKED_SECONDS.
         """
@@ -116,7 +116,7 @@ class HandlerLoop:
         )
 
     def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Run coroutines that never raise as tasks."""
+        """Start coroutines as tasks; the coroutines must not raise exceptions."""
         self._loop.call_soon_threadsafe(self._start, coroutines)
 
     def _start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -133,7 +133,7 @@ class HandlerLoop:
     async def _outcome(
         self, coroutine: Coroutine[Any, Any, Any]
     ) -> tuple[Any, BaseException | None]:
-        """Return the result and the exception of a coroutine; SystemExit would end the loop."""
+        """Return the result and the exception of a coroutine, also if it raises SystemExit."""
         try:
             return await coroutine, None
         except BaseException as error:  # noqa: BLE001 -- for the caller

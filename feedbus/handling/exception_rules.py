@@ -16,7 +16,7 @@ VERDICTS = (Drop, Outage, Reject, Retry)
 
 @dataclass(frozen=True, slots=True)
 class ExceptionRules:
-    """Exception classes by their rule; for an exception, its nearest class applies.
+    """Which exceptions are retried; the nearest class of an exception decides.
 
     Attributes:
         retry_on: classes that are retried; if there are any, other exceptions are not retried.
@@ -29,7 +29,7 @@ class ExceptionRules:
 
     @classmethod
     def of(cls, retry_on: Iterable[str], reject_on: Iterable[str], root: Path) -> Self:
-        """Return the rules of a queue; raises UsageError, see resolve_exception()."""
+        """Return the rules of a queue, or raise UsageError; see resolve_exception()."""
         return cls(
             frozenset(resolve_exception(name, root) for name in retry_on),
             frozenset(resolve_exception(name, root) for name in reject_on),

@@ -1,4 +1,4 @@
-"""Handlers: plain functions, the types of their messages, and the import by name."""
+"""Handlers: functions, the types of their messages, and their import by a dotted name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXPECTED = "a function that returns None"
 
 
 class UnfitHandler(Unfit):
-    """An object that is marked as a handler and can never work as one."""
+    """An object that is marked as a handler, but cannot be one."""
 
 
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
@@ -54,11 +54,11 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Whether it is awaited in the event loop of the process."""
+        """Whether the function is awaited in the event loop of the process."""
         return is_async(self.function)
 
     def message_type(self) -> MessageType:
-        """Return the type that loads its messages; each call creates it again.
+        """Return a new object of the type that loads the messages of the handler.
 
         Raises:
             Unfit: the annotation is not a message type, or cannot be evaluated.
@@ -181,7 +181,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
 
 def _is_type(given: Any) -> bool:
-    """Whether the argument of @handler(…) is a type, and not the function."""
+    """Whether the argument of @handler(…) is a message type, not the function."""
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 
 
@@ -230,7 +230,7 @@ def check_returned(result: object) -> None:
 
 
 def _complaint(result: object) -> str:
-    """Return what a handler returned and what to write; close it if it is a coroutine."""
+    """Return an error text for a handler's result; close the result if it is a coroutine."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
     if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"

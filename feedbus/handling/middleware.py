@@ -26,7 +26,7 @@ EXPECTED = "a class derived from feedbus.Middleware"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a handler, as middleware sees it.
+    """One call of a handler, as a middleware gets it.
 
     Attributes:
         queue: the name of the queue in topology.toml.
@@ -77,7 +77,7 @@ class SwallowedError(Exception):
     """A middleware has suppressed an exception of the handler."""
 
     def __init__(self, middleware: Middleware, error: BaseException) -> None:
-        """Describe which middleware has suppressed which exception."""
+        """Describe which middleware has suppressed which exception of the handler."""
         kind = type(middleware)
         super().__init__(
             f"the middleware {name_of(kind)}{place(kind)} suppressed"
@@ -121,12 +121,12 @@ def parameters_of(middleware: type[Middleware]) -> Parameters:
 
 
 class MiddlewareStack:
-    """The middleware around one consumer's handler, the first one outermost."""
+    """The middleware around the handlers of one consumer; the first one is the outermost."""
 
     def __init__(
         self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
     ) -> None:
-        """Create the objects with the resources of the process."""
+        """Create the middleware objects with the resources of the process."""
         self._consumer = consumer
         self._sources: list[Source] = []
         for kind in middleware:
@@ -203,7 +203,7 @@ def _manager(middleware: Middleware, about: Call) -> Any:
 
 
 class _Awaited(AbstractAsyncContextManager[None]):
-    """A synchronous context manager, used as an asynchronous one."""
+    """A synchronous context manager that is used as an asynchronous one."""
 
     def __init__(self, inner: AbstractContextManager[None]) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""The life of an async resource in the event loop of the handlers."""
+"""Open and close an async resource in the event loop of the handlers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Life:
-    """Runs an async generator to its end in one task, as anyio cancel scopes require."""
+    """Runs an async generator from its start to its end in one task, as anyio requires."""
 
     def __init__(self, generator: AsyncGenerator[Any, None], on_death: Callable[[], None]) -> None:
-        """Start nothing yet; on_death is called if the generator ends before end()."""
+        """Create it; on_death is called if the generator ends before end() is called."""
         self._generator = generator
         self._on_death = on_death
 

@@ -1,4 +1,4 @@
-"""The resources of one process: opened before the first message, closed at the end."""
+"""The resources of one process: opened before the first message, closed when the process ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Resources:
         self._all_open = False
 
     def need(self, parameters: Parameters) -> None:
-        """Open the resources of these parameters from now on."""
+        """Add resources that open() must open: those of these parameters."""
         self._needed.append(parameters)
         self._all_open = False
 
@@ -66,12 +66,12 @@ class Resources:
         return self._all_open and not self._dead
 
     def value_of(self, resource: Resource) -> Source:
-        """Return a function that returns the value of a resource once it is open."""
+        """Return a function that returns the value of an open resource."""
         values = self._values
         return lambda _given: values[resource]
 
     def open(self) -> None:
-        """Open the needed resources, each after those that it needs itself.
+        """Open the needed resources; each is opened after the resources that it needs.
 
         A resource that has ended by itself is closed before, and so are the resources that need it.
 

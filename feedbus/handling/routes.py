@@ -1,4 +1,4 @@
-"""The choice of a queue's handler for a message, by its routing key or its property `type`."""
+"""Select the handler of a message, by its routing key or by its property `type`."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class HandlerRoutes:
     def wrapped(
         self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
     ) -> HandlerRoutes:
-        """Return the same routes with a wrapper around each handler of a consumer."""
+        """Return the routes with a wrapper around each handler."""
         return replace(self, handlers=[wrap(handler, consumer) for handler in self.handlers])
 
     @property
     def only(self) -> bool:
-        """Whether one handler handles all messages."""
+        """Whether the queue has one handler for all messages."""
         return not self.patterns and not self.types
 
     def place(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
-        """Return the index of the handler for a message, or None if none matches."""
+        """Return the index of the handler for a message, or None if no handler matches."""
         if self.only:
             return 0
         if self.types:
@@ -70,7 +70,7 @@ class HandlerRoutes:
         return _first_match(self.patterns, routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
-        """Return why no handler matches a message."""
+        """Return the error text for a message that no handler matches."""
         if self.types:
             kind = properties.get("type")
             shown = f"the type {kind!r:.60}" if kind is not None else "no type"

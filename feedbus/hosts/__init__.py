@@ -1,1 +1,1 @@
-"""The hosts of a project: which of them are running, and which works on which shard."""
+"""The running hosts of a project, and the assignment of shards to them."""

@@ -46,7 +46,7 @@ class Announcement:
 
 
 def decode(body: bytes | str) -> Announcement | None:
-    """Return the announcement in a body, or None if it has none."""
+    """Return the announcement in a body, or None if the body contains none."""
     try:
         found: Any = json.loads(body)
         assignment = found["assignment"]

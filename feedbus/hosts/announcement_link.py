@@ -16,7 +16,7 @@ KEPT = 1_000  # announcements of a host that does not read; the oldest are dropp
 
 
 class Link:
-    """An exclusive queue of this host, bound to the exchange to which all hosts announce.
+    """An exclusive queue of this host, bound to the exchange for the announcements of all hosts.
 
     The queue is deleted with the connection, and the exchange with the last queue.
     """
@@ -89,7 +89,7 @@ class Link:
             return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
 
     def _of_host(self, announcement: Announcement) -> bool:
-        """Whether a message was sent by another host that owns the queue that it names."""
+        """Whether another host has sent a message: the host must own the queue in the message."""
         queue = announcement.queue
         if queue in self._hosts:
             return True

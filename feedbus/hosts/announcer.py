@@ -1,4 +1,4 @@
-"""The thread of the operations process that takes part in sharing work among hosts."""
+"""The thread of the operations process that shares shards with other hosts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Announcer:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Start with the with statement; do nothing if the broker allows only one host."""
+        """Create it; __enter__() starts the thread if the broker allows several hosts."""
         self._topology = topology
         self._clock = broker.clock(topology)
         self._host = host_id(topology)
@@ -82,7 +82,7 @@ class Announcer:
             self._clock.wait(self._over, AWAY_SECONDS)
 
     def _take_part(self) -> None:
-        """Announce and receive on one connection, until it is lost or the process ends."""
+        """Exchange announcements on one connection, until it is lost or the process ends."""
         link = Link(self._topology)
         try:
             self._membership.connected(self._clock.monotonic())
@@ -114,7 +114,7 @@ class Announcer:
         return Announcement(self._host, self._since, able, assignment, self._file, queue)
 
     def _leave(self, link: Link) -> None:
-        """Announce the consumers that end on this host now.
+        """Announce that consumers end on this host now.
 
         If only this process ends, for example because the topology has changed, the consumers
         continue, and the other hosts wait for the next operations process.
@@ -130,7 +130,7 @@ class Announcer:
             self._listen(link)
 
     def _write(self, assignment: Mapping[str, str], own: Announcement, now: float) -> None:
-        """Write the file if anything has changed, and log which hosts joined and left."""
+        """Write the assignment file if it has changed, and log which hosts have changed."""
         hosts = self._membership.hosts(own, now)
         sharing = Sharing(
             self._host,

@@ -49,7 +49,7 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Sharing:
-    """An assignment that is being computed."""
+    """An assignment while it is being computed."""
 
     def __init__(self, able: Able) -> None:
         self._able = able
@@ -74,7 +74,7 @@ class _Sharing:
             self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host with at least two fewer; False if none can move."""
+        """Move a consumer of a queue to a host with two or more fewer; False if none can move."""
         return self._move(queue, least_difference=UNEVEN, least_in_all=None)
 
     def level_all(self, queue: str) -> bool:
@@ -108,11 +108,11 @@ class _Sharing:
 
 
 def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
-    """Return a sort key of a move; the most useful move has the least key."""
+    """Return the sort key of a move; the most useful move has the smallest key."""
     difference, in_all, consumer, taker = move
     return -difference, -in_all, _digest(consumer, taker)
 
 
 def _digest(one: str, other: str) -> bytes:
-    """Return a tie-breaker that is the same on each host, and different for each pair."""
+    """Return a number for ties: the same on each host, and different for each pair."""
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

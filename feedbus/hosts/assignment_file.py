@@ -1,4 +1,4 @@
-"""The file in which a host's operations process writes which host works on which shard."""
+"""The file with the assignment of shards; the operations process writes it, consumers read it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITER_AWAY_SECONDS = 15.0  # after this time, the content of the file is not us
 
 @dataclass(frozen=True, slots=True)
 class SeenHost:
-    """A host of the project, as known on another host.
+    """A host of the project as another host knows it.
 
     Attributes:
         host: the id of the host.
@@ -80,7 +80,7 @@ def write(path: Path, sharing: Sharing) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, because the assignment is not known."""
+    """Remove the file, because the assignment is unknown."""
     path.unlink(missing_ok=True)
 
 
@@ -90,7 +90,7 @@ def known(topology: Topology) -> Sharing | None:
 
 
 def read(path: Path) -> Sharing | None:
-    """Return the file's content of a running operations process, or None without one."""
+    """Return the content of the file; None if no operations process runs."""
     content = _content(path)
     if content is None or not _exists(int(content["writer"])):
         return None
@@ -102,14 +102,14 @@ def read(path: Path) -> Sharing | None:
 
 
 class AssignedConsumer:
-    """Whether a consumer's shard is assigned to this host; reads the file twice a second at most.
+    """Whether a consumer's shard is assigned to this host, from a file read twice a second.
 
     If there is no file of this supervisor's operations process, or the file does not name the
     consumer, the shard counts as assigned. Then the broker decides which host reads it.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
-        """Check a consumer, under the supervisor with this process id."""
+        """Create it for a consumer and for the supervisor with this process id."""
         self._path = path
         self._consumer = consumer
         self._supervisor = supervisor
@@ -121,7 +121,7 @@ class AssignedConsumer:
         self._here = self._here_by_file = True
 
     def __call__(self) -> bool:
-        """Return whether this host works on the shard; this costs almost nothing."""
+        """Return whether this host works on the shard; this call is very fast."""
         now = self._clock.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS

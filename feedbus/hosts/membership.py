@@ -1,4 +1,4 @@
-"""The hosts that are running, and the assignment that all of them follow."""
+"""The running hosts, and the assignment that all of them use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTEN_SECONDS = 2.5  # after a connection was opened, until all hosts must have
 
 
 class Membership:
-    """One host's knowledge of all hosts; times are of its own monotonic clock.
+    """What one host knows about all hosts; times are of its own monotonic clock.
 
     The host that has run longest is the leader: it computes the assignment and announces it. When
     it ends, the next leader continues from the last assignment, which all hosts know. If there are
@@ -46,7 +46,7 @@ class Membership:
             self._heard[announcement.host] = (now, announcement)
 
     def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
-        """Return the latest announcement of each running host, the leader's first."""
+        """Return the latest announcement of each running host; the leader's comes first."""
         for host, (heard_at, _) in list(self._heard.items()):
             if now - heard_at > GONE_SECONDS:
                 del self._heard[host]

@@ -1,4 +1,4 @@
-"""The consumers that this host can run: those whose processes are ready."""
+"""The consumers whose processes are ready on this host, so that the host can run them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 
 
 def is_assigned(topology: Topology, queue: Queue) -> bool:
-    """Whether only one host at a time works on each consumer of a queue.
+    """Whether each consumer of a queue works on only one host at a time.
 
     All hosts read the other queues at the same time.
     """

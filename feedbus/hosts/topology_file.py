@@ -1,4 +1,4 @@
-"""The topology file of a host: the host's name, a digest of the content, and its age."""
+"""The topology file of a host: the name of the host, a digest of the file, and its age."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feedbus.topology import Topology
 
 
 def host_id(topology: Topology) -> str:
-    """Return the name of this host for other hosts: the same after each restart."""
+    """Return the name of this host for other hosts; a restart does not change it."""
     return f"{socket.gethostname()}:{topology.var}"
 
 
@@ -47,7 +47,7 @@ class TopologyFile:
 
     @classmethod
     def of(cls, topology: Topology) -> Self | None:
-        """Return the file of a topology, or None if it has none, as in a test."""
+        """Return the file of a topology, or None if the topology has no file, as in a test."""
         try:
             content, found = topology.path.read_bytes(), topology.path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""Run a whole topology within one thread: the broker is in memory, and consumers run one by one."""
+"""Run a whole topology in one thread, with a broker in memory."""
 
 from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem, NeverDone

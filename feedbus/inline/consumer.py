@@ -1,4 +1,4 @@
-"""A consumer without a process: it handles a batch on each call, by the runner's own dispatch."""
+"""A consumer without a process: each call handles one batch with the runner's dispatch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from feedbus.wire.amqp_protocols import Connection
 
 
 class InlineConsumer:
-    """Reads one consumer's queue, and handles a batch whenever it is asked to."""
+    """Reads the queue of one consumer; each call of handle() handles one batch."""
 
     def __init__(  # noqa: PLR0913 -- a consumer's parts, each given by name
         self,
@@ -73,16 +73,16 @@ class InlineConsumer:
         self._buffer.add(Delivery.of(message), self._clock.monotonic())
 
     def __bool__(self) -> bool:
-        """Whether deliveries wait to be handled, or are due."""
+        """Whether deliveries wait to be handled now."""
         return (bool(self._buffer) and not self._full()) or self.seconds_until_due() <= 0
 
     def seconds_until_due(self) -> float:
-        """Return how long it takes until a waiting record may run; infinity without any."""
+        """Return the seconds until a waiting record may run; infinity if none waits."""
         return self._waiting.seconds_until_due() if self._waiting is not None else math.inf
 
     @property
     def retrying(self) -> int:
-        """How many records have failed and wait in the order of their keys."""
+        """The number of failed records that wait for their next attempt."""
         retries = self._dispatch.retries
         return retries.records.failed if retries is not None else 0
 

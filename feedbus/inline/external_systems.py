@@ -1,4 +1,4 @@
-"""External exchanges and queues on a broker in memory, where no other system declares them."""
+"""External exchanges and queues on a broker in memory, which has no other system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project's topology and handlers, read and declared once for all systems of a process."""
+"""The topology and handlers of a project, loaded once for all systems in a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """The shared parts of all systems of one topology, created on demand."""
+    """The parts that all systems of one topology share; each is created when it is needed."""
 
     topology: Topology
 
@@ -42,7 +42,7 @@ class Project:
 
     @cached_property
     def metrics(self) -> ConsumerMetrics:
-        """The metrics of all consumers; nobody reads them."""
+        """The metrics of all consumers, which nothing reads."""
         return Metrics.none().consumer("inline")
 
     @cached_property
@@ -69,7 +69,7 @@ class Project:
 
 
 class _Lookups(dict[str, str]):
-    """An environment that records which variables were read."""
+    """A mapping of environment variables that records which variables were read."""
 
     def __init__(self) -> None:
         super().__init__(os.environ)
@@ -106,12 +106,12 @@ def project(topology: str | Path | Topology) -> Project:
 
 
 def unused_name() -> str:
-    """Return a name that no memory broker has yet."""
+    """Return a name that no broker in memory has."""
     return f"inline-{os.getpid()}-{next(_numbers)}"
 
 
 def on_store(topology: Topology, file: Path) -> Topology:
-    """Return the topology with another file as its SQLite store."""
+    """Return a copy of the topology with another file as its SQLite store."""
     if topology.store is None:
         return topology
     url = parse_store_url(f"sqlite:///{file}")
@@ -119,5 +119,5 @@ def on_store(topology: Topology, file: Path) -> Topology:
 
 
 def on_broker(topology: Topology, name: str) -> Topology:
-    """Return the topology with a broker in memory."""
+    """Return a copy of the topology with a broker in memory."""
     return replace(topology, broker_url=BrokerUrl.in_memory(name))

@@ -1,4 +1,4 @@
-"""A topology within one thread: handle_ready() handles the published messages."""
+"""A topology that runs in one thread; handle_ready() handles the published messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_DELIVERIES = 100_000
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- names what it is
-    """Handling was stopped, because handlers publish to each other without end."""
+    """Handling was stopped, because it did not end: handlers publish to each other without end."""
 
 
 def _as_it_is(handler: Handler, _: Consumer) -> Handler:
@@ -116,11 +116,11 @@ class InlineSystem:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the system."""
         self.close()
 
     def close(self) -> None:
-        """End the consumers and remove the broker."""
+        """Close the consumers and remove the broker."""
         self._ends.close()
 
     def deliver(self, queue: str, payload: Any, key: str) -> None:
@@ -140,7 +140,7 @@ class InlineSystem:
         channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
-        """Let each consumer handle one batch, in turns, until no consumer has a delivery.
+        """Let the consumers handle one batch each, in turns, until no delivery is left.
 
         Returns:
             How many deliveries they had.
@@ -233,7 +233,7 @@ class InlineSystem:
         )
 
     def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
-        """Return how many messages wait in the timer for targets, retries or not."""
+        """Return the number of messages in the timer for these targets, retries or not."""
         return sum(
             each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
             for each in self._broker.headers(self._names.is_of_timer)
@@ -260,7 +260,7 @@ class InlineSystem:
             channel.close()  # they return to their positions
 
     def check_queue(self, queue: str | None) -> None:
-        """Raise UsageError for a queue that the topology does not have; None is all of them."""
+        """Raise UsageError for a queue that the topology does not have; None means all queues."""
         if queue is not None:
             self.topology.queue(queue)
 

@@ -1,4 +1,4 @@
-"""A pool of systems, because creating one costs more than a few messages."""
+"""A pool of systems for tests, because creating a system is slow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from feedbus.store import Store
 
 
 class InlinePool:
-    """The systems of one project; as many as were used at the same time."""
+    """The systems of one project: as many as were used at the same time."""
 
     def __init__(self, project: Project, store: Store) -> None:
-        """Begin without systems; system() creates one if none is idle.
+        """Create an empty pool; system() creates a system if none is free.
 
         The arguments are those of InlineSystem.
         """
@@ -26,7 +26,7 @@ class InlinePool:
 
     @contextlib.contextmanager
     def system(self) -> Iterator[InlineSystem]:
-        """Use an empty system while the block runs.
+        """Use an empty system for the duration of a `with` block.
 
         If the block raises, or messages are left at its end, the system is closed and not used
         again.
@@ -46,7 +46,7 @@ class InlinePool:
                 system.close()
 
     def close(self) -> None:
-        """Close the idle systems; this also happens when the pool is garbage-collected."""
+        """Close the free systems; garbage collection of the pool does the same."""
         _close_all(self._idle)
 
 

@@ -1,4 +1,4 @@
-"""Log lines: events with a name, fields and a message, written as text or as JSON."""
+"""Log lines: events with a name, fields and a message, in text or JSON."""
 
 from feedbus.logs.event_log import Event, EventLog
 from feedbus.logs.formatters import (

@@ -1,4 +1,4 @@
-"""Events, and the log that a module of feedbus writes them to."""
+"""Events, and the log to which the modules of feedbus write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STACK_LEVEL = 3  # the caller of info(), warning() or error(), as logging counts
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """A named event with a message and fields, for one line of the log.
 
     Attributes:
         name: one of feedbus.logs.catalogue.EVENTS.
@@ -30,7 +30,7 @@ class Event:
     detail: str = ""
 
     def __str__(self) -> str:
-        """Return the line of the text format without time and level, and the detail below it."""
+        """Return the line in text format without time and level, followed by the detail."""
         return f"{self.text()}\n{indented(self.detail)}" if self.detail else self.text()
 
     def text(self, context: Mapping[str, Any] | None = None) -> str:
@@ -60,19 +60,19 @@ class EventLog:
     """
 
     def __init__(self, name: str) -> None:
-        """Write to the logger of that name."""
+        """Create a log that writes to the logger of that name."""
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event of normal work; see write()."""
+        """Log an event of normal operation; see write()."""
         self._write(logging.INFO, event, message, **fields)
 
     def warning(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that an operator should know; see write()."""
+        """Log an event that an operator should know about; see write()."""
         self._write(logging.WARNING, event, message, **fields)
 
     def error(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that needs an action; see write()."""
+        """Log an event that an operator must act on; see write()."""
         self._write(logging.ERROR, event, message, **fields)
 
     def write(self, level: int, event: str, message: str, /, **fields: Any) -> None:
@@ -109,7 +109,7 @@ def indented(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value in the text format: in quotes, unless it is one plain word."""
+    """Return a value in the text format: in quotes unless it is one word."""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if text and text.isprintable() and not any(each in text for each in " \"'=\\"):
         return text

@@ -1,4 +1,4 @@
-"""The two formats of log lines, text and JSON, and the configuration of a process's log."""
+"""The text format and the JSON format of log lines, and the configuration of a process's log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FOREIGN = "log"  # the event of lines that libraries and handlers log
 
 
 class TextFormatter(logging.Formatter):
-    """Writes `TIME LEVEL event=… consumer=… key=value … message="…"`; a traceback is indented."""
+    """Formats a record as `TIME LEVEL event=… consumer=… key=value … message="…"`."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Add the fields in context to each line that does not have them."""
+        """Create it with fields that are added to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 
@@ -35,10 +35,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes one JSON object on one line: time, level, event, consumer, fields and message."""
+    """Formats a record as one JSON object on one line."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Add the fields in context to each line that does not have them."""
+        """Create it with fields that are added to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 
@@ -61,7 +61,7 @@ def formatter_of(log_format: str, context: Mapping[str, Any] | None = None) -> l
 
 
 def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) -> None:
-    """Configure the log of this process: its format, the level INFO and higher, Python's warnings.
+    """Configure the log of this process: its format, its level INFO, and Python's warnings.
 
     Args:
         log_format: `text` or `json`.
@@ -85,13 +85,13 @@ def change_format(log_format: str) -> None:
 
 
 def log_line(log_format: str, level: int, event: Event) -> str:
-    """Return the line of an event that happens now, for a file that is written without logging."""
+    """Return the log line of an event that happens now, for files without the module logging."""
     record = logging.LogRecord("feedbus", level, "", 0, event, (), None)
     return formatter_of(log_format).format(record)
 
 
 def event_of(record: logging.LogRecord) -> Event:
-    """Return a record's event; a record of other code becomes an event `log` with its logger."""
+    """Return the event of a record; a record of other code becomes the event `log`."""
     if isinstance(record.msg, Event):
         return record.msg
     return Event(FOREIGN, record.getMessage(), {"logger": record.name})
@@ -104,7 +104,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event) -> str:
-    """Return the lines that follow a record: a stack, a traceback."""
+    """Return the lines that follow the line of a record: a stack or a traceback."""
     found = [event.detail] if event.detail else []
     if record.exc_info and record.exc_info[0] is not None:
         found.append(formatter.formatException(record.exc_info))
@@ -114,7 +114,7 @@ def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event)
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON has the value; NaN and infinities are written as text."""
+    """Whether JSON has the value; NaN and infinite numbers are written as text."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, str | int)

@@ -1,4 +1,4 @@
-"""Python's warnings as events of the log, above all those about coroutines without `await`."""
+"""Log Python's warnings as events, in particular warnings about coroutines without `await`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OWN_FOLDER = str(Path(__file__).parents[1])
 
 
 def log_warnings() -> None:
-    """Log the warnings of this process, and note where this thread creates coroutines."""
+    """Log the warnings of this process, and record where this thread creates coroutines."""
     warnings.showwarning = _log
     note_coroutines()
 
 
 def note_coroutines() -> None:
-    """Let Python note where this thread creates coroutines; a warning then contains the place.
+    """Let Python record where this thread creates coroutines, for its warnings.
 
     This costs time for each coroutine, so it is not for the thread of the event loop.
     """

@@ -39,7 +39,7 @@ QUEUE_WRITTEN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RabbitMQ:
-    """A RabbitMQ and its management API; see feedbus.broker.port.Broker."""
+    """A RabbitMQ node or cluster with its management API; see feedbus.broker.port.Broker."""
 
     url: BrokerUrl
     management_url: ManagementUrl | None = None
@@ -66,7 +66,7 @@ class RabbitMQ:
         return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Read the management API, and count messages by AMQP, because the API's counts are old."""
+        """Return the objects that the management API lists; AMQP gives the message counts."""
         queues = {
             one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
             for one in self._listed("queues")
@@ -91,7 +91,7 @@ class RabbitMQ:
         )
 
     def refusal(self) -> str:
-        """Publish an unroutable message on a separate connection, to detect an alarm."""
+        """Return why RabbitMQ accepts no messages now, or "" if it does."""
         connection = self.connect(beating=False)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)

@@ -1,4 +1,4 @@
-"""A check whether a broker accepts messages, or is short of memory or disk."""
+"""Check whether RabbitMQ accepts messages, or is short of memory or disk space."""
 
 from __future__ import annotations
 

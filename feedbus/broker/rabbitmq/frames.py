@@ -1,4 +1,4 @@
-"""Convert frames to messages for py-amqp, without errors for any content of a message."""
+"""Convert AMQP frames to messages for py-amqp, also if a message has invalid properties."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Channel(pyamqp.Channel):
     """A channel whose deliveries can have any routing key, and whose bodies stay bytes."""
 
     def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
-        """Call back for a method that the broker has sent."""
+        """Call the callback for a method that the broker has sent."""
         if content is None or self.is_closing:
             super().dispatch_method(method_sig, payload, content)
             return
@@ -98,7 +98,7 @@ class Channel(pyamqp.Channel):
 
 
 class Connection(pyamqp.Connection):
-    """A connection with these messages and channels."""
+    """py-amqp's connection, with the Message and Channel of this module."""
 
     Channel = Channel
 
@@ -110,7 +110,7 @@ class Connection(pyamqp.Connection):
 def frame_handler(
     connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
 ) -> Callable[[tuple[int, int, bytes]], bool]:
-    """Return the handler of frames for py-amqp: like its own, but with this Message."""
+    """Return py-amqp's handler of frames, which creates the Message of this module."""
     expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
     partial: dict[int, tuple[Signature, bytes, Message]] = {}
 

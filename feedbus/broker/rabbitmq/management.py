@@ -32,7 +32,7 @@ class Api:
 
     @classmethod
     def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
-        """Return the APIs of a broker: the given one, or one on each node's host."""
+        """Return the APIs of a broker: the configured one, or one on the host of each node."""
         found = management_of(url, management_url)
         return [cls(url, node.virtual_host) for url, node in found]
 
@@ -121,7 +121,7 @@ class _TlsConnection(http.client.HTTPSConnection):
         self._verifying, self._server_name = context, server_name
 
     def connect(self) -> None:
-        """Connect, and verify the server."""
+        """Open the connection, and verify the server."""
         http.client.HTTPConnection.connect(self)
         self.sock = self._verifying.wrap_socket(self.sock, server_hostname=self._server_name)
 

@@ -1,4 +1,4 @@
-"""TLS towards a broker and its management API: certificate and host name are verified."""
+"""TLS for RabbitMQ and its management API: certificate and host name are verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ events = EventLog("feedbus.broker")
 
 
 def make_context(tls: Tls, server: str) -> ssl.SSLContext:
-    """Return a context that verifies a server according to its URL.
+    """Return the SSL context that verifies a server as its URL says.
 
     Args:
         tls: the options of the URL.
@@ -45,7 +45,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 
 
 def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
-    """Return py-amqp's options for the verification of a server.
+    """Return the options with which py-amqp verifies a server.
 
     py-amqp does not accept an SSL context. It verifies the host name only if the name is given, and
     would ask for the passphrase of a key on the terminal. So make_context() reads the files first.
@@ -92,7 +92,7 @@ def _no_passphrase() -> str:
 
 @cache
 def _warn(server: str) -> None:
-    """Log, once in each process, that a server is not verified."""
+    """Log, once in each process, that the certificate of a server is not verified."""
     events.warning(
         "tls_not_verified",
         "ssl_verify=none accepts any certificate, so anyone between this process and the server can"

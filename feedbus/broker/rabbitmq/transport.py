@@ -1,4 +1,4 @@
-"""RabbitMQ's connection: py-amqp's with a time limit for answers and a check of heartbeats."""
+"""py-amqp's connection with a time limit for answers and a check of heartbeats."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Connection(frames.Connection):
     is_blocked = False
 
     def connect(self, callback: Any = None) -> Any:
-        """Connect; from then on, each read takes all available bytes."""
+        """Open the connection; from then on, each read takes all available bytes."""
         self._answer_seconds = ANSWER_SECONDS
         self._wakers: select.poll | None = None
         self._heard_frames, self._heard_at = 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""Records that a marshmallow schema describes: shared values are loaded once, columns by field."""
+"""Message types of marshmallow schemas; equal values are loaded once, fields by column."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How one field is loaded, determined once per schema.
+    """How to load one field; determined once for each schema.
 
     Attributes:
         key: the name of the field on the wire.
@@ -45,10 +45,10 @@ class Column:
 
 
 class SchemaType(MessageType):
-    """Records are the dicts that a schema loads."""
+    """The message type of a marshmallow schema; records are dicts."""
 
     def __init__(self, schema: type[Schema]) -> None:
-        """Create one instance of the schema, since creating one costs more than loading.
+        """Create one instance of the schema, because creating costs more than loading.
 
         Raises:
             UnfitMessageType: the schema cannot be created.
@@ -106,7 +106,7 @@ class SchemaType(MessageType):
 
 
 def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
-    """Create the nested schemas now, as marshmallow does at its first load.
+    """Create the nested schemas now, not at the first load.
 
     Raises:
         UnfitMessageType: a nested schema does not exist, or cannot be created.
@@ -144,7 +144,7 @@ def wire_name(name: str, declared: fields.Field[Any]) -> str:
 
 
 def _columns(schema: Schema) -> Sequence[Column] | None:
-    """Return how to load each field; None if fields depend on each other.
+    """Return how to load each field; None if a field depends on other fields.
 
     Fields depend on each other if a schema has hooks, cross-field rules or custom fields.
     """
@@ -228,7 +228,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
 def _load_texts(
     declared: fields.Field[Any], key: str, values: Sequence[str], errors: Errors
 ) -> Sequence[Any]:
-    """Load each distinct text once: the results are immutable, and texts often repeat."""
+    """Load each different text once, because texts often repeat."""
     loaded: dict[str, Any] = dict.fromkeys(values)
     failed: dict[str, BaseException] = {}
     for text in loaded:

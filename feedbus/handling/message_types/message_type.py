@@ -1,4 +1,4 @@
-"""The interface of message types: they load the records of a message and find their errors."""
+"""The interface of message types, which load the records of a message and find their errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class MessageType(ABC):
 
     @abstractmethod
     def load(self, pack: Pack) -> Loaded:
-        """Validate and load a pack; the result is that of loading its records one by one.
+        """Validate and load a pack, as if its records were loaded one by one.
 
         A value that the records of a pack share can be the same object in all of them.
 
@@ -86,7 +86,7 @@ class MessageType(ABC):
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:
-    """Return the errors of a record for an exception of the user's validator.
+    """Return the errors of a record whose validator has raised an exception.
 
     Raises:
         Outage: the validator raised it.
@@ -103,7 +103,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
 def loaded_rows(
     pack: Pack, rows: Mapping[int, Any], names: Sequence[str], errors: Errors
 ) -> Loaded:
-    """Return the result for records that were loaded one by one.
+    """Return the Loaded object of records that were loaded one by one.
 
     Args:
         pack: the loaded pack.

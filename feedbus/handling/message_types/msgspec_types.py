@@ -1,4 +1,4 @@
-"""Records that msgspec validates: msgspec.Struct, dataclasses, TypedDict, and their unions."""
+"""Message types that msgspec validates: Structs, dataclasses, TypedDicts, and unions of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Field:
 
 
 class MsgspecType(MessageType):
-    """Records are instances of a Struct or a dataclass, or dicts that a TypedDict describes."""
+    """The message type of a Struct, a dataclass or a TypedDict."""
 
     def __init__(self, declared: Any) -> None:
         """Inspect a type once.
@@ -82,7 +82,7 @@ class MsgspecType(MessageType):
         return msgspec.json.schema(self._type)
 
     def wire_fields(self) -> Sequence[str]:
-        """Return the names of the fields on the wire, of a union those that every type has."""
+        """Return the names of the fields on the wire; for a union, those of every member."""
         return _common([_wire_names(each) for each in _described(self._type)])
 
     def load(self, pack: Pack) -> Loaded:
@@ -106,7 +106,7 @@ class MsgspecType(MessageType):
         return loaded_rows(pack, rows, self._names, errors)
 
     def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the errors of every field, because msgspec itself stops at the first one."""
+        """Return the errors of all fields; msgspec itself stops at the first error."""
         if self._fields is None:
             return {}
         return self._load_columns(self._fields, single_of(payload)).errors.get(0, {})
@@ -138,7 +138,7 @@ class MsgspecType(MessageType):
 
 
 def single_of(payload: Mapping[str, Any]) -> Pack:
-    """Return a pack of one record, whose id does not matter."""
+    """Return a pack of one record, with an arbitrary id."""
     return Pack.numbered("", [""], payload, {})
 
 
@@ -187,7 +187,7 @@ def _texts(error: BaseException) -> list[str]:
 
 
 def _text(error: ValidationError) -> str:
-    """Return the error of a value, with the position in it first."""
+    """Return the error of a value, after its position in the value."""
     text = str(error)
     place = _PLACE.search(text)
     text = _PLACE.sub("", text).replace("`", "")
@@ -197,7 +197,7 @@ def _text(error: ValidationError) -> str:
 
 
 def _located(error: ValidationError) -> dict[str, list[str]]:
-    """Return the error of a whole record, by the field that it names ("" for none)."""
+    """Return the error of a whole record with the field that the error names, "" for none."""
     place = _PLACE.search(str(error))
     field = re.match(r"\.([^.\[]+)", place.group(1)) if place else None
     text = _text(error)
@@ -248,7 +248,7 @@ def _custom(info: Any, seen: set[int]) -> object:
 
 
 def _names(described: Sequence[Described]) -> Sequence[str]:
-    """Return the names of the fields that every type of a union has."""
+    """Return the names of the fields that all types of a union have."""
     return _common([[field.name for field in each.fields] for each in described])
 
 
@@ -258,12 +258,12 @@ def _wire_names(described: Described) -> Sequence[str]:
 
 
 def _common(names: Sequence[Sequence[str]]) -> Sequence[str]:
-    """Return the names that are in each of several lists."""
+    """Return the names that are in all of several lists."""
     return [name for name in names[0] if all(name in each for each in names)]
 
 
 def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
-    """Return the fields of a class; None if they depend on the arguments of a generic."""
+    """Return the fields of a class; None if they depend on the arguments of a generic class."""
     if typing.get_origin(declared) is not None:
         return None
     types = typing.get_type_hints(declared, include_extras=True)
@@ -290,7 +290,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
-    """Return a function that creates a record of valid fields; None if msgspec does more."""
+    """Return a function that creates a record from valid fields; None if msgspec must do it."""
     if hasattr(declared, "__post_init__"):
         return None
     if isinstance(described, inspect.StructType):

@@ -1,4 +1,4 @@
-"""Records without validation: JSON objects as dicts, and bodies as text or bytes."""
+"""Message types without validation: JSON objects as dicts, and bodies as text or bytes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from feedbus.records.raw import RAW
 
 
 class DictType(MessageType):
-    """Records are dicts without validation."""
+    """The message type of dicts, without validation."""
 
     @property
     def name(self) -> str:
-        """The empty name."""
+        """The empty text: this type has no name."""
         return ""
 
     def json_schema(self) -> dict[str, Any]:
@@ -33,16 +33,16 @@ class DictType(MessageType):
 
 
 class BodyType(MessageType):
-    """Records are whole bodies: text or bytes."""
+    """The message type of whole bodies: text or bytes."""
 
     def __init__(self, kind: type[str | bytes]) -> None:
-        """Accept either str or bytes."""
+        """Create the type of str or bytes."""
         self._kind = kind
         self.reads: Reads = "text" if kind is str else "bytes"
 
     @property
     def name(self) -> str:
-        """The empty name."""
+        """The empty text: this type has no name."""
         return ""
 
     def json_schema(self) -> dict[str, Any]:
@@ -50,11 +50,11 @@ class BodyType(MessageType):
         return {"type": "string"} | ({"format": "binary"} if self._kind is bytes else {})
 
     def wire_fields(self) -> Sequence[str]:
-        """Return nothing: a body has no fields."""
+        """Return no names: a body has no fields."""
         return ()
 
     def load(self, pack: Pack) -> Loaded:
-        """Load the body; refuse it if a codec has returned another type."""
+        """Load the body; it is invalid if a codec has returned another type."""
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
             return Loaded(chunk, {})

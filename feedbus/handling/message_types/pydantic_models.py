@@ -1,4 +1,4 @@
-"""Records that pydantic validates: its models and its dataclasses."""
+"""Message types that pydantic validates: its models and its dataclasses."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def is_pydantic(declared: object) -> bool:
-    """Whether a class is a pydantic model or dataclass, without importing pydantic."""
+    """Whether a class is a pydantic model or dataclass; pydantic is not imported."""
     return isinstance(declared, type) and hasattr(declared, "__pydantic_validator__")
 
 
 class PydanticType(MessageType):
-    """Records are instances of a model, validated as JSON, because messages are JSON."""
+    """The message type of a pydantic model; records are validated as JSON."""
 
     def __init__(self, declared: type) -> None:
         """Build the validator once.
@@ -77,7 +77,7 @@ class PydanticType(MessageType):
         ]
 
     def load(self, pack: Pack) -> Loaded:
-        """Load all records in one call; if some are invalid, one by one."""
+        """Load all records in one call; if some are invalid, load them one by one."""
         if len(pack) > 1:
             try:
                 found = self._many.validate_json(

@@ -39,7 +39,7 @@ def wanted(
 def _want(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Want | None:
-    """Return the value for an annotation; None in a union is ignored."""
+    """Return the value for an annotation; in a union, None is ignored."""
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]
@@ -56,7 +56,7 @@ def _want(
 
 
 def _members(found: Any) -> list[Any]:
-    """Return the types of a union except None, or a single type itself."""
+    """Return the types of a union except None; for another type, the type itself."""
     if typing.get_origin(found) not in UNIONS:
         return [found]
     return [each for each in typing.get_args(found) if each is not types.NoneType]
@@ -75,7 +75,7 @@ def _nobody_gives(
 def _given(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, offer: Offer
 ) -> Want | None:
-    """Return the value for a type."""
+    """Return the value for a type; None if there is no value for it."""
     named = getattr(kind, ASKED_FOR, None) if isinstance(kind, type) else None
     if isinstance(named, str):
         if named in offer.names:
@@ -102,7 +102,7 @@ def _given(
 def _agreed(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, resource: Resource
 ) -> Resource:
-    """Return a resource by its name, if its type matches the parameter."""
+    """Return the named resource if its type fits the parameter."""
     provided = resource.provides()
     if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource
@@ -112,5 +112,5 @@ def _agreed(
 
 
 def shown(found: Any) -> str:
-    """Return an annotation as it is written."""
+    """Return an annotation as it is written in the code."""
     return found.__qualname__ if isinstance(found, type) else str(found)

@@ -72,11 +72,11 @@ class Parameters:
         yield from self.keywords.values()
 
     def asks_for(self, name: str) -> bool:
-        """Whether a parameter requests BUS, SESSION or another of the names."""
+        """Whether a parameter requests a value by its name, such as BUS or SESSION."""
         return name in self.wants
 
     def resources(self, asking: tuple[Resource, ...] = ()) -> list[Resource]:
-        """Return the needed resources, each after those that it needs itself.
+        """Return the needed resources; each comes after the resources that it needs.
 
         Args:
             asking: the chain of resources that request these parameters, from the first request on.
@@ -100,7 +100,7 @@ class Parameters:
     def sources(
         self, value_of: Callable[[Resource], Source]
     ) -> tuple[list[Source], dict[str, Source]]:
-        """Return, for each parameter, a function that gets its argument from the given values.
+        """Return for each parameter a function that returns its argument.
 
         Args:
             value_of: returns a function that gets the value of a resource.
@@ -116,7 +116,7 @@ class Parameters:
     def call_of(
         self, function: Callable[..., object], value_of: Callable[[Resource], Source]
     ) -> Call:
-        """Return a callable of a message and the given values that calls function."""
+        """Return a callable that calls a function with a message and the given values."""
         if not self.keywords:
             if not self.positions:
                 return lambda message, _given: function(message)

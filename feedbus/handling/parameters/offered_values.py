@@ -28,7 +28,7 @@ class Given:
     __slots__ = ("bus", "records", "session")
 
     def __init__(self, bus: Any, session: Any, records: Any) -> None:
-        """Keep the values that exist for every call.
+        """Keep the values that every call has.
 
         Args:
             bus: collects what the handler publishes.
@@ -42,7 +42,7 @@ class Given:
 
     @property
     def message(self) -> Any:
-        """The Message of a single record."""
+        """The Message of the record, if a single record is handled."""
         return self.records.messages[0]
 
 
@@ -52,14 +52,14 @@ class GivenDeadLetter(Given):
     __slots__ = ("dead_letter",)
 
     def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
-        """Keep the DeadLetter in addition."""
+        """Keep the values of every call, and the DeadLetter."""
         super().__init__(bus, session, records)
         self.dead_letter = dead_letter
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The values that functions of one kind can request, besides resources.
+    """The values that functions of one kind can request, in addition to resources.
 
     Attributes:
         names: the names of the given values.
@@ -87,7 +87,7 @@ class Offer:
 
     @property
     def expected(self) -> str:
-        """The values that can be requested, as text for errors."""
+        """The values that can be requested, as a text for errors."""
         sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
         shown = [*(SHOWN[name] for name in self.names), *sessions, "the value of a resource"]
         return f"{', '.join(shown)}, or a default"

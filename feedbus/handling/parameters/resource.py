@@ -40,18 +40,18 @@ class Resource:
 
     @property
     def is_async(self) -> bool:
-        """Whether it is opened and closed in an event loop."""
+        """Whether the resource is opened and closed in an event loop."""
         function = self.function
         return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     @property
     def yields(self) -> bool:
-        """Whether it is a generator, which continues when the resource is closed."""
+        """Whether the function is a generator, which continues when the resource is closed."""
         function = self.function
         return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
     def provides(self) -> Any:
-        """Return the type of its value, from its return annotation.
+        """Return the type of the resource's value, from the return annotation.
 
         Raises:
             Unfit: there is no return annotation, or it does not name a type.
@@ -76,7 +76,7 @@ class Resource:
         return found
 
     def fits(self, wanted: Any) -> bool:
-        """Whether its value is of a type."""
+        """Whether the value of the resource is of the given type."""
         provided = self.provides()
         if provided == wanted:
             return True
@@ -115,14 +115,14 @@ def resource(function: Function) -> Function:
 
 
 def declared(found: object) -> Resource | None:
-    """Return the resource that a function is marked as, or None."""
+    """Return the Resource of a function that is marked as one, or None."""
     # type(), not isinstance(): names of a module may be proxies, which raise when looked at.
     mark = vars(found).get(MARK) if type(found) is FunctionType else None
     return mark if isinstance(mark, Resource) else None
 
 
 def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
-    """Return the resources of a module whose value has a type.
+    """Return the resources of a module whose value has the given type.
 
     If a resource has exactly this type, resources with a subclass of it are left out.
     """
