@@ -62,8 +62,8 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
         still = f"; not restarted: {', '.join(rest)}" if rest else ""
         raise FeedbusError(failed + still)
     else:
-        names = counted(len(chosen), "consumer or process", "consumers and processes")
-        click.echo(f"{names} restarted")
+        restarted_text = counted(len(chosen), "consumer or process", "consumers and processes")
+        click.echo(f"{restarted_text} restarted")
     if failed:
         sys.exit(1)
 
