@@ -27,6 +27,7 @@ NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
 FULL_SECONDS = 5.0  # after which a full queue is reported
 SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
+WOKEN_SECONDS = 0.01  # a pause after a wait that a thread has ended
 NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
 
 
@@ -236,7 +237,8 @@ class Publisher:
 
     def _drain(self) -> None:
         blocked = self._blockage.active
-        rest = (self._unblocked_by if blocked else self._confirmed_by) - self._clock.monotonic()
+        now = self._clock.monotonic()
+        rest = (self._unblocked_by if blocked else self._confirmed_by) - now
         if rest <= 0:
             why = (
                 ", because it is short of memory or disk space and blocks publishers; see"
@@ -246,11 +248,17 @@ class Publisher:
             )
             msg = f"broker: {len(self._waiting)} messages were not confirmed in time{why}"
             raise BrokerOutage(msg)
+        wait_seconds = min(rest, SILENT_SECONDS)
         try:
             with self._blockage.counting(long=self._silent):
-                self._connection.drain_events(timeout=min(rest, SILENT_SECONDS))
+                self._connection.drain_events(timeout=wait_seconds)
         except TimeoutError:
-            self._silent = True
+            if self._clock.monotonic() - now > wait_seconds / 2:
+                self._silent = True
+            else:
+                # A thread has ended the wait to wake the owner of the connection. It ends every
+                # wait until the owner has seen it.
+                self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
 

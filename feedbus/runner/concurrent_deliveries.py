@@ -116,6 +116,14 @@ class ConcurrentDeliveries:
         """Log an async handler that blocks the event loop; called often."""
         self._calls.look()
 
+    def ignore_wakes(self) -> None:
+        """Undo a wake-up that has no ended record.
+
+        A thread wakes this one after it has added its record to the ended ones. By then the record
+        may be finished or forgotten. Without this call, every later wait would end immediately.
+        """
+        self._calls.waker.sleep()
+
     def wait(self, seconds: float) -> None:
         """Wait until a record has ended, at most the given time."""
         with selectors.SelectSelector() as selector:
@@ -203,6 +211,7 @@ class ConcurrentDeliveries:
         self._settlements.clear()
         self._noted.clear()
         self._crash_guard.release()
+        self.ignore_wakes()
 
     def close(self) -> None:
         """End the threads."""

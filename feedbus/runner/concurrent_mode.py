@@ -24,6 +24,7 @@ class ConcurrentMode(BatchMode):
         """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
+        self._defers_due = False  # whether waiting records that are due cannot start yet
 
     @property
     def working(self) -> bool:
@@ -53,6 +54,7 @@ class ConcurrentMode(BatchMode):
         """Forget all unsettled deliveries: the broker delivers them again."""
         worked = bool(self._concurrent)
         self._concurrent.abandon()
+        self._defers_due = False
         if worked:  # the records that ran are delivered again: the consumer was not idle
             self._run.limits.idle_from(self._run.clock.monotonic())
 
@@ -66,13 +68,17 @@ class ConcurrentMode(BatchMode):
         raw.take_arrived()
         may_take = run.buffer and concurrent.hungry and not run.full()
         busy = concurrent.unfinished or (may_take and not concurrent)
-        timeout = 0.0 if busy else run.wait_seconds(raw)
+        takes_due = concurrent.hungry and not self._defers_due
+        timeout = 0.0 if busy else run.wait_seconds(raw, working=self.working, takes_due=takes_due)
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
         run.receive(raw, timeout)
         concurrent.look()
         run.heartbeats.beat()
-        return bool(run.buffer or concurrent or run.until_due() <= 0)
+        arrived = bool(run.buffer or concurrent or run.until_due() <= 0)
+        if not arrived:
+            concurrent.ignore_wakes()
+        return arrived
 
     def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- begun with what has arrived
         """Do nothing: handle_next() also starts the waiting records that are due."""
@@ -132,6 +138,7 @@ class ConcurrentMode(BatchMode):
     def _admit_due(self, raw: RawConnection) -> bool:
         """Add waiting records that are due; return False to return all deliveries."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
+        self._defers_due = False
         if waiting is None or not waiting:
             return True
         while concurrent.hungry and len(concurrent) < run.limits.messages:
@@ -142,9 +149,12 @@ class ConcurrentMode(BatchMode):
                 concurrent.open(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
                 waiting.put_back(deliveries)  # it is handled alone, once the others are settled
+                self._defers_due = True
                 break
             elif not self._work(raw, deliveries, self._run.clock.monotonic()):
                 return False
+        else:
+            self._defers_due = True
         waiting.renew(run.timeout.seconds)
         return True
 

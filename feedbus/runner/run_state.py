@@ -110,15 +110,26 @@ class Run:
         else:
             self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
 
-    def wait_seconds(self, raw: RawConnection) -> float:
+    def wait_seconds(
+        self, raw: RawConnection, *, working: bool = False, takes_due: bool = True
+    ) -> float:
         """Return how many seconds to wait for a delivery: at most until a limit.
 
         If signals do not wake the connection, the wait is short, so that the run notices them.
+
+        Args:
+            raw: the connection.
+            working: whether deliveries are handled now, so that the run is not idle.
+            takes_due: whether a waiting record that is due can be handled now.
+
         """
         wakes = getattr(raw, "wakes_on_signals", False)
-        longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
-        longest = min(longest, self.until_due(), self.standby_seconds)
-        return max(min(longest, self.limits.idle_seconds, self.limits.run_seconds), 0.001)
+        longest = min(LONG_POLL_SECONDS if wakes else POLL_SECONDS, self.standby_seconds)
+        if takes_due:
+            longest = min(longest, self.until_due())
+        if not working:
+            longest = min(longest, self.limits.idle_seconds)
+        return max(min(longest, self.limits.run_seconds), 0.001)
 
     def until_due(self) -> float:
         """Return in how many seconds a waiting record may run; infinity if none waits."""
