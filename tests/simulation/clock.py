@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 
 from feedbus.clock import Events
+from feedbus.transports.sqlite.waiting import WOKEN
 from tests.simulation.scheduler import SECONDS, Scheduler
+from tests.simulation.threads import SimulatedThreads
 
 START = 1_800_000_000 * SECONDS
 
@@ -22,6 +24,7 @@ class SimulatedClock:
     def __init__(self, scheduler: Scheduler, woken: Callable[[], bool] | None = None) -> None:
         """Wait by a scheduler; woken says whether a wait for descriptors is over."""
         self.random: random.Random = scheduler.random
+        self.threads = SimulatedThreads(scheduler)
         self._scheduler = scheduler
         self._woken = woken
 
@@ -49,11 +52,16 @@ class SimulatedClock:
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Give the turn away until the broker wakes this connection."""
-        events = selector.select(0)
+        """Give the turn away until the broker or a thread wakes this process."""
+        events, woken = selector.select(0), self._woken
         if not events and seconds != 0:
             until = None if seconds is None else self._in(seconds)
-            self._scheduler.wait("waits for the broker", until=until, ready=self._woken)
+            what, ready = "waits for the broker", woken
+            if woken is None:
+                what, ready = "waits for a thread", lambda: bool(selector.select(0))
+            elif any(key.data == WOKEN for key in selector.get_map().values()):
+                ready = lambda: woken() or bool(selector.select(0))  # noqa: E731 -- as above
+            self._scheduler.wait(what, until=until, ready=ready)
             self.check_open()
             events = selector.select(0)
         return events

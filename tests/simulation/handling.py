@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +37,10 @@ class Handlers:
     def routes(self, queue: Queue, consumer: str, store: Store) -> HandlerRoutes:
         """Return what handles the records of a consumer."""
         calls = Calls(self.system, queue, consumer, store, self.refused)
-        batch = self.system.scenario.batch
-        return HandlerRoutes([Handler(calls.many if batch else calls.one, Numbered, batch)])
+        batch, asynchronous = self.system.scenario.batch, self.system.scenario.asynchronous
+        one = calls.one_async if asynchronous else calls.one
+        many = calls.many_async if asynchronous else calls.many
+        return HandlerRoutes([Handler(many if batch else one, Numbered, batch)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +55,71 @@ class Calls:
 
     def one(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record."""
+        with self._running(message):
+            self.system.clock.sleep(self._seconds())
+            self._handle(message, publisher(bus))
 
-        def publish(pairs: list[tuple[dict[str, Any], str]]) -> None:
-            if len(pairs) == 1:
-                bus.publish("ring", *pairs[0])
-            else:
-                bus.publish_many("ring", pairs)
-
-        self._handle(message, publish)
+    async def one_async(self, message: dict[str, Any], bus: Any) -> None:
+        """Handle a single record in the event loop."""
+        with self._running(message):
+            await asyncio.sleep(self._seconds())
+            self._handle(message, publisher(bus))
 
     def many(self, records: Any, _bus: Any) -> None:
-        """Handle a batch; the effects of a refused record's later ones could not be rolled back."""
-        refused = set()
+        """Handle a batch."""
+        refused: set[str] = set()
+        for single in self._not_behind(records, refused):
+            with self._running(single[0]):
+                self.system.clock.sleep(self._seconds())
+                self._handle_of_batch(single, refused)
+
+    async def many_async(self, records: Any, _bus: Any) -> None:
+        """Handle a batch in the event loop."""
+        refused: set[str] = set()
+        for single in self._not_behind(records, refused):
+            with self._running(single[0]):
+                await asyncio.sleep(self._seconds())
+                self._handle_of_batch(single, refused)
+
+    def _not_behind(self, records: Any, refused: set[str]) -> Iterator[Any]:
+        """Yield the records of a batch, without those behind a refused one of their key.
+
+        Their effects could not be rolled back.
+        """
         for single in records.singles():
-            if self.system.scenario.ordered and single[0]["key"] in refused:
-                continue
-            try:
-                self._handle(single[0], lambda pairs, one=single: one.publish_many("ring", pairs))
-            except Retry as error:
-                refused.add(single[0]["key"])
-                single.retry(str(error))
+            if not self.system.scenario.ordered or single[0]["key"] not in refused:
+                yield single
+
+    def _seconds(self) -> float:
+        """Return how long a record takes."""
+        return self.system.scheduler.random.choice((0.0, 0.001, 0.05, 1.0))
+
+    @contextmanager
+    def _running(self, message: dict[str, Any]) -> Iterator[None]:
+        """Note a fault where another record of the key runs in this process."""
+        thread, history = self.system.scheduler.current, self.system.history
+        process = thread.owner or thread if thread is not None else None
+        run = process, self.queue.name, message["key"]
+        history.together += any(one[0] is process for one in history.running)
+        if self.system.scenario.ordered and run in history.running:
+            history.at_once.append(f"{self.queue.name}: key {message['key']} runs twice at once")
+        history.running.append(run)
+        try:
+            yield
+        finally:
+            history.running.remove(run)
+
+    def _handle_of_batch(self, single: Any, refused: set[str]) -> None:
+        """Handle a record of a batch; add its key to the refused ones if it is refused."""
+        try:
+            self._handle(single[0], lambda pairs: single.publish_many("ring", pairs))
+        except Retry as error:
+            refused.add(single[0]["key"])
+            single.retry(str(error))
 
     def _handle(self, message: dict[str, Any], publish: Publish) -> None:
-        """Note an effect after a while, and publish what the record causes."""
+        """Note an effect, and publish what the record causes."""
         record, system = Record(message["key"], message["n"]), self.system
-        system.clock.sleep(system.scheduler.random.choice((0.0, 0.001, 0.05, 1.0)))
         self._refuse(record)
         if isinstance(self.store, SimulatedStore) and self.queue.once:
             self.store.effect(record.key, record.n)
@@ -103,3 +147,15 @@ class Calls:
             system.scheduler.note(f"refuses {record} of {name}")
             msg = "not yet"
             raise Retry(msg)
+
+
+def publisher(bus: Any) -> Publish:
+    """Return what publishes pairs of a payload and a key by a bus."""
+
+    def publish(pairs: list[tuple[dict[str, Any], str]]) -> None:
+        if len(pairs) == 1:
+            bus.publish("ring", *pairs[0])
+        else:
+            bus.publish_many("ring", pairs)
+
+    return publish

@@ -29,6 +29,9 @@ class History:
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
+        running: the process, queue and key of each record that is in a handler.
+        together: how many records began while another ran in their process.
+        at_once: faults of records that ran together although they have one key.
 
     """
 
@@ -39,6 +42,9 @@ class History:
         default_factory=lambda: defaultdict(set)
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+    running: list[tuple[object, str, str]] = field(default_factory=list)
+    together: int = 0
+    at_once: list[str] = field(default_factory=list)
 
 
 def missing(queue: str, expected: Iterable[Record], effects: Sequence[Record]) -> list[str]:

@@ -14,9 +14,9 @@ def judge(system: System) -> list[str]:
     effects = done.effects[queue]
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
-    free = set() if system.scenario.ordered else set().union(*done.failed.values())
+    faults += done.at_once
+    free = unordered(system)
     caused = system.scenario.caused
-    free |= {one for each in free & done.failed["work"] for one in caused(each)}
     if kind == "once":
         stored = [Record(key, n) for key, n in system.database.effects()]
         faults += history.missing("work", done.accepted, stored)
@@ -34,6 +34,19 @@ def judge(system: System) -> list[str]:
     if len(system.scenario.shards) == 1:
         faults += history.wandering(queue, done.handled_by)
     return faults
+
+
+def unordered(system: System) -> set[Record]:
+    """Return the records whose order feedbus does not state."""
+    done, scenario = system.history, system.scenario
+    if scenario.ordered:
+        return set()
+    if scenario.concurrency > 1:
+        published = set(done.tried)
+    else:
+        published = done.failed["work"] if scenario.worked else done.failed["shard"]
+    caused = {one for each in published for one in scenario.caused(each)}
+    return published | caused | done.failed["shard"]
 
 
 def stuck(system: System) -> list[str]:

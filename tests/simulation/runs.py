@@ -54,6 +54,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
         try:
             system = System(scheduler, scenario, network, broker, Database(scheduler), path)
             faults = run(system)
+            reached += Counter(together=system.history.together)
             network.faulty = False
             for process in list(scheduler.processes):
                 scheduler.kill(process)

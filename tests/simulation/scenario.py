@@ -41,6 +41,8 @@ class Scenario:
         failing: one record in so many is refused at first, 0 for none.
         full: whether the queues of the shards refuse what is more than three messages.
         prefetch: of each queue.
+        concurrency: how many records a process handles at the same time.
+        asynchronous: whether the handlers are coroutines.
         publishers: how many.
         records: of each publisher.
         faults: how many at most.
@@ -56,6 +58,8 @@ class Scenario:
     failing: int
     full: bool
     prefetch: int
+    concurrency: int
+    asynchronous: bool
     publishers: int
     records: int
     faults: int
@@ -82,16 +86,20 @@ class Scenario:
         kind = chosen.choice(("ring", "ring", "chain", "once", "outbox", "stream"))
         failing = chosen.choice((0, 3, 7))
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
+        batch = chosen.random() < 0.5
         return cls(
             kind=kind,
             shards=shards,
-            batch=chosen.random() < 0.5,
+            batch=batch,
             pack=chosen.choice((0, 0, 5)),
             fan=chosen.choice((1, 2, 3)) if kind == "stream" else 1,
             ordered=chosen.random() < (0.8 if kind == "stream" else 0.5),
             failing=failing,
             full=kind == "ring" and not failing and chosen.random() < 0.7,
             prefetch=chosen.choice((1, 3, 100)),
+            concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
+            # A handler in a transaction is not async, and an async one has no pauses.
+            asynchronous=kind not in {"once", "stream"} and chosen.random() < 0.3,
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
@@ -106,7 +114,8 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "handler": "tests:none",
         "retry": retry,
         "batch": batch,
-        "prefetch": scenario.prefetch,
+        "prefetch": max(scenario.prefetch, scenario.concurrency),
+        "concurrency": scenario.concurrency,
         "order_by": scenario.ordered,
     }
     shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)

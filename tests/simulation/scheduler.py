@@ -34,6 +34,7 @@ class Process:
         ready: returns whether it can go on before; None where only time counts.
         weight: how likely it gets the turn.
         at_death: called when the process is killed or ends.
+        owner: the process whose thread this is; None for a process.
 
     """
 
@@ -44,6 +45,7 @@ class Process:
     weight: float = 1.0
     dead: bool = False
     at_death: list[Callable[[bool], None]] = field(default_factory=list)
+    owner: Process | None = None
 
     def runnable(self, now: int) -> bool:
         """Whether it can go on."""
@@ -89,8 +91,8 @@ class Scheduler:
         """Have something done later."""
         self.at(self.now + int(seconds * SECONDS), do)
 
-    def start(self, name: str, run: Callable[[], None]) -> Process:
-        """Start a process."""
+    def start(self, name: str, run: Callable[[], None], *, owner: Process | None = None) -> Process:
+        """Start a process, or a thread of its owner."""
 
         def body() -> None:
             try:
@@ -98,23 +100,39 @@ class Scheduler:
             except Crash:
                 pass
             except BaseException as error:  # noqa: BLE001 -- a finding, whatever it is
-                self.note(f"fails: {type(error).__name__}: {error}", by=name)
-                self.failures.append((name, error))
+                if not process.dead:
+                    self.note(f"fails: {type(error).__name__}: {error}", by=name)
+                    self.failures.append((name, error))
             process.dead = True
 
         process = Process(name, greenlet.greenlet(body, parent=self._hub), until=self.now)
+        process.owner = owner.owner or owner if owner is not None else None
         self.processes.append(process)
         self.note("starts", by=name)
         return process
 
     def kill(self, process: Process) -> None:
-        """End a process where it stands."""
+        """End a process where it stands, and its threads; a thread's whole process ends."""
+        process = process.owner or process
         if process.dead:
             return
         self.note("IS KILLED", by=process.name)
         process.dead = True
         for do in process.at_death:
             do(True)
+        self._crash(process)
+        self._end_threads(process)
+
+    def _end_threads(self, process: Process) -> None:
+        """End the threads of a process that has ended."""
+        threads = [each for each in self.processes if each.owner is process and not each.dead]
+        for each in threads:
+            each.dead = True
+        for each in threads:
+            self._crash(each)
+
+    def _crash(self, process: Process) -> None:
+        """Leave the code of a process or thread where it stands."""
         if process.greenlet:  # it has begun
             before, self._running = self._running, process
             process.greenlet.throw(Crash)
@@ -181,3 +199,5 @@ class Scheduler:
         if chosen.dead:
             for do in chosen.at_death:
                 do(False)
+            if chosen.owner is None:
+                self._end_threads(chosen)

@@ -11,7 +11,7 @@ from typing import Any
 from feedbus.errors import StoreOutage
 from feedbus.store.sql import SqlStore
 from tests.simulation.clock import SimulatedClock
-from tests.simulation.scheduler import Scheduler
+from tests.simulation.scheduler import Process, Scheduler
 
 EFFECTS = "CREATE TABLE effects (id INTEGER PRIMARY KEY, key TEXT, n INTEGER)"
 
@@ -53,22 +53,23 @@ class SimulatedStore(SqlStore):
         """Use the database."""
         self._database = database
         self._scheduler = database.scheduler
-        self._within = False
+        self._within: set[Process | None] = set()
         clock = SimulatedClock(database.scheduler)
         super().__init__(project, "simulated store", "sqlite", None, clock=clock)
 
     @contextmanager
     def transaction(self) -> Iterator[SimulatedStore]:
         """Commit what the block does, or nothing of it; the answer to the commit may be lost."""
-        if self._within:
+        database, thread = self._database, self._scheduler.current
+        if thread in self._within:
             yield self
             return
-        database = self._database
         self._scheduler.wait(
             "begins a transaction", until=None, ready=lambda: database.holder is None
         )
         self._check()
-        database.holder, self._within = self, True
+        database.holder = self
+        self._within.add(thread)
         database.connection.execute("BEGIN")
         try:
             yield self
@@ -80,7 +81,8 @@ class SimulatedStore(SqlStore):
         else:
             database.connection.execute("COMMIT")
         finally:
-            database.holder, self._within = None, False
+            database.holder = None
+            self._within.discard(thread)
         if database.lose_answer:
             database.lose_answer = False
             msg = "simulated store: went away during the commit"

@@ -1,0 +1,129 @@
+"""The threads of simulated processes: each takes turns like a process, and ends with its own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+from asyncio import events
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import greenlet
+
+from tests.simulation.scheduler import SECONDS, Process, Scheduler
+
+
+class SimulatedThread:
+    """A thread that a simulated process has started."""
+
+    ident = None
+
+    def __init__(self, scheduler: Scheduler, name: str, run: Callable[[], None]) -> None:
+        """Start it."""
+        self._scheduler = scheduler
+        owner = scheduler.current
+        self._process: Process = scheduler.start(name, run, owner=owner)
+
+    def join(self) -> None:
+        """Give the turn away until it has ended."""
+        process = self._process
+        self._scheduler.wait(f"joins {process.name}", ready=lambda: process.dead)
+
+
+class SimulatedPool:
+    """A thread for each call."""
+
+    def __init__(self, threads: SimulatedThreads, name: str) -> None:
+        """Start no thread yet."""
+        self._threads = threads
+        self._name = name
+        self._started: list[SimulatedThread] = []
+
+    def submit(self, call: Callable[..., object], /, *arguments: Any) -> None:
+        """Make a call in a thread."""
+
+        def run() -> None:
+            call(*arguments)
+
+        self._started.append(self._threads.start(self._name, run))
+
+    def shutdown(self) -> None:
+        """Wait for all calls."""
+        for each in self._started:
+            each.join()
+
+
+class SimulatedThreads:
+    """Starts threads that take turns under a scheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Start them under a scheduler."""
+        self._scheduler = scheduler
+
+    def start(self, name: str, run: Callable[[], None]) -> SimulatedThread:
+        """Start a thread of the process whose turn it is."""
+        return SimulatedThread(self._scheduler, name, run)
+
+    def pool(self, name: str, most: int, begin: Callable[[], None]) -> SimulatedPool:
+        """Return a pool; its user makes at most so many calls at a time."""
+        del most, begin
+        return SimulatedPool(self, name)
+
+    def result(self, future: Future[Any], seconds: float | None = None) -> Any:
+        """Give the turn away until a future is done."""
+        until = None if seconds is None else self._scheduler.now + math.ceil(seconds * SECONDS)
+        if not future.done():
+            self._scheduler.wait("waits for a result", until=until, ready=future.done)
+        return future.result(0)
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return asyncio's own loop, in virtual time."""
+        return SimulatedLoop(self._scheduler)
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop that gives the turn away between its tasks, and in its waits."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Wait by a scheduler."""
+        self._scheduler = scheduler
+        super().__init__(TurningSelector(scheduler))
+
+    def time(self) -> float:
+        """Return virtual seconds."""
+        return self._scheduler.now / SECONDS
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log nothing: the tasks of a killed process are never finished."""
+
+
+class TurningSelector(selectors.DefaultSelector):
+    """A selector that gives the turn away."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Wait by a scheduler."""
+        self._scheduler = scheduler
+        super().__init__()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, after others have had their turns."""
+        scheduler, running = self._scheduler, events._get_running_loop()
+        if scheduler.current is not None and scheduler.current.dead:
+            raise greenlet.GreenletExit
+        until = scheduler.now
+        if timeout is None or timeout > 0:
+            until = None if timeout is None else until + math.ceil(timeout * SECONDS)
+        # All simulated threads are one thread of Python, and only one loop may run in a thread.
+        events._set_running_loop(None)
+        try:
+            scheduler.wait("runs tasks", until=until, ready=lambda: bool(self._readable()))
+        except KeyboardInterrupt as crash:
+            raise greenlet.GreenletExit from crash  # the loop would go on after an interrupt
+        finally:
+            events._set_running_loop(running)
+        return self._readable()
+
+    def _readable(self) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(0)
