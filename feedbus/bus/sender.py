@@ -98,7 +98,7 @@ class Sender:
                     refusals += publisher.send(self._apart(packs))
         except BrokerOutage:
             self._count(messages, "unconfirmed", [])
-            self._drop()
+            self.drop()
             raise
         self._count(messages, "confirmed", refusals)
         return refusals
@@ -111,13 +111,16 @@ class Sender:
     def close(self) -> None:
         """Close the connection; the next send opens another."""
         if self._blockage.active:
-            self._drop()
+            self.drop()
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.close(connection)
 
-    def _drop(self) -> None:
-        """Close a connection with unanswered messages, without AMQP's close handshake."""
+    def drop(self) -> None:
+        """Close a connection that may be lost, without AMQP's close handshake.
+
+        The next send opens another. Messages without an answer may have arrived.
+        """
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.drop(connection)
@@ -131,7 +134,7 @@ class Sender:
         try:
             self._publisher.take_arrived()
         except lost:
-            self._drop()
+            self.drop()
 
     def _open(self) -> Publisher:
         if self._publisher is None:

@@ -155,6 +155,10 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
+                        if isinstance(error, BrokerOutage):
+                            # It has probably lost both connections. On a silent one, the next
+                            # messages would wait for their confirms.
+                            self._sender.drop()
                         self._run.hold(error, self._mode.while_holding)
             finally:
                 self._mode.close()

@@ -88,6 +88,36 @@ def test_a_consumer_gives_up_a_broker_that_is_silent_for_two_heartbeats(rabbitmq
         assert metrics.value(OUTAGES, "work", "broker") == 1
 
 
+def test_after_a_silent_broker_a_consumer_also_publishes_on_another_connection(
+    rabbitmq, tmp_path: Path
+):
+    metrics = Metrics.none()
+
+    def publish(message: dict[str, Any], bus: Bus) -> None:
+        bus.publish("other", message, "n")
+        system.note(message)
+
+    system = System.at(
+        tmp_path,
+        queue(),
+        queue("next", exchange="other", routing_keys=("n",)),
+        broker_url=rabbitmq.url,
+    )
+    with (
+        SilentProxy(rabbitmq.port) as proxy,
+        through(system, proxy, "?heartbeat=1").running(publish, metrics=metrics),
+    ):
+        system.publish([1])
+        wait_until(lambda: system.ready() == {"work": 0, "next": 1})
+        proxy.swallow()
+        wait_until(lambda: metrics.value(OUTAGES, "work", "broker") == 1)
+        system.publish([2])
+        wait_until(lambda: system.ready() == {"work": 0, "next": 2})
+    assert system.seen == [1, 2]
+    assert metrics.value(OUTAGES, "work", "broker") == 1
+    assert metrics.value("feedbus_published_total", "other", "unconfirmed") == 0
+
+
 def test_a_publisher_gives_up_a_broker_that_is_silent(
     rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
