@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from feedbus.codecs import Codecs
 from feedbus.errors import InvalidBody
+from feedbus.handling.message_types.message_type import Reads
 from feedbus.records.ids import Ids
 from feedbus.records.packs import (
     Pack,
@@ -19,6 +21,8 @@ from feedbus.records.packs import (
     encode_payload,
     single,
 )
+from feedbus.records.payloads import ENCODINGS
+from feedbus.records.raw import RAW
 from feedbus.wire.constants import JSON, PACK
 from tests.any_packs import packs
 
@@ -146,6 +150,76 @@ def test_a_pack_that_is_one_is_read() -> None:
 def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None:
     with pytest.raises(InvalidBody, match="not a pack"):
         decode(json.dumps(payload).encode(), PACK, "m", "k")
+
+
+@pytest.mark.parametrize(
+    ("change", "reported"),
+    [
+        ({"columns": 1}, "columns: expected a JSON object, got int"),
+        ({"columns": {"x": 7}}, "columns: 'x': expected a list, got int"),
+        ({"columns": {"x": [1]}}, "columns: 'x': expected 2 values, as in ordinals, got 1"),
+        ({"origins": "o"}, "origins: expected a list, got str"),
+        ({"origins": []}, "origins: expected one text or more"),
+        ({"owners": None}, "owners: expected a list, got NoneType"),
+        ({"owners": [0, 1]}, "owners: expected integers of 0 to 0"),
+        ({"ordinals": {}}, "ordinals: expected a list, got dict"),
+        ({"ordinals": [0, True]}, "ordinals: expected integers of 0 to "),
+        ({"keys": "gone"}, "keys: there is no column 'gone'"),
+        ({"keys": 1}, "keys: expected a list, got int"),
+        ({"keys": ["a", "b", "c"]}, "keys: expected 2 values, as in ordinals, got 3"),
+        ({"keys": ["\ud800", "b"]}, "keys: a text contains half of a surrogate pair"),
+        ({"keys": [], "ordinals": [], "columns": {}}, "keys: it has no record"),
+        ({"shared": []}, "shared: expected a JSON object, got list"),
+    ],
+)
+def test_the_error_of_a_bad_pack_names_the_part_and_what_was_expected(change, reported):
+    with pytest.raises(InvalidBody) as caught:
+        decode(json.dumps(GOOD | change).encode(), PACK, "m", "k")
+    (text,) = caught.value.errors[""]
+    assert text.startswith(f"not a pack: {reported}")
+
+
+@pytest.mark.parametrize("name", [*GOOD])
+def test_the_error_of_a_pack_names_the_part_that_is_missing(name):
+    body = {each: value for each, value in GOOD.items() if each != name}
+    with pytest.raises(InvalidBody, match=f"^body: not a pack: {name}: "):
+        decode(json.dumps(body).encode(), PACK, "m", "k")
+
+
+PARTS = st.fixed_dictionaries(
+    {}, optional={name: st.just(part) | JSON_VALUES for name, part in GOOD.items()}
+)
+PYTHONS_OWN = re.compile(r"\w(Error|Exception)\b|object has no|not iterable|unhashable|sys\.")
+
+
+@given(
+    st.binary()
+    | JSON_VALUES.map(lambda value: json.dumps(value).encode())
+    | PARTS.map(lambda parts: json.dumps(parts).encode()),
+    st.sampled_from([PACK, JSON, None, "text/plain"]),
+    st.none() | st.sampled_from(sorted(ENCODINGS)) | st.text() | st.binary() | st.integers(),
+    st.sampled_from(["object", "text", "bytes"]),
+)
+@example(b'{"n": ' + b"7" * 5_000 + b"}", JSON, None, "object")
+@example(b'{"columns": 1}', PACK, None, "object")
+def test_any_body_is_records_or_an_error_in_words_of_the_message(
+    body: bytes, content_type: str | None, encoding: object, reads: Reads
+) -> None:
+    codecs = Codecs({})
+    try:
+        pack = codecs.read(
+            body, content_type, "m", "k", content_encoding=encoding, headers={}, reads=reads
+        )
+    except InvalidBody as error:
+        assert error.errors  # noqa: PT017 -- either way is right
+        assert not PYTHONS_OWN.search(str(error))  # noqa: PT017 -- either way is right
+    else:
+        for row in range(len(pack)):
+            assert len(pack.key(row).encode()) <= 255
+            assert pack.ids[row]
+            payload = pack.payload(row)
+            if not isinstance(payload.get(RAW), bytes):
+                assert decode_payload(encode_payload(payload)) == payload
 
 
 def bomb(shared_bytes: int, count: int) -> bytes:

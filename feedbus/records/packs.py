@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from feedbus.errors import InvalidBody
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, pick
@@ -19,6 +19,8 @@ from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
 EXPANDED_BYTES = 256 * 1024 * 1024  # of a pack's records, each as a message of its own
 ORIGIN_BYTES = 150  # with an ordinal a message id
+NAME_CHARACTERS = 60  # of a name in an error
+KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
 Kind = TypeVar("Kind")
 
@@ -143,16 +145,9 @@ def decode(
     if content_type != PACK:
         return single(message_id, key, payload)
     try:
-        columns = {name: _checked(list, values) for name, values in payload["columns"].items()}
-        ids = _ids(payload["origins"], payload["owners"], payload["ordinals"])
-        keyed = _keyed(payload["keys"], columns, len(ids))
-        pack = Pack(ids, keyed, _checked(dict, payload["shared"]), columns)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        text = f"not a pack: {type(error).__name__} {error}"
-        raise InvalidBody({"": [text[:ERROR_CHARACTERS]]}) from error
-    lengths = {len(ids), *(len(values) for values in columns.values())}
-    if lengths != {len(pack)} or not len(pack):
-        raise InvalidBody({"": ["not a pack: its columns differ in length"]})
+        pack = _pack(payload)
+    except ValueError as error:
+        raise InvalidBody({"": [f"not a pack: {error}"[:ERROR_CHARACTERS]]}) from error
     if expands_too_far(len(body), pack):
         text = f"not a pack: its {len(pack)} records would be more than {EXPANDED_BYTES} bytes"
         raise InvalidBody({"": [text]})
@@ -172,42 +167,81 @@ def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     return Pack(Ids.of(message_id), [key], payload, {})
 
 
-def _checked(kind: type[Kind], value: object) -> Kind:
+def _pack(payload: Mapping[str, Any]) -> Pack:
+    """Return the pack in the object of a body; raise ValueError, with the part that is wrong."""
+    columns: Mapping[str, Any] = _part(payload, "columns", dict)
+    origins = _part(payload, "origins", list)
+    owners = _part(payload, "owners", list)
+    ordinals = _part(payload, "ordinals", list)
+    for name, values in columns.items():
+        if not isinstance(values, list) or len(values) != len(ordinals):
+            _checked(list, values, f"columns: '{name[:NAME_CHARACTERS]}'")
+            _refuse_length(f"columns: '{name[:NAME_CHARACTERS]}'", values, ordinals)
+    ids = _ids(origins, owners, ordinals)
+    keyed = _keyed(payload, columns, len(ids))
+    pack = Pack(ids, keyed, _part(payload, "shared", dict), columns)
+    if not len(pack):
+        msg = "keys: it has no record"
+        raise ValueError(msg)
+    if len(pack) != len(ids):
+        _refuse_length("keys", pack.keys, ordinals)
+    return pack
+
+
+def _refuse_length(where: str, values: Sequence[Any], ordinals: Sequence[int]) -> NoReturn:
+    msg = f"{where}: expected {len(ordinals)} values, as in ordinals, got {len(values)}"
+    raise ValueError(msg)
+
+
+def _part(payload: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+    if name not in payload:
+        msg = f"{name}: missing"
+        raise ValueError(msg)
+    return _checked(kind, payload[name], name)
+
+
+def _checked(kind: type[Kind], value: object, where: str) -> Kind:
     if not isinstance(value, kind):
-        msg = f"expected a {kind.__name__}, got {type(value).__name__}"
-        raise TypeError(msg)
+        msg = f"{where}: expected {KINDS[kind]}, got {type(value).__name__}"
+        raise ValueError(msg)  # noqa: TRY004 -- a fault of the body, as all others
     return value
 
 
-def _ids(origins: list[str], owners: list[int], ordinals: list[int]) -> Ids:
-    for numbers, most in ((owners, len(origins) - 1), (ordinals, LARGEST_ORDINAL)):
-        _checked(list, numbers)
-        if numbers and (
-            set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most
-        ):
-            msg = "its ordinals or owners are not integers of 0 or more, or are too large"
-            raise ValueError(msg)
-    if set(map(type, _checked(list, origins))) != {str}:
-        msg = "its origins are not texts"
+def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
+    if not origins or set(map(type, origins)) != {str}:
+        msg = "origins: expected one text or more"
         raise ValueError(msg)
-    if any(len(origin.encode()) > ORIGIN_BYTES for origin in origins):
-        msg = f"an origin of more than {ORIGIN_BYTES} bytes"
+    if any(_utf8_bytes(origin, "origins") > ORIGIN_BYTES for origin in origins):
+        msg = f"origins: a text has more than {ORIGIN_BYTES} bytes"
         raise ValueError(msg)
+    _check_integers("ordinals", ordinals, LARGEST_ORDINAL)
     if not owners:
         return Ids(origins[0], ordinals)
+    _check_integers("owners", owners, len(origins) - 1)
     if len(owners) != len(ordinals):
-        msg = "owners and ordinals differ in length"
-        raise ValueError(msg)
+        _refuse_length("owners", owners, ordinals)
     return Ids([origins[owner] for owner in owners], ordinals)
 
 
-def _keyed(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str] | str:
+def _check_integers(where: str, numbers: list[Any], most: int) -> None:
+    if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most):
+        msg = f"{where}: expected integers of 0 to {most}"
+        raise ValueError(msg)
+
+
+def _keyed(
+    payload: Mapping[str, Any], columns: Mapping[str, list[Any]], count: int
+) -> list[str] | str:
+    keys = payload.get("keys")
     if isinstance(keys, str):
+        if keys not in columns:
+            msg = f"keys: there is no column '{keys[:NAME_CHARACTERS]}'"
+            raise ValueError(msg)
         column = columns[keys]
         if not _short_numbers(column):
             _check_keys([str(value) for value in column])
         return keys if column else []
-    texts = [str(key) for key in _checked(list, keys)]
+    texts = [str(key) for key in _part(payload, "keys", list)]
     _check_keys(texts)
     return texts * count if len(texts) == 1 else texts
 
@@ -223,7 +257,16 @@ def _short_numbers(column: list[Any]) -> bool:
 
 def _check_keys(keys: list[str]) -> None:
     """Raise ValueError for routing keys that AMQP cannot carry."""
-    joined = "".join(keys).encode()
-    if len(joined) > SHORT_TEXT_BYTES and any(len(key.encode()) > SHORT_TEXT_BYTES for key in keys):
-        msg = f"a record's key has more than {SHORT_TEXT_BYTES} bytes"
+    if _utf8_bytes("".join(keys), "keys") > SHORT_TEXT_BYTES and any(
+        len(key.encode()) > SHORT_TEXT_BYTES for key in keys
+    ):
+        msg = f"keys: a record's key has more than {SHORT_TEXT_BYTES} bytes"
         raise ValueError(msg)
+
+
+def _utf8_bytes(text: str, where: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        msg = f"{where}: a text contains half of a surrogate pair"
+        raise ValueError(msg) from error

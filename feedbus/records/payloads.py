@@ -174,7 +174,9 @@ def _read_slowly(body: bytes) -> Any:
 
     """
     try:
-        return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(
+            body.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
+        )
     except UnicodeDecodeError as error:
         raise InvalidBody({"": [f"not UTF-8: {error.reason} at byte {error.start}"]}) from error
     except RecursionError as error:
@@ -225,3 +227,12 @@ def _finite(digits: str) -> float:
         msg = f"{digits[:20]} is too large a number"
         raise ValueError(msg)
     return number
+
+
+def _integer(digits: str) -> int:
+    """Refuse numbers of more digits than Python reads, with a text for the publisher."""
+    try:
+        return int(digits)
+    except ValueError as error:
+        msg = f"{digits[:20]}, of {len(digits)} digits, is too large a number"
+        raise ValueError(msg) from error

@@ -206,6 +206,8 @@ def judge_letters(letters: Sequence[DeadLetter], published: Mapping[str, Poison]
         headers = letter.delivery.headers
         if not letter.reason or kind.reason not in letter.reason:
             wrong.append(f"{key}, {kind.name}: its reason is {letter.reason!r}")
+        if bool(letter.traceback) != (kind.attempts == RETRIED):  # its handler has raised
+            wrong.append(f"{key}, {kind.name}: its traceback is {letter.traceback!r}")
         if letter.attempts != kind.attempts:
             wrong.append(f"{key}, {kind.name}: {letter.attempts} attempts")
         if headers.get(EXCHANGE) != "ring" or not str(headers.get(CONSUMER)).startswith("update"):
