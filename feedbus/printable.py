@@ -7,7 +7,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""Return text with an escape for each character that is not printable, such as \n or \x1b.
+    r"""Return a text in which an escape replaces each unprintable character, such as \n or \x1b.
 
     `str.isprintable` decides. Not printable are control and format characters (also those that
     change the direction of text), line separators and lone surrogates.
@@ -18,12 +18,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return text in which everything except line ends is printable."""
+    """Return a text in which all characters except line ends are printable."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def one_line(text: object) -> str:
-    """Return text, such as that of an error, in one line: a space for each run of white space."""
+    """Return a text in one line; one space replaces each run of white space."""
     return " ".join(str(text).split())
 
 

@@ -1,4 +1,4 @@
-"""The parsed topology: exchanges, queues, shards, consumers and processes, as frozen values."""
+"""The topology as immutable dataclasses: exchanges, queues, shards, consumers and processes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Exchange:
 
     @property
     def hashed(self) -> bool:
-        """Whether the exchange has a ring."""
+        """Whether the exchange is of type x-consistent-hash, and so has a ring."""
         return self.type == "x-consistent-hash"
 
 
@@ -117,7 +117,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """The age and the number up to which dead letters of a queue are kept; None is no limit."""
+    """The limits of a queue's dead letters by age and number; None means no limit."""
 
     max_age_seconds: float | None = None
     max_length: int | None = None
@@ -305,7 +305,7 @@ class Generation:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the members, the turn and the shape: eight hex digits."""
+        """A digest of the members, the turn and the shape, as eight hexadecimal digits."""
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -342,7 +342,7 @@ class Topology:
 
     @property
     def root(self) -> Path:
-        """The folder of topology.toml: handlers and relative paths are found from there."""
+        """The folder of topology.toml, from which handlers and relative paths are found."""
         return self.path.parent
 
     @cached_property
@@ -382,7 +382,7 @@ class Topology:
         return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
 
     def on_ring(self, queue: Queue) -> bool:
-        """Whether a queue is on a ring."""
+        """Whether the exchange of a queue has a ring."""
         return not queue.external_name and self.exchanges[queue.exchange].hashed
 
     def generation(self, exchange: str) -> Generation:

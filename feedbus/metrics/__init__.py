@@ -1,4 +1,4 @@
-"""The metrics: each process writes its own file, and /metrics reads all files together."""
+"""Metrics: each process writes them to its own file, and `/metrics` reads the files of all."""
 
 from feedbus.metrics.catalogue import Limit, Outcome, Part, Verdict
 from feedbus.metrics.exposition import (

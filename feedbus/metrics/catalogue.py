@@ -18,7 +18,7 @@ PARTS: tuple[Part, ...] = ("broker", "store", "handler")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric; a histogram's bounds are the upper ends of its buckets, without +Inf."""
+    """One metric; `bounds` are the upper ends of a histogram's buckets, without +Inf."""
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]

@@ -36,7 +36,7 @@ events = EventLog("feedbus.metrics")
 
 
 class Counts:
-    """Numbers by key; kept in a file, or in memory if there is no file or the disk is full."""
+    """Counters by key, in a file; in memory if there is no file or the disk is full."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Map the file; raise ValueError if it is not a valid metric file.
@@ -65,7 +65,7 @@ class Counts:
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
-        """Open the file of a name as its only writer; raise OSError if that is impossible.
+        """Open the file of a name as its only writer; raise OSError if that is not possible.
 
         If the file is in use by another process, a file with an additional number is used. A
         damaged file is renamed, so that only its own values are lost.
@@ -97,7 +97,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, which begin at 0; change them only under the lock."""
+        """Return the numbers of a key, which start at 0; hold the lock to change them."""
         with self.lock:
             known = self._numbers.get(key)
             if known is None or len(known) != length:
@@ -172,7 +172,7 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Yield each entry's key, the start and end of its numbers, and the numbers."""
+    """Yield each entry: its key, the start and the end of its numbers, and the numbers."""
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
         # A segment of zeros is one whose writer was stopped before it wrote anything.
         if any(segment):

@@ -1,4 +1,4 @@
-"""Read the metrics of all processes together, for Prometheus and for feedbus status."""
+"""Read the metrics of all processes together, for Prometheus and for `feedbus status`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a consumer has settled since its metrics began: records, and the lag of deliveries."""
+    """The records and the lag of the deliveries that a consumer has settled."""
 
     records: int = 0
     lag_seconds: float = 0.0

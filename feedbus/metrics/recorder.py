@@ -35,7 +35,7 @@ class Metrics:
     """All metrics of one process."""
 
     def __init__(self, counts: Counts) -> None:
-        """Record into counts; callers normally use open() or none()."""
+        """Create it with counts; callers usually call open() or none()."""
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
@@ -84,7 +84,7 @@ class Metrics:
         return known
 
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
-        """Count records that the broker confirmed, returned, nacked or did not answer.
+        """Count records that the broker confirmed, returned, refused or did not confirm.
 
         A count of 0 makes the exchange's series known before anything is published.
         """
@@ -97,7 +97,7 @@ class Metrics:
         known.add(count)
 
     def publisher_blocked(self, seconds: float) -> None:
-        """Count time that a publisher waited for a broker that blocks it."""
+        """Count the time for which the broker has blocked a publisher."""
         if self._blocked is None:
             self._blocked = _Counter(self._counts, catalogue.BLOCKED)
         self._blocked.add(max(0.0, seconds))
@@ -121,7 +121,7 @@ class Metrics:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Close the metrics."""
         self.close()
 
 
@@ -164,7 +164,7 @@ class ConsumerMetrics:
         self._lag.observe(seconds, count)
 
     def age(self, seconds: float) -> None:
-        """Count the time from the first publish to settling, for a delivery that was sent again."""
+        """Count the time from the first publish to settling, for a retry or a requeued message."""
         self._age.observe(seconds)
 
     def redelivered(self, deliveries: int = 1) -> None:
@@ -196,7 +196,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: Part, seconds: float) -> None:
-        """Count the time of waiting during an outage; it grows while the outage lasts."""
+        """Count the time that a consumer waits during an outage, also while the outage lasts."""
         self._held[part].add(max(0.0, seconds))
 
 
@@ -215,7 +215,7 @@ class ScheduleMetrics:
 
 
 class _Counter:
-    """A number that grows."""
+    """A number that only grows."""
 
     __slots__ = ("_lock", "_numbers")
 
@@ -229,7 +229,7 @@ class _Counter:
 
 
 class _Histogram:
-    """Observations by bucket, and their sum."""
+    """The number of observations in each bucket, and their sum."""
 
     __slots__ = ("_bounds", "_lock", "_numbers")
 

@@ -1,4 +1,4 @@
-"""Write the files of a new project into a folder of its name.
+"""Write the files of a new project into a new folder.
 
 The templates are the files under `files/`. Their names end with `.template`, so that pip, test
 runners and type checkers do not treat them as modules of feedbus. `{{name}}` and `{{version}}` are
@@ -49,7 +49,7 @@ class Created:
 
 
 def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
-    """Write a new project into a folder with its name.
+    """Write a new project into a folder that has the project's name.
 
     Args:
         name: the name of the project, which its topology and its folder get.
@@ -78,7 +78,7 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
 
 
 def templates() -> dict[str, str]:
-    """Return the text of each template by the path of the file that it becomes, sorted."""
+    """Return the text of each template, by the path of the written file, sorted."""
     return dict(sorted(_templates(files("feedbus.new_project") / "files", "")))
 
 

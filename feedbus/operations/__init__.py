@@ -1,1 +1,1 @@
-"""The operations process of a project: metrics, health, queue depths, and a page for them."""
+"""The operations process: metrics, health checks, queue depths, and a page that shows them."""

@@ -1,4 +1,4 @@
-"""Access control: requests need the API token; if none is set, only this host is answered."""
+"""Access control: requests need the API token; without a token, only this host gets answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
 def token_from(environ: Mapping[str, str]) -> bytes | None:
-    """Return the API token of the environment; a blank one is None."""
+    """Return the API token in the environment; None if it is missing or blank."""
     token = environ.get(TOKEN, "").strip()
     return os.fsencode(token) or None
 
@@ -42,7 +42,7 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
-        """Raise the problem unless the request is allowed; `figures` are metrics without names."""
+        """Raise a problem if a request is not allowed; `figures`: it asks only for metrics."""
         if self.token is None:
             check_host(environ.get("HTTP_HOST"))
         elif not (figures and self.loopback):

@@ -1,4 +1,4 @@
-"""Connections of clients: limited in number, and in how long each may take to send a request."""
+"""Connections of HTTP clients: their number and the time for sending a request are limited."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LINGER_SECONDS = 3.0
 
 
 class ProblemTask(ErrorTask):
-    """Answers requests that waitress refuses: a wrong request line, headers or body too large."""
+    """Answers requests that waitress refuses, such as requests with a too large body."""
 
     def execute(self) -> None:
-        """Write the problem, and let the client finish sending, so that it can read the problem."""
+        """Write the problem; let the client finish sending, so that it can read the problem."""
         error = self.request.error
         status = HTTPStatus(error.code)
         detail = f"{error.body or error.reason}."
@@ -51,7 +51,7 @@ class ProblemTask(ErrorTask):
 
 
 class WholeTask(WSGITask):
-    """Sends the headers and body of an answer together, where waitress sends two packets."""
+    """Sends the headers and the body of an answer together; waitress sends two packets."""
 
     wrote_header: bool = False
 
@@ -66,7 +66,7 @@ class WholeTask(WSGITask):
 
 
 class Channel(HTTPChannel):
-    """A connection with a time limit for requests; its client can read a refusal.
+    """A connection with a time limit for requests, whose client can read a refusal.
 
     After a refusal, it discards received data for a few seconds. An immediate close would reset the
     connection, and the client would get the reset instead of the answer.
@@ -82,13 +82,13 @@ class Channel(HTTPChannel):
     total_outbufs_len = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Wait for the first request from now on."""
+        """Create it; from now on, wait for the first request."""
         self.waiting_since = time.monotonic()
         self.served = False
         super().__init__(*arguments, **options)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client has taken too long to send a request, or to send another."""
+        """Whether the client takes too long to send its first or its next request."""
         if self.requests or self.total_outbufs_len:
             return False
         if self.request is None:
@@ -98,7 +98,7 @@ class Channel(HTTPChannel):
         return now - self.waiting_since > longest
 
     def worth(self) -> tuple[bool, bool, float]:
-        """Return a sort key: the order in which connections are closed if there are too many.
+        """Return a sort key: if there are too many connections, the lowest is closed first.
 
         First those that have not sent a whole request, the oldest first; then those that were
         answered and are kept alive; last those that have not read their whole answer.
@@ -107,7 +107,7 @@ class Channel(HTTPChannel):
         return bool(self.total_outbufs_len), kept_alive, self.waiting_since
 
     def service(self) -> None:
-        """Answer a request; from then on wait for another."""
+        """Answer a request; from then on, wait for another request."""
         super().service()
         self.served = True
         self.waiting_since = time.monotonic()
@@ -129,7 +129,7 @@ class Channel(HTTPChannel):
             self.will_close = True
 
     def _readable_for_a_while(self) -> bool:
-        """Return whether to read; each iteration of the loop calls it, so lingering ends here."""
+        """Return whether to read; if the time after a refusal is over, close the connection."""
         if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool
@@ -146,7 +146,7 @@ class Channel(HTTPChannel):
 
 
 class Listener(TcpWSGIServer):
-    """Accepts every connection, and closes those that are overdue or too many.
+    """Accepts every connection, and closes connections that are overdue or too many.
 
     waitress itself stops accepting connections at its limit. Then clients that send nothing could
     block all others.
@@ -199,7 +199,7 @@ def too_large() -> str:
 
 
 def close(channels: list[Channel]) -> None:
-    """Close in the loop's next iteration: a descriptor must not be reused within one iteration."""
+    """Close a connection in the loop's next iteration, so that its descriptor is not reused."""
     for channel in channels:
         channel.will_close = True
 

@@ -1,4 +1,4 @@
-"""Find folders that cannot be written to: full disks, and read-only file systems."""
+"""Find folders that cannot be written to, on full disks or read-only file systems."""
 
 from __future__ import annotations
 

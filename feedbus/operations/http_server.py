@@ -32,7 +32,7 @@ FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
 
 
 class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
-    """An address cannot be bound."""
+    """The server cannot listen on an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Server:
     def __init__(
         self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
     ) -> None:
-        """Create a server on a bound socket; it accepts connections now, and answers in run()."""
+        """Create a server on a bound socket; it accepts connections, and run() answers requests."""
         self._stopping = False
         self._map: dict[int, Any] = {}
         dispatcher = ThreadedTaskDispatcher()
@@ -115,7 +115,7 @@ class Server:
 
 
 def bind(address: Address) -> socket.socket:
-    """Return a socket that listens on an address, port 0 for any free port.
+    """Return a socket that listens on an address; port 0 means any free port.
 
     Raises:
         CannotListen: nothing can listen there, with the reason and what to do.

@@ -1,4 +1,4 @@
-"""The operations process: it serves HTTP, publishes the outbox, fires schedules, shares shards."""
+"""The operations process: HTTP, the outbox relay, schedules, and the shards of several hosts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
 
 
 def run(topology: Topology, host: str, port: int | None, *, supervised: bool) -> None:
-    """Serve a topology's operations until SIGTERM or SIGINT.
+    """Run the operations process until SIGTERM or SIGINT.
 
     Args:
         topology: the topology of the system.
@@ -76,7 +76,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
 
 @contextmanager
 def _publishing(topology: Topology, store: Store) -> Iterator[None]:
-    """Publish the outbox and fire schedules while the block runs."""
+    """In a `with` block, relay the outbox and fire schedules."""
     with contextlib.ExitStack() as ends:
         if topology.store is not None or topology.schedules:
             metrics = ends.enter_context(Metrics.open(topology.var / "metrics", OPERATIONS))
@@ -111,7 +111,7 @@ class OperationsServer:
             self._server.stop()
 
     def serve(self, make_application: MakeApplication) -> None:
-        """Serve until a signal.
+        """Answer requests until a signal arrives.
 
         Args:
             make_application: returns the WSGI application, given the guard of its routes.
@@ -186,7 +186,7 @@ class OperationsServer:
             raise
 
     def _bind_to_another(self) -> socket.socket:
-        """Listen on the port of the previous operations process, or on any free port.
+        """Listen on the port of the previous process, otherwise on any free port.
 
         So a restart does not change the address that a scraper or a browser has.
         """

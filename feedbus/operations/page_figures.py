@@ -1,4 +1,4 @@
-"""The figures of the operations page: waiting and handled messages, and durations."""
+"""The figures of the operations page: waiting messages, handled messages, and durations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def figures(
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the figures of all queues.
+    """Return the figures of all queues for the operations page.
 
     Args:
         topology: the topology of the consumers, whose metrics are read.

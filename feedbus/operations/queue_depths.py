@@ -27,10 +27,10 @@ Answer = TypeVar("Answer")
 
 
 class QueueDepths:
-    """The depths of a topology's queues, read at most once a second for all requests together."""
+    """The depths of a topology's queues; requests share one reading for a second."""
 
     def __init__(self, topology: Topology) -> None:
-        """Connect on the first read."""
+        """Create it; the first read opens the connection."""
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: broker.Connection | None = None
@@ -70,7 +70,7 @@ class QueueDepths:
             return self._delayed
 
     def fired(self) -> Mapping[str, datetime]:
-        """Return the last firing of each schedule that was fired.
+        """Return the time of the last firing of each schedule.
 
         Raises:
             Outage: the broker is unavailable.
@@ -98,7 +98,7 @@ class QueueDepths:
             return self._refusal
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -65,7 +65,7 @@ def problem(
 
 
 def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
-    """Return an error of Bottle (no such page, wrong method, a crash) as a problem.
+    """Return an error of Bottle as a problem, such as a wrong method or an unknown page.
 
     Args:
         error: the error of Bottle.
@@ -80,7 +80,7 @@ def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
 
 
 def wrong_method(routed: str) -> bottle.HTTPResponse:
-    """Return the answer to OPTIONS, or 405 for another method, with the methods of the path."""
+    """Return the answer to OPTIONS; for another method, 405 with the methods of the path."""
     methods = {method for method in routed.split(",") if method}
     if "GET" in methods:
         methods.add("HEAD")

@@ -41,10 +41,10 @@ NOT_FOUND = (
 
 
 class Operations:
-    """The functions of the routes."""
+    """The functions that answer the requests of each route."""
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
-        """Show this topology's system."""
+        """Create it for a topology, whose system the page shows."""
         self._topology = topology
         self._store = store
         self._depths = depths
@@ -147,7 +147,7 @@ class Operations:
             return {}
 
     def _schedules(self) -> list[dict[str, Any]]:
-        """Return the last known and the next firing of each schedule."""
+        """Return the last and the next firing of each schedule."""
         if not self._topology.schedules:
             return []
         try:
@@ -198,12 +198,12 @@ def store_away(store: Store) -> str:
 
 
 def broker_state(url: BrokerUrl, away: str) -> dict[str, Any]:
-    """Return a broker's kind, and whether it answers; not its address."""
+    """Return the kind of a broker and whether it answers, without its address."""
     return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not away}
 
 
 def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
-    """Return a store's kind, and whether it answers; None without a store."""
+    """Return the kind of a store and whether it answers; None if there is no store."""
     if store is None:
         return None
     if store.url is None:
@@ -213,7 +213,7 @@ def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
 
 @cache
 def page_and_policy() -> tuple[bytes, str]:
-    """Return the page, and the policy that allows only its own script and style."""
+    """Return the page, and the security policy that allows only the page's script and style."""
     page = PAGE.read_bytes()
     sources = {"script": "", "style": ""}
     for tag, content in INLINE.findall(page.decode()):

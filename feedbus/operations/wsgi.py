@@ -1,4 +1,4 @@
-"""A WSGI application: access control, errors as problems, and metrics of every request."""
+"""A WSGI application: access control, errors as problem documents, and metrics of requests."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Measure = Callable[[str, str, int, float], None]
 
 
 def measure_nothing(method: str, route: str, status: int, seconds: float) -> None:
-    """Do nothing with the measurements of a request."""
+    """Ignore the measurement of a request."""
 
 
 class Application(bottle.Bottle):
-    """A Bottle application that checks access, and answers every error as a problem."""
+    """A Bottle application that checks access and answers every error as a problem document."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Application(bottle.Bottle):
         return body
 
     def default_error_handler(self, res: bottle.HTTPError) -> bytes:
-        """Answer Bottle's own errors as problems."""
+        """Answer Bottle's errors as problem documents."""
         answer = from_bottle(res, self._not_found)
         answer.apply(bottle.response)
         body: bytes = answer.body
@@ -87,7 +87,7 @@ class Application(bottle.Bottle):
 
 
 def check_path() -> None:
-    """Refuse a path that is not UTF-8; Bottle would drop the invalid bytes."""
+    """Refuse a path that is not UTF-8, because Bottle would remove the invalid bytes."""
     try:
         bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
@@ -95,7 +95,7 @@ def check_path() -> None:
 
 
 class _Shield:
-    """A Bottle plugin that checks access to each route, and answers its exceptions."""
+    """A Bottle plugin that checks access to each route, and converts exceptions to answers."""
 
     api = 2
     name = "shield"
@@ -105,7 +105,7 @@ class _Shield:
         self._is_outage = is_outage
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        """Wrap a route's function."""
+        """Return the wrapped function of a route."""
         public, figures = route.config.get("public", False), route.config.get("figures", False)
         check = self._guard.check
 

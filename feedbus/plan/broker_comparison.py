@@ -1,4 +1,4 @@
-"""All changes of a plan, including the broker's objects that a topology no longer needs."""
+"""Compare all objects on the broker with a topology, including objects that it no longer needs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Comparison:
     parked: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute once the data with which each queue of the broker is compared."""
+        """Compute the data that the comparison of each queue needs."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting = self._waiting_queues()
         parked = queue_replacement.parked_delays(self.topology, self.seen)
@@ -119,7 +119,7 @@ class Comparison:
         }
 
     def _waiting_queues(self) -> dict[str, bool]:
-        """Return whether each queue or shard has an order, by the name of its waiting queue."""
+        """Return, by the name of each waiting queue, whether its queue has an order."""
         names, consumers = self._names, self.topology.consumers
         found = {
             names.queue(consumer): bool(consumer.queue.order_by)
@@ -133,7 +133,7 @@ class Comparison:
         return {names.waiting(queue): ordered for queue, ordered in found.items()}
 
     def _generations(self) -> Iterator[Generation]:
-        """Yield existing and future generations: a crash may have declared the latter."""
+        """Yield existing generations, and new ones that a crash may have declared."""
         for exchange in self.topology.exchanges.values():
             if not exchange.hashed:
                 continue
@@ -158,7 +158,7 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the leftover queues: all that are deleted, and those that are not empty."""
+        """Return leftover queues: those that consumers empty, all, those with messages."""
         leaving, deleted, nonempty = [], [], []
         wanted = self._wanted_queues()
         for name, found in self.seen.queues.items():
@@ -199,7 +199,7 @@ class Comparison:
         return leaving, deleted, nonempty
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
-        """Return whose state a queue keeps, as kind, name and reason; its messages are no loss."""
+        """Return the kind, name and reason of a queue that keeps a state, or None."""
         schedules = self._names.schedule("")
         if name.startswith(schedules):
             reason = "no longer in the topology; the time of its last firing is deleted"
@@ -209,7 +209,7 @@ class Comparison:
         return None
 
     def _kept_apart(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue belongs to no queue or exchange of the topology, but is kept."""
+        """Whether a queue that is in no table of the topology must be kept."""
         return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
@@ -218,7 +218,7 @@ class Comparison:
         return wanted is not None and not differing(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
-        """Whether it is a queue of feedbus 0.1 for a handler's own delay; the broker deletes it."""
+        """Whether a queue is a delay queue of feedbus 0.1, which the broker deletes itself."""
         return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
     def _named(self, name: str) -> bool:
@@ -229,7 +229,7 @@ class Comparison:
         return False
 
     def _bare(self, name: str) -> str:
-        """Return a name without the topology's."""
+        """Return a name without the prefix of the topology."""
         return name.removeprefix(f"{self.topology.name}.")
 
     def _consumed(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The content of a plan: changes, each with its reason."""
+"""The content of a plan: changes with their reasons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change that apply would make; a dangerous one only if --delete-nonempty names it."""
+    """One change of a plan; a dangerous change is made only if --delete-nonempty names it."""
 
     action: Action
     kind: Kind
@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """The keys of the busiest shard, divided by its fair number; predicted for 10,000 keys."""
+    """The predicted number of keys of the busiest shard, divided by its share by weight."""
 
     shards: int
     max_over_share: float
@@ -36,7 +36,7 @@ class Evenness:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An old shard with messages: keys that leave it wait until these messages are handled.
+    """An old shard with messages, for which the keys that leave the shard have to wait.
 
     Attributes:
         shard: the consumer of the old shard.
@@ -56,7 +56,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """A key that alone has more records than a shard of the new ring has on average.
+    """A key that has more records than an average shard of the new ring.
 
     Attributes:
         key: the routing key.
@@ -110,7 +110,7 @@ class RingChange:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """An old generation that is not empty yet."""
+    """An old generation whose queues are not empty yet."""
 
     exchange: str
     digest: str
@@ -119,7 +119,7 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """The differences between the supervisor's watchers and the topology's.
+    """The differences between the watchers of the supervisor and of the topology.
 
     Attributes:
         supervisor_pid: the supervisor's process id.
@@ -181,12 +181,12 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Whether apply would do nothing."""
+        """Whether `feedbus apply` would change nothing."""
         return not self.changes and not self.rings
 
     @property
     def dangers(self) -> tuple[Change, ...]:
-        """The changes that apply refuses unless --delete-nonempty names them."""
+        """The changes that `feedbus apply` makes only if --delete-nonempty names them."""
         return tuple(change for change in self.changes if change.action == "dangerous")
 
     def counts(self) -> dict[str, int]:
@@ -197,7 +197,7 @@ class Plan:
         return found
 
     def report(self) -> dict[str, Any]:
-        """Return the object that --json prints."""
+        """Return the plan as `feedbus plan --json` prints it."""
         watchers = self.watchers
         return {
             "changes": [asdict(change) for change in self.changes],

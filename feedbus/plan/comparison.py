@@ -26,7 +26,7 @@ def make_plan(
     delete_nonempty: Collection[str] = (),
     predict: bool = True,
 ) -> Plan:
-    """Compare, without declaring, changing or deleting anything.
+    """Return the plan of a topology; nothing is declared, changed or deleted.
 
     Args:
         topology: the wanted state.

@@ -1,4 +1,4 @@
-"""Compare declared objects with the broker's: exchanges, queues, bindings, schedules."""
+"""Compare the objects that a topology declares with the objects on the broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feedbus.topology import Consumer, Exchange, Topology
 
 
 def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
-    """Yield the consumers whose queue is declared here and is on no ring."""
+    """Yield the consumers whose queue is on no ring and is not external."""
     for consumer in topology.consumers.values():
         if not consumer.queue.external_name and not topology.on_ring(consumer.queue):
             yield consumer
@@ -27,7 +27,7 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
 
 @dataclass(slots=True)
 class DeclaredObjects:
-    """Compares a topology's objects with the broker's inventory, and adds each change to a list.
+    """Compares the declared objects with the broker's, and adds each change to a list.
 
     Attributes:
         topology: the wanted state.
@@ -101,7 +101,7 @@ class DeclaredObjects:
         )
 
     def parked_delays(self) -> None:
-        """Add retries that an interrupted replacement has parked."""
+        """Add the retries that an interrupted replacement has moved away."""
         for _, name in queue_replacement.parked_delays(self.topology, self.seen):
             reason = "an interrupted replacement has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)

@@ -1,4 +1,4 @@
-"""How long the keys of a ring wait after a switch, and for how many messages of old shards."""
+"""How long keys wait after a switch, because old shards still have messages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Shares = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How many messages each consumer handles in a second, measured from now on."""
+    """The number of messages that each consumer handles in a second, measured from now on."""
 
     folder: Path
     _started: float = field(default_factory=time.monotonic)
     _before: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Begin to measure."""
+        """Start the measurement."""
         self._before.update(deliveries(self.folder))
 
     def measured(self) -> dict[str, float]:
@@ -42,7 +42,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages of each shard of a generation that has any."""
+    """Return the number of messages of each shard of a generation that has messages."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages
@@ -52,7 +52,7 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
 
 
 def shares(old: Generation, new: Generation) -> Shares:
-    """Return the share of all keys by (old shard, new shard), without keys that do not move.
+    """Return the share of all keys that move, by (old shard, new shard).
 
     A ring without shards has no keys.
     """
@@ -69,7 +69,7 @@ def waits(
     moving: Shares,
     rates: Mapping[str, float],
 ) -> tuple[Wait, ...]:
-    """Return the wait for each old shard with messages, the most messages first.
+    """Return the wait for each old shard with messages; the most messages come first.
 
     Args:
         backlogs: the messages of each generation by shard.

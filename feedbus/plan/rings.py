@@ -22,7 +22,7 @@ KEYS = 10_000
 def changes(
     topology: Topology, seen: Inventory, states: Mapping[str, State], *, predict: bool
 ) -> Iterator[RingChange]:
-    """Yield the rings that get a new generation; predicting where keys go takes some seconds."""
+    """Yield the rings that get a new generation; a prediction of the keys takes some seconds."""
     rates = Rates(topology.var / "metrics") if predict else None
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -129,7 +129,7 @@ def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a key with its share of the records, if that is more than the share of a shard."""
+    """Return a key with its share of the records if it exceeds the share of an average shard."""
     shard_share = 1 / len(generation.members) if generation.members else 1.0
     if share <= shard_share:
         return None

@@ -1,1 +1,1 @@
-"""The operating-system process: signals, forks, locks and files, and its supervisor."""
+"""The process in the operating system: signals, forks, threads, locks, files, supervisor."""

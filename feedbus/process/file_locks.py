@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel releases when their holder ends for any reason.
+"""Locks on files; the kernel releases them when their holder ends for any reason.
 
 There are two kinds. A lock on an open file (flock) ends when every copy of its descriptor is
 closed, also the copies of forked children. A record lock (lockf) belongs to one process: its
@@ -32,7 +32,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file, waiting in the kernel for as long as it takes."""
+    """Lock an open file; wait in the kernel until the lock is free."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
@@ -42,7 +42,7 @@ def unlock(descriptor: int) -> None:
 
 
 def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
-    """Try to take a lock until it is taken, or return False after wait_seconds."""
+    """Try to take a lock repeatedly; return False if it is not free within wait_seconds."""
     deadline = time.monotonic() + wait_seconds
     while not take():
         if time.monotonic() >= deadline:
@@ -53,7 +53,7 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock on a file, which is created if missing; yield False if it is taken.
+    """Hold the lock on a file in a `with` block; yield False if another process holds it.
 
     Raises:
         OSError: the file cannot be created.
@@ -68,7 +68,7 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
 
 
 def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
-    """Lock a file for this process and write its id to it; closing the descriptor unlocks it.
+    """Lock a file for this process, and write the process id to the file.
 
     It is a record lock, so children of this process do not hold it.
 
@@ -97,7 +97,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds a record lock, or None if none does."""
+    """Return the id of the process that holds a record lock, or None if the lock is free."""
     try:
         handle = open_private(path, os.O_RDWR, any_owner=True)
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def last_holder(path: Path) -> int:
-    """Return the id of the process that took a record lock last, or 0 if it is unknown."""
+    """Return the id of the process that last took a record lock, or 0 if it is not known."""
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def last_holder(path: Path) -> int:
 
 
 def _holder(handle: int) -> int:
-    """Return the process that holds a lock, or 0 if it is unknown.
+    """Return the id of the process that holds a lock, or 0 if it is not known.
 
     The kernel knows it. The content of the file may be written by a user who must not cause
     signals.

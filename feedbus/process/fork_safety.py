@@ -1,4 +1,4 @@
-"""Close, in a forked process, descriptors that belong only to the process that forked it.
+"""Close inherited descriptors in a forked process if they belong only to its parent process.
 
 A handler can fork, with os.fork() or multiprocessing. The forked process inherits the descriptors
 of connections and locks. Without this module, it would keep them open after this process has ended.
@@ -25,12 +25,12 @@ _holders: weakref.WeakSet[HasFileno] = weakref.WeakSet()
 
 
 def close_in_forks(holder: HasFileno) -> None:
-    """Replace the holder's descriptor by /dev/null in every process that this one forks."""
+    """Replace a holder's descriptor by /dev/null in every process that is forked from now on."""
     _holders.add(holder)
 
 
 def end_fork() -> NoReturn:
-    """End a forked process that returns from the handler, with the error that it raised.
+    """End a forked process that returns from the handler; print the error that it raised.
 
     It runs the same code as its parent process, so it would settle the same messages again.
     """

@@ -1,4 +1,4 @@
-"""How a signal ends a command: immediately, or by KeyboardInterrupt so that it can clean up."""
+"""Signals that end a command: immediately, or by KeyboardInterrupt so that it can clean up."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def _raise(_number: int, _frame: object) -> None:
 
 
 def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End the process if a signal arrived in code that cannot raise, such as a destructor."""
+    """End the process if a signal arrived in code that cannot raise, such as __del__."""
     if unraisable.exc_type is KeyboardInterrupt:
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)

@@ -1,4 +1,4 @@
-"""The Python files of a project that a process has imported, and changes to them."""
+"""The Python files of a project that a process has imported, and later changes to these files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def imported_files() -> dict[str, int]:
-    """Return the files of this process's modules with their times of change, in nanoseconds.
+    """Return the files of this process's modules, with the time of their last change.
 
     Python's own modules and installed packages are left out: `pip install` is not an edit.
     """
@@ -31,12 +31,12 @@ def imported_files() -> dict[str, int]:
 
 
 def write(files: dict[str, int]) -> str:
-    """Return imported files as one line of text."""
+    """Return imported files as one line of text, for a file."""
     return json.dumps(files)
 
 
 def changed(line: str) -> list[Path]:
-    """Return the files of such a line that have changed or are gone, sorted."""
+    """Return the files of such a line that have changed or were deleted, sorted."""
     try:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)

@@ -1,4 +1,4 @@
-"""Open files and folders of this user only, and follow no links to files of other users."""
+"""Open files and folders that belong to this user, and follow no links to files of other users."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def make_database_file(path: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Try to write to a folder; return why that failed, or "".
+    """Try to write to a folder; return why that has failed, or "".
 
     A folder that does not exist yet can be written to.
     """

@@ -1,4 +1,4 @@
-"""What a process records about itself in the files of its slot: ready, holding, waiting records."""
+"""The status of a process in the files of its slot: ready, holding, waiting records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedbus.process.slots import READY_FILE, slot_path
 
 
 def mark_ready() -> None:
-    """Report to the supervisor that this process is ready; does nothing without a slot."""
+    """Report to the supervisor that this process is ready; without a slot, do nothing."""
     path = os.environ.get(READY_FILE)
     if path:
         code = loaded_code.write(loaded_code.imported_files())
@@ -22,12 +22,12 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Record why this process holds, "" when it continues; does nothing without a slot."""
+    """Record why this process holds, "" if it continues; without a slot, do nothing."""
     _mark(".holding", reason)
 
 
 def mark_waiting(records: int) -> None:
-    """Record how many records wait in this process; does nothing without a slot."""
+    """Record how many records wait in this process; without a slot, do nothing."""
     _mark(".waiting", str(records) if records else "")
 
 
@@ -48,12 +48,12 @@ def holding(folder: Path, name: str, slot: int, pid: int) -> str:
 
 
 def all_holding(folder: Path) -> dict[str, list[str]]:
-    """Return the reasons of all processes that hold, by process name."""
+    """Return the reasons of all processes that hold, by the name of the process."""
     return _marked(folder, ".holding")
 
 
 def all_waiting(folder: Path) -> dict[str, int]:
-    """Return how many records wait in all processes of a name, by process name."""
+    """Return how many records wait in the processes of each name."""
     found = _marked(folder, ".waiting")
     return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
 
@@ -70,7 +70,7 @@ def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
 
 
 def _content(path: Path) -> tuple[str, str]:
-    """Return the process id in the first line of a file, and the rest; "" if it cannot be read."""
+    """Return the process id in the first line of a file, and the other lines."""
     try:
         first, _, rest = path.read_text(encoding="utf-8").partition("\n")
     except OSError:
@@ -94,13 +94,13 @@ def ready_since(path: Path, pid: int) -> float | None:
 
 
 def runs_ready(folder: Path, name: str, slot: int) -> bool:
-    """Whether a process that does its work holds a slot."""
+    """Whether the process in a slot is ready."""
     path = slot_path(folder, name, slot, "ready")
     noted, _ = _content(path)
     return bool(noted) and noted == _lock_holder_beside(path)
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:
-    """Return the files that have changed since the process with this ready file imported them."""
+    """Return the files that have changed since a process has imported them."""
     noted, rest = _content(path)
     return loaded_code.changed(rest.partition("\n")[0]) if noted == str(pid) else []

@@ -25,7 +25,7 @@ class HasVar(Protocol):
 
     @property
     def var(self) -> Path:
-        """The folder, absolute."""
+        """The folder of the system's state, as an absolute path."""
 
 
 class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
@@ -57,7 +57,7 @@ def slot_locks(folder: Path) -> list[Path]:
 def hold_slot(
     topology: HasVar, name: str, slot: int, *, patience_seconds: float | None = None
 ) -> Iterator[None]:
-    """Hold the lock of a slot of a consumer or process while the block runs.
+    """Hold the lock of a slot of a consumer or process in a `with` block.
 
     Args:
         topology: the topology with the folder of state.
@@ -84,7 +84,7 @@ def hold_slot(
 
 
 def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
-    """Lock a slot, and name its ready file in the environment; return the lock's descriptor.
+    """Lock a slot, set the path of its ready file in the environment, and return the descriptor.
 
     Raises:
         SlotTaken: the other process did not end.

@@ -1,4 +1,4 @@
-"""A supervised process: its parent-death signal, signal actions, and memory limit."""
+"""Set up a supervised process: its parent-death signal, its signal actions, its memory limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Request SIGTERM for the end of the supervisor; return whether there is a supervisor.
+    """Request SIGTERM for when the supervisor ends; return whether there is a supervisor.
 
     Raises:
         SystemExit: the supervisor has already ended.
@@ -63,7 +63,7 @@ def _watch(parent: int) -> None:
 
 
 def limit_memory(limit_bytes: int | None) -> None:
-    """Make allocations beyond limit_bytes fail (MemoryError in Python); None is no limit."""
+    """Make allocations above limit_bytes fail, with MemoryError in Python; None: no limit."""
     if limit_bytes is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -1,4 +1,4 @@
-"""Threads: an interface for starting them and waiting for them, and the threads of the machine."""
+"""An interface for threads, and the threads of the machine."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Thread(Protocol):
 
 
 class Pool(Protocol):
-    """Threads that make calls."""
+    """Threads that execute calls."""
 
     def submit(self, call: Callable[..., object], /, *arguments: Any) -> object:
-        """Make a call in one of the threads."""
+        """Execute a call in one of the threads; return a future with its result."""
 
     def shutdown(self) -> None:
         """Return when all calls have ended, and end the threads."""
@@ -48,10 +48,10 @@ class Threads(Protocol):
         """Start a thread that does not keep the process alive."""
 
     def pool(self, name: str, most: int, begin: Callable[[], None]) -> Pool:
-        """Return a pool of at most so many threads; each calls `begin` first."""
+        """Return a pool with a limited number of threads, each of which first calls `begin`."""
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
-        """Wait for the result of another thread.
+        """Wait for a future of another thread, and return its result.
 
         Raises:
             TimeoutError: there is none after these seconds.
@@ -71,13 +71,13 @@ class SystemThreads:
         return thread
 
     def pool(self, name: str, most: int, begin: Callable[[], None]) -> Pool:
-        """Return a pool of the standard library."""
+        """Return a thread pool of the standard library."""
         from concurrent.futures import ThreadPoolExecutor  # only some consumers need it
 
         return ThreadPoolExecutor(most, name, initializer=begin)
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
-        """Wait for a future."""
+        """Wait for a future, and return its result."""
         return future.result(seconds)
 
 

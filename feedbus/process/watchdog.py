@@ -1,4 +1,4 @@
-"""End a consumer whose handler exceeds its time limit, from outside its process.
+"""End a consumer whose handler exceeds its time limit, from another process.
 
 A handler that keeps Python's interpreter lock stops every thread of its process, so no thread of
 the process can end it. The consumer writes into a file which messages are in its handler, and the
@@ -32,7 +32,7 @@ ERROR = 40  # the value of logging.ERROR; logging takes long to import
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The content of a consumer's file.
+    """The content of the file in which a consumer records the messages in its handler.
 
     Attributes:
         until: the deadline of the handler, by the clock that all processes of a machine share; None
@@ -71,7 +71,7 @@ class Note:
         return 0.0 if self.until is None else max(0.0, at - self.until)
 
     def __str__(self) -> str:
-        """Return the names of the messages."""
+        """Return the ids of the messages, shortened."""
         first = self.message_ids[0] if self.message_ids else "a message"
         more = len(self.message_ids) - 1
         return f"{first} and {more} more" if more > 0 else first
@@ -92,7 +92,7 @@ def note_line(
 
 
 def until_text(until: float | None) -> bytes:
-    """Return the handler's deadline in the form of the line, with a fixed length."""
+    """Return the deadline of the handler in the form of the file, with a fixed length."""
     return b"%-24s" % (b"null" if until is None else repr(until).encode())
 
 
@@ -102,7 +102,7 @@ def now() -> float:
 
 
 class Watchdog:
-    """Reads one process's file, and ends the process if its handler exceeds its time limit."""
+    """Reads the file of one process, and ends the process if its handler exceeds its limit."""
 
     def __init__(self, path: Path, pid: int) -> None:
         """Watch a process that writes the messages in its handler to a file."""
@@ -173,7 +173,7 @@ def describe(note: Note) -> str:
 
 @contextlib.contextmanager
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
-    """Let the supervisor, or else a child process, watch this process while the block runs.
+    """Watch this process in a `with` block, by the supervisor or by a child process.
 
     Args:
         name: the name of the consumer.
@@ -200,7 +200,7 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Watch the process that started this one, until it ends."""
+    """Watch the process that has started this one, until that process ends."""
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends when its parent ends

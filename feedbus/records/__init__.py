@@ -1,4 +1,4 @@
-"""Records: batches of messages, their packs on the wire, and their validation."""
+"""Records: batches of them, packs on the wire, and messages that handlers publish."""
 
 from feedbus.records.records import Records
 

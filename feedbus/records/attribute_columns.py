@@ -10,23 +10,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attributes(Mapping[str, Sequence[Any]]):
-    """Maps attribute names to lists with one value per instance, which are read on demand."""
+    """Maps attribute names to lists with one value for each instance; read when needed."""
 
     instances: Sequence[Any]
     names: Sequence[str]
 
     def __getitem__(self, name: str) -> Sequence[Any]:
-        """Return one attribute of each instance."""
+        """Return the values of one attribute, one for each instance."""
         if name not in self.names:
             raise KeyError(name)
         return list(map(attrgetter(name), self.instances))
 
     def __contains__(self, name: object) -> bool:
-        """Whether the instances have such an attribute."""
+        """Whether the instances have an attribute of that name."""
         return name in self.names
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names."""
+        """Yield the names of the attributes."""
         return iter(self.names)
 
     def __len__(self) -> int:

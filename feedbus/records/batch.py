@@ -1,4 +1,4 @@
-"""A batch of records: its chunks, each from one message, and its verdicts."""
+"""A batch of records: its chunks, each from one message, and the verdicts on its records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = 100  # records: a chunk with as many is published as messages of its own
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The records of one message: shared fields are stored once, the others as columns.
+    """The records of one message; equal fields are stored once, other fields as columns.
 
     Attributes:
         ids: the message id of each record.
@@ -59,7 +59,7 @@ class Chunk:
         return row if self.make is None else self.make(row)
 
     def select(self, indexes: Sequence[int]) -> Chunk:
-        """Return a chunk of only these records, in this order."""
+        """Return a chunk of the records at these indexes, in this order."""
         if len(indexes) == len(self):
             return self
         ids, rows = self.ids.select(indexes), pick(self.rows, indexes)
@@ -80,7 +80,7 @@ class Origin(Protocol):
 
 @dataclass(slots=True)
 class Batch:
-    """All records of one call of a handler; Records are views of it.
+    """All records of one call of a handler; Records objects are views of it.
 
     Attributes:
         chunks: the records, grouped by the message that contained them.
@@ -107,7 +107,7 @@ class Batch:
         return self.starts[-1]
 
     def find(self, place: int) -> tuple[int, int]:
-        """Return the number of the chunk that has the record at an index, and the index in it."""
+        """Return the chunk's number and the index in the chunk of the record at an index."""
         number = bisect_right(self.starts, place) - 1
         return number, place - self.starts[number]
 
@@ -142,7 +142,7 @@ class Batch:
         return found
 
     def check(self, *names: str) -> None:
-        """Raise KeyError, which lists the known fields, if a record lacks one of these fields."""
+        """Raise KeyError with the known fields if a record lacks one of the given fields."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -156,7 +156,7 @@ class Batch:
         return len(self.chunks) * SMALL > len(self)
 
     def values(self, name: str, places: Sequence[int]) -> Sequence[Any]:
-        """Return one value for each of these ascending indexes; see column()."""
+        """Return one value for each of the given ascending indexes; see column()."""
         if not places:
             return ()
         if isinstance(places, range):  # all are in one chunk: no column of another is needed
@@ -168,7 +168,7 @@ class Batch:
         return values if len(places) == len(values) else pick(values, places)
 
     def extents(self) -> Iterator[tuple[Chunk, range]]:
-        """Yield the chunks, each with the indexes of its records."""
+        """Yield each chunk with the indexes of its records in the batch."""
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             yield chunk, range(start, start + len(chunk))
 

@@ -1,4 +1,4 @@
-"""The metadata of a record's message, for handlers."""
+"""The metadata of the message that contains a record, for handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packs: the records in the body of a message; a plain message is a pack of one record."""
+"""Packs: many records in the body of one message; a plain message is a pack of one record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The records of a message before validation.
+    """The records of a message before they are validated.
 
     Attributes:
         ids: the message id of each record.
@@ -72,7 +72,7 @@ class Pack:
         return self.keyed[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
-        """Return a pack of only these records, in this order."""
+        """Return a pack of the records at these indexes, in this order."""
         if isinstance(indexes, range) and indexes == range(len(self)):
             return self
         columns = {name: pick(values, indexes) for name, values in self.columns.items()}
@@ -85,7 +85,7 @@ class Pack:
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body; routing keys that are in a column are not stored a second time."""
+        """Return the body of the pack; routing keys that are a column are stored once."""
         origins, owners = _distinct(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
@@ -104,7 +104,7 @@ class Pack:
 
 
 def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the distinct origins and, if there are several, the index for each record."""
+    """Return the different origins and, if there are several, the index of each record's origin."""
     if isinstance(origins, str):
         return [origins], []
     places = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
@@ -163,7 +163,7 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
 
 def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
-    """Return the pack of a plain message; its id may contain its index in another pack."""
+    """Return a pack with the record of a plain message."""
     return Pack(Ids.of(message_id), [key], payload, {})
 
 
@@ -247,7 +247,7 @@ def _keyed(
 
 
 def _short_numbers(column: list[Any]) -> bool:
-    """Whether a column's values are numbers of few digits, the most frequent kind of keys."""
+    """Whether all values of a column are short numbers, as most keys are."""
     try:
         short: bool = min(column) >= -LARGEST_ORDINAL and max(column) <= LARGEST_ORDINAL
     except (TypeError, ValueError):  # texts or a mixture, or none

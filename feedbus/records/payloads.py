@@ -1,4 +1,4 @@
-"""The payload of one record: a JSON object within limits, so that it can be written again.
+"""The payload of one record: a JSON object within limits, so that it can be encoded again.
 
 Publishing takes mappings, and instances of the classes that messages are loaded as.
 """
@@ -35,7 +35,7 @@ PLAIN = (str, int, float, type(None))
 
 
 class DataclassInstance(Protocol):
-    """An instance of a dataclass, of pydantic's too."""
+    """An instance of a dataclass, including pydantic's dataclasses."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -44,14 +44,14 @@ class ModelInstance(Protocol):
     """An instance of a pydantic model."""
 
     def model_dump(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return its fields."""
+        """Return the fields of the instance."""
 
 
 Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Struct | ModelInstance"
 
 
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
-    """Return the fields of an instance by their names in JSON, or None if it is no such instance.
+    """Return the fields of an instance by their names in JSON; None for another object.
 
     Args:
         payload: an instance of a dataclass, a msgspec.Struct or a pydantic model; or a mapping.
@@ -81,7 +81,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable(payload: Mapping[str, Any]) -> str:
-    """Return which field of a payload JSON cannot represent, and why; "" if there is none."""
+    """Return the field of a payload that JSON cannot represent, and why; "" for none."""
     for name, value in payload.items():
         found = _unencodable(value, str(name), 0)
         if found:
@@ -115,7 +115,7 @@ _write_simple = msgspec.json.Encoder().encode
 
 
 def encode_simple(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON of dicts, lists, and values whose type is in SIMPLE, at C speed.
+    """Return compact JSON of dicts, lists and simple values, by msgspec.
 
     For other values, msgspec writes unexpected JSON, for example null for NaN.
     """
@@ -167,7 +167,7 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
 
 
 def _read_slowly(body: bytes) -> Any:
-    """Return the object in a body that msgspec cannot read, for example after a byte order mark.
+    """Return the object in a body that msgspec cannot read, such as one with a byte order mark.
 
     Raises:
         InvalidBody: it cannot be read at all.
@@ -221,7 +221,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _finite(digits: str) -> float:
-    """Refuse numbers that Python reads as infinite: they could not be written again."""
+    """Raise ValueError for numbers that Python reads as infinite: JSON cannot contain them."""
     number = float(digits)
     if math.isinf(number):
         msg = f"{digits[:20]} is too large a number"

@@ -35,7 +35,7 @@ def check_record(
 
 
 def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
-    """Return a payload as a mapping; see check_record()."""
+    """Return a payload as a mapping, or raise TypeError; see check_record()."""
     try:
         found = mapping_of(payload)
     except (TypeError, ValueError, RecursionError) as error:
@@ -71,7 +71,7 @@ def check_many(exchange: object, pairs: object) -> None:
 
 
 def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[str, Any], str]]:
-    """Return the pairs with each payload as a mapping; a payload can be any publishable type.
+    """Return (payload, key) pairs in which each payload is converted to a mapping.
 
     Args:
         pairs: the pairs, of which some are not mappings.

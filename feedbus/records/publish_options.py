@@ -16,7 +16,7 @@ MOST_PRIORITY = 255
 
 
 def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
-    """Return the checked options, None if all of them are None.
+    """Return the checked options, or None if no option is set.
 
     Args:
         options: the keyword arguments of a publish() that it does not name itself.
@@ -63,7 +63,7 @@ def _priority(priority: object) -> int | None:
 
 
 def _milliseconds(name: str, given: object, most_seconds: float = LONGEST_SECONDS) -> int | None:
-    """Return a duration, of at least one millisecond."""
+    """Return a duration in milliseconds, at least 1."""
     if given is None:
         return None
     if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""Parts: the messages that a batch publishes, each with the record that causes it."""
+"""Parts: messages that a batch handler publishes, each with the record that causes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMN = "a field's name or a list of values"
 
 @dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
 class Part:
-    """The messages that a batch publishes in one call; immutable.
+    """The messages that one call in a batch handler publishes; immutable.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -75,7 +75,7 @@ class Part:
         return self
 
     def pieces(self, most: int) -> Iterator[Part]:
-        """Yield parts of at most so many messages, of similar sizes, in order."""
+        """Yield parts of at most the given number of messages, of similar sizes, in order."""
         count = len(self)
         if count <= most:
             yield self

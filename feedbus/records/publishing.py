@@ -1,4 +1,4 @@
-"""Publish from a batch: one message per record, or many messages that one record causes."""
+"""The publishing methods of Records: one message for each record, or many for one record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A payload that is not a JSON object: text or bytes, for exchanges of another content type."""
+"""A payload that is not a JSON object: a text or bytes, for exchanges with a content type."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Raw:
     value: str | bytes
 
     def __post_init__(self) -> None:
-        """Refuse other types."""
+        """Raise TypeError for anything except str and bytes."""
         if not isinstance(self.value, str | bytes):
             refuse("value", "str or bytes", self.value)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return the content as a payload that JSON can represent."""
+        """Return the content as a mapping that JSON can represent."""
         value = self.value
         return {
             RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}

@@ -1,4 +1,4 @@
-"""Records as handlers receive them: by row, by column or by group."""
+"""The records that a handler gets, with access by row, by column and by group."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     __slots__ = ()
 
     def __init__(self, chunks: Sequence[Chunk], origins: Sequence[Origin] = ()) -> None:
-        """Contain all records of these chunks.
+        """Create Records with all records of the chunks.
 
         Args:
             chunks: the chunks of loaded records.
@@ -104,7 +104,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def first(self) -> Row:
-        """The first record; IndexError when there is none."""
+        """The first record; raises IndexError if there is none."""
         return self[0]
 
     @property
@@ -135,7 +135,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     # choosing
 
     def where(self, name: str, values: Container[Any]) -> Records[Row]:
-        """Return the records whose field is one of these values.
+        """Return the records in which a field has one of the given values.
 
         Args:
             name: the name of the field.
@@ -151,7 +151,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(choose(self._batch, self._places, name, lambda v: map(contains, v)))
 
     def where_not(self, name: str, values: Container[Any]) -> Records[Row]:
-        """Return the records whose field is none of these values; see where()."""
+        """Return the records in which a field has none of the given values; see where()."""
         if _is_empty(values):
             return self
         contains = values.__contains__
@@ -159,7 +159,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(lacks)
 
     def where_contains(self, name: str, item: Any) -> Records[Row]:
-        """Return the records whose field, a text or a list, contains an item; None has no items."""
+        """Return the records in which a field, a text or a list, contains an item."""
 
         def flags(values: Sequence[Any]) -> list[bool]:
             return [value is not None and item in value for value in values]
@@ -174,7 +174,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view([place for place in self._places if place not in verdicts])
 
     def group_by(self, *names: str) -> dict[Any, Records[Row]]:
-        """Return the records by the value that they share, in order of the first occurrence.
+        """Group the records by the values of one or several fields, in order of occurrence.
 
         Args:
             names: of one field, whose values are the keys of the result, or of several, whose
@@ -190,7 +190,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return {key: _view(self._batch, places) for key, places in groups.items()}
 
     def singles(self) -> Iterator[Records[Row]]:
-        """Yield the records one at a time, each as Records of one record."""
+        """Yield each record as Records of one record."""
         for place in self._places:
             yield _view(self._batch, [place])
 
@@ -203,7 +203,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     # verdicts
 
     def reject(self, reason: str | Callable[[Row], str]) -> None:
-        """Dead-letter these records when the handler returns.
+        """Make these records dead letters when the handler returns.
 
         Args:
             reason: the reason for the log and the dead letter; or a function that returns the
@@ -222,7 +222,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._settle(Drop, reason)
 
     def retry(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Retry these records later.
+        """Handle these records again later.
 
         Args:
             reason: the reason for the log and for the headers of the message.
@@ -249,15 +249,15 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def batch(self) -> Batch:
-        """The whole batch."""
+        """The batch that contains these records."""
         return self._batch
 
     def bind(self, publisher: PartPublisher) -> None:
-        """Set the publisher that receives the messages that records of the batch publish."""
+        """Set the publisher for the messages that these records publish."""
         self._batch.publisher = publisher
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
-        """Return a batch of the records that have these ids, one for each id."""
+        """Return a batch of the records with the given ids, one record for each id."""
         wanted = set(ids)
         chunks: list[Chunk] = []
         origins: list[Origin] = []
@@ -273,7 +273,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:
-        """Yield the records, each as a batch of its own."""
+        """Yield each record as a batch of one record."""
         for number, chunk in enumerate(self._batch.chunks):
             origins = self._batch.origins[number : number + 1]
             for index in range(len(chunk)):

@@ -1,4 +1,4 @@
-"""Select and group records of a batch by their fields; shared values are checked once."""
+"""Select and group the records of a batch by their fields; shared values are checked once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Flags = Callable[[Sequence[Any]], Iterable[object]]
 
 
 def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
-    """Return the indexes of the records whose value is wanted.
+    """Return the indexes of the records whose value in a field is wanted.
 
     Args:
         batch: the records.
@@ -35,7 +35,7 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
 
 
 def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[Any, Sequence[int]]:
-    """Return the indexes of records by their values of one field, or by tuples of several."""
+    """Return the indexes of the records by the value of a field, or of several fields."""
     found: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
     if len(places) < len(batch) or batch.scattered:

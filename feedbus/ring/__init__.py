@@ -1,4 +1,4 @@
-"""Where RabbitMQ's x-consistent-hash exchange places a message, computed without the broker."""
+"""Compute where an x-consistent-hash exchange of RabbitMQ routes a message, without the broker."""
 
 from feedbus.ring.even_weights import Balance, frontier, key_class, placer
 from feedbus.ring.evenness import max_over_share

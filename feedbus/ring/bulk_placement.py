@@ -1,4 +1,4 @@
-"""Place many routing keys together: hashing and jumping by numpy, ten times as fast as one by one.
+"""Compute the buckets of many routing keys with numpy, ten times as fast as one by one.
 
 The algorithms are those of feedbus.ring.phash2 and feedbus.ring.jump_hash, for a column of keys.
 numpy's integers wrap around at their width, so no value must be cut. Loading numpy takes a tenth of
@@ -34,7 +34,7 @@ Longs = NDArray[np.uint64]
 
 
 def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
-    """Return the bucket of each key, for a number of buckets of at least one."""
+    """Return the bucket of each key on a ring with the given number of buckets."""
     if not keys:
         return []
     (places,) = jump(_hash([key.encode() for key in keys]), buckets)
@@ -43,7 +43,7 @@ def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
 
 
 def _hash(keys: Sequence[bytes]) -> Words:
-    """Return phash2 of each key."""
+    """Return the phash2 value of each key."""
     lengths = np.fromiter(map(len, keys), np.uint32, len(keys))
     width = (int(lengths.max()) // BLOCK_BYTES + 1) * BLOCK_BYTES
     padded = np.array(keys, dtype=f"S{width}")
@@ -58,7 +58,7 @@ def _hash(keys: Sequence[bytes]) -> Words:
 
 
 def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
-    """Hash keys that have the same number of whole blocks and the same length of the last part."""
+    """Hash keys that have the same number of blocks and the same length of the last block."""
     a = np.full(len(words), GOLDEN_RATIO, np.uint32)
     b, c = a.copy(), np.full(len(words), SEED, np.uint32)
     for block in range(blocks + 1):
@@ -76,7 +76,7 @@ def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
 
 
 def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
-    """Mix the other words into the first ones, in place."""
+    """Mix the second and third word into the first one, in place."""
     one -= two
     one -= three
     one ^= three << np.uint32(shift) if shift > 0 else three >> np.uint32(-shift)
@@ -108,7 +108,7 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
 
 
 def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
-    """Return the bucket of each hash among each of some numbers of buckets, in ascending order."""
+    """Return the bucket of each hash for each of several numbers of buckets, in ascending order."""
     words = _state(hashes)
     found = [np.zeros(len(hashes), np.int64) for _ in sizes]
     active = np.arange(len(hashes))
@@ -137,7 +137,7 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
 
 
 def _state(hashes: Words) -> list[Longs]:
-    """Return the words of exs1024 seeded by each hash."""
+    """Return the state of the exs1024 generator that each hash seeds."""
     seeds = hashes.astype(np.uint64) % np.uint64(CLASSES) + np.uint64(1)
     first, second, third = (
         seeds * np.uint64(factor % CLASSES) % np.uint64(CLASSES) for factor in SEED_FACTORS

@@ -1,4 +1,4 @@
-"""The most even weights for given keys, for each number of buckets, computed exactly.
+"""Find the most even weights for given keys, for each number of buckets.
 
 The bucket of a key depends only on the number of buckets. So weights only cut the sequence of
 buckets into one run for each queue. The best cut is computed exactly.
@@ -23,7 +23,7 @@ Cut = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Weights in the order of binding, and the load of the busiest queue."""
+    """Weights in the order of the bindings, and the load of the busiest queue."""
 
     weights: Cut
     busiest: int
@@ -35,12 +35,12 @@ class Balance:
 
 
 def key_class(key: str) -> int:
-    """Return the class of a key: all keys of one class go together on every ring."""
+    """Return the class of a key; all keys of one class are on the same bucket of every ring."""
     return phash2(key.encode()) % CLASSES
 
 
 def placer(ring: Ring) -> Callable[[int], str]:
-    """Return a function from a key class to its queue.
+    """Return a function that returns the queue of a class of keys.
 
     Raises:
         UsageError: the ring has no buckets.
@@ -55,7 +55,7 @@ def placer(ring: Ring) -> Callable[[int], str]:
 
 
 def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
-    """Return, for increasing numbers of buckets, the most even weights.
+    """Return the most even weights for increasing numbers of buckets.
 
     A result is left out unless it is more even than all those with fewer buckets.
 
@@ -99,7 +99,7 @@ def _rows(loads: Loads, fewest: int, most: int) -> Iterator[list[int]]:
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number for which a condition holds, if it holds for all numbers above."""
+    """Return the smallest number for which a condition is true; it is true for all larger ones."""
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -111,13 +111,13 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Cutter:
-    """The running sums of the buckets' loads, to cut the buckets into runs of at least one."""
+    """Cuts the sequence of buckets into one run for each queue, by the sums of their loads."""
 
     sums: Sequence[int]
     runs: int
 
     def fits(self, most: int) -> bool:
-        """Whether a cut exists in which no run has a load above most."""
+        """Whether the buckets can be cut into runs of which none has a load above `most`."""
         buckets, place = len(self.sums) - 1, 0
         for _ in range(self.runs):
             place = bisect_right(self.sums, self.sums[place] + most) - 1
@@ -126,7 +126,7 @@ class _Cutter:
         return False
 
     def cut(self, least: int, most: int) -> Cut | None:
-        """Return the sizes of runs with loads from least to most, or None if there are none.
+        """Return the sizes of runs whose loads are from `least` to `most`, or None.
 
         For each run in turn: where it may end, and from where.
         """
@@ -149,7 +149,7 @@ class _Cutter:
         return tuple(reversed(sizes))
 
     def evenest(self, most: int) -> Cut:
-        """Return a cut with loads of at most `most`; its least load is as large as possible."""
+        """Return a cut with loads of at most `most`; its smallest load is as large as possible."""
         mean = self.sums[-1] // self.runs
         lack = _least(0, mean, lambda lack: self.cut(mean - lack, most) is not None)
         sizes = self.cut(mean - lack, most)
@@ -158,7 +158,7 @@ class _Cutter:
         return sizes
 
     def _window(self, run: int, least: int, most: int) -> tuple[int, int]:
-        """Return the first and last index where a run may end, so that the remaining runs fit."""
+        """Return the first and last index where a run can end."""
         buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
         if not behind:
             return buckets, buckets

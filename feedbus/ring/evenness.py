@@ -1,4 +1,4 @@
-"""How even the load of a ring's members is, measured against the weights that they have."""
+"""Measure how even the loads of a ring's queues are, relative to their weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, int]]) -> float:
-    """Return the largest quotient of a member's load and its share by weight: 1 is perfectly even.
+    """Return the largest ratio of a member's load to its share by weight; 1 is even.
 
     Args:
         records: the load of each member, 0 for one that is missing; at least one is not 0.

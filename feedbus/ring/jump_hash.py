@@ -29,7 +29,7 @@ Jump = Callable[[int, int], int]
 
 
 def draws(key_hash: int) -> Iterator[int]:
-    """Yield the 64-bit outputs of exs1024 seeded with a hash, one by one, by its definition."""
+    """Yield the 64-bit outputs of the exs1024 generator that a hash seeds."""
     seed = key_hash % CLASSES + 1
     first, second, third = (seed * factor % CLASSES for factor in SEED_FACTORS)
     words = [
@@ -47,7 +47,7 @@ def draws(key_hash: int) -> Iterator[int]:
 
 
 def _xorshift(word: int) -> list[int]:
-    """Return the next word of a 64-bit xorshift."""
+    """Return the next number of a 64-bit xorshift generator."""
     found = []
     for _ in range(STATE_WORDS):
         word ^= word >> 12
@@ -59,7 +59,7 @@ def _xorshift(word: int) -> list[int]:
 
 @cache
 def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
-    """Return four tables that give the sixteen xorshift words of a seed, one in each lane.
+    """Return four tables with which the sixteen xorshift words of a seed are computed fast.
 
     The words are linear over GF(2) in the bits of the xorshift's initial value, so the words of a
     seed are the XOR of table entries. The initial value consists of three multiples of the seed.
@@ -89,7 +89,7 @@ def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]
 
 @cache
 def jumper() -> Jump:
-    """Return the function of (hash, number of buckets, at least 1) that gives the bucket."""
+    """Return a function that returns the bucket of a hash for a number of buckets."""
     low, first, second, third = tables()
     steps = (None,) * (STATE_WORDS - 1)
 
@@ -120,7 +120,7 @@ def jumper() -> Jump:
 
 
 def _far(key_hash: int, buckets: int) -> int:
-    """Follow the jumps on the full stream, for the few keys that need more than one state."""
+    """Follow the jumps on the whole sequence, for the few keys that need more than one state."""
     bucket = reached = 0
     for draw in draws(key_hash):
         bucket, reached = reached, int(ONE * (reached + 1) / draw)
@@ -130,7 +130,7 @@ def _far(key_hash: int, buckets: int) -> int:
 
 
 def visits(key_hash: int, buckets: int) -> list[int]:
-    """Return the buckets after bucket 0 to which the jumps of a hash lead, in order.
+    """Return the buckets that the jumps of a hash reach after bucket 0, in order.
 
     The last of them that is below N is its bucket among N, for every N up to the number given.
     """

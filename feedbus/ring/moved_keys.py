@@ -1,4 +1,4 @@
-"""The keys that a change of a ring moves: their share, by old queue and new queue."""
+"""The share of keys that a change of a ring moves, by old and new queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from feedbus.ring.placement import Ring
 
 
 def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
-    """Return the share of all keys for each (queue in old, queue in new).
+    """Return the share of all keys by (queue in the old ring, queue in the new ring).
 
     Placement distinguishes 2**21 classes of keys, all equally likely. Half a million of them are
     placed, so a share differs from the exact one by about 0.001 at most.
@@ -32,7 +32,7 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
 
 
 def _numbers(old: Ring, new: Ring) -> dict[str, int]:
-    """Number the queues of two rings."""
+    """Return a number for each queue of two rings."""
     if not (old and new):
         msg = "expected two rings with buckets, got one without: bind a queue to it first"
         raise UsageError(msg)

@@ -14,7 +14,7 @@ _blocks = Struct("<III").iter_unpack
 
 
 def phash2(data: bytes) -> int:
-    """Return erlang:phash2 of a binary, 27 bits.
+    """Return the 27-bit value of Erlang's phash2 for a binary.
 
     It is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html), unrolled because
     every message to a ring passes here.

@@ -1,4 +1,4 @@
-"""The queue of a routing key: the broker's buckets, in the broker's order."""
+"""The ring of an x-consistent-hash exchange: the queue of each routing key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ring:
     __slots__ = ("_buckets", "_fresh", "_jump", "_placed", "_weights")
 
     def __init__(self) -> None:
-        """Start without buckets."""
+        """Create a ring without buckets."""
         self._weights: dict[str, int] = {}
         self._buckets: list[str] = []
         self._placed: dict[str | bytes, str] = {}
@@ -31,7 +31,7 @@ class Ring:
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
-        """Return the ring of (queue, weight) pairs, bound in their order."""
+        """Return the ring of (queue, weight) pairs, which are bound in this order."""
         ring = cls()
         for queue, weight in members:
             ring._add(queue, weight)
@@ -39,12 +39,12 @@ class Ring:
         return ring
 
     def __len__(self) -> int:
-        """Count the buckets; a ring without any is false."""
+        """Return the number of buckets."""
         return len(self._buckets)
 
     @property
     def buckets(self) -> tuple[tuple[str, int], ...]:
-        """The runs of buckets from bucket 0 on: (queue, number of buckets)."""
+        """The runs of buckets as (queue, number of buckets), from bucket 0 on."""
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
@@ -58,7 +58,7 @@ class Ring:
             self._rebuild()
 
     def unbind(self, queue: str) -> None:
-        """Remove all buckets of a queue; the buckets above move down."""
+        """Remove all buckets of a queue; the following buckets move down."""
         if self._weights.pop(queue, None) is not None:
             self._rebuild()
 
@@ -87,7 +87,7 @@ class Ring:
         return queue
 
     def route_many(self, routing_keys: Sequence[str]) -> list[str]:
-        """Return the queue of each of many routing keys.
+        """Return the queue of each of the given routing keys.
 
         Raises:
             UsageError: the ring has no buckets.

@@ -1,4 +1,4 @@
-"""The runner: run one consumer until a signal or a limit ends it."""
+"""Run one consumer until a signal or a limit ends the run."""
 
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.limits import Limits

@@ -16,10 +16,10 @@ BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals witho
 
 
 class Heartbeats:
-    """Sends the heartbeats of one connection at a time."""
+    """Sends the heartbeats of one connection from a thread."""
 
     def __init__(self, clock: Clock) -> None:
-        """Send none until the thread is started."""
+        """Create it; nothing is sent until the thread is started."""
         self._clock = clock
         self._working = False
         self._raw: RawConnection | None = None
@@ -31,7 +31,7 @@ class Heartbeats:
         self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the thread, unless the clock is virtual: then it is not needed."""
+        """Start the thread, unless the clock is virtual."""
         if self._clock.takes_time:
             self._thread.start()
         return self
@@ -45,7 +45,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def of(self, connection: RawConnection) -> Iterator[None]:
-        """Send the heartbeats of this (py-amqp) connection while the block runs."""
+        """Send the heartbeats of this py-amqp connection in a `with` block."""
         self._raw, self._last_beat = connection, self._clock.monotonic()
         try:
             yield
@@ -54,7 +54,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def while_working(self) -> Iterator[None]:
-        """Let the thread send heartbeats while the block runs."""
+        """Let the thread send heartbeats in a `with` block."""
         self._longest_gap = 0.0
         self._working = True
         self._begun.set()
@@ -68,7 +68,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """Leave the connection to this thread while the block runs, within while_working()."""
+        """Within while_working(), let only the caller use the connection in a `with` block."""
         with self._writing:
             self._working = False
         gap = self._longest_gap
@@ -81,11 +81,11 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """How long no heartbeat was sent in the latest while_working(); 0 up to an interval."""
+        """The time without a heartbeat in the last while_working(); 0 up to an interval."""
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:
-        """Wait for an event, at most the given time, and send heartbeats meanwhile."""
+        """Wait for an event, at most the given time, and send heartbeats in the meantime."""
         deadline = self._clock.monotonic() + seconds
         while not self._clock.wait(over, self._step_seconds(deadline)):
             if self._clock.monotonic() >= deadline:
@@ -127,6 +127,6 @@ class Heartbeats:
 
 
 def _interval_seconds(raw: RawConnection | None) -> float:
-    """Return the interval agreed with the broker; infinity without heartbeats."""
+    """Return the agreed interval of heartbeats in seconds; infinity without heartbeats."""
     agreed: float = getattr(raw, "heartbeat", None) or math.inf
     return agreed if hasattr(raw, "send_heartbeat") else math.inf

@@ -22,7 +22,7 @@ events = EventLog(__name__)
 
 
 class BatchMode:
-    """A mode of the runner: a batch is handled and settled before the next begins.
+    """A mode of the runner that handles and settles a batch before the next one begins.
 
     The other modes are subclasses. They use this mode for a message that may have ended a process,
     and handle it alone.
@@ -43,7 +43,7 @@ class BatchMode:
 
     @property
     def working(self) -> bool:
-        """Whether deliveries are decoded and not settled; only possible in the concurrent mode."""
+        """Whether decoded deliveries are not settled; only the concurrent mode has them."""
         return False
 
     def fileno(self) -> int | None:

@@ -53,7 +53,7 @@ class Buffer:
             self.add(delivery, arrived_at)
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
-        """Put deliveries that were taken back into the buffer, in the order of arrival."""
+        """Put taken deliveries back into the buffer, in the order of their arrival."""
         for delivery in deliveries:
             later = (
                 position
@@ -66,7 +66,7 @@ class Buffer:
         self.records += sum(delivery.record_count for delivery in deliveries)
 
     def pick(self, choose: Choose, most: float) -> list[Delivery]:
-        """Remove and return the deliveries that a function chooses, at most this number."""
+        """Remove and return deliveries that a function chooses, at most the given number."""
         positions = choose(self._deliveries, self.records)[: int(max(min(most, len(self)), 0))]
         picked = [self._deliveries[position] for position in positions]
         for position in reversed(positions):

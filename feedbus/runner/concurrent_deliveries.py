@@ -1,4 +1,4 @@
-"""Deliveries that are handled at the same time, and which of them may be acknowledged."""
+"""Deliveries that are handled at the same time, and the deliveries that may be acknowledged."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class ConcurrentDeliveries:
 
     @property
     def hungry(self) -> bool:
-        """Whether the next deliveries should be decoded: fewer records wait or run than may run."""
+        """Whether to decode the next deliveries, because too few records wait or run."""
         return self._calls.hungry
 
     @property
     def unfinished(self) -> bool:
-        """Whether finish() has work."""
+        """Whether finish() has something to do."""
         return self._calls.unfinished
 
     def take_outage(self) -> Outage | None:
@@ -68,7 +68,7 @@ class ConcurrentDeliveries:
 
     @property
     def oldest_at(self) -> float:
-        """When the first of the deliveries arrived; infinity without any."""
+        """The arrival time of the first delivery; infinity if there is none."""
         return next(iter(self._arrived_at.values()), math.inf)
 
     def fileno(self) -> int:
@@ -76,7 +76,7 @@ class ConcurrentDeliveries:
         return self._calls.waker.fileno()
 
     def note(self) -> None:
-        """Record the deadline of the running messages; called often."""
+        """Record the deadline of the running messages; this method is called often."""
         if self._calls.oldest_started_at is not None:
             self._limit()
         elif self._noted:
@@ -113,7 +113,7 @@ class ConcurrentDeliveries:
             self._crash_guard.limit(since + self._seconds - now)
 
     def look(self) -> None:
-        """Log an async handler that blocks the event loop; called often."""
+        """Log an async handler that blocks the event loop; this method is called often."""
         self._calls.look()
 
     def ignore_wakes(self) -> None:

@@ -1,4 +1,4 @@
-"""The load of a handler on its connection: too long without a heartbeat or an answer."""
+"""Why the latest call of a handler can have closed the connection: too long without a heartbeat."""
 
 from __future__ import annotations
 

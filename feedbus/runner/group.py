@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.005  # the time between two checks of the connection
 
 
 class Group:
-    """The deliveries that were handled and are not settled; at most these are repeated by a crash.
+    """Deliveries that were handled and are not settled yet.
 
     The crash guard's file names the message that is in the handler, so a crash is counted only
     against this message. At the end of the group, the file names all messages, and a crash is

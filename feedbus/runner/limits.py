@@ -29,7 +29,7 @@ class Limits:
 
 
 class RemainingLimits:
-    """The remaining limits of a run."""
+    """What is left of the limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         """Start to count messages and time."""
@@ -53,18 +53,18 @@ class RemainingLimits:
 
     @property
     def messages(self) -> float:
-        """How many deliveries may still be handled."""
+        """The number of deliveries that may still be handled."""
         return (self._limits.max_messages or math.inf) - self._handled
 
     @property
     def run_seconds(self) -> float:
-        """How long the run may still last."""
+        """The number of seconds that the run may still last."""
         ends_at = self._started + (self._limits.max_runtime_seconds or math.inf)
         return ends_at - self._clock.monotonic()
 
     @property
     def idle_seconds(self) -> float:
-        """How long the run may still wait for a delivery."""
+        """The number of seconds that the run may still wait for a delivery."""
         idle = self._limits.idle_timeout_seconds or math.inf
         return self._idle_from + idle - self._clock.monotonic()
 

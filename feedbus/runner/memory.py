@@ -10,7 +10,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ResidentMemory:
-    """This process's resident memory, read from a file that stays open."""
+    """The resident memory of this process, read from a file that stays open."""
 
     def __init__(self) -> None:
         """Open /proc/self/statm; on a system without it, only the kernel's limit applies."""
@@ -19,7 +19,7 @@ class ResidentMemory:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def above(self, limit_bytes: int) -> bool:
-        """Whether this process uses more than a number of bytes."""
+        """Whether this process uses more memory than a number of bytes."""
         if self._statm is None:
             return False
         return int(os.pread(self._statm, STATM_BYTES, 0).split()[1]) * PAGE_BYTES > limit_bytes

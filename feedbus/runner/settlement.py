@@ -6,7 +6,7 @@ from collections import deque
 
 
 class Settlement:
-    """The delivery tags of a channel in the order of arrival, and which of them are handled."""
+    """The delivery tags of a channel in the order of arrival; each is handled or not."""
 
     def __init__(self) -> None:
         """Start without deliveries."""

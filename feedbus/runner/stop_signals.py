@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call stop() on the first SIGTERM or SIGINT: a second one could come while stop() locks."""
+    """Call stop() at the first SIGTERM or SIGINT, and ignore further signals."""
     home, called = os.getpid(), False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

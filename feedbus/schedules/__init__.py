@@ -1,1 +1,1 @@
-"""Publish the messages of [schedules]: once for each time, also with several hosts and restarts."""
+"""Publish the messages of [schedules] once for each time, also with several hosts or restarts."""

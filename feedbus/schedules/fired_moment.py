@@ -1,4 +1,4 @@
-"""The time at which a schedule was fired last, kept by the broker in a queue of one message."""
+"""The time at which a schedule was last fired; the broker keeps it in a queue with one message."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ READ_PAUSE_SECONDS = 0.03
 
 
 class FiredMoment:
-    """The last fired moment of a schedule; change it only under the topology's lock.
+    """The last fired moment of a schedule; hold the topology's lock to change it.
 
     A later moment replaces an earlier one, so a message that a crash left behind changes nothing.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
-        """Read and write on a channel; declare the queue if it is missing."""
+        """Create it with a channel; declare the queue if it is missing."""
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
         self._held: list[int] = []
         declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Return the time or None, and keep its message until write() or give_back()."""
+        """Return the time, or None; the message stays taken until write() or give_back()."""
         for _ in range(READ_ATTEMPTS):
             moments = []
             while (message := self._channel.basic_get(self._queue)) is not None:
@@ -57,7 +57,7 @@ class FiredMoment:
         self._held.clear()
 
     def give_back(self) -> None:
-        """Leave the queue unchanged."""
+        """Return the taken message to the queue, unchanged."""
         for tag in self._held:
             self._channel.basic_reject(tag, requeue=True)
         self._held.clear()
@@ -85,7 +85,7 @@ def write_moment(moment: datetime) -> str:
 
 
 def read_moment(body: bytes | str) -> datetime | None:
-    """Return the time in a message, or None if it has none."""
+    """Return the time in a message, or None if the message contains no time."""
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     try:
         moment = datetime.fromisoformat(text)

@@ -10,7 +10,7 @@ from feedbus.topology import Schedule, Topology
 
 
 def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
-    """Return the message id of a schedule for one time: the same on every host.
+    """Return the message id for one moment of a schedule, the same on every host.
 
     After a crash, a host may publish the message of a moment again. It has the same id, so a queue
     with once = true handles it once.

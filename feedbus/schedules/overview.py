@@ -58,5 +58,5 @@ def overview(
 
 
 def _names(cron: Cron, moment: datetime) -> bool:
-    """Whether a cron expression matches a time, also a time before the schedule existed."""
+    """Whether a cron expression matches a time."""
     return cron.latest(moment - timedelta(seconds=1), moment) == moment

@@ -46,7 +46,7 @@ class Scheduler:
     def __init__(
         self, topology: Topology, bus: LiveBus, metrics: Metrics, clock: Clock | None = None
     ) -> None:
-        """Publish by a bus; the thread runs within a with statement, or a test calls turn()."""
+        """Create it with a bus; a `with` statement starts the thread, tests call turn()."""
         self._topology = topology
         self._bus = bus
         self._metrics = metrics
@@ -72,7 +72,7 @@ class Scheduler:
         self._thread.join(JOIN_SECONDS)
 
     def turn(self) -> float:
-        """Fire due schedules, and return in how many seconds to check again.
+        """Fire the schedules that are due; return the seconds until the next check.
 
         Raises:
             Outage: the broker is unavailable; nothing is lost by calling it again.
@@ -155,7 +155,7 @@ class Scheduler:
         self._next[schedule.name] = cron.next_after(max(last, now))
 
     def _fire(self, schedule: Schedule, moment: datetime) -> bool:
-        """Publish; return whether the broker accepted the message."""
+        """Publish the message of a schedule; return whether the broker has accepted it."""
         try:
             fire(self._bus, self._topology, schedule, moment)
         except (PublishError, UsageError) as error:
@@ -174,7 +174,7 @@ class Scheduler:
         return True
 
     def _log_once(self, schedule: str, level: int, text: str) -> None:
-        """Log an error, unless the last one of this schedule was the same."""
+        """Log an error, unless the previous error of this schedule was the same."""
         text = one_line(text)
         if self._logged.get(schedule) != text:
             self._logged[schedule] = text

@@ -1,4 +1,4 @@
-"""The database in which a handler's effects commit, with the outbox and the inbox."""
+"""The store: the database to which handlers' effects commit, with the outbox and the inbox."""
 
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store

@@ -10,7 +10,7 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 
 
 class KeyLocks:
-    """A lock for each key of the outbox; threads get it in the order in which rows were added.
+    """A lock for each key of the outbox; threads get it in the order of their rows.
 
     Without the locks, a thread could send a row while an earlier row of its key is refused in
     another thread. It could also send a leftover row that another thread is just sending.

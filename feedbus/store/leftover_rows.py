@@ -1,4 +1,4 @@
-"""Leftover rows of the outbox, which a process did not send: they are sent before later ones."""
+"""Leftover rows of the outbox, which were not sent; they must be sent before later rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOST_ROWS = 10_000  # sent before others; if there are more, the relay sends the
 
 
 class Leftovers:
-    """Knows whether the outbox may have rows that must be sent before the rows of this process.
+    """Knows whether the outbox can contain rows that must be sent before new rows.
 
     A process that starts does not know whether a killed process has left rows, so it looks once.
     After that, it looks only if one of its own rows was not sent.
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
-        """Start without knowledge about the rows.
+        """Create it; at first it is not known whether there are leftover rows.
 
         Args:
             store: the store with the outbox.
@@ -45,11 +45,11 @@ class Leftovers:
 
     @property
     def possible(self) -> bool:
-        """Whether the outbox may contain leftover rows."""
+        """Whether the outbox can contain leftover rows."""
         return self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Record that a row and all earlier rows may be left."""
+        """Record that a row, and all rows before it, may be left in the outbox."""
         with self._changing:
             self._up_to = max(self._up_to or 0, row)
 
@@ -58,7 +58,7 @@ class Leftovers:
         self._sending[id(sender)] = rows
 
     def end(self, sender: object) -> None:
-        """Record that the rows of begin() were sent, or are left."""
+        """Record that the rows of begin() were sent, or are left in the outbox."""
         self._sending.pop(id(sender), None)
 
     def forget(self) -> None:
@@ -121,6 +121,6 @@ class Leftovers:
         return keys
 
     def _young(self, entry: Entry) -> bool:
-        """Whether a living process may be sending a row now."""
+        """Whether a running process may be sending a row now."""
         age = (now(self.clock) - entry.created_at) / 1_000_000
         return entry.id <= self._foreign_up_to and 0 <= age < YOUNG_SECONDS

@@ -1,4 +1,4 @@
-"""Locks that one process at a time holds; the kernel or the database releases them on its death."""
+"""Locks that one process at a time can hold; if the process dies, they are released."""
 
 from __future__ import annotations
 

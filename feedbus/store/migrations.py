@@ -49,7 +49,7 @@ def found_version(database: Database) -> int:
 
 
 def up_to_date(database: Database, where: str) -> bool:
-    """Whether the tables have this version of their schema.
+    """Whether the tables have the version of this feedbus.
 
     Args:
         database: the database of the tables.
@@ -70,7 +70,7 @@ def up_to_date(database: Database, where: str) -> bool:
 
 
 def upgrade(database: Database, project: str) -> None:
-    """Create the tables, or upgrade them; in the caller's transaction, under the caller's lock.
+    """Create or upgrade the tables, in the caller's transaction and under the caller's lock.
 
     Args:
         database: the database of the tables.

@@ -23,7 +23,7 @@ class NoStore:
         self.inbox = NoInbox()
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Return a context manager without a transaction: each effect takes place immediately."""
+        """Return a context manager that does nothing: each effect takes place immediately."""
         return nullcontext()
 
     def is_outage(self, error: BaseException) -> bool:
@@ -33,18 +33,18 @@ class NoStore:
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False: without a store, there is no work that only one process may do."""
+        """Yield False: without a store, no work is left to one process."""
         del name, wait_seconds
         yield False
 
     def set_up(self) -> None:
-        """Return: there is nothing to create."""
+        """Do nothing: there are no tables to create."""
 
     def ready(self) -> None:
-        """Return: nothing can be unavailable."""
+        """Do nothing: there is no database that could be unavailable."""
 
     def close(self) -> None:
-        """Return: nothing is open."""
+        """Do nothing: there is no connection to close."""
 
 
 class NoOutbox:
@@ -59,7 +59,7 @@ class NoOutbox:
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Raise UsageError: there is no store in which the message could be kept."""
+        """Raise UsageError: there is no store that could keep the message."""
         del exchange, payload, key, message_id, options
         refuse()
 
@@ -69,7 +69,7 @@ class NoOutbox:
         rows: Iterable[tuple[str, Mapping[str, Any], str]],
         options: PublishOptions | None = None,
     ) -> list[int]:
-        """Raise UsageError: there is no store in which the messages could be kept."""
+        """Raise UsageError: there is no store that could keep the messages."""
         del exchange, rows, options
         refuse()
 
@@ -82,7 +82,7 @@ class NoOutbox:
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
     ) -> list[Entry]:
-        """Return nothing."""
+        """Return an empty list: no message is kept."""
         del limit, older_than_seconds, after, up_to, keys
         return []
 
@@ -96,7 +96,7 @@ class NoInbox:
     """An inbox that is always empty and cannot record messages."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return nothing."""
+        """Return an empty list: nothing was recorded."""
         del queue, ids
         return []
 

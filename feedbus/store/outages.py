@@ -65,7 +65,7 @@ def connection_lost(error: BaseException) -> bool:
 
 
 def timed_out(error: BaseException) -> bool:
-    """Whether PostgreSQL has ended a statement because it, or a wait for a lock, was too long."""
+    """Whether PostgreSQL has ended a statement because of a timeout."""
     return any(
         _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS
         for each in _causes(error)
@@ -73,7 +73,7 @@ def timed_out(error: BaseException) -> bool:
 
 
 def describe(error: BaseException, where: str) -> str:
-    """Return one line: what is wrong with the store, and what to do."""
+    """Return one line with the reason of an outage of the store, and what to do."""
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
@@ -82,7 +82,7 @@ def describe(error: BaseException, where: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and the errors of the driver that caused it."""
+    """Yield an error and the driver's errors that caused it."""
     found: object = error
     while isinstance(found, BaseException):
         yield found
@@ -137,7 +137,7 @@ def _postgres_reason(error: BaseException) -> str | None:
 
 
 def _code(error: BaseException) -> str:
-    """Return the SQLSTATE of an error of a driver, or "" if it has none."""
+    """Return the SQLSTATE of a driver's error, or "" if it has none."""
     code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
     return code or _field(error, "C") or ""
 

@@ -32,14 +32,14 @@ class RelayBus(Protocol):
         message_id: str | None,
         **options: Unpack[PublishOptions],
     ) -> None:
-        """Return when the broker has confirmed the message, raise otherwise."""
+        """Publish a message; return when the broker has confirmed it, otherwise raise."""
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:
-    """Return a row's options; the time it has waited counts for expiry and delay."""
+    """Return the options of a row; the time in the outbox counts for expiry and delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
@@ -88,7 +88,7 @@ def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[
 def publish_entries(
     store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
 ) -> int:
-    """Publish rows and remove those that the broker accepts; return how many these are.
+    """Publish rows, remove those that the broker has accepted, and return their number.
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -114,7 +114,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     clock: Clock = SYSTEM,
 ) -> int:
-    """Publish leftover rows in order and remove them; return how many were published.
+    """Publish and remove leftover rows in order; return how many were published.
 
     Only one process does this at a time. In other processes, the function returns 0.
 

@@ -1,4 +1,4 @@
-"""The protocol of a store: the methods that an object needs to be used as one."""
+"""The protocol of a store: the methods that an object must have to be used as a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feedbus.wire.message_options import PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox; its message id is the same each time that it is published.
+    """A row of the outbox; its message has the same id each time that it is published.
 
     Attributes:
         id: the number of the row.
@@ -47,7 +47,7 @@ class Outbox(Protocol):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Add a message, within the caller's transaction; the arguments are those of publish().
+        """Add a message in the caller's transaction; the arguments are those of publish().
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -105,20 +105,20 @@ class Outbox(Protocol):
 
 
 class Inbox(Protocol):
-    """The messages that a queue's consumers have handled, so that a repetition has no effect."""
+    """The ids of the messages that a queue's consumers have handled."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return which of the given message ids the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Record messages as handled by a queue; return those that were not recorded before.
+        """Record messages as handled by a queue; return those that are recorded the first time.
 
         In a transaction with the handler's effects: both commit or neither. A message that comes
         twice in ids is returned once.
         """
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete the ids that unseen() has recorded, for messages that are to be handled again.
+        """Delete ids that unseen() has recorded, for messages that will be handled again.
 
         In the transaction of unseen().
         """
@@ -134,22 +134,22 @@ class Inbox(Protocol):
 
 
 class Store(Protocol):
-    """A database in which the effects of handlers commit."""
+    """The interface of a database to which the effects of handlers commit."""
 
     @property
     def session_type(self) -> type | None:
-        """The type of the transaction's session; handlers request it by annotation."""
+        """The type of the session of a transaction; handlers request it by annotation."""
 
     @property
     def outbox(self) -> Outbox:
-        """The messages that are still to be published."""
+        """The messages that must still be published."""
 
     @property
     def inbox(self) -> Inbox:
-        """The messages that were already handled."""
+        """The ids of the messages that were handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit all effects of the block, or none; within another transaction, join that one.
+        """Commit all effects of a `with` block, or none; within a transaction, join it.
 
         It yields the session that handlers can request, or None if there is none.
 
@@ -167,7 +167,7 @@ class Store(Protocol):
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        """Hold the store's lock of that name; yields False if another process holds it.
+        """Hold the lock of that name in a `with` block; yield False if it is not free.
 
         Args:
             name: the purpose of the lock, such as "relay".

@@ -1,4 +1,4 @@
-"""The relay: publish the rows of the outbox, remove published rows, and prune the inbox."""
+"""The relay publishes the rows of the outbox, removes published rows, and prunes the inbox."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
 
 class Relay:
-    """Publishes a store's outbox: new rows when publish() is called, leftover rows in a thread.
+    """Publishes the outbox of a store: new rows by publish(), leftover rows in a thread.
 
     During an outage of the broker, callers get no error and do not wait: the rows stay, and the
     thread publishes them when the broker answers again. Until then, new rows wait, too. The
@@ -46,7 +46,7 @@ class Relay:
     def __init__(
         self, topology: Topology, store: Store, bus: RelayBus, clock: Clock = SYSTEM
     ) -> None:
-        """Publish a store's outbox by this bus; the thread runs within a with statement.
+        """Create it; the thread runs in a `with` statement.
 
         Args:
             topology: the topology of the system.
@@ -73,7 +73,7 @@ class Relay:
         self._thread = threading.Thread(target=self.run, name="relay")
 
     def publish(self, entries: Iterable[Entry]) -> None:
-        """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
+        """Publish committed rows of the outbox, or leave them to the thread; no error is raised."""
         rows = list(entries)
         if rows:
             with self._locks.hold(rows[0].id, ((row.exchange, row.key) for row in rows)):
@@ -114,17 +114,17 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread; the published rows are removed from the outbox before."""
+        """End the thread; before that, remove the published rows from the outbox."""
         self.stop()
         self._thread.join()
 
     def stop(self) -> None:
-        """Let run() remove the published rows a last time and return."""
+        """Make run() return, after it has removed the published rows."""
         self._over.set()
         self._wake.set()
 
     def run(self) -> None:
-        """Relay until stop() is called; the thread does this."""
+        """Publish leftover rows until stop() is called; the thread calls this method."""
         patience = 0.0  # at the start, for rows that an earlier process has left
         while not self._over.is_set():
             woken = self._clock.wait(self._wake, patience)
@@ -184,7 +184,7 @@ class Relay:
         self._away = False
 
     def _remove_published(self) -> None:
-        """Remove rows; if that fails, they stay in the list, to be removed later."""
+        """Remove published rows; if that fails, keep their ids to try again later."""
         ids = list(self._published)
         if ids:
             with self.store.transaction():
@@ -192,7 +192,7 @@ class Relay:
             del self._published[: len(ids)]
 
     def _prune(self) -> None:
-        """Delete old rows of the inbox, few at a time, so that no handler waits for it."""
+        """Delete a few old rows of the inbox, so that no handler waits for long."""
         while not self._over.is_set():
             with self.store.exclusive(f"prune.{self._project}") as held, self.store.transaction():
                 pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if held else 0

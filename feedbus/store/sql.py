@@ -1,4 +1,4 @@
-"""The common base of the stores on SQLite and PostgreSQL, for any library."""
+"""The base class of the stores on SQLite and PostgreSQL, for peewee and SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SET_UP_SECONDS = 60.0
 
 
 def not_the_owner(call: str, savepoint: str) -> str:
-    """Return the error for a call that would end the transaction of a store."""
+    """Return the error for a call that would end a transaction of the store."""
     return (
         f"{call}() inside a transaction of the store: the store commits when the handler or the"
         f" block returns, and rolls back when it raises; {savepoint} is a savepoint"
@@ -27,13 +27,13 @@ def not_the_owner(call: str, savepoint: str) -> str:
 
 
 class OwnStatements:
-    """The statements of feedbus itself, in its own tables; a timeout of one is an outage.
+    """feedbus's own statements, on its own tables; a timeout counts as an outage.
 
     No message is the cause if the database is too slow, or if another session keeps a lock.
     """
 
     def __init__(self, store: SqlStore) -> None:
-        """Execute the statements with a store."""
+        """Create it for a store, which executes the statements."""
         self._store = store
         self.dialect = store.dialect
         self.clock = store.clock
@@ -58,7 +58,7 @@ class OwnStatements:
 
 
 class SqlStore(ABC):
-    """A store with feedbus's own tables; a subclass executes their statements.
+    """A store with feedbus's own tables; a subclass executes the statements.
 
     Attributes:
         session_type: the type of the session; handlers request it by annotation.
@@ -79,7 +79,7 @@ class SqlStore(ABC):
         *,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Use the rows of a project; file is that of SQLite, None in memory."""
+        """Create it for the rows of a project; `file` is the SQLite file, None in memory."""
         self.clock = clock
         self.project = project
         self.where = where
@@ -91,7 +91,7 @@ class SqlStore(ABC):
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit all changes of the block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; see Store.transaction."""
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
@@ -109,12 +109,12 @@ class SqlStore(ABC):
         return outage(error)
 
     def describe(self, error: BaseException) -> str:
-        """Return one line: what is wrong with the store, and what to do."""
+        """Return one line with the reason of an outage of the store, and what to do."""
         return describe(error, self.where)
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the store's lock of that name; yields False if another process holds it.
+        """Hold the lock of that name in a `with` block; yield False if it is not free.
 
         On PostgreSQL, the block is one transaction, and the lock ends with it, also with a
         connection pooler.

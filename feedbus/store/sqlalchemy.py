@@ -1,4 +1,4 @@
-"""The store on the project's own SQLAlchemy engine; handlers get the session."""
+"""The store on the SQLAlchemy engine of the project; handlers get its session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVER_SESSION = "feedbus_server_session"  # in the pool's record of a connectio
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """The result of a statement, read within its transaction."""
+    """The result of a statement, which is read within its transaction."""
 
     rowcount: int
     rows: Sequence[Any]
@@ -39,7 +39,7 @@ class StatementResult:
 
 
 class StoreSession(Session):
-    """The session of a store's transaction, which only the store may end.
+    """The session of a store's transaction; only the store can end the transaction.
 
     If a handler could commit its effects, they would be separated from the inbox row and from the
     messages that the handler publishes.
@@ -48,7 +48,7 @@ class StoreSession(Session):
     @classmethod
     @contextmanager
     def opened(cls, engine: Engine) -> Iterator[Self]:
-        """Open a session for as long as the block runs."""
+        """Open a session for the duration of a `with` block."""
         session = cls(engine)
         try:
             yield session
@@ -56,15 +56,15 @@ class StoreSession(Session):
             Session.close(session)
 
     def commit(self) -> NoReturn:
-        """Refuse: the effects commit together with the handler's messages, after its return."""
+        """Raise an error: the store commits when the handler has returned."""
         self._refuse("commit")
 
     def rollback(self) -> NoReturn:
-        """Refuse: an exception rolls all of it back."""
+        """Raise an error: an exception rolls back the whole transaction."""
         self._refuse("rollback")
 
     def close(self) -> NoReturn:
-        """Refuse: the store closes it."""
+        """Raise an error: the store closes the session."""
         self._refuse("close")
 
     def _refuse(self, name: str) -> NoReturn:
@@ -77,7 +77,7 @@ class SqlAlchemyStore(SqlStore):
     session_type = Session
 
     def __init__(self, engine: Engine, project: str, *, waiting: Waiting = nullcontext) -> None:
-        """Use an engine, which connects as the project has set it up.
+        """Create it with the engine of the project.
 
         Args:
             engine: an engine for SQLite or PostgreSQL.
@@ -108,7 +108,7 @@ class SqlAlchemyStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Commit all changes of the block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; see Store.transaction."""
         if self._session is not None:
             yield self._session
             return
@@ -132,13 +132,13 @@ class SqlAlchemyStore(SqlStore):
                 turn.give()
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement of feedbus's own tables."""
+        """Execute a statement on feedbus's own tables."""
         with self.transaction() as session:
             done = session.connection().execute(_clause(sql), parameters)
             return StatementResult(done.rowcount, done.all() if done.returns_rows else ())
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is unavailable, full or not set up."""
+        """Whether an error means that the store is unavailable, full or not set up."""
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return True
         # A TimeoutError: no connection of the engine's pool was free.

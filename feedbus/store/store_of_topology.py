@@ -17,7 +17,7 @@ from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
 def open_store(
     topology: Topology, *, application_name: str = "feedbus", waiting: Waiting = nullcontext
 ) -> Store:
-    """Return the store of a topology; it connects on first use.
+    """Return the store of a topology; it connects at the first use.
 
     With peewee, the project's models use this store from now on, and no longer an earlier one.
 
@@ -36,7 +36,7 @@ def open_store(
 
 
 def open_prepared(topology: Topology) -> Store:
-    """Return the store of a topology with its tables: the project's own and those of feedbus.
+    """Return the store of a topology after its tables were created or upgraded.
 
     The project's function, which [store] prepare names, may use its models.
 
@@ -53,7 +53,7 @@ def open_prepared(topology: Topology) -> Store:
 
 
 def ping(topology: Topology) -> str:
-    """Check that the store of a topology answers, also if another store is open.
+    """Check whether the store of a topology answers, also while another store is open.
 
     Returns:
         Why this version of feedbus cannot use the store, or "" if it can.
@@ -72,7 +72,7 @@ def ping(topology: Topology) -> str:
 
 
 def load_driver(topology: Topology) -> None:
-    """Import the libraries that open_store() will need, but none of the project's own modules.
+    """Import the libraries that open_store() needs, but no module of the project.
 
     Raises:
         UsageError: see open_store().
@@ -135,7 +135,7 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
 
 
 def _check_place(file: str, root: Path) -> None:
-    """Refuse a relative SQLite path that means another file for consumers, which run in root."""
+    """Raise UsageError for a relative SQLite path that means another file for consumers."""
     if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
         return
     if Path.cwd() != root:

@@ -1,4 +1,4 @@
-"""The outbox and the inbox as tables of any SQLite or PostgreSQL database."""
+"""The tables of the outbox and the inbox, on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cursor(Protocol):
 
     @property
     def rowcount(self) -> int:
-        """How many rows the statement changed."""
+        """The number of rows that the statement has changed."""
 
     def fetchall(self) -> Sequence[Any]:
         """Return the rows of the result."""
@@ -42,7 +42,7 @@ class Database(Protocol):
 
 
 class Table:
-    """The common part of both tables: the project of the rows, and lists as SQL parameters."""
+    """The common base of the two tables: the project of their rows, and lists as SQL parameters."""
 
     def __init__(self, database: Database, project: str) -> None:
         """Use the rows of a project in the table of a database."""
@@ -52,7 +52,7 @@ class Table:
         self._sqlite = database.dialect == "sqlite"
 
     def _values(self, name: str, kind: str) -> str:
-        """Return the SQL of a table of one column, value, that holds a list's values."""
+        """Return the SQL of a table with one column, `value`, that contains a list's values."""
         if self._sqlite:
             return f"json_each(:{name})"
         return f"unnest(CAST(:{name} AS {kind}[])) AS given(value)"
@@ -62,7 +62,7 @@ class Table:
 
 
 class SqlOutbox(Table):
-    """The table feedbus_outbox."""
+    """The outbox in the table feedbus_outbox."""
 
     def __init__(self, database: Database, project: str) -> None:
         """Use the rows of a project in the table of a database."""
@@ -161,7 +161,7 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The SQL that selects pairs, which _pair_values() gives to it."""
+        """The SQL that selects the pairs that _pair_values() passes."""
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"
             return f"{columns} FROM json_each(:pairs)"
@@ -186,7 +186,7 @@ class SqlOutbox(Table):
 
 
 class SqlInbox(Table):
-    """The table feedbus_inbox."""
+    """The inbox in the table feedbus_inbox."""
 
     def __init__(self, database: Database, project: str) -> None:
         """Use the rows of a project in the table of a database."""

@@ -1,4 +1,4 @@
-"""A queue of the processes that write to a SQLite file, so that none waits for long."""
+"""A queue of the processes that write to a SQLite file, so that none of them waits for long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TURN_SECONDS = 10.0
 
 
 class Turn:
-    """One connection's turn to write; a lock on a file makes writers wait for each other.
+    """The turn of one connection to write; a lock on a file makes writers wait for each other.
 
     In SQLite itself, a writer sleeps for up to 100 ms and tries again: with a dozen writers, some
     wait for seconds. With this lock, the kernel wakes the next writer directly, and releases the
@@ -22,13 +22,13 @@ class Turn:
     """
 
     def __init__(self, path: str) -> None:
-        """Queue at this file, which is created for its owner alone."""
+        """Create it for a lock file, which only its owner can read."""
         self._path = path
         self._held: int | None = None
         close_in_forks(self)
 
     def fileno(self) -> int:
-        """Return the descriptor of the lock, -1 without a turn."""
+        """Return the descriptor of the lock, or -1 if it is not this connection's turn."""
         return -1 if self._held is None else self._held
 
     def take(self, patience_seconds: float) -> bool:
@@ -40,7 +40,7 @@ class Turn:
         return True
 
     def give(self) -> None:
-        """End the turn, so that the next connection can write; harmless without a turn."""
+        """End the turn, so that the next connection can write; without a turn, do nothing."""
         if self._held is not None:
             unlock(self._held)  # a forked process may share it
             os.close(self._held)

@@ -1,4 +1,4 @@
-"""The supervisor: the circus watchers of a topology, for `feedbus up` and `circusd circus.ini`."""
+"""The supervisor, which starts and restarts the processes of a topology, by circus."""
 
 from feedbus.supervisor.watcher_options import endpoint, log_path, watchers
 

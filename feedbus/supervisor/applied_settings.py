@@ -1,4 +1,4 @@
-"""The settings of the running system: the topology's text, and digests for each watcher."""
+"""The settings with which the system runs: the topology's text, and digests for each watcher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACED = ("shards", "weights")  # they change only the ring: an existing shard i
 
 @dataclass(frozen=True, slots=True)
 class AppliedSettings:
-    """Digests by watcher and by exchange, and how many processes each watcher runs."""
+    """Digests by watcher and by exchange, and the number of processes of each watcher."""
 
     watchers: dict[str, str]
     exchanges: dict[str, str]
@@ -73,7 +73,7 @@ class AppliedSettings:
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
-        """Return the steps from these settings to the wanted ones.
+        """Return the steps that change these settings into the wanted ones.
 
         Args:
             wanted: the watchers of the new topology.
@@ -109,7 +109,7 @@ class AppliedSettings:
 
 
 def lack(state: Mapping[str, Any], count: int) -> str:
-    """Return why a watcher runs fewer processes than it should, or ""."""
+    """Return why a watcher runs too few processes, or ""."""
     doing = state.get("state")
     if doing in {"stopped", "stopping"}:
         return "it was stopped and is started"
@@ -121,7 +121,7 @@ def lack(state: Mapping[str, Any], count: int) -> str:
 
 
 def write_applied(topology: Topology, text: str) -> None:
-    """Write the text of a topology for its processes, with the read permissions of its file."""
+    """Write the topology's text for the processes, with the read permissions of its file."""
     path = applied_path(topology)
     beside = path.with_suffix(".new")
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -132,7 +132,7 @@ def write_applied(topology: Topology, text: str) -> None:
 
 
 def _plain(queue: Queue) -> Any:
-    """Return a queue with a dict for each mapping proxy, which asdict() cannot copy."""
+    """Return a queue whose mapping proxies are dicts, because asdict() cannot copy proxies."""
     values = {each.name: getattr(queue, each.name) for each in fields(queue)}
     plain: Any = {name: dict(value) for name, value in values.items() if isinstance(value, Mapping)}
     return replace(queue, **plain)

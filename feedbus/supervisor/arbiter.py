@@ -1,4 +1,4 @@
-"""Run everything under circus in this process, for `feedbus up`."""
+"""Run circus's arbiter with all watchers in this process, for `feedbus up`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK_SECONDS = 1.0
 
 
 def lock_path(topology: Topology) -> Path:
-    """Return the file that the one supervisor of a folder of state keeps locked."""
+    """Return the lock file of the supervisor of a `var` folder."""
     return run_folder(topology) / "supervisor.lock"
 
 
@@ -54,7 +54,7 @@ def supervise(
     copies: LogCopies | None = None,
     reload: bool = False,
 ) -> None:
-    """Start every process and supervise them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
+    """Start and supervise every process until SIGINT, SIGTERM, SIGHUP or `circusctl quit`.
 
     The caller has called become_supervisor() and prepare().
 

@@ -1,4 +1,4 @@
-"""circus's commands as feedbus implements them, and feedbus's own; circusctl sends them.
+"""The commands that circusctl sends: circus's commands as feedbus implements them, and its own.
 
 In circus, each command takes one lock, and all other commands are refused meanwhile. So a consumer
 that finishes a long handler would block all others. In these commands, each watcher waits only for
@@ -47,7 +47,7 @@ def _supervision(arbiter: Any) -> Supervision:
 
 
 def _chosen(arbiter: Any, props: dict[str, Any]) -> list[Any]:
-    """Return the watchers that a command names, all of them when it names none."""
+    """Return the watchers that a command names; without names, all watchers."""
     if "name" not in props:
         return list(arbiter.iter_watchers())
     name, match = str(props["name"]).lower(), props.get("match", "glob")
@@ -81,28 +81,28 @@ def _together(steps: list[Awaitable[Any]]) -> Any:
 
 
 class StartWatchers(Start):
-    """Start watchers."""
+    """The command `start`: start watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Start the named watchers, or all."""
+        """Start the named watchers, or all watchers."""
         _supervision(arbiter)
         return _together([one._start() for one in _chosen(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
 
 
 class StopWatchers(Stop):
-    """Stop watchers."""
+    """The command `stop`: stop watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop the named watchers, or all; each finishes the messages in its handler first."""
+        """Stop the named watchers, or all; each one first finishes its messages."""
         _supervision(arbiter)
         return _together([one._stop(True) for one in _chosen(arbiter, props)])  # noqa: SLF001 -- as above
 
 
 class RestartWatchers(Restart):
-    """Restart watchers."""
+    """The command `restart`: restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart the named watchers, or all; circus itself would end if all were chosen."""
+        """Restart the named watchers, or all watchers."""
         supervision = _supervision(arbiter)
         chosen = _chosen(arbiter, props)
         others = [one for one in chosen if not isinstance(one, ProcessWatcher)]
@@ -112,18 +112,18 @@ class RestartWatchers(Restart):
 
 
 class ReloadWatchers(Reload):
-    """Reload watchers."""
+    """The command `reload`: restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart them instead: a slot's old and new process must not run at the same time."""
+        """Restart the watchers: two processes of one slot must not run together."""
         return RestartWatchers().execute(arbiter, props)
 
 
 class RemoveWatcher(RmWatcher):
-    """Remove a watcher."""
+    """The command `rm`: remove a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop and remove it; `feedbus apply` adds it again if the topology has it."""
+        """Stop and remove a watcher; `feedbus apply` adds it again."""
         supervision = _supervision(arbiter)
         watcher = self._get_watcher(arbiter, props["name"])
         if not isinstance(watcher, ProcessWatcher):
@@ -135,10 +135,10 @@ class RemoveWatcher(RmWatcher):
 
 
 class SetOptions(Set):
-    """Set options of a watcher."""
+    """The command `set`: set options of a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Change an option that may differ from the topology for a while; refuse all others."""
+        """Change an option that may differ from the topology for a while; refuse others."""
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
             options = ", ".join(sorted(fixed))
@@ -153,18 +153,18 @@ async def _awaited(step: Awaitable[Any]) -> dict[str, Any]:
 
 
 class QuitSupervisor(Quit):
-    """End the supervisor."""
+    """The command `quit`: end the supervisor."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """End everything."""
+        """End all processes and the supervisor."""
         return _supervision(arbiter).stop()
 
 
 class FollowFile(ReloadConfig):
-    """Follow the configuration."""
+    """The command that reloads the configuration; here it runs `feedbus apply`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """Run `feedbus apply`: the topology describes the system, circus.ini does not."""
+        """Run `feedbus apply`, because the topology describes the system, not circus.ini."""
         return asyncio.ensure_future(self._apply(_supervision(arbiter)))
 
     @staticmethod
@@ -174,12 +174,12 @@ class FollowFile(ReloadConfig):
 
 
 class State(Command):
-    """Return everything that `feedbus status` shows about processes."""
+    """The command that returns the state that `feedbus status` shows."""
 
     name = "feedbus"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
-        """Answer with each watcher's state, in the topology's order, and its settings at the start.
+        """Return the state of each watcher, in the topology's order.
 
         circus can also send this answer before the watchers exist.
         """
@@ -195,24 +195,24 @@ class State(Command):
 
 
 class End(Command):
-    """End everything within a time, for `feedbus down`."""
+    """The command that ends all processes, for `feedbus down`."""
 
     name = "feedbus-down"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
-        """Stop; "seconds" limits the time of each process, None means its own stop time."""
+        """End all processes; "seconds" limits the time of each process."""
         seconds = props.get("seconds")
         _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
         return {}
 
 
 class Apply(Command):
-    """Change to another topology, for `feedbus apply`."""
+    """The command that changes the system to another topology, for `feedbus apply`."""
 
     name = "feedbus-apply"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Pause the watchers named, follow the topology whose text is given, or finish."""
+        """Pause the named watchers, follow the topology with the given text, or finish."""
         return asyncio.ensure_future(self._carry_out(_supervision(arbiter), props))
 
     async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stream class that circus.ini names; it gives a circusd the topology's watchers."""
+"""The stream class in circus.ini, with which circusd gets the watchers of the topology."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feedbus.supervisor.watcher_options import endpoint
 
 
 class Seed:
-    """Created while circusd reads circus.ini, before it binds a socket or starts a process.
+    """Created while circusd reads circus.ini, before it starts a process.
 
     The only object that circus creates so early is the stream of a watcher. So the seed is the
     stream of a watcher that never starts, and fill() replaces this watcher by the topology's
@@ -26,7 +26,7 @@ class Seed:
     """
 
     def __init__(self, topology: str = "") -> None:
-        """Check the topology, become the supervisor, prepare store and broker; or end circusd.
+        """Check the topology, become the supervisor, and prepare the store and the broker.
 
         Args:
             topology: the file; without it FEEDBUS_TOPOLOGY, or topology.toml in this folder.
@@ -47,10 +47,10 @@ class Seed:
         os.chdir(self.topology.root)
 
     def __call__(self, received: dict[str, Any]) -> None:
-        """Do nothing: circus requires a stream here, but nothing is written to it."""
+        """Do nothing: circus requires a stream here, and nothing is written to it."""
 
     def fill(self, arbiter: Any, watcher: Any) -> None:
-        """Put the topology's watchers into the arbiter, which has bound its sockets."""
+        """Add the watchers of the topology to the arbiter, which has bound its sockets."""
         from feedbus.supervisor.supervision import Supervision
 
         for found, socket in (
@@ -74,7 +74,7 @@ class Seed:
 
 
 def fill(watcher: Any, arbiter: Any, hook_name: str) -> bool:  # noqa: ARG001 -- circus's signature
-    """Replace the seed by the topology's watchers: circus's before_start hook."""
+    """Replace the seed by the watchers of the topology; circus calls this hook before its start."""
     try:
         watcher.stdout_stream.fill(arbiter, watcher)
     except FeedbusError as error:

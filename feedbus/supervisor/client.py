@@ -1,4 +1,4 @@
-"""Requests to the running supervisor from another process: its state, restart, apply."""
+"""Requests to the running supervisor from another process: state, restart, apply."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING: Mapping[str, Any] = {"watchers": {}}
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A process that was asked to end and has not ended.
+    """A process that was asked to end and has not ended yet.
 
     Attributes:
         name: the name of its consumer or process.
@@ -53,7 +53,7 @@ Progress = Callable[[Sequence[Busy]], None]
 
 
 def state(topology: Topology) -> dict[str, Any] | None:
-    """Return each watcher's state, processes and restarts, or None when no supervisor runs.
+    """Return the state of each watcher, or None if no supervisor runs.
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.
@@ -115,7 +115,7 @@ def ask(
 
 
 def busy(found: Mapping[str, Any]) -> list[Busy]:
-    """Return the processes that were asked to end and have not ended, the longest first."""
+    """Return the processes that were asked to end and have not ended; the oldest request first."""
     waiting = [
         Busy(name, one["pid"], one["stopping_seconds"], one["killed_in_seconds"])
         for name, watcher in found["watchers"].items()
@@ -126,10 +126,10 @@ def busy(found: Mapping[str, Any]) -> list[Busy]:
 
 
 class ApplyClient:
-    """Carries out the supervisor's steps of `feedbus apply`."""
+    """The supervisor's part of `feedbus apply`, as requests to the supervisor."""
 
     def __init__(self, topology: Topology, text: str, progress: Progress = lambda _: None) -> None:
-        """Prepare the steps for a topology.
+        """Create it for a topology.
 
         Args:
             topology: the new topology.
@@ -142,11 +142,11 @@ class ApplyClient:
         self._progress = progress
 
     def pause(self, consumers: Sequence[str]) -> None:
-        """Stop consumers whose queue is to be replaced."""
+        """Stop the consumers whose queue will be replaced."""
         self._ask(pause=list(consumers))
 
     def follow(self) -> None:
-        """Change to the new topology: add, remove and restart watchers."""
+        """Use the new topology: add, remove and restart watchers."""
         self._ask(text=self._text)
 
     def finish(self) -> None:

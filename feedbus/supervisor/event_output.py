@@ -1,4 +1,4 @@
-"""The output of the supervisor's events: a terminal, stdout, or its log file."""
+"""Where the supervisor writes its events: to a terminal, to stdout, or to its log file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ COLOURS = {
 
 
 class TerminalFormatter(logging.Formatter):
-    """Writes an event for a person who watches: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
+    """Formats an event for a terminal: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
 
     def __init__(self, width: int) -> None:
-        """Format names with this number of columns."""
+        """Create it with the width of the column of names."""
         super().__init__(datefmt="%H:%M:%S")
         self._width = width
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, and below it its further lines."""
+        """Return the line of a record, followed by its further lines."""
         event = event_of(record)
         clock = click.style(self.formatTime(record, self.datefmt), dim=True)
         name = str(event.fields.get("consumer", ""))
@@ -46,7 +46,7 @@ class TerminalFormatter(logging.Formatter):
 
 
 class _Stdout(logging.Handler):
-    """Writes to stdout; ignores that the terminal or the pipe is closed."""
+    """Writes to stdout; if the terminal or the pipe is closed, nothing happens."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -65,12 +65,12 @@ class _LogFile(logging.Handler):
 
 
 def name_width(topology: Topology) -> int:
-    """Return the number of characters of the longest name that supervised processes have."""
+    """Return the length of the longest name of a supervised process."""
     return max(map(len, [*topology.consumers, *topology.supervised, SUPERVISOR]))
 
 
 def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
-    """Write the supervisor's events, and circus's warnings, to one output.
+    """Write the supervisor's events and circus's warnings to one output.
 
     Args:
         topology: the topology with the form of log lines and the names of the supervised processes.

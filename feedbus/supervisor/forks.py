@@ -1,4 +1,4 @@
-"""Start many Python processes quickly: fork each from one that has imported their modules.
+"""Start many Python processes fast: fork each from a process that has imported their modules.
 
 The fork server is feedbus.supervisor.forkserver, a separate process. It ends when all processes
 are started: a process that is started later imports everything again and so runs the current code.
@@ -28,7 +28,7 @@ TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that a child runs: command (this Python, -m, a module, arguments) and folder."""
+    """A program that a child runs: its command and its folder."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -40,7 +40,7 @@ class ForkServer:
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None if its children cannot become children of this process."""
+        """Start a server; return None if its children cannot be adopted by this process."""
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
@@ -60,15 +60,15 @@ class ForkServer:
             )
 
     def __enter__(self) -> Self:
-        """Close it at the end of the block."""
+        """Return the server, which is closed at the end of the `with` block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """See close()."""
+        """Close the server."""
         self.close()
 
     def fork(self, program: Program, stdout: int, stderr: int) -> int:
-        """Start a program as a child of this process, with its umask, in a session of its own.
+        """Start a program as a child of this process, in its own session.
 
         Args:
             program: the program to run.
@@ -101,7 +101,7 @@ class ForkServer:
         return int(answer)
 
     def close(self) -> None:
-        """End the server; its children stay."""
+        """End the server; its children continue to run."""
         if self.closed:
             return
         self._connection.close()
@@ -120,6 +120,6 @@ class ForkServer:
 
 
 def adopt_orphans(*, wanted: bool = True) -> None:
-    """Become the parent of descendants whose parent ends: prctl(2), PR_SET_CHILD_SUBREAPER."""
+    """Make this process the parent of descendants whose parent ends (see prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

@@ -30,7 +30,7 @@ ADOPTION_SECONDS = 0.0005
 
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules, serve, and in each child run its program."""
+    """Import modules and serve requests; each child runs its program."""
     setproctitle(f"feedbus fork server of {topology_path}")  # also finds where titles are written
     default_signals()
     gc.disable()
@@ -62,7 +62,7 @@ def preload(topology_path: Path, modules: Sequence[str]) -> None:
 
 
 def serve(connection: Connection) -> Program:
-    """Fork a child for each request; return only in the child, with the program that it runs."""
+    """Fork a child for each request; return only in the child, with its program."""
     while True:
         try:
             program, umask = connection.recv()
@@ -81,7 +81,7 @@ def serve(connection: Connection) -> Program:
 
 
 def _part(connection: Connection) -> None:
-    """Fork once more and end; return in the child, after the supervisor has become its parent."""
+    """Fork again and end; return in the child when the supervisor has become its parent."""
     between = os.getpid()
     try:
         child = os.fork()
@@ -95,7 +95,7 @@ def _part(connection: Connection) -> None:
 
 
 def _settle(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
-    """Set session, folder, environment and output, then send the process id."""
+    """Set the session, folder, environment and output of a child, then send its process id."""
     with connection:
         os.setsid()
         os.environ.clear()

@@ -1,4 +1,4 @@
-"""Copy the lines of every log to stdout, each after the name of its consumer: `up --logs`."""
+"""Copy the lines of all logs to stdout, each after the name of its consumer, for `up --logs`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TAB = "    "
 
 
 class LogCopies:
-    """Writes lines to a descriptor; a slow reader delays the supervisor only for a short time.
+    """Writes lines to a descriptor; a slow reader delays the supervisor only briefly.
 
     If nobody reads, the supervisor waits once for half a second. Then lines are dropped and counted
     until there is room again, and a line reports their number. The log files contain all lines.
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
-        """Write to a descriptor, with names that are padded to a width; 0 writes no names."""
+        """Create it for a descriptor; names are padded to a width, 0 means no names."""
         self.dropped_lines = 0
         self._width = width
         self._descriptor = descriptor
@@ -53,7 +53,7 @@ class LogCopies:
             self.dropped_lines += 1
 
     def _write(self, line: str) -> bool:
-        """Write a line, and return whether all of it is written."""
+        """Write a line, and return whether the whole line was written."""
         text = f"{line}\n".encode()
         if self._within_line:
             text = b"\n" + text

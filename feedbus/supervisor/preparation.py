@@ -1,4 +1,4 @@
-"""Prepare for the processes before any starts: check handlers, the store, the broker.
+"""Before any process starts, check the handlers and prepare the store and the broker.
 
 This runs in a separate process, so that the supervisor stays small and keeps no connection. If an
 interrupted change of a ring waits for room in a full queue of the earlier ring, the process
@@ -25,7 +25,7 @@ AGAIN_SECONDS = 1.0
 
 
 def prepare(topology: Topology, forks: ForkServer | None) -> bool:
-    """Check handlers, prepare the store, declare the topology; False (reason on stderr) if not."""
+    """Check the handlers and prepare the store and the broker; return whether that succeeded."""
     command = [
         sys.executable,
         "-m",
@@ -58,7 +58,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
 
 
 def _waits(topology: Topology) -> Path:
-    """Return the file that exists when the preparation waits for a full queue."""
+    """Return the file that exists while the preparation waits for a full queue."""
     return run_folder(topology) / "preparation.waits"
 
 

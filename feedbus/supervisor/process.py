@@ -1,4 +1,4 @@
-"""A circus process; it is forked if that is faster than starting a new Python."""
+"""A process of a circus watcher, forked if that is faster than a new Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WatchedProcess(Process):
     """One process of a watcher."""
 
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
-        """Accept circus's arguments, and the fork server (None: start Python again)."""
+        """Create it with circus's arguments, and with the fork server, if there is one."""
         self._forks = forks
         self.stop_asked_at: float | None = None  # on the monotonic clock
         self.kill_at = 0.0
@@ -33,7 +33,7 @@ class WatchedProcess(Process):
 
 
 class Forked(psutil.Process):
-    """A child of the fork server with the methods of subprocess.Popen that circus calls."""
+    """A child of the fork server, with the methods of Popen that circus calls."""
 
     def __init__(self, forks: ForkServer, program: Program) -> None:
         """Fork the program, with pipes for its output."""

@@ -1,4 +1,4 @@
-"""Process groups: each supervised process leads one, and the whole group ends with its leader."""
+"""Process groups: each supervised process leads a group, which ends with its leader."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LOOK_SECONDS = 0.02
 
 
 def exists(group: int) -> bool:
-    """Return whether a group has any process, including ended ones that are not reaped."""
+    """Return whether a group has any process, also an ended one that was not reaped."""
     return send(group, 0)
 
 
 def send(group: int, number: int) -> bool:
-    """Send a signal to every process of a group and return whether there was any."""
+    """Send a signal to every process of a group; return whether there was a process."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -37,7 +37,7 @@ def send(group: int, number: int) -> bool:
 
 
 async def end(group: int) -> bool:
-    """End the rest of a group: SIGTERM, later SIGKILL; return whether that was necessary.
+    """End the remaining processes of a group; return whether there were any.
 
     The leader has ended already. Members that end are reaped elsewhere.
     """
@@ -83,7 +83,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def end_strays(run_folder: Path) -> list[int]:
-    """End the remaining groups of an earlier supervisor that was killed.
+    """End process groups that are left from an earlier supervisor that was killed.
 
     The leaders end by themselves when their supervisor ends, but their child processes may not. A
     process is recognised by the environment that it inherited, because group ids are used again.

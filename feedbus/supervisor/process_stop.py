@@ -1,4 +1,4 @@
-"""Stop one supervised process: its signal, its stop time, its last output."""
+"""Stop one supervised process: send its signal, wait, and copy its last output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def end(
     patience_seconds: float,
     report_busy: Callable[[float], None],
 ) -> bool:
-    """Stop a process, and return whether it had to be killed with its group.
+    """Stop a process, and return whether it had to be killed.
 
     The signal is sent only to this process, so that child processes of a handler can finish.
 
@@ -54,7 +54,7 @@ async def end(
 
 
 async def ended(process: WatchedProcess) -> None:
-    """Return when a process has ended that another function stops."""
+    """Return when a process that another function stops has ended."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(LOOK_SECONDS)
 

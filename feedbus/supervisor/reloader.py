@@ -1,4 +1,4 @@
-"""Follow the files of a project while it runs: `feedbus up --reload`.
+"""Apply changes of a project's files while it runs, for `feedbus up --reload`.
 
 It looks at the times of the files twice a second. A library that listens to the system (watchfiles)
 would notice a change earlier. But it gets no events if another machine or the host of a container
@@ -31,7 +31,7 @@ Times = dict[str, int]
 
 
 def file_times(root: Path, topology: Path, state: Path) -> Times:
-    """Return when the topology and each Python file below a folder changed, in nanoseconds.
+    """Return when the topology and each Python file in a folder changed, in nanoseconds.
 
     Hidden folders, virtual environments and the folder of state are left out.
     """
@@ -61,7 +61,7 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 
 
 class Reloader:
-    """Applies a topology that has changed, and restarts processes whose code has changed.
+    """Applies a changed topology, and restarts processes whose code has changed.
 
     `feedbus apply` or `feedbus check` first checks the files in a separate process. If there is a
     problem, it is logged, and the running system is not changed. The imports of a
@@ -78,7 +78,7 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Check the files until the end; a change counts if the next check finds no further one."""
+        """Check the files until the end; apply changes when no further file changes."""
         changed: set[str] = set()
         while not self._supervision.stopping:
             await asyncio.sleep(LOOK_SECONDS)
@@ -106,7 +106,7 @@ class Reloader:
             await self._supervision.restart(outdated)
 
     def _outdated(self, changed: set[str]) -> list[ProcessWatcher]:
-        """Return the watchers that may run changed code, and those that the supervisor gave up."""
+        """Return the watchers that may run changed code, or that the supervisor gave up."""
         supervision = self._supervision
         code = any(path.endswith(".py") for path in changed)
         unknown = supervision.topology.processes if code else ()
@@ -118,7 +118,7 @@ class Reloader:
         ]
 
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:
-        """Run a command of feedbus and return whether it succeeds; log its lines if it fails."""
+        """Run a command of feedbus; return whether it succeeds, else log its lines."""
         printed, code = await run_command(self._supervision.topology.path, *words)
         if self._supervision.stopping:  # a terminal sends Ctrl-C to the command, too
             return False

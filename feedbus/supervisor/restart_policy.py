@@ -1,4 +1,4 @@
-"""The decision after a process has ended: restart immediately, wait, or give up."""
+"""Decide after the end of a process: restart immediately, wait, or give up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_WAIT_SECONDS = 2.0
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """The consecutive quick failures of one watcher."""
+    """The number of quick failures of one watcher in a row."""
 
     start_retries: int
     failures: int = 0
@@ -25,7 +25,7 @@ class RestartPolicy:
         return self.failures >= self.start_retries
 
     def ended(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
-        """Count the end of a process and return how many seconds to wait before the next start.
+        """Count the end of a process; return the seconds to wait before the next start.
 
         Args:
             exit_code: the exit code as in subprocess; negative after a signal.
@@ -51,7 +51,7 @@ class RestartPolicy:
         return min(doubled, LONGEST_WAIT_SECONDS)
 
     def reset(self) -> None:
-        """Forget the failures: an operator has started the watcher."""
+        """Forget the failures, because an operator has started the watcher."""
         self.failures = self.hasty_ends = 0
 
 

@@ -1,4 +1,4 @@
-"""The log file of a watcher: its processes' stdout and stderr, rotated by size."""
+"""The log file of a watcher, with stdout and stderr of its processes, rotated by size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
 
 
 class RotatedLog:
-    """A circus stream that appends whole lines to a file of mode 0600 and keeps some older files.
+    """A circus stream that appends whole lines to a private file, and keeps some older files.
 
     The output of a process arrives in pieces. The beginning of a line is kept until its end has
     arrived. So lines of several processes are not mixed, and the file is rotated between two lines.
@@ -77,12 +77,12 @@ class RotatedLog:
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write the last output of an ended process, if it had no line end."""
+        """Write the last output of an ended process, if it has no line end."""
         for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
             self._append(self._begun.pop(source) + b"\n")
 
     def open(self) -> None:
-        """Open the file, unless it is open and has not been moved."""
+        """Open the file if it is not open or was moved."""
         if self._handle is not None and self._moved(self._handle):
             self._close()
         if self._handle is None:
@@ -92,7 +92,7 @@ class RotatedLog:
                     os.dup2(self._handle, descriptor)
 
     def close(self) -> None:
-        """Write output without a line end and close the file; the next write opens it again."""
+        """Write output without a line end, and close the file until the next write."""
         for source in list(self._begun):
             self._append(self._begun.pop(source) + b"\n")
         self._close()
@@ -109,7 +109,7 @@ class RotatedLog:
             return True
 
     def _append(self, lines: bytes) -> None:
-        """Write whole lines, or drop and count those for which there is no space."""
+        """Write whole lines; drop and count the lines for which there is no space."""
         if self._copy is not None:
             self._copy(lines)
         if self.dropped_lines:
@@ -129,7 +129,7 @@ class RotatedLog:
         return log_line(self._log_format, level, event).encode() + b"\n"
 
     def _write(self, lines: bytes) -> bool:
-        """Write lines, all or none of them; return whether they are written."""
+        """Write all lines or none; return whether they were written."""
         self.open()
         if self._handle is None:
             return False

@@ -1,4 +1,4 @@
-"""The end of a running supervisor and of its processes, requested by another process."""
+"""Stop a running supervisor and its processes from another process, for `feedbus down`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 10.0  # added to the time that its processes may take
 def stop(
     topology: Topology, *, within_seconds: float | None = None, progress: Progress = lambda _: None
 ) -> bool:
-    """End the supervisor and every process that holds a slot, and delete their files.
+    """Stop the supervisor and every process that holds a slot, and delete their files.
 
     Args:
         topology: the topology of the supervisor.
@@ -90,7 +90,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
 def _end_holder(
     topology: Topology, lock: Path, within_seconds: float | None, progress: Progress
 ) -> bool:
-    """End the process that holds a slot: SIGTERM, and SIGKILL when its time is over."""
+    """End the process that holds a slot: by SIGTERM, and by SIGKILL after its time."""
     from feedbus.supervisor.watcher_options import stop_seconds
 
     name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")

@@ -1,4 +1,4 @@
-"""The supervision of a topology's processes: start, change to another topology, stop."""
+"""Supervise the processes of a topology: start them, change to another topology, stop them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTLE_SECONDS = 60.0
 
 
 class Supervision:
-    """A topology's watchers in an arbiter, from their start until they have settled."""
+    """The watchers of a topology in an arbiter."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Supervision:
         forks: ForkServer | None,
         copies: LogCopies | None = None,
     ) -> None:
-        """Make the watchers and give them to the arbiter, whose sockets are bound.
+        """Create the watchers, and give them to the arbiter, whose sockets are bound.
 
         Args:
             arbiter: circus's arbiter, before its loop runs.
@@ -109,7 +109,7 @@ class Supervision:
         )
 
     async def start(self) -> None:
-        """Start every watcher, and restart processes that end from then on."""
+        """Start every watcher; from then on, restart processes that end."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
         # circus's own check would log every command at the same time, and make it fail.
@@ -121,11 +121,11 @@ class Supervision:
         await self.watchers.start_all(self.forks)
 
     async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
-        """Stop watchers together, and start each when its processes have ended."""
+        """Stop watchers together; start each one when its processes have ended."""
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Stop a watcher and remove it until a topology that has it is applied."""
+        """Stop and remove a watcher, until a topology with it is applied."""
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
 
@@ -137,7 +137,7 @@ class Supervision:
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
-        """Change the watchers to those of a topology; equal ones are not touched.
+        """Change the watchers to those of a topology; unchanged watchers continue to run.
 
         Consumers that it no longer has empty their queues, and end by themselves.
         """
@@ -196,7 +196,7 @@ class Supervision:
             Path(address.removeprefix("ipc://")).chmod(0o600)
 
     def _on_signal(self, number: int) -> None:
-        """Stop; a second Ctrl-C does not wait for handlers."""
+        """Stop; at a second Ctrl-C, do not wait for handlers."""
         if number == signal.SIGINT and self.stopping:
             self.stop(within_seconds=0.0)
         else:
@@ -204,7 +204,7 @@ class Supervision:
 
     @property
     def stopping(self) -> bool:
-        """Whether everything is being stopped."""
+        """Whether all processes are being stopped."""
         return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no other word for it
 
     def stop(self, within_seconds: float = math.inf) -> None:
@@ -250,7 +250,7 @@ class Supervision:
             self.arbiter.loop.add_callback(self._remove_ended)
 
     def expect_ready(self) -> None:
-        """Check for ready files until every process has reported that it is ready."""
+        """Check repeatedly, until every process is ready."""
         if not self.looking:
             self.looking = True
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)

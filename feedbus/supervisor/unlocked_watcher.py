@@ -9,14 +9,14 @@ from circus.watcher import Watcher
 
 
 class UnlockedWatcher(Watcher):
-    """Carries out circus's commands; a subclass defines _start() and _stop().
+    """Executes circus's commands; a subclass defines _start() and _stop().
 
     circus refuses every command while any other command runs, also one for another watcher. So a
     consumer that finishes a long handler would block the commands for all others.
     """
 
     def __init__(self, **options: Any) -> None:
-        """Take circus's options."""
+        """Create it with circus's options."""
         super().__init__(**options)
         self._commands = 0
 
@@ -26,12 +26,12 @@ class UnlockedWatcher(Watcher):
         await self._start()
 
     async def stop(self) -> None:
-        """Stop every process, each when it has finished what it is handling."""
+        """Stop every process when it has finished its messages."""
         self._commands += 1
         await self._stop(close_output_streams=True)
 
     async def restart(self) -> None:
-        """Stop every process, then start them, unless another command arrived meanwhile."""
+        """Stop every process, then start them unless another command has arrived."""
         self._commands += 1
         latest = self._commands
         await self._stop()
@@ -39,7 +39,7 @@ class UnlockedWatcher(Watcher):
             await self._start()
 
     async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart; circus's graceful reload would run a slot's old and new process together."""
+        """Restart; circus's graceful reload would run two processes of one slot."""
         await self.restart()
 
     def incr(self, nb: int = 1) -> asyncio.Future[int]:

@@ -1,4 +1,4 @@
-"""A circus watcher that restarts immediately, waits after quick failures, and can give up."""
+"""A circus watcher that restarts processes, waits after quick failures, and can give up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 
 
 class ProcessWatcher(UnlockedWatcher):
-    """The watcher of one consumer or process; for circusctl it is like any other."""
+    """The watcher of the processes of one consumer, or of one [processes] table."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ProcessWatcher(UnlockedWatcher):
         spawned: Callable[[], None],
         **options: Any,
     ) -> None:
-        """Take circus's own options, and feedbus's.
+        """Create it with circus's options and feedbus's own.
 
         Args:
             start_retries: quick failures in a row before it gives up.
@@ -101,7 +101,7 @@ class ProcessWatcher(UnlockedWatcher):
             await self.manage_processes()
 
     async def manage_processes(self) -> None:
-        """Start missing processes and end surplus ones; cheap when nothing has changed."""
+        """Start missing processes, and end processes that are too many."""
         if not self.is_active() or self._filling or self.gave_up:
             return
         for process in list(self.processes.values()):
@@ -119,7 +119,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._filling = False
 
     async def spawn_processes(self) -> None:
-        """Start missing processes, unless the system refuses."""
+        """Start the missing processes; stop if the system refuses to start one."""
         while self.is_active() and len(self.processes) < self.numprocesses:
             if self.spawn_process() is False:
                 return
@@ -133,7 +133,7 @@ class ProcessWatcher(UnlockedWatcher):
             self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
-        """Start one process; with another user, that user gets the files of its slot."""
+        """Start one process; if it runs as another user, give it its files."""
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
@@ -177,7 +177,7 @@ class ProcessWatcher(UnlockedWatcher):
     async def kill_process(
         self, process: WatchedProcess, stop_signal: int | None = None, graceful_timeout: Any = None
     ) -> bool:
-        """Stop a process on request, which is not a failure.
+        """Stop a process on request; this does not count as a failure.
 
         When the process has ended, or its stop time is over, the rest of its group is ended.
         """
@@ -220,7 +220,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._ending_groups.discard(pid)
 
     async def _replace(self, pid: int) -> None:
-        """Start a process instead of one that has ended, when its group has ended."""
+        """Start a new process when the group of an ended process has ended."""
         await self._end_group(pid)
         await self.manage_processes()
 
@@ -279,11 +279,11 @@ class ProcessWatcher(UnlockedWatcher):
     # -- watching ------------------------------------------------------------------------------
 
     def slot_path(self, slot: int, kind: str) -> Path:
-        """Return the path of a file of one of its processes, such as its lock."""
+        """Return the path of a file of a process, such as its lock file."""
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def look_for_ready(self) -> int:
-        """Log each process that has become ready, and return how many have not."""
+        """Log processes that have become ready; return how many are not ready."""
         waiting = 0
         for process in self.processes.values():
             if process.pid in self.ready_pids:
@@ -300,17 +300,17 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def all_ready(self) -> bool:
-        """Whether all of its processes are ready."""
+        """Whether all processes are ready."""
         return bool(self.is_active()) and len(self.ready_pids) == self.numprocesses
 
     @property
     def waits_to_restart(self) -> bool:
-        """Whether a process has failed and is not started again yet."""
+        """Whether a process has failed and was not started again yet."""
         missing = len(self.processes) < self.numprocesses
         return missing and time.monotonic() < self._resume_at
 
     def end_hung(self) -> None:
-        """End processes whose handler exceeds its timeout; cheap while none does."""
+        """End processes whose handler exceeds its time limit."""
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
             pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "hand"), pid)

@@ -30,7 +30,7 @@ class WatcherEvents:
         events.info("ready", text, consumer=self.name, pid=pid, seconds=seconds)
 
     def busy(self, pid: int, left_seconds: float) -> None:
-        """Log that a process that was asked to end still works."""
+        """Log that a process still works, although it was asked to end."""
         text = (
             f"process {pid} still handles a message; if it does not end within"
             f" {left_seconds:.0f} s, it is killed"
@@ -44,12 +44,12 @@ class WatcherEvents:
         events.warning("killed", text, consumer=self.name, pid=pid)
 
     def group_killed(self, pid: int) -> None:
-        """Log that the processes that an ended process had started were killed."""
+        """Log that child processes of an ended process were killed."""
         text = f"processes that process {pid} had started did not end with it and were killed"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
     def removed(self, ending: str) -> None:
-        """Log that a process has emptied its queue, which the topology no longer has."""
+        """Log that the process of a removed consumer has emptied its queue and ended."""
         text = (
             f"the topology no longer has {self.name}; its process has handled the last messages"
             f" and ended: {ending}"
@@ -64,7 +64,7 @@ class WatcherEvents:
         events.write(level, "ended", text, consumer=self.name, pid=pid, exit=ending)
 
     def gave_up(self, why: str, log: Path) -> None:
-        """Log that no process is started any more, and why."""
+        """Log that the supervisor does not start processes of the watcher any more."""
         where = f"read its log {log}"
         again = f"correct the cause, then run `circusctl start {self.name}`"
         events.error("gave_up", f"not restarted {why}; {where}; {again}", consumer=self.name)

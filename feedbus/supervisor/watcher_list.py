@@ -1,4 +1,4 @@
-"""The watchers of an arbiter in the order of the topology: added, removed and replaced together."""
+"""The watchers of an arbiter, in the order of the topology."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOGETHER_SECONDS = 2.0  # processes that end within this time are started togeth
 
 
 class WatcherList:
-    """The watchers that feedbus gave to a circus arbiter."""
+    """The watchers that feedbus has added to a circus arbiter."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class WatcherList:
         watchers: Iterable[ProcessWatcher],
         fork_server: Callable[[], ForkServer | None],
     ) -> None:
-        """Hold watchers, which are not registered with the arbiter yet.
+        """Create the list; the watchers are not registered with the arbiter yet.
 
         Args:
             arbiter: the arbiter of circus.
@@ -36,7 +36,7 @@ class WatcherList:
         self._fork_server = fork_server
 
     def __iter__(self) -> Iterator[ProcessWatcher]:
-        """Return every watcher, in order."""
+        """Yield every watcher, in order."""
         return iter(tuple(self._watchers))
 
     async def start_all(self, forks: ForkServer | None) -> None:
@@ -78,7 +78,7 @@ class WatcherList:
         pairs: Sequence[tuple[ProcessWatcher, ProcessWatcher | None]],
         to_start: Sequence[ProcessWatcher],
     ) -> None:
-        """Stop watchers and start their replacements, each when its predecessor has ended.
+        """Stop watchers; start the replacement of each one when it has ended.
 
         Args:
             pairs: a watcher to stop and the one to start then; the same watcher is restarted.
@@ -105,7 +105,7 @@ class WatcherList:
         await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
 
     async def _clear(self, before: ProcessWatcher, after: ProcessWatcher | None) -> None:
-        """Stop a watcher, and put another one in its place."""
+        """Stop a watcher, and put another watcher in its position."""
         if before is after:
             await before.stop()
             return
@@ -114,7 +114,7 @@ class WatcherList:
             self.add([after])
 
     def sort(self, names: Iterable[str]) -> None:
-        """Sort the watchers by the order of these names, in which status shows them.
+        """Sort the watchers by the order of these names.
 
         A watcher of another name comes last.
         """
@@ -126,5 +126,5 @@ class WatcherList:
 
     @property
     def leaving(self) -> list[ProcessWatcher]:
-        """Watchers that the topology no longer has and that still empty their queues."""
+        """The watchers that the topology no longer has, but that still empty their queues."""
         return [one for one in self._watchers if one.leaving]

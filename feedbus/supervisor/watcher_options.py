@@ -1,4 +1,4 @@
-"""The options of a topology's circus watchers: one for each consumer and each process."""
+"""The options of circus watchers: one watcher for each consumer and each process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl adds some
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
-    """Return circus's options of every watcher: consumers in the file's order, then processes.
+    """Return the options of every watcher: first the consumers, then the processes.
 
     Raises:
         UsageError: a watcher's user is unknown, or only root could change to it.
@@ -50,7 +50,7 @@ def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of one of feedbus's own processes, which has a single slot."""
+    """Return the options of a process of feedbus itself, which has a single slot."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -119,7 +119,7 @@ def applied_path(topology: Topology) -> Path:
 
 
 def _other_user(name: str, user: str | None) -> str | None:
-    """Return the user to change to, or None if this process runs as that user."""
+    """Return the user to which a process must change, or None."""
     if user is None:
         return None
     try:
@@ -143,7 +143,7 @@ def log_path(topology: Topology, name: str) -> Path:
 
 
 def own_log(topology: Topology) -> RotatedLog:
-    """Return the supervisor's own log, which replaces its stdout and stderr."""
+    """Return the log of the supervisor, which replaces its stdout and stderr."""
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(
         path,

@@ -58,7 +58,7 @@ def hold_reasons(watcher: ProcessWatcher) -> list[str]:
 
 
 def why_not_ready(watcher: ProcessWatcher) -> str:
-    """Return a line about a watcher whose processes are not all ready, with the path of its log."""
+    """Return a line that says why a watcher is not ready, with the path of its log."""
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
         return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"

@@ -1,4 +1,4 @@
-"""Tools for users' tests: a whole system in memory, a bus that records, Records from dicts."""
+"""Tools for tests of projects: a system in memory, a bus that records, and Records from dicts."""
 
 from __future__ import annotations
 

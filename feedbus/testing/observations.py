@@ -1,4 +1,4 @@
-"""The observations of a test: published records, and records that handlers received."""
+"""What a test has observed: published records, and records that handlers received."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class Handled:
 
 
 class RecordingSender(Sender):
-    """Sends messages, and records those that the broker accepted."""
+    """Sends messages, and records the messages that the broker has accepted."""
 
     def __init__(self, topology: Topology, published: list[Published]) -> None:
-        """Append to published; a queue that is full refuses immediately."""
+        """Create it; records are appended to `published`."""
         super().__init__(topology, nacked_seconds=0)
         self._published = published
         self._codecs = Codecs.of(topology)
@@ -105,7 +105,7 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
-    """Return a handler that also appends its arguments to handled."""
+    """Return a handler that also appends its arguments to the list `handled`."""
     function: Callable[..., Any] = handler.function
 
     def note(argument: Any, records: Sequence[Any], error: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""The pytest plugin: a TestSystem and a RecordingBus for each test that requests one."""
+"""The pytest plugin: fixtures with a TestSystem and a RecordingBus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _topology(config: pytest.Config) -> Path:
 
 @pytest.fixture
 def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
-    """A whole system in memory, a new one for each test."""
+    """A whole system in memory; each test gets a new one."""
     from feedbus.testing import TestSystem
 
     with TestSystem(_topology(request.config)) as system:
@@ -35,7 +35,7 @@ def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
 
 @pytest.fixture
 def feedbus_bus(request: pytest.FixtureRequest) -> RecordingBus:
-    """A bus that records the messages that are published on it, for tests of one handler."""
+    """A bus that records published messages, for tests of one handler."""
     from feedbus.testing import RecordingBus
 
     return RecordingBus(_topology(request.config))

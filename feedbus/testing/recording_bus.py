@@ -1,4 +1,4 @@
-"""A bus that records the messages of a handler, for tests of one handler alone."""
+"""A bus that records the messages of a handler, for tests of one handler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RecordingBus(Bus):
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:
-        """Record; with a topology, refuse messages that a bus of this topology cannot publish.
+        """Create it; with a topology, invalid messages raise the errors of a real bus.
 
         Args:
             topology: the file, or the parsed topology; None for a bus that accepts every exchange.
@@ -46,7 +46,7 @@ class RecordingBus(Bus):
         exchange: str,
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
-        """Record pairs.
+        """Record (payload, key) pairs.
 
         Raises:
             TypeError: an argument has a wrong type, or an item is not a (payload, key) pair.

@@ -27,7 +27,7 @@ from feedbus.wire.message_options import PublishOptions
 
 
 class TestSystem:
-    """The system of `feedbus up` within a test: the broker, the consumers, the store.
+    """The system of `feedbus up` in a test: the broker, the consumers, the store.
 
     Messages are routed, validated, handled, retried and dead-lettered by the code that does so in
     production. The broker is in memory and time is virtual, so that a retry in ten minutes needs
@@ -80,7 +80,7 @@ class TestSystem:
             self._ends = ends.pop_all()
 
     def _opened(self, found: Project, ends: contextlib.ExitStack) -> Store:
-        """Open the topology's store, or an empty one instead of a file."""
+        """Open the store of the topology, or an empty store instead of a file."""
         url = self.topology.store_url
         if url is None or url.file is None:
             store = open_prepared(self.topology)
@@ -105,11 +105,11 @@ class TestSystem:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the system."""
         self.close()
 
     def close(self) -> None:
-        """End the consumers, and remove the broker and the temporary store."""
+        """Close the consumers, and remove the broker and the temporary store."""
         self._ends.close()
 
     @property
@@ -174,7 +174,7 @@ class TestSystem:
         self._system.deliver(queue, payload, key)
 
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
-        """Handle all messages, including retries, until none is left; return how many deliveries.
+        """Handle all messages and retries until none is left; return the number of deliveries.
 
         The clock jumps to the time when the next retry is due. The messages in the store's outbox
         are published first.
@@ -194,7 +194,7 @@ class TestSystem:
         return done
 
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
-        """Advance the clock, and handle the messages that are due; return how many deliveries.
+        """Advance the clock, and handle messages that are due; return how many deliveries.
 
         `advance(0)` handles the messages that are due now. Raises the same
         errors as run().
@@ -210,7 +210,7 @@ class TestSystem:
         return done + self._handle_ready(most - done)
 
     def _handle_ready(self, most: int) -> int:
-        """Handle the messages that wait, and those that handlers have put into the outbox."""
+        """Handle waiting messages, and messages that handlers add to the outbox."""
         if self._system.bus.in_transaction:
             msg = "a system cannot run within bus.transaction(): end the transaction first"
             raise UsageError(msg)

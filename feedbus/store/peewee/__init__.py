@@ -1,4 +1,4 @@
-"""The store on SQLite or PostgreSQL by peewee; the project's models can use it too."""
+"""The store on SQLite or PostgreSQL by peewee; the models of the project can use it, too."""
 
 from feedbus.store.peewee.store import (
     PeeweeStore,

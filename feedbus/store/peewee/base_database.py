@@ -1,4 +1,4 @@
-"""A peewee database whose transaction begins with its first statement."""
+"""The peewee database of the store, whose transactions begin with their first statement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Database(peewee.Database):
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Start without a connection; where is the name of the database in errors."""
+        """Create it without a connection; `where` is the name of the database in errors."""
         self.where = where
         self._local = threading.local()
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}
@@ -48,7 +48,7 @@ class Database(peewee.Database):
         super()._close(conn)  # type: ignore[misc]  # inner, not in the stubs
 
     def close_all(self) -> None:
-        """Close the connections of all threads; call it when the others have stopped."""
+        """Close the connections of all threads; call it when the other threads have ended."""
         with self._opened_lock:
             opened, self._opened = list(self._opened.values()), {}
         for thread, connection in opened:
@@ -63,17 +63,17 @@ class Database(peewee.Database):
         return True
 
     def discard(self) -> None:
-        """Close this thread's connection in any state."""
+        """Close the connection of this thread, also if it is lost."""
         with suppress(Exception):  # the connection may be lost
             self.close()
 
     def begin(self, *_: Any) -> None:
-        """Begin a transaction; the database begins it with the first statement."""
+        """Begin a transaction; the database sees it at the first statement."""
         self._begin_with_next(True)
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
-        """Refuse to commit or roll back in this thread while the block runs."""
+        """In a `with` block, raise an error if this thread commits or rolls back."""
         self._local.kept_whole = True
         try:
             yield
@@ -81,13 +81,13 @@ class Database(peewee.Database):
             self._local.kept_whole = False
 
     def commit(self) -> None:
-        """Commit, unless nothing was executed."""
+        """Commit if any statement was executed."""
         self._check_owner("commit")
         if not self._begin_with_next(False):
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back, unless nothing was executed or the connection is gone."""
+        """Roll back if any statement was executed and the connection is not lost."""
         self._check_owner("rollback")
         if not self._begin_with_next(False) and self._begun():
             super().rollback()
@@ -97,7 +97,7 @@ class Database(peewee.Database):
             raise UsageError(not_the_owner(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
-        """Return the driver's connection, within a transaction that peewee has begun."""
+        """Return the driver's connection; the transaction of peewee has begun there."""
         if self._begin_with_next(False):
             self._begin_and_execute("SELECT 1", ())
         return super().connection()
@@ -107,7 +107,7 @@ class Database(peewee.Database):
         return self.is_closed()
 
     def _begun(self) -> bool:
-        """Whether the database has an open transaction of this thread."""
+        """Whether this thread has an open transaction in the database."""
         return not self.lost()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- the argument is a state

@@ -1,4 +1,4 @@
-"""The choice of a database by its URL."""
+"""Select the database of the peewee store by its URL."""
 
 from __future__ import annotations
 

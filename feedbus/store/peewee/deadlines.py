@@ -37,7 +37,7 @@ class Connection(extensions.connection):
     """A connection on which no call takes longer than the server's timeout and a margin."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Connect, within libpq's connect_timeout."""
+        """Open the connection within libpq's connect_timeout."""
         super().__init__(*arguments, **options)
         self.server_session: ServerSession | None = None
         self.due = math.inf
@@ -53,11 +53,11 @@ class Connection(extensions.connection):
         return super().cursor(name, *arguments, **options)
 
     def commit(self) -> None:
-        """Commit."""
+        """Commit the transaction, within the deadline."""
         self.within_deadline(super().commit)
 
     def rollback(self) -> None:
-        """Roll back."""
+        """Roll back the transaction, within the deadline."""
         self.within_deadline(super().rollback)
 
     def within_deadline(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,7 +76,7 @@ class Connection(extensions.connection):
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:
-        """Shut down the connection on which another thread waits."""
+        """Shut down a connection for which another thread is waiting."""
         self._gave_up = True
         with (
             contextlib.suppress(OSError, psycopg2.Error),
@@ -104,7 +104,7 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of such a connection; its rows are already on the client."""
+    """A cursor of a Connection; its rows are already on the client."""
 
     connection: Connection
 
@@ -123,7 +123,7 @@ class Cursor(extensions.cursor):
         self.connection.within_deadline(super().callproc, procname, parameters)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-        """Copy to or from a file."""
+        """Copy rows to or from a file."""
         self.connection.within_deadline(super().copy_expert, sql, file, size)
 
 
@@ -158,7 +158,7 @@ class Deadlines:
         self._pid = 0
 
     def add(self, connection: Connection) -> None:
-        """Watch a connection from now on, in a thread of the process that opens it."""
+        """Check a connection from now on; call this in the process that opens it."""
         with self._lock:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -167,7 +167,7 @@ class Deadlines:
             self._connections.add(connection)
 
     def wake(self) -> None:
-        """Check from now on: a connection has a deadline."""
+        """Start to check, because a connection has a deadline."""
         if not self._waiting.is_set():
             self._waiting.set()
 

@@ -1,4 +1,4 @@
-"""PostgreSQL for the peewee store, by psycopg2: its settings, and lost connections."""
+"""PostgreSQL for the peewee store, by psycopg2: settings, and lost connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
 
 
 class PostgresDatabase(Database, peewee.PostgresqlDatabase):
-    """PostgreSQL by psycopg2; BEGIN is sent together with a transaction's first statement.
+    """PostgreSQL by psycopg2; BEGIN is sent with the first statement of a transaction.
 
     If that statement finds the connection lost, the transaction begins on another one.
     """
@@ -63,7 +63,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
             self._closed_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction; the server begins it with the first statement."""
+        """Begin a transaction; the server sees it at the first statement."""
         if isolation_level:
             peewee.PostgresqlDatabase.begin(self, isolation_level)
         else:
@@ -89,7 +89,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
 
 
 def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
-    """Return the database of a URL, not yet connected; a server lists it by application_name."""
+    """Return the database of a URL; it is not connected yet."""
     from feedbus.store.peewee.deadlines import Connection  # only where psycopg2 is installed
 
     defaults = {

@@ -30,16 +30,16 @@ PRAGMAS = {
 
 
 class SqliteDatabase(Database, peewee.SqliteDatabase):
-    """SQLite in WAL mode, durable, in a private file; only one transaction writes at a time."""
+    """SQLite in WAL mode, in a private file; one transaction at a time writes."""
 
     def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
-        """Wait for a turn, and for SQLite's own lock, within waiting()."""
+        """Create it; each wait for a lock of the file is within waiting()."""
         self._while_waiting = waiting
         super().__init__(database, **options)
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:
-        """Whether a thread has ended: closing a connection in use would crash the process.
+        """Whether a thread has ended, so that its connection may be closed.
 
         A thread that still runs closes its connection when it ends.
         """
@@ -78,7 +78,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
             self._turn().give()
 
     def lost(self) -> bool:
-        """Whether this thread's connection is closed, also by a handler that has closed it."""
+        """Whether the connection of this thread is closed, for example by a handler."""
         if self.is_closed():
             return True
         try:
@@ -98,7 +98,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
 
 def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
-    """Return the database of a file, not yet connected.
+    """Return the database of a file; it is not connected yet.
 
     Args:
         file: the absolute path of the file.

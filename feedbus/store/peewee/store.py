@@ -39,7 +39,7 @@ class PeeweeStore(SqlStore):
         application_name: str = "feedbus",
         waiting: Waiting = nullcontext,
     ) -> None:
-        """Use the database of a URL; each thread connects on its first use.
+        """Create the store of a URL; each thread connects at its first use.
 
         Args:
             url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
@@ -60,7 +60,7 @@ class PeeweeStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
-        """Commit all changes of the block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; see Store.transaction."""
         if self.database.in_transaction():
             yield self.database
             return
@@ -76,7 +76,7 @@ class PeeweeStore(SqlStore):
             raise StoreOutage(self.describe(error)) from error
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement of feedbus's own tables."""
+        """Execute a statement on feedbus's own tables."""
         statement = _for_psycopg2(sql) if self.on_postgres else sql
         cursor: Cursor = self.database.execute_sql(statement, parameters)
         return cursor
@@ -98,7 +98,7 @@ class PeeweeStore(SqlStore):
 
 
 class _Binding:
-    """The store that the project's models use; a process has one at a time."""
+    """The store that the models of the project use; a process has only one at a time."""
 
     store: PeeweeStore | None = None
 
@@ -123,7 +123,7 @@ def bound() -> PeeweeStore:
 
 
 def close_bound() -> None:
-    """Close the store that the models use; harmless when none is open."""
+    """Close the store that the models use; without an open store, do nothing."""
     if _binding.store is not None:
         _binding.store.close()
 
@@ -140,5 +140,5 @@ def on_postgres() -> bool:
 
 @lru_cache(maxsize=64)
 def _for_psycopg2(sql: str) -> str:
-    """Return a statement with parameters in psycopg2's notation."""
+    """Return a statement in which the parameters have psycopg2's notation."""
     return NAMED.sub(r"%(\1)s", sql)

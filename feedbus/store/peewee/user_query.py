@@ -1,4 +1,4 @@
-"""Run a user's query on the store; the query must not change anything."""
+"""Run a read-only query of a user on the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 @contextmanager
 def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
-    """Yield the column names of a query, and then its rows, from whichever store is open.
+    """Yield the names of the columns of a query, and its rows.
 
     Raises:
         UsageError: the store refused the query, for example because it would write.
@@ -84,7 +84,7 @@ def _rows(cursor: Any, rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]
 
 
 def _would_write(error: BaseException) -> bool:
-    """Whether an error means that the query would write, and not that the store is broken."""
+    """Whether an error means that the query tries to write."""
     refused = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
     return refused or getattr(error, "pgcode", None) == POSTGRES_READ_ONLY
 

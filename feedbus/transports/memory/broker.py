@@ -1,4 +1,4 @@
-"""Brokers in memory, found by their names, and the parts that each connection uses."""
+"""Brokers in memory, found by their names, and the tables and ports of their connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 
 
 class MemoryBroker:
-    """One broker in memory; its messages exist as long as this object.
+    """One broker in memory; its messages exist as long as this object exists.
 
     Attributes:
         connection_type: the class of its connections; a simulation uses one with network faults.
@@ -67,7 +67,7 @@ class MemoryBroker:
         self.tables = Tables(f"memory broker {name}", database, time, shared=True)
 
     def open(self) -> Backend:
-        """Return the tables and ports that a new connection uses.
+        """Return the tables and ports for a new connection.
 
         Raises:
             FileUnavailable: this process was forked after the broker was made.
@@ -89,7 +89,7 @@ class MemoryBroker:
             self.tables.database.close()
 
     def serialized(self) -> bytes:
-        """Return the content of the broker, for the argument `prepared` of another one."""
+        """Return the content of the broker, for the argument `prepared`."""
         with self.tables.use:
             return self.tables.database.serialize()
 
@@ -105,7 +105,7 @@ class MemoryBroker:
         return int(count)
 
     def headers(self, of_queue: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the headers of each message that waits in these queues."""
+        """Return the headers of each waiting message in these queues."""
         rows = self.tables.read(
             "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message"
@@ -126,7 +126,7 @@ class MemoryBroker:
 
 
 class ClockTime:
-    """Broker time taken from a clock, such as a virtual one."""
+    """The time of a broker, from a clock such as a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
         """Start at the clock's wall time, and advance with its monotonic time."""
@@ -137,7 +137,7 @@ class ClockTime:
         return round(self._clock.monotonic() * 1000)
 
     def now_ms(self) -> int:
-        """Return the time in ms that all expiry uses."""
+        """Return the time in milliseconds, by which messages expire."""
         return self._monotonic_ms() + self._offset_ms
 
     def moment(self) -> datetime:
@@ -145,11 +145,11 @@ class ClockTime:
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Do nothing: no later process continues from this time."""
+        """Do nothing: the time of a broker in memory is not stored."""
 
 
 class SocketPairs:
-    """Wakes connections through a pair of sockets for each, which a selector can wait for."""
+    """Wakes connections through one pair of sockets for each connection."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         """Receive nothing until listen() is called."""
@@ -165,7 +165,7 @@ class SocketPairs:
         self._broker.wake_up_sockets[owner] = self._sender
 
     def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; ignore one that is gone or has an unread wake-up."""
+        """Wake connections; ignore connections that are closed or already woken."""
         for owner in owners:
             wake_up_socket = self._broker.wake_up_sockets.get(owner)
             if wake_up_socket is not None:
@@ -203,16 +203,16 @@ class Presence:
         self._own: int | None = None
 
     def begin(self, owner: int) -> None:
-        """Enter this connection as live."""
+        """Record this connection as live."""
         self._own = owner
         self._broker.living.add(owner)
 
     def end(self) -> None:
-        """Remove this connection's entry; a second call does nothing."""
+        """Remove this connection from the live ones; a second call does nothing."""
         self._broker.living.discard(self._own or 0)
 
     def drop(self) -> None:
-        """Do nothing: a forked child has a copy of its own."""
+        """Do nothing: a forked child has its own copy of the set."""
 
     def lives(self, owner: int) -> bool:
         """Return whether a connection is live."""
@@ -223,7 +223,7 @@ class Presence:
 
 
 class NoUpkeep:
-    """Maintenance that does nothing: a broker in memory needs none."""
+    """Maintenance that does nothing, because a broker in memory needs none."""
 
     def postpone(self) -> None:
         """Do nothing."""
@@ -256,7 +256,7 @@ def create(broker: MemoryBroker) -> MemoryBroker:
 
 
 def find(name: str) -> MemoryBroker:
-    """Return the broker of a name; create an empty one on the machine's clock if there is none."""
+    """Return the broker with a name; create an empty broker if there is none."""
     with _registration:
         if name not in _brokers:
             _brokers[name] = MemoryBroker(name)
@@ -264,7 +264,7 @@ def find(name: str) -> MemoryBroker:
 
 
 def remove(name: str) -> None:
-    """Close and unregister a broker with all its content; ignore an unknown name."""
+    """Close and unregister a broker; ignore an unknown name."""
     with _registration:
         broker = _brokers.pop(name, None)
     if broker is not None:

@@ -14,7 +14,7 @@ SCHEME = "memory://"
 
 
 class Transport(transport.Transport):
-    """Connects to the broker in memory of a name; the first connection creates it.
+    """Connects to a broker in memory by its name; the first connection creates the broker.
 
     Example:
         >>> kombu.Connection(transport=Transport, virtual_host="tests")
@@ -38,7 +38,7 @@ class Transport(transport.Transport):
 
 
 def broker_name(client: Any) -> str:
-    """Return the name in a Kombu connection: its virtual_host, or a part of its URL.
+    """Return the broker's name in a Kombu connection: its virtual_host, or part of its URL.
 
     Raises:
         ValueError: there is no name.

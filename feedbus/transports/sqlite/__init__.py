@@ -1,4 +1,4 @@
-"""The embedded broker: RabbitMQ's semantics over one SQLite file, for many processes, no server.
+"""The embedded broker: RabbitMQ's semantics in one SQLite file, without a server.
 
 To understand it, read the modules `schema` (the tables), `routing` (the queues of a message),
 `delivery` (the deliveries of a consumer) and `connection` (how an idle consumer is woken).

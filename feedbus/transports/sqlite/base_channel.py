@@ -1,4 +1,4 @@
-"""The base of a channel: it opens, is opened again after an AMQP error, and closes."""
+"""The base class of a channel: it opens, opens again after an AMQP error, and closes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Unsettled(NamedTuple):
 
 
 class BaseChannel(StdChannel):
-    """The state that the parts of a channel share; an AMQP error closes and opens the channel."""
+    """The common state of the parts of a channel; after an AMQP error, it opens again."""
 
     no_ack_consumers: Any
 
@@ -119,7 +119,7 @@ class BaseChannel(StdChannel):
         self._held.clear()
 
     def close(self) -> None:
-        """Close the channel: its consumers end, unsettled deliveries return to their queues."""
+        """Close the channel: its consumers end, and unsettled deliveries return."""
         link = self.connection
         if link is None or not self.is_open:
             return
@@ -131,5 +131,5 @@ class BaseChannel(StdChannel):
         self.connection = None
 
     def flush(self) -> None:
-        """Store the messages that were published and are buffered."""
+        """Store the published messages that are buffered."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Binding queues and exchanges to exchanges, with RabbitMQ's refusals."""
+"""Bind and unbind queues and exchanges, with the errors of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def unbind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Remove a binding; one that does not exist is not an error.
+    """Remove a binding; a missing binding is not an error.
 
     Raises:
         NotFound: there is no such source or destination exchange.

@@ -1,4 +1,4 @@
-"""The broker's time: milliseconds that advance evenly, also when the wall clock is changed.
+"""The time of the broker in milliseconds; it advances evenly, also if the wall clock is changed.
 
 Times to live, delays and unused queues are measured by it. It is the kernel's time since boot plus
 an offset that the file keeps, so all processes agree on it and a restart changes nothing. After a
@@ -23,12 +23,12 @@ CREATE TABLE IF NOT EXISTS clock (
 
 
 def wall_ms() -> int:
-    """Return the wall clock's time."""
+    """Return the time of the wall clock in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Return the id of the boot and the ms since then, or None if the kernel has neither."""
+    """Return the id of the boot and the milliseconds since then, or None if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/time").readlink()
@@ -41,7 +41,7 @@ class BrokerTime:
     """The time of one file, as one connection reads it."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
-        """Read the offset, or set it when this is the first connection since the boot."""
+        """Read the offset, or set it at the first connection after a boot."""
         self._note_at_ms = 0
         self._offset_ms: int | None = None
         started = since_boot()

@@ -1,4 +1,4 @@
-"""A channel with the methods, events and errors of py-amqp, so that clients can use both."""
+"""A channel with the methods, events and errors of py-amqp, so that the same clients can use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedbus.transports.sqlite.publishing_channel import PublishingChannel
 
 
 class Channel(DeclaringChannel, PublishingChannel, ConsumingChannel):
-    """A channel of the protocol, with the further methods that Kombu calls."""
+    """A channel with all methods that py-amqp's and Kombu's clients call."""
 
     Message = pyamqp.Message
     auto_decode = True  # bodies whose message declares an encoding are delivered as text
@@ -33,9 +33,9 @@ class Channel(DeclaringChannel, PublishingChannel, ConsumingChannel):
         return prepare(self, body, priority, content_type, content_encoding, headers, properties)
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
-        """Turn Kombu's options of a queue into x-arguments."""
+        """Convert Kombu's options of a queue into x-arguments."""
         return to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
 
     def message_to_python(self, raw_message: Any) -> Any:
-        """Return Kombu's message for a delivered one."""
+        """Return Kombu's message for a delivered message."""
         return self.Message(raw_message, channel=self)

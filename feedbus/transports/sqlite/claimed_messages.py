@@ -1,4 +1,4 @@
-"""Messages that a connection has claimed for its consumers and not delivered yet."""
+"""Messages that a connection has claimed for its consumers and has not delivered yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered on
 
 
 class ClaimedMessages:
-    """Claims messages while consumers have room for them, and delivers them one by one."""
+    """Claims messages while consumers have room, and delivers them one by one."""
 
     def __init__(self, link: RegisteredConnection) -> None:
         """Start with no consumers."""
@@ -34,7 +34,7 @@ class ClaimedMessages:
         self._arrivals.clear()
 
     def forget(self, consumer: Consumer) -> list[int]:
-        """Remove a consumer; return the messages that were claimed for it and not delivered."""
+        """Remove a consumer; return its claimed messages that were not delivered."""
         self.consumers.pop(consumer.id, None)
         consumer.group.consumers.pop(consumer.tag, None)
         left = [
@@ -48,7 +48,7 @@ class ClaimedMessages:
         return left
 
     def fetch(self) -> bool:
-        """Claim messages for which consumers have room; return False if there were none."""
+        """Claim messages for consumers with room; return whether there were any."""
         hungry = [
             consumer
             for consumer in self.consumers.values()
@@ -113,7 +113,7 @@ class ClaimedMessages:
         return arrivals
 
     def hand_over(self) -> bool:
-        """Call a consumer's callback with the next message; return False if there is none."""
+        """Call a consumer's callback with the next message; return False without one."""
         while self._arrivals:
             if self._arrivals[0].content is None:
                 self._load_bodies()
@@ -128,7 +128,7 @@ class ClaimedMessages:
         return False
 
     def hand_over_all(self, consumer: Consumer) -> None:
-        """Call a consumer's callback with all messages that were claimed for it."""
+        """Call a consumer's callback with all messages that it has claimed."""
         self._arrivals = deque(
             sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
         )

@@ -1,4 +1,4 @@
-"""The release of disk space: after a backlog the file shrinks while nobody uses it.
+"""Free disk space after a backlog: rewrite the broker file while nobody uses it.
 
 SQLite can also give pages back one by one (auto_vacuum), but then it has to keep a map of all
 pages, which costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
@@ -24,10 +24,10 @@ MOST_KEPT_BYTES = 100_000_000
 
 
 class Compaction:
-    """Decides when a waiting connection rewrites the file to free disk space, and does it."""
+    """Rewrites the file to free disk space while the connection waits."""
 
     def __init__(self, database: sqlite3.Connection, path: Path, live: Path) -> None:
-        """Check the file first when the connection has waited for QUIET_SECONDS."""
+        """Create it; the first check is after QUIET_SECONDS of waiting."""
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = live / "compaction"
@@ -35,7 +35,7 @@ class Compaction:
         self._version = -1  # of the file's content at the last check
 
     def postpone(self) -> None:
-        """Record that this connection has used the file: the wait begins again."""
+        """Record that this connection has used the file, so that the wait starts again."""
         self._due = 0.0
 
     def seconds(self) -> float | None:

@@ -20,7 +20,7 @@ Events = Mapping[str, set[Callable[..., None]]]
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A published message; tag is 0 outside confirm mode."""
+    """A published message; its tag is 0 if the channel is not in confirm mode."""
 
     tag: int
     content: Content
@@ -30,7 +30,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """A confirm or nack of one message or, with multiple, of all up to it."""
+    """A confirm or nack of one message; with multiple, of all messages up to it."""
 
     event: str
     tag: int
@@ -44,7 +44,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A mandatory message that matches no queue."""
+    """A mandatory message that was returned because it matches no queue."""
 
     outgoing: Outgoing
 
@@ -63,7 +63,7 @@ Outcome = Confirm | Returned
 
 
 def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; return their outcomes, and the error that stopped it."""
+    """Put messages into their queues; return the outcomes, and the error that ended the work."""
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together
     failure = None

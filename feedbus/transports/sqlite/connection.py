@@ -1,4 +1,4 @@
-"""A connection to the embedded broker: its channels, and the events that arrive for them."""
+"""A connection to the embedded broker: its channels, and the events that it receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASIC_CANCEL = (60, 30)
 
 
 class Connection(RegisteredConnection):
-    """A connection; only one thread may use it at a time."""
+    """A connection to the embedded broker; only one thread at a time may use it."""
 
     channel_type: type[Channel] = Channel
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
@@ -105,7 +105,7 @@ class Connection(RegisteredConnection):
             pass
 
     def refresh(self) -> None:
-        """Read which connections exist now, and which consumers of this one have ended."""
+        """Read which connections exist, and which consumers of this connection have ended."""
         super().refresh()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self._inbox.consumers.keys() - {identity for (identity,) in living}
@@ -120,7 +120,7 @@ class Connection(RegisteredConnection):
         consumer.on_cancel(consumer.tag)
 
     def close(self) -> None:
-        """Close all channels; unsettled deliveries return to their queues. Idempotent."""
+        """Close all channels; unsettled deliveries return; a second call does nothing."""
         if not self.connected:
             return
         try:
@@ -136,12 +136,12 @@ class Connection(RegisteredConnection):
         super().close()
 
     def collect(self) -> None:
-        """Close without writing to the file; other connections see it as a crash."""
+        """Close without writing to the file, so that others see it as a crash."""
         self._forget_channels()
         super().collect()
 
     def close_in_child(self) -> None:
-        """Close the copy in a child process; the parent continues to use the connection."""
+        """Close the copy in a child process; the parent's connection stays open."""
         self._forget_channels()
         super().close_in_child()
 

@@ -1,4 +1,4 @@
-"""A consumer of this connection, and a claimed message that it has not received yet."""
+"""The consumers of a connection, and their claimed messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNLIMITED_AT_ONCE = 200  # claimed together for a consumer without prefetch
 
 @dataclass(slots=True, eq=False)
 class ConsumerGroup:
-    """The consumers of one channel by tag, and their shared prefetch (0 for no limit)."""
+    """The consumers of one channel by tag, with their common prefetch (0: no limit)."""
 
     shared_prefetch: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)

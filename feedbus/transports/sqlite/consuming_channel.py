@@ -23,7 +23,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 class ConsumingChannel(BaseChannel):
-    """AMQP methods that consume messages from the file."""
+    """The AMQP methods that consume messages."""
 
     def basic_qos(
         self,
@@ -31,7 +31,7 @@ class ConsumingChannel(BaseChannel):
         prefetch_count: int = 0,
         a_global: bool = False,
     ) -> None:
-        """Limit unsettled deliveries: of each later consumer, or of all consumers together."""
+        """Limit unsettled deliveries of each later consumer, or of all together."""
         if prefetch_size:
             msg = "NOT_IMPLEMENTED - prefetch_size!=0"
             raise AMQPNotImplementedError(msg, (60, 10))
@@ -162,7 +162,7 @@ class ConsumingChannel(BaseChannel):
         return got
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Settle a delivery or, with multiple, all up to it (0: all); stored on return.
+        """Acknowledge a delivery; with multiple, all deliveries up to it.
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.

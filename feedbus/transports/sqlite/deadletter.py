@@ -1,4 +1,4 @@
-"""Dead-lettering: where an expired, rejected or too often redelivered message goes."""
+"""Dead-letter messages that were expired, rejected, or redelivered too often."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that were removed from their queue; drop them if no queue matches."""
+    """Dead-letter messages that were removed from a queue; drop those that match no queue."""
     if queue.dead_letter_exchange is not None:
         for message in messages:
             row = tx.execute(
@@ -29,7 +29,7 @@ def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: 
 
 
 def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> None:
-    """Publish one dead letter to the queue's dead-letter exchange, if that exists."""
+    """Publish a dead letter to the dead-letter exchange of the queue, if there is one."""
     exchange = queue.dead_letter_exchange or ""
     if exchange and exchange not in tx.routes.exchanges:
         return
@@ -49,7 +49,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
 def note_death(
     properties: Properties, queue: str, content: Content, reason: str, moment: datetime
 ) -> list[dict[str, Any]]:
-    """Write the x-death headers as RabbitMQ does: newest first, one entry per queue and reason."""
+    """Write the x-death headers as RabbitMQ does."""
     headers = properties.setdefault("application_headers", {})
     found = headers.get("x-death")
     deaths = (
@@ -89,7 +89,7 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 
 
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
-    """Put a message into queues; return False if one of them is full and refuses it."""
+    """Put a message into queues; return False if one of them is full and refuses the message."""
     accepted = True
     for queue in queues:
         full = queue.max_length is not None and queue.overflow.startswith("reject-publish")

@@ -16,7 +16,7 @@ from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
 
 
 class DeclaringChannel(BaseChannel):
-    """The methods of the AMQP classes exchange and queue."""
+    """The methods of the AMQP classes `exchange` and `queue`."""
 
     def exchange_declare(
         self,

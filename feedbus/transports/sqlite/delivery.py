@@ -1,4 +1,4 @@
-"""The positions of messages: claimed at a queue's head, settled, put back, expired, dropped."""
+"""Take messages from queues, settle them, put them back, and expire or drop them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PASSES = 4  # steps that remove expired rows, before others may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
-    """Dead-letter expired messages at a queue's head; stop at the first that has not expired.
+    """Dead-letter the expired messages at the head of a queue.
 
     Many expired messages are removed in several steps. The clock stays due until the last one is
     removed, and other connections can write between the steps.
@@ -42,7 +42,7 @@ def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> N
 def claim(
     tx: Transaction, queue: Queue, owner: int, wanted: int, sharers: int
 ) -> list[tuple[int, int]]:
-    """Take messages from a queue's head for a consumer, at most its fair share.
+    """Take messages from the head of a queue for a consumer, at most its fair share.
 
     Args:
         tx: the transaction.
@@ -99,7 +99,7 @@ def _expire_among(
 
 
 def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | None:
-    """Read a message: exchange, routing key, properties, body."""
+    """Return a message: exchange, routing key, properties and body."""
     row: tuple[str, str, str, bytes] | None = tx.execute(
         "SELECT exchange, routing_key, properties, body FROM messages WHERE id = ?", (message,)
     ).fetchone()
@@ -107,7 +107,7 @@ def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | N
 
 
 def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
-    """Delete acknowledged messages; return how many of them the owner had.
+    """Delete acknowledged messages; return how many of them the connection had.
 
     Ids are never reused. So if the owner does not hold a message, the message was deleted with its
     queue. An owner that was removed holds no message at all; then nothing is deleted.
@@ -124,7 +124,7 @@ def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
 
 
 def reject(tx: Transaction, owner: int, message: int) -> bool:
-    """Dead-letter a delivery; return False if the connection (owner) no longer has it."""
+    """Dead-letter a delivery; return False if the connection does not have it any more."""
     row = tx.execute(
         "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue", (owner, message)
     ).fetchone()
@@ -196,7 +196,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
 
 
 def keep_limits(tx: Transaction) -> None:
-    """Drop messages from overfull queues and set the clock for new heads; ends each write."""
+    """Drop messages from queues that are too long; call this at the end of each write."""
     tx.write_added()
     while tx.unsettled:
         _, queue = tx.unsettled.popitem()
@@ -214,7 +214,7 @@ def keep_limits(tx: Transaction) -> None:
 
 
 def head_expiry(tx: Transaction, queue: int) -> int | None:
-    """Return when the head of a queue expires, or None if it is empty or never expires."""
+    """Return when the first message of a queue expires; None if it does not."""
     row = tx.execute(
         "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue,)
     ).fetchone()
@@ -222,7 +222,7 @@ def head_expiry(tx: Transaction, queue: int) -> int | None:
 
 
 def arm(tx: Transaction, at_ms: int | None) -> None:
-    """Set an earlier time for the next check of all waiting connections, and wake them."""
+    """Set an earlier time for the next expiry check, and wake the waiting connections."""
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms
         tx.everyone = True

@@ -13,7 +13,7 @@ Arguments = Mapping[str, Any]
 
 
 def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- compared, not obeyed
-    """Refuse a property that differs from the existing object's."""
+    """Raise an error if a property differs from that of the existing object."""
     if received != current:
         values = (
             str(value).lower() if isinstance(value, bool) else value
@@ -29,7 +29,7 @@ def same(what: str, name: str, received: bool | str, current: bool | str) -> Non
 def same_argument(
     what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
 ) -> None:
-    """Refuse an argument that differs from the existing object's."""
+    """Raise an error if an argument differs from that of the existing object."""
     if received.get(name) != current.get(name):
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"

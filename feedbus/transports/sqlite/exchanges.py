@@ -1,4 +1,4 @@
-"""Declaring and deleting exchanges, with RabbitMQ's refusals."""
+"""Declare and delete exchanges, with the errors of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 def declare_exchange(
     tx: Transaction, name: str, kind: str, *, durable: bool, auto_delete: bool, arguments: Arguments
 ) -> None:
-    """Declare an exchange; an equal declaration does nothing.
+    """Declare an exchange; if an equal one exists, nothing changes.
 
     Raises:
         PreconditionFailed: it exists with other properties.
@@ -62,7 +62,7 @@ def declare_exchange(
 
 
 def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
-    """Delete an exchange and its bindings; one that does not exist is not an error.
+    """Delete an exchange and its bindings; a missing exchange is not an error.
 
     Raises:
         PreconditionFailed: if_unused is set, and the exchange has bindings.

@@ -1,4 +1,4 @@
-"""Changes that only time causes: messages at the head of a queue and unused queues expire."""
+"""Expire messages and unused queues when they are due."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def expire_due(tx: Transaction) -> None:
-    """Expire everything that is due, and set the clock to the next expiry."""
+    """Expire everything that is due, and set the time of the next check."""
     if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
         return  # another connection was faster
     for queue in tx.routes.queues.values():
@@ -30,7 +30,7 @@ def expire_due(tx: Transaction) -> None:
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:
-    """Return when an unused queue expires, or None while it has consumers."""
+    """Return when an unused queue expires; None while it has consumers."""
     row = tx.execute(
         "SELECT used_ms FROM queues WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)",

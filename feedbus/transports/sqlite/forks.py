@@ -1,4 +1,4 @@
-"""Forks: a child process does not touch its parent's connections, and opens its own.
+"""Forks: a child process does not use the connections of its parent, and opens its own.
 
 SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
 its parent's locks, and so would each connection that it opens to the same file. Therefore a fork
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
-    """An open file that a child process inherits."""
+    """An open file that forked child processes inherit."""
 
     def hold(self) -> None:
         """Wait until no other thread uses the file, and block all threads from using it."""

@@ -1,4 +1,4 @@
-"""Detect dead connections: each holds a lock that the kernel releases when its process dies."""
+"""Find dead connections: each connection holds a lock, which the kernel releases at its death."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from feedbus.process.private_files import open_private
 
 
 class Locks:
-    """The locks in the folder next to a broker file; one may be this connection's own."""
+    """The lock files in the folder next to a broker file."""
 
     def __init__(self, folder: Path) -> None:
-        """Hold no lock yet."""
+        """Create it; no lock is held yet."""
         self._folder = folder
         self._own: Path | None = None
         self._handle = -1
 
     def begin(self, owner: int) -> None:
-        """Create and lock the file of a connection; do so before others can see its id."""
+        """Create and lock the file of a connection, before others can see its id."""
         self._own = self._path(owner)
         self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
         if not try_lock(self._handle):
@@ -27,7 +27,7 @@ class Locks:
             raise BlockingIOError(msg)
 
     def end(self) -> None:
-        """Release the lock and remove the file; a second time does nothing."""
+        """Release the lock and remove the file; a second call does nothing."""
         if self._handle >= 0 and self._own is not None:
             self._own.unlink(missing_ok=True)
             self.drop()
@@ -39,7 +39,7 @@ class Locks:
             self._handle = -1
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection is live, by a try to lock its file; hold the write lock."""
+        """Return whether a connection is live: its file is locked; hold the write lock."""
         try:
             handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -59,7 +59,7 @@ class Locks:
 
 
 def process_namespace() -> str:
-    """Return the PID namespace of this process; ids of other namespaces cannot be watched."""
+    """Return the PID namespace of this process."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

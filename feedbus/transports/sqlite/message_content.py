@@ -1,4 +1,4 @@
-"""Messages as py-amqp clients create and receive them, and as the file stores them."""
+"""Convert messages between py-amqp's form and the form in the file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
 
 def check_key(routing_key: str | bytes | None) -> str:
-    """Return the routing key as text; refuse a key that a receiver could not decode."""
+    """Return the routing key as text; raise an error if it is not UTF-8."""
     key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
     if len(key.encode()) > LONGEST_KEY_BYTES:
         msg = f"routing key: expected at most {LONGEST_KEY_BYTES} bytes, got {len(key.encode())}"
@@ -101,7 +101,7 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
 
 
 def dump(properties: Properties) -> str:
-    """Return properties and headers as JSON, with marks for values that JSON lacks."""
+    """Return properties and headers as JSON; values that JSON lacks are marked."""
     return json.dumps(
         {name: properties[name] for name in properties if name in PROPERTIES},
         default=_mark,

@@ -1,4 +1,4 @@
-"""Connections that have deliveries: registered in the file until they close or die."""
+"""Connections that own deliveries, registered in the file until they close or die."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def enter(tx: Transaction) -> int:
-    """Register this connection and return its id, which is never used again."""
+    """Register this connection, and return its id, which is never used again."""
     (owner,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
@@ -22,12 +22,12 @@ def enter(tx: Transaction) -> int:
 
 
 def is_entered(tx: Transaction, owner: int) -> bool:
-    """Return whether a connection is still registered as open."""
+    """Return whether a connection is registered."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
 
 
 def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
-    """Remove every connection whose process is dead; its deliveries return to their queues."""
+    """Remove every connection whose process has died; its deliveries return to their queues."""
     for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
         if owner != own and not liveness.lives(owner):
             take_out(tx, owner)
@@ -35,7 +35,7 @@ def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
 
 
 def take_out(tx: Transaction, owner: int) -> None:
-    """Remove a connection with its consumers and exclusive queues; put its deliveries back."""
+    """Remove a connection, its consumers and exclusive queues; put its deliveries back."""
     put_back(tx, owner)
     rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (owner,)).fetchall()
     for (consumer,) in rows:

@@ -1,4 +1,4 @@
-"""The ports of a connection: time, wake-ups, liveness and maintenance.
+"""The interfaces of a connection's environment: time, wake-ups, liveness and maintenance.
 
 A broker file has one implementation (`backend`), for many processes. A broker in memory has
 another (`feedbus.transports.memory`), for the connections of one process. The modules
@@ -20,17 +20,17 @@ class Time(Protocol):
     """The broker's time."""
 
     def now_ms(self) -> int:
-        """Return the time in ms that all expiry uses; it never goes backwards."""
+        """Return the time in milliseconds, by which messages expire; it never goes backwards."""
 
     def moment(self) -> datetime:
         """Return the wall clock's time, in UTC."""
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Store the time of a write, within its transaction."""
+        """Store the time of a write, in the transaction of the write."""
 
 
 class WakeUps(Protocol):
-    """Wakes other connections by their ids, and receives their wake-ups."""
+    """Wakes other connections by their ids, and receives wake-ups of others."""
 
     receiver: socket.socket | None
 
@@ -47,7 +47,7 @@ class WakeUps(Protocol):
         """Stop receiving wake-ups; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close the copies that a forked child inherited, without an effect on its parent."""
+        """Close the copies that a forked child has inherited."""
 
 
 class Liveness(Protocol):
@@ -60,7 +60,7 @@ class Liveness(Protocol):
         """Show that this connection has ended; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close the copies that a forked child inherited, without an effect on its parent."""
+        """Close the copies that a forked child has inherited."""
 
     def lives(self, owner: int) -> bool:
         """Return whether a connection is live."""
@@ -79,4 +79,4 @@ class Upkeep(Protocol):
         """Return in how many seconds run() must be called, or None if it need not be called."""
 
     def run(self) -> None:
-        """Run the maintenance, such as a rewrite of the file, if its conditions are met."""
+        """Run the maintenance, such as a rewrite of the file, if its conditions are true."""

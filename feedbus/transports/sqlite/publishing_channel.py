@@ -17,10 +17,10 @@ BUFFERED_BYTES = 8_000_000
 
 
 class PublishingChannel(BaseChannel):
-    """AMQP methods that publish messages into the file."""
+    """The AMQP methods that publish messages."""
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Number messages from now on; their confirms are reported by drain_events()."""
+        """Number messages from now on, and report their confirms."""
         self.flush()
         self._confirming = True
 
