@@ -91,6 +91,38 @@ def test_a_row_that_another_thread_is_sending_is_not_sent_as_one_that_was_left(s
     assert bus.published == [1, 2, 4]
 
 
+def test_the_relays_own_thread_does_not_repeat_what_another_thread_publishes_slowly(
+    store, bus, relay, monkeypatch
+):
+    monkeypatch.setattr("feedbus.store.relay.IN_FLIGHT_SECONDS", 0.0)
+    relay.publish(rows(store, "other"))
+    slow, left = rows(store, "held", "held"), rows(store, "left")
+    one = begun(lambda: relay.publish(slow))
+    wait_until(lambda: 2 in bus.asked)
+    relay._relay()  # as its thread does; the first row is published and not removed yet
+    assert bus.published == [1, left[0].id]
+    bus.let_go.set()
+    ended(one)
+    relay._relay()
+    assert bus.published == [1, left[0].id, 2, 3]
+    relay._remove_published()
+    assert store.outbox.pending() == []
+
+
+def test_a_key_that_a_thread_has_used_is_left_out_of_the_whole_run_of_the_relay(store, bus, relay):
+    bus.refused.add("full")
+    relay.publish(rows(store, "other"))
+    first, later = rows(store, "full", "held"), rows(store, "full")
+    one = begun(lambda: relay.publish(first))
+    wait_until(lambda: 3 in bus.asked)
+    choose = relay._chooser()
+    assert choose(first) == []
+    bus.let_go.set()
+    ended(one)
+    assert choose(later) == []  # the first row of its key was refused
+    assert relay._chooser()([*first, *later]) == [first[0], *later]
+
+
 def test_a_refused_row_holds_back_the_row_of_another_thread_with_its_key(store, bus, relay):
     bus.refused.add("full")
     relay.publish(rows(store, "other"))

@@ -46,6 +46,11 @@ class KeyLocks:
                 self._sending -= wanted
                 self._changed.notify_all()
 
+    def in_use(self) -> set[Key]:
+        """Return the keys of all threads that send, or wait to send."""
+        with self._changed:
+            return self._sending.union(*self._waiting.values())
+
     def _free(self, first: int, wanted: set[Key]) -> bool:
         return wanted.isdisjoint(self._sending) and all(
             wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first

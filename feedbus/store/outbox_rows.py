@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
 from feedbus.clock import SYSTEM, Clock
@@ -113,6 +113,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     limit: int = ROWS,
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     clock: Clock = SYSTEM,
+    choose: Callable[[Sequence[Entry]], Sequence[Entry]] = tuple,
 ) -> int:
     """Publish and remove leftover rows in order; return how many were published.
 
@@ -125,6 +126,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         limit: rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.
         clock: the clock for the times in the store's rows.
+        choose: returns the rows of a round to publish; the others stay.
 
     Raises:
         Outage: the store or the broker is unavailable.
@@ -136,7 +138,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             try:
-                published += publish_entries(store, bus, entries, clock)
+                published += publish_entries(store, bus, choose(entries), clock)
             except Outage as error:
                 failure = error  # the removals until then are committed
         if failure is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
 
 from feedbus.clock import SYSTEM, Clock
@@ -12,7 +12,7 @@ from feedbus.errors import Outage
 from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
-from feedbus.store.key_locks import KeyLocks
+from feedbus.store.key_locks import Key, KeyLocks
 from feedbus.store.leftover_rows import Leftovers
 from feedbus.store.outbox_rows import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
 from feedbus.store.protocol import Entry, Store
@@ -178,10 +178,29 @@ class Relay:
             self._project,
             older_than_seconds=younger,
             clock=self._clock,
+            choose=self._chooser(),
         )
         if count or self._away:
             events.info("outbox_relayed", "messages of the outbox were published", messages=count)
         self._away = False
+
+    def _chooser(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
+        """Return what leaves out rows that publish() has published or is publishing.
+
+        A thread that publishes for longer than rows count as in flight would otherwise be followed
+        by repetitions of its messages, which may arrive after later messages of their keys. The
+        keys stay left out in later rounds, because the thread may have left a row.
+        """
+        busy: set[Key] = set()
+
+        def choose(rows: Sequence[Entry]) -> Sequence[Entry]:
+            busy.update(self._locks.in_use())
+            done = set(self._published)  # read last: a thread adds its rows before it ends
+            return [
+                row for row in rows if (row.exchange, row.key) not in busy and row.id not in done
+            ]
+
+        return choose
 
     def _remove_published(self) -> None:
         """Remove published rows; if that fails, keep their ids to try again later."""

@@ -186,7 +186,8 @@ def _publisher(cell: Cell, servers: Servers) -> PoisonPublisher:
     node = servers.rabbitmq
     kinds = [*POISONS, *ON_RABBITMQ] if node else [*POISONS]
     cell.random.shuffle(kinds)
-    every = 1 / (len(kinds) + 1) if cell.short else EVERY / cell.size
+    each_once = 1 / (len(kinds) + 1)
+    every = each_once if cell.short else min(EVERY / cell.size, each_once)
     return PoisonPublisher(kinds, every, node.port if node else None)
 
 
