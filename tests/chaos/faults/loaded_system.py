@@ -27,6 +27,7 @@ APPLICATION = Path(__file__).parent / "application"
 KINDS = ("identified", "web")
 MOST_KEYS = 2_000
 LEAST_ROUNDS = 50
+ROUND_SECONDS = 1.0  # at most; a recovery is seen by the records of a later round
 LOOK_SECONDS = 0.1
 STALLED_SECONDS = 240.0
 MOST_STARTS = 100_000
@@ -121,7 +122,7 @@ class LoadedSystem:
         """
         folder = self.servers.folder
         (folder / "stop").touch()
-        keys = max(2, min(MOST_KEYS, records // LEAST_ROUNDS))
+        keys = max(2, min(MOST_KEYS, records // LEAST_ROUNDS, int(rate * ROUND_SECONDS)))
         rounds = records // keys
         for place, kind in enumerate(self.kinds):
             first, last = (keys * (place + each) // len(self.kinds) for each in (0, 1))
