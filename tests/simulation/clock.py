@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.waiting import WOKEN
 from tests.simulation.scheduler import SECONDS, Scheduler
 from tests.simulation.threads import SimulatedThreads
 
-START = 1_800_000_000 * SECONDS
+START = 1_800_000_001 * SECONDS  # no moment of the schedule
 
 
 class SimulatedClock:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from feedbus import Message
 from feedbus.errors import Retry
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
+from feedbus.schedules.fired_moment import read_moment
 from feedbus.store import Store
 from feedbus.topology import Queue
 from tests.simulation.history import Record
@@ -37,6 +39,8 @@ class Handlers:
     def routes(self, queue: Queue, consumer: str, store: Store) -> HandlerRoutes:
         """Return what handles the records of a consumer."""
         calls = Calls(self.system, queue, consumer, store, self.refused)
+        if queue.name == "ticks":
+            return HandlerRoutes([Handler(calls.tick, Numbered, batch=False)])
         batch, asynchronous = self.system.scenario.batch, self.system.scenario.asynchronous
         one = calls.one_async if asynchronous else calls.one
         many = calls.many_async if asynchronous else calls.many
@@ -64,6 +68,12 @@ class Calls:
         with self._running(message):
             await asyncio.sleep(self._seconds())
             self._handle(message, publisher(bus))
+
+    def tick(self, _message: dict[str, Any], about: Message) -> None:
+        """Handle the message of a schedule, whose id contains its moment."""
+        moment = read_moment(about.message_id.rpartition("@")[2])
+        assert moment is not None
+        self._note_effect(Record("tick", round(moment.timestamp())))
 
     def many(self, records: Any, _bus: Any) -> None:
         """Handle a batch."""
@@ -121,15 +131,15 @@ class Calls:
         """Note an effect, and publish what the record causes."""
         record, system = Record(message["key"], message["n"]), self.system
         self._refuse(record)
-        if isinstance(self.store, SimulatedStore) and self.queue.once:
-            self.store.effect(record.key, record.n)
-        else:
-            self._note(record)
+        self._note_effect(record)
         if self.queue.name == "work":
             publish([(payload(each), each.key) for each in system.scenario.caused(record)])
 
-    def _note(self, record: Record) -> None:
-        """Note an effect that no store keeps."""
+    def _note_effect(self, record: Record) -> None:
+        """Note an effect, in the store or beside it."""
+        if isinstance(self.store, SimulatedStore) and self.queue.once:
+            self.store.effect(record.key, record.n)
+            return
         history, name = self.system.history, self.queue.name
         history.handled_by[name, record.key].add(self.consumer)
         self.system.scheduler.note(f"effect {record} of {name}")

@@ -29,6 +29,7 @@ class History:
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
+        fired: the moments of the schedule that a host has begun to record as fired.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
         at_once: faults of records that ran together although they have one key.
@@ -42,6 +43,7 @@ class History:
         default_factory=lambda: defaultdict(set)
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+    fired: list[Record] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0
     at_once: list[str] = field(default_factory=list)
@@ -87,6 +89,32 @@ def disordered(queue: str, effects: Sequence[Record], free: Iterable[Record] = (
             faults.append(f"{queue}: {record} came after {record.key}{latest[record.key]}")
         latest[record.key] = max(record.n, latest.get(record.key, 0))
     return faults
+
+
+def mistimed(ticks: Sequence[Record], now: int, seconds: int) -> list[str]:
+    """Return a fault for each tick whose moment is no moment of the schedule, or is not over.
+
+    Args:
+        ticks: what had an effect.
+        now: the time at the end.
+        seconds: between two moments.
+
+    """
+    return [
+        f"ticks: {tick} is no moment of the schedule"
+        for tick in ticks
+        if tick.n % seconds or tick.n > now
+    ]
+
+
+def gaps(ticks: Sequence[Record], seconds: int) -> list[str]:
+    """Return a fault for each moment between the first and the last one that was not fired."""
+    moments = {tick.n for tick in ticks}
+    return [
+        f"ticks: {moment} was not fired"
+        for moment in range(min(moments, default=0), max(moments, default=0), seconds)
+        if moment not in moments
+    ]
 
 
 def wandering(queue: str, handled_by: Mapping[tuple[str, str], set[str]]) -> list[str]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from feedbus.wire.constants import REASON
 from tests.simulation import history
 from tests.simulation.history import Record
+from tests.simulation.scenario import TICK, TICK_SECONDS
+from tests.simulation.scheduler import SECONDS
 from tests.simulation.system import System
 
 
 def judge(system: System) -> list[str]:
     """Return what is wrong with the history."""
-    done, queue, kind = system.history, "shard", system.scenario.kind
+    done, queue, scenario = system.history, "shard", system.scenario
+    kind = scenario.kind
     effects = done.effects[queue]
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
     faults += done.at_once
     free = unordered(system)
-    caused = system.scenario.caused
+    caused = scenario.caused
+    if scenario.schedulers:
+        faults += judge_schedule(system)
     if kind == "once":
-        stored = [Record(key, n) for key, n in system.database.effects()]
+        stored = stored_effects(system, ticks=False)
         faults += history.missing("work", done.accepted, stored)
         faults += history.repeated("work", stored)
         faults += history.disordered("work", stored, free)
@@ -29,10 +34,31 @@ def judge(system: System) -> list[str]:
     if kind in {"chain", "stream"}:
         faults += history.missing("work", done.accepted, done.effects["work"])
         faults += history.disordered("work", done.effects["work"], free)
-    if not system.scenario.full:  # what a full queue refuses of a window may be overtaken
+    if not scenario.full:  # what a full queue refuses of a window may be overtaken
         faults += history.disordered(queue, effects, free)
-    if len(system.scenario.shards) == 1:
+    if len(scenario.shards) == 1:
         faults += history.wandering(queue, done.handled_by)
+    return faults
+
+
+def stored_effects(system: System, *, ticks: bool) -> list[Record]:
+    """Return the effects in the store: those of the schedule, or the others."""
+    records = [Record(key, n) for key, n in system.database.effects()]
+    return [each for each in records if (each.key == TICK.name) is ticks]
+
+
+def judge_schedule(system: System) -> list[str]:
+    """Return what is wrong with the moments of the schedule."""
+    stored, scenario, done = system.scenario.stored, system.scenario, system.history
+    ticks = stored_effects(system, ticks=True) if stored else done.effects["ticks"]
+    now = system.clock.wall_nanoseconds() // SECONDS
+    faults = history.mistimed(ticks, now, TICK_SECONDS) + history.missing(
+        "ticks", done.fired, ticks
+    )
+    if stored or not scenario.faults:
+        faults += history.repeated("ticks", ticks)
+    if not scenario.faults:
+        faults += history.gaps(ticks, TICK_SECONDS)
     return faults
 
 

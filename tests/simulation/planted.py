@@ -6,11 +6,14 @@ is found.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+from feedbus import broker
 from feedbus.broker import publisher
 from feedbus.bus import sender
 from feedbus.dispatch import (
@@ -24,6 +27,8 @@ from feedbus.dispatch import (
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, overtaking, publishing_pauses, queue_reader, settlement
+from feedbus.schedules import fired_moment, firing
+from feedbus.schedules import scheduler as schedules
 from feedbus.store import leftover_rows, outbox_rows, tables
 from feedbus.wire.constants import KEY
 
@@ -292,6 +297,52 @@ def concurrent_outages_taken_for_success() -> list[Change]:
     return [(concurrent_calls.ConcurrentCalls, "_judge", judge)]
 
 
+def moments_recorded_before_their_messages() -> list[Change]:
+    """Record a moment as fired before its message is published."""
+    original = schedules.Scheduler._look
+
+    def look(self: Any, fired: Any, schedule: Any, now: Any) -> None:
+        def fire_later(_schedule: Any, moment: Any) -> bool:
+            fired.write(moment)
+            return type(self)._fire(self, schedule, moment)
+
+        self._fire = fire_later
+        try:
+            original(self, fired, schedule, now)
+        finally:
+            del self._fire
+
+    return [(schedules.Scheduler, "_look", look)]
+
+
+def schedules_fired_without_the_lock() -> list[Change]:
+    """Let two hosts fire a schedule at the same time."""
+    unlocked = SimpleNamespace(**{**vars(broker), "locked": lambda *_: nullcontext()})
+    return [(schedules, "broker", unlocked)]
+
+
+def fired_moments_not_recorded() -> list[Change]:
+    """Fire a moment and leave the recorded one as it is."""
+
+    def write(self: Any, moment: Any) -> None:
+        del moment
+        self.give_back()
+
+    return [(fired_moment.FiredMoment, "write", write)]
+
+
+def ids_of_a_schedule_that_no_two_hosts_share() -> list[Change]:
+    """Give each message of a schedule another id."""
+    numbers = itertools.count()
+    original = firing.message_id
+
+    def message_id(topology: Any, schedule: Any, moment: Any) -> str:
+        name, _, when = original(topology, schedule, moment).partition("@")
+        return f"{name}.{next(numbers)}@{when}"
+
+    return [(firing, "message_id", message_id)]
+
+
 FAULTS: Mapping[str, Callable[[], list[Change]]] = {
     each.__name__: each
     for each in (
@@ -330,6 +381,10 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         concurrent_messages_unsent,
         concurrent_records_of_a_lost_connection,
         concurrent_outages_taken_for_success,
+        moments_recorded_before_their_messages,
+        schedules_fired_without_the_lock,
+        fired_moments_not_recorded,
+        ids_of_a_schedule_that_no_two_hosts_share,
     )
 }
 

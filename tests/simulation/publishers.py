@@ -1,4 +1,4 @@
-"""The publishers of the simulated project, and the relay of its outbox."""
+"""The publishers of the simulated project, the relay of its outbox, and its schedule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError
+from feedbus.metrics import Metrics
+from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import NoStore
 from feedbus.store.relay import Relay
 from tests.simulation.history import Record
@@ -84,6 +86,12 @@ def _send(bus: LiveBus, kind: str, records: list[Record]) -> None:
         bus.publish_many(exchange, [(payload(each), each.key) for each in records])
     else:
         bus.publish(exchange, payload(first), first.key, message_id=f"m-{first}")
+
+
+def run_scheduler(system: System) -> None:
+    """Run what fires the schedule on one host."""
+    bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS)
+    Scheduler(system.topology, bus, Metrics.none(), system.clock)._run()
 
 
 def run_relay(system: System) -> None:

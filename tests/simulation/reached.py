@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 
 from feedbus.dispatch import handler_calls, publications
 from feedbus.runner.overtaking import Overtaking
+from feedbus.schedules.fired_moment import FiredMoment, write_moment
+from tests.simulation.history import Record
+from tests.simulation.scenario import TICK
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.system import System
 
 SLICE_RECORDS = 3
 # Methods whose results are not empty when the path is taken.
@@ -33,6 +38,33 @@ def small() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (publications, handler_calls):
             stack.enter_context(replaced(module, "STREAM_RECORDS", SLICE_RECORDS))
+        yield
+
+
+@contextmanager
+def noted_firings(system: System) -> Iterator[None]:
+    """Note the moments that hosts record as fired, without the one at which a schedule is new."""
+    take, write = FiredMoment.take, FiredMoment.write
+    new: set[FiredMoment] = set()
+
+    def noted_take(self: FiredMoment) -> datetime | None:
+        moment = take(self)
+        if moment is None:
+            new.add(self)
+        return moment
+
+    def noted_write(self: FiredMoment, moment: datetime) -> None:
+        if self in new:
+            new.remove(self)
+        else:
+            system.scheduler.note(f"records the moment {write_moment(moment)}")
+            system.history.fired.append(Record(TICK.name, round(moment.timestamp())))
+        write(self, moment)
+
+    with (
+        replaced(FiredMoment, "take", noted_take),
+        replaced(FiredMoment, "write", noted_write),
+    ):
         yield
 
 

@@ -18,8 +18,8 @@ from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
-from tests.simulation.publishers import Workload, publish, run_relay
-from tests.simulation.reached import counted, small
+from tests.simulation.publishers import Workload, publish, run_relay, run_scheduler
+from tests.simulation.reached import counted, noted_firings, small
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
@@ -53,7 +53,8 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
         memory.create(broker)
         try:
             system = System(scheduler, scenario, network, broker, Database(scheduler), path)
-            faults = run(system)
+            with noted_firings(system):
+                faults = run(system)
             reached += Counter(together=system.history.together)
             network.faulty = False
             for process in list(scheduler.processes):
@@ -78,6 +79,9 @@ def run(system: System) -> list[str]:
         system.store().set_up()
         system.again("relay", run_relay, system)
         system.unfinished.discard("relay")
+    for number in range(scenario.schedulers):
+        system.again(f"scheduler_{number}", run_scheduler, system)
+        system.unfinished.discard(f"scheduler_{number}")
     for number in range(scenario.publishers):
         keys = KEYS[number :: scenario.publishers]
         work = Workload(dict.fromkeys(keys, 0))

@@ -8,14 +8,18 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, StoreOptions, Topology
+from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, Schedule, StoreOptions, Topology
 from feedbus.urls import BrokerUrl
 from tests.simulation.history import Record
 from tests.simulation.scheduler import Scheduler
 
 BROKER = "simulation"
 MORE_RECORDS = {"outbox": 3, "stream": 2}
+TICK_SECONDS = 4  # between the moments of the schedule
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
+
+
+TICK = Schedule("tick", f"*/{TICK_SECONDS} * * * * *", "ticks", payload={"key": "tick", "n": 0})
 
 
 class Numbered(Schema):
@@ -43,6 +47,7 @@ class Scenario:
         prefetch: of each queue.
         concurrency: how many records a process handles at the same time.
         asynchronous: whether the handlers are coroutines.
+        schedulers: how many hosts fire the schedule, 0 where there is none.
         publishers: how many.
         records: of each publisher.
         faults: how many at most.
@@ -60,6 +65,7 @@ class Scenario:
     prefetch: int
     concurrency: int
     asynchronous: bool
+    schedulers: int
     publishers: int
     records: int
     faults: int
@@ -100,6 +106,7 @@ class Scenario:
             concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
             # A handler in a transaction is not async, and an async one has no pauses.
             asynchronous=kind not in {"once", "stream"} and chosen.random() < 0.3,
+            schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
@@ -135,6 +142,11 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
                 **common,
             )
         )
+    if scenario.schedulers:
+        once = scenario.stored
+        queues.append(
+            Queue("ticks", "ticks", "tests:none", ("",), retry=retry, once=once, store=once)
+        )
     return Topology(
         name="simulated",
         path=folder / "topology.toml",
@@ -143,7 +155,9 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         exchanges={
             "work": Exchange("work", "fanout", LARGE_PACK if scenario.kind == "stream" else 0),
             "ring": Exchange("ring", "x-consistent-hash", scenario.pack),
+            "ticks": Exchange("ticks", "fanout", 0),
         },
+        schedules={"tick": TICK} if scenario.schedulers else {},
         queues={queue.name: queue for queue in queues},
         var=folder,
     )

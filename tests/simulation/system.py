@@ -14,9 +14,11 @@ from tests.simulation.broker import SimulatedBroker
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.history import History
 from tests.simulation.network import Network
-from tests.simulation.scenario import Scenario, topology_of
-from tests.simulation.scheduler import Scheduler
+from tests.simulation.scenario import TICK, Scenario, topology_of
+from tests.simulation.scheduler import SECONDS, Scheduler
 from tests.simulation.store import Database, SimulatedStore
+
+TICKING_SECONDS = 25.0  # a schedule is fired for so long
 
 
 @dataclass(eq=False)
@@ -49,7 +51,7 @@ class System:
         self.topology = self.topologies[0]
         self.clock = SimulatedClock(self.scheduler)
         names = Names(self.topology)
-        self._states = {names.generations("ring"), names.ledger("ring")}
+        self._states = {names.generations("ring"), names.ledger("ring"), names.schedule(TICK.name)}
 
     def store(self) -> Store:
         """Return a process's access to the store."""
@@ -80,6 +82,8 @@ class System:
     def finished(self) -> bool:
         """Whether all is published and handled; it is looked up only now and then."""
         if self.unfinished or self.scheduler.steps % 50:
+            return False
+        if self.scenario.schedulers and self.scheduler.now < TICKING_SECONDS * SECONDS:
             return False
         if self.outbox_rows():
             return False
