@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from feedbus.apply import apply
 from feedbus.errors import Outage, UsageError
 from feedbus.metrics import Metrics
 from feedbus.plan.comparison import make_plan
+from feedbus.process.slots import run_folder
 from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.topology import Topology
 from tests.simulation.handling import Handlers
@@ -16,12 +18,29 @@ from tests.simulation.system import System
 
 
 class Supervisor:
-    """Keeps the wanted consumers running."""
+    """Keeps the wanted consumers of one host running."""
 
-    def __init__(self, system: System) -> None:
-        """Want the consumers of the first topology."""
+    def __init__(
+        self,
+        system: System,
+        topology: Topology,
+        *,
+        at: str = "",
+        assigned: Callable[[str], Callable[[], bool]] = lambda _: lambda: True,
+    ) -> None:
+        """Want the consumers of a topology.
+
+        Args:
+            system: the system of the consumers.
+            topology: that the host has at first.
+            at: follows the names of its processes.
+            assigned: returns for each consumer what tells whether the host works on its queue.
+
+        """
         self.system = system
-        self.wanted = dict.fromkeys(system.topology.consumers, system.topology)
+        self.wanted = dict.fromkeys(topology.consumers, topology)
+        self._at = at
+        self._assigned = assigned
         self._handlers = Handlers(system)
         self._processes: dict[str, Process] = {}
         self._runners: dict[str, Runner] = {}
@@ -37,6 +56,10 @@ class Supervisor:
             elif process is None:
                 self._processes[name] = self._later(name, 0.0)
 
+    def processes(self) -> list[Process]:
+        """Return the processes of the host's consumers, in a fixed order."""
+        return [self._processes[name] for name in sorted(self._processes)]
+
     def stop(self, name: str) -> None:
         """Stop a consumer that runs."""
         if name in self._runners:
@@ -50,14 +73,18 @@ class Supervisor:
             if name in self.wanted:
                 self._consume(name)
 
-        return self.system.scheduler.start(name, run)
+        return self.system.scheduler.start(f"{name}{self._at}", run)
 
     def _consume(self, name: str) -> None:
         """Run a consumer's process until it is stopped, or has nothing to do."""
         system, topology = self.system, self.wanted[name]
         consumer = topology.consumer(name)
         store = system.store()
-        path = system.folder / "run" / f"{name}.hand"
+        folder = run_folder(topology)
+        path, place = folder / f"{name}.hand", (folder, name)
+        process = system.scheduler.current
+        assert process is not None
+        process.at_death.append(lambda _: system.ready.discard(place))
         with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
             runner = Runner(
                 topology,
@@ -67,6 +94,8 @@ class Supervisor:
                 metrics=Metrics.none(),
                 crash_guard=crash_guard,
                 store=store,
+                on_ready=lambda: system.ready.add(place),
+                assigned=self._assigned(name),
             )
             self._runners[name] = runner
             system.scheduler.note(f"ends: {runner.run()}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from feedbus import Message
@@ -26,19 +25,13 @@ Publish = Callable[[list[tuple[dict[str, Any], str]]], object]
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Makes the handlers of consumers.
-
-    Attributes:
-        refused: how often each record of a queue was refused.
-
-    """
+    """Makes the handlers of consumers."""
 
     system: System
-    refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
 
     def routes(self, queue: Queue, consumer: str, store: Store) -> HandlerRoutes:
         """Return what handles the records of a consumer."""
-        calls = Calls(self.system, queue, consumer, store, self.refused)
+        calls = Calls(self.system, queue, consumer, store)
         if queue.name == "ticks":
             return HandlerRoutes([Handler(calls.tick, Numbered, batch=False)])
         batch, asynchronous = self.system.scenario.batch, self.system.scenario.asynchronous
@@ -55,7 +48,6 @@ class Calls:
     queue: Queue
     consumer: str
     store: Store
-    refused: Counter[tuple[str, Record]]
 
     def one(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record."""
@@ -152,8 +144,9 @@ class Calls:
         if not failing or (record.n * 7 + ord(record.key)) % failing:
             return
         system.history.failed[name].add(record)
-        if self.refused[name, record] < 1 + record.n % 2:
-            self.refused[name, record] += 1
+        refused = system.history.refused
+        if refused[name, record] < 1 + record.n % 2:
+            refused[name, record] += 1
             system.scheduler.note(f"refuses {record} of {name}")
             msg = "not yet"
             raise Retry(msg)

@@ -29,6 +29,7 @@ class History:
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
+        refused: how often a handler has refused each record of a queue.
         fired: the moments of the schedule that a host has begun to record as fired.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
@@ -43,6 +44,7 @@ class History:
         default_factory=lambda: defaultdict(set)
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+    refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0
@@ -107,14 +109,10 @@ def mistimed(ticks: Sequence[Record], now: int, seconds: int) -> list[str]:
     ]
 
 
-def gaps(ticks: Sequence[Record], seconds: int) -> list[str]:
-    """Return a fault for each moment between the first and the last one that was not fired."""
-    moments = {tick.n for tick in ticks}
-    return [
-        f"ticks: {moment} was not fired"
-        for moment in range(min(moments, default=0), max(moments, default=0), seconds)
-        if moment not in moments
-    ]
+def gaps(ticks: Sequence[Record], moments: Iterable[int]) -> list[str]:
+    """Return a fault for each moment that was not fired."""
+    fired = {tick.n for tick in ticks}
+    return [f"ticks: {moment} was not fired" for moment in moments if moment not in fired]
 
 
 def wandering(queue: str, handled_by: Mapping[tuple[str, str], set[str]]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from feedbus.wire.constants import REASON
 from tests.simulation import history
+from tests.simulation.clock import START
 from tests.simulation.history import Record
-from tests.simulation.scenario import TICK, TICK_SECONDS
+from tests.simulation.scenario import TICK_SECONDS
 from tests.simulation.scheduler import SECONDS
 from tests.simulation.system import System
 
@@ -23,7 +24,7 @@ def judge(system: System) -> list[str]:
     if scenario.schedulers:
         faults += judge_schedule(system)
     if kind == "once":
-        stored = stored_effects(system, ticks=False)
+        stored = system.stored_effects(ticks=False)
         faults += history.missing("work", done.accepted, stored)
         faults += history.repeated("work", stored)
         faults += history.disordered("work", stored, free)
@@ -41,24 +42,19 @@ def judge(system: System) -> list[str]:
     return faults
 
 
-def stored_effects(system: System, *, ticks: bool) -> list[Record]:
-    """Return the effects in the store: those of the schedule, or the others."""
-    records = [Record(key, n) for key, n in system.database.effects()]
-    return [each for each in records if (each.key == TICK.name) is ticks]
-
-
 def judge_schedule(system: System) -> list[str]:
     """Return what is wrong with the moments of the schedule."""
-    stored, scenario, done = system.scenario.stored, system.scenario, system.history
-    ticks = stored_effects(system, ticks=True) if stored else done.effects["ticks"]
+    scenario, done, ticks = system.scenario, system.history, system.ticks()
     now = system.clock.wall_nanoseconds() // SECONDS
     faults = history.mistimed(ticks, now, TICK_SECONDS) + history.missing(
         "ticks", done.fired, ticks
     )
-    if stored or not scenario.faults:
+    if scenario.stored or not scenario.faults:
         faults += history.repeated("ticks", ticks)
     if not scenario.faults:
-        faults += history.gaps(ticks, TICK_SECONDS)
+        first = START // SECONDS // TICK_SECONDS + 1
+        moments = range(first * TICK_SECONDS, now - TICK_SECONDS, TICK_SECONDS)
+        faults += history.gaps(ticks, moments)
     return faults
 
 
@@ -79,6 +75,9 @@ def stuck(system: System) -> list[str]:
     """Return what is left at the end."""
     faults = [f"{name} does not end" for name in sorted(system.unfinished)]
     faults += system.waiting()
+    faults += system.disagreements()
+    if system.ticks_late():
+        faults.append("the schedule is not fired any more")
     dead = system.broker.headers(lambda name: name.endswith(".dead"))
     faults += [f"a dead letter: {headers.get(REASON, headers)}" for headers in dead]
     if rows := system.outbox_rows():

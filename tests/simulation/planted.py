@@ -7,6 +7,7 @@ is found.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import publisher
+from feedbus.broker import publisher, queue_arguments
 from feedbus.bus import sender
 from feedbus.dispatch import (
     blocked_keys,
@@ -26,11 +27,20 @@ from feedbus.dispatch import (
 )
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
-from feedbus.runner import buffer, overtaking, publishing_pauses, queue_reader, settlement
+from feedbus.hosts import assignment_file, membership
+from feedbus.runner import (
+    buffer,
+    overtaking,
+    publishing_pauses,
+    queue_reader,
+    run_state,
+    settlement,
+)
 from feedbus.schedules import fired_moment, firing
 from feedbus.schedules import scheduler as schedules
 from feedbus.store import leftover_rows, outbox_rows, tables
 from feedbus.wire.constants import KEY
+from tests.simulation.runs import declared
 
 Change = tuple[Any, str, Any]
 
@@ -343,6 +353,48 @@ def ids_of_a_schedule_that_no_two_hosts_share() -> list[Change]:
     return [(firing, "message_id", message_id)]
 
 
+def hosts_that_are_never_missed() -> list[Change]:
+    """Count a host as running although it announces itself no more."""
+    return [(membership, "GONE_SECONDS", math.inf)]
+
+
+def announcements_that_nobody_hears() -> list[Change]:
+    """Let each host take itself for the only one."""
+    return [(membership.Membership, "note", lambda *_: None)]
+
+
+def hosts_that_all_lead() -> list[Change]:
+    """Let each host compute the assignment itself."""
+    original = membership.Membership.hosts
+
+    def hosts(self: Any, own: Any, now: float) -> Any:
+        return sorted(original(self, own, now), key=lambda one: one.host != own.host)
+
+    return [(membership.Membership, "hosts", hosts)]
+
+
+def hosts_that_keep_what_they_had() -> list[Change]:
+    """Let a consumer read its queue although another host is assigned to it, and alone."""
+
+    def goes_on(self: Any, *, working: bool = False) -> bool:
+        return self.ended(working=working) is None
+
+    return [(run_state.Run, "goes_on", goes_on)]
+
+
+def shards_that_two_hosts_read() -> list[Change]:
+    """Let two hosts read a shard at the same time."""
+    original = queue_arguments.of_queue
+
+    def of_queue(names: Any, queue: Any) -> dict[str, Any]:
+        return original(names, replace(queue, single_active_consumer=False))
+
+    return [
+        (queue_arguments, "of_queue", of_queue),
+        (assignment_file.AssignedConsumer, "__call__", lambda _: True),
+    ]
+
+
 FAULTS: Mapping[str, Callable[[], list[Change]]] = {
     each.__name__: each
     for each in (
@@ -385,6 +437,11 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         schedules_fired_without_the_lock,
         fired_moments_not_recorded,
         ids_of_a_schedule_that_no_two_hosts_share,
+        hosts_that_are_never_missed,
+        announcements_that_nobody_hears,
+        hosts_that_all_lead,
+        hosts_that_keep_what_they_had,
+        shards_that_two_hosts_read,
     )
 }
 
@@ -396,8 +453,10 @@ def planted(name: str) -> Iterator[None]:
     before = [(owner, attribute, owner.__dict__[attribute]) for owner, attribute, _ in changes]
     for owner, attribute, value in changes:
         setattr(owner, attribute, value)
+    declared.cache_clear()  # a fault may change how queues are declared
     try:
         yield
     finally:
+        declared.cache_clear()
         for owner, attribute, value in before:
             setattr(owner, attribute, value)

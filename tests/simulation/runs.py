@@ -16,6 +16,7 @@ from feedbus.transports import memory
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
+from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_relay, run_scheduler
@@ -53,7 +54,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
         memory.create(broker)
         try:
             system = System(scheduler, scenario, network, broker, Database(scheduler), path)
-            with noted_firings(system):
+            with noted_firings(system), simulated(system):
                 faults = run(system)
             reached += Counter(together=system.history.together)
             network.faulty = False
@@ -67,10 +68,16 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
 def run(system: System) -> list[str]:
     """Run a system with its faults, and without more of them to its end; return what is wrong."""
     scenario, scheduler, network = system.scenario, system.scheduler, system.network
-    supervisor, faults = Supervisor(system), Faults(system)
+    faults = Faults(system)
+    keeper: Supervisor | Hosts
+    if scenario.hosts > 1:
+        keeper = hosts = Hosts(system)
+        system.disagreements = hosts.disagreements
+    else:
+        keeper = supervisor = Supervisor(system, system.topology)
 
     def between_steps() -> None:
-        supervisor.keep_running()
+        keeper.keep_running()
         faults.strike()
 
     scheduler.between_steps = between_steps

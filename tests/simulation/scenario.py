@@ -47,6 +47,9 @@ class Scenario:
         prefetch: of each queue.
         concurrency: how many records a process handles at the same time.
         asynchronous: whether the handlers are coroutines.
+        hosts: how many share the shards; with several, the number of shards does not change.
+        single_active: whether the broker lets one of several consumers read a queue, as feedbus
+            declares queues with an order; otherwise a consumer reads it exclusively.
         schedulers: how many hosts fire the schedule, 0 where there is none.
         publishers: how many.
         records: of each publisher.
@@ -65,6 +68,8 @@ class Scenario:
     prefetch: int
     concurrency: int
     asynchronous: bool
+    hosts: int
+    single_active: bool
     schedulers: int
     publishers: int
     records: int
@@ -88,7 +93,8 @@ class Scenario:
     def of(cls, scheduler: Scheduler) -> Scenario:
         """Choose."""
         chosen = scheduler.random
-        changes = chosen.choice((0, 0, 1, 1, 2))
+        hosts = chosen.choice((1, 1, 1, 1, 1, 2, 3))
+        changes = chosen.choice((0, 0, 1, 1, 2)) if hosts == 1 else 0
         kind = chosen.choice(("ring", "ring", "chain", "once", "outbox", "stream"))
         failing = chosen.choice((0, 3, 7))
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
@@ -106,6 +112,8 @@ class Scenario:
             concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
             # A handler in a transaction is not async, and an async one has no pauses.
             asynchronous=kind not in {"once", "stream"} and chosen.random() < 0.3,
+            hosts=hosts,
+            single_active=hosts > 1 or chosen.random() < 0.5,
             schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
@@ -123,6 +131,7 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "batch": batch,
         "prefetch": max(scenario.prefetch, scenario.concurrency),
         "concurrency": scenario.concurrency,
+        "single_active_consumer": scenario.single_active,
         "order_by": scenario.ordered,
     }
     shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)

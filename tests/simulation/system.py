@@ -12,9 +12,9 @@ from feedbus.store import NoStore, Store
 from feedbus.topology import Topology
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.clock import SimulatedClock
-from tests.simulation.history import History
+from tests.simulation.history import History, Record
 from tests.simulation.network import Network
-from tests.simulation.scenario import TICK, Scenario, topology_of
+from tests.simulation.scenario import TICK, TICK_SECONDS, Scenario, topology_of
 from tests.simulation.scheduler import SECONDS, Scheduler
 from tests.simulation.store import Database, SimulatedStore
 
@@ -29,6 +29,8 @@ class System:
         topologies: the first, and those that are applied after it.
         unfinished: processes whose work has an end that is not reached.
         lasting: processes that are started again when they are killed.
+        ready: the folder and the name of each consumer that is ready.
+        disagreements: returns what is wrong with the assignment of shards to hosts.
 
     """
 
@@ -41,6 +43,8 @@ class System:
     history: History = field(default_factory=History)
     unfinished: set[str] = field(default_factory=set)
     lasting: set[str] = field(default_factory=set)
+    ready: set[tuple[Path, str]] = field(default_factory=set)
+    disagreements: Callable[[], list[str]] = list
 
     def __post_init__(self) -> None:
         """Make the topologies and the clock."""
@@ -85,15 +89,33 @@ class System:
             return False
         if self.scenario.schedulers and self.scheduler.now < TICKING_SECONDS * SECONDS:
             return False
-        if self.outbox_rows():
+        if self.outbox_rows() or any(self.waiting()):
             return False
-        return not any(self.waiting())
+        return not self.disagreements() and not self.ticks_late()
 
     def waiting(self) -> Iterator[str]:
         """Yield what is left in which queue, but for the states of the rings."""
         for name, _, ready, unacked, _ in self.broker.survey().queues:
             if (ready or unacked) and name not in self._states:
                 yield f"{ready} ready and {unacked} delivered messages stay in {name}"
+
+    def stored_effects(self, *, ticks: bool) -> list[Record]:
+        """Return the effects in the store: those of the schedule, or the others."""
+        records = [Record(key, n) for key, n in self.database.effects()]
+        return [each for each in records if (each.key == TICK.name) is ticks]
+
+    def ticks(self) -> list[Record]:
+        """Return the effects of the schedule."""
+        if self.scenario.stored:
+            return self.stored_effects(ticks=True)
+        return self.history.effects["ticks"]
+
+    def ticks_late(self) -> bool:
+        """Whether the latest moments of the schedule have had no effect."""
+        if not self.scenario.schedulers:
+            return False
+        latest = max((tick.n for tick in self.ticks()), default=0)
+        return latest < self.clock.wall_nanoseconds() // SECONDS - 2 * TICK_SECONDS
 
     def outbox_rows(self) -> int:
         """Return how many messages are in the outbox."""
