@@ -16,6 +16,7 @@ from tests.simulation.scenario import LARGE_PACK, payload
 from tests.simulation.system import System
 
 MOST_RECORDS = 60  # of a publisher
+LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0
 SIZES = {"ring": (1, 1, 1, 4), "stream": (1, 1, 1, LARGE_PACK)}  # records published together
 
@@ -46,7 +47,8 @@ class Workload:
 def publish(system: System, name: str, work: Workload) -> None:
     """Publish records one after the other, each again until it is accepted.
 
-    While the number of shards changes, there are more of them than the scenario says.
+    While the number of shards changes, and until the seed has enough events, there are more of them
+    than the scenario says.
     """
     todo, kind, scheduler = work.todo, system.scenario.kind, system.scheduler
     store, chosen = system.store(), scheduler.random
@@ -55,7 +57,12 @@ def publish(system: System, name: str, work: Workload) -> None:
         timeout_seconds=TIMEOUT_SECONDS,
         store=None if isinstance(store, NoStore) else store,
     )
-    while todo or ("apply" in system.unfinished and work.most > 0):
+
+    def more() -> bool:
+        few = scheduler.steps < LEAST_STEPS
+        return (few or "apply" in system.unfinished) and work.most > 0
+
+    while todo or more():
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
