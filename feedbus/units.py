@@ -1,4 +1,4 @@
-"""Read and write durations and sizes: "20ms", "1h30m", "1GB"."""
+"""Read and write durations, sizes and counts: "20ms", "1h30m", "1GB", "2 queues"."""
 
 from __future__ import annotations
 
@@ -65,3 +65,8 @@ def guess_size(value: object) -> str:
         if read_size(text):
             return text
     return ""
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: 1 queue, 2 queues."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

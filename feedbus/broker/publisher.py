@@ -17,6 +17,7 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.blockage import Blockage
 from feedbus.errors import BrokerOutage, PublishError, Unroutable, UsageError
+from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
 from feedbus.wire.sealed_message import fitted
@@ -241,12 +242,12 @@ class Publisher:
         rest = (self._unblocked_by if blocked else self._confirmed_by) - now
         if rest <= 0:
             why = (
-                ", because it is short of memory or disk space and blocks publishers; see"
+                ", because the broker is short of memory or disk space and blocks publishers; see"
                 " `rabbitmq-diagnostics alarms`"
                 if blocked
                 else ""
             )
-            msg = f"broker: {len(self._waiting)} messages were not confirmed in time{why}"
+            msg = f"broker: no confirm in time for {counted(len(self._waiting), 'message')}{why}"
             raise BrokerOutage(msg)
         wait_seconds = min(rest, SILENT_SECONDS)
         try:

@@ -151,11 +151,6 @@ def topology_path(ctx: click.Context) -> Path:
     return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun: 1 queue, 2 queues."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
-
-
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 -- click's
     del parameter
     if wanted and not ctx.resilient_parsing:

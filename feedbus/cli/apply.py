@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.plan import look, show
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import UsageError
+from feedbus.units import counted
 
 if TYPE_CHECKING:
     from feedbus.apply import Supervisor

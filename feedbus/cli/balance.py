@@ -12,13 +12,14 @@ from feedbus.balance.key_traffic import Pair, Tally, pairs_of_keys, pairs_of_row
 from feedbus.balance.keys import Keys
 from feedbus.balance.spread import find_ring
 from feedbus.balance.weights import CLOSE, Found, find, report, toml
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS
 from feedbus.cli.name_completion import QUEUE
 from feedbus.config.weight_editing import rewrite
 from feedbus.errors import UsageError
 from feedbus.ring import Ring
 from feedbus.topology import MOST_BUCKETS, Topology
+from feedbus.units import counted
 
 ALTERNATIVES_SHOWN = 8
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.errors import TopologyError
 from feedbus.topology import Topology
+from feedbus.units import counted
 
 
 @click.command(

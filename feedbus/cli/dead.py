@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
 from feedbus.printable import printable, printable_json
+from feedbus.units import counted
 from feedbus.wire.constants import OF_FAILURES
 
 if TYPE_CHECKING:

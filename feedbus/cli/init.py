@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from feedbus.cli import counted
 from feedbus.printable import printable
+from feedbus.units import counted
 
 # In the order of the list; other files are listed last.
 MEANINGS = {

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS
 from feedbus.name_list import listed
 from feedbus.printable import printable
+from feedbus.units import counted
 
 if TYPE_CHECKING:
     from feedbus.balance.keys import Keys

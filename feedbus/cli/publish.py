@@ -9,9 +9,10 @@ from typing import IO, Any
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.name_completion import EXCHANGE
 from feedbus.errors import UsageError
+from feedbus.units import counted
 
 Pair = tuple[Mapping[str, Any], str]
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.name_completion import RUNNING
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import FeedbusError, UsageError
+from feedbus.units import counted
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology

@@ -11,10 +11,11 @@ import click
 
 from feedbus.balance.keys import Keys
 from feedbus.balance.spread import Spread, find_ring, moved, place
-from feedbus.cli import Context, counted
+from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS
 from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
+from feedbus.units import counted
 
 BAR_WIDTH = 40
 MOVES_SHOWN = 20

@@ -9,6 +9,7 @@ from feedbus.errors import UsageError
 from feedbus.generations.ledger import State
 from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
+from feedbus.units import counted
 
 KEPT = 20  # replaced rings that are remembered
 
@@ -48,10 +49,10 @@ def why_refused(state: State, topology: Topology) -> str:
         return ""
     return (
         f"ring '{current.exchange}': {own}, {why}: {source}. This host's file declares"
-        f" {len(wanted.members)} shards, and the current ring has {len(current.members)}. Nothing"
-        " was changed, and the other hosts continue. Copy the current file to this host, and try"
-        " again. If this host's file is the correct one, copy it to all hosts, and run `feedbus"
-        " apply --older-file` here"
+        f" {counted(len(wanted.members), 'shard')}, and the current ring has"
+        f" {len(current.members)}. Nothing was changed, and the other hosts continue. Copy the"
+        " current file to this host, and try again. If this host's file is the correct one, copy"
+        " it to all hosts, and run `feedbus apply --older-file` here"
     )
 
 

@@ -11,6 +11,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
+from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
@@ -175,7 +176,7 @@ class Mover:
         refusals = publish_all(self._connection, moved)
         if refusals:
             msg = (
-                f"broker: {len(refusals)} messages cannot be moved to"
+                f"broker: {counted(len(refusals), 'message')} cannot be moved to"
                 f" '{self._exchange or self._key}': {refusals[0].reason}"
             )
             raise Outage(msg)

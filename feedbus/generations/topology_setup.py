@@ -13,6 +13,7 @@ from feedbus.generations.ledger import State
 from feedbus.generations.switch import make_current
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
+from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Connection
 
 events = EventLog(__name__)
@@ -59,9 +60,9 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
             events.warning(
                 "publishing_switched",
                 f"{name}: publishing switched from generation {earlier.digest}"
-                f" ({len(earlier.members)} shards) to generation {now.digest}"
-                f" ({len(now.members)} shards), because {topology.path} has changed; every host of"
-                " the project needs the same file",
+                f" ({counted(len(earlier.members), 'shard')}) to generation {now.digest}"
+                f" ({counted(len(now.members), 'shard')}), because {topology.path} has changed;"
+                " every host of the project needs the same file",
                 exchange=name,
                 generation=now.digest,
             )
