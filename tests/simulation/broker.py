@@ -49,6 +49,10 @@ class SimulatedBroker(MemoryBroker):
         super().__init__(name, clock=SimulatedClock(network.scheduler), prepared=prepared)
         self.random = network.scheduler.random
 
+    def consumers(self) -> list[tuple[int]]:
+        """Return the connection of each subscription."""
+        return self.tables.database.execute("SELECT owner FROM consumers").fetchall()
+
     def open(self) -> Backend:
         """Return the backend of a new connection."""
         self.network.scheduler.step("connects")

@@ -138,7 +138,22 @@ class Hosts:
             return [f"not all of {found[0]} run: {', '.join(host.name for host in up)}"]
         if max(counts.values()) - min(counts.values()) > 1:
             return [f"the hosts have uneven shares: {dict(counts)}"]
-        return []
+        return [
+            f"{shard} is read on {host} and assigned to {found[0][shard]}"
+            for shard, host in self._reading()
+            if shard in shards and found[0][shard] != host
+        ]
+
+    def _reading(self) -> Iterator[tuple[str, str]]:
+        """Yield each consumer that has a subscription, and its host."""
+        names = {
+            link.owner: link.process.name
+            for link in self._system.network.open_links()
+            if link.process is not None
+        }
+        for (owner,) in self._system.broker.consumers():
+            consumer, _, host = names.get(owner, "").partition("@")
+            yield consumer, host
 
 
 @contextmanager

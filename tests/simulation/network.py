@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tests.simulation.scheduler import SECONDS, Scheduler
+from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
 
 class Link(Protocol):
     """A connection of a client, as the network knows it."""
 
     connected: bool
+    owner: int | None
+    process: Process | None
 
     def cut(self, why: str) -> None:
         """End the connection."""
