@@ -2,7 +2,8 @@
 
 Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
 minutes returns immediately, and the clock then shows a time that is minutes later. With a seed, a
-run can be repeated. Everything that uses a broker uses the clock of that broker (`broker.clock`).
+run can be repeated. A clock also starts the threads that wait by it. Everything that uses a broker
+uses the clock of that broker (`broker.clock`).
 """
 
 from __future__ import annotations
