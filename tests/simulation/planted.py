@@ -363,16 +363,6 @@ def announcements_that_nobody_hears() -> list[Change]:
     return [(membership.Membership, "note", lambda *_: None)]
 
 
-def hosts_that_all_lead() -> list[Change]:
-    """Let each host compute the assignment itself."""
-    original = membership.Membership.hosts
-
-    def hosts(self: Any, own: Any, now: float) -> Any:
-        return sorted(original(self, own, now), key=lambda one: one.host != own.host)
-
-    return [(membership.Membership, "hosts", hosts)]
-
-
 def hosts_that_keep_what_they_had() -> list[Change]:
     """Let a consumer read its queue although another host is assigned to it, and alone."""
 
@@ -439,7 +429,6 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         ids_of_a_schedule_that_no_two_hosts_share,
         hosts_that_are_never_missed,
         announcements_that_nobody_hears,
-        hosts_that_all_lead,
         hosts_that_keep_what_they_had,
         shards_that_two_hosts_read,
     )
