@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ SHOWN = 4  # faults of a seed
 
 def main() -> int:
     """Return 0 when nothing was found, or when what was planted was found."""
+    # Python finds the coroutines of a killed process unused.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     fault, seed = os.environ.get("FAULT", ""), os.environ.get("SEED", "")
     first, last = map(int, (os.environ.get("SEEDS") or "1..1000").split(".."))
     seeds = range(first, last + 1)

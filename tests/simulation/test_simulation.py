@@ -34,8 +34,11 @@ MOST_TO_REACH = 200
 CONFIRM_SECONDS = 10.0
 MOST_POLLS = 10_000  # of a publisher, where one without pauses has 50,000
 
-# The sockets of a killed process are closed when Python finds them unused.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+# Python finds the sockets and the coroutines of a killed process unused.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +77,23 @@ def test_a_planted_fault_is_found(name: str):
 
 
 def test_seeds_reach_the_rare_paths():
+    rare = {path for path, *_ in PATHS} | {"together"}
     reached = Counter[str]()
     for seed in range(1, MOST_TO_REACH):
-        if Scenario.of(Scheduler(seed)).kind == "stream":
+        scenario = Scenario.of(Scheduler(seed))
+        if scenario.kind == "stream" or (scenario.concurrency > 1 and not reached["together"]):
             reached.update(simulate(seed).reached)
-        if all(reached[path] for path, *_ in PATHS):
+        if all(reached[path] for path in rare):
             break
-    assert {path for path, *_ in PATHS} <= reached.keys()
+    assert rare <= (+reached).keys()
+
+
+def test_seeds_have_several_hosts_schedules_and_async_handlers():
+    scenarios = [Scenario.of(Scheduler(seed)) for seed in range(1, MOST_TO_REACH)]
+    assert {1, 2, 3} == {scenario.hosts for scenario in scenarios}
+    assert {0, 1, 2} == {scenario.schedulers for scenario in scenarios}
+    assert any(scenario.asynchronous and scenario.concurrency > 1 for scenario in scenarios)
+    assert {True, False} == {scenario.single_active for scenario in scenarios}
 
 
 @pytest.mark.parametrize("name", FAULTS)
