@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import pytest
 import feedbus
 from feedbus.bus import LiveBus, live_bus
 from feedbus.bus.shared_sender import SharedSender
-from feedbus.errors import BrokerOutage
+from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.store import leftover_rows
 from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.relay import Relay
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import System, closing_store, queue
 
 
@@ -217,6 +219,69 @@ def test_what_a_killed_program_has_left_is_sent_before_later_messages_of_its_key
     publish(bus, 3)
     publish(bus, 4)
     assert (handled(system), numbers(system)) == ([1, 2, 3, 4], [])
+
+
+def test_a_commit_whose_answer_was_lost_is_sent_before_later_messages_of_its_key(
+    system, bus, monkeypatch
+) -> None:
+    publish(bus, 1)
+    transaction = system.store.transaction
+
+    @contextmanager
+    def lose_answer() -> Iterator[object]:
+        outermost = not system.store.database.in_transaction()
+        with transaction() as session:
+            yield session
+        if outermost:
+            msg = "the store went away during the commit"
+            raise StoreOutage(msg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(system.store, "transaction", lose_answer)
+        with pytest.raises(StoreOutage):
+            publish(bus, 2)
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 2, 3], [])
+
+
+def test_of_two_threads_that_publish_one_key_the_one_that_committed_first_sends_first(
+    system, bus, monkeypatch
+) -> None:
+    sends, let_go = [], threading.Event()
+    send_together = SharedSender.send_together
+
+    def send(self, requests, **options) -> None:
+        sends.append(requests)
+        if len(sends) == 1:
+            assert let_go.wait(PATIENCE_SECONDS)
+        send_together(self, requests, **options)
+
+    monkeypatch.setattr(SharedSender, "send_together", send)
+    threads = [threading.Thread(target=publish, args=(bus, number)) for number in (1, 2)]
+    threads[0].start()
+    wait_until(lambda: sends)
+    threads[1].start()
+    wait_until(lambda: len(sends) > 1 or bus._locks._waiting)
+    let_go.set()
+    for thread in threads:
+        thread.join()
+    assert handled(system) == [1, 2]
+
+
+def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(tmp_path: Path) -> None:
+    full = queue(max_length=1, overflow="reject-publish", once=True)
+    with closing_store():
+        system = System.at(tmp_path, full, pack=5)
+        with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.1) as bus:
+            bus.publish("work", {"n": 0})
+            with bus.transaction():
+                bus.publish_many("work", [({"n": n}, "") for n in (1, 2, 3)])
+            assert numbers(system) == [1, 2, 3]
+            assert handled(system) == [0]
+            for _ in (1, 2, 3):
+                publish_pending(system.store, bus, system.topology.name, older_than_seconds=0.0)
+                handled(system)
+        assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
 
 
 def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:

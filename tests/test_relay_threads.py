@@ -10,6 +10,7 @@ import pytest
 
 from feedbus.errors import PublishError
 from feedbus.store.key_locks import KeyLocks
+from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.protocol import Entry
 from feedbus.store.relay import Relay
@@ -23,6 +24,7 @@ class HeldBus:
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
+        self.refused_once: set[int] = set()
         self.published: list[int] = []
         self.asked: list[int] = []
         self.let_go = threading.Event()
@@ -32,7 +34,8 @@ class HeldBus:
         self.asked.append(payload["n"])
         if key == "held":
             assert self.let_go.wait(PATIENCE_SECONDS)
-        if key in self.refused:
+        if key in self.refused or payload["n"] in self.refused_once:
+            self.refused_once.discard(payload["n"])
             raise PublishError([("x", "the queue is full")])
         self.published.append(payload["n"])
 
@@ -135,6 +138,16 @@ def test_a_refused_row_holds_back_the_row_of_another_thread_with_its_key(store, 
     bus.let_go.set()
     ended(one, other)
     assert bus.published == [1, 3, 2, 4]
+
+
+def test_a_refused_row_holds_back_the_later_rows_of_its_key_in_the_same_call(store, bus, relay):
+    entries = rows(store, "a", "b", "a", "b")
+    bus.refused_once.add(1)  # the broker would accept the third row
+    relay.publish(entries)
+    assert bus.published == [2, 4]
+    relay._remove_published()
+    publish_pending(store, bus, "shop", older_than_seconds=0.0)
+    assert bus.published == [2, 4, 1, 3]
 
 
 def test_the_lock_of_a_key_is_given_in_the_order_of_rows_and_other_keys_are_free():

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from feedbus import broker
+from feedbus.broker.publisher import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
+from feedbus.bus.sender import Sender
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
+from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
 
@@ -205,3 +208,74 @@ def test_what_a_killed_handler_has_left_is_sent_before_later_messages_of_its_key
     system.run(system.note, "next")
     assert system.seen == [1, 2, 3]
     assert [entry.key for entry in system.store.outbox.pending()] == ["m"]
+
+
+def test_what_another_process_has_left_is_sent_when_its_message_is_delivered_again(
+    tmp_path: Path,
+) -> None:
+    with closing_store():
+        system = System.at(
+            tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
+        )
+        store, database = bound(), bound().database
+        with system.bus() as bus:
+            for number in (0, 1, 2, 3):
+                bus.publish("work", {"n": number}, message_id=f"m-{number}")
+
+        def handle(message: dict[str, Any], bus: Bus) -> None:
+            if message["n"] == 1:  # another process handles 2 meanwhile, and is killed
+                store.inbox.unseen("work", ["m-2"])
+                store.outbox.put("other", {"n": 2}, "n")
+                database.execute_sql("UPDATE feedbus_outbox SET created_at = created_at - 60000000")
+            bus.publish("other", message, "n")
+
+        system.run(handle)
+        system.run(system.note, "next")
+        assert (system.seen, store.outbox.pending()) == ([0, 1, 2, 3], [])
+
+
+def test_own_messages_wait_for_older_ones_of_their_key_that_the_broker_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing_store():
+        system = System.at(
+            tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
+        )
+        outbox = bound().outbox
+        with bound().transaction():
+            outbox.put("other", {"n": 1}, "n", message_id="left")
+        system.publish([2])
+        send = Sender.send
+
+        def refuse_first(sender: Sender, messages: Any) -> list[Refusal]:
+            left = [each for each in messages if each.message_id == "left"]
+            refusals = [Refusal(each, "nacked", "full") for each in left]
+            return refusals + send(sender, [each for each in messages if each not in left])
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Sender, "send", refuse_first)
+            system.run(lambda message, bus: bus.publish("other", message, "n"))
+        assert [json.loads(entry.payload)["n"] for entry in outbox.pending()] == [1, 2]
+        with system.bus() as bus:
+            publish_pending(bound(), bus, system.topology.name, older_than_seconds=0.0)
+        system.run(system.note, "next")
+        assert (system.seen, outbox.pending()) == ([1, 2], [])
+
+
+def test_the_verdicts_of_a_batch_with_a_repeat_are_those_of_their_records(tmp_path: Path) -> None:
+    with closing_store():
+        system = System.at(tmp_path, queue(once=True, batch=BATCH))
+        with system.bus() as bus:
+            for number in (1, 2, 3):
+                bus.publish("work", {"n": number}, message_id=f"m-{number}")
+        with bound().transaction():
+            bound().inbox.unseen("work", ["m-1"])
+
+        def reject_last(records: Records, _bus: Bus) -> None:
+            for single in records.singles():
+                system.note(single[0])
+            single.reject("not this one")
+
+        system.run(reject_last, batch=True)
+        assert system.seen == [2, 3]
+        assert [json.loads(letter.body) for letter in system.dead()] == [{"n": 3}]
