@@ -116,7 +116,7 @@ class ConcurrentCalls:
                 key = self._blocked.key(each.arrived, each.row)
                 self._sequencer.add(Turn(key, part, each))
                 continue
-            for chunk, owner in zip(each.chunks, each.owners, strict=True):
+            for chunk, owner in zip(each.chunks, each.arrived, strict=True):
                 part = parts[id(owner)]
                 part.left += len(chunk)
                 for index, row in enumerate(chunk.rows):

@@ -49,11 +49,11 @@ class Decoded:
 
 @dataclass(slots=True)
 class HandlerInput:
-    """Consecutive records for the same handler, with their deliveries."""
+    """Consecutive records for the same handler: a chunk of records for each delivery."""
 
     callee: Callee
     chunks: list[Chunk] = field(default_factory=list)
-    owners: list[Decoded] = field(default_factory=list)
+    arrived: list[Decoded] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ Inputs = list[HandlerInput | Fault]
 
 
 class Decoder:
-    """Decodes the deliveries of one consumer for its handlers."""
+    """Decodes the deliveries of one consumer, and adds decisions on failed records to them."""
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
         self,
@@ -309,7 +309,7 @@ def _append(
         latest = HandlerInput(callee)
         inputs.append(latest)
     latest.chunks.append(chunk)
-    latest.owners.append(arrived)
+    latest.arrived.append(arrived)
 
 
 def _nothing(delivery: Delivery) -> Pack:

@@ -53,7 +53,7 @@ class Dispatch:
         Handlers are called in transactions of the store, except on a queue with `store = false`.
 
         Raises:
-            UsageError: a parameter of a handler requests an unknown value.
+            UsageError: feedbus has no value for the annotation of a handler's parameter.
 
         """
         self._consumer = consumer
@@ -91,6 +91,7 @@ class Dispatch:
             self.retries,
             block_on_dead=queue.block_on_dead,
         )
+        # Outbox rows of a killed process or an outage; they are sent before later messages.
         leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(consumer, sender, store, leftovers, self.blocked.overtaken)
         self._batches = BatchCalls(self.calls, self._decoder, self.blocked)
@@ -103,6 +104,8 @@ class Dispatch:
         self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
+        # Messages without an id get one from their content, so equal ones have the same id. On a
+        # queue with `once = true`, only the first of them would be handled.
         self._equal_messages = (
             EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
@@ -124,9 +127,9 @@ class Dispatch:
         count = 0
         for each in inputs:
             if isinstance(each, Fault):  # no handler gets this record
-                self.blocked.decide(each)
+                self.blocked.decide(each)  # a dead letter, or it waits if its key is blocked
                 continue
-            records = Records(each.chunks, each.owners)
+            records = Records(each.chunks, each.arrived)
             count += len(records)
             self._log_drops(self._batches.perform(each.callee, records).values())
         self._failed_records.send(decoded)
@@ -138,13 +141,15 @@ class Dispatch:
         """Call a function after each slice of the messages that a handler publishes.
 
         On a queue with `stream = true`, messages are sent in slices while the handler runs. The
-        duration of the function is not counted as duration of the handler.
+        function handles other deliveries, so it calls handle() again, within the running call. Its
+        duration is not counted as duration of the handler that pauses.
         """
 
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # Set, not increased: a call of handle() in this pause may have paused, too.
+            # A call within this pause can have pauses of its own, which have increased the number.
+            # They are part of this pause, and must not be counted twice.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -173,7 +178,7 @@ class Dispatch:
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
         """Decide on a record whose call raised an exception; see HandlerCalls.judge()."""
         self._log_drops([error])
-        self._decoder.fail(delivery, row, error)
+        self._decoder.fail(delivery, row, error)  # adds the decision to the decoded delivery
 
     def finish(self, decoded: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.
@@ -181,7 +186,7 @@ class Dispatch:
         Args:
             decoded: the deliveries.
             note: called with the message id before the dead handler gets failed records of the
-                message.
+                message, so that the crash guard knows the message if this ends the process.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised it; the call may be

@@ -48,7 +48,7 @@ def make_current(
     an interrupted switch, even if the topology has changed since.
 
     Args:
-        channel: a channel to the broker; its user holds the topology's lock.
+        channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
         exchange: the name of the exchange.
         report: called with the reason if the switch takes long.
@@ -69,7 +69,7 @@ def make_current(
             state = ledger.write(channel, names, state)
         else:
             ledger.repair(channel, names, state)
-        # Usually there are none: only if the broker was slow at the last switch.
+        # Held messages are left only if the broker was slow at the last switch.
         _append_held(channel, names, exchange, (state.current,), on_full)
         return state
     else:
@@ -81,7 +81,8 @@ def make_current(
             settled=False,
             disordered=False,
         )
-    ledger.declare(channel, topology, exchange)  # before the wait for the new queues
+    # First, because declare_ring() waits until all queues declared before are on the broker's disk.
+    ledger.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
     return _carry_out(channel, names, state, on_full)
@@ -99,8 +100,11 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
     _connect(channel, names, state.current)
     step("connected")
     if state.draining:
+        # A message that the broker has routed to an old queue may arrive there later. The held
+        # messages must come after it.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
-    # If this step is repeated after a crash, the old ring may already be deleted.
+    # To the newest old ring. If this step is repeated after a crash, that ring may already be
+    # deleted; then to the new one.
     generations = (*state.draining[-1:], state.current)
     _append_held(channel, names, state.current.exchange, generations, on_full)
     if state.draining:
@@ -115,7 +119,7 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
 
 def next_generation(state: State, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # Each generation has another number (turn). So a pack that arrives late cannot reach the
+    # No two generations have the same number (turn). So a pack that arrives late cannot reach the
     # queues of a later generation with the same shards.
     return replace(wanted, turn=state.current.turn + 1)
 
@@ -143,8 +147,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
-    # The state is written even if nothing changes, because the caller may have read an earlier
-    # state.
+    # The state is written even if nothing changes: the caller may have read an earlier state in the
+    # readers' queue, and this replaces it.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
     for queue in names.members(generation):
@@ -188,7 +192,10 @@ def _connect(channel: Channel, names: Names, generation: Generation) -> None:
 
 
 def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
-    """Stop routing messages to a generation: packs are returned, plain messages are held."""
+    """Stop routing messages to a generation.
+
+    From now on, packs are returned to their publisher, and plain messages are held.
+    """
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
         own_channel = channel.connection.channel()
@@ -232,6 +239,7 @@ def _append_held(
             refusals = publish_all(
                 channel.connection,
                 moved,
+                # One by one, so that no message overtakes one that a full queue has refused.
                 at_once=1 if _may_refuse(names.topology, generation) else WINDOW,
                 on_full=partial(wait, generation),
             )
@@ -249,7 +257,7 @@ def _may_refuse(topology: Topology, generation: Generation) -> bool:
     """Whether a queue of a ring may refuse messages, because it is full."""
     exchange = generation.exchange
     if generation.shape != topology.generation(exchange).shape:
-        return True  # its arguments are not known here
+        return True  # the arguments of its queues are not known here
     queues = [each for each in topology.queues.values() if each.exchange == exchange]
     given = [each.overflow or each.arguments.get("x-overflow") for each in queues]
     return any(str(each).startswith("reject-publish") for each in given)
@@ -259,9 +267,9 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
     The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
-    generation, the consumer proves that it is empty and deletes it. No binding may lead to the ring
-    any more. A full queue without a consumer gets no fence: the consumer that begins to read it
-    puts a fence there.
+    generation, the consumer proves that it is empty and deletes it. The caller has removed all
+    bindings to the ring. A full queue without a consumer gets no fence: the consumer that begins to
+    read it puts a fence there.
     """
     connection = channel.connection
     queues = names.members(old)
@@ -274,5 +282,6 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
 
 def _has_no_consumer(connection: Connection, queue: str) -> bool:
     """Whether a queue has messages and no consumer."""
-    # A queue without a leader reports no messages, so it does not count.
+    # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers; then the result
+    # is False, and the fence is tried again.
     return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)

@@ -36,7 +36,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 
-OTHERS_POLL_SECONDS = 0.1  # while other consumers handle the old queues
+DRAIN_POLL_SECONDS = 0.1  # between checks whether other consumers have drained the old queues
 NOT_FOUND = 404  # AMQP's reply code for a queue that does not exist
 CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was cancelled
 
@@ -82,6 +82,7 @@ class Runner:
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
+        # While the sender waits for the broker, the time limit of a handler does not run.
         self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked, clock=clock)
         self._heartbeats = Heartbeats(clock)
@@ -114,16 +115,19 @@ class Runner:
             clock=clock,
             assigned=assigned,
         )
+        # Reports deliveries that came to a shard which does not own their key.
         self._misplacement_check = MisplacementCheck(topology)
+        # Deletes dead letters that exceed the limits of the queue.
         self._pruning = Pruning(topology, consumer, counted)
         self._subscriptions = Subscriptions(self._run, self._misplacement_check, counted)
         self._mode = self._mode_for(handlers)
 
     def _mode_for(self, handlers: HandlerRoutes) -> BatchMode:
-        """Return the mode in which the queue's records are handled."""
+        """Return the mode in which the queue's records are handled; BatchMode is the base class."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
-            # These modules are imported here because they import asyncio, which takes long.
+            # These modules are imported here because they import asyncio, which takes long. The
+            # mode receives messages, the deliveries track which are done, the calls run records.
             from feedbus.dispatch.concurrent_calls import ConcurrentCalls
             from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
             from feedbus.runner.concurrent_mode import ConcurrentMode
@@ -155,9 +159,11 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
+                        # A usage error can end without a restart: for example, another process held
+                        # the topology's lock for too long.
                         if isinstance(error, BrokerOutage):
-                            # It has probably lost both connections. On a silent one, the next
-                            # messages would wait for their confirms.
+                            # The outage of this connection probably affects the publishing one,
+                            # too. If the broker is silent, confirms would be awaited in vain there.
                             self._sender.drop()
                         self._run.hold(error, self._mode.while_holding)
             finally:
@@ -186,14 +192,14 @@ class Runner:
             self._sender.encoder.use_generation(state.current)
         self._misplacement_check.use_rings(states.values())
         connection = broker.connect(self._topology, beating=True)
-        # Kombu's object opens a lost connection again. The deliveries belong to this connection,
-        # so the raw connection is used, which does not.
+        # Kombu's connection reconnects by itself. But a delivery can be settled only on the
+        # connection that received it. So the raw connection is used, which does not reconnect.
         raw: RawConnection = connection.connection
 
         def wait_for_others() -> bool:
             self._report_ready()  # this process is ready, although it waits for other consumers
             self._heartbeats.beat()
-            stopped = self._run.clock.wait(self._run.stop_requested, OTHERS_POLL_SECONDS)
+            stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)
             return not stopped and self._goes_on()
 
         try:
@@ -204,9 +210,10 @@ class Runner:
                 drain = Drain(self._topology, self._consumer, states, wait_for_others)
                 descriptor = self._mode.fileno()
                 if descriptor is not None:
-                    raw.wake_on(
-                        descriptor
-                    )  # so a call that ends interrupts the wait for the broker
+                    # It becomes readable when a concurrent handler call has ended. This interrupts
+                    # the wait for the broker.
+                    raw.wake_on(descriptor)
+                # The reason why this consumer was removed from the topology, or None.
                 self._run.removed = drain.why_ended(raw)
                 if self._run.removed is not None:
                     return
@@ -271,7 +278,14 @@ class Runner:
             self._on_ready = None
 
     def _drop_cancelled(self, queues: Sequence[Source], to_subscribe: list[Source]) -> list[Source]:
-        """Stop reading queues whose subscription the broker has cancelled; return those to read."""
+        """Stop reading queues whose subscription the broker has cancelled.
+
+        If deliveries are being handled, they are finished first, and all queues are read again.
+
+        Returns:
+            The queues to subscribe to.
+
+        """
         mode, subscriptions = self._mode, self._subscriptions
         begun = mode.working
         mode.cancelled()
@@ -280,7 +294,8 @@ class Runner:
         for tag in tags:
             subscriptions.drop_reader(tag)
         if begun:
-            mode.let_finish()  # before the waiting records are forgotten
+            # Before the waiting queues are closed: records that run now may have come from them.
+            mode.let_finish()
         for tag in tags:
             subscriptions.drop_waiting(tag)
         return self._return_deliveries(queues, to_subscribe) if begun else to_subscribe

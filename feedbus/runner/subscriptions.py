@@ -143,7 +143,7 @@ class Subscriptions:
         return run.waiting.move_on(raw, reader.queue, reader.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
-        """Put the missing fences into queues that are ending."""
+        """Put a fence into each ending queue without one: it expired, or the queue was full."""
         for reader in [each for each in self.readers.values() if each.probes.due]:
             found = standing(raw, self._run.topology, self._run.consumer, reader.queue)
             if found == "ending":
