@@ -147,8 +147,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
-    # The state is written even if nothing changes: the caller may have read an earlier state in the
-    # readers' queue, and this replaces it.
+    # The state is written even if nothing changes, because the caller may have read an earlier
+    # state.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
     for queue in names.members(generation):
