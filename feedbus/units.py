@@ -41,7 +41,7 @@ def write_duration(seconds: float) -> str:
 
 
 def guess_duration(value: object) -> str:
-    """Return the duration that a number or "5 minutes" was probably meant to be, or ""."""
+    """Return the duration that a wrong text such as "5 minutes" probably means, or ""."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return write_duration(value) if 0 < value <= LONGEST_SECONDS else ""
     spoken = SPOKEN.fullmatch(value.lower()) if isinstance(value, str) else None
@@ -57,7 +57,7 @@ def read_size(text: str) -> int | None:
 
 
 def guess_size(value: object) -> str:
-    """Return the size that "1 gb" or "512m" was probably meant to be, or an empty text."""
+    """Return the size that a wrong text such as "1 gb" or "512m" probably means, or ""."""
     if not isinstance(value, str):
         return ""
     squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")

@@ -1,4 +1,4 @@
-"""Raise TypeError for arguments of a wrong type, always in the same words."""
+"""Raise TypeError for arguments of a wrong type, with the same wording everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The URLs of brokers, management APIs and stores: parsed once, printed without passwords.
+"""The URLs of brokers, management APIs and stores; they are printed without passwords.
 
 str() and repr() of every value hide passwords; only reveal() returns the full URL. Only this
 package parses such URLs.

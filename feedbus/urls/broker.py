@@ -1,4 +1,4 @@
-"""The URL of a broker: the embedded one's file, a name in memory, or nodes of RabbitMQ."""
+"""The URL of a broker: an SQLite file, nodes of RabbitMQ, or a name in memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """The address of a broker: a file, or one or more nodes, in the order in which they are tried.
+    """The address of a broker: a file, or nodes in the order in which they are tried.
 
     A broker in memory has a name. It belongs to one process, so no topology file can name it.
     """
@@ -66,12 +66,12 @@ class BrokerUrl:
 
     @classmethod
     def unknown(cls) -> Self:
-        """Return the URL of a topology that was loaded without it: nothing can connect to it."""
+        """Return the URL of a topology that was loaded without a URL: it cannot be used."""
         return cls("")
 
     @property
     def embedded(self) -> bool:
-        """Whether it is the embedded broker, in a file or in memory."""
+        """Whether the broker is embedded: in a file or in memory."""
         return not self.nodes
 
     def within(self, root: Path) -> Self:

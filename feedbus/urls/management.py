@@ -39,7 +39,7 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL; a missing login or certificate is taken from a node's URL."""
+        """Return this URL; if it has no login or certificate, those of a node are used."""
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:
             return filled
@@ -84,7 +84,7 @@ def parse_management_url(text: str) -> ManagementUrl:
 def management_of(
     broker: BrokerUrl, given: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
-    """Return the API's URL for each node: the given one, or one on the node's own host.
+    """Return the API's URL for each node: the configured one, or one on the node's host.
 
     If a node is used with TLS, its API is used with TLS, too, and is verified in the same way.
     """

@@ -1,4 +1,4 @@
-"""Parse a URL strictly, so that no part of a password is ever read as a host or a path."""
+"""Parse URLs strictly, so that no part of a password is read as a host or a path."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class UrlError(UsageError):
 
 
 def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """Raise the UrlError with the expected value."""
+    """Raise a UrlError with the expected and the found value."""
     raise UrlError(expected, got, name=name, known=known)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a URL, decoded; public is the URL without its password and options."""
+    """The decoded parts of a URL; `public` is the URL without its password and options."""
 
     scheme: str
     host: str
@@ -83,7 +83,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return a URL that could not be parsed, in a form that is safe in an error."""
+    """Return a URL that could not be parsed in a form that is safe in an error."""
     return f"'{scheme}://…'"
 
 
@@ -174,7 +174,7 @@ def known_options(options: dict[str, str], known: Sequence[str]) -> None:
 
 
 def address(host: str) -> str:
-    """Return a host in the form that a URL has before the port."""
+    """Return a host as a URL contains it before the port."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -200,5 +200,5 @@ def absolute(path: Path, root: Path) -> Path:
 
 
 def escaped(text: str) -> str:
-    """Return a decoded part with the escapes of a URL."""
+    """Return a text with the escapes that it needs as a part of a URL."""
     return quote(text, safe="")

@@ -49,7 +49,7 @@ class StoreUrl:
 
     @property
     def embedded(self) -> bool:
-        """Whether it is an SQLite file."""
+        """Whether the store is an SQLite file."""
         return self.file is not None
 
     def within(self, root: Path) -> Self:
@@ -98,7 +98,7 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
-    """Return the parameters that libpq reads in a URL; libpq's errors would repeat parts of it."""
+    """Return the parameters of a URL, as libpq reads them; errors contain no part of the URL."""
     try:
         import psycopg2
         from psycopg2.extensions import parse_dsn
@@ -115,7 +115,7 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
 
 
 def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
-    """Refuse invalid hosts and ports.
+    """Raise UrlError for invalid hosts and ports.
 
     libpq would print them in its error, and they can contain a part of a password that is not
     escaped.
@@ -128,7 +128,7 @@ def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
 
 
 def _public(parameters: Mapping[str, str]) -> str:
-    """Return the URL of libpq's parameters without secrets: only what names the database."""
+    """Return libpq's parameters as a URL without secrets: only the name of the database."""
     if "service" in parameters and "host" not in parameters:
         return f"postgresql://?service={escaped(parameters['service'])}"
     user = f"{escaped(parameters['user'])}@" if "user" in parameters else ""

@@ -1,4 +1,4 @@
-"""The TLS options of a URL, the same for a broker and its management API."""
+"""The TLS options in the URL of a broker or of its management API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERIFIED = {"full": True, "none": False}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a server is verified, and the certificate that is sent to it.
+    """How to verify a server, and the certificate that is sent to the server.
 
     Attributes:
         ca_certs: a PEM file of the trusted authorities; None for the authorities of the system.
@@ -66,7 +66,7 @@ class Tls:
         )
 
     def within(self, root: Path) -> Self:
-        """Return the same with relative paths resolved against a folder."""
+        """Return the same options with relative paths resolved against a folder."""
 
         def seen(path: Path | None) -> Path | None:
             return None if path is None else absolute(path, root)

@@ -1,4 +1,4 @@
-"""The wire format between feedbus and a broker: header names, content types, messages."""
+"""The wire format: header names, content types, and messages as the broker carries them."""
 
 from feedbus.wire.delivery import Delivery
 from feedbus.wire.outgoing_message import Outgoing

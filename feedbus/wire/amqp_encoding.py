@@ -1,4 +1,4 @@
-"""AMQP's properties and header tables: reading never fails, and nothing is lost in writing.
+"""AMQP's properties and header tables: any content can be read, and is written unchanged.
 
 py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
 UTF-8. Here such a value is kept in a special form, and a fault names it.
@@ -49,7 +49,7 @@ _TEXT, _BYTES, _FLAG, _TIME, _FIXED_POINT, _TABLE, _ARRAY, _VOID = b"SxtTDFAV"
 
 
 class Timestamp(int):
-    """Seconds since 1970 that are out of datetime's range."""
+    """Seconds since 1970 that are out of the range of datetime."""
 
 
 class ByteArray(bytes):
@@ -57,11 +57,11 @@ class ByteArray(bytes):
 
 
 class Unread(bytes):
-    """A table or array that is nested too deeply: its type and its unparsed bytes."""
+    """A table or array that is nested too deeply, as its type and its bytes."""
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Read properties, beginning with their flags; return them and their faults.
+    """Read properties, which begin with their flags; return them and their faults.
 
     Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
     """
@@ -163,7 +163,7 @@ def _moment(seconds: int, name: str, faults: list[str]) -> datetime | Timestamp:
 
 
 def write_properties(properties: Mapping[str, Any]) -> bytes:
-    """Return the encoded properties, beginning with their flags.
+    """Return the encoded properties, which begin with their flags.
 
     Raises:
         ValueError: a value that AMQP has no form for, or a text of more than 255 bytes.

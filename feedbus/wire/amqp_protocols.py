@@ -1,4 +1,4 @@
-"""Protocols: the methods of AMQP connections and channels that feedbus uses, with any broker."""
+"""The interfaces of AMQP connections and channels that feedbus uses with every broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Arguments = Mapping[str, Any] | None
 
 
 class Declared(Protocol):
-    """A broker's answer to the declaration of a queue."""
+    """The broker's answer to the declaration of a queue."""
 
     @property
     def message_count(self) -> int:
@@ -23,15 +23,15 @@ class Declared(Protocol):
 
 
 class Channel(Protocol):
-    """A channel; arguments are those of the AMQP methods of the same names."""
+    """A channel; the arguments are those of the AMQP methods with the same names."""
 
     @property
     def connection(self) -> RawConnection:
-        """The connection that it belongs to."""
+        """The connection of the channel."""
 
     @property
     def is_open(self) -> bool:
-        """Whether methods can be called on it."""
+        """Whether the channel is open."""
 
     auto_decode: bool
     events: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Channel(Protocol):
         """Declare an exchange."""
 
     def exchange_delete(self, exchange: str) -> object:
-        """Delete an exchange; it is not an error if it does not exist."""
+        """Delete an exchange; a missing exchange is not an error."""
 
     def exchange_bind(
         self,
@@ -62,7 +62,7 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
         arguments: Arguments = None,
     ) -> object:
-        """Bind an exchange to another."""
+        """Bind an exchange to another exchange."""
 
     def exchange_unbind(
         self,
@@ -166,11 +166,11 @@ class Channel(Protocol):
 
 
 class Connection(Protocol):
-    """A connection: Kombu's, or the raw connection in it."""
+    """A connection: Kombu's connection, or the raw connection in it."""
 
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
-        """The errors of a connection that is lost or refused."""
+        """The exception classes that mean that a connection is lost or refused."""
 
     @property
     def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
@@ -184,7 +184,7 @@ class Connection(Protocol):
 
 
 class RawConnection(Connection, Protocol):
-    """A connection that is not reopened automatically when it is lost, unlike Kombu's.
+    """A connection that is not opened again when it is lost, unlike Kombu's.
 
     Attributes:
         clock: everything that uses the broker waits by it.

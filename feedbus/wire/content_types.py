@@ -1,4 +1,4 @@
-"""Functions on content types: without parameters, and whether a codec is needed."""
+"""Functions on content types: remove parameters, find the charset, check for a codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A delivery of the broker; reading it never fails, whatever its publisher has set."""
+"""A delivery of the broker; every delivery can be read, whatever its publisher has written."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ class Delivery:
 
     @property
     def record_count(self) -> int:
-        """The number of records, according to its headers."""
+        """The number of records, from the headers of the delivery."""
         count = self.headers.get(RECORD_COUNT, 1)
         return count if type(count) is int and 0 < count <= MOST_RECORDS else 1
 
     @property
     def published_at_microseconds(self) -> int | None:
-        """The time of the first publishing, if the publisher has set it.
+        """When the message was first published; None if it is not known.
 
         A retry, and a dead letter that was sent back, keep it.
         """
@@ -122,20 +122,20 @@ class Delivery:
 
     @property
     def sent_again(self) -> bool:
-        """Whether it is a retry or was a dead letter."""
+        """Whether the delivery is a retry or a requeued dead letter."""
         return SENT_AT in self.headers
 
     def lag_seconds(self, now_microseconds: int) -> float | None:
-        """Return how long ago it was sent, for the first time or again; None if not known."""
+        """Return the seconds since the message was last sent; None if not known."""
         sent_at = self.headers.get(SENT_AT if self.sent_again else PUBLISHED_AT)
         return seconds_since(sent_at, now_microseconds)
 
     def age_seconds(self, now_microseconds: int) -> float | None:
-        """Return how long ago it was published first; None if not known."""
+        """Return the seconds since the message was first published; None if not known."""
         return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
     def expired(self, now_microseconds: int) -> bool:
-        """Whether this is a delayed message whose expiration is over, counted from its publish.
+        """Whether this is a delayed message whose expiration is over.
 
         The broker applies the expiration of every other message. A message that has failed once
         does not expire any more.
@@ -150,26 +150,26 @@ class Delivery:
 
     @property
     def attempts(self) -> int:
-        """How often its handler or its validation has failed."""
+        """How often the handler, or the validation, has failed for this message."""
         count = self.headers.get(ATTEMPT, 0)
         return count if type(count) is int and 0 <= count < MOST_ATTEMPTS else 0
 
     @property
     def original_key(self) -> str:
-        """The routing key of the first publishing, also after a retry."""
+        """The routing key with which the message was first published."""
         key = key_of(self.headers, self.routing_key)
         return key if is_short_text(key) else self.routing_key
 
 
 def moment_of(value: object) -> int | None:
-    """Return a header's microseconds since 1970, None if they are not a valid time."""
+    """Return the microseconds since 1970 in a header; None if they are not a valid time."""
     if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
         return value
     return None
 
 
 def seconds_since(value: object, now_microseconds: int) -> float | None:
-    """Return the seconds since the time in a header, None if that cannot be true.
+    """Return the seconds since the time in a header; None if the time is not plausible.
 
     Any program can write a header. A time far in the future, or longer ago than a message can
     wait, is ignored.
@@ -182,12 +182,12 @@ def seconds_since(value: object, now_microseconds: int) -> float | None:
 
 
 def key_of(headers: Mapping[str, Any], otherwise: str) -> str:
-    """Return the routing key of the first publishing of a failed message."""
+    """Return the routing key with which a failed message was first published."""
     return text_of(headers[KEY]) if KEY in headers else otherwise
 
 
 def text_of(value: object) -> str:
-    """Return a header's text; bytes that are not UTF-8 become lone surrogates."""
+    """Return the text of a header; bytes that are not UTF-8 become lone surrogates."""
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 

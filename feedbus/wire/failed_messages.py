@@ -1,4 +1,4 @@
-"""The properties and headers that a failed message keeps, and the message that is requeued."""
+"""The properties and headers that a failed message keeps, and how a dead letter is requeued."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def published(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a delivery's headers without those that the framework or the broker has added."""
+    """Return the headers of a delivery without those of feedbus and of the broker."""
     return {
         name: value
         for name, value in headers.items()
@@ -71,7 +71,7 @@ def published(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> dict[str, Any]:
-    """Return headers without the broker's notes about dead-lettering in some queues."""
+    """Return headers without the broker's records about dead-lettering in some queues."""
     found = dict(headers)
     for group in OF_DEATHS:
         if died_in(str(found.get(f"{group}queue", ""))):
@@ -90,7 +90,7 @@ def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> 
 def sent_back(
     delivery: Delivery, exchange: str, routing_key: str, *, died_in: Callable[[str], bool]
 ) -> Outgoing:
-    """Return the message of a dead letter in its original form.
+    """Return the message that requeues a dead letter in its original form.
 
     If it has the time of its first publishing, the time of the requeue is added.
 
@@ -124,7 +124,7 @@ def sent_back(
 
 
 def of_record(message: Outgoing) -> Outgoing:
-    """Return a copy of a pack's message without the headers of packs, for one of its records."""
+    """Return a copy of a pack's message for one of its records, without the pack's headers."""
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
     return replace(message, headers=headers, properties=properties, records=1)
@@ -160,7 +160,7 @@ def _cut(text: str, limit_bytes: int) -> str:
 
 
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
-    """Return each field's errors as the text of a header: as many as fit."""
+    """Return the errors of each field as the text of a header, as many as fit."""
     kept: dict[str, list[str]] = {}
     size = 2
     for field, texts in errors.items():
@@ -174,7 +174,7 @@ def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
 
 
 def bare(message: Outgoing, why: str) -> Outgoing:
-    """Return a failed message with only its body and the framework's headers.
+    """Return a failed message that keeps only its body and the headers of feedbus.
 
     Args:
         message: the broker always refuses it.

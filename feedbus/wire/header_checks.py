@@ -1,4 +1,4 @@
-"""Check a publisher's headers: their names and values, and that no name is reserved."""
+"""Check the headers of a publisher: names, values, and reserved names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether only feedbus may write a header, or the broker interprets it."""
+    """Whether only feedbus may write a header, or the broker gives it a meaning."""
     return (
         name.startswith(OWN) or name in OF_DELIVERIES or name in OF_OTHER_KEYS or is_of_deaths(name)
     )

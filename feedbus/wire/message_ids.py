@@ -1,4 +1,4 @@
-"""The id of a message whose publisher gave it none: derived from the message itself.
+"""The message id of a message without one: it is derived from the content of the message.
 
 It is the same at each redelivery and in each process. Two messages without ids that are equal in
 body, routing key, headers and identifying properties cannot be distinguished.
@@ -51,7 +51,7 @@ def is_short_text(value: object) -> bool:
 def derived_id(
     body: bytes, routing_key: str, properties: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> str:
-    """Return the id that is derived from the publisher's data.
+    """Return the id that is derived from what the publisher has sent.
 
     The exchange is not used, because it changes when a queue is resharded. Headers of brokers about
     earlier deliveries are not used either.
@@ -66,10 +66,10 @@ def derived_id(
 
 
 def changes_in_transit(name: str) -> bool:
-    """Whether a header was not set by the publisher, but was added after publishing."""
+    """Whether a header was added after publishing, and not by the publisher."""
     return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
 
 
 def is_of_deaths(name: str) -> bool:
-    """Whether a header is the broker's record of how a message was dead-lettered."""
+    """Whether a header is the broker's record about dead-lettering of the message."""
     return name == DEATHS or name.startswith(OF_DEATHS)

@@ -1,4 +1,4 @@
-"""The options of a message besides its payload and its routing key."""
+"""The options of a message, in addition to its payload and its routing key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.wire.outgoing_message import Outgoing
 
 
 class PublishOptions(TypedDict, total=False):
-    """The keyword arguments of publish(); None is the same as a missing one.
+    """The keyword arguments of publish(); None is the same as no argument.
 
     Attributes:
         headers: names, each to a text, a number, a flag or None.
@@ -29,7 +29,7 @@ class PublishOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The options of one publish, checked.
+    """The checked options of one call of publish().
 
     Attributes:
         headers: the headers in addition to those of feedbus.
@@ -45,7 +45,7 @@ class Envelope:
     delay_milliseconds: int | None = None
 
     def around(self, message: Outgoing) -> Outgoing:
-        """Return a message with these options, except for the delay."""
+        """Return a message with these options, except the delay."""
         properties = dict(message.properties)
         if self.priority is not None:
             properties["priority"] = self.priority

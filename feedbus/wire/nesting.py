@@ -1,4 +1,4 @@
-"""The depth to which tables and arrays are nested."""
+"""Check how deeply tables and arrays are nested."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Outgoing:
         )
 
     def all_properties(self) -> dict[str, Any]:
-        """Return all properties of the message; the headers include one with a time."""
+        """Return all properties of the message, with the time of sending in the headers."""
         return {
             **self.properties,
             "content_type": self.content_type,
@@ -86,7 +86,7 @@ class Moved(Outgoing):
 
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
-        """Return a message that a channel delivered, on its way to an exchange."""
+        """Return a message that a channel has delivered, to publish it to an exchange."""
         taken.properties.pop("user_id", None)  # the broker accepts only our own
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""

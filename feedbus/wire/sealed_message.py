@@ -1,4 +1,4 @@
-"""A message in the body of another one, if its properties cannot be sent as properties.
+"""A message within the body of another message, if its properties cannot be sent as properties.
 
 This is necessary if they contain text that some clients cannot read, or if the frame has no room
 for the headers of the framework. The body of the outer message is the length of the original
@@ -26,7 +26,7 @@ _LENGTH = struct.Struct(">I")
 
 
 def sealed(message: Outgoing) -> Outgoing:
-    """Return a message that contains another one in its body, and has only feedbus's headers."""
+    """Return a message that contains another message in its body."""
     own = {name: value for name, value in message.headers.items() if name not in OF_FAILURES}
     properties = write_properties(
         {
@@ -57,7 +57,7 @@ def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 
 
 def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
-    """Return a message whose properties fit into one frame, shortened if necessary.
+    """Return a message whose properties fit into one frame; if necessary, they are shortened.
 
     Args:
         message: the message to publish.

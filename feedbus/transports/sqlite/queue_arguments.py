@@ -25,7 +25,7 @@ NOT_BUILT = ("x-max-length-bytes",)
 
 
 def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
-    """Refuse a queue's arguments if one is invalid or not implemented.
+    """Raise an error if an argument of a queue is invalid or not implemented.
 
     Raises:
         PreconditionFailed: the declarations differ; the text is that of RabbitMQ.

@@ -1,4 +1,4 @@
-"""Declaring, finding and deleting queues, with RabbitMQ's refusals."""
+"""Declare, find and delete queues, with the errors of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def declare_queue(
     auto_delete: bool,
     arguments: Arguments,
 ) -> Queue:
-    """Declare a queue; an equal declaration only counts as a use of the queue.
+    """Declare a queue; if an equal one exists, the declaration counts as a use of it.
 
     Raises:
         PreconditionFailed: the queue exists and differs, or an argument is invalid.
@@ -96,7 +96,7 @@ def declare_queue(
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Record that a queue was used now, and set its clock if it expires when unused."""
+    """Record a use of a queue, and set its expiry if it expires when it is not used."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         arm(tx, tx.now_ms + queue.expires_ms)

@@ -1,4 +1,4 @@
-"""Read the content of a broker file without taking part: no owner, no lock, no change."""
+"""Read a broker file without registering in it, locking it or changing it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def survey(path: Path) -> Survey:
 
 
 def read_rows(database: sqlite3.Connection) -> Survey:
-    """Read the tables of an open database, in one transaction of the caller's."""
+    """Read the tables of an open database, in one transaction of the caller."""
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(
         "SELECT name, arguments, depth,"

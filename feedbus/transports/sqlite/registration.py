@@ -27,12 +27,12 @@ LOOK_SECONDS = 0.05
 
 
 class RegisteredConnection:
-    """Writes to the tables, waits for others to write, and leaves the broker when it closes."""
+    """Writes to the tables, waits for other connections to write, and unregisters."""
 
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
 
     def __init__(self, backend: Backend) -> None:
-        """Use a backend that no other connection uses."""
+        """Create it with a backend that no other connection uses."""
         self.tables = backend.tables
         self.liveness = backend.liveness
         self.connected = True
@@ -54,7 +54,7 @@ class RegisteredConnection:
         return f"{self._random.getrandbits(128):032x}"
 
     def check_open(self) -> None:
-        """Raise RecoverableConnectionError when this connection is closed."""
+        """Raise RecoverableConnectionError if this connection is closed."""
         if not self.connected:
             msg = (
                 "the connection to the broker is closed or belongs to a parent process; connect"
@@ -75,7 +75,7 @@ class RegisteredConnection:
         self.stir()
 
     def stir(self) -> None:
-        """Make an event loop call back soon: there may be messages or confirms to deliver."""
+        """Make an event loop call back soon, because there may be something to deliver."""
         if self._evented and self.owner is not None:
             self._wake_ups.wake((self.owner,))
 
@@ -133,7 +133,7 @@ class RegisteredConnection:
             self._watch.wake_on(descriptor)
 
     def look_seconds(self) -> float | None:
-        """Return after how many seconds an event loop must check without a wake-up, or None."""
+        """Return how often an event loop must check without a wake-up, or None."""
         due = self._look_around()
         watched = self._watch.look_seconds() if self._watch else None
         waits = [due, watched, self._upkeep.seconds()]
@@ -157,7 +157,7 @@ class RegisteredConnection:
             self.look()
 
     def look(self) -> set[str]:
-        """Process the events up to now, without waiting."""
+        """Process the events that have occurred, without waiting."""
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
         return happened
@@ -233,7 +233,7 @@ class RegisteredConnection:
                 reap(tx, self.liveness, self.owner)
 
     def lose_registration(self) -> None:
-        """Stop using the file: others treated this connection as dead, and took its deliveries.
+        """Stop using the file, because others have treated this connection as dead.
 
         Raises:
             RecoverableConnectionError: always.
@@ -247,7 +247,7 @@ class RegisteredConnection:
         raise RecoverableConnectionError(msg)
 
     def close(self) -> None:
-        """Unregister; unsettled deliveries return to their queues. A second call does nothing."""
+        """Unregister; unsettled deliveries return; a second call does nothing."""
         if not self.connected:
             return
         try:
@@ -258,7 +258,7 @@ class RegisteredConnection:
             self.collect()
 
     def collect(self) -> None:
-        """Close without writing to the file; other connections see it as a crash."""
+        """Close without writing to the file, so that others see it as a crash."""
         forks.note_closed(self)
         self.connected = False
         if self._watch is not None:
@@ -281,7 +281,7 @@ class RegisteredConnection:
         self.tables.use.release()
 
     def close_in_child(self) -> None:
-        """Close the copy in a child process; the parent continues to use the connection."""
+        """Close the copy in a child process; the parent's connection stays open."""
         self.connected = False
         if self._watch is not None:
             self._watch.drop()

@@ -1,4 +1,4 @@
-"""Routing: a snapshot of exchanges, queues and bindings, and the search for a message's queues."""
+"""Routing: the exchanges, queues and bindings of a file, and the queues that receive a message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Match = Callable[[str], Iterable[Destination]]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange as declared."""
+    """An exchange with the properties of its declaration."""
 
     name: str
     type: str
@@ -41,7 +41,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue as declared, with the meaning of its arguments."""
+    """A queue with the properties of its declaration, and the meaning of its arguments."""
 
     id: int
     name: str
@@ -75,7 +75,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding; ids ascend in the order of binding."""
+    """A binding; the ids increase in the order in which bindings were made."""
 
     id: int
     source: str
@@ -87,7 +87,7 @@ class Binding:
 
 
 class Routes:
-    """One version of the routing tables; immutable, and replaced when the file has a newer one."""
+    """One version of the routing tables; immutable, and replaced when the file changes."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Routes:
         queues: Iterable[Queue],
         bindings: Iterable[Binding],
     ) -> None:
-        """Index the rows of the tables."""
+        """Index the rows of the routing tables."""
         self.version = version
         self.exchanges = {exchange.name: exchange for exchange in exchanges}
         self.queues = {queue.name: queue for queue in queues}
@@ -108,7 +108,7 @@ class Routes:
         self._known: dict[tuple[str, str], tuple[Queue, ...]] = {}
 
     def route(self, exchange: str, routing_key: str, properties: str) -> tuple[Queue, ...]:
-        """Return the queues that receive a message, each once.
+        """Return the queues that receive a message; each is returned once.
 
         Args:
             exchange: the exchange to which it is published.
@@ -198,7 +198,7 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
 
 
 def headers_match(wanted: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
-    """Whether a message's headers have the values of a binding: all of them, or any."""
+    """Whether a message has all headers of a binding, or any of them."""
     pairs = [(name, value) for name, value in wanted.items() if not name.startswith("x-")]
     found = (
         name in headers
@@ -265,7 +265,7 @@ def make_queue(
     owner: int | None,
     expiring: int,
 ) -> Queue:
-    """Read a queue's row; a quorum queue's delivery limit has no default, as on RabbitMQ 3."""
+    """Return the queue of a row; quorum queues have no default delivery limit."""
     arguments = json.loads(text)
     return Queue(
         id=identity,

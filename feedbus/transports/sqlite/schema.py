@@ -1,4 +1,4 @@
-"""The tables of a broker file, and their creation, also if many processes start together."""
+"""The tables of a broker file; many processes may create them at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipe that ends a wait when a signal handler has run, even just before the wait began.
+"""A pipe that ends a wait when a signal arrives, even just before the wait begins.
 
 Python continues an interrupted wait after the handler has returned, and a wait does not notice a
 handler that ran just before. So signals also write to a pipe, which waits read. Python allows one
@@ -17,13 +17,13 @@ class Pipe:
     """The pipe of this process, created when the main thread first waits."""
 
     def __init__(self) -> None:
-        """Create no pipe until one is needed."""
+        """Create the object; the pipe is created when it is needed."""
         self.reader = self._writer = self._foreign = -1
         self._users = 0
         self._counting = threading.Lock()
 
     def join(self) -> None:
-        """Count another user; when the last one leaves, the pipe is closed."""
+        """Count one more user of the pipe; the last one that leaves closes it."""
         with self._counting:
             self._users += 1
 
@@ -59,7 +59,7 @@ class Pipe:
             self.drop()
 
     def drop(self) -> None:
-        """Close this process's ends."""
+        """Close this process's ends of the pipe."""
         for end in (self.reader, self._writer):
             if end >= 0:
                 os.close(end)

@@ -22,10 +22,10 @@ class FileUnavailable(sqlite3.OperationalError):
 
 
 class Transaction:
-    """A running write; at its end it updates counts and clocks and wakes connections."""
+    """A running write; at its end, it writes counts and expiry times, and wakes connections."""
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
-        """Read the state that this transaction starts from; the write lock is held."""
+        """Read the state at the start of the transaction; it holds the write lock."""
         self.database = database
         self.execute = database.execute
         self.now_ms = time.now_ms()
@@ -92,7 +92,7 @@ class Transaction:
 
 
 class Tables:
-    """A database of the broker, the routes last read, and understandable errors."""
+    """The database of a broker, the latest routes, and errors that operators understand."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Tables:
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         shared: bool = False,
     ) -> None:
-        """Use an open database.
+        """Create it for an open database.
 
         Args:
             name: the name of the broker in errors.
@@ -124,7 +124,7 @@ class Tables:
         self.use = threading.RLock()  # used by one thread at a time, and by none during a fork
 
     def now_ms(self) -> int:
-        """Return the broker's time in ms, which all expiry uses."""
+        """Return the broker's time in milliseconds, by which messages expire."""
         return self._time.now_ms()
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:

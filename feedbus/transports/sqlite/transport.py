@@ -1,4 +1,4 @@
-"""Kombu's transport for the embedded broker; virtual_host or the URL contains the file's path."""
+"""Kombu's transport for the embedded broker; virtual_host or the URL contains the path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Entry(Protocol):
 
 
 class Loop(Protocol):
-    """The methods of Kombu's event loop, `kombu.asynchronous.Hub`, that are used."""
+    """The methods that are used of Kombu's event loop, `kombu.asynchronous.Hub`."""
 
     def add_reader(self, fds: int, callback: Callable[..., None], *args: Any) -> None:
         """Call back whenever a descriptor can be read."""
@@ -38,7 +38,7 @@ class Loop(Protocol):
         """Call back in the next iteration of the loop."""
 
     def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> Entry:
-        """Call back after some seconds."""
+        """Call back after a number of seconds."""
 
 
 class Management(base.Management):
@@ -82,7 +82,7 @@ class Transport(base.Transport):
     )
 
     def __init__(self, client: Client, **options: Any) -> None:
-        """Keep Kombu's connection."""
+        """Create it for a connection of Kombu."""
         super().__init__(client, **options)
         self._reading = False  # whether the event loop must check in its next iteration
         self._later: Entry | None = None
@@ -175,7 +175,7 @@ class Transport(base.Transport):
 
 
 def broker_path(client: Any) -> Path:
-    """Return the path in a Kombu connection: its virtual_host, or a part of its URL or hostname.
+    """Return the path in a Kombu connection: its virtual_host, or part of its URL.
 
     Raises:
         ValueError: there is no path.

@@ -16,10 +16,10 @@ WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
 class Watch:
-    """Waits at the same time for wake-ups, for the deaths of other processes, and for signals."""
+    """Waits for wake-ups, deaths of other processes and signals at the same time."""
 
     def __init__(self, wake_ups: WakeUps, clock: Clock) -> None:
-        """Wait only for wake-ups at first; refresh() adds processes."""
+        """Create it; it waits only for wake-ups until refresh() adds processes."""
         self._wake_ups = wake_ups
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -76,7 +76,7 @@ class Watch:
         os.close(descriptor)
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
-        """Wait until something happens; return what happened, or nothing after the timeout."""
+        """Wait until something happens, and return the events; empty after the timeout."""
         looking = self.look_seconds()
         limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
         self._listen_to_signals()
@@ -96,12 +96,12 @@ class Watch:
         return happened
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read whenever something has happened."""
+        """Return a descriptor that is readable when something has happened."""
         self._listen_to_signals()
         return self._selector.fileno()
 
     def look_seconds(self) -> float | None:
-        """Return how often to poll the file if not everything can be waited for, or None."""
+        """Return how often to poll the file if some events cannot be waited for, or None."""
         if self._gone:  # a child process may hold the lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None
@@ -124,7 +124,7 @@ class Watch:
             pipe.leave()
 
     def drop(self) -> None:
-        """Close this process's descriptors, without an effect on a parent process."""
+        """Close the descriptors of this process, without an effect on its parent."""
         for descriptor in self._processes.values():
             os.close(descriptor)
         self._processes.clear()

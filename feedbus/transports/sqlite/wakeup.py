@@ -23,7 +23,7 @@ class Sockets:
     """Sends wake-ups to the sockets of connections, and receives those for this one."""
 
     def __init__(self, folder: Path) -> None:
-        """Prepare to wake others."""
+        """Create it; it can wake others from now on."""
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._path = folder
         self._long = len(os.fsencode(folder)) + 20 > LONGEST_SOCKET_PATH
@@ -51,7 +51,7 @@ class Sockets:
             self.receiver = receiver
 
     def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; ignore one that is gone or has an unread wake-up."""
+        """Wake connections; ignore connections that are closed or already woken."""
         for owner in owners:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(owner))
@@ -65,7 +65,7 @@ class Sockets:
         return heard
 
     def close(self, owner: int | None) -> None:
-        """Close and remove the socket; a second time does nothing."""
+        """Close and remove the socket; a second call does nothing."""
         if self.receiver is not None:
             with contextlib.suppress(FileNotFoundError):
                 (self._path / f"{owner}.sock").unlink()
