@@ -22,7 +22,7 @@ from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
 from feedbus.generations import topology_setup
 from feedbus.plan.comparison import make_plan
-from feedbus.store.none import NoStore
+from feedbus.store.no_store import NoStore
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange as TopologyExchange
 from feedbus.topology import Topology

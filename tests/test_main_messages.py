@@ -166,7 +166,7 @@ MESSAGES = {
         "the supervisor, process {}, does not answer; `feedbus down` ends it",
         "{} (process {}) is still busy after {} s, and is killed in {} s",
     ),
-    "supervisor/outdated.py": (
+    "supervisor/outdated_processes.py": (
         (
             "the supervisor, process {}, is of another version of feedbus: run `feedbus down`, then"
             " `feedbus up`"

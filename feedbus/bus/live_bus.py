@@ -30,7 +30,7 @@ from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.none import refuse
+from feedbus.store.no_store import refuse
 from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions

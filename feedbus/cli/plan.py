@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
 def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool = True) -> Plan:
     """Make the plan of a topology."""
     from feedbus.plan.comparison import make_plan
-    from feedbus.supervisor.outdated import watched
+    from feedbus.supervisor.outdated_processes import watched
 
     watchers, note = watched(topology) or (None, "")
     plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)

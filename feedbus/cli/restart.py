@@ -77,7 +77,7 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
 
     """
     from feedbus.supervisor.client import state
-    from feedbus.supervisor.outdated import other_version
+    from feedbus.supervisor.outdated_processes import other_version
 
     found = state(topology)
     if found is None:

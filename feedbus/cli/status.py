@@ -117,7 +117,7 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
 ) -> tuple[dict[str, list[str]], str]:
-    from feedbus.supervisor.outdated import other_version, outdated, outdated_note
+    from feedbus.supervisor.outdated_processes import other_version, outdated, outdated_note
 
     if answer is None:
         return {}, ""

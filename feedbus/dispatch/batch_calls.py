@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from feedbus.dispatch.blocked_keys import BlockedKeys, origin
-from feedbus.dispatch.callee import Callee
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.ordered_retries import Waits
+from feedbus.dispatch.wrapped_handlers import Callee
 from feedbus.records import Records
 
 Failures = dict[int, BaseException]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import cast
 
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.callee import AsyncCall
 from feedbus.dispatch.concurrent_records import Part, Turn, Work
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.dispatch import Dispatch
@@ -15,6 +14,7 @@ from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.sequencer import Sequencer
 from feedbus.dispatch.slow_calls import SlowCalls
 from feedbus.dispatch.waker import Waker
+from feedbus.dispatch.wrapped_handlers import AsyncCall
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from feedbus.dispatch.callee import Callee
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.publications import Publications
+from feedbus.dispatch.wrapped_handlers import Callee
 from feedbus.records import Records
 
 

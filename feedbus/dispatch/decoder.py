@@ -9,10 +9,10 @@ from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
-from feedbus.dispatch.callee import Callee
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.wrapped_handlers import Callee
 from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.records.batch import Chunk

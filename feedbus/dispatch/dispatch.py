@@ -9,7 +9,6 @@ from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys
-from feedbus.dispatch.callee import callees
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
 from feedbus.dispatch.equal_messages import EqualMessages
@@ -19,6 +18,7 @@ from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.settled_counts import SettledCounts
+from feedbus.dispatch.wrapped_handlers import callees
 from feedbus.errors import Drop, Outage, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.handling.resources import Resources

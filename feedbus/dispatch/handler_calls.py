@@ -8,10 +8,10 @@ from contextlib import nullcontext
 
 from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.callee import AsyncCall, Callee
 from feedbus.dispatch.lost_connections import LostConnections
 from feedbus.dispatch.ordered_retries import Waits
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
+from feedbus.dispatch.wrapped_handlers import AsyncCall, Callee
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given

@@ -22,7 +22,7 @@ from feedbus.inline import external_systems
 from feedbus.inline.consumer import InlineConsumer
 from feedbus.inline.loaded_projects import Project, on_broker, unused_name
 from feedbus.store import Store
-from feedbus.store.none import NoStore
+from feedbus.store.no_store import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
 from feedbus.wire.amqp_protocols import RawConnection

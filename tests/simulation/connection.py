@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.owners import take_out
+from feedbus.transports.sqlite.delivery_owners import take_out
 from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.channel import SimulatedChannel
 from tests.simulation.network import Network

@@ -11,7 +11,7 @@ from amqp.exceptions import ChannelError, FrameSyntaxError, RecoverableConnectio
 from amqp.exceptions import ConnectionError as BrokenConnection
 from kombu.transport.base import StdChannel
 
-from feedbus.transports.sqlite import delivery, owners
+from feedbus.transports.sqlite import delivery, delivery_owners
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
@@ -114,7 +114,7 @@ class BaseChannel(StdChannel):
             for consumer in list(self._group.consumers.values()):
                 unseen = self._inbox.forget(consumer)
                 delivery.put_back(tx, link.owner, unseen, delivered=False)
-                owners.end_consumer(tx, consumer.id)
+                delivery_owners.end_consumer(tx, consumer.id)
             delivery.put_back(tx, link.owner, [held.message for held in self._held.values()])
         self._held.clear()
 

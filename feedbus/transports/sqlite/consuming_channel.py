@@ -14,7 +14,7 @@ from amqp.exceptions import (
     PreconditionFailed,
 )
 
-from feedbus.transports.sqlite import delivery, owners, queues
+from feedbus.transports.sqlite import delivery, delivery_owners, queues
 from feedbus.transports.sqlite.base_channel import BaseChannel, Unsettled
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.message_content import unpack
@@ -61,7 +61,7 @@ class ConsumingChannel(BaseChannel):
             if tag in self._group.consumers:
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
-            owners.reap(tx, link.liveness, owner)
+            delivery_owners.reap(tx, link.liveness, owner)
             found = queues.find_queue(tx, queue, owner, (60, 20))
             self._check_exclusive(tx, found, exclusive=exclusive)
             (identity,) = tx.execute(
@@ -116,7 +116,7 @@ class ConsumingChannel(BaseChannel):
         unseen = self._inbox.forget(consumer)
         with self._method() as tx:
             delivery.put_back(tx, link.owner, unseen, delivered=False)
-            owners.end_consumer(tx, consumer.id)
+            delivery_owners.end_consumer(tx, consumer.id)
 
     def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
         """Call the consumer's callback with a claimed message."""
@@ -174,7 +174,7 @@ class ConsumingChannel(BaseChannel):
             messages = [self._held[tag].message for tag in tags]
             owner = self._link.owner or 0
             held = delivery.settle(tx, owner, messages)
-            fenced = held < len(messages) and not owners.is_entered(tx, owner)
+            fenced = held < len(messages) and not delivery_owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
             self._link.lose_registration()
@@ -195,7 +195,7 @@ class ConsumingChannel(BaseChannel):
                 held = bool(delivery.put_back(tx, owner, [message]))
             else:
                 held = delivery.reject(tx, owner, message)
-            fenced = not held and not owners.is_entered(tx, owner)
+            fenced = not held and not delivery_owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
             self._link.lose_registration()

@@ -1,4 +1,4 @@
-"""Differences between a running system and its files: options, code, version of feedbus."""
+"""Find processes that run old options, old code, or another version of feedbus."""
 
 from __future__ import annotations
 
