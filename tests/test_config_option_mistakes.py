@@ -191,7 +191,10 @@ WRONG_OPTIONS = {
     ),
     "an argument that an option says": (
         "arguments = { ▸x-message-ttl = 5 }",
-        "arguments.x-message-ttl: is set by feedbus itself: expected message_ttl of the queue",
+        (
+            "arguments.x-message-ttl: is set by feedbus itself: remove it, and set message_ttl of"
+            " the queue instead"
+        ),
     ),
     "an argument that equals nothing, itself included": (
         "arguments = { x-nan = ▸nan }",

@@ -33,7 +33,7 @@ WRONG = {
         "[schedules.nightly] headers.when: expected a text, a number or a flag, got 2026-01-31"
     ),
     "payload  =|headers = { x-death = 1 }\npayload =": (
-        "expected a name of your own, got 'x-death', which only feedbus or the broker writes"
+        "expected another name, got 'x-death', which is reserved for feedbus or the broker"
     ),
     "payload  =|headers = { size = inf }\npayload =": "expected a number, got inf",
     "key  |kee  ": "unknown option; did you mean 'key'?",

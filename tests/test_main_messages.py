@@ -177,7 +177,7 @@ MESSAGES = {
         "process {} is ready after {} s",
         "process {} ended: {}; it will be restarted {}",
         "process {} did not end within {} s and was killed{}",
-        "not restarted {}; {}; {}",
+        "the process is not restarted any more, because {}; {}; {}",
     ),
 }
 

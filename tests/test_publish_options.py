@@ -192,15 +192,16 @@ WRONG = [
     (
         {"headers": {"feedbus-key": "x"}},
         (
-            "headers: expected a name of your own, got 'feedbus-key',"
-            " which only feedbus or the broker writes"
+            "headers: expected another name, got 'feedbus-key', which is reserved for feedbus or"
+            " the"
+            " broker"
         ),
     ),
     (
         {"headers": {"x-death": "x"}},
         (
-            "headers: expected a name of your own, got 'x-death',"
-            " which only feedbus or the broker writes"
+            "headers: expected another name, got 'x-death', which is reserved for feedbus or the"
+            " broker"
         ),
     ),
     (

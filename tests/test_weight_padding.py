@@ -36,5 +36,7 @@ def test_ten_thousand_equal_shards_are_kept_in_order_by_few_zeros():
 
 def test_weights_that_no_key_of_amqp_keeps_in_order_are_refused():
     members = [(f"feed_{n:03}", 1 + n % 2) for n in range(600)]
-    with pytest.raises(UsageError, match="descend at most 240 times from one queue to the next"):
+    with pytest.raises(
+        UsageError, match="that become smaller from one queue to the next at most 240 times"
+    ):
         weight_keys(members)

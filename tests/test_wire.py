@@ -217,7 +217,7 @@ def test_errors_are_cut_where_even_they_do_not_fit():
 
 def test_a_publisher_of_ours_with_too_large_headers_gets_a_usage_error():
     sent = Outgoing("x", "k", b"", "t", "m", {"a": "x" * 131_072}, properties={"type": "t"})
-    with pytest.raises(UsageError, match="headers and properties of 131"):
+    with pytest.raises(UsageError, match="bytes of headers and properties, got 131"):
         fitted(sent, 131_072)
 
 

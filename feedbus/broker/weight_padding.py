@@ -34,8 +34,9 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
         keys.append("0" * zeros + str(weight))
     if zeros > MOST_ZEROS:
         msg = (
-            f"a ring of {len(members)} queues: expected weights that descend at most {MOST_ZEROS} "
-            f"times from one queue to the next, got {zeros}; give more of them the same weight"
+            f"a ring of {len(members)} queues: expected weights that become smaller from one queue"
+            f" to the next at most {MOST_ZEROS} times, got {zeros} times; give more neighbouring"
+            " queues the same weight"
         )
         raise UsageError(msg)
     return keys[::-1]

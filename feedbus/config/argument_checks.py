@@ -42,9 +42,12 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
     kind = draft.queue_type(queue)
     for name in options.get("arguments", {}):
         if name in OPTION_OF_ARGUMENT:
-            reason = f"is set by feedbus itself: expected {OPTION_OF_ARGUMENT[name]} of the queue"
+            reason = (
+                f"is set by feedbus itself: remove it, and set {OPTION_OF_ARGUMENT[name]} of the"
+                " queue instead"
+            )
         elif name in FEEDBUS_OWN:
-            reason = "is set by feedbus itself: dead letters go to a queue of their own"
+            reason = "is set by feedbus itself, for the dead-letter queue: remove it"
         elif name in NO_ARGUMENTS:
             reason = (
                 "cannot be set: queues of feedbus are always durable, not exclusive and permanent"

@@ -37,7 +37,10 @@ def private_folder(path: Path) -> Path:
         _refuse_other_owner(path, found, "the symbolic link ")
         found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
-        msg = f"{path}: expected a folder, found a file; remove it, or choose another var"
+        msg = (
+            f"{path}: expected a folder, found a file; remove the file, or set var to another"
+            " folder"
+        )
         raise NotPrivate(msg)
     _refuse_other_owner(path, found)
     if found.st_mode & 0o022:

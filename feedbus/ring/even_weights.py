@@ -48,7 +48,7 @@ def placer(ring: Ring) -> Callable[[int], str]:
     """
     owners = [queue for queue, weight in ring.buckets for _ in range(weight)]
     if not owners:
-        msg = "no queue is bound to this ring: bind one before routing"
+        msg = "the ring has no queues, so it cannot route messages: bind a queue first"
         raise UsageError(msg)
     jump, buckets = jumper(), len(owners)
     return lambda each: owners[jump(each, buckets)]

@@ -77,7 +77,7 @@ class Ring:
             return queue
         buckets = self._buckets
         if not buckets:
-            msg = "no queue is bound to this ring: bind one before routing"
+            msg = "the ring has no queues, so it cannot route messages: bind a queue first"
             raise UsageError(msg)
         data = routing_key.encode() if isinstance(routing_key, str) else routing_key
         queue = buckets[self._jump(phash2(data), len(buckets))]

@@ -144,9 +144,7 @@ class ProcessWatcher(UnlockedWatcher):
         started = super().spawn_process(recovery_wid)
         if started is False:
             self.last_exit = "no start"
-            self._give_up(
-                "because the system refuses to start it; the reason is in the lines above"
-            )
+            self._give_up("the system refuses to start it; the reason is in the lines above")
         elif started:
             self.spawned()
         return started
@@ -262,7 +260,10 @@ class ProcessWatcher(UnlockedWatcher):
         self.restarts += 1
         if self.restart_policy.exhausted:
             count = self.restart_policy.failures
-            self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
+            self._give_up(
+                f"it has failed {count} times in a row soon after its start, the last time with"
+                f" {self.last_exit}"
+            )
             return True
         self.events.ended(process_pid, self.last_exit, wait_seconds, failed=code != 0)
         self._resume_at = time.monotonic() + wait_seconds

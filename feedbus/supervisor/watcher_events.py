@@ -67,7 +67,8 @@ class WatcherEvents:
         """Log that the supervisor does not start processes of the watcher any more."""
         where = f"read its log {log}"
         again = f"correct the cause, then run `circusctl start {self.name}`"
-        events.error("gave_up", f"not restarted {why}; {where}; {again}", consumer=self.name)
+        text = f"the process is not restarted any more, because {why}; {where}; {again}"
+        events.error("gave_up", text, consumer=self.name)
 
     def hangs(self, pid: int, text: str) -> None:
         """Log that the handler of a process exceeds its timeout."""

@@ -61,7 +61,8 @@ def why_not_ready(watcher: ProcessWatcher) -> str:
     """Return a line that says why a watcher is not ready, with the path of its log."""
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
-        return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"
+        why = watcher.gave_up_because
+        return f"{watcher.name} is not restarted any more, because {why}; {where}"
     last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
     return f"{watcher.name} is not ready yet{last}; {where}"
 

@@ -205,7 +205,7 @@ def _packed(number: struct.Struct, value: Any, name: str) -> bytes:
 def _write_text(value: Any, name: str) -> bytes:
     raw = value if isinstance(value, bytes) else _encoded(str(value))
     if len(raw) > SHORT_TEXT_BYTES:
-        msg = f"{name} of {len(raw)} bytes; expected at most {SHORT_TEXT_BYTES}"
+        msg = f"{name}: expected at most {SHORT_TEXT_BYTES} bytes, got {len(raw)} bytes"
         raise ValueError(msg)
     return bytes((len(raw),)) + raw
 

@@ -34,8 +34,9 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
             raise ValueError(msg)
         if is_reserved(name):
             msg = (
-                f"headers: expected a name of your own, got '{name}', which only feedbus or the"
-                " broker writes"
+                f"headers: expected another name, got '{name}', which is reserved for feedbus or"
+                f" the"
+                " broker"
             )
             raise ValueError(msg)
         if not isinstance(value, VALUES):

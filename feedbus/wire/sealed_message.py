@@ -74,7 +74,7 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     if size <= room:
         return message
     if FAILED_AT not in message.headers:
-        msg = f"cannot publish: headers and properties of {size} bytes; expected at most {room}"
+        msg = f"cannot publish: expected at most {room} bytes of headers and properties, got {size}"
         raise UsageError(msg)
     if TRACEBACK in message.headers:
         headers = {name: value for name, value in message.headers.items() if name != TRACEBACK}

@@ -140,12 +140,14 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     failed = system.feedbus("up", "--detach")
     assert failed.returncode == 1
     log = system.root / "var" / "log" / "broken.log"
-    why = "after 3 quick failures in a row, the last with exit code 1"
-    assert f"broken is not restarted {why}; its log is {log}" in failed.stderr
+    why = "it has failed 3 times in a row soon after its start, the last time with exit code 1"
+    assert f"broken is not restarted any more, because {why}; its log is {log}" in failed.stderr
     assert log.read_text() == "no such thing\n" * 3
     reported = (system.root / "var" / "log" / "supervisor.log").read_text()
     assert re.search(
-        rf'event=gave_up consumer=broken message="not restarted {why}; read its log', reported
+        r'event=gave_up consumer=broken message="the process is not restarted any more, because '
+        rf"{why}; read its log",
+        reported,
     )
     assert system.status()["broken"]["state"] == "gave up"
     assert system.status()["clock"]["state"] == "running"

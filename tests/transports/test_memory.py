@@ -199,7 +199,7 @@ def test_two_brokers_of_one_seed_give_the_same_names(connect):
 
 def test_a_second_broker_of_a_name_is_refused(connect):
     connect().connect()
-    with pytest.raises(ValueError, match="there is a memory broker named 'tests'"):
+    with pytest.raises(ValueError, match="a broker in memory named 'tests' exists already"):
         memory.create(memory.MemoryBroker("tests"))
 
 

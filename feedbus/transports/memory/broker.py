@@ -249,7 +249,11 @@ def create(broker: MemoryBroker) -> MemoryBroker:
     """
     with _registration:
         if broker.name in _brokers:
-            msg = f"there is a memory broker named '{broker.name}': remove it, or use another name"
+            msg = (
+                f"a broker in memory named '{broker.name}' exists already: remove it, or use"
+                f" another"
+                " name"
+            )
             raise ValueError(msg)
         _brokers[broker.name] = broker
     return broker
