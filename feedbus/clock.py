@@ -70,7 +70,7 @@ class SystemClock:
     takes_time = True
 
     def __init__(self) -> None:
-        """Use random numbers of the operating system, which differ in forked processes."""
+        """Create the clock; forked processes get different random numbers."""
         self.random: random.Random = random.SystemRandom()
         self.threads = threads.SYSTEM
 

@@ -49,7 +49,7 @@ class TopologyError(FeedbusError):
     """A topology file has problems; the error lists all of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        """Keep the problems in the order of their positions in the file."""
+        """Create the error with problems in the order of their positions in the file."""
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -78,7 +78,7 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
     """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        """Keep the errors of each field up to a limit; the key "" is the body as a whole."""
+        """Create the error; the key "" is the whole body. Long lists are shortened."""
         self.errors = {
             _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
             for field, texts in islice(errors.items(), FIELDS_KEPT)
@@ -95,7 +95,7 @@ class PublishError(FeedbusError):
     """The broker did not accept messages; `failures` has (message id, reason) pairs."""
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Name the first reasons and the number of failures."""
+        """Create the error; its text has the number of messages and the first reasons."""
         self.failures = tuple(failures)
         reasons = sorted({reason for _, reason in self.failures})
         more = f"; and {len(reasons) - 5} more reasons" if len(reasons) > 5 else ""  # noqa: PLR2004
@@ -112,7 +112,7 @@ class Reject(Exception):  # noqa: N818 -- a verdict, not an error
     """Raised by a handler to dead-letter the record immediately."""
 
     def __init__(self, reason: str) -> None:
-        """Keep the reason for the dead letter's headers."""
+        """Create the verdict with the reason, which the dead letter contains."""
         self.reason = reason
         super().__init__(reason)
 
@@ -124,7 +124,7 @@ class Drop(Exception):  # noqa: N818 -- a verdict, not an error
     """
 
     def __init__(self, reason: str) -> None:
-        """Keep the reason for the log."""
+        """Create the verdict with the reason, which is logged."""
         self.reason = reason
         super().__init__(reason)
 
@@ -133,7 +133,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
     """Raised by a handler to have the record delivered again later."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Wait after_seconds, or as long as the queue's retry policy defines.
+        """Create the verdict; without after_seconds, the queue's retry policy sets the delay.
 
         Raises:
             TypeError: after_seconds is not a number.

@@ -25,7 +25,7 @@ class Blockage:
         *,
         waiting: Waiting = nullcontext,
     ) -> None:
-        """Measure by a clock.
+        """Create the state of a broker that blocks nobody yet.
 
         Args:
             clock: the clock of the broker.

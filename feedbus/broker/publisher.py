@@ -72,7 +72,7 @@ class Publisher:
         nacked_seconds: float = NACKED_SECONDS,
         blockage: Blockage | None = None,
     ) -> None:
-        """Open a channel of a connection.
+        """Create a publisher with a channel of its own on a connection.
 
         Args:
             connection: other code may use it too, but not in another thread at the same time.

@@ -60,7 +60,7 @@ class AsyncBus:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Connect at the first publish; timeout_seconds limits how long an outage may last."""
+        """Create a bus that connects at the first publish; an outage may last timeout_seconds."""
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)
         self._begin()
 

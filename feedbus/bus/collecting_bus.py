@@ -43,7 +43,7 @@ class CollectingBus(Bus):
     """The bus of a handler of one record; message ids are derived from that record's id."""
 
     def __init__(self, records: Records, collect: Collect) -> None:
-        """Collect for a handler that handles this record.
+        """Create the bus of a handler that is called with one record.
 
         Args:
             records: the record that causes all published messages.
@@ -106,7 +106,7 @@ class BatchBus(Bus):
         shards: Callable[[str], int] = lambda _: 0,
         at_once: int = AT_ONCE,
     ) -> None:
-        """Collect the messages of these records.
+        """Create the bus of a batch handler that is called with these records.
 
         Args:
             records: all records of the handler's batch.

@@ -60,7 +60,7 @@ class LiveBus(Bus):
         timeout_seconds: float = TIMEOUT_SECONDS,
         store: Store | None = None,
     ) -> None:
-        """Connect at the first publish.
+        """Create a bus; it connects at the first publish.
 
         Messages that are not confirmed within CONFIRM_SECONDS are sent again, with the same ids.
 

@@ -87,7 +87,7 @@ class Encoder:
     """Converts records into messages, as packs if the exchange has `pack`."""
 
     def __init__(self, topology: Topology) -> None:
-        """Use the topology's own generations to predict shards until others are set."""
+        """Create an encoder; at first, it predicts shards by the rings of the topology."""
         self._topology = topology
         self._names = Names(topology)
         self._codecs: Codecs | None = None

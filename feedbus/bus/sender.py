@@ -46,7 +46,7 @@ class Sender:
         nacked_seconds: float = NACKED_SECONDS,
         waiting: Waiting = nullcontext,
     ) -> None:
-        """Connect at the first send.
+        """Create a sender; it connects at the first send.
 
         Args:
             topology: the topology with the URL of the broker.

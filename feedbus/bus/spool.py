@@ -16,7 +16,7 @@ class Spool:
     """A list of messages that uses a limited amount of memory."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
-        """Keep bodies up to this number of bytes in memory before a file is used."""
+        """Create an empty list; above this number of bytes, bodies are kept in a file."""
         self._memory_bytes = memory_bytes
         self._recent: list[Outgoing] = []
         self._recent_bytes = self._filed_bytes = self._count = 0

@@ -22,7 +22,7 @@ class Transaction:
     """The rows that one transaction adds to the outbox, and the requests for them."""
 
     def __init__(self, store: Store) -> None:
-        """Add rows to this store's outbox, within its transaction."""
+        """Create it for a transaction of this store."""
         self._store = store
         self._put: list[tuple[Request, list[int]]] = []
 

@@ -17,7 +17,7 @@ class NamedInTopology(StringParamType):
     """A name of the topology; the command checks whether it exists."""
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
-        """Keep the function that returns the known names."""
+        """Create the type with a function that returns the known names."""
         self.name = name
         self._known = known
 

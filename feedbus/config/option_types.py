@@ -166,7 +166,7 @@ class Whole(Option):
         unlimited: bool = False,
         **options: Any,
     ) -> None:
-        """Set the bounds."""
+        """Create the type with the bounds of the integer."""
         super().__init__(description, **options)
         self.least, self.most, self.unlimited = least, most, unlimited
         self.expected = "a positive integer" if least else "an integer of 0 or more"
@@ -205,7 +205,7 @@ class Duration(Option):
     def __init__(
         self, description: str, *, zero: bool = False, never: bool = False, **options: Any
     ) -> None:
-        """Set whether 0 and "never" are allowed."""
+        """Create the type; options can allow 0 and "never"."""
         super().__init__(description, **options)
         self.zero, self.never = zero, never
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'
@@ -270,7 +270,7 @@ class Choice(Option):
     """One of a few names."""
 
     def __init__(self, description: str, *choices: str, **options: Any) -> None:
-        """Keep the allowed names."""
+        """Create the type with the allowed names."""
         super().__init__(description, **options)
         self.choices = choices
         quoted = [f"'{choice}'" for choice in choices]

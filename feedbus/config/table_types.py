@@ -58,7 +58,7 @@ class Table(Option):
     hidden = True
 
     def __init__(self, table: type[TableSchema], description: str, **options: Any) -> None:
-        """Keep one instance of the table's schema."""
+        """Create the type with one instance of the table's schema."""
         super().__init__(description, **options)
         self.table = table()
 
@@ -85,7 +85,7 @@ class Many(Option):
     def __init__(
         self, entry: Option, description: str, *, of: str, empty: bool = True, **options: Any
     ) -> None:
-        """Set the type of the entries, its plural, and whether the container can be empty."""
+        """Create the type of a container with entries of one type, which can be empty or not."""
         super().__init__(description, **options)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
@@ -138,7 +138,7 @@ class Tables(Many):
     def __init__(
         self, entry: Option, description: str, *, keys: Option | None = None, **options: Any
     ) -> None:
-        """Set the type of the keys."""
+        """Create the type of a table with the type of its keys."""
         super().__init__(entry, description, **options)
         self.keys = keys or Name("")
 

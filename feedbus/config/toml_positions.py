@@ -28,7 +28,7 @@ class Places:
     """
 
     def __init__(self, text: str) -> None:
-        """Read the syntax tree; an unknown path has the position of its parent."""
+        """Find the positions in a TOML text; an unknown path has the position of its parent."""
         self._keys: dict[KeyPath, Place] = {}
         self._values: dict[KeyPath, Place] = {(): (1, 1)}
         self._headers: set[KeyPath] = {()}

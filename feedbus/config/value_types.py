@@ -25,7 +25,7 @@ class Url(Text):
     def __init__(
         self, description: str, parse: Callable[[str], Any], *schemes: str, **options: Any
     ) -> None:
-        """Set the parser of the URL, and the allowed schemes."""
+        """Create the type with the parser of the URL and the allowed schemes."""
         super().__init__(description, **options)
         self.parse, self.schemes = parse, schemes
         self.expected = (
@@ -54,7 +54,7 @@ class Adapter(Dotted):
     """The name of one of feedbus's adapters, or the dotted name of a Python object."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
-        """Set the description of the option, and the names of feedbus's own adapters."""
+        """Create the type with the names of feedbus's own adapters."""
         super().__init__(description, **options)
         self.own = own
         self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"

@@ -31,7 +31,7 @@ class ConcurrentCalls:
     def __init__(
         self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
     ) -> None:
-        """Handle up to `concurrency` records of the queue at the same time."""
+        """Create it; `concurrency` records of the queue may run at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
         self._blocked = dispatch.blocked

@@ -69,7 +69,7 @@ class DeadHandler:
         *,
         resources: Resources,
     ) -> None:
-        """Import the function.
+        """Create it, and import the project's function.
 
         Args:
             topology: the topology of the system.

@@ -18,7 +18,7 @@ class LostConnections:
     """The calls that lost the connection to a store that answered directly afterwards."""
 
     def __init__(self, store: Store) -> None:
-        """Start without calls."""
+        """Create it without calls."""
         self._store = store
         self._calls: set[tuple[str, int]] = set()
 

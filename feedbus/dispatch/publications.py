@@ -34,7 +34,7 @@ class Publications(Spool):
         stream: bool = False,
         after_slice: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start without messages.
+        """Create it without messages.
 
         Args:
             sender: sends the messages.

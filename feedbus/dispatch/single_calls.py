@@ -30,7 +30,7 @@ class SingleCalls:
     """The deliveries of one consumer whose records were handled, but that are not acknowledged."""
 
     def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
-        """Call note with the message id before a handler, or the dead handler, gets a message."""
+        """Create it; `note` is called with the message id before a handler gets a message."""
         self._dispatch = dispatch
         self._blocked = dispatch.blocked
         self._sender = sender

@@ -16,7 +16,7 @@ class SlowCalls:
     """The start of each running call, and the slow calls that have just ended."""
 
     def __init__(self, clock: Clock) -> None:
-        """Start without calls."""
+        """Create it without calls."""
         self._clock = clock
         self._begun: deque[tuple[float, Work]] = deque()
         # The messages that took long and have ended: the time of their end, and the duration.

@@ -38,7 +38,7 @@ class Emptying:
     """
 
     def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
-        """Open a separate channel.
+        """Create it with a separate channel of a connection.
 
         Args:
             connection: a connection to the queue's broker.
@@ -165,7 +165,7 @@ class Mover:
     """Moves messages to an exchange, in order, each confirmed there when move() returns."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
-        """Publish with the messages' own routing keys, or all with one."""
+        """Create it; messages keep their routing keys, or all get the same one."""
         self._connection = connection
         self._exchange = exchange
         self._key = key

@@ -26,7 +26,7 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
     at_import = False
 
     def __init__(self, marked: object, expected: str, got: str, advice: str = "") -> None:
-        """Describe the object, its position in the code, and what to do."""
+        """Create the error with the object, its position in the code, and what to do."""
         self.expected = expected
         self.got = got.removeprefix("is ")
         advice = f"; {advice}" if advice else ""

@@ -77,7 +77,7 @@ class SwallowedError(Exception):
     """A middleware has suppressed an exception of the handler."""
 
     def __init__(self, middleware: Middleware, error: BaseException) -> None:
-        """Describe which middleware has suppressed which exception of the handler."""
+        """Create the error with the middleware and the suppressed exception."""
         kind = type(middleware)
         super().__init__(
             f"the middleware {name_of(kind)}{place(kind)} suppressed"

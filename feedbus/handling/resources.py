@@ -37,7 +37,7 @@ class Resources:
         on_blocked: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Start without open resources.
+        """Create it without open resources.
 
         Args:
             topology: can be requested by resources.

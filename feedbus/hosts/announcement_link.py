@@ -22,7 +22,7 @@ class Link:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Connect to the broker of a topology.
+        """Create the queue of this host on a new connection to the broker.
 
         Raises:
             BrokerOutage: the broker is unavailable.

@@ -21,7 +21,7 @@ class Membership:
     """
 
     def __init__(self, host: str) -> None:
-        """Start with this host only."""
+        """Create it; at first, it knows only this host."""
         self._host = host
         self._heard: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None

@@ -37,7 +37,7 @@ class InlineConsumer:
         connection: Connection,
         queue: str,
     ) -> None:
-        """Subscribe to a queue of the broker."""
+        """Create it with a subscription to the consumer's queue."""
         self._consumer = consumer
         self._clock = clock
         self._buffer = Buffer()

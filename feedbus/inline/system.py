@@ -277,7 +277,7 @@ class InlineBus(LiveBus):
     """A program's bus that publishes through the system's sender."""
 
     def __init__(self, topology: Topology, sender: Sender, store: Store) -> None:
-        """Publish through a sender, and in transactions of a store."""
+        """Create a bus that publishes through a sender, and in transactions of a store."""
         self._system_sender = sender
         super().__init__(topology, store=None if isinstance(store, NoStore) else store)
 

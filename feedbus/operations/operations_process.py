@@ -94,7 +94,7 @@ class OperationsServer:
     def __init__(
         self, topology: Topology, host: str, port: int | None, *, supervised: bool
     ) -> None:
-        """Prepare the server; see run() for the arguments."""
+        """Create the server; see run() for the arguments."""
         self._topology = topology
         self._host, self._port = host, port
         self._supervised = supervised

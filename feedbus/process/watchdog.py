@@ -105,7 +105,7 @@ class Watchdog:
     """Reads the file of one process, and ends the process if its handler exceeds its limit."""
 
     def __init__(self, path: Path, pid: int) -> None:
-        """Watch a process that writes the messages in its handler to a file."""
+        """Create it for a process that writes the messages in its handler to a file."""
         self._path = path
         self._pid = pid
         self._overdue: float | None = None

@@ -20,7 +20,7 @@ class Buffer:
     """
 
     def __init__(self) -> None:
-        """Start empty."""
+        """Create an empty buffer."""
         self._deliveries: deque[Delivery] = deque()
         self._arrivals: deque[float] = deque()
         self.records = 0

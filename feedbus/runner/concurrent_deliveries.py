@@ -32,7 +32,7 @@ class ConcurrentDeliveries:
     def __init__(
         self, calls: ConcurrentCalls, crash_guard: CrashGuard, seconds: float, clock: Clock
     ) -> None:
-        """Record the running messages with the crash guard; a call may take `seconds`."""
+        """Create it; a call may take `seconds`; the crash guard records running messages."""
         self._calls = calls
         self._crash_guard = crash_guard
         self._clock = clock

@@ -19,7 +19,7 @@ class ConsumerTimeout:
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
-        """Start with the topology's value; infinity is no timeout."""
+        """Create it with the value in the topology; infinity means no timeout."""
         self.seconds = seconds
         self._clock = clock
         self._slowest_seconds = 0.0  # batch of the latest batches

@@ -32,7 +32,7 @@ class RemainingLimits:
     """What is left of the limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
-        """Start to count messages and time."""
+        """Create it; from now on, messages and time count."""
         self._clock = clock
         self._limits = limits
         self._memory = ResidentMemory()

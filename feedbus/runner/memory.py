@@ -13,7 +13,7 @@ class ResidentMemory:
     """The resident memory of this process, read from a file that stays open."""
 
     def __init__(self) -> None:
-        """Open /proc/self/statm; on a system without it, only the kernel's limit applies."""
+        """Open /proc/self/statm; on a system without it, only the kernel limits the memory."""
         self._statm: int | None = None
         with contextlib.suppress(OSError):
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

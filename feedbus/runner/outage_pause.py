@@ -26,7 +26,7 @@ class OutagePause:
         report: Callable[[str], None],
         clock: Clock,
     ) -> None:
-        """Start without an outage.
+        """Create it; at first, there is no outage.
 
         Args:
             consumer: the name of the consumer, for the log.

@@ -57,7 +57,7 @@ class PublishingPauses:
         cancelled: Callable[[], bool],
         handle: Callable[[RawConnection, Sequence[Delivery], Sequence[str]], None],
     ) -> None:
-        """Handle deliveries of a run in the pauses.
+        """Create it for a run.
 
         Args:
             run: the run, which has the buffer of deliveries.

@@ -9,7 +9,7 @@ class Settlement:
     """The delivery tags of a channel in the order of arrival; each is handled or not."""
 
     def __init__(self) -> None:
-        """Start without deliveries."""
+        """Create it without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
         self._acknowledged: set[int] = set()  # tags that were acknowledged before an earlier one

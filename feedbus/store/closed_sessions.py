@@ -62,7 +62,7 @@ class ClosedSessions:
     """The sessions that were given up, and that the server has perhaps not ended."""
 
     def __init__(self) -> None:
-        """Start without sessions."""
+        """Create it without sessions."""
         self._lock = threading.Lock()
         self._sessions: set[ServerSession] = set()
 

@@ -45,7 +45,7 @@ class Table:
     """The common base of the two tables: the project of their rows, and lists as SQL parameters."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Use the rows of a project in the table of a database."""
+        """Create it for the rows of a project in the table of a database."""
         self._project = project
         self._execute = database.execute
         self._clock = database.clock
@@ -65,7 +65,7 @@ class SqlOutbox(Table):
     """The outbox in the table feedbus_outbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Use the rows of a project in the table of a database."""
+        """Create it for the rows of a project in the table of a database."""
         super().__init__(database, project)
         if self._sqlite:
             columns = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(ROW)))
@@ -189,7 +189,7 @@ class SqlInbox(Table):
     """The inbox in the table feedbus_inbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Use the rows of a project in the table of a database."""
+        """Create it for the rows of a project in the table of a database."""
         super().__init__(database, project)
         # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
         self._add = (

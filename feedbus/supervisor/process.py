@@ -36,7 +36,7 @@ class Forked(psutil.Process):
     """A child of the fork server, with the methods of Popen that circus calls."""
 
     def __init__(self, forks: ForkServer, program: Program) -> None:
-        """Fork the program, with pipes for its output."""
+        """Fork a program, with pipes for its output."""
         self.returncode: int | None = None
         stdout, its_stdout = os.pipe()
         stderr, its_stderr = os.pipe()

@@ -36,7 +36,7 @@ class RotatedLog:
         descriptors: Sequence[int] = (),
         copy: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Write to a file and rotate it.
+        """Create the stream of a log file.
 
         Args:
             filename: the file.

@@ -36,7 +36,7 @@ class UrlError(UsageError):
     def __init__(
         self, expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
     ) -> None:
-        """Keep the expected and the found text."""
+        """Create the error with the expected and the found value."""
         super().__init__(f"expected {expected}, got {got}")
         self.expected, self.got, self.name, self.known = expected, got, name, tuple(known)
 

@@ -103,7 +103,7 @@ class Connection(pyamqp.Connection):
     Channel = Channel
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Accept the arguments of py-amqp's connection."""
+        """Create a connection with the arguments of py-amqp's connection."""
         super().__init__(*arguments, frame_handler=frame_handler, **options)
 
 

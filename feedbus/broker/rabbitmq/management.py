@@ -116,7 +116,7 @@ class _TlsConnection(http.client.HTTPSConnection):
     """A connection whose server certificate may contain another name than its address."""
 
     def __init__(self, url: ManagementUrl, context: ssl.SSLContext, server_name: str) -> None:
-        """Keep the context and the name."""
+        """Create a connection with an SSL context, and the name in the certificate."""
         super().__init__(url.host, url.port, timeout=TIMEOUT_SECONDS, context=context)
         self._verifying, self._server_name = context, server_name
 

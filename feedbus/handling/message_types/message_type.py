@@ -27,7 +27,7 @@ class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
     """
 
     def __init__(self, expected: str, got: str, advice: str = "") -> None:
-        """Keep the expected and the given type, and what to write."""
+        """Create the error with the expected and the given type, and what to write."""
         self.expected, self.got, self.advice = expected, got, advice
         super().__init__(f"expected {expected}, got {got}{f'; {advice}' if advice else ''}")
 

@@ -58,7 +58,7 @@ class MsgspecType(MessageType):
     """The message type of a Struct, a dataclass or a TypedDict."""
 
     def __init__(self, declared: Any) -> None:
-        """Inspect a type once.
+        """Create the message type of a class, which is inspected once.
 
         Raises:
             UnfitMessageType: msgspec cannot create an instance from a JSON object.

@@ -29,7 +29,7 @@ class PydanticType(MessageType):
     """The message type of a pydantic model; records are validated as JSON."""
 
     def __init__(self, declared: type) -> None:
-        """Build the validator once.
+        """Create the message type of a model, and build its validator once.
 
         Raises:
             UnfitMessageType: the model is not complete.

@@ -33,7 +33,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Set the settings on each connection, because poolers refuse startup parameters."""
+        """Create it; settings are sent on each connection, as poolers refuse parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         self._closed_sessions = ClosedSessions()
         super().__init__(database, **options)

@@ -129,7 +129,7 @@ class ClockTime:
     """The time of a broker, from a clock such as a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
-        """Start at the clock's wall time, and advance with its monotonic time."""
+        """Create it with a clock; it starts at the clock's wall time."""
         self._clock = clock
         self._offset_ms = clock.wall_nanoseconds() // 1_000_000 - self._monotonic_ms()
 
@@ -152,7 +152,7 @@ class SocketPairs:
     """Wakes connections through one pair of sockets for each connection."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Receive nothing until listen() is called."""
+        """Create it; wake-ups arrive after listen() was called."""
         self._broker = broker
         self.receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
@@ -198,7 +198,7 @@ class Presence:
     """The ids of the live connections, as a set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Start without an entry for this connection."""
+        """Create it; this connection is not recorded yet."""
         self._broker = broker
         self._own: int | None = None
 

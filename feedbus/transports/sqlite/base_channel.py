@@ -40,7 +40,7 @@ class BaseChannel(StdChannel):
         confirm_publish: bool,
         on_close: Callable[[int], object],
     ) -> None:
-        """Open the channel.
+        """Create and open the channel.
 
         Args:
             connection: the connection of the channel.

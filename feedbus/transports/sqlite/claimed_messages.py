@@ -18,7 +18,7 @@ class ClaimedMessages:
     """Claims messages while consumers have room, and delivers them one by one."""
 
     def __init__(self, link: RegisteredConnection) -> None:
-        """Start with no consumers."""
+        """Create it without consumers."""
         self.consumers: dict[int, Consumer] = {}
         self._link = link
         self._arrivals: deque[Arrival] = deque()

@@ -43,7 +43,7 @@ class Connection(RegisteredConnection):
         confirm_publish: bool = False,
         client: Client | None = None,
     ) -> None:
-        """Open a connection.
+        """Create and open a connection.
 
         Args:
             backend: the backend with the broker's tables; used only by this connection.
