@@ -34,13 +34,14 @@ class ExchangeTable(TableSchema):
         example={"alternate-exchange": "shop.other"},
     )
     content_type = ContentType(
-        "The content type of messages that feedbus publishes to it: text, "
+        "The content type of the messages that feedbus publishes to this exchange: text, "
         "`application/octet-stream`, or one of `[codecs]`. Not together with `pack`.",
         default="application/json",
     )
     external = Flag(
-        "Whether [another system](../how-to/foreign-systems.md) declares it: feedbus publishes to "
-        "it and binds its own queues to it, and never declares, changes or deletes it.",
+        "Whether [another system](../how-to/foreign-systems.md) declares the exchange. feedbus "
+        "then publishes to the exchange and binds its own queues to it, but never declares, "
+        "changes or deletes the exchange.",
         default="false",
     )
     name = BrokerName(

@@ -221,8 +221,8 @@ class QueueTable(TableSchema):
         default="`handler_timeout` and 5 s",
     )
     external = Flag(
-        "Whether [another system](../how-to/foreign-systems.md) declares it: it is consumed as it "
-        "is, and never declared, bound, changed, purged or deleted.",
+        "Whether [another system](../how-to/foreign-systems.md) declares the queue. feedbus then "
+        "only consumes from it, and never declares, binds, changes, purges or deletes it.",
         default="false",
     )
     name = BrokerName(

@@ -67,7 +67,7 @@ REDELIVERIES = Family(
 MISPLACED = Family(
     "feedbus_misplaced_deliveries_total",
     "counter",
-    "Deliveries with records that another shard owns; it stays 0 unless a ring is wrong.",
+    "Deliveries with records that another shard owns; 0, unless the broker has rebuilt a ring.",
     ("consumer",),
 )
 OUTAGES = Family(
@@ -80,7 +80,7 @@ OUTAGES = Family(
 HELD = Family(
     "feedbus_held_seconds_total",
     "counter",
-    "Time spent holding; it grows during an outage.",
+    "Time for which the consumer has waited because of outages; it grows during an outage.",
     ("consumer", "part"),
 )
 LOOP_BLOCKED = Family(
@@ -115,7 +115,7 @@ AGE = Family(
 BATCH = Family(
     "feedbus_batch_records",
     "histogram",
-    "Records of one batch.",
+    "Number of records in one batch.",
     ("consumer",),
     BATCH_BOUNDS,
 )
@@ -141,8 +141,9 @@ UNIDENTIFIED = Family(
 PUBLISHED = Family(
     "feedbus_published_total",
     "counter",
-    "Records published, by outcome: confirmed; returned, as no queue takes them; nacked, as the "
-    "broker refused them; unconfirmed, as the connection was lost: these are sent again.",
+    "Records published, by outcome: confirmed; returned, because no queue takes them; nacked, "
+    "because the broker refused them; unconfirmed, because the connection was lost: these are "
+    "sent again.",
     ("exchange", "outcome"),
 )
 BLOCKED = Family(
