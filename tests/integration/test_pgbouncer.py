@@ -76,6 +76,13 @@ def test_the_store_works_when_each_transaction_has_another_connection(pooled_url
     other.close()
 
 
+def test_no_session_of_the_server_is_taken_for_that_of_a_pooled_connection(pooled_url):
+    store = PeeweeStore(pooled_url, "shop")
+    store.ready()
+    assert store.database.connection().server_session is None
+    store.close()
+
+
 def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres):
     url = postgres.new_database()
     nobody, name = free_port(), url.rpartition("/")[2]
