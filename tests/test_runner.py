@@ -16,10 +16,10 @@ import pytest
 
 from feedbus.bus import Bus
 from feedbus.dispatch import publications
-from feedbus.errors import Outage
+from feedbus.errors import Outage, StoreOutage
 from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
-from tests.systems import System, on_broker, queue
+from tests.systems import System, closing_store, on_broker, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -168,6 +168,35 @@ def test_a_run_says_once_that_it_is_ready(make: Callable[..., System]) -> None:
     system.publish([1, 2, 3])
     system.run(system.note, on_ready=lambda: reported.append(len(system.seen)))
     assert (reported, system.seen) == ([0], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"store": False}, {"concurrency": 2}],
+    ids=["batch mode", "group mode", "concurrent mode"],
+)
+def test_a_kill_while_a_consumer_waits_because_of_an_outage_is_counted_against_no_message(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    class Killed(KeyboardInterrupt):
+        """What ends a process: any other exception is a failure of the message."""
+
+    def kill(reason: str) -> None:
+        if reason:
+            raise Killed
+
+    def need_store(_message: dict[str, Any], _bus: Bus) -> None:
+        msg = "the store is unavailable"
+        raise StoreOutage(msg)
+
+    with closing_store():
+        system = System.at(tmp_path, queue(**options))
+        system.publish([1])
+        for _ in range(system.topology.queues["work"].delivery_limit + 1):
+            with pytest.raises(Killed):
+                system.run(need_store, on_hold=kill)
+        system.run(system.note)
+        assert (system.seen, system.dead()) == ([1], [])
 
 
 def test_what_was_in_the_handler_is_read_from_a_line_shorter_than_the_one_before(

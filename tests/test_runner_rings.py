@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from feedbus.broker.publisher import Publisher, Refusal
 from feedbus.bus import Bus
 from feedbus.records import Records
 from feedbus.ring import Ring
+from feedbus.wire import Outgoing
 from tests.projects import wait_until
-from tests.systems import BATCH, System, on_broker, sharded
+from tests.systems import BATCH, System, closing_store, on_broker, sharded
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -53,6 +55,27 @@ def test_records_from_before_a_reshard_are_handled_before_those_after_it(
 
     after.run_all(collect, batch=True, idle_seconds=2.0)
     assert by_key["all"] == [1] * 60 + [2] * 60
+
+
+def test_packs_of_an_old_ring_are_sent_again_in_their_order_whatever_the_order_of_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Publisher.send
+
+    def answer_backwards(publisher: Publisher, messages: Sequence[Outgoing]) -> list[Refusal]:
+        return send(publisher, messages)[::-1]
+
+    with closing_store():
+        system = System.at(tmp_path, sharded(2, batch=BATCH), pack=2)
+        with system.bus() as stale:
+            stale.publish("ring", {"n": 0}, "a key")
+            after = system.reshaped(sharded(3, batch=BATCH))
+            monkeypatch.setattr(Publisher, "send", answer_backwards)
+            stale.publish_many("ring", [({"n": n}, "a key") for n in range(1, 8)])
+        after.run_all(
+            lambda records, _: after.seen.extend(records.column("n")), batch=True, idle_seconds=2.0
+        )
+        assert after.seen == [*range(8)]
 
 
 def test_a_ring_that_changes_under_load_keeps_every_key_in_order(
