@@ -183,6 +183,11 @@ def test_a_file_that_cannot_be_read_is_reported_by_its_reason(tmp_path, name, re
     assert problem.message.startswith(f"cannot be read: {reason}")
 
 
+def test_the_error_of_a_missing_file_names_the_command_that_creates_a_project(tmp_path):
+    (problem,) = problems_of(tmp_path / "topology.toml")
+    assert problem.message.endswith("names another; `feedbus init NAME` creates a project")
+
+
 def test_a_file_without_end_is_refused():
     (problem,) = problems_of(Path("/dev/zero"))
     assert problem.message == "expected at most 10,000,000 bytes, got more"

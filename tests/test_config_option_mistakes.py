@@ -8,6 +8,10 @@ from tests.topologies import FEED, ORDERS, START, assert_reported
 
 WRONG_OPTIONS = {
     "a misspelt option": ("▸prefech = 5", "prefech: unknown option; did you mean 'prefetch'?"),
+    "a misspelt option that is like the end of another one": (
+        "▸retries = 5",
+        "retries: unknown option; did you mean 'retry'?",
+    ),
     "an option that is nothing known": ("▸zzz = 5", "zzz: unknown option"),
     "a prefetch that is a text": (
         'prefetch = ▸"5"',

@@ -50,6 +50,7 @@ def test_where_everything_is_as_the_topology_says_there_is_nothing_to_change(
     system.publish([1, 2])
     plan = make_plan(system.topology, None)
     assert (plan.empty, plan.changes, plan.rings) == (True, (), ())
+    assert plan.notes == ("nothing runs here: `feedbus up` starts the consumers",)
 
 
 def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(

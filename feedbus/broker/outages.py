@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from collections.abc import Iterator
 
@@ -79,5 +80,7 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
         )
         raise BrokerOutage(msg) from error
     except connection_errors(connection) as error:
-        msg = f"broker {url}: {error or type(error).__name__}"
+        absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
+        what = "; start the broker, or correct [broker] url" if absent else ""
+        msg = f"broker {url}: {error or type(error).__name__}{what}"
         raise BrokerOutage(msg) from error

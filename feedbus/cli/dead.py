@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +165,23 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     with letters.opened(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
-            click.confirm(
-                f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.",
-                abort=True,
-            )
+            _confirm(f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.")
         dropped = channel.queue_purge(name)
         if chosen.block_on_dead:
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
+
+
+def _confirm(question: str) -> None:
+    """Ask a question; end the command if the answer is no, or if there is no answer."""
+    try:
+        click.confirm(question, abort=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        msg = "nothing was deleted, because the question was not answered with yes; add --yes"
+        raise UsageError(msg) from None
 
 
 def _require(queue: str, missing: int) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.duration_option import DURATION
 from feedbus.cli.name_completion import EXCHANGE
 from feedbus.errors import UsageError
 from feedbus.units import counted
+
+if TYPE_CHECKING:
+    from feedbus.bus import LiveBus
+    from feedbus.wire.message_options import PublishOptions
 
 Pair = tuple[Mapping[str, Any], str]
 
@@ -24,6 +29,7 @@ Examples:
   feedbus publish publish_tweet --json '{"id": 1, "author": "ann", …}'
   feedbus publish update_feed --file records.jsonl --key-field followerId
   generate | feedbus publish send_notification --key email --file -
+  feedbus publish send_notification --key email --json '{"id": 1, …}' --delay 30s --expires 10m
 """,
 )
 @click.argument("exchange", type=EXCHANGE)
@@ -35,20 +41,41 @@ Examples:
     type=click.File("rb"),
     help="A file with one JSON object on each line; - is standard input.",
 )
+@click.option(
+    "--message-id", help="The id of the message: a queue with once recognises a repetition by it."
+)
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=TEXT", help="A header of every message."
+)
+@click.option("--priority", type=click.IntRange(0, 255), help="The priority of every message.")
+@click.option(
+    "--expires",
+    type=DURATION,
+    help="How long a message may wait until a consumer takes it, such as 10m.",
+)
+@click.option("--delay", type=DURATION, help="How long feedbus delays every message, such as 30s.")
 @click.pass_obj
-def command(  # noqa: PLR0913, PLR0917 -- an option each
+def command(  # noqa: PLR0913 -- an option each
     context: Context,
+    *,
     exchange: str,
     key: str,
     key_field: str | None,
     text: str | None,
     file: IO[bytes] | None,
+    message_id: str | None,
+    headers: tuple[str, ...],
+    priority: int | None,
+    expires: float | None,
+    delay: float | None,
 ) -> None:
     """Publish to EXCHANGE and wait until the broker has confirmed each message.
 
-    If no queue would have received a message, the broker returns it, and the exit code is 1.
+    If no queue would have received a message, the broker returns it, and the exit code is 1. A
+    message with --delay is not returned.
     """
     from feedbus.bus import connect
+    from feedbus.records.publish_options import envelope_of
 
     if (text is None) == (file is None):
         msg = f"expected either --json or --file, got {'neither' if text is None else 'both'}"
@@ -56,29 +83,70 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     if key and key_field:
         msg = "expected either --key or --key-field, got both"
         raise click.UsageError(msg)
+    if message_id and text is None:
+        msg = "expected --message-id only with --json, because each message needs an id of its own"
+        raise click.UsageError(msg)
+    options: PublishOptions = {
+        "headers": _headers(headers),
+        "priority": priority,
+        "expires": expires,
+        "delay": delay,
+    }
+    try:
+        plain = envelope_of(options) is None and not message_id
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     topology = context.load()
     topology.exchange(exchange)
     lines = [text.encode()] if text is not None else file or []
-    pairs = _counted(_pairs(lines, key, key_field))
+    pairs = _counted(_pairs(lines, key, key_field, "--json" if text is not None else "line {}"))
     with connect(topology) as bus:
-        count = bus.publish_many(exchange, pairs)
+        if plain:
+            count = bus.publish_many(exchange, pairs)
+        else:
+            count = _publish_each(bus, exchange, pairs, message_id, options)
     click.echo(f"{counted(count, 'message')} published to {exchange}")
 
 
-def _pairs(lines: Any, key: str, key_field: str | None) -> Iterator[Pair]:
+def _headers(texts: tuple[str, ...]) -> dict[str, str] | None:
+    for text in texts:
+        if "=" not in text:
+            msg = f"--header: expected NAME=TEXT, got '{text}'"
+            raise click.UsageError(msg)
+    return dict(text.split("=", 1) for text in texts) or None
+
+
+def _publish_each(
+    bus: LiveBus,
+    exchange: str,
+    pairs: Iterator[Pair],
+    message_id: str | None,
+    options: PublishOptions,
+) -> int:
+    """Publish each message alone, because messages with options are not put into packs."""
+    count = 0
+    for payload, key in pairs:
+        bus.publish(exchange, payload, key, message_id=message_id, **options)
+        count += 1
+    return count
+
+
+def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[Pair]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             payload = json.loads(line)
         except (ValueError, RecursionError) as error:
-            msg = f"line {number}: expected a JSON object, got {_short(line)}: {error}"
+            msg = f"{place.format(number)}: expected a JSON object, got {_short(line)}: {error}"
             raise UsageError(msg) from error
         if not isinstance(payload, dict):
-            msg = f"line {number}: expected a JSON object, got {_short(line)}"
+            msg = f"{place.format(number)}: expected a JSON object, got {_short(line)}"
             raise UsageError(msg)
         if key_field is not None and key_field not in payload:
-            msg = f"line {number}: expected the field '{key_field}' of --key-field, got none"
+            msg = (
+                f"{place.format(number)}: expected the field '{key_field}' of --key-field, got none"
+            )
             raise UsageError(msg)
         yield payload, (key if key_field is None else str(payload[key_field]))
 

@@ -60,7 +60,8 @@ def table(found: dict[str, Any]) -> str:
     lines += [printable(note) for note in found["notes"]]
     for name in ("broker", "store"):
         one = found[name]
-        state = f"{one['url']}  {printable(one['error']) or 'reachable'}" if one["url"] else "none"
+        error = printable(one["error"].removeprefix(f"{name} {one['url']}: "))
+        state = f"{one['url']}  {error or 'reachable'}" if one["url"] else "none"
         lines.append(f"{name:<10}  {state}")
     lines += _delayed(found["broker"].get("delayed", {}))
     lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tomllib
@@ -106,8 +107,9 @@ def read(path: Path) -> str:
             body = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
+        create = "; `feedbus init NAME` creates a project" if error.errno == errno.ENOENT else ""
         raise _unreadable(
-            path, f"cannot be read: {reason}; expected {expected}", expected
+            path, f"cannot be read: {reason}; expected {expected}{create}", expected
         ) from None
     except ValueError:
         raise _unreadable(path, "cannot be read: no such file", expected) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from feedbus.config.key_paths import MISSING, KeyPath, lookup
@@ -132,8 +133,18 @@ def kind_of(value: Any) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name that is nearest to a misspelt one, or "" if none is near."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
-    return by_folded[found[0]] if found else ""
+    folded = name.casefold()
+    found = difflib.get_close_matches(folded, by_folded, n=5, cutoff=0.6)
+    return by_folded[max(found, key=lambda one: _likeness(folded, one))] if found else ""
+
+
+def _likeness(name: str, known: str) -> float:
+    """Return how alike two names are; a common beginning counts more: retries means retry."""
+    common = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, known, strict=False))
+    )
+    alike = difflib.SequenceMatcher(None, known, name).ratio()
+    return alike + 0.3 * common / max(len(name), len(known))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:

@@ -150,7 +150,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
     death = _death(headers)
     keys = death.get("routing-keys")
     key = text_of(keys[0]) if isinstance(keys, list) and keys else ""
-    reason = headers.get(REASON, f"broker: {death.get('reason', 'unknown')}")
+    reason = headers.get(REASON, _broker_reason(str(death.get("reason", "unknown"))))
     if delivery.faults and REASON not in headers:
         reason = f"{reason}; cannot be decoded: {delivery.faults[0]}"
     return DeadLetter(
@@ -166,6 +166,12 @@ def read(queue: Queue, message: Any) -> DeadLetter:
         delivery=delivery,
         traceback=text_of(headers.get(TRACEBACK, "")),
     )
+
+
+def _broker_reason(reason: str) -> str:
+    """Return the reason of a message that the broker dead-lettered."""
+    full = ", because the queue has reached its max_length" if reason == "maxlen" else ""
+    return f"broker: {reason}{full}"
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:

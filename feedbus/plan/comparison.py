@@ -14,7 +14,8 @@ from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
 from feedbus.topology import Topology
 
-NOTHING_RUNS = (
+NOTHING_RUNS = "nothing runs here: `feedbus up` starts the consumers"
+NOTHING_DRAINS = (
     "nothing runs here: the next `feedbus up` starts the consumers, which drain old generations"
 )
 
@@ -51,12 +52,14 @@ def make_plan(
         " messages; remove this option"
         for name in unknown
     ]
+    draining = tuple(rings.draining(topology, seen, states))
+    ring_changes = tuple(rings.changes(topology, seen, states, predict=predict))
     if watchers is None:
-        notes.append(NOTHING_RUNS)
+        notes.append(NOTHING_DRAINS if draining or ring_changes else NOTHING_RUNS)
     return Plan(
         changes=tuple(changes),
-        rings=tuple(rings.changes(topology, seen, states, predict=predict)),
-        draining=tuple(rings.draining(topology, seen, states)),
+        rings=ring_changes,
+        draining=draining,
         watchers=watchers,
         notes=tuple(notes),
         work=work,
