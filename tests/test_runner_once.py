@@ -90,10 +90,11 @@ def test_a_repeat_in_the_same_batch_has_no_second_effect_on_a_queue_that_says_on
     assert system.ready() == {"work": 0}
 
 
+@pytest.mark.parametrize("pack", [0, 100])
 def test_what_a_batch_handler_retries_or_rejects_on_a_queue_that_says_once_can_come_again(
-    make: Callable[..., System],
+    make: Callable[..., System], pack: int
 ) -> None:
-    system = make(queue(once=True, batch=BATCH))
+    system = make(queue(once=True, batch=BATCH), pack=pack)
     system.publish([0, 1, 2, 3])
 
     def handle(records: Records, _bus: Bus) -> None:
