@@ -158,8 +158,8 @@ MESSAGES = {
     ),
     "supervisor/arbiter.py": (
         (
-            "process {} supervises {} already; stop it with `feedbus down`, or set another var in"
-            " the topology"
+            "process {} supervises {} already; apply a changed topology with `feedbus apply`, stop"
+            " the process with `feedbus down`, or set another var in the topology"
         ),
     ),
     "supervisor/client.py": (

@@ -40,7 +40,11 @@ Examples:
     multiple=True,
     help="Delete this queue with its messages.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Do not ask for confirmation. Without a terminal, the command never asks.",
+)
 @click.option(
     "--no-wait", is_flag=True, help="Return after the switch, while the old queues still drain."
 )

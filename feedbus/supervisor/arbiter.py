@@ -40,8 +40,9 @@ def become_supervisor(topology: Topology) -> int:
         return take_lock(lock_path(topology), patience_seconds=0.5)
     except BlockingIOError as error:
         msg = (
-            f"process {error.args[1]} supervises {topology.var} already; stop it with `feedbus"
-            " down`, or set another var in the topology"
+            f"process {error.args[1]} supervises {topology.var} already; apply a changed topology"
+            " with `feedbus apply`, stop the process with `feedbus down`, or set another var in the"
+            " topology"
         )
         raise UsageError(msg) from None
 

@@ -111,7 +111,9 @@ def test_circusctl_reload_never_runs_a_slot_twice(running):
 def test_a_second_up_in_the_same_folder_is_refused(running, options):
     refused = running.feedbus("up", *options)
     assert refused.returncode == 1
-    assert re.match(r"error: process \d+ supervises .* already; stop it with", refused.stderr)
+    assert re.match(
+        r"error: process \d+ supervises .* already; apply a changed topology", refused.stderr
+    )
 
 
 def test_a_consumer_run_by_hand_beside_its_supervised_one_is_refused(running):
