@@ -121,6 +121,18 @@ def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     assert len({each.digest for each in rings}) == 4
 
 
+def test_an_old_ring_that_is_drained_leaves_the_other_old_rings_in_the_state(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(2, batch=BATCH))
+    for shards in (3, 4):
+        topology_setup.set_up(reshaped(system, shards))
+    drained, other = state(system).draining
+    with broker.connect(system.topology) as connection, broker.locked(connection, system.topology):
+        switch.forget_drained(connection.channel(), system.topology, drained)
+    assert state(system).draining == (other,)
+
+
 def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
     make: Callable[..., System],
 ) -> None:
