@@ -51,7 +51,6 @@ class State:
         disordered: whether the broker has bound the current ring in another order than feedbus.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
-        scattered: the turns of those draining generations that were disordered.
 
     """
 
@@ -62,7 +61,6 @@ class State:
     disordered: bool = False
     source: TopologyFile | None = None
     replaced: tuple[str, ...] = ()
-    scattered: tuple[int, ...] = ()
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, State]:
@@ -156,7 +154,6 @@ def write(channel: Channel, names: Names, state: State) -> State:
             "disordered": written.disordered,
             "source": None if written.source is None else astuple(written.source),
             "replaced": written.replaced,
-            "scattered": written.scattered,
         }
     )
     queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
@@ -267,7 +264,6 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
             disordered=bool(stored.get("disordered", False)),
             source=_source(stored.get("source")),
             replaced=tuple(map(str, stored.get("replaced", ()))),
-            scattered=tuple(map(int, stored.get("scattered", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

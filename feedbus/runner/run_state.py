@@ -52,7 +52,6 @@ class Run:
         stop_requested: whether the run is to end cleanly.
         removed: why the queue will never have messages again; None while it may have messages.
         standby_seconds: time until the next check whether the queue of another consumer is free.
-        look_seconds: time until the next check of the queues of older generations.
 
     """
 
@@ -73,7 +72,6 @@ class Run:
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removed: str | None = None
     standby_seconds: float = math.inf
-    look_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
         """Return why the run is over, or None if it is not.
@@ -127,7 +125,6 @@ class Run:
         """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = min(LONG_POLL_SECONDS if wakes else POLL_SECONDS, self.standby_seconds)
-        longest = min(longest, self.look_seconds)
         if takes_due:
             longest = min(longest, self.until_due())
         if not working:
