@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import count
 from typing import cast
 
 from feedbus.bus.sender import Sender
@@ -47,6 +48,8 @@ class ConcurrentCalls:
         self._ended: deque[Work] = deque()  # appended to by other threads
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
+        self._numbers = count()  # of the deliveries, in the order of their arrival
+        self._failed: list[Part] = []  # unfinished or held, with failed or waiting records
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
@@ -105,7 +108,7 @@ class ConcurrentCalls:
             return
         opened, inputs = self._dispatch.decode(self._came, self._unidentified)
         self._came = []
-        parts = {id(each): Part(each) for each in opened}
+        parts = {id(each): Part(each, next(self._numbers)) for each in opened}
         self._unidentified.update(
             each.delivery.message_id for each in opened if not each.delivery.identified
         )
@@ -123,9 +126,18 @@ class ConcurrentCalls:
                     key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(Work(key, part, row, each.callee, records))
-        empty = [part.opened for part in parts.values() if not part.left]
-        self._unidentified.difference_update(each.delivery.message_id for each in empty)
-        self._done += empty
+        for part in parts.values():
+            if part.opened.decisions:  # some of its records wait already
+                part.failed_keys.update(self._keys(part.opened))
+                self._failed.append(part)
+        empty = [part for part in parts.values() if not part.left]
+        self._unidentified.difference_update(each.opened.delivery.message_id for each in empty)
+        self._done += [part.opened for part in empty if not part.failed_keys]
+        self._release()
+
+    def _keys(self, opened: Decoded) -> set[Hashable]:
+        """Return the keys of all records of a delivery."""
+        return {self._blocked.key(opened, row) for row in range(len(opened.pack))}
 
     def take(self) -> list[Work]:
         """Return the records that may start now; the caller then calls start().
@@ -236,6 +248,7 @@ class ConcurrentCalls:
 
     def _end_turn(self, ended: Work | Turn, row: int) -> None:
         """Let the next record of a key run; if a record failed, let the later ones wait."""
+        self._note_failed(ended)
         self._leave(ended.part)
         if not self._blocked.must_wait(ended.part.opened, row):
             self._sequencer.end(ended)
@@ -245,18 +258,47 @@ class ConcurrentCalls:
                 self._blocked.decide(behind.fault)
             else:
                 self._blocked.defer(behind.part.opened, behind.row)
+            self._note_failed(behind)
             self._leave(behind.part)
+
+    def _note_failed(self, ended: Work | Turn) -> None:
+        """Note the key of a record that has failed, or that waits for one that has."""
+        part = ended.part
+        if part not in self._failed:
+            self._failed.append(part)
+            self._failed.sort(key=lambda each: each.number)
+        part.failed_keys.add(ended.key)
 
     def _leave(self, part: Part) -> None:
         """Count a record of a delivery as finished."""
         part.left -= 1
-        if not part.left:
+        if part.left:
+            return
+        self._unidentified.discard(part.opened.delivery.message_id)
+        if part.failed_keys:
+            self._release()
+        else:
             self._done.append(part.opened)
-            self._unidentified.discard(part.opened.delivery.message_id)
+
+    def _release(self) -> None:
+        """Let finished deliveries with failed records be put aside, those of a key in order.
+
+        The message of a record that waits is sent after that of the failed record of its key. If it
+        were sent before, and the process then ended, the record would overtake the failed one.
+        """
+        earlier: set[Hashable] = set()
+        held: list[Part] = []
+        for part in self._failed:
+            if part.left or not earlier.isdisjoint(part.failed_keys):
+                held.append(part)
+                earlier |= part.failed_keys - {None}
+            else:
+                self._done.append(part.opened)
+        self._failed = held
 
     def forget(self) -> None:
         """Forget all records that do not run: the broker delivers them again."""
-        self._came, self._done, self._closed = [], [], []
+        self._came, self._done, self._closed, self._failed = [], [], [], []
         self._sequencer.forget_waiting()
         while self._ended:
             self._unfinished.append(self._ended.popleft())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.publications import Publications
@@ -11,12 +11,22 @@ from feedbus.dispatch.wrapped_handlers import Callee
 from feedbus.records import Records
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
-    """A delivery, with the number of its records that are not finished."""
+    """A delivery, and the number of its unfinished records.
+
+    Attributes:
+        opened: the delivery.
+        number: the position of the delivery in the order of arrival.
+        left: how many of its records are unfinished.
+        failed_keys: the keys of its records that have failed or wait for a failed one.
+
+    """
 
     opened: Decoded
+    number: int
     left: int = 0
+    failed_keys: set[Hashable] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)

@@ -36,6 +36,7 @@ MOST_POLLS = 10_000  # of a publisher, where one without pauses has 50,000
 
 # Python finds the sockets and the coroutines of a killed process unused.
 pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]

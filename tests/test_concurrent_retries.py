@@ -1,0 +1,57 @@
+"""With `concurrency`, messages of waiting records are sent after those of the failed records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import Retry
+from feedbus.dispatch import Dispatch
+from feedbus.dispatch.decoder import Decoded
+from tests.systems import System, on_broker, queue
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., System]]:
+    yield from on_broker(request.param, tmp_path, request)
+
+
+def test_a_record_that_waits_is_not_sent_before_the_failed_one_of_an_unfinished_pack(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(concurrency=3, prefetch=50, order_by="text"), pack=3)
+    closed: list[int] = []
+    calls: list[tuple[str, int]] = []
+    later, original = threading.Event(), Dispatch.finish
+
+    def close(self: Dispatch, opened: Sequence[Decoded], *rest: Any) -> None:
+        closed.extend(
+            each.pack.payload(row)["n"] for each in opened for row in range(len(each.pack))
+        )
+        original(self, opened, *rest)
+
+    def handle(record: Any, _bus: Any) -> None:
+        key, n = record["text"], record["n"]
+        calls.append((key, n))
+        if calls.count(("ben", 1)) == 1 and n == 1:
+            raise Retry
+        if key == "dan":
+            assert later.wait(30)  # so the pack is not finished before what came later
+        if key == "fay":
+            later.set()
+
+    monkeypatch.setattr(Dispatch, "finish", close)
+    with system.bus() as bus:
+        bus.publish_many(
+            "work", [({"n": n, "text": key}, "") for n, key in ((1, "ben"), (2, "dan"))]
+        )
+        for n, key in ((3, "ben"), (4, "eve"), (5, "fay")):
+            bus.publish("work", {"n": n, "text": key}, "")
+    system.run(handle)
+    assert [n for key, n in calls if key == "ben"] == [1, 1, 3]
+    assert closed.index(2) < closed.index(3)
+    assert closed.index(4) < closed.index(2)
