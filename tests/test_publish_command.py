@@ -70,7 +70,7 @@ def test_a_delayed_message_waits_on_the_broker(shop: Topology) -> None:
         (["--delay", "soon"], "expected a duration such as 30s or 5m, got 'soon'"),
         (["--priority", "256"], "256 is not in the range 0<=x<=255"),
         (["--header", "source"], "--header: expected NAME=TEXT, got 'source'"),
-        (["--header", "feedbus-x=1"], "expected a name of your own, got 'feedbus-x'"),
+        (["--header", "feedbus-x=1"], "expected another name, got 'feedbus-x'"),
     ],
 )
 @pytest.mark.usefixtures("shop")

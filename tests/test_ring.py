@@ -177,13 +177,13 @@ def test_a_queue_bound_again_after_unbinding_gets_the_last_buckets():
 def test_a_ring_without_buckets_is_false_and_refuses_to_route():
     ring = Ring()
     assert not ring
-    with pytest.raises(UsageError, match="no queue is bound"):
+    with pytest.raises(UsageError, match="the ring has no queues"):
         ring.route("1")
     ring.bind("q", 1)
     assert ring
     assert ring.route("1") == "q"
     ring.unbind("q")
-    with pytest.raises(UsageError, match="no queue is bound"):
+    with pytest.raises(UsageError, match="the ring has no queues"):
         ring.route("1")
 
 

@@ -57,7 +57,7 @@ def test_a_message_whose_error_ends_the_runner_is_given_up_after_five(
     system.run(end)
     (letter,) = system.dead()
     assert json.loads(letter.body) == {"n": 2}
-    assert "lost 5 times" in letter.reason
+    assert "ended 5 times" in letter.reason
     assert set(system.seen) == {1, 3}
 
 

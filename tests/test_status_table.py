@@ -26,7 +26,7 @@ def state(*, waiting: int = 0, dead_dropped: int = 0, delayed: int = 0) -> dict[
         "hosts": [],
         "notes": [],
         "broker": reachable | {"delayed": {"waiting": delayed}},
-        "store": {"url": ""},
+        "store": {"url": "", "error": ""},
         "disk": {"error": ""},
         "operations": {"url": ""},
     }

@@ -145,7 +145,7 @@ def test_under_a_supervisor_a_handler_that_exits_is_given_up_with_that_reason(
     with up(project):
         wait_until(lambda: "2" in project.seen())
     (letter,) = project.dead()
-    assert letter["reason"].endswith("the last time, its process ended")
+    assert letter["reason"].endswith("the last time, the process ended")
 
 
 def test_a_process_that_survives_sigabrt_is_killed_with_the_next_look(tmp_path: Path) -> None:
