@@ -212,6 +212,27 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
     assert fence.headers[FENCE] == old.digest
 
 
+def test_of_several_processes_that_read_an_old_queue_the_last_one_deletes_it(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(1, batch=BATCH, order_by=False, processes=2))
+    old = Names(system.topology).member(state(system).current, "shard_0")
+
+    def note(records: Records, _bus: Any) -> None:
+        system.seen.extend(records.column("n"))
+
+    with (
+        broker.connect(system.topology) as connection,
+        system.running(note, "shard_0", batch=True),
+        system.running(note, "shard_0", batch=True),
+    ):
+        wait_until(lambda: broker.consumers(connection, old) == 2)
+        publish(system, 1)
+        topology_setup.set_up(reshaped(system, 2))
+        wait_until(lambda: not broker.queue_exists(connection, old))
+    assert system.seen == [1]
+
+
 def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
     make: Callable[..., System],
 ) -> None:
