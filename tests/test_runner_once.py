@@ -115,6 +115,23 @@ def test_what_a_batch_handler_retries_or_rejects_on_a_queue_that_says_once_can_c
     assert sorted(system.seen) == [0, 1, 1, 2, 2, 3]
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_record_whose_handler_has_raised_is_handled_again_on_a_queue_that_says_once(
+    tmp_path: Path, batch: bool
+) -> None:
+    def raise_once(given: Any, _bus: Bus) -> None:
+        for message in [single[0] for single in given.singles()] if batch else [given]:
+            system.note(message)
+        if len(system.seen) == 1:
+            raise ZeroDivisionError
+
+    with closing_store():
+        system = System.at(tmp_path, queue(once=True, **({"batch": BATCH} if batch else {})))
+        system.publish([1])
+        system.run(raise_once, batch=batch)
+        assert (system.seen, system.dead()) == ([1, 1], [])
+
+
 def put_without_id(system: System, numbers: Sequence[int]) -> None:
     """Publish numbered messages as a foreign client that sets no message id."""
     with broker.connect(system.topology) as connection:
