@@ -34,7 +34,8 @@ class Supervisor:
             system: the system of the consumers.
             topology: that the host has at first.
             at: follows the names of its processes.
-            assigned: returns for each consumer what tells whether the host works on its queue.
+            assigned: returns for each consumer the function that reports whether the host works
+                on its queue.
 
         """
         self.system = system

@@ -42,7 +42,7 @@ class Host:
         self.up = False
 
     def _assigned(self, consumer: str) -> AssignedConsumer:
-        """Return what tells a consumer whether this host works on its queue."""
+        """Return the function by which a consumer asks whether this host works on its queue."""
         return AssignedConsumer(self._path, consumer, 0, self._system.clock)
 
     def join(self) -> None:
@@ -68,7 +68,7 @@ class Host:
         announcer._run()
 
     def leave(self) -> None:
-        """End in good order: the consumers finish, and the others are told."""
+        """End in good order: the consumers finish, and the other hosts are notified."""
         self._system.scheduler.note("LEAVES", by=self.name)
         self.up = False
         for consumer in list(self.supervisor.wanted):
