@@ -36,7 +36,7 @@ def measured(results: Results, earlier: str = "") -> str:
                     f"| {run} | {result.servers} | {result.feedbus} | {result.seed} |"
                     f" {result.date} | {result.seconds / 60:.1f} |"
                 )
-            elif run in runs_before:
+            elif run in runs_before and row.title in cells_before:
                 cells.append(cells_before[row.title][place])
                 runs.append(runs_before[run])
             else:
