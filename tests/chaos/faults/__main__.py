@@ -24,6 +24,8 @@ from tests.chaos.faults.rows import ROWS
 from tests.chaos.faults.verdict import Verdict
 from tests.projects import ROOT
 
+FOLDER = click.Path(path_type=Path, resolve_path=True)  # a row changes the working directory
+
 
 @click.command(context_settings={"show_default": True})
 @click.argument("rows", nargs=-1, type=click.Choice(["all", *ROWS]))
@@ -31,7 +33,7 @@ from tests.projects import ROOT
 @click.option("--size", type=int, default=0, help="Records; 0 for those of the table.")
 @click.option("--seed", type=int, default=20)
 @click.option("--short", is_flag=True, help="The short form of each row.")
-@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "var" / "chaos")
+@click.option("--folder", type=FOLDER, default=ROOT / "var" / "chaos")
 @click.option("--write-page", is_flag=True, help="Write the measured table of docs/reliability.md.")
 def main(
     rows: tuple[str, ...],
