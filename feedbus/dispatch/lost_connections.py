@@ -47,7 +47,7 @@ class LostConnections:
             self._calls.add(call)
             return None
         text = (
-            "the call ended without its connection to the store for the second time, although the"
+            "the call lost its connection to the store for the second time, although the"
             f" store answers ({error}): a handler must not close the connection, and its statements"
             " must not end it"
         )

@@ -47,10 +47,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"
         " written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "sessions_ended": "PostgreSQL has ended sessions that this process had given up because the"
-        " server did not answer. Their locks are released. `sessions` is their number.",
-        "session_left": "A session that this process has given up cannot be ended on PostgreSQL. If"
-        " it is `idle in transaction`, it keeps its locks: end it with `pg_terminate_backend()`.",
+        "sessions_ended": "PostgreSQL has ended sessions whose connections feedbus had dropped,"
+        " because the server did not answer. Their locks are released. `sessions` is their number.",
+        "session_left": "feedbus could not end a session on PostgreSQL whose connection it had"
+        " dropped. If it is `idle in transaction`, it keeps its locks: end it with"
+        " `pg_terminate_backend()`.",
         "waiting_read": "The consumer begins to read a queue that has waiting records. `records`"
         " says how many wait for an earlier record of their key, or for their retry.",
         "waiting_limit": "The number of records that wait for earlier records of their keys has"

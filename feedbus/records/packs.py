@@ -181,7 +181,7 @@ def _pack(payload: Mapping[str, Any]) -> Pack:
     keyed = _keyed(payload, columns, len(ids))
     pack = Pack(ids, keyed, _part(payload, "shared", dict), columns)
     if not len(pack):
-        msg = "keys: it has no record"
+        msg = "keys: expected at least one, got none"
         raise ValueError(msg)
     if len(pack) != len(ids):
         _refuse_length("keys", pack.keys, ordinals)
@@ -209,7 +209,7 @@ def _checked(kind: type[Kind], value: object, where: str) -> Kind:
 
 def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
     if not origins or set(map(type, origins)) != {str}:
-        msg = "origins: expected one text or more"
+        msg = "origins: expected at least one text"
         raise ValueError(msg)
     if any(_utf8_bytes(origin, "origins") > ORIGIN_BYTES for origin in origins):
         msg = f"origins: a text has more than {ORIGIN_BYTES} bytes"
@@ -225,7 +225,7 @@ def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
 
 def _check_integers(where: str, numbers: list[Any], most: int) -> None:
     if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most):
-        msg = f"{where}: expected integers of 0 to {most}"
+        msg = f"{where}: expected integers from 0 to {most}"
         raise ValueError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Sessions on PostgreSQL that this process has given up: the server may still keep their locks.
+"""Sessions on PostgreSQL whose connections were dropped: the server may still keep their locks.
 
 If the network drops everything, or a proxy stays connected, the server does not notice that a
 connection was closed. The session stays `idle in transaction`. So the next connection of this
@@ -45,8 +45,9 @@ def session_of(query: Query, number: object) -> ServerSession | None:
 
     Args:
         query: executes a statement on the connection.
-        number: the process id that the server has sent when the connection was opened. Behind a
-            connection pooler it is another one, because transactions use different sessions.
+        number: the process id that the server sent when the connection was opened. Behind a
+            connection pooler, the query finds another id, because each transaction can use another
+            session; then the result is None.
 
     """
     try:
@@ -59,7 +60,7 @@ def session_of(query: Query, number: object) -> ServerSession | None:
 
 
 class ClosedSessions:
-    """The sessions that were given up, and that the server has perhaps not ended."""
+    """The sessions whose connections were dropped, and that the server has perhaps not ended."""
 
     def __init__(self) -> None:
         """Create it without sessions."""
@@ -67,7 +68,7 @@ class ClosedSessions:
         self._sessions: set[ServerSession] = set()
 
     def add(self, session: ServerSession | None) -> None:
-        """Record that the connection of a session was given up."""
+        """Record that the connection of a session was dropped."""
         if session is not None and session.process == os.getpid():
             with self._lock:
                 self._sessions.add(session)
@@ -87,8 +88,8 @@ class ClosedSessions:
         except Exception as error:  # noqa: BLE001 -- of any driver; the connection itself may be good
             events.warning(
                 "session_left",
-                "a session that this process has given up cannot be ended on PostgreSQL; if it is"
-                " idle in transaction, end it with pg_terminate_backend()",
+                "feedbus could not end a session on PostgreSQL whose connection it had dropped; if"
+                " it is idle in transaction, end it with pg_terminate_backend()",
                 sessions=", ".join(str(each.number) for each in sessions),
                 error=one_line(error),
             )
@@ -98,6 +99,7 @@ class ClosedSessions:
         if found:
             events.info(
                 "sessions_ended",
-                "PostgreSQL has ended sessions that this process had given up, with their locks",
+                "PostgreSQL has ended sessions whose connections feedbus had dropped; their locks"
+                " are released",
                 sessions=len(found),
             )

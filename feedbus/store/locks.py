@@ -33,6 +33,8 @@ def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
         try:
             ours = held.enter_context(locked(path, wait_seconds))
         except OSError as error:
-            msg = f"store: cannot make its lock {path}: {error.strerror}; make the folder writable"
+            msg = (
+                f"store: cannot create the lock {path}: {error.strerror}; make the folder writable"
+            )
             raise StoreOutage(msg) from error
         yield ours

@@ -188,7 +188,7 @@ _watched: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _end_closed_sessions(engine: Engine) -> None:
-    """Let each new connection of an engine end the sessions of connections that were given up."""
+    """Let each new connection of an engine end the sessions of dropped connections."""
     if engine in _watched:
         return
     _watched.add(engine)

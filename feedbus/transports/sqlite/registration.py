@@ -122,7 +122,7 @@ class RegisteredConnection:
         self._evented = True
         self.stir()
         if self._watch is None:
-            msg = "the connection has no Watch, although enlist() was called"
+            msg = "enlist() did not create the object that waits for events"
             raise RuntimeError(msg)
         return self._watch.fileno()
 
