@@ -102,7 +102,7 @@ def belongs_to_queue(name: str, queue: str) -> bool:
 
 
 def lock_queue(project: str) -> str:
-    """Return the queue by which a topology is locked, by the topology's name."""
+    """Return the name of the queue that locks the topology of this name."""
     return f"{project}.{LOCK}"
 
 
@@ -186,7 +186,7 @@ class Names:
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:
-        """Return the timer's exchange for a position; below the first, that for due messages."""
+        """Return the timer's exchange for a position; below 0, the one for due messages."""
         return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
 
     def timer_queue(self, place: int, digit: int) -> str:
@@ -194,7 +194,7 @@ class Names:
         return f"{self.timer_place(place)}.{digit}"
 
     def timer_written(self, place: int) -> str:
-        """Return the exchange that exists when the queues of a position are on the disk."""
+        """Return the exchange whose existence shows that a position's queues are on the disk."""
         return f"{self.timer_place(place)}.written"
 
     def timer_forward(self, queue: Queue) -> str:

@@ -293,7 +293,8 @@ class Generation:
         exchange: the name of the exchange in topology.toml.
         members: the names of the consumers (the shards) and their weights, in the order in which
             they are bound.
-        turn: the number of the generation; an earlier ring with the same members has another one.
+        turn: the number of the generation; an earlier ring with the same members has another
+            number.
         shape: a digest of the arguments of its queues; "" for the default arguments.
 
     """

@@ -21,7 +21,7 @@ Pair = tuple[str, int | Decimal]
 
 @dataclass(slots=True)
 class Tally:
-    """The traffic of the counted keys in whole numbers; `unit` of these numbers are one record."""
+    """The traffic of the counted keys, as integers; the traffic of one record is `unit`."""
 
     loads: dict[int, int] = field(default_factory=dict)
     unit: int = 1

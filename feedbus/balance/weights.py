@@ -55,7 +55,7 @@ def find(
 ) -> Found:
     """Find weights for a ring of a topology that spread the counted keys evenly.
 
-    The current weights stay, unless others are clearly more even, or reach the target.
+    The current weights are kept if they reach the target, or are almost as even as possible.
     """
     shards = len(generation.members)
     before = _spread(topology, generation, tally)

@@ -26,7 +26,7 @@ class SeenExchange:
 
 @dataclass(frozen=True, slots=True)
 class SeenQueue:
-    """A queue that the broker has, with its messages."""
+    """A queue that the broker has, with the numbers of its messages and consumers."""
 
     name: str
     arguments: Mapping[str, Any]

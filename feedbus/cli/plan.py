@@ -123,14 +123,16 @@ def show(plan: Plan, *, as_json: bool) -> None:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    shown = [change for change in plan.changes if not _of_a_queue(change)]
+    shown = [change for change in plan.changes if not _is_empty_auxiliary_queue(change)]
     width = max((len(change.name) for change in shown), default=0)
     for change in shown:
         waiting = f" ({counted(change.messages, 'message')})" if change.messages else ""
         text = f"{change.kind:<8}  {change.name:<{width}}  {change.reason}{waiting}"
         yield _signed(change.action, text)
     for action in ("create", "delete"):
-        count = sum(_of_a_queue(change) and change.action == action for change in plan.changes)
+        count = sum(
+            _is_empty_auxiliary_queue(change) and change.action == action for change in plan.changes
+        )
         if count:
             text = f"{'queues':<8}  {count} empty queues for retries and dead letters; see --json"
             yield _signed(action, text)
@@ -158,7 +160,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield click.style(f"{', '.join(parts)}", bold=True)
 
 
-def _of_a_queue(change: Change) -> bool:
+def _is_empty_auxiliary_queue(change: Change) -> bool:
     """Whether a change concerns an empty retry or dead-letter queue."""
     from feedbus.broker_names import Role, has_role
 

@@ -73,7 +73,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
     """Return the text of a topology file with the weights of one queue set.
 
     Raises:
-        UsageError: there is no place for them.
+        UsageError: the text has no place where they can be written.
 
     """
     found, base = _Tree(text), ("queues", queue)

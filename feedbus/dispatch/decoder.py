@@ -81,7 +81,7 @@ Inputs = list[HandlerInput | Fault]
 
 
 class Decoder:
-    """Decodes the deliveries of one consumer, and adds decisions on failed records to them."""
+    """Decodes the deliveries of one consumer, and adds the decisions on their failed records."""
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
         self,
@@ -98,7 +98,7 @@ class Decoder:
             topology: the topology with the project's codecs.
             consumer: the consumer of the queue.
             routes: the routes to the queue's handlers.
-            callees: these handlers, in the same order.
+            callees: the handlers of the routes, in the same order.
             failure_policy: decides on records and deliveries that cannot be read.
             retries: the waiting records; None if the queue has no order.
 
@@ -177,7 +177,7 @@ class Decoder:
         Args:
             inputs: the earlier inputs.
             callee: the handler of the records.
-            arrived: their deliveries.
+            arrived: the delivery of the records.
             pack: the records.
             rows: the index of each record in its delivery, if these are not all of its records.
 
@@ -267,7 +267,7 @@ class Decoder:
         )
 
     def with_decision(self, delivery: Delivery, decision: Decision) -> Decoded:
-        """Return a delivery without records, with one decision on the whole delivery."""
+        """Return a decoded delivery without records, with one decision on the whole delivery."""
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
         self._add_decision(arrived, decision)
         return arrived
@@ -285,7 +285,7 @@ class Decoder:
             self.fail(fault.arrived, fault.row, fault.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a failed record by its exception."""
+        """Decide on a failed record by its exception; note the decision in the delivery."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
             decision = self._failure_policy.deferred(delivery, pack, row)

@@ -141,15 +141,15 @@ class Dispatch:
         """Call a function after each slice of the messages that a handler publishes.
 
         On a queue with `stream = true`, messages are sent in slices while the handler runs. The
-        function handles other deliveries, so it calls handle() again, within the running call. Its
-        duration is not counted as duration of the handler that pauses.
+        function handles other deliveries by calling handle() within the running call of handle().
+        The duration of a pause is not counted as duration of the handler that pauses.
         """
 
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A call within this pause can have pauses of its own, which have increased the number.
-            # They are part of this pause, and must not be counted twice.
+            # A call of handle() within this pause can itself have pauses. Their duration is already
+            # part of this pause, so the total is set here, and not increased.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -178,7 +178,7 @@ class Dispatch:
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
         """Decide on a record whose call raised an exception; see HandlerCalls.judge()."""
         self._log_drops([error])
-        self._decoder.fail(delivery, row, error)  # adds the decision to the decoded delivery
+        self._decoder.fail(delivery, row, error)  # adds the decision to delivery.decisions
 
     def finish(self, decoded: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.
@@ -226,9 +226,9 @@ class Dispatch:
         """Make a delivery a dead letter without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: the message that ends its process each time.
+            delivery: a message whose handling has ended the process too often.
             reason: the reason of the dead letter.
-            skip_dead_handler: True if the dead handler ends the process, too.
+            skip_dead_handler: True if the dead handler, too, has ended the process.
 
         """
         decision = self._failure_policy.dead_letter(delivery, reason)

@@ -1,8 +1,8 @@
 """Equal messages without ids on a queue with `once`: repeated deliveries, or new messages.
 
-Both have the same derived id. A message that is not redelivered is certainly a new one, so it gets
-another id if the derived id is in use. A redelivered message can be either. It is treated as a
-repetition, which is logged and counted.
+In both cases, the derived id is the same. A message without the flag `redelivered` is certainly
+new. So it gets another id if its derived id is in use. A message with the flag can be new or
+repeated. It is treated as repeated: this is logged and counted.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from feedbus.wire import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A record that has been handled, and the messages of its call."""
+    """A record that was handled, and the messages that its handler published."""
 
     opened: Decoded
     row: int

@@ -1,9 +1,9 @@
 """The state of a ring on the broker: the current generation, and those that are drained.
 
-Two queues contain it, as one message. Consumers and publishers read the first queue. While one of
-them has its message, another may find no message, or an older one. This is harmless: with an old
-state they look for deleted queues, or get a pack back. A switch needs the exact state, so it reads
-the second queue, the ledger, under the topology's lock.
+Two queues contain it, as one message. Consumers and publishers read the first queue. While one
+process reads the message, another process may find no message, or an older one. This is harmless:
+with an old state they look for deleted queues, or get a pack back. A switch needs the exact state,
+so it reads the second queue, the ledger, under the topology's lock.
 """
 
 from __future__ import annotations

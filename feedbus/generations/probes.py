@@ -53,7 +53,7 @@ class Probes:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
             pause_seconds: see feedbus.broker.in_flight_seconds().
-            fence_needed: whether the queue may contain no fence, so that one has to be put there.
+            fence_needed: whether a fence has to be put into the queue, because it may have none.
 
         """
         self._channel = channel

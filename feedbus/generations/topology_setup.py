@@ -24,8 +24,8 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
 
     Args:
         topology: the topology of the file.
-        on_full: called if this waits for a full queue of an earlier ring. Consumers that are
-            started now read it.
+        on_full: called if held messages wait for room in a full queue of an earlier ring. The
+            caller then starts the consumers, which read that queue.
 
     Raises:
         Outage: the broker is unavailable.

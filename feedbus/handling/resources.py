@@ -73,7 +73,8 @@ class Resources:
     def open(self) -> None:
         """Open the needed resources; each is opened after the resources that it needs.
 
-        A resource that has ended by itself is closed before, and so are the resources that need it.
+        Before that, resources that have ended by themselves are closed, and the resources that need
+        them.
 
         Raises:
             Outage: a resource cannot be opened; the open ones stay open.

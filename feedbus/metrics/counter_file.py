@@ -164,7 +164,7 @@ class Counts:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """Yield every key and its numbers, also while others write; raise ValueError if damaged."""
+    """Yield each key and its numbers, also during a write; raise ValueError for a damaged file."""
     content = memoryview(path.read_bytes())
     for offset in range(0, len(content), SEGMENT_BYTES):
         for key, _, _, numbers in entries(content[offset : offset + SEGMENT_BYTES]):

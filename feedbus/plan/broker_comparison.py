@@ -158,7 +158,7 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Return leftover queues: those that consumers empty, all, those with messages."""
+        """Return leftover queues: (emptied by consumers, to be deleted, deleted with messages)."""
         leaving, deleted, nonempty = [], [], []
         wanted = self._wanted_queues()
         for name, found in self.seen.queues.items():

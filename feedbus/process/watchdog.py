@@ -119,8 +119,9 @@ class Watchdog:
         lock. If the process still runs, the next check sends SIGKILL. One check is not enough,
         because it may have read an incomplete line.
 
-        Before it ends the process, it writes that into the file. The next process cannot know it
-        from the deadline: a process that has ended by itself may be started after its deadline.
+        Before this function ends the process, it writes ENDED into the file. The next process
+        cannot conclude it from the deadline: if a process ended by itself, the next one can start
+        after the deadline, too.
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):

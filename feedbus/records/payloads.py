@@ -230,7 +230,7 @@ def _finite(digits: str) -> float:
 
 
 def _integer(digits: str) -> int:
-    """Refuse numbers of more digits than Python reads, with a text for the publisher."""
+    """Return the integer; raise ValueError if it has more digits than Python reads."""
     try:
         return int(digits)
     except ValueError as error:

@@ -47,8 +47,8 @@ class MisplacementCheck:
     def misplaced(self, queue: str, delivery: Delivery) -> bool:
         """Whether a delivery was received from another queue than the one that owns its key.
 
-        Only messages that the ring has routed are checked. Messages that a publisher has put
-        directly into a queue, and routing keys in a body, are not.
+        Only messages that the ring has routed are checked. It ignores messages that a publisher has
+        put directly into a queue, and the routing keys in the body of a pack.
         """
         if queue not in self._members:
             return False

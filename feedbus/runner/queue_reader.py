@@ -42,7 +42,7 @@ class QueueReader:
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> QueueReader | None:
-        """Subscribe to a queue; return None if only one consumer may read it, and another does."""
+        """Subscribe to a queue; return None if it allows one consumer and already has another."""
         channel = connection.channel()
         channel.auto_decode = False
         channel.basic_qos(0, prefetch, False)

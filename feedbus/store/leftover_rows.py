@@ -85,7 +85,7 @@ class Leftovers:
 
     @contextmanager
     def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
-        """Yield the leftover rows to send before others; None if the others must stay, too.
+        """Yield the leftover rows to send first; None if all rows must stay in the outbox.
 
         While the block runs, no relay publishes rows of the outbox.
 
@@ -121,6 +121,6 @@ class Leftovers:
         return keys
 
     def _young(self, entry: Entry) -> bool:
-        """Whether a running process may be sending a row now."""
+        """Whether a row is so new that the process that added it may be sending it now."""
         age = (now(self.clock) - entry.created_at) / 1_000_000
         return entry.id <= self._foreign_up_to and 0 <= age < YOUNG_SECONDS

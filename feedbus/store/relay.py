@@ -185,11 +185,11 @@ class Relay:
         self._away = False
 
     def _chooser(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
-        """Return what leaves out rows that publish() has published or is publishing.
+        """Return a function that removes rows that publish() has published or is publishing.
 
-        A thread that publishes for longer than rows count as in flight would otherwise be followed
-        by repetitions of its messages, which may arrive after later messages of their keys. The
-        keys stay left out in later rounds, because the thread may have left a row.
+        Otherwise, the relay would publish a row again while a slow thread is publishing it. The
+        second message could arrive after later messages of its key. The keys stay excluded in later
+        rounds, because the thread may have left a row.
         """
         busy: set[Key] = set()
 

@@ -64,7 +64,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
     """Return the scheme of a URL.
 
     Raises:
-        UrlError: it is not one of the schemes, or the text holds blanks or control characters.
+        UrlError: it is not one of the schemes, or the text contains blanks or control characters.
 
     """
     scheme, separator, rest = text.partition("://")

@@ -17,10 +17,10 @@ from feedbus.store.sql import not_the_owner
 class Database(peewee.Database):
     """A database that begins a transaction with its first statement, and reconnects by itself.
 
-    Before it, a transaction needs neither a connection nor a lock. After an outage, a connection is
-    dropped, and the next use connects again. Each thread has its own connection. Those of threads
-    that have ended are closed when another thread connects. A connection is not checked by SELECT 1
-    before each use, as in a pool.
+    Before its first statement, a transaction needs neither a connection nor a lock. After an
+    outage, a connection is dropped, and the next use connects again. Each thread has its own
+    connection. When a thread connects, the connections of ended threads are closed. A pool would
+    check a connection by SELECT 1 before each use; this class does not.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:

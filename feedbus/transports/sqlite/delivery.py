@@ -16,8 +16,8 @@ PASSES = 4  # steps that remove expired rows, before others may write
 def expire_head(tx: Transaction, queue: Queue) -> None:
     """Dead-letter the expired messages at the head of a queue.
 
-    Many expired messages are removed in several steps. The clock stays due until the last one is
-    removed, and other connections can write between the steps.
+    Many expired messages are removed in several steps. The expiry check stays due until the last
+    message is removed. Other connections can write between the steps.
     """
     tx.write_added()
     rows = tx.execute(
@@ -47,12 +47,12 @@ def claim(
     Args:
         tx: the transaction.
         queue: the queue.
-        owner: the connection that will hold them.
+        owner: the connection that gets the messages.
         wanted: how many messages the consumer has room for.
         sharers: how many consumers the queue has, this one included.
 
     Returns:
-        Ids with how often each came back before, in queue order.
+        The id of each message and how often it was returned to the queue before, in queue order.
 
     """
     taken: list[tuple[int, int]] = []
@@ -145,12 +145,12 @@ def put_back(
 
     Args:
         tx: the transaction.
-        owner: the connection that held them.
-        messages: their ids; None for all of the owner.
-        delivered: whether a consumer saw them, so that they count as redelivered.
+        owner: the connection that returns the messages.
+        messages: the ids of the messages; None for all messages of the owner.
+        delivered: whether a consumer has received them, so that they count as redelivered.
 
     Returns:
-        How many there were.
+        The number of messages.
 
     """
     if messages is None:

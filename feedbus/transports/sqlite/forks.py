@@ -1,8 +1,9 @@
 """Forks: a child process does not use the connections of its parent, and opens its own.
 
 SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
-its parent's locks, and so would each connection that it opens to the same file. Therefore a fork
-waits until no thread uses an inherited file, and the child closes it before it opens another.
+its parent's locks. This is then also true for each connection that it opens to the same file.
+Therefore a fork waits until no thread uses an inherited file, and the child closes it before it
+opens another.
 """
 
 from __future__ import annotations
