@@ -12,6 +12,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker_names import Names
+from feedbus.dispatch import batch_calls
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner import waiting_queues
@@ -58,7 +59,9 @@ def test_a_failed_records_key_waits_and_other_keys_go_on(make, how, kind, monkey
     assert waiting_in(system, Names(system.topology).queue(system.topology.consumer("work"))) == 0
 
 
-def test_a_batch_that_wants_an_earlier_record_again_counts_for_nothing(make, monkeypatch):
+def test_a_batch_that_retries_an_earlier_record_of_a_key_is_handled_without_the_later_ones(
+    make, monkeypatch
+):
     system = make(work(batch=BATCH, retry=LATER))
     published(system)
     handler = Failing({3: 1})
@@ -69,14 +72,42 @@ def test_a_batch_that_wants_an_earlier_record_again_counts_for_nothing(make, mon
         numbers = records.column("n")
         calls.append(numbers)
         if handler.left[3] > 0 and 3 in numbers:
-            handler.left[3] -= len(numbers) == 1
+            records.where("n", {3}).retry("not yet")
+            if 5 in numbers:
+                return  # this call has no effect
+            handler.left[3] = 0
+            numbers = [number for number in numbers if number != 3]
+        handler.seen.extend(numbers)
+
+    system.run(mark, batch=True)
+    assert handler.seen == [1, 2, 4, 6, 8, 3, 5, 7]
+    assert calls == [EIGHT, [1, 2, 3, 4, 6, 8], [3, 5, 7]]
+
+
+def test_a_batch_that_goes_on_to_overtake_its_keys_is_handled_one_record_at_a_time(
+    make, monkeypatch
+):
+    system = make(work(batch=BATCH, retry=LATER))
+    published(system)
+    handler = Failing({3: 1})
+    due_after(monkeypatch, handler.seen, 8)
+    calls = []
+
+    def mark(records: Records, _bus: Any) -> None:
+        numbers = records.column("n")
+        calls.append(len(numbers))
+        if len(calls) <= batch_calls.MOST_CALLS:  # the first record of the next key, each time
+            records.where("n", numbers[: len(calls)][-1:]).retry("not yet")
+        elif handler.left[3] > 0 and 3 in numbers:
+            handler.left[3] -= 1
             records.where("n", {3}).retry("not yet")
         else:
             handler.seen.extend(numbers)
 
+    monkeypatch.setattr(batch_calls, "MOST_CALLS", 2)
     system.run(mark, batch=True)
     assert handler.seen == [1, 2, 4, 6, 8, 3, 5, 7]
-    assert calls[0] == EIGHT
+    assert calls == [8, 5, 1, 1, 1, 1, 1, 1, 3]
 
 
 @pytest.mark.parametrize("error", [Reject("no"), Retry("no", after_seconds=0.05)])

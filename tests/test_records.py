@@ -34,6 +34,8 @@ def test_records_read_by_row_and_by_column_alike() -> None:
     assert [single.ids for single in records.singles()] == [["p-0"], ["p-1"], ["q"]]
     assert [single.ids for single in records.batches_of_one()] == [["p-0"], ["p-1"], ["q"]]
     assert records.only(["p-1", "q"]).column("reader") == [8, 9]
+    assert records.at([1, 2]).column("reader") == [8, 9]
+    assert records.at([0, 2]).ids == ["p-0", "q"]
     with pytest.raises(IndexError):
         records[3]
 

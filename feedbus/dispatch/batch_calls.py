@@ -1,15 +1,22 @@
-"""Calls of batch handlers; if a call raises, each of its records is handled alone."""
+"""Calls of batch handlers; if a call raises, each of its records is handled alone.
+
+A batch handler may ask for a retry of a record although it has handled later records of its key. A
+batch of waiting records has many records of each key, so this is frequent there. Then the call has
+no effect. The batch is handled again without these later records, which wait.
+"""
 
 from __future__ import annotations
 
 from feedbus.dispatch.blocked_keys import BlockedKeys, origin
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.ordered_retries import Waits
+from feedbus.dispatch.ordered_retries import Overtook, Waits
 from feedbus.dispatch.wrapped_handlers import Callee
 from feedbus.records import Records
 
 Failures = dict[int, BaseException]
+
+MOST_CALLS = 3  # with a batch of which a record was overtaken; then its records are handled alone
 
 
 class BatchCalls:
@@ -35,8 +42,9 @@ class BatchCalls:
             self._decoder.fail(*origin(records, index), error)
 
         many = callee.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
-        if many and self._attempt(callee, records) is None:
-            for index, verdict in records.verdicts.items():
+        found = self._together(callee, records) if many else None
+        if found is not None:
+            for index, verdict in sorted(found.items()):  # the first of a key gets the first place
                 fail(index, verdict)
             return failures
         # One at a time, also after a batch handler has raised: a bad record does not fail the
@@ -50,6 +58,22 @@ class BatchCalls:
             if error is not None:
                 fail(index, error)
         return failures
+
+    def _together(self, callee: Callee, records: Records) -> Failures | None:
+        """Call the handler with a batch; return the exceptions by record, or None if it raised."""
+        left, places = records, list(range(len(records)))
+        failures: Failures = {}
+        for _ in range(MOST_CALLS):
+            error = self._attempt(callee, left)
+            if error is None:
+                return failures | {places[index]: each for index, each in left.verdicts.items()}
+            if not isinstance(error, Overtook):
+                return None
+            behind = self._blocked.behind(left, error.failed)
+            failures |= {places[index]: Waits() for index in behind}
+            kept = [index for index in range(len(places)) if index not in behind]
+            left, places = left.at(kept), [places[index] for index in kept]
+        return None
 
     def _attempt(self, callee: Callee, records: Records) -> BaseException | None:
         """Call a handler and send its messages; return its exceptions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault
@@ -9,6 +10,8 @@ from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
+
+Row = tuple[Decoded, int]  # a delivery, and the index of one of its records
 
 
 class BlockedKeys:
@@ -80,27 +83,45 @@ class BlockedKeys:
         if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 
-    def overtaken(self, records: Records) -> bool:
-        """Whether a batch handler handled a record before an earlier record of its key."""
+    def overtaken(self, records: Records) -> list[Row]:
+        """Return the failed records of a batch whose key has later records that were handled.
+
+        The result has the first failed record of each key that blocks its key.
+        """
         verdicts = records.batch.verdicts
         if self._retries is None or not any(
             isinstance(each, self._stopping) for each in verdicts.values()
         ):
-            return False
-        stopped: set[Any] = set()
+            return []
+        stopped: dict[Any, Row] = {}
+        overtaken = False
         for place in range(len(records.batch)):
             arrived, row = origin(records, place)
             key, verdict = self._decoder.key(arrived, row), verdicts.get(place)
-            if verdict is None and key in stopped:
-                return True
-            if verdict is not None:
+            if key in stopped:
+                overtaken |= verdict is None
+            elif verdict is not None:
                 decision = self._failure_policy.decide(arrived.delivery, arrived.pack, row, verdict)
                 if self._retries.stops(decision):
-                    stopped.add(key)
-        return False
+                    stopped[key] = arrived, row
+        return [*stopped.values()] if overtaken else []
+
+    def behind(self, records: Records, failed: Sequence[Row]) -> set[int]:
+        """Return the indices of the records that come after failed records of their keys."""
+        firsts = {(id(arrived), row) for arrived, row in failed}
+        stopped: set[Any] = set()
+        found: set[int] = set()
+        for index in range(len(records)):
+            arrived, row = origin(records, index)
+            key = self._decoder.key(arrived, row)
+            if key in stopped:
+                found.add(index)
+            elif (id(arrived), row) in firsts:
+                stopped.add(key)
+        return found
 
 
-def origin(records: Records, index: int) -> tuple[Decoded, int]:
+def origin(records: Records, index: int) -> Row:
     """Return the delivery of a record of a batch, and the index of the record in the delivery."""
     number, row = records.batch.find(index)
     arrived = records.batch.origins[number]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_connections import LostConnections
-from feedbus.dispatch.ordered_retries import Waits
+from feedbus.dispatch.ordered_retries import Overtook, Waits
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
 from feedbus.dispatch.wrapped_handlers import AsyncCall, Callee
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
@@ -34,15 +35,15 @@ class HandlerCalls:
         sender: Sender,
         store: Store,
         left: Leftovers | None,
-        overtaken: Callable[[Records], bool],
+        overtaken: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
         """Create it with a store for the transactions and a sender for the messages.
 
         On a queue with `once = true`, rows that are left in the outbox are sent before the messages
         of a call.
 
-        If `overtaken` returns true for a batch handler's verdicts, the effects of its call are
-        discarded.
+        If `overtaken` returns failed records for a batch handler's verdicts, the effects of its
+        call are discarded.
         """
         self._overtaken = overtaken
         self._pid = os.getpid()
@@ -129,8 +130,8 @@ class HandlerCalls:
                     argument = given if callee.handler.batch else given[0]
                     callee.call(argument, Given(bus, session, given))
                     bus.flush()
-                    if callee.handler.batch and self._overtaken(given):
-                        raise Waits
+                    if callee.handler.batch and (failed := self._overtaken(given)):
+                        raise Overtook(failed)
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()

@@ -37,6 +37,20 @@ class Waits(Exception):  # noqa: N818 -- names what it is
     """A record is not handled, because an earlier one of its key waits."""
 
 
+class Overtook(Waits):
+    """A batch handler has handled records after failed ones of their keys.
+
+    Attributes:
+        failed: the first failed record of each key: its delivery, and its index there.
+
+    """
+
+    def __init__(self, failed: Sequence[tuple[Any, int]]) -> None:
+        """Create it with the failed records."""
+        super().__init__()
+        self.failed = failed
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A delivery of a waiting record.

@@ -272,6 +272,16 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 origins += self._batch.origins[number : number + 1]
         return Records(chunks, origins)
 
+    def at(self, indices: Sequence[int]) -> Records[Row]:
+        """Return a batch of the records at these indices, in ascending order, of the batch."""
+        found: dict[int, list[int]] = {}
+        for place in indices:
+            number, index = self._batch.find(place)
+            found.setdefault(number, []).append(index)
+        chunks = [self._batch.chunks[number].select(kept) for number, kept in found.items()]
+        origins = [each for number in found for each in self._batch.origins[number : number + 1]]
+        return Records(chunks, origins)
+
     def batches_of_one(self) -> Iterator[Records[Row]]:
         """Yield each record as a batch of one record."""
         for number, chunk in enumerate(self._batch.chunks):
