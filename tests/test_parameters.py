@@ -195,8 +195,8 @@ def a_topology(tmp_path, function, **options):
 
 def test_a_handler_gets_the_message_of_its_record_at_each_attempt(tmp_path):
     SEEN.clear()
-    with TestSystem(a_topology(tmp_path, "note")) as system:
-        before = datetime.now(UTC).replace(microsecond=0)
+    before = datetime.now(UTC).replace(microsecond=0)
+    with TestSystem(a_topology(tmp_path, "note")) as system:  # its clock begins here
         system.publish("work", {"n": 1}, key="a.b", message_id="first")
         system.run()
         assert system.dead_letters() == []
