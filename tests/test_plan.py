@@ -201,6 +201,36 @@ def test_the_commands_print_a_plan_and_check_reports_by_its_exit_code(tmp_path: 
     assert (report["changes"], report["rings"], report["consumers"]) == ([], [], None)
 
 
+RING = """\
+name = "shop"
+[exchanges]
+orders = {{ type = "x-consistent-hash" }}
+[queues.work]
+exchange = "orders"
+handler = "app:work"
+shards = {}
+"""
+
+
+def test_apply_shows_every_line_that_plan_shows(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    (tmp_path / "app.py").write_text(
+        "from feedbus import handler\n@handler\ndef work(order: dict) -> None: ...\n"
+    )
+
+    def run(*words: str) -> list[str]:
+        done = CliRunner().invoke(main, ["--topology", str(path), *words])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    for shards in (2, 3):
+        path.write_text(RING.format(shards))
+        planned = run("plan")
+        assert any(line.startswith("    load  ") for line in planned)
+        assert any(line.startswith("    keys  ") for line in planned) is (shards > 2)
+        assert run("apply", "--no-wait")[: len(planned)] == planned
+
+
 def test_help_shows_examples() -> None:
     for name in ("plan", "apply"):
         result = CliRunner().invoke(main, [name, "--help"])

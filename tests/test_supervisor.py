@@ -125,7 +125,7 @@ def test_the_first_failure_is_answered_at_once_and_the_next_ones_wait_longer_and
     assert waits == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
 
 
-def test_it_gives_up_after_so_many_quick_failures_in_a_row():
+def test_it_gives_up_after_so_many_failures_in_a_row_right_after_the_start():
     restart_policy = RestartPolicy(start_retries=3)
     exhausted = []
     for _ in range(3):
@@ -139,7 +139,7 @@ def test_it_gives_up_after_so_many_quick_failures_in_a_row():
     [(1, 60.0, 59.0), (-9, 4.0, 2.0), (1, 11.0, None), (0, 0.1, None)],
     ids=["lived long", "killed at work", "lived long without a word", "ended by itself"],
 )
-def test_what_is_no_quick_failure_begins_the_count_again(exit_code, lived, ready):
+def test_any_other_end_begins_the_count_again(exit_code, lived, ready):
     restart_policy = RestartPolicy(start_retries=3, failures=2)
     assert restart_policy.ended(exit_code, lived, ready) == 0.0
     assert restart_policy.failures == 0

@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913 -- an option each
     from feedbus.apply import apply, exclusive
 
     with exclusive(topology):
-        plan = look(topology, delete_nonempty, predict=False)
+        plan = look(topology, delete_nonempty)
         show(plan, as_json=False)
         if plan.empty and not plan.draining:
             _follow(topology, text, runs=plan.watchers is not None)

@@ -89,13 +89,13 @@ def command(  # noqa: PLR0913 -- an argument for each option
         sys.exit(1)
 
 
-def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool = True) -> Plan:
+def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
     """Make the plan of a topology."""
     from feedbus.plan.comparison import make_plan
     from feedbus.supervisor.outdated_processes import watched
 
     watchers, note = watched(topology) or (None, "")
-    plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)
+    plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty)
     return replace(plan, notes=(*plan.notes, note)) if note else plan
 
 

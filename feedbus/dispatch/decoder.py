@@ -223,9 +223,8 @@ class Decoder:
     def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
         if delivery.faults:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
-        if self._failure_policy.expired(
-            delivery
-        ):  # like a message that the broker itself has expired, it blocks no key
+        if delivery.expired(self._failure_policy.clock):
+            # Like a message that the broker itself has expired, it blocks no key.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
         try:

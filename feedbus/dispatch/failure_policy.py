@@ -28,7 +28,6 @@ from feedbus.wire.constants import (
     QUEUE,
     REASON,
     SENT_AT,
-    TIMER_TARGET,
     TRACEBACK,
 )
 from feedbus.wire.failed_messages import (
@@ -88,12 +87,6 @@ class FailurePolicy:
     rules: ExceptionRules
     clock: Clock
     in_order: bool = False
-
-    def expired(self, delivery: Delivery) -> bool:
-        """Whether a delayed message has expired; see Delivery.expired()."""
-        return TIMER_TARGET in delivery.headers and delivery.expired(
-            self.clock.wall_nanoseconds() // 1000
-        )
 
     def undecodable(self, delivery: Delivery) -> Decision:
         """Return the decision to dead-letter a message whose properties cannot be decoded."""

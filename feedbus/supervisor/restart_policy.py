@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-SETTLED_SECONDS = 1.0  # a process that was ready for this time has not failed quickly
+SETTLED_SECONDS = 1.0  # a process that was ready for this time did not end right after its start
 SILENT_SECONDS = 10.0  # the same for a process that does not report when it is ready
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
@@ -13,15 +13,22 @@ LONGEST_WAIT_SECONDS = 2.0
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """The number of quick failures of one watcher in a row."""
+    """Counts how often in a row the processes of a watcher have failed right after their start.
+
+    Attributes:
+        start_retries: the number of failures in a row after which no process is started.
+        failures: the number of failures in a row.
+        ends: the same number, with the ends that are no failures.
+
+    """
 
     start_retries: int
     failures: int = 0
-    hasty_ends: int = 0
+    ends: int = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether there were too many quick failures in a row."""
+        """Whether too many failures in a row came right after the start."""
         return self.failures >= self.start_retries
 
     def ended(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
@@ -34,25 +41,25 @@ class RestartPolicy:
 
         """
         if ready_seconds is None:
-            quick = lived_seconds < SILENT_SECONDS
+            right_after_start = lived_seconds < SILENT_SECONDS
         else:
-            quick = ready_seconds < SETTLED_SECONDS
+            right_after_start = ready_seconds < SETTLED_SECONDS
         if exit_code == 0:
             # A consumer that was ended by its own limits has not failed, but must not restart too
             # often.
             self.failures = 0
-            self.hasty_ends = self.hasty_ends + 1 if lived_seconds < SETTLED_SECONDS else 0
+            self.ends = self.ends + 1 if lived_seconds < SETTLED_SECONDS else 0
         else:
-            self.failures = self.failures + 1 if quick else 0
-            self.hasty_ends = self.failures
-        if self.hasty_ends <= 1:
+            self.failures = self.failures + 1 if right_after_start else 0
+            self.ends = self.failures
+        if self.ends <= 1:
             return 0.0
-        doubled = FIRST_WAIT_SECONDS * 2.0 ** min(self.hasty_ends - 2, 10)
+        doubled = FIRST_WAIT_SECONDS * 2.0 ** min(self.ends - 2, 10)
         return min(doubled, LONGEST_WAIT_SECONDS)
 
     def reset(self) -> None:
         """Forget the failures, because an operator has started the watcher."""
-        self.failures = self.hasty_ends = 0
+        self.failures = self.ends = 0
 
 
 def describe_exit(exit_code: int) -> str:

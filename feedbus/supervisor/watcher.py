@@ -1,4 +1,4 @@
-"""A circus watcher that restarts processes, waits after quick failures, and can give up."""
+"""A circus watcher that restarts processes, with waits if they fail, and can give up."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class ProcessWatcher(UnlockedWatcher):
         """Create it with circus's options and feedbus's own.
 
         Args:
-            start_retries: quick failures in a row before it gives up.
+            start_retries: how many times in a row a process may fail right after its start before
+                it is not restarted any more.
             run_folder: the folder of locks and ready files.
             marks: whether its processes report when they are ready; otherwise they count as ready
                 after some time.
@@ -261,7 +262,7 @@ class ProcessWatcher(UnlockedWatcher):
         if self.restart_policy.exhausted:
             count = self.restart_policy.failures
             self._give_up(
-                f"it has failed {count} times in a row soon after its start, the last time with"
+                f"it has failed {count} times in a row right after its start, the last time with"
                 f" {self.last_exit}"
             )
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feedbus.errors import LONGEST_WAIT_SECONDS
 from feedbus.wire.constants import (
@@ -24,6 +24,9 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.message_ids import derived_id, is_id, is_of_deaths, is_short_text
 from feedbus.wire.sealed_message import opened
+
+if TYPE_CHECKING:
+    from feedbus.clock import Clock
 
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
@@ -134,8 +137,8 @@ class Delivery:
         """Return the seconds since the message was first published; None if not known."""
         return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
-    def expired(self, now_microseconds: int) -> bool:
-        """Whether this is a delayed message whose expiration is over.
+    def expired(self, clock: Clock) -> bool:
+        """Whether this is a delayed message whose expiration is over by this clock.
 
         The broker applies the expiration of every other message. A message that has failed once
         does not expire any more.
@@ -143,7 +146,7 @@ class Delivery:
         if TIMER_TARGET not in self.headers or ATTEMPT in self.headers:
             return False
         milliseconds = self.properties.get("expiration")
-        age = self.age_seconds(now_microseconds)
+        age = self.age_seconds(clock.wall_nanoseconds() // 1000)
         if age is None or not isinstance(milliseconds, str) or not milliseconds.isdecimal():
             return False
         return age * 1000 >= int(milliseconds)

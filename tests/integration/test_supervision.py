@@ -142,7 +142,7 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     failed = system.feedbus("up", "--detach")
     assert failed.returncode == 1
     log = system.root / "var" / "log" / "broken.log"
-    why = "it has failed 3 times in a row soon after its start, the last time with exit code 1"
+    why = "it has failed 3 times in a row right after its start, the last time with exit code 1"
     assert f"broken is not restarted any more, because {why}; its log is {log}" in failed.stderr
     assert log.read_text() == "no such thing\n" * 3
     reported = (system.root / "var" / "log" / "supervisor.log").read_text()
