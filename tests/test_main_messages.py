@@ -171,7 +171,9 @@ MESSAGES = {
             "the supervisor, process {}, is of another version of feedbus: run `feedbus down`, then"
             " `feedbus up`"
         ),
-        "code has changed ({}) since {} started: run `feedbus restart` to run the current code",
+        "code has changed ({}) since {} started: {}",
+        "run `feedbus restart` to run the current code",
+        "`feedbus up --reload` restarts what runs changed code",
     ),
     "supervisor/watcher_events.py": (
         "process {} is ready after {} s",

@@ -103,10 +103,13 @@ def command(  # noqa: PLR0913 -- an option each
             f"switched; the consumers drain {OLD_QUEUES} when you start them with `feedbus up`"
         )
     elif no_wait:
-        progress.report(
-            f"switched; the consumers now drain {OLD_QUEUES}; run `feedbus apply` again later: it"
-            " deletes them"
+        reloads = plan.watchers is not None and plan.watchers.reloads
+        later = (
+            "the next change of topology.toml deletes them"
+            if reloads
+            else "run `feedbus apply` again later: it deletes them"
         )
+        progress.report(f"switched; the consumers now drain {OLD_QUEUES}; {later}")
     else:
         msg = "not every change was made; run `feedbus apply` again"
         raise UsageError(msg)

@@ -117,12 +117,14 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
 ) -> tuple[dict[str, list[str]], str]:
-    from feedbus.supervisor.outdated_processes import other_version, outdated, outdated_note
+    from feedbus.supervisor import outdated_processes
 
     if answer is None:
         return {}, ""
-    changed = outdated(topology, answer)
-    return changed, other_version(answer) or outdated_note(changed)
+    changed = outdated_processes.outdated(topology, answer)
+    reloads = outdated_processes.reloads(answer)
+    note = outdated_processes.outdated_note(changed, reloads=reloads)
+    return changed, outdated_processes.other_version(answer) or note
 
 
 def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:

@@ -129,6 +129,7 @@ class Watchers:
         kept: names that run as the topology declares them.
         started: (name, reason) of those that are started again, because they are stopped, have
             given up, or run too few or too many processes.
+        reloads: whether the supervisor applies changes of files without a command.
 
     """
 
@@ -138,6 +139,7 @@ class Watchers:
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     started: Mapping[str, str] = field(default_factory=dict)
+    reloads: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,9 @@ def supervise(
         check_delay=CHECK_SECONDS,
         umask=0o077,
     )
-    supervision = Supervision(arbiter, topology, settled, forks=forks, copies=copies)
+    supervision = Supervision(
+        arbiter, topology, settled, forks=forks, copies=copies, reloads=reload
+    )
     arbiter.loop.add_callback(supervision.start)
     if reload:
         arbiter.loop.add_callback(Reloader(supervision).run)

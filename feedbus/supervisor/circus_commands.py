@@ -190,6 +190,7 @@ class State(Command):
             "stopping": bool(supervision and supervision.stopping),
             "watchers": {one.name: watcher_state.state(one) for one in kept},
             "protocol": PROTOCOL,
+            "reloads": bool(supervision and supervision.reloads),
             "settings": asdict(supervision.settings) if supervision else None,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from feedbus.errors import FeedbusError
@@ -34,7 +35,8 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
     known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
     running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
     watchers = running.difference(AppliedSettings.of(topology), found["pid"], found["watchers"])
-    return watchers, outdated_note(outdated(topology, found))
+    watchers = replace(watchers, reloads=reloads(found))
+    return watchers, outdated_note(outdated(topology, found), reloads=reloads(found))
 
 
 def other_version(found: Mapping[str, Any]) -> str:
@@ -47,6 +49,11 @@ def other_version(found: Mapping[str, Any]) -> str:
         f"the supervisor, process {found['pid']}, is of another version of feedbus: run"
         " `feedbus down`, then `feedbus up`"
     )
+
+
+def reloads(found: Mapping[str, Any]) -> bool:
+    """Whether the supervisor follows the project's files, as `feedbus up --reload` does."""
+    return bool(found.get("reloads"))
 
 
 def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -70,12 +77,20 @@ def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str
     return changed
 
 
-def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
-    """Return a note about watchers that run changed code, with the command to run, or ""."""
+def outdated_note(changed: Mapping[str, Sequence[str]], *, reloads: bool) -> str:
+    """Return a note about watchers that run changed code, and what restarts them, or "".
+
+    Args:
+        changed: the changed files of each watcher.
+        reloads: whether the supervisor restarts them without a command.
+
+    """
     if not changed:
         return ""
     files = sorted({file for one in changed.values() for file in one})
-    return (
-        f"code has changed ({listed(files)}) since {listed(list(changed))} started:"
-        " run `feedbus restart` to run the current code"
+    restarts = (
+        "`feedbus up --reload` restarts what runs changed code"
+        if reloads
+        else "run `feedbus restart` to run the current code"
     )
+    return f"code has changed ({listed(files)}) since {listed(list(changed))} started: {restarts}"

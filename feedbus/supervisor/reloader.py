@@ -123,7 +123,7 @@ class Reloader:
         if self._supervision.stopping:  # a terminal sends Ctrl-C to the command, too
             return False
         if shown or code:
-            for line in printed.splitlines():
+            for line in filter(None, printed.splitlines()):
                 events.info("command_output", line, consumer=SUPERVISOR, command=words[0])
         if code:
             text = "the running system was not changed; correct the files and save them"

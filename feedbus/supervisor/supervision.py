@@ -39,7 +39,7 @@ SETTLE_SECONDS = 60.0
 class Supervision:
     """The watchers of a topology in an arbiter."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the optional ones are given by name
         self,
         arbiter: Any,
         topology: Topology,
@@ -47,6 +47,7 @@ class Supervision:
         *,
         forks: ForkServer | None,
         copies: LogCopies | None = None,
+        reloads: bool = False,
     ) -> None:
         """Create the watchers, and give them to the arbiter, whose sockets are bound.
 
@@ -58,9 +59,11 @@ class Supervision:
                 start took.
             forks: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
+            reloads: whether changes of the project's files are applied without a command.
 
         """
         self.copies = copies
+        self.reloads = reloads
         self.arbiter = arbiter
         self.topology = topology
         self.settled = settled
