@@ -18,6 +18,7 @@ from feedbus.generations.ledger import State
 from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.topology import Topology
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.projects import wait_until
@@ -56,6 +57,11 @@ def state(system: System) -> State:
     """Return the state of the ring."""
     with broker.connect(system.topology) as connection:
         return ledger.states(connection, system.topology)["ring"]
+
+
+def wait_for_messages(channel: Channel, queue: str, count: int) -> None:
+    """Wait until a queue has exactly so many messages that no reader holds."""
+    wait_until(lambda: channel.queue_declare(queue, passive=True).message_count == count)
 
 
 def publish(system: System, number: int, key: str = "k") -> None:
@@ -144,6 +150,23 @@ def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
         found = ledger.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
+
+
+def test_readers_take_the_newest_state_and_delete_an_older_one_that_a_reader_returned(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3))
+    kept = Names(system.topology).generations("ring")
+    with broker.connect(system.topology) as connection:
+        assert connection.channel().basic_get(kept) is not None
+        topology_setup.set_up(reshaped(system, 5))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        wait_for_messages(channel, kept, 2)
+        found = ledger.read(channel, system.topology, "ring")
+        assert found is not None
+        assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
+        wait_for_messages(channel, kept, 1)
 
 
 def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_next(
