@@ -111,7 +111,10 @@ def test_a_file_that_is_not_toml_exits_1_without_a_traceback(shop):
     (shop / "topology.toml").write_text("name = \n")
     done = check(cwd=shop)
     assert done.returncode == 1
-    assert done.stdout == "topology.toml:1:8: this is not TOML: invalid value\n"
+    assert done.stdout == (
+        "topology.toml:1:8: expected a value, got the end of the line; write a text in quotes,"
+        " a number, true or false\n"
+    )
     assert done.stderr == "topology.toml: 1 problem\n"
 
 

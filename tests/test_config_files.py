@@ -80,10 +80,14 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
     assert problem.message == "expected a positive integer, got 0"
 
 
+VALUE = "write a text in quotes, a number, true or false"
+OWN_LINE = "write each option on a line of its own, and texts in quotes"
+
+
 @pytest.mark.parametrize(
     ("marked", "reported"),
     [
-        ("name = ▸\n", "this is not TOML: invalid value"),
+        ("name = ▸\n", f"expected a value, got the end of the line; {VALUE}"),
         ("name = 1\n▸name = 2\n", "name: it is set in line 1 already; remove one of the two"),
         (
             "[queues.a]\nonce = true\n▸[queues.a]\n",
@@ -93,19 +97,78 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
             'retry = { then = "drop", ▸then = "drop" }\n',
             "[retry] then: it is set in line 1 already; remove one of the two",
         ),
-        ("once = ▸True\n", "expected a value, got True: write true"),
-        ("once = ▸off\n", "expected a value, got off: write false"),
-        ("url = ▸None\n", "expected a value, got None: leave the option out"),
-        ("url = ▸app:h\n", 'expected a value, got app:h: write a text in quotes: "app:h"'),
-        ("name = [1,\n▸", "this is not TOML: invalid value"),
-        ("a = 1\n\n[x▸\ny = 2", "this is not TOML: expected ']' at the end of a table declaration"),
-        ("▸é = 1\n", "this is not TOML: invalid statement"),
+        ("once = ▸True\n", "expected a value, got True; write true"),
+        ("once = ▸off\n", "expected a value, got off; write false"),
+        ("url = ▸None\n", "expected a value, got None; leave the option out"),
+        ("url = ▸app:h\n", 'expected a value, got app:h; write a text in quotes: "app:h"'),
+        ("name = [1,\n▸", f"expected a value, got the end of the file; {VALUE}"),
+        (
+            "a = 1\n\n[x▸\ny = 2",
+            "expected ']' at the end of a table's name, got the end of the line; write [TABLE]",
+        ),
+        (
+            "▸é = 1\n",
+            (
+                (
+                    "expected [TABLE] or NAME = VALUE, got é; write a name with other letters than"
+                    " A to Z"
+                ),
+                " in quotes",
+            ),
+        ),
         (
             "a = 1▸]\nb = 2\n",
-            "this is not TOML: expected newline or end of document after a statement",
+            f"expected the end of the line after a value, got ']'; {OWN_LINE}",
         ),
-        ("a ▸b = 1\n", "this is not TOML: expected '=' after a key in a key/value pair"),
-        ('["a\\q▸"]\nb = 2\n', "this is not TOML: unescaped '\\' in a string"),
+        (
+            "a ▸b = 1\n",
+            "expected '=' after the name of an option, got b; write NAME = VALUE",
+        ),
+        (
+            '["a\\q▸"]\nb = 2\n',
+            (
+                (
+                    "expected an escape such as \\n, got '\"'; write \\\\ for a backslash, or the"
+                    " text in"
+                ),
+                " single quotes",
+            ),
+        ),
+        (
+            "wait = ▸10m\n",
+            'expected the end of the line after a value, got 10m; write a text in quotes: "10m"',
+        ),
+        ("shards = ▸04\n", "expected the end of the line after a value, got 04; write 4"),
+        ("a = 4 ▸5\n", f"expected the end of the line after a value, got 5; {OWN_LINE}"),
+        (
+            "url = ▸amqp://ann:secret@host\n",
+            'expected a value, got amqp://…; write a text in quotes: "amqp://…"',
+        ),
+        (
+            'name = "shop▸\n',
+            (
+                (
+                    "expected a quote at the end of a text, got the end of the line; end the text"
+                    " with a"
+                ),
+                " quote",
+            ),
+        ),
+        ("a = [1\n▸", "expected ',' or ']', got the end of the file; end the array with ']'"),
+        (
+            "a = { b = 1, ▸}\n",
+            (
+                (
+                    "expected the name of an option, got '}'; write a table in braces on one line,"
+                    " without"
+                ),
+                " a comma at its end",
+            ),
+        ),
+        (
+            "a.b = 1\n▸a = 2\n",
+            "expected each name once, got a name that is set already; remove it, or the other one",
+        ),
     ],
     ids=[
         "no value",
@@ -122,6 +185,14 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
         "a bracket too many",
         "two words",
         "an escape in a header",
+        "a duration without quotes",
+        "a number that begins with 0",
+        "two values",
+        "a URL without quotes",
+        "a text without its end",
+        "an array without its end",
+        "a comma at the end of a table in braces",
+        "a name that is a table and a value",
     ],
 )
 def test_a_file_that_is_not_toml_is_reported_with_its_line_and_column(tmp_path, marked, reported):

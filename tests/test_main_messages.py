@@ -88,7 +88,7 @@ PROBLEMS = [
     ),
     (
         ("shards = 4", "shards = [4"),
-        "topology.toml:10:1: this is not TOML: unclosed array",
+        "topology.toml:10:1: expected ',' or ']', got '['; end the array with ']'",
     ),
 ]
 

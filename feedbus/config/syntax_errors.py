@@ -20,16 +20,57 @@ NAMED_TABLES: Mapping[str, type[TableSchema]] = {
     "processes": ProcessTable,
     "schedules": ScheduleTable,
 }
-WORD = re.compile(r"[^\W\d][\w.:/-]*")
+WORD = re.compile(r"[\w.:/@+-]+")
+SHOWN = 40  # characters of a word
 INSTEAD = {
     **dict.fromkeys(("true", "yes", "on"), "write true"),
     **dict.fromkeys(("false", "no", "off"), "write false"),
     **dict.fromkeys(("none", "null", "nil"), "leave the option out"),
 }
+NO_VALUE, MORE_THAN_A_VALUE = "Invalid value", "Expected newline"
+# The beginning of the reason that tomllib gives, what TOML expects there, and what to do.
+EXPECTED = (
+    (NO_VALUE, "a value", "write a text in quotes, a number, true or false"),
+    (
+        MORE_THAN_A_VALUE,
+        "the end of the line after a value",
+        "write each option on a line of its own, and texts in quotes",
+    ),
+    ("Expected '='", "'=' after the name of an option", "write NAME = VALUE"),
+    (
+        "Invalid statement",
+        "[TABLE] or NAME = VALUE",
+        "write a name with other letters than A to Z in quotes",
+    ),
+    (
+        "Invalid initial character for a key",
+        "the name of an option",
+        "write a table in braces on one line, without a comma at its end",
+    ),
+    ("Unclosed array", "',' or ']'", "end the array with ']'"),
+    ("Unclosed inline table", "',' or '}'", "write { NAME = VALUE, NAME = VALUE } on one line"),
+    ("Expected ']'", "']' at the end of a table's name", "write [TABLE]"),
+    ("Expected ']]'", "']]' at the end of a table's name", "write [[TABLE]]"),
+    ("Illegal character '\\n'", "a quote at the end of a text", "end the text with a quote"),
+    ("Found invalid character '\\n'", "a quote at the end of a text", "end the text with a quote"),
+    ("Expected \"'", "a quote at the end of a text", "end the text with a quote"),
+    ("Unterminated string", "quotes at the end of a text", "end the text with its quotes"),
+    ("Illegal character", "a printable character", "write it as an escape, such as \\u001b"),
+    ("Found invalid character", "a printable character", "write the text in double quotes"),
+    (
+        "Unescaped",
+        "an escape such as \\n",
+        "write \\\\ for a backslash, or the text in single quotes",
+    ),
+    ("Invalid hex value", "hexadecimal digits", "write an escape such as \\u001b"),
+    ("Escaped character is not", "a character", "write another escape"),
+    ("Invalid date", "a date of the calendar", "write a text in quotes"),
+)
+SET_TWICE = ("Cannot ", "Duplicate ")
 
 
 def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Problem:
-    """Return the problem of a text that is not TOML.
+    """Return the problem of a text that is not TOML: what was expected, what was got, what to do.
 
     Args:
         file: the name of the file.
@@ -45,12 +86,65 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
             table, key = write(path[:-1]), write(path[-1:])
             message = f"it is set in line {first[0]} already; remove one of the two"
             return Problem(file, line, column, table, key, message, "each option once")
-    message = f"this is not TOML: {reason[:1].lower()}{reason[1:]}"
-    rest = text.split("\n")[place[0] - 1][place[1] - 1 :]
-    if (word := WORD.match(rest)) and reason == "Invalid value":
-        advice = INSTEAD.get(word[0].lower(), f'write a text in quotes: "{word[0]}"')
-        message = f"expected a value, got {word[0]}: {advice}"
-    return Problem(file, *place, "", "", message, "TOML")
+    expected, advice = next(
+        (found for begin, *found in EXPECTED if reason.startswith(begin)), ("TOML", "")
+    )
+    more = reason.startswith(MORE_THAN_A_VALUE)
+    stopped, (place, word) = place, _word_at(text, place, also_within=more)
+    if word and (reason == NO_VALUE or place != stopped):
+        advice = _as_value(word)
+    got = _shown(word) if word else _character(text, place)
+    if reason.startswith(SET_TWICE):
+        expected, got = "each name once", "a name that is set already"
+        advice = "remove it, or the other one"
+        written = text.split("\n")[place[0] - 1]
+        place = place[0], len(written) - len(written.lstrip()) + 1
+    message = f"expected {expected}, got {got}; {advice}"
+    if not advice:
+        message = f"this is not TOML: {reason[:1].lower()}{reason[1:]}"
+    return Problem(file, *place, "", "", message, expected, got)
+
+
+def _word_at(
+    text: str, place: tuple[int, int], *, also_within: bool
+) -> tuple[tuple[int, int], str]:
+    """Return the position of the word at a position, and the word, or "".
+
+    Args:
+        text: the content of the file.
+        place: the position, by line and column.
+        also_within: whether the position may be within the word: 10m is one word, of which the
+            parser has read 10 as a number.
+
+    """
+    line, column = place
+    for word in WORD.finditer(text.split("\n")[line - 1]):
+        begins = word.start() + 1
+        if begins == column or (also_within and begins < column <= word.end()):
+            return (line, begins), word[0]
+    return place, ""
+
+
+def _as_value(word: str) -> str:
+    """Return how to write a word as a value."""
+    if word.isdecimal():
+        return f"write {int(word)}"
+    return INSTEAD.get(word.lower(), f'write a text in quotes: "{_shown(word)}"')
+
+
+def _shown(word: str) -> str:
+    """Return a word as an error shows it; a URL can contain a password."""
+    scheme, separator, _ = word.partition("://")
+    word = f"{scheme}://…" if separator else word
+    return word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
+
+
+def _character(text: str, place: tuple[int, int]) -> str:
+    lines = text.split("\n")
+    rest = lines[place[0] - 1][place[1] - 1 :].removesuffix("\r")
+    if rest:
+        return repr(rest[0])
+    return "the end of the file" if place[0] == len(lines) else "the end of the line"
 
 
 def report_unquoted(document: Mapping[str, object], report: Report) -> None:
