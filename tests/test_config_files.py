@@ -109,11 +109,9 @@ OWN_LINE = "write each option on a line of its own, and texts in quotes"
         (
             "▸é = 1\n",
             (
-                (
-                    "expected [TABLE] or NAME = VALUE, got é; write a name with other letters than"
-                    " A to Z"
-                ),
-                " in quotes",
+                "expected [TABLE] or NAME = VALUE, got é; write a name with other letters than"
+                " A to Z"
+                " in quotes"
             ),
         ),
         (
@@ -127,11 +125,9 @@ OWN_LINE = "write each option on a line of its own, and texts in quotes"
         (
             '["a\\q▸"]\nb = 2\n',
             (
-                (
-                    "expected an escape such as \\n, got '\"'; write \\\\ for a backslash, or the"
-                    " text in"
-                ),
-                " single quotes",
+                "expected an escape such as \\n, got '\"'; write \\\\ for a backslash, or the"
+                " text in"
+                " single quotes"
             ),
         ),
         (
@@ -147,22 +143,18 @@ OWN_LINE = "write each option on a line of its own, and texts in quotes"
         (
             'name = "shop▸\n',
             (
-                (
-                    "expected a quote at the end of a text, got the end of the line; end the text"
-                    " with a"
-                ),
-                " quote",
+                "expected a quote at the end of a text, got the end of the line; end the text"
+                " with a"
+                " quote"
             ),
         ),
         ("a = [1\n▸", "expected ',' or ']', got the end of the file; end the array with ']'"),
         (
             "a = { b = 1, ▸}\n",
             (
-                (
-                    "expected the name of an option, got '}'; write a table in braces on one line,"
-                    " without"
-                ),
-                " a comma at its end",
+                "expected the name of an option, got '}'; write a table in braces on one line,"
+                " without"
+                " a comma at its end"
             ),
         ),
         (
