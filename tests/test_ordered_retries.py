@@ -13,12 +13,17 @@ from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker_names import Names
 from feedbus.dispatch import batch_calls
+from feedbus.dispatch.failure_policy import FailurePolicy
+from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.queue_order import Order
 from feedbus.errors import Reject, Retry
+from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.records import Records
 from feedbus.runner import waiting_queues
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.waiting_queue import WaitingQueue
+from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import RetryPolicy
 from servers import versions
 from tests.ordered_queues import (
@@ -261,3 +266,35 @@ def test_whoever_comes_when_a_queue_has_just_ended_leaves_no_waiting_queue(make,
     monkeypatch.setattr(WaitingQueue, "open", end_first)
     system.run(Failing({}).one, max_runtime_seconds=1.0)
     assert waiting_in(system, queue_name) is None
+
+
+def test_what_waits_in_a_queue_that_is_closed_stays_there_and_is_read_again(make):
+    system = make(sharded(2, **ORDERED | {"retry": LATER}))
+    topology, consumer = system.topology, system.topology.consumer("shard_0")
+    names = Names(topology)
+    with system.bus() as bus:
+        bus.publish_many("ring", [({"n": number}, f"key-{number}") for number in range(20)])
+    system.run_all(Failing(dict.fromkeys(range(20), 1)).one)
+    queues = names.members(topology.generation("ring"))
+    there = {queue: waiting_in(system, queue) for queue in queues}
+    assert sum(there.values()) == 20
+    closed, stays = queues
+    assert there[closed]
+    assert there[stays]
+    clock, rules = broker.clock(topology), ExceptionRules.of((), (), topology.root)
+    policy = FailurePolicy(names, consumer, rules, clock, in_order=True)
+    retries = OrderedRetries(Order.of(consumer.queue), policy, clock)
+    waiting = WaitingQueues(
+        topology, consumer, retries, report=lambda _: None, count=lambda _: None
+    )
+    with broker.connect(topology) as connection:
+        raw: Any = connection.connection
+        for queue in queues:
+            assert waiting.open(raw, queue, queue, lambda _: None)
+        assert len(waiting) == 20
+        waiting.close(closed)
+        assert len(waiting) == there[stays]
+        assert waiting.open(raw, closed, closed, lambda _: None)
+        assert len(waiting) == 20
+        raw.channel().close()  # the answer comes after all acknowledgements
+    wait_until(lambda: {queue: waiting_in(system, queue) for queue in queues} == there)

@@ -1,0 +1,69 @@
+"""Emptying a queue, on every broker: an interrupted move leaves what was not moved in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker
+from feedbus.broker.publisher import publish_all
+from feedbus.errors import BrokerOutage
+from feedbus.generations import queue_emptying
+from feedbus.generations.queue_emptying import Emptying
+from feedbus.wire import Outgoing
+from servers import versions
+from tests.projects import wait_until
+from tests.systems import System, on_broker, queue
+
+FOUR = [b"1", b"2", b"3", b"4"]
+
+
+@pytest.fixture(params=["embedded", versions.chosen()[-1]])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    yield from on_broker(request.param, tmp_path, request)
+
+
+@pytest.mark.parametrize("moved_before", [0, 2])
+@pytest.mark.parametrize("way", ["move_all", "delete"])
+def test_an_interrupted_move_leaves_what_it_has_not_moved_in_the_queue(
+    make: Callable[..., System], way: str, moved_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_emptying, "AT_ONCE", 2)
+    topology = make(queue()).topology
+    name, moved = f"{topology.name}.work", list[bytes]()
+
+    def move(messages: Sequence[Any]) -> None:
+        if len(moved) == moved_before:
+            raise BrokerOutage
+        moved.extend(_body(each) for each in messages)
+
+    def empty(emptying: Emptying) -> None:
+        if way == "move_all":
+            emptying.move_all()
+        else:
+            emptying.delete(0.0)
+
+    with broker.connect(topology) as connection:
+        messages = [
+            Outgoing("", name, body, "text/plain", "", content_encoding=None, stamp=None)
+            for body in FOUR
+        ]
+        assert publish_all(connection, messages) == []
+        with (
+            pytest.raises(BrokerOutage),
+            Emptying(connection, name, move) as emptying,
+        ):
+            empty(emptying)
+    assert moved == FOUR[:moved_before]
+    with broker.connect(topology) as connection:
+        wait_until(lambda: broker.count(connection, name) == len(FOUR) - moved_before)
+        channel = connection.channel()
+        left = [_body(channel.basic_get(name, no_ack=True)) for _ in FOUR[moved_before:]]
+    assert left == FOUR[moved_before:]
+
+
+def _body(message: Any) -> bytes:
+    return message.body if isinstance(message.body, bytes) else message.body.encode()
