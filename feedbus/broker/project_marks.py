@@ -15,7 +15,7 @@ from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
 
 PROJECT = ".:project"
-PART = ".:part"  # of a project with a shorter name: what a longer name must not be
+PART = ".:part"  # no project may have the name before this suffix
 
 
 def marks(topology: Topology) -> Iterator[str]:

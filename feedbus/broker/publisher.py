@@ -131,7 +131,8 @@ class Publisher:
             messages = [each.message for each in found if each.reason == NACKED]
             if not messages:
                 return refusals + found
-            # After a publish to a queue without a leader, RabbitMQ 3.10 nacks all on that channel.
+            # After a publish to a queue without a leader, RabbitMQ 3.10 nacks every later message
+            # on that channel.
             self.close()
             seconds = self._clock.monotonic() - started
             if seconds >= self._nacked_seconds:

@@ -55,7 +55,7 @@ def expand(
         report.add(path, fault)
     if faults or unset:
         report.blocked.add(path)
-    return "" if unset else expanded  # no address that another variable completes by chance
+    return "" if unset else expanded  # the rest of the value could be another address
 
 
 def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:

@@ -48,7 +48,8 @@ class State:
         settled: whether the switch to the current generation is complete; until then, draining
             generations may still get records.
         serial: the number of this state; each change has a higher one.
-        disordered: whether the broker has bound the current ring in another order than feedbus.
+        disordered: whether a restarted broker has bound the shards of the current ring in another
+            order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
 

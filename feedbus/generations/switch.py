@@ -81,7 +81,7 @@ def make_current(
             settled=False,
             disordered=False,
         )
-    # First, because declare_ring() waits until all queues declared before are on the broker's disk.
+    # The ledger's queues come first: declare_ring() waits until the disk has all queues so far.
     ledger.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
@@ -103,8 +103,8 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
         # A message that the broker has routed to an old queue may arrive there later. The held
         # messages must come after it.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
-    # To the newest old ring. If this step is repeated after a crash, that ring may already be
-    # deleted; then to the new one.
+    # The held messages go to the newest old ring. If this step is repeated after a crash, that ring
+    # may already be deleted; then they go to the new ring.
     generations = (*state.draining[-1:], state.current)
     _append_held(channel, names, state.current.exchange, generations, on_full)
     if state.draining:
@@ -173,7 +173,7 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Write into the state that the broker has bound the shards of a ring in another order.
+    """Write into the state that the broker has bound a ring's shards in the wrong order.
 
     The next call of make_current() then makes a new generation with the same shards. The caller
     holds the topology's lock.
@@ -214,7 +214,7 @@ def _append_held(
     generations: Sequence[Generation],
     on_full: Callable[[], None],
 ) -> None:
-    """Append held messages to the first of these generations that exists, in order."""
+    """Append held messages, in their order, to the first of these generations that exists."""
     waits = False
 
     def wait(generation: Generation) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 
 SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
-# The supervisor's; what has it in its environment was started by a supervised process.
+# The supervisor's folder. Supervised processes and their child processes have this variable.
 RUN_FOLDER = "FEEDBUS_RUN_FOLDER"
 PR_SET_PDEATHSIG = 1
 
@@ -37,7 +37,7 @@ def follow_parent() -> bool:
     parent_id = os.environ.get(SUPERVISED, "")
     if not parent_id:
         return False
-    os.environ[SUPERVISED] = ""  # the parent of what this process starts is this process
+    os.environ[SUPERVISED] = ""  # child processes of this process follow it, not the supervisor
     default_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed socket is an error
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so is a file that grows too large

@@ -126,8 +126,9 @@ class Runner:
         """Return the mode in which the queue's records are handled; BatchMode is the base class."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
-            # These modules are imported here because they import asyncio, which takes long. The
-            # mode receives messages, the deliveries track which are done, the calls run records.
+            # These modules are imported here because they import asyncio, which takes long.
+            # ConcurrentMode receives messages, ConcurrentDeliveries knows which of them may be
+            # acknowledged, and ConcurrentCalls calls the handlers.
             from feedbus.dispatch.concurrent_calls import ConcurrentCalls
             from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
             from feedbus.runner.concurrent_mode import ConcurrentMode
@@ -159,11 +160,11 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
-                        # A usage error can end without a restart: for example, another process held
-                        # the topology's lock for too long.
+                        # The next attempt can succeed even after a usage error: for example,
+                        # another process held the topology's lock for too long.
                         if isinstance(error, BrokerOutage):
-                            # The outage of this connection probably affects the publishing one,
-                            # too. If the broker is silent, confirms would be awaited in vain there.
+                            # The connection for publishing is probably lost, too. If it was kept,
+                            # the next publish could wait for a confirm that never arrives.
                             self._sender.drop()
                         self._run.hold(error, self._mode.while_holding)
             finally:
