@@ -11,7 +11,7 @@ from feedbus.dispatch.blocked_keys import BlockedKeys, origin
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.ordered_retries import Overtook, Waits
-from feedbus.dispatch.wrapped_handlers import Callee
+from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
 Failures = dict[int, BaseException]
@@ -28,7 +28,7 @@ class BatchCalls:
         self._decoder = decoder
         self._blocked = blocked
 
-    def perform(self, callee: Callee, records: Records) -> Failures:
+    def perform(self, wrapped: WrappedHandler, records: Records) -> Failures:
         """Call the handler with records, and return the exceptions by record.
 
         Raises:
@@ -41,8 +41,8 @@ class BatchCalls:
             failures[index] = error
             self._decoder.fail(*origin(records, index), error)
 
-        many = callee.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
-        found = self._together(callee, records) if many else None
+        many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
+        found = self._together(wrapped, records) if many else None
         if found is not None:
             for index, verdict in sorted(found.items()):  # the first of a key gets the first place
                 fail(index, verdict)
@@ -53,18 +53,18 @@ class BatchCalls:
             if self._blocked.waits_in(records, index):
                 fail(index, Waits())
                 continue
-            error = self._attempt(callee, single)
+            error = self._attempt(wrapped, single)
             error = error or single.verdicts.get(0)
             if error is not None:
                 fail(index, error)
         return failures
 
-    def _together(self, callee: Callee, records: Records) -> Failures | None:
+    def _together(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
         """Call the handler with a batch; return the exceptions by record, or None if it raised."""
         left, places = records, list(range(len(records)))
         failures: Failures = {}
         for _ in range(MOST_CALLS):
-            error = self._attempt(callee, left)
+            error = self._attempt(wrapped, left)
             if error is None:
                 return failures | {places[index]: each for index, each in left.verdicts.items()}
             if not isinstance(error, Overtook):
@@ -75,14 +75,14 @@ class BatchCalls:
             left, places = left.at(kept), [places[index] for index in kept]
         return None
 
-    def _attempt(self, callee: Callee, records: Records) -> BaseException | None:
+    def _attempt(self, wrapped: WrappedHandler, records: Records) -> BaseException | None:
         """Call a handler and send its messages; return its exceptions.
 
         Raises:
             Outage: something is unavailable; no attempt is counted.
 
         """
-        publications, error = self._calls.outcome(callee, records)
+        publications, error = self._calls.outcome(wrapped, records)
         if publications is not None:
             try:
                 with publications:

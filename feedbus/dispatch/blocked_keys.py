@@ -83,7 +83,7 @@ class BlockedKeys:
         if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 
-    def overtaken(self, records: Records) -> list[Row]:
+    def overtaken_failures(self, records: Records) -> list[Row]:
         """Return the failed records of a batch whose key has later records that were handled.
 
         The result has the first failed record of each key that blocks its key.

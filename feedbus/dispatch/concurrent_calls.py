@@ -125,7 +125,7 @@ class ConcurrentCalls:
                 for index, row in enumerate(chunk.rows):
                     key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
-                    self._sequencer.add(Work(key, part, row, each.callee, records))
+                    self._sequencer.add(Work(key, part, row, each.wrapped, records))
         for part in parts.values():
             if part.opened.decisions:  # some of its records wait already
                 part.failed_keys.update(self._keys(part.opened))
@@ -161,8 +161,8 @@ class ConcurrentCalls:
         awaited = []
         for work in works:
             self._slow.start(work, now)
-            if work.callee.call_async is not None:
-                awaited.append(self._await(work, work.callee.call_async))
+            if work.wrapped.call_async is not None:
+                awaited.append(self._await(work, work.wrapped.call_async))
                 continue
             if self._pool is None:
                 threads = self._clock.threads
@@ -173,7 +173,7 @@ class ConcurrentCalls:
 
     def look(self) -> None:
         """Log an async handler that blocks the event loop; call this method often."""
-        if any(work.callee.call_async is not None for work in self.running):
+        if any(work.wrapped.call_async is not None for work in self.running):
             self._resources.loop.look()
 
     def finish(self) -> None:
@@ -322,7 +322,7 @@ class ConcurrentCalls:
 
     def _call(self, work: Work) -> None:
         try:
-            work.publications = self._dispatch.calls.collect(work.callee, work.records)
+            work.publications = self._dispatch.calls.collect(work.wrapped, work.records)
         except BaseException as error:  # noqa: BLE001 -- judged in the consumer's thread
             work.error = error
         self._report(work)

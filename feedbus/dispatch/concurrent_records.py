@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.publications import Publications
-from feedbus.dispatch.wrapped_handlers import Callee
+from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
 
@@ -36,7 +36,7 @@ class Work:
     key: Hashable
     part: Part
     row: int
-    callee: Callee
+    wrapped: WrappedHandler
     records: Records
     started_at: float = 0.0
     seconds: float = 0.0

@@ -12,7 +12,7 @@ from feedbus.codecs import Codecs
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.wrapped_handlers import Callee
+from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.records.batch import Chunk
@@ -51,7 +51,7 @@ class Decoded:
 class HandlerInput:
     """Consecutive records for the same handler: a chunk of records for each delivery."""
 
-    callee: Callee
+    wrapped: WrappedHandler
     chunks: list[Chunk] = field(default_factory=list)
     arrived: list[Decoded] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class Decoder:
         topology: Topology,
         consumer: Consumer,
         routes: HandlerRoutes,
-        callees: Sequence[Callee],
+        wrapped_handlers: Sequence[WrappedHandler],
         failure_policy: FailurePolicy,
         retries: OrderedRetries | None,
     ) -> None:
@@ -98,7 +98,7 @@ class Decoder:
             topology: the topology with the project's codecs.
             consumer: the consumer of the queue.
             routes: the routes to the queue's handlers.
-            callees: the handlers of the routes, in the same order.
+            wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: decides on records and deliveries that cannot be read.
             retries: the waiting records; None if the queue has no order.
 
@@ -109,9 +109,11 @@ class Decoder:
         self._retries = retries
         self._order = Order.of(consumer.queue)
         self._in_turn = retries is not None and consumer.queue.block_on_dead
-        self._callees = callees
+        self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
-        self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
+        self._json_alone = not topology.codecs and all(
+            each.reads == "object" for each in wrapped_handlers
+        )
 
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
         """Decode deliveries; return them, and a list of records for handlers and of faults."""
@@ -125,7 +127,7 @@ class Decoder:
                 self._take_ordered(inputs, arrived)
             elif self._routes.only:
                 if len(arrived.pack):
-                    self._take(inputs, self._callees[0], arrived, arrived.pack)
+                    self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack)
             else:
                 self._route(inputs, arrived, range(len(arrived.pack)))
         return opened, inputs
@@ -149,9 +151,9 @@ class Decoder:
             if row not in faults and not self._waits(arrived, row)
         ]
         if len(left) == len(arrived.pack) and self._routes.only:
-            self._take(inputs, self._callees[0], arrived, arrived.pack)
+            self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack)
         elif left and self._routes.only:
-            self._take(inputs, self._callees[0], arrived, arrived.pack.select(left), left)
+            self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack.select(left), left)
         elif left:
             self._route(inputs, arrived, left)
 
@@ -167,7 +169,7 @@ class Decoder:
     def _take(
         self,
         inputs: Inputs,
-        callee: Callee,
+        wrapped: WrappedHandler,
         arrived: Decoded,
         pack: Pack,
         rows: Sequence[int] | None = None,
@@ -176,25 +178,25 @@ class Decoder:
 
         Args:
             inputs: the earlier inputs.
-            callee: the handler of the records.
+            wrapped: the handler of the records, with the middleware.
             arrived: the delivery of the records.
             pack: the records.
             rows: the index of each record in its delivery, if these are not all of its records.
 
         """
-        loaded = callee.load(pack)
+        loaded = wrapped.load(pack)
         chunk, errors = loaded.chunk, loaded.errors
         begin = 0
         for row in sorted(errors) if errors else ():
             if self._in_turn:
                 end = bisect_left(chunk.rows, row)
-                _append(inputs, callee, arrived, chunk.select(range(begin, end)), rows)
+                _append(inputs, wrapped, arrived, chunk.select(range(begin, end)), rows)
                 begin = end
             self._refuse(
                 inputs, arrived, row if rows is None else rows[row], InvalidBody(errors[row])
             )
         rest = chunk.select(range(begin, len(chunk))) if begin else chunk
-        _append(inputs, callee, arrived, rest, rows)
+        _append(inputs, wrapped, arrived, rest, rows)
 
     def _refuse(
         self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
@@ -218,7 +220,7 @@ class Decoder:
                 for row in own:
                     self._refuse(inputs, arrived, row, Reject(reason))
                 continue
-            self._take(inputs, self._callees[number], arrived, pack.select(own), own)
+            self._take(inputs, self._wrapped_handlers[number], arrived, pack.select(own), own)
 
     def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
         if delivery.faults:
@@ -262,7 +264,7 @@ class Decoder:
             delivery.routing_key,
             content_encoding=delivery.properties.get("content_encoding"),
             headers=delivery.headers,
-            reads=self._callees[place].reads if place is not None else "bytes",
+            reads=self._wrapped_handlers[place].reads if place is not None else "bytes",
         )
 
     def with_decision(self, delivery: Delivery, decision: Decision) -> Decoded:
@@ -296,7 +298,11 @@ class Decoder:
 
 
 def _append(
-    inputs: Inputs, callee: Callee, arrived: Decoded, chunk: Chunk, rows: Sequence[int] | None
+    inputs: Inputs,
+    wrapped: WrappedHandler,
+    arrived: Decoded,
+    chunk: Chunk,
+    rows: Sequence[int] | None,
 ) -> None:
     """Append records to the earlier inputs; see Decoder._take()."""
     if not len(chunk):
@@ -304,8 +310,8 @@ def _append(
     if rows is not None:
         chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
     latest = inputs[-1] if inputs else None
-    if not isinstance(latest, HandlerInput) or latest.callee is not callee:
-        latest = HandlerInput(callee)
+    if not isinstance(latest, HandlerInput) or latest.wrapped is not wrapped:
+        latest = HandlerInput(wrapped)
         inputs.append(latest)
     latest.chunks.append(chunk)
     latest.arrived.append(arrived)

@@ -18,7 +18,7 @@ from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.settled_counts import SettledCounts
-from feedbus.dispatch.wrapped_handlers import callees
+from feedbus.dispatch.wrapped_handlers import wrap_handlers
 from feedbus.errors import Drop, Outage, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.handling.resources import Resources
@@ -81,7 +81,7 @@ class Dispatch:
             topology,
             consumer,
             handlers,
-            callees(topology, consumer, handlers, store, resources),
+            wrap_handlers(topology, consumer, handlers, store, resources),
             self._failure_policy,
             self.retries,
         )
@@ -93,7 +93,9 @@ class Dispatch:
         )
         # Outbox rows of a killed process or an outage; they are sent before later messages.
         leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
-        self.calls = HandlerCalls(consumer, sender, store, leftovers, self.blocked.overtaken)
+        self.calls = HandlerCalls(
+            consumer, sender, store, leftovers, self.blocked.overtaken_failures
+        )
         self._batches = BatchCalls(self.calls, self._decoder, self.blocked)
         dead_handler = (
             DeadHandler(topology, consumer, sender, store, leftovers, resources=resources)
@@ -131,7 +133,7 @@ class Dispatch:
                 continue
             records = Records(each.chunks, each.arrived)
             count += len(records)
-            self._log_drops(self._batches.perform(each.callee, records).values())
+            self._log_drops(self._batches.perform(each.wrapped, records).values())
         self._failed_records.send(decoded)
         took_seconds = self.clock.monotonic() - started
         self._metrics.handled(took_seconds - (self._paused_seconds - paused_seconds), count)

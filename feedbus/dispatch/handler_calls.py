@@ -12,7 +12,7 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_connections import LostConnections
 from feedbus.dispatch.ordered_retries import Overtook, Waits
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
-from feedbus.dispatch.wrapped_handlers import AsyncCall, Callee
+from feedbus.dispatch.wrapped_handlers import AsyncCall, WrappedHandler
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given
@@ -35,17 +35,18 @@ class HandlerCalls:
         sender: Sender,
         store: Store,
         left: Leftovers | None,
-        overtaken: Callable[[Records], Sequence[tuple[Any, int]]],
+        overtaken_failures: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
         """Create it with a store for the transactions and a sender for the messages.
 
         On a queue with `once = true`, rows that are left in the outbox are sent before the messages
         of a call.
 
-        If `overtaken` returns failed records for a batch handler's verdicts, the effects of its
-        call are discarded.
+        `overtaken_failures` gets the records of a batch handler with their verdicts. It returns the
+        failed records that later records of their keys have overtaken. If there are any, the
+        effects of the call are discarded.
         """
-        self._overtaken = overtaken
+        self._overtaken_failures = overtaken_failures
         self._pid = os.getpid()
         self._consumer = consumer
         self._sender = sender
@@ -55,7 +56,7 @@ class HandlerCalls:
         self.after_slice: Callable[[], None] = lambda: None
 
     def outcome(
-        self, callee: Callee, records: Records
+        self, wrapped: WrappedHandler, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
         """Call a handler; return the messages that it publishes, or its exceptions.
 
@@ -64,7 +65,7 @@ class HandlerCalls:
 
         """
         try:
-            return self.collect(callee, records), None
+            return self.collect(wrapped, records), None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 -- CancelledError and SystemExit are its own
@@ -108,7 +109,7 @@ class HandlerCalls:
             )
         return error
 
-    def collect(self, callee: Callee, records: Records) -> Publications:
+    def collect(self, wrapped: WrappedHandler, records: Records) -> Publications:
         """Call a handler in one transaction, and return the messages that it publishes.
 
         With `once = true`, records that were handled before are left out. With `stream = true`,
@@ -126,11 +127,11 @@ class HandlerCalls:
                 if not len(given):
                     return publications
                 try:
-                    bus = self._bus(callee.handler, given, publications.collect)
-                    argument = given if callee.handler.batch else given[0]
-                    callee.call(argument, Given(bus, session, given))
+                    bus = self._bus(wrapped.handler, given, publications.collect)
+                    argument = given if wrapped.handler.batch else given[0]
+                    wrapped.call(argument, Given(bus, session, given))
                     bus.flush()
-                    if callee.handler.batch and (failed := self._overtaken(given)):
+                    if wrapped.handler.batch and (failed := self._overtaken_failures(given)):
                         raise Overtook(failed)
                 finally:
                     if os.getpid() != self._pid:

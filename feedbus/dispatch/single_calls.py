@@ -93,7 +93,7 @@ class SingleCalls:
                         self._note(delivery.message_id)  # the time limit is that of one record
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
-                    publications, error = calls.outcome(each.callee, records)
+                    publications, error = calls.outcome(each.wrapped, records)
                     dispatch.record_ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))

@@ -22,8 +22,8 @@ AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Callee:
-    """One handler of the queue: its message type and its callables.
+class WrappedHandler:
+    """One handler of the queue: its message type, and its calls within the middleware.
 
     Attributes:
         handler: the handler.
@@ -41,19 +41,19 @@ class Callee:
     call_async: AsyncCall | None
 
 
-def callees(
+def wrap_handlers(
     topology: Topology,
     consumer: Consumer,
     routes: HandlerRoutes,
     store: Store,
     resources: Resources,
-) -> list[Callee]:
+) -> list[WrappedHandler]:
     """Return the handlers of a consumer's queue, in the order of the routes."""
     found = []
     for handler in routes.handlers:
         kind = handler.message_type()
         calls = _calls(topology, consumer, handler, store, resources)
-        found.append(Callee(handler, kind.reads, kind.load, *calls))
+        found.append(WrappedHandler(handler, kind.reads, kind.load, *calls))
     return found
 
 
