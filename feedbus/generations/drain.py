@@ -71,8 +71,8 @@ class Drain:
         self._state = states.get(consumer.queue.exchange)
         self._pause = pause
 
-    def why_ended(self, connection: Connection) -> str | None:
-        """Return why there will never be anything to read, or None if there may be.
+    def removal_reason(self, connection: Connection) -> str | None:
+        """Return why this consumer has no queue any more, or None if it has one.
 
         Raises:
             BrokerOutage: the consumer's queue is missing.

@@ -56,7 +56,7 @@ def why_refused(state: State, topology: Topology) -> str:
     )
 
 
-def with_newer_file(state: State, topology: Topology) -> State:
+def with_newer_source(state: State, topology: Topology) -> State:
     """Return the state with this host's file as its source, if this file is newer."""
     own = TopologyFile.of(topology)
     if own is None or (state.source is not None and own.modified <= state.source.modified):
@@ -64,8 +64,8 @@ def with_newer_file(state: State, topology: Topology) -> State:
     return replace(state, source=own)
 
 
-def with_next_ring(state: State, topology: Topology, wanted: Generation) -> State:
-    """Return the state with this host's file as its source, and with the replaced ring."""
+def with_replaced_ring(state: State, topology: Topology, wanted: Generation) -> State:
+    """Return the state with this host's file as its source, and its current ring as replaced."""
     before, after = _ring(state.current), _ring(wanted)
     if before == after:
         return state

@@ -1,7 +1,8 @@
 """The switch from one generation of a ring to the next.
 
 The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. A state is
-*settled* when the switch to its current generation is complete.
+*settled* when the switch to its current generation is complete. Its *source* is the topology file
+that asked for the current ring: a host with an older file must not replace this ring.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def make_current(
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state, on_full)
     if state is None:
-        state = file_order.with_newer_file(State(wanted, settled=False), topology)
+        state = file_order.with_newer_source(State(wanted, settled=False), topology)
     elif same_ring(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
-        known, state = state, file_order.with_newer_file(state, topology)
+        known, state = state, file_order.with_newer_source(state, topology)
         if state != known:
             state = ledger.write(channel, names, state)
         else:
@@ -75,7 +76,7 @@ def make_current(
     else:
         draining = (*state.draining, state.current)
         state = replace(
-            file_order.with_next_ring(state, topology, wanted),
+            file_order.with_replaced_ring(state, topology, wanted),
             current=next_generation(state, wanted),
             draining=draining,
             settled=False,

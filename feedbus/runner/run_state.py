@@ -50,7 +50,7 @@ class Run:
         assigned: returns whether the queue is assigned to this host now.
         buffer: deliveries that have arrived and are not handled yet.
         stop_requested: whether the run is to end cleanly.
-        removed: why the queue will never have messages again; None while it may have messages.
+        removal_reason: why this consumer has no queue any more; None while it has one.
         standby_seconds: time until the next check whether the queue of another consumer is free.
 
     """
@@ -70,7 +70,7 @@ class Run:
     assigned: Callable[[], bool]
     buffer: Buffer = field(default_factory=Buffer)
     stop_requested: threading.Event = field(default_factory=threading.Event)
-    removed: str | None = None
+    removal_reason: str | None = None
     standby_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
@@ -82,7 +82,7 @@ class Run:
         """
         if self.stop_requested.is_set():
             return "stopped by a signal"
-        return self.removed or self.limits.used_up(waiting=bool(self.buffer) or working)
+        return self.removal_reason or self.limits.used_up(waiting=bool(self.buffer) or working)
 
     def goes_on(self, *, working: bool = False) -> bool:
         """Whether this process must continue to read its queue; see ended()."""

@@ -214,9 +214,8 @@ class Runner:
                     # It becomes readable when a concurrent handler call has ended. This interrupts
                     # the wait for the broker.
                     raw.wake_on(descriptor)
-                # The reason why this consumer was removed from the topology, or None.
-                self._run.removed = drain.why_ended(raw)
-                if self._run.removed is not None:
+                self._run.removal_reason = drain.removal_reason(raw)
+                if self._run.removal_reason is not None:
                     return
                 for queues in drain.queues(raw):
                     self._consume_from(raw, queues)
