@@ -1,4 +1,4 @@
-"""A store of one's own: psycopg 3, a connection for each thread, and handlers that get it."""
+"""A store with psycopg 3: each thread has a connection, which handlers get as a parameter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feedbus.topology import Topology
 
 
 class PsycopgStore(SqlStore):
-    """Transactions of psycopg connections; a handler asks for one by `psycopg.Connection`."""
+    """Transactions of psycopg connections; a handler gets its connection by annotation."""
 
     session_type = psycopg.Connection
 

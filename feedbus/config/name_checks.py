@@ -22,8 +22,8 @@ def check_names(draft: Draft) -> Found:
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")
     exchanges = draft.loaded.get("exchanges", {})
-    yield from _meetings("exchange", ((name, ("exchanges", name)) for name in exchanges))
-    yield from _meetings("consumer or process", _started(draft))
+    yield from _differing_in_case("exchange", ((name, ("exchanges", name)) for name in exchanges))
+    yield from _differing_in_case("consumer or process", _started(draft))
     read = [*_consumers(draft), *((queue, ("queues", queue)) for queue in draft.queues)]
     named = [*((name, ("exchanges", name)) for name in exchanges), *read]
     yield from _derived(OF_AN_EXCHANGE, named, {*exchanges})
@@ -64,7 +64,7 @@ def _operations(draft: Draft) -> Found:
             yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
-def _meetings(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
+def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
     """Find names that differ only in case, which file systems confuse."""
     owners: dict[str, tuple[str, KeyPath]] = {}
     reported: set[tuple[KeyPath, KeyPath]] = set()

@@ -92,9 +92,9 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
 
 
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Delete a retry queue; its retries are parked meanwhile.
+    """Delete a retry queue with wrong arguments, after its retries were parked.
 
-    Consumers whose retries are returned to them hold until the queue is declared again.
+    Until the queue is declared again, a consumer that sends a retry to it holds.
     """
     channel = connection.channel()
     if broker.queue_exists(connection, delay):

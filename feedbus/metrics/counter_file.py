@@ -65,7 +65,7 @@ class Counts:
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
-        """Open the file of a name as its only writer; raise OSError if that is not possible.
+        """Open the metric file with this name as its only writer; raise OSError if this fails.
 
         If the file is in use by another process, a file with an additional number is used. A
         damaged file is renamed, so that only its own values are lost.

@@ -256,7 +256,7 @@ class WaitingQueues:
         ]
         refusals = publish_all(connection, moved)
         if refusals:
-            msg = f"broker: {len(refusals)} records that wait cannot move: {refusals[0].reason}"
+            msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
             raise BrokerOutage(msg)
         # From the end: if a crash interrupts the move, the first records of each key are still
         # here.
