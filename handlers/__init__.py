@@ -1,1 +1,1 @@
-"""The reference application's handlers: one file a kind of message."""
+"""The reference application's handlers: one file for each kind of message."""

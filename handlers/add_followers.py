@@ -1,4 +1,4 @@
-"""add_followers: create users and let them follow somebody."""
+"""add_followers: create users who follow a given user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from store import queries
 
 @handler(AddFollowers)
 def add_followers(message: dict[str, Any]) -> None:
-    """Add the followers that are missing; a repeat adds none, and a deleted user gets none."""
+    """Add the missing followers; a repeated message adds none, and a deleted user gets none."""
     try:
         queries.add_followers(message["user_id"], message["follower_login"], message["count"])
     except queries.UnknownUser as error:

@@ -1,4 +1,4 @@
-"""publish_tweet: send tweets to each follower of their authors, keyed by the follower."""
+"""publish_tweet: send tweets to each follower of their authors; the key is the follower."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def publish_tweet(tweets: Records) -> None:
 
 
 def set_aside(lost: Records) -> None:
-    """Drop records of tweets that were deleted, or their authors; reject those of no author."""
+    """Drop records of deleted tweets or authors; reject records of unknown authors."""
     gone = queries.deleted(tweets=lost.column("id"), users=lost.column("author_id"))
     for some in (lost.where("id", gone.tweets), lost.where("author_id", gone.users)):
         some.drop(lambda t: f"tweet {t['id']} or its author was deleted")

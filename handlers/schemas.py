@@ -1,6 +1,6 @@
-"""What travels on each exchange; names on the wire are camelCase, as other systems know them.
+"""The messages of each exchange; in JSON, field names are camelCase, as other systems expect.
 
-Unknown fields are left out: newer publishers must not fill older consumers' dead letters.
+Unknown fields are ignored, so that messages of newer publishers do not become dead letters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_text(text: str) -> None:
 
 
 def text(characters: int) -> fields.Str:
-    """Return the field of a text of at most so many characters."""
+    """Return the field of a text with at most this number of characters."""
     return fields.Str(required=True, validate=[validate.Length(max=characters), check_text])
 
 
@@ -39,16 +39,16 @@ class Login(fields.Str):
 
 
 class Message(Schema):
-    """What all messages have in common."""
+    """The base of all messages."""
 
     class Meta:
-        """Fields that a handler does not know are left out."""
+        """Ignore unknown fields."""
 
         unknown = EXCLUDE
 
 
 class AddFollowers(Message):
-    """add_followers: so many made-up users are to follow a user."""
+    """add_followers: let a number of generated users follow a user."""
 
     user_id = fields.Int(data_key="userId", required=True, **ID)
     follower_login = Login(
@@ -60,7 +60,7 @@ class AddFollowers(Message):
 
 
 class PublishTweet(Message):
-    """publish_tweet: a tweet is to reach its author's followers."""
+    """publish_tweet: send a tweet to its author's followers."""
 
     id = fields.Int(required=True, **ID)
     author = text(models.LOGIN_CHARACTERS)
@@ -72,14 +72,14 @@ class PublishTweet(Message):
 
 
 class UpdateFeed(PublishTweet):
-    """update_feed: a tweet is to stand in one follower's feed; None: channels are not known."""
+    """update_feed: put a tweet into one follower's feed; channels is None if it is not known."""
 
     follower_id = fields.Int(data_key="followerId", required=True, **ID)
     channels = fields.Str(load_default=None, allow_none=True, validate=validate.OneOf(CHANNELS))
 
 
 class SendNotification(Message):
-    """send_notification: a user is to be notified, of a tweet or of anything else."""
+    """send_notification: notify a user of a tweet, or of anything else."""
 
     user_id = fields.Int(data_key="userId", required=True, **ID)
     text = text(models.EMAIL_TEXT_CHARACTERS)

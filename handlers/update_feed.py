@@ -1,4 +1,4 @@
-"""update_feed: put tweets into feeds, and have the readers notified."""
+"""update_feed: put tweets into feeds, and publish notifications for their readers."""
 
 from __future__ import annotations
 

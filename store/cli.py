@@ -1,4 +1,4 @@
-"""feedbus migrate: bring the store's tables forward or back."""
+"""feedbus migrate: apply or revert migrations of the store's tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def migrate(context: click.Context) -> None:
 @click.argument("name", required=False)
 @click.pass_context
 def up(context: click.Context, name: str | None) -> None:
-    """Apply the migrations that are pending, up to NAME or all."""
+    """Apply the pending migrations, all of them or those up to NAME."""
     from store import migrations
 
     _report("applied", migrations.forward(_url(context), name))
@@ -56,7 +56,7 @@ def up(context: click.Context, name: str | None) -> None:
 )
 @click.pass_context
 def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: FBT001 -- click's
-    """Revert the last migration, or all back through NAME."""
+    """Revert the last migration, or all migrations back to NAME, including NAME."""
     from store import migrations
 
     url = _url(context)

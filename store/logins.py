@@ -1,8 +1,8 @@
-"""What a login may be: a text that names one user only, however it was typed.
+"""The form of logins: two ways to type the same login name the same user.
 
-Letters with marks can be written in two ways that look the same, so logins are kept in Unicode's
-normalization form C. Characters that are not seen, or that turn the order of others around, are
-refused. Case is kept and counts.
+Letters with marks can be written in two ways that look the same. So logins are stored in Unicode's
+normalization form C. Invisible characters, and characters that change the direction of text, are
+refused. Upper and lower case are different.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The tables of the reference application, as peewee sees them; migrations create them.
+"""The peewee models of the reference application's tables; migrations create the tables.
 
-Moments are microseconds since 1970 in UTC: the same integer in every database.
+Times are microseconds since 1970 in UTC: the same integer in every database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMS_TEXT_CHARACTERS = 60
 
 
 class User(peewee.Model):
-    """Somebody who tweets, follows, or both, and may be notified by e-mail or SMS."""
+    """A user, who can write tweets, follow others, and be notified by e-mail or SMS."""
 
     id = peewee.BigAutoField()
     login = peewee.CharField(LOGIN_CHARACTERS, unique=True)
@@ -35,7 +35,7 @@ class User(peewee.Model):
 
 
 class Follower(peewee.Model):
-    """That one user follows another: the author's followers lie together, in order."""
+    """One user follows another; the rows of an author's followers are stored together, in order."""
 
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
     follower = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
@@ -50,7 +50,7 @@ class Follower(peewee.Model):
 
 
 class Tweet(peewee.Model):
-    """What an author said; request_key distinguishes a repeated request from a second tweet."""
+    """A tweet of an author; request_key distinguishes a repeated request from a second tweet."""
 
     id = peewee.BigAutoField()
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
@@ -67,9 +67,10 @@ class Tweet(peewee.Model):
 
 
 class FeedEntry(peewee.Model):
-    """That a tweet is in a reader's feed; no foreign keys, whose checks would cost most of a write.
+    """A tweet in a reader's feed. It has no foreign keys: checking them would cost too much.
 
-    The key is the order in which a feed is read, so the last entries of a long feed lie together.
+    The key has the order in which a feed is read. So the last entries of a feed are stored
+    together.
     """
 
     reader_id = peewee.BigIntegerField()
@@ -85,9 +86,9 @@ class FeedEntry(peewee.Model):
 
 
 class EmailNotification(peewee.Model):
-    """An e-mail to a user. The source is what it is about: a tweet, or a message of others.
+    """An e-mail to a user. The source is its cause: a tweet, or a message of another system.
 
-    The key begins with the source: one tweet's notifications are written next to one another.
+    The key begins with the source, so the notifications of one tweet are stored together.
     """
 
     source = peewee.TextField()
@@ -104,7 +105,7 @@ class EmailNotification(peewee.Model):
 
 
 class SmsNotification(peewee.Model):
-    """A short message to a user's phone, keyed as an e-mail is."""
+    """A short message to a user's phone; its key has the same form as that of an e-mail."""
 
     source = peewee.TextField()
     user_id = peewee.BigIntegerField()
@@ -120,7 +121,7 @@ class SmsNotification(peewee.Model):
 
 
 class DeletedUser(peewee.Model):
-    """That a user was deleted; triggers write it. What arrives for them later is dropped."""
+    """A user who was deleted; triggers write it. Messages for this user are dropped."""
 
     id = peewee.BigIntegerField(primary_key=True)
 
@@ -132,7 +133,7 @@ class DeletedUser(peewee.Model):
 
 
 class DeletedTweet(peewee.Model):
-    """That a tweet was deleted; triggers write it. A feed update that arrives later is dropped."""
+    """A tweet that was deleted; triggers write it. Later updates of feeds with it are dropped."""
 
     id = peewee.BigIntegerField(primary_key=True)
 

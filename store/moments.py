@@ -1,4 +1,4 @@
-"""Moments as the store keeps them (microseconds since 1970, UTC) and as JSON shows them."""
+"""Times as the store keeps them (microseconds since 1970, UTC) and as JSON shows them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ EPOCH_SHOWN = EPOCH.replace(tzinfo=None)  # without a zone it is written in half
 
 
 def now_us() -> int:
-    """Return this moment."""
+    """Return the current time."""
     return time.time_ns() // 1_000
 
 
 def to_text(moment_us: int) -> str:
-    """Return ISO 8601 in UTC, always with six digits of a second, so that texts sort as moments."""
+    """Return a time in ISO 8601, in UTC with six decimals, so that texts sort in time order."""
     moment = EPOCH_SHOWN + timedelta(0, 0, moment_us)
     # Faster than a format, and a feed has many.
     return moment.isoformat(timespec="microseconds") + "Z"

@@ -58,8 +58,8 @@ Examples:
 def main(host: str, port: int, threads: int, path: Path) -> None:
     """Serve the API until SIGTERM or SIGINT, then exit 0.
 
-    An address that other machines reach needs FEEDBUS_API_TOKEN, which every request then has to
-    show as Authorization: Bearer TOKEN.
+    If other machines can reach the address, FEEDBUS_API_TOKEN must be set. Every request then needs
+    the header `Authorization: Bearer TOKEN`.
     """
     follow_parent()
     try:
@@ -76,7 +76,7 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
     """Serve until a signal.
 
     Raises:
-        UsageError: the address can be reached by others, and there is no token.
+        UsageError: other machines can reach the address, and no token is set.
         FeedbusError: the address cannot be bound, the topology is wrong, or the store cannot be
             opened.
 

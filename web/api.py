@@ -39,10 +39,10 @@ KEY = re.compile(rf"[!-~]{{1,{schemas.KEY_CHARACTERS}}}")
 
 
 class Api:
-    """What each route does."""
+    """The functions that answer the requests of each route."""
 
     def __init__(self, topology: Topology, relay: Relay) -> None:
-        """Publish by the relay what is not done within the request."""
+        """Create it with the relay, which publishes the work that is not done in the request."""
         self._relay = relay
         self._store = relay.store
         self._systems = InlinePool(Project(topology), self._store)
@@ -59,7 +59,7 @@ class Api:
         return answer({"id": made}, 201)
 
     def add_followers(self) -> bytes:
-        """Create followers and say how many, or have them created."""
+        """Create followers and return their number, or publish a message that creates them."""
         body = read_body(FOLLOWERS)
         author, login, count = body["user_id"], body["follower_login"], body["count"]
         try:
@@ -75,7 +75,7 @@ class Api:
         return answer({"accepted": True}, 202)
 
     def post_tweet(self) -> bytes:
-        """Store a tweet and its message together, then fill the feeds or have them filled."""
+        """Store a tweet and its message together; fill the feeds here or publish the message."""
         key = request_key(bottle.request.environ)
         body = read_body(TWEET)
         try:
@@ -100,7 +100,7 @@ class Api:
         return answer(made, 202)
 
     def get_feed(self, user: str) -> bytes:
-        """Return the last tweets of a feed, or the last before one, oldest first."""
+        """Return the latest tweets of a feed, or the latest before a given one, oldest first."""
         query = read_query(FEED)
         count = query["count"]
         reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
@@ -113,7 +113,7 @@ class Api:
         return typed(JSON, b'{"tweets":[' + b",".join(tweets) + b'],"next":' + cursor + b"}")
 
     def get_tweets(self) -> bytes:
-        """Return a page of all tweets, or the last before one, newest first."""
+        """Return a page of all tweets, or the latest before a given one, newest first."""
         query = read_query(PAGE)
         count, before = query["per_page"], query["before"]
         if before is None:
@@ -124,7 +124,7 @@ class Api:
         return answer({"tweets": tweets, "next": cursor})
 
     def _fill_feeds(self, entry: Entry, tweet: Mapping[str, Any]) -> bool:
-        """Do here what the consumers would do; False when that failed and is left to them."""
+        """Fill the feeds as the consumers do; return False if they have to do it instead."""
         try:
             with self._store.transaction():
                 self._handle_all(entry, tweet)
@@ -140,7 +140,7 @@ class Api:
         return True
 
     def _handle_all(self, entry: Entry, tweet: Mapping[str, Any]) -> None:
-        """Run the handlers of a message, and of what they publish, in the caller's transaction.
+        """Run the handlers of a message, and of their messages, in the caller's transaction.
 
         Raises:
             Retry: one of them has failed, and may succeed later.
@@ -174,7 +174,7 @@ def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:
 
 
 def request_key(environ: Mapping[str, Any]) -> str | None:
-    """Return the key by which a repeat of the request is known, None without one."""
+    """Return the key by which a repeated request is recognised, or None if it has none."""
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None or KEY.fullmatch(key):
         return key
@@ -183,5 +183,5 @@ def request_key(environ: Mapping[str, Any]) -> str | None:
 
 
 def nobody(error: queries.UnknownUser, field: str) -> bottle.HTTPResponse:
-    """Return the problem of a user that is not there."""
+    """Return the problem document for a user that does not exist."""
     return problem(NOT_FOUND, "There is no such user.", {field: [f"No user {error.user_id}."]})

@@ -21,9 +21,9 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
     """Return the application.
 
     Args:
-        topology: whose broker and store it works on; the store is open already.
-        relay: publishes what requests ask for.
-        guard: decides who may ask; by default anyone on this machine.
+        topology: the topology of the broker and the store; the store is open.
+        relay: publishes the messages of requests.
+        guard: checks the access of requests; by default, only this machine has access.
 
     """
     guard = guard or Guard()
@@ -51,7 +51,7 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
 
 @cache
 def openapi_document(*, locked: bool) -> bytes:
-    """Return the OpenAPI document, made once; its library is imported when it is asked for."""
+    """Return the OpenAPI document; it is created once, and its library is imported then."""
     from web.openapi import build
 
     return json.dumps(build(locked=locked), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""Read what a request says, strictly: its JSON body or its query, against a schema."""
+"""Read the JSON body or the query of a request strictly, by a schema."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ MOST_PARAMETERS = 20
 
 
 class MalformedError(ValueError):
-    """A body is not the JSON that we take; errors is keyed by field, "" for the whole."""
+    """A body is not valid JSON for this API; errors is keyed by field, "" is the whole body."""
 
     def __init__(self, detail: str, errors: Errors | None = None) -> None:
-        """Keep the text for the sender."""
+        """Create the error with the text for the sender of the request."""
         self.detail = detail
         self.errors = errors
         super().__init__(detail)
 
 
 def read_body(schema: Schema) -> dict[str, Any]:
-    """Return the request's JSON body as schema loads it, or raise the problem with it."""
+    """Return the request's JSON body as the schema loads it, or raise its problem document."""
     environ = bottle.request.environ
     check_content_type(environ.get("CONTENT_TYPE", ""))
     try:
@@ -44,7 +44,7 @@ def read_body(schema: Schema) -> dict[str, Any]:
 
 
 def read_query(schema: Schema) -> Mapping[str, Any]:
-    """Return the request's query parameters as schema loads them, or raise the problem."""
+    """Return the query parameters as the schema loads them, or raise a problem document."""
     return _load_query(schema, bottle.request.environ.get("QUERY_STRING", ""))
 
 
@@ -68,7 +68,7 @@ def _load_query(schema: Schema, raw: str) -> Mapping[str, Any]:
 
 
 def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, Any]:
-    """Load fields, or raise the problem that names each wrong one."""
+    """Load fields, or raise a problem document that names each wrong field."""
     try:
         loaded: dict[str, Any] = schema.load(fields)
     except ValidationError as error:
@@ -77,7 +77,7 @@ def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, An
 
 
 def by_field(error: ValidationError) -> dict[str, list[str]]:
-    """Give marshmallow's messages by field, the whole input's under ""."""
+    """Return marshmallow's messages by field; "" is the whole input."""
     messages = error.normalized_messages()
     return {
         "" if field == "_schema" else str(field): list(texts) for field, texts in messages.items()
@@ -85,7 +85,7 @@ def by_field(error: ValidationError) -> dict[str, list[str]]:
 
 
 def check_content_type(header: str) -> None:
-    """Refuse a body that does not say it is JSON: a form on a foreign page cannot say so."""
+    """Refuse a body without the content type of JSON, which a form of another site cannot send."""
     parsed = Message()
     parsed["Content-Type"] = header
     media_type = parsed.get_content_type()
@@ -104,7 +104,7 @@ def check_content_type(header: str) -> None:
 
 
 def is_utf8(charset: str) -> bool:
-    """Say whether a charset's name is one of UTF-8's, such as utf8 and UTF-8."""
+    """Whether a charset is UTF-8, under any of its names, such as utf8."""
     try:
         return codecs.lookup(charset).name == "utf-8"
     except (LookupError, ValueError):
@@ -112,7 +112,7 @@ def is_utf8(charset: str) -> bool:
 
 
 def read_bytes(environ: Mapping[str, Any]) -> bytes:
-    """Read the body, never more than the limit and a byte."""
+    """Read the body, at most one byte more than the limit."""
     if "CONTENT_LENGTH" not in environ:
         detail = "Expected a body, with Content-Length or chunked."
         raise problem(HTTPStatus.LENGTH_REQUIRED, detail)
@@ -123,7 +123,7 @@ def read_bytes(environ: Mapping[str, Any]) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object; MalformedError for what JSON parsers disagree about, too."""
+    """Parse a JSON object; raise MalformedError also for JSON that parsers read differently."""
     try:
         parsed = json.loads(
             body.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant
@@ -149,7 +149,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict, or refuse a name that is given twice: which of the two counts is unclear."""
+    """Return a dict; refuse a repeated name, because parsers differ on which value counts."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         counts = Counter(name for name, _ in pairs)
@@ -160,13 +160,13 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which Python takes and JSON does not have."""
+    """Refuse NaN and the infinities, which Python accepts, but JSON does not have."""
     detail = f"The body is not JSON: {name} is not a JSON number."
     raise MalformedError(detail)
 
 
 def name_of(value: Any) -> str:
-    """Name a value by JSON's word for its type."""
+    """Return the name of a value's type in JSON."""
     if value is None:
         return "null"
     names = {list: "an array", str: "a string", bool: "a boolean"}

@@ -1,4 +1,4 @@
-"""Fields as strict as JSON: no number in a string, no text that a store would refuse."""
+"""Strict fields: numbers in texts are refused, and texts that a store would refuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 class Whole(fields.Integer):
-    """A whole number in JSON, which has one kind of number: 1.0 is 1, true is none."""
+    """An integer in JSON, which has one type of number: 1.0 is 1, and true is not a number."""
 
     default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
 
@@ -30,7 +30,7 @@ class Whole(fields.Integer):
 
 
 class WholeText(fields.Integer):
-    """A whole number in a path or a query, where all is text."""
+    """An integer in a path or a query, where every value is a text."""
 
     default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
 
@@ -44,7 +44,7 @@ class WholeText(fields.Integer):
 
 
 class Flag(fields.Boolean):
-    """True or false, not what resembles them."""
+    """True or false; no other value is accepted."""
 
     default_error_messages = {"invalid": "Expected true or false."}  # noqa: RUF012 -- marshmallow's
 
@@ -62,7 +62,7 @@ class Flag(fields.Boolean):
 
 
 class Text(fields.String):
-    """Text that every store and every UTF-8 can hold."""
+    """A text that every store can contain, and that UTF-8 can encode."""
 
     default_error_messages = {  # noqa: RUF012 -- marshmallow's
         "invalid": "Expected text.",
@@ -93,15 +93,15 @@ class Login(Text):
 
 
 class Shape(validate.Validator):
-    """The whole text has the shape of a pattern; unlike Regexp, no newline may follow it."""
+    """The whole text must match a pattern; unlike Regexp, this refuses a newline at its end."""
 
     def __init__(self, pattern: str, expected: str) -> None:
-        """Keep the pattern, and in words what it takes."""
+        """Create it with the pattern, and its description for errors."""
         self.regex = re.compile(pattern)  # the OpenAPI document finds its pattern here
         self.expected = expected
 
     def __call__(self, value: str) -> str:
-        """Return value, or raise ValidationError."""
+        """Return the value, or raise ValidationError."""
         if not self.regex.fullmatch(value):
             msg = f"Expected {self.expected}."
             raise ValidationError(msg)

@@ -1,4 +1,4 @@
-"""The API's OpenAPI 3.1 document, made of the schemas that check the requests."""
+"""The API's OpenAPI 3.1 document, generated from the schemas that check the requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITH_BODY = (400, 411, 413, 415)
 
 
 def build(*, locked: bool) -> dict[str, Any]:
-    """Return the document of a server that asks for a token, or of one that does not."""
+    """Return the document of a server that requires a token, or of one that does not."""
     plugin = MarshmallowPlugin(schema_name_resolver=name_of)
     spec = APISpec(
         title="feedbus reference application",
@@ -63,14 +63,14 @@ def build(*, locked: bool) -> dict[str, Any]:
 
 
 def name_of(schema: Any) -> str:
-    """Name a component by its schema's class."""
+    """Return the name of a component: that of its schema's class."""
     kind = schema if isinstance(schema, type) else type(schema)
     name: str = kind.__name__
     return name.removesuffix("Answer")
 
 
 def refine(components: dict[str, Any]) -> None:
-    """Say what marshmallow checks in code: no unknown fields, and a channel for each user."""
+    """Add the rules that marshmallow checks in code: unknown fields, and the channels of a user."""
     for name, component in components.items():
         if name != "Problem":
             component["additionalProperties"] = False
@@ -79,7 +79,7 @@ def refine(components: dict[str, Any]) -> None:
 
 
 def problems(*statuses: int) -> dict[str, Any]:
-    """Name an operation's errors; each is described once, among the components."""
+    """Return references to an operation's errors, which are described in the components."""
     return {str(status): HTTPStatus(status).name for status in sorted({*statuses, *EVERYWHERE})}
 
 
@@ -159,7 +159,7 @@ USER_LINKS = {
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "A repeat with the same key returns the same tweet and posts no other.",
+    "description": "A repeated request with the same key returns the same tweet, and posts none.",
     "schema": {
         "type": "string",
         "minLength": 1,

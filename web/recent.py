@@ -1,4 +1,4 @@
-"""Tweets as feeds show them, kept for a few seconds: many feeds show the same ones."""
+"""Tweets in the form of feeds, cached for a few seconds: many feeds show the same tweets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Load = Callable[[Iterable[int]], Sequence[Mapping[str, Any]]]
 
 
 class Recent:
-    """What was read of the store lately, in two generations, the older of which is dropped whole.
+    """A cache of tweets in two generations; the older generation is dropped as a whole.
 
-    A tweet never changes; one that was deleted is shown for twice SECONDS at most. Threads share
-    it without a lock: two that begin a generation at once do no more than read some tweets again.
+    A tweet never changes; a deleted tweet is shown for twice SECONDS at most. Threads use the cache
+    without a lock: if two of them begin a generation at the same time, some tweets are only read
+    again.
     """
 
     def __init__(
@@ -29,12 +30,12 @@ class Recent:
         clock: Callable[[], float] = time.monotonic,
         most: int = MOST,
     ) -> None:
-        """Load what is not there.
+        """Create an empty cache.
 
         Args:
-            load: returns those tweets of some ids that there are.
-            clock: seconds.
-            most: how many tweets a generation keeps.
+            load: returns the tweets with the given ids that exist.
+            clock: returns the time in seconds.
+            most: the largest number of tweets in a generation.
 
         """
         self._load = load
@@ -44,7 +45,7 @@ class Recent:
         self._ends_at = 0.0
 
     def read(self, tweet_ids: Sequence[int]) -> list[bytes]:
-        """Return the JSON of those tweets that there are, the oldest first."""
+        """Return the JSON of the tweets that exist, the oldest first."""
         young, old = self._generations
         now = self._clock()
         if now >= self._ends_at or len(young) >= self._most:

@@ -9,10 +9,10 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class RequestMetrics:
-    """Counts requests by method, route and status, since this process began."""
+    """Counts requests by method, route and status since the start of this process."""
 
     def __init__(self) -> None:
-        """Begin at 0, in a registry of its own."""
+        """Create the metrics with 0, in a separate registry."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "http_requests", "Requests answered.", ("method", "route", "status"),

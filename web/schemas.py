@@ -1,4 +1,4 @@
-"""What requests and responses hold: checked by it, and described by it in the OpenAPI document."""
+"""The schemas of requests and responses; they check requests and describe both in OpenAPI."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IDS = validate.Range(1, LARGEST)
 
 
 def identifier(**options: Any) -> Whole:
-    """Make a field for a user's or a tweet's id."""
+    """Return a field for the id of a user or a tweet."""
     return Whole(validate=IDS, **options)
 
 
@@ -55,7 +55,7 @@ class UserBody(Schema):
 
     @validates_schema
     def reachable(self, loaded: dict[str, Any], **_: Any) -> None:
-        """Refuse a user without a channel for notifications."""
+        """Refuse a user who has neither an e-mail address nor a phone."""
         if "email" not in loaded and "phone" not in loaded:
             msg = "Expected email or phone."
             raise ValidationError(msg, "email")
@@ -69,13 +69,13 @@ class FollowersBody(Schema):
         data_key="followerLogin",
         required=True,
         validate=[validate.Length(1, FOLLOWER_LOGIN_CHARACTERS), LOGIN],
-        metadata={"description": "What the followers' logins start with."},
+        metadata={"description": "The beginning of the followers' logins."},
     )
     count = Whole(required=True, validate=validate.Range(1, MOST_FOLLOWERS))
     asynchronous = Flag(
         data_key="async",
         load_default=True,
-        metadata={"description": "False: create them before the answer."},
+        metadata={"description": "False: the followers are created before the answer."},
     )
 
 
@@ -91,7 +91,7 @@ class TweetBody(Schema):
     asynchronous = Flag(
         data_key="async",
         load_default=True,
-        metadata={"description": "False: fill every follower's feed before the answer."},
+        metadata={"description": "False: all feeds are filled before the answer."},
     )
 
 
@@ -102,8 +102,8 @@ class UserPath(Schema):
 
 
 def cursor() -> WholeText:
-    """Make the field that continues a list behind the last tweet of an answer."""
-    description = "Only tweets before this id: what `next` of the answer before said."
+    """Return the field with which a list continues after the last tweet of an answer."""
+    description = "Only tweets before this id: the value of `next` in the previous answer."
     return WholeText(load_default=None, validate=IDS, metadata={"description": description})
 
 
@@ -115,7 +115,7 @@ class FeedQuery(Schema):
     count = WholeText(
         load_default=20,
         validate=validate.Range(1, MOST_TWEETS),
-        metadata={"description": "How many of the last tweets."},
+        metadata={"description": "The number of tweets, the latest ones."},
     )
 
 
@@ -127,8 +127,8 @@ class PageQuery(Schema):
         load_default=0,
         validate=validate.Range(0, LAST_PAGE),
         metadata={
-            "description": "The page, from 0. A new tweet moves all others on, so that the next "
-            "page may repeat one: `before` never repeats any, and beside it this means nothing."
+            "description": "The page, from 0. A new tweet moves all others, so the next page can"
+            " repeat a tweet. `before` never repeats a tweet. If it is given, `page` is ignored."
         },
     )
     per_page = WholeText(
@@ -171,8 +171,8 @@ class TweetsAnswer(Schema):
         required=True,
         allow_none=True,
         metadata={
-            "description": "For the tweets before these, ask again with `before` of this value; "
-            "null when there are no more."
+            "description": "To get the tweets before these, send another request with this value"
+            " as `before`; null if there are no more."
         },
     )
 
@@ -187,5 +187,5 @@ class ProblemAnswer(Schema):
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
-        metadata={"description": 'What is wrong with each field; "" is the whole.'},
+        metadata={"description": 'The errors of each field; "" is the whole body.'},
     )

@@ -1,4 +1,4 @@
-"""Call the webhook of each customer: many at the same time, in order for each customer."""
+"""Call webhooks, many at the same time; the calls for one customer are made in order."""
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from feedbus import Message, Reject, Retry, handler, resource
 
 @dataclass
 class Event:
-    """Something that a customer is to know."""
+    """An event that is sent to the customer's webhook."""
 
     customer: str
     url: str

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Order(BaseModel):
-    """What a customer sends, and one message."""
+    """The body of a request, and the payload of a message."""
 
     id: int
     product: str
@@ -22,7 +22,7 @@ class Order(BaseModel):
 
 
 class State(TypedDict):
-    """What every request has."""
+    """The objects that every request can use."""
 
     bus: feedbus.AsyncBus
 
@@ -39,7 +39,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/orders", status_code=202)
 async def order(order: Order, request: Request) -> None:
-    """Answer when the broker has confirmed the order."""
+    """Publish the order, and answer when the broker has confirmed the message."""
     await request.state.bus.publish("orders", order, key=order.product)
 
 

@@ -13,14 +13,14 @@ Fetch = Callable[[str], bytes]
 
 @dataclass
 class Page:
-    """A page to be kept."""
+    """A page to fetch and store."""
 
     url: str
 
 
 @resource
 def web() -> Fetch:
-    """Return what fetches a page; a test replaces it."""
+    """Return a function that fetches a page; a test replaces this resource."""
 
     def fetch(url: str) -> bytes:
         with urlopen(url, timeout=10) as answer:  # noqa: S310 -- whoever publishes chooses the URL

@@ -1,4 +1,4 @@
-"""Each account's changes are booked in the order in which they were published."""
+"""Book the changes of each account in the order in which they were published."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ balances: dict[str, int] = {}  # of the accounts of this shard; a real bank has 
 
 @dataclass
 class Change:
-    """Money that comes or, below zero, goes."""
+    """A deposit, or a withdrawal if the amount is negative."""
 
     account: str
     amount: int
@@ -20,7 +20,7 @@ class Change:
 
 @dataclass
 class Statement:
-    """What an account has after a change."""
+    """The balance of an account after a change."""
 
     account: str
     balance: int
@@ -28,7 +28,7 @@ class Statement:
 
 @handler
 def book(change: Change, bus: Bus) -> None:
-    """Book a change; the deposit before a withdrawal has been booked, since both are in order."""
+    """Book a change; all earlier changes of the account are booked, because they are in order."""
     balance = balances.get(change.account, 0) + change.amount
     if balance < 0:
         raise Reject(f"{change.account} has no {-change.amount}")
@@ -44,7 +44,7 @@ def send(statement: Statement) -> None:
 
 
 def publish(accounts: int) -> None:
-    """Publish a deposit, then a withdrawal of as much, for so many accounts."""
+    """Publish a deposit, and then an equal withdrawal, for each of the accounts."""
     with feedbus.connect("topology.toml") as bus:
         for amount in (100, -100):
             changes = (Change(f"account-{number}", amount) for number in range(accounts))

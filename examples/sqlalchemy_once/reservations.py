@@ -1,4 +1,4 @@
-"""The row, the note that the message was handled, and what is published commit together."""
+"""The row, the id of the handled message and the published messages commit together."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Base(DeclarativeBase):
 
 
 class Reservation(Base):
-    """One order that was reserved."""
+    """An order that was reserved."""
 
     __tablename__ = "reservations"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -26,14 +26,14 @@ class Reservation(Base):
 
 @dataclass
 class Order:
-    """One message."""
+    """The payload of a message."""
 
     id: int
     customer: str
 
 
 def create_tables(topology: Topology) -> None:  # noqa: ARG001 -- what feedbus passes
-    """Create what is missing."""
+    """Create the missing tables."""
     Base.metadata.create_all(engine)
 
 

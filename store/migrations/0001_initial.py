@@ -70,7 +70,7 @@ TABLES = ("sms_notification", "email_notification", "feed", "tweet", "follower",
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Create everything."""
+    """Create all tables."""
     words = POSTGRES if on_postgres() else SQLITE
     for statement in STATEMENTS:
         for word, meaning in words.items():
@@ -79,6 +79,6 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Drop everything, with all that it holds."""
+    """Drop all tables with their rows."""
     for table in TABLES:
         db.execute_sql(f"DROP TABLE {table}")

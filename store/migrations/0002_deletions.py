@@ -1,6 +1,7 @@
 """Remember which users and tweets were deleted.
 
-A message about one of them may arrive later; without this it looks like one of a wrong id.
+A message about a deleted user or tweet may arrive later. Without these tables, its id would look
+like a wrong id.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Drop them."""
+    """Drop the tables and the triggers."""
     _run(db, POSTGRES_BACK if on_postgres() else SQLITE_BACK)
 
 

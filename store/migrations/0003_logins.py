@@ -1,4 +1,4 @@
-"""Bring logins into Unicode's normalization form C, so that each names one user however typed."""
+"""Convert logins to Unicode's normalization form C, so that each text names only one user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Write logins again; one that would meet another user's stays as it is, and is logged."""
+    """Convert the logins; a login that would become another user's stays, and is logged."""
     mark = "%s" if on_postgres() else "?"
     update = (
         f"UPDATE users SET login = {mark} WHERE id = {mark}"  # noqa: S608 -- of constants
@@ -34,4 +34,4 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:
-    """Leave logins as they are: how they were typed is not known, and both versions read them."""
+    """Do nothing: the original form is not known, and both versions can read the logins."""

@@ -1,4 +1,4 @@
-"""Bring the store's tables forward and back, one process at a time.
+"""Apply and revert migrations of the store's tables, in one process at a time.
 
 Each migration is a numbered file of this folder with up() and down(), run by peewee's own runner.
 """
@@ -26,21 +26,21 @@ WAIT_SECONDS = 120.0
 
 
 class CannotMigrate(FeedbusError):  # noqa: N818 -- says what cannot be done
-    """A migration does not exist, cannot be reverted or has failed; nothing of it was kept."""
+    """A migration does not exist, cannot be reverted or has failed; it was rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration; applied is the local time at which it was, or "" when it was not."""
+    """A migration; `applied` is the local time when it was applied, or "" if it was not."""
 
     name: str
     applied: str
 
 
 def migrate(topology: Topology) -> None:
-    """Create or bring forward the tables; topology.toml names this as the store's preparation.
+    """Create or upgrade the tables; topology.toml names this function as `prepare` of the store.
 
-    Any number of processes may call it at once: one works, the others wait and find it done.
+    Several processes can call it at the same time: one does the work, and the others wait.
 
     Raises:
         Outage: the store is unavailable, or another process has been migrating for two minutes.
@@ -51,7 +51,7 @@ def migrate(topology: Topology) -> None:
 
 
 def url_of(topology: Topology) -> StoreUrl:
-    """Return where the tables are, or raise UsageError where the topology does not say."""
+    """Return the URL of the tables' database; raise UsageError if the topology has none."""
     if topology.store_url is None:
         msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
         raise UsageError(msg)
@@ -59,7 +59,7 @@ def url_of(topology: Topology) -> StoreUrl:
 
 
 def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
-    """Apply what is pending, up to and including target; returns the names applied."""
+    """Apply pending migrations up to and including target; return the names of these."""
     with _runner(url) as runner:
         applied: list[str] = runner.up(target)
     for name in applied:
@@ -68,7 +68,7 @@ def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
 
 def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
-    """Revert the last migration, or all back through target; returns the names reverted."""
+    """Revert the last migration, or all back to and including target; return their names."""
     with _runner(url) as runner:
         reverted: list[str] = runner.down(target)
     for name in reverted:
@@ -77,7 +77,7 @@ def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
 
 def steps(url: StoreUrl | str) -> list[Step]:
-    """Return every migration in order, those in the store's history without a file included."""
+    """Return every migration in order, also applied ones whose file is missing."""
     with _opened(url) as store:
         return [
             Step(each.name, f"{each.applied:%Y-%m-%d %H:%M:%S}" if each.applied else "")
@@ -105,7 +105,7 @@ def _runner(url: StoreUrl | str) -> Iterator[Runner]:
 
 @contextmanager
 def _opened(url: StoreUrl | str) -> Iterator[PeeweeStore]:
-    """Open the store for as long as the block runs, and say what fails in words for people."""
+    """Open the store in a `with` block; convert its errors into errors for the operator."""
     store = bind(PeeweeStore(url, application_name="feedbus migrate"))
     try:
         store.ready()

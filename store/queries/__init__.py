@@ -1,4 +1,4 @@
-"""Every question that the application asks of its store, and everything it writes there."""
+"""All queries and all writes of the application on its store."""
 
 from store.queries.deletions import Deleted, deleted
 from store.queries.feeds import add_feed_entries, read_feed

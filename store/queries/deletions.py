@@ -1,4 +1,4 @@
-"""Which users and tweets were deleted, so that what arrives for them is not an error."""
+"""Find which users and tweets were deleted: messages for them are not errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from store.queries.sql import numbers, rows
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """Ids of users and tweets that were there and are no more."""
+    """The ids of users and tweets that were deleted."""
 
     users: frozenset[int]
     tweets: frozenset[int]

@@ -1,4 +1,4 @@
-"""Feeds: rows of reader and tweet, so that a long feed costs no more than a short one."""
+"""Feeds: one row for each reader and tweet, so a long feed costs no more than a short one."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ADD_FEW_POSTGRES = """
 
 
 def add_feed_entries(readers: Mapping[int, Sequence[int]]) -> set[int]:
-    """Put tweets into feeds; returns the ids of those tweets that there are.
+    """Put tweets into feeds; return the ids of the tweets that exist.
 
     Args:
-        readers: by the tweet's id, the ids of those whose feeds it is for; of a tweet that is not
-            there nothing is added, and entries that are there stay.
+        readers: for each tweet's id, the ids of the readers whose feeds get the tweet. For a tweet
+            that does not exist, nothing is added. Existing entries stay.
 
     """
     # In one order everywhere, so that two processes that write the same entries cannot deadlock,
@@ -82,7 +82,7 @@ def read_feed(reader_id: int, count: int, before: int | None = None) -> list[int
     """Return the ids of the last count tweets of a feed (before an id), the newest first.
 
     Raises:
-        UnknownUser: there is no such reader.
+        UnknownUser: no user has the id of the reader.
 
     """
     last = LAST if before is None else before - 1

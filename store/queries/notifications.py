@@ -1,4 +1,4 @@
-"""Notifications: one a user and source, whatever is repeated."""
+"""Notifications: one for each user and source, also if a message is repeated."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Group = tuple[str, str, Sequence[int]]
 
 
 def add_email_notifications(groups: Sequence[Group]) -> set[int]:
-    """Store e-mails; returns the ids of those users who are gone or have no e-mail address.
+    """Store e-mails; return the ids of users who do not exist or have no e-mail address.
 
     Args:
-        groups: (source, text of at most 512 characters, ids of the users); each user's address
-            is looked up here, and whom a source has notified already is not notified again.
+        groups: (source, text of at most 512 characters, ids of the users). Each user's address is
+            looked up here. A user who was notified of a source is not notified again.
 
     """
     return _add("email_notification", "address", "email", groups)
 
 
 def add_sms_notifications(groups: Sequence[Group]) -> set[int]:
-    """Store short messages of at most 60 characters; as add_email_notifications, by phone."""
+    """Store short messages of at most 60 characters; see add_email_notifications."""
     return _add("sms_notification", "phone", "phone", groups)
 
 
@@ -49,7 +49,7 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
 def _add_addressed(
     table: str, column: str, addresses: Mapping[int, str], groups: Sequence[Group]
 ) -> None:
-    """Add to a table of PostgreSQL, in the order of its key, for whom there are addresses."""
+    """Add rows of users with an address to a table of PostgreSQL, in the order of its key."""
     notices = [
         (source, text, [user for user in sorted(set(users)) if user in addresses])
         for source, text, users in sorted(groups)
@@ -75,7 +75,7 @@ def _lines(start: str, middles: Sequence[str], end: str) -> str:
 def _add_missing(
     table: str, column: str, addresses: Mapping[int, str], notices: Sequence[Group]
 ) -> None:
-    """One statement for all groups: each text travels once, each user by the group's number."""
+    """Return one statement for all groups: it has each text once, and the group of each user."""
     users = [user for group in notices for user in group[2]]
     run(
         f"""
@@ -97,7 +97,7 @@ def _add_missing(
 
 
 def _add_looking_up(table: str, column: str, channel: str, group: Group) -> int:
-    """Add to a table of SQLite, which joins at no cost worth saving."""
+    """Add rows to a table of SQLite, where a join with the addresses costs little."""
     source, text, users = group
     added = run(
         f"""

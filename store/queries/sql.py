@@ -1,4 +1,4 @@
-"""SQL for both databases: one statement, with the words in which they differ filled in."""
+"""SQL for both databases: one statement, in which the differing words are replaced."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def _words(sql: str, postgres: bool) -> str:  # noqa: FBT001 -- a key of the cac
 
 
 def run(sql: str, *values: Any) -> Any:
-    """Execute a statement whose parameters are question marks; returns the cursor."""
+    """Execute a statement whose parameters are question marks; return the cursor."""
     return database.execute_sql(_words(sql, on_postgres()), values)
 
 
 def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> None:
-    """Execute a statement on SQLite once for each of parameters."""
+    """Execute a statement on SQLite once for each tuple of parameters."""
     with transaction():
         database.connection().executemany(sql, parameters)
 
 
 def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
-    """Add rows to a table of PostgreSQL that most likely has none of them.
+    """Add rows to a table of PostgreSQL that probably has none of these rows.
 
     Asking for each row whether it is there, as ON CONFLICT does, takes longer than adding it; where
     one is, the server undoes all and logs it as an error, and they are added with care.
@@ -73,7 +73,7 @@ def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
 
 
 def escaped(texts: Iterable[str]) -> list[str]:
-    """Return texts as copy() takes them."""
+    """Return texts in the form that copy() expects."""
     given = list(texts)
     if not COPY_SPECIAL.search("".join(given)):
         return given  # as nearly always, and looking is cheap
@@ -81,24 +81,24 @@ def escaped(texts: Iterable[str]) -> list[str]:
 
 
 def rows(sql: str, *values: Any) -> Sequence[tuple[Any, ...]]:
-    """Return all rows that a statement yields."""
+    """Return all rows of a statement's result."""
     found: Sequence[tuple[Any, ...]] = run(sql, *values).fetchall()
     return found
 
 
 def first(sql: str, *values: Any) -> tuple[Any, ...] | None:
-    """Return the first row that a statement yields, or None."""
+    """Return the first row of a statement's result, or None."""
     found: tuple[Any, ...] | None = run(sql, *values).fetchone()
     return found
 
 
 def numbers(values: Iterable[int | str]) -> str:
-    """Return integers as one parameter, of $NUMBERS or $ROWS: read faster than many."""
+    """Return integers as one parameter for $NUMBERS or $ROWS, which is faster than many."""
     text = ",".join(map(str, values))
     return f"{{{text}}}" if on_postgres() else f"[{text}]"
 
 
 def listed(value: Any) -> list[int]:
-    """Return what $LIST has made of a column of integers."""
+    """Return the integers in a value that $LIST has made of a column."""
     found: list[int] = value if on_postgres() else json.loads(value)
     return found

@@ -1,4 +1,4 @@
-"""Tweets: those posted here, and those that other systems report."""
+"""Tweets: those that were posted here, and those that other systems publish."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ SKIP_TAKEN = (
 
 
 class KeyReused(FeedbusError):  # noqa: N818 -- what is the case
-    """A request key came with one text, and comes now with another."""
+    """A request has the key of an earlier request, but another text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A tweet as publish_tweet carries it, and whether an earlier request of its key made it."""
+    """A tweet in the form of publish_tweet, and whether a repeated request has posted it."""
 
     tweet: dict[str, Any]
     repeated: bool
@@ -73,9 +73,9 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
     """Store a tweet, or find the one that a request of this author and key has stored.
 
     Args:
-        author_id: whose it is.
+        author_id: the id of the author.
         text: 1 to 140 characters.
-        request_key: the same for a request and its repeats.
+        request_key: the same for a request and its repetitions.
 
     Raises:
         UnknownUser: there is no such author.
@@ -103,7 +103,7 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
 def _add(
     author_id: int, text: str, moment_us: int, request_key: str | None
 ) -> tuple[str, int | None]:
-    """Return the author's login, and the id of the tweet unless it met one that is there."""
+    """Return the author's login, and the id of the tweet; None if its request key exists."""
     if on_postgres():
         found = first(ADD_POSTGRES, author_id, text, moment_us, request_key)
         if found is None:
@@ -138,7 +138,7 @@ def _wire(
 
 
 def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
-    """Store those tweets that are not there yet; returns the ids of all that are there now.
+    """Store the tweets that do not exist yet; return the ids of all that exist afterwards.
 
     Each is as publish_tweet's schema loads it. Not stored are tweets of an unknown author, and
     tweets that were deleted.
@@ -157,12 +157,12 @@ def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
 
 
 def stored_tweets(tweet_ids: Iterable[int]) -> set[int]:
-    """Return which of these tweets there are."""
+    """Return which of these tweets exist."""
     return {row[0] for row in rows("SELECT tweet.id FROM $ROWS(tweet)", numbers(tweet_ids))}
 
 
 def read_tweets(tweet_ids: Iterable[int]) -> list[dict[str, Any]]:
-    """Return those of these tweets that there are, in no order."""
+    """Return the tweets with these ids that exist, in any order."""
     found = rows(
         "SELECT tweet.id, users.login, tweet.text, tweet.created_at"
         " FROM $ROWS(tweet) JOIN users ON users.id = tweet.author_id",
@@ -178,7 +178,7 @@ def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
 
 
 def list_tweets_before(tweet_id: int, count: int) -> list[dict[str, Any]]:
-    """Return the last tweets before one, the newest first; it need not be there any more."""
+    """Return the latest tweets before a given one, newest first; it may have been deleted."""
     return _listed("SELECT id FROM tweet WHERE id < ? ORDER BY id DESC LIMIT ?", tweet_id, count)
 
 

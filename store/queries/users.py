@@ -75,11 +75,11 @@ Audience = dict[str, list[int]]  # users by how they can be notified
 
 
 class LoginTaken(FeedbusError):  # noqa: N818 -- what is the case
-    """There is a user of that login already."""
+    """A user with this login exists already."""
 
 
 class UnknownUser(FeedbusError):  # noqa: N818 -- what is the case
-    """There is no user of that id."""
+    """No user has this id."""
 
     def __init__(self, user_id: int) -> None:
         """Keep the id."""
@@ -113,15 +113,15 @@ def login_of(user_id: int) -> str:
 
 
 def add_followers(author_id: int, follower_login: str, count: int, start: int = 0) -> int:
-    """Let users FOLLOWERLOGIN_0, FOLLOWERLOGIN_1, … follow an author; returns how many are new.
+    """Let users FOLLOWERLOGIN_0, FOLLOWERLOGIN_1, … follow an author; return how many are new.
 
     Users that are missing are created, those of an even number with an e-mail address, the others
     with a phone. To repeat it changes nothing.
 
     Args:
-        author_id: whom they follow; nobody follows themselves.
-        follower_login: what their logins begin with.
-        count: how many they are.
+        author_id: the user whom they follow; nobody follows themselves.
+        follower_login: the beginning of their logins.
+        count: the number of followers.
         start: the number of the first, for work that is done in parts.
 
     Raises:
@@ -145,7 +145,7 @@ def add_followers(author_id: int, follower_login: str, count: int, start: int = 
 
 
 def followers_of(author_ids: Iterable[int], most: int) -> dict[int, Audience]:
-    """Return the followers of each of many authors, at most so many: the first by their ids."""
+    """Return the followers of each of many authors: those with the lowest ids, up to a limit."""
     if not on_postgres():
         return {author: next(stream_followers(author, most), {}) for author in author_ids}
     groups: dict[int, list[Sequence[Any]]] = {author: [] for author in author_ids}
@@ -155,9 +155,9 @@ def followers_of(author_ids: Iterable[int], most: int) -> dict[int, Audience]:
 
 
 def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
-    """Go through an author's followers in the order of their ids, so many at a time.
+    """Yield an author's followers in the order of their ids, in chunks of a given size.
 
-    Each chunk starts where the last one ended, so memory is that of one chunk however many follow.
+    Each chunk starts where the last one ended, so only one chunk is in memory.
     """
     last, count = 0, chunk
     while count == chunk:
@@ -169,7 +169,7 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
 
 
 def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
-    """Yield the followers of many authors, of each at most AT_ONCE; authors with few come first."""
+    """Yield the followers of many authors in parts of at most AT_ONCE for each author."""
     many = []
     for author, audience in followers_of(author_ids, FEW + 1).items():
         if sum(map(len, audience.values())) <= FEW:
@@ -182,13 +182,13 @@ def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
 
 
 def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
-    """Read groups of followers, always in the same order: the ids of what is published go by it."""
+    """Read groups of followers, always in the same order, on which the message ids depend."""
     found = {channels: listed(followers) for channels, followers in groups}
     return {channels: sorted(found[channels]) for channels in sorted(found)}
 
 
 def channels_of(user_ids: Iterable[int]) -> dict[int, str]:
-    """Return by which of "email" and "phone" each user can be notified; leave out unknown ones."""
+    """Return by which of "email" and "phone" each user can be notified, without unknown users."""
     asked = numbers(sorted(set(user_ids)))
     found: dict[int, str] = dict(rows(f"SELECT users.id, {CHANNELS} FROM $ROWS(users)", asked))  # noqa: S608 -- of constants
     return found

@@ -1,4 +1,4 @@
-"""feedbus demo: seed a graph, post tweets over HTTP, watch the feeds fill, count what came out."""
+"""feedbus demo: seed a graph, post tweets over HTTP, wait for the feeds, and count the results."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ Examples:
 @click.option("--tweets", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.pass_obj
 def demo(context: Context, authors: int, followers: int, tweets: int) -> None:
-    """Run the whole system once and show what it does.
+    """Run the whole system once, and show the spread and the rates.
 
-    It works in var/demo beside the topology, on the embedded broker and store unless
-    FEEDBUS_BROKER_URL and FEEDBUS_DATABASE_URL name others, and leaves nothing running.
+    It uses the folder var/demo beside the topology, and the embedded broker and store, unless
+    FEEDBUS_BROKER_URL and FEEDBUS_DATABASE_URL are set. At the end, all processes are stopped.
     """
     from feedbus import config
     from web.demo.load import Load
@@ -87,7 +87,7 @@ def demo(context: Context, authors: int, followers: int, tweets: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody uses now."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -95,7 +95,7 @@ def free_port() -> int:
 
 
 def surroundings(port: int) -> dict[str, str]:
-    """Return the environment of a demo: state of its own, the user's servers where named."""
+    """Return the environment of a demo: its own folder of state, and the user's servers, if set."""
     embedded = {
         "FEEDBUS_BROKER_URL": f"sqlite:///{FOLDER}/broker.db",
         "FEEDBUS_DATABASE_URL": f"sqlite:///{FOLDER}/feeds.db",
@@ -112,7 +112,7 @@ def surroundings(port: int) -> dict[str, str]:
 
 
 def finish(tally: Tally, expected: Counts, report: Report, running: Running) -> None:
-    """Wait until everything is stored, as long as there is progress."""
+    """Wait until everything is stored, or until there is no more progress."""
     last, since = tally.stored(), time.monotonic()
     while last != expected and time.monotonic() - since < PATIENCE_SECONDS:
         running.keep_up()

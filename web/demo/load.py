@@ -1,4 +1,4 @@
-"""Seed a graph and post tweets over HTTP, as clients would: patient, and safe to repeat."""
+"""Seed a graph and post tweets over HTTP, as clients do: requests are repeated safely."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Progress = Callable[[str, int, int], None]
 
 
 class Taken(FeedbusError):  # noqa: N818 -- what is the case
-    """What was to be made is there already."""
+    """The object to create exists already."""
 
 
 class Load:
-    """A handful of HTTP clients."""
+    """A few HTTP clients."""
 
     def __init__(self, port: int, keep_up: Callable[[], None]) -> None:
-        """Speak to a port of this machine; keep_up is called when it does not answer."""
+        """Send requests to a port of this machine; keep_up is called if it does not answer."""
         self._port = port
         self._keep_up = keep_up
         self._random = random.Random(SEED)  # noqa: S311 -- a demo, the same each time
         self._authors: list[int] = []
 
     def seed(self, authors: int, followers: int, progress: Progress) -> int:
-        """Create authors and their followers; return how many follow."""
+        """Create authors and their followers; return the number of followers."""
         counts = [max(1, round(followers / rank**POWER)) for rank in range(1, authors + 1)]
         for index, count in enumerate(counts):
             author = self._author(f"author{index}")
@@ -49,7 +49,7 @@ class Load:
         return sum(counts)
 
     def _author(self, login: str) -> int:
-        """Create an author, under the next login where one is taken: its answer was lost."""
+        """Create an author; a taken login means a lost answer, so the next login is used."""
         taken = 0
         while True:
             name = f"{login}_{taken}" if taken else login
@@ -60,7 +60,7 @@ class Load:
                 taken += 1
 
     def post(self, tweets: int, progress: Progress) -> None:
-        """Post tweets of random authors; each has a key, so that repeating one is harmless."""
+        """Post tweets of random authors; each has a request key, so a repetition is harmless."""
         posts = [
             (
                 index,
@@ -82,7 +82,7 @@ class Load:
     def _post(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Post until it is answered, however often the server dies meanwhile."""
+        """Repeat a request until it is answered, also if the server ends meanwhile."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         reported = "no answer"
         while time.monotonic() < deadline:

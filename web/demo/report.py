@@ -1,4 +1,4 @@
-"""What a demo shows: progress on a terminal, a line a step, then the spread and the figures."""
+"""The output of a demo: progress on a terminal, a line for each step, the spread, the figures."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Report:
     """Writes to standard output."""
 
     def __init__(self) -> None:
-        """Count time from now."""
+        """Start the clock of the demo."""
         self._started = self._reported = time.monotonic()
         self._live = sys.stdout.isatty()
 
     def step(self, text: str) -> None:
-        """Print that something is done."""
+        """Print that a step is done."""
         self._clear()
         clock = click.style(f"{time.monotonic() - self._started:5.1f} s", dim=True)
         click.echo(f"{clock}  {text}")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far something is: a bar on a terminal, a line now and then elsewhere."""
+        """Show the progress of a step: a bar on a terminal, otherwise a line from time to time."""
         now = time.monotonic()
         if now - self._reported < (TICK_SECONDS if self._live else PLAIN_TICK_SECONDS):
             return
@@ -44,7 +44,7 @@ class Report:
         click.echo(f"\r         {'█' * filled}{'·' * (BAR - filled)}  {text}\033[K", nl=False)
 
     def spread(self, topology: Topology, tally: Tally) -> None:
-        """Show what each shard owns by the ring, and what its consumer has handled."""
+        """Show each shard's feed entries by the ring, and the records that it has handled."""
         owned = tally.by_shard()
         handled = metrics.totals(topology.var / "metrics")
         highest = max(owned.values(), default=1)
@@ -59,7 +59,7 @@ class Report:
         click.echo(f"max/mean {highest / max(mean, 1):.2f}\n")
 
     def figures(self, stored: Counts, expected: Counts, tweets: int, seconds: float) -> None:
-        """Show what is stored, whether that is right, and how fast it went."""
+        """Show the stored rows, whether their number is correct, and the rates."""
         right = stored == expected
         verdict = click.style("as expected", fg="green") if right else f"expected {expected}"
         click.echo(f"{stored}: {verdict}")
@@ -69,12 +69,12 @@ class Report:
         )
 
     def where_to_look(self) -> None:
-        """Say what to do next."""
+        """Print which pages and commands to use next."""
         click.echo("""
-next:  make up                         the system, to stay; its page: http://127.0.0.1:8672
-       feedbus status                  what runs and what waits  (.venv/bin/feedbus)
-       feedbus spread update_feed      where keys go; then edit shards in topology.toml
-       less README.md                  what is what""")
+next:  make up                         start the system; its page: http://127.0.0.1:8672
+       feedbus status                  processes and waiting messages  (.venv/bin/feedbus)
+       feedbus spread update_feed      the keys of each shard; then edit shards in topology.toml
+       less README.md                  the introduction""")
 
     def _clear(self) -> None:
         if self._live:

@@ -1,4 +1,4 @@
-"""Run the system for the length of a demo, and see to it that it stays up."""
+"""Run the system for the duration of a demo, and restart it if it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_STARTS = 20
 
 
 class Running:
-    """`feedbus up` as a child process, started again when something kills it."""
+    """`feedbus up` as a child process, which is started again if it is killed."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Running:
         *,
         most_starts: int = MOST_STARTS,
     ) -> None:
-        """Start it; its output goes to a log, and after most_starts it stays down."""
+        """Start the system; its output goes to a log. It is started at most most_starts times."""
         self._topology = topology
         self._most_starts = most_starts
         self._environment = dict(environment)
@@ -49,7 +49,7 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the system, and wait until all of it is gone."""
+        """Stop the system, and wait until all its processes have ended."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -61,24 +61,24 @@ class Running:
             self._output.close()
 
     def keep_up(self) -> None:
-        """Start the system again if it has died.
+        """Start the system again if it has ended.
 
         Raises:
-            FeedbusError: it dies again and again.
+            FeedbusError: it has ended too often.
 
         """
         if self._child is not None and self._child.poll() is None:
             return
         if self._starts >= self._most_starts:
-            msg = f"feedbus up ended {self._starts} times; its last words are in {self._log}"
+            msg = f"feedbus up ended {self._starts} times; its last output is in {self._log}"
             raise FeedbusError(msg)
         self._start()
 
     def wait_until_ready(self) -> int:
-        """Wait until every process is ready; return how many they are.
+        """Wait until every process is ready; return their number.
 
         Raises:
-            FeedbusError: they do not get ready in time.
+            FeedbusError: some are not ready in time.
 
         """
         deadline = time.monotonic() + READY_SECONDS
@@ -92,7 +92,7 @@ class Running:
                     return sum(len(one["processes"]) for one in watchers)
             time.sleep(LOOK_SECONDS)
         reported = self._log.read_text(errors="replace").strip().splitlines()
-        msg = "feedbus up did not get everything ready:\n" + "\n".join(reported[-10:])
+        msg = "some processes of feedbus up are not ready:\n" + "\n".join(reported[-10:])
         raise FeedbusError(msg)
 
     def _start(self) -> None:

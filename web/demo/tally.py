@@ -1,4 +1,4 @@
-"""What the store has to hold after a demo, and what it holds."""
+"""The expected and the actual numbers of rows in the store after a demo."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Counts:
     messages: int
 
     def __str__(self) -> str:
-        """Return the numbers in words."""
+        """Return the numbers as text."""
         return f"{self.entries:,} feed entries, {self.emails:,} e-mails, {self.messages:,} SMS"
 
 
 class Tally:
-    """Counts in the store that the system under demonstration writes."""
+    """Counts the rows in the store of the demo."""
 
     def __init__(self, topology: Topology) -> None:
         """Open the topology's store."""
@@ -45,7 +45,7 @@ class Tally:
         self._store.close()
 
     def expected(self) -> Counts:
-        """Return what the tweets and the graph call for."""
+        """Return the numbers of rows that result from the tweets and the graph."""
         totals = (
             Tweet.select(fn.COUNT(Follower.follower), fn.COUNT(User.email), fn.COUNT(User.phone))
             .join(Follower, on=(Follower.author == Tweet.author))
@@ -55,7 +55,7 @@ class Tally:
         return Counts(entries, emails, messages)
 
     def stored(self) -> Counts:
-        """Return what is there."""
+        """Return the numbers of stored rows."""
         return Counts(
             FeedEntry.select().count(),
             EmailNotification.select().count(),
@@ -63,7 +63,7 @@ class Tally:
         )
 
     def by_shard(self) -> dict[str, int]:
-        """Return how many feed entries each shard owns, by the ring."""
+        """Return the number of feed entries that each shard owns by the ring."""
         ring = Ring.of(self._topology.generation("update_feed").members)
         owned: Counter[str] = Counter()
         feeds = FeedEntry.select(FeedEntry.reader_id, fn.COUNT(FeedEntry.tweet_id)).group_by(
