@@ -1,1 +1,1 @@
-"""Measurements: what feedbus does in a second, beside the database alone and beside its peers."""
+"""Measurements of feedbus, compared with the database alone and with other frameworks."""

@@ -1,4 +1,4 @@
-"""Compare what a run has stored with what it had to store, row by row."""
+"""Compare the rows that a run has stored with the expected rows."""
 
 from __future__ import annotations
 

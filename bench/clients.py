@@ -1,4 +1,4 @@
-"""HTTP clients that take little of the machine they share with the server."""
+"""HTTP clients that need little processor time, because the server runs on the same machine."""
 
 from __future__ import annotations
 

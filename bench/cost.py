@@ -1,7 +1,7 @@
 """`python -m bench.cost COMMIT`: processor time of this checkout against that of another commit.
 
-Both deliver the same tweets, in turns, on private servers. Each run is a process of its own
-(bench/cost_run.py), which imports the code of its own checkout.
+Both deliver the same tweets on private servers, one after the other. Each run is a separate process
+(bench/cost_run.py), which imports the code of its checkout.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""`python -m bench.delays`: messages that wait in the timer, and fall due at a steady rate.
+"""`python -m bench.delays`: messages that wait in the timer and become due at a constant rate.
 
-A process publishes them with delays, so that message n is due at a common start plus n / rate;
-publishing goes on while the first fall due only if it is slower than expected. A consumer with a
-prefetch of 1,000 notes how late each arrives: the time of arrival minus the moment that was asked
-for, so the timer's rounding counts too. RabbitMQ has the settings of deploy/rabbitmq, and the
-timer's queues are declared before. The memory is the resident memory of the broker's
-processes (or, with --embedded, of the consumer, in whose process the broker runs).
+A process publishes them with delays, so that message n is due at a common start plus n / rate.
+Usually, all are published before the first one is due. A consumer with a prefetch of 1,000 records
+how late each arrives: the time of arrival minus the requested time. This includes the timer's
+rounding. RabbitMQ has the settings of deploy/rabbitmq, and the timer's queues are declared before.
+The memory is the resident memory of the broker's processes (or, with --embedded, of the consumer,
+in whose process the broker runs).
 """
 
 from __future__ import annotations

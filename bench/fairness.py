@@ -1,9 +1,9 @@
-"""`python -m bench.fairness`: how long a small tweet takes while a large one is under way.
+"""`python -m bench.fairness`: how long a small tweet takes while a large one is delivered.
 
 One tweet goes to 300,000 followers. Meanwhile tweets of other authors, each with one follower, are
-published five times a second. Measured are the seconds from the publishing of each small tweet to
-its feed, and how many feed entries of the large one are written in a second, with and without the
-small ones. The entries are looked for every 10 ms.
+published five times a second. It measures the seconds from the publishing of each small tweet until
+it is in the feed. It also measures the feed entries of the large tweet per second, with and without
+the small ones. It looks for entries every 10 ms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures: what each is made of, what it must be, and what we aim at."""
+"""The figures: how each is measured, its limit and its aim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who follows whom: graphs that are seeded into a store, and tweets for them."""
+"""Graphs of users and followers, which are seeded into a store, and tweets for them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`python -m bench.handlers`: handlers of single messages, against other frameworks.
 
-All read the same payloads from a classic queue on a private RabbitMQ, the newest that is
-installed, since Repid needs AMQP 1.0 of RabbitMQ 4. Messages are persistent, at most 1,000 in
-flight, acknowledged after the handler, in one process. The queue is filled before. Rates and
-processor time are those of the process, after the first tenth of the messages.
+All read the same payloads from a classic queue on a private RabbitMQ. It is the newest that is
+installed, because Repid needs AMQP 1.0 of RabbitMQ 4. Messages are persistent, at most 1,000 in
+flight, acknowledged after the handler, in one process. The queue is filled before the consumer
+starts. Rates and processor time are those of the process, after the first tenth of the messages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m bench.plan`: processor seconds of `feedbus plan` beyond `feedbus check`.
+"""`python -m bench.plan`: processor seconds of `feedbus plan` minus those of `check`.
 
 The topology has a ring of 10,000 buckets on an embedded broker, which gets one more shard.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench.profile wide|everyday`: who takes the processors' time, and for what.
+"""`python -m bench.profile wide|everyday`: the processes and functions that need processor time.
 
 Prints the processor seconds of each kind of process during one delivery; with py-spy installed
 (the extra `bench`) also the functions in which feedbus's processes spend theirs.

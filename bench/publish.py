@@ -1,8 +1,8 @@
-"""`python -m bench.publish`: what confirms cost, on a private RabbitMQ.
+"""`python -m bench.publish`: the cost of confirms, on a private RabbitMQ.
 
-Persistent messages go to one durable queue: without confirms, with a window of confirms awaited at
-once as feedbus does, and with a wait for each message. The rates are medians of rounds that take
-all three in turns.
+Persistent messages go to one durable queue: without confirms, with one wait for the confirms of
+many messages as feedbus does, and with a wait for each message. The rates are medians of several
+rounds, each of which has all three.
 """
 
 from __future__ import annotations

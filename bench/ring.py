@@ -1,4 +1,4 @@
-"""Print how many keys a second a ring places: fresh ones, and ones that it remembers."""
+"""Print how many keys a ring places per second: new keys, and keys in its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each run does: the sizes of the figures, and tiny ones for tests."""
+"""The sizes of the runs: for the figures, and small ones for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private servers, and places on them: for each run a database and a broker that nobody used."""
+"""Private servers, with a new database and a new broker for each run."""
 
 from __future__ import annotations
 

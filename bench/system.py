@@ -1,4 +1,4 @@
-"""A running feedbus system: `feedbus up` on a place, and what its processes use."""
+"""A running feedbus system: `feedbus up` on a place, and the resources of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print what weights do: how even they make keys, and what they cost a real RabbitMQ."""
+"""Print the effects of weights: how even the shards are, and the cost on a real RabbitMQ."""
 
 from __future__ import annotations
 

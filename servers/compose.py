@@ -1,4 +1,4 @@
-"""What docker-compose.yml says, its variables filled in, to run the same without containers."""
+"""The content of docker-compose.yml with its variables replaced, to run it without containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server's process, which ends with the tests that started it, also when these are killed."""
+"""A server's process, which ends with the tests that started it, also if they are killed."""
 
 from __future__ import annotations
 

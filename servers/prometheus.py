@@ -1,4 +1,4 @@
-"""A private Prometheus on the shipped files; targets, token and intervals are its own."""
+"""A private Prometheus with the shipped files, but other targets, token and intervals."""
 
 from __future__ import annotations
 

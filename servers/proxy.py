@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut connections, or keep them open and swallow their bytes."""
+"""A TCP proxy that can cut connections, or keep them open and drop their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private RabbitMQ: own folder, own ports on loopback, own epmd; nothing of it stays."""
+"""A private RabbitMQ with its own folder, ports on loopback and epmd, which are removed later."""
 
 from __future__ import annotations
 

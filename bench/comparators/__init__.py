@@ -1,4 +1,4 @@
-"""The same work on other designs and frameworks, as their users write it: a message a follower."""
+"""The same work on other designs and frameworks, with one message for each follower."""
 
 SHARDS = 10
 PORT_CONSUMERS = (

@@ -1,4 +1,4 @@
-"""The same work on Celery: a task a follower, late acknowledgement, prefetch 1."""
+"""The same work on Celery: one task for each follower, late acknowledgement, prefetch 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each framework's handler calls: count messages, and write down time used between two."""
+"""The function that each framework's handler calls: count messages and measure processor time."""
 
 from __future__ import annotations
 

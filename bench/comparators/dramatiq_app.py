@@ -1,4 +1,4 @@
-"""The same work on Dramatiq: a message a follower."""
+"""The same work on Dramatiq: one message for each follower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same work on FastStream: a message a follower, handlers in threads, prefetch 10."""
+"""The same work on FastStream: one message for each follower, threads, prefetch 10."""
 
 from __future__ import annotations
 

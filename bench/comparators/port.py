@@ -1,4 +1,4 @@
-"""The usual design on Kombu: ten shards, prefetch 1, a message and a transaction a follower.
+"""The usual design on Kombu: ten shards, prefetch 1, a message and a transaction per follower.
 
 `python -m bench.comparators.port CONSUMER` runs one consumer until it is stopped;
 `python -m bench.comparators.port publish` publishes the JSON list of tweets on standard input.

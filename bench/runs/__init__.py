@@ -1,4 +1,4 @@
-"""One module a kind of run: each works, checks every row of it, and returns what it measured."""
+"""One module for each kind of run; each checks every stored row and returns its figures."""
 
 from __future__ import annotations
 

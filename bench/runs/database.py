@@ -1,4 +1,4 @@
-"""What the database alone can do: one session, set-based SQL, a transaction a tweet."""
+"""The database without feedbus: one session, set-based SQL, one transaction for each tweet."""
 
 from __future__ import annotations
 

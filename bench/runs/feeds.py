@@ -1,4 +1,4 @@
-"""Tweets through feedbus: published to publish_tweet, until the last notification is stored."""
+"""Tweets through feedbus, from the publish until the last notification is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an HTTP post to the last follower's feed, at half of the load that the system bears."""
+"""The time from an HTTP post to the last follower's feed, at half of the highest rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tweets through other designs and frameworks, on the same servers, checked alike."""
+"""Tweets through other designs and frameworks, on the same servers, with the same checks."""
 
 from __future__ import annotations
 

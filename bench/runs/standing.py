@@ -1,4 +1,4 @@
-"""A system that has nothing to do: how fast it starts, and what it costs to keep."""
+"""An idle system: how fast it starts, and how much memory and processor time it needs."""
 
 from __future__ import annotations
 
