@@ -107,7 +107,7 @@ class BlockedKeys:
         return [*stopped.values()] if overtaken else []
 
     def behind(self, records: Records, failed: Sequence[Row]) -> set[int]:
-        """Return the indices of the records that come after failed records of their keys."""
+        """Return the indexes of the records that come after failed records of their keys."""
         firsts = {(id(arrived), row) for arrived, row in failed}
         stopped: set[Any] = set()
         found: set[int] = set()

@@ -272,10 +272,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 origins += self._batch.origins[number : number + 1]
         return Records(chunks, origins)
 
-    def at(self, indices: Sequence[int]) -> Records[Row]:
-        """Return a batch of the records at these indices, in ascending order, of the batch."""
+    def at(self, indexes: Sequence[int]) -> Records[Row]:
+        """Return a batch of the records at these indexes of this batch, which must ascend."""
         found: dict[int, list[int]] = {}
-        for place in indices:
+        for place in indexes:
             number, index = self._batch.find(place)
             found.setdefault(number, []).append(index)
         chunks = [self._batch.chunks[number].select(kept) for number, kept in found.items()]
