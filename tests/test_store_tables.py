@@ -16,7 +16,14 @@ from click.testing import CliRunner
 from feedbus import config
 from feedbus.cli import main
 from feedbus.errors import Outage, PublishError, UsageError
-from feedbus.store.migrations import VERSION, found_version
+from feedbus.store.migrations import (
+    INBOX,
+    INBOX_AGE,
+    OPTIONS,
+    VERSION,
+    VERSION_TABLE,
+    found_version,
+)
 from feedbus.store.outbox_rows import publish_entries
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
@@ -68,6 +75,13 @@ def add_as_0_1(store: PeeweeStore, number: int) -> None:
     )
 
 
+def check_ids_are_given_once(store: PeeweeStore) -> None:
+    """Check that the id of the last row, which is removed, is not given again."""
+    given = [each.id for each in store.outbox.pending()]
+    store.outbox.remove(given)
+    assert store.outbox.put("orders", {"n": 1}).id > max(given)
+
+
 def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
     for statement in OF_0_1:
         store.execute(statement.format(**TYPES[store.dialect]), {})
@@ -82,6 +96,7 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
         assert store.inbox.unseen("work", ["in-1", "in-2", "in-3"]) == ["in-3"]
     store.set_up()
     assert len(store.outbox.pending()) == 3
+    check_ids_are_given_once(store)
 
 
 @pytest.mark.parametrize("empty_store_url", chosen(), indirect=True)
@@ -118,6 +133,28 @@ def test_tables_of_version_2_get_the_column_of_options_and_keep_their_rows(store
     store.outbox.put_many("orders", [("chair", {}, "out-2")], {"priority": 5})
     kept = [(each.message_id, each.options) for each in store.outbox.pending()]
     assert kept == [("out-1", None), ("out-2", '{"priority": 5}')]
+
+
+def test_tables_of_version_3_keep_their_rows_and_a_host_of_0_1_can_go_on(store):
+    for statement in (
+        OF_0_1[0].format(**TYPES[store.dialect]),
+        "ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL DEFAULT 'shop'",
+        OPTIONS,
+        INBOX.format(default=" DEFAULT 'shop'"),
+        INBOX_AGE,
+        VERSION_TABLE,
+        "INSERT INTO feedbus_version VALUES (3)",
+    ):
+        store.execute(statement, {})
+    add_as_0_1(store, 1)
+    store.outbox.put_many("orders", [("chair", {}, "out-2")], {"priority": 5})
+    before = store.outbox.pending()
+    store.set_up()
+    assert found_version(store) == VERSION
+    assert store.outbox.pending() == before
+    add_as_0_1(store, 3)
+    assert [each.message_id for each in store.outbox.pending()] == ["out-1", "out-2", "out-3"]
+    check_ids_are_given_once(store)
 
 
 def test_a_relay_publishes_with_the_options_of_a_row_less_the_time_that_it_has_waited(store):

@@ -125,6 +125,15 @@ def test_many_outbox_rows_keep_their_order_and_are_removed_by_their_ids(made):
     assert made.store.outbox.remove([]) == 0
 
 
+def test_the_id_of_a_removed_outbox_row_is_given_to_no_other(made):
+    outbox, ids = made.store.outbox, []
+    for count in (2, 1, 3):
+        rows = outbox.put_many("orders", [("", {}, f"{len(ids)}-{each}") for each in range(count)])
+        ids += rows
+        outbox.remove(rows)
+    assert ids == sorted(set(ids))
+
+
 def test_the_rows_of_some_keys_are_found_up_to_one_of_them(made):
     rows = [(key, {}, f"{key}-{n}") for n in (1, 2, 3) for key in ("a", 'b"', "c")]
     with made.store.transaction():

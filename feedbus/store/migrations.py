@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from feedbus.errors import UsageError
 from feedbus.store.tables import Database
 
-# 1: feedbus 0.1, without a table of versions and with one project; 2: without options.
-VERSION = 3
+# 1: feedbus 0.1, without a table of versions and with one project; 2: without options; 3: SQLite
+# gave the id of a removed row to another row.
+VERSION = 4
+# The types of a number that only one row gets. Without AUTOINCREMENT, SQLite gives the id of the
+# last row again after that row was removed. A slow relay that then removes the rows that it has
+# published would remove a later message.
 SERIAL = {
-    "sqlite": "integer",
-    "postgresql": "bigserial",
-}  # the types of a number given by the table
+    "sqlite": "integer NOT NULL PRIMARY KEY AUTOINCREMENT",
+    "postgresql": "bigserial NOT NULL PRIMARY KEY",
+}
 
 OUTBOX = """
 CREATE TABLE feedbus_outbox (
-    id {serial} NOT NULL PRIMARY KEY,
-    project text NOT NULL,
+    id {serial},
+    project text NOT NULL{default},
     exchange text NOT NULL,
     routing_key text NOT NULL,
     payload text NOT NULL,
@@ -26,6 +30,7 @@ CREATE TABLE feedbus_outbox (
     options text
 )
 """
+COLUMNS = "id, project, exchange, routing_key, payload, message_id, created_at, options"
 OPTIONS = "ALTER TABLE feedbus_outbox ADD COLUMN options text"
 INBOX = """
 CREATE TABLE feedbus_inbox (
@@ -77,11 +82,15 @@ def upgrade(database: Database, project: str) -> None:
         project: the owner of the rows of version 1, and of rows that a host with 0.1 still adds.
 
     """
-    for statement in _steps(found_version(database), project):
-        database.execute(statement.format(serial=SERIAL[database.dialect]), {})
+    found = found_version(database)
+    for statement in _steps(found, project, SERIAL[database.dialect]):
+        database.execute(statement, {})
+    if found and database.dialect == "sqlite":
+        for statement in _give_no_id_twice(_default_project(database)):
+            database.execute(statement, {})
 
 
-def _steps(found: int, project: str) -> Iterator[str]:
+def _steps(found: int, project: str, serial: str) -> Iterator[str]:
     if found == 1:
         default = f" DEFAULT '{project}'"
         # Transactions of running hosts use the inbox first; the other order would be a deadlock.
@@ -94,7 +103,7 @@ def _steps(found: int, project: str) -> Iterator[str]:
         yield "DROP TABLE feedbus_inbox_1"
         yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
     elif found == 0:
-        yield OUTBOX
+        yield OUTBOX.format(serial=serial, default="")
         yield INBOX.format(default="")
     if found in {1, 2}:
         yield OPTIONS
@@ -104,6 +113,21 @@ def _steps(found: int, project: str) -> Iterator[str]:
         yield f"INSERT INTO feedbus_version VALUES ({VERSION})"  # noqa: S608 -- a number
     else:
         yield f"UPDATE feedbus_version SET version = {VERSION}"  # noqa: S608 -- a number
+
+
+def _give_no_id_twice(default: str) -> Iterator[str]:
+    """Yield the statements that copy SQLite's outbox to a table that gives each id once."""
+    yield "ALTER TABLE feedbus_outbox RENAME TO feedbus_outbox_3"
+    yield OUTBOX.format(serial=SERIAL["sqlite"], default=default)
+    yield f"INSERT INTO feedbus_outbox ({COLUMNS}) SELECT {COLUMNS} FROM feedbus_outbox_3"  # noqa: S608 -- constants
+    yield "DROP TABLE feedbus_outbox_3"
+
+
+def _default_project(database: Database) -> str:
+    """Return the owner of rows that a host with 0.1 adds, as SQL; "" if the outbox has none."""
+    question = "SELECT dflt_value FROM pragma_table_info('feedbus_outbox') WHERE name = 'project'"
+    ((default,),) = database.execute(question, {}).fetchall()
+    return f" DEFAULT {default}" if default else ""
 
 
 def _tables(database: Database) -> set[str]:

@@ -16,7 +16,7 @@ class Entry:
     """A row of the outbox; its message has the same id each time that it is published.
 
     Attributes:
-        id: the number of the row.
+        id: the number of the row; a later row has a higher one, also after this row was removed.
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: a JSON object as text.
