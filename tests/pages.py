@@ -106,3 +106,14 @@ def links(page: Path) -> list[str]:
     """Return the targets of a page's links to files and headings of the project."""
     found = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     return [each for each in found if "://" not in each and not each.startswith("mailto:")]
+
+
+def sentences(page: Path) -> list[str]:
+    """Return the sentences of a page, without its code blocks; a cell of a table is a paragraph."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose(page))  # a link without its target
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-|]|\d+\.) ?)|\|", text)
+    return [
+        sentence
+        for paragraph in paragraphs
+        for sentence in re.split(r"(?<=[.!?:;])\s+", " ".join(paragraph.split()))
+    ]

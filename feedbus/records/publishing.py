@@ -89,9 +89,9 @@ class PublishingRecords:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            columns: maps the name of a message's field to a list with one value per message (at
-                least one column), or to the name of a field of the record, whose value all messages
-                get.
+            columns: maps the name of a message's field to a list with one value per message, or to
+                the name of a field of the record. Then all messages get this field's value. At
+                least one column is a list.
             key: the routing key of all messages, or a list with one for each.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
             shared: the fields that are the same in all messages.
