@@ -24,8 +24,9 @@ from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
 from servers.proxy import SilentProxy
 from servers.rabbitmq import RabbitMQ
+from tests.ordered_queues import LATER, Failing, published, work
 from tests.projects import wait_until
-from tests.systems import System, queue
+from tests.systems import BATCH, System, queue
 
 pytestmark = pytest.mark.integration
 OUTAGES = "feedbus_outages_total"
@@ -43,6 +44,12 @@ def through(system: System, proxy: SilentProxy, options: str = "") -> System:
     node = system.topology.broker_url.nodes[0]
     url = f"amqp://{node.user}:{node.password}@127.0.0.1:{proxy.port}//{options}"
     return System(replace(system.topology, broker_url=parse_broker_url(url)), system.seen)
+
+
+def held(node: RabbitMQ, end: str) -> int:
+    """Return how many messages consumers hold of the queues whose names end so."""
+    found = node.control("list_queues", "--silent", "name", "messages_unacknowledged")
+    return sum(int(line.split()[1]) for line in found.splitlines() if line.split()[0].endswith(end))
 
 
 @contextmanager
@@ -75,16 +82,37 @@ def test_after_a_lost_connection_only_what_is_in_the_handler_is_handled_again(
     assert system.seen == [0, 0, 1, 2, 3]
 
 
-def test_a_consumer_gives_up_a_broker_that_is_silent_for_two_heartbeats(rabbitmq, tmp_path: Path):
-    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+WAITING = {"retry": LATER}
+FULL = {"retry": LATER, "waiting_limit": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "failing"),
+    [({}, 0), (WAITING, 1), (FULL, 1), ({"concurrency": 3, **WAITING}, 1), ({"batch": BATCH}, 0)],
+    ids=["idle", "a record waits", "too many wait", "concurrent", "batch"],
+)
+def test_a_consumer_gives_up_a_broker_that_is_silent_for_two_heartbeats(
+    rabbitmq, tmp_path: Path, options: dict[str, Any], failing: int
+):
+    system = System.at(tmp_path, work(**options), broker_url=rabbitmq.url)
+    handler = Failing({1: 1} if failing else {})
+    handle = handler.batch if "batch" in options else handler.one
     with SilentProxy(rabbitmq.port) as proxy:
         metrics = Metrics.none()
-        with through(system, proxy, "?heartbeat=1").running(system.note, metrics=metrics):
-            system.publish([1])
-            wait_until(lambda: system.seen == [1])
+        slow = through(system, proxy, "?heartbeat=1")
+        with slow.running(handle, metrics=metrics, batch="batch" in options):
+            published(system, [1])
+            if failing:
+                wait_until(lambda: held(rabbitmq, ".waiting") == 1)
+            else:
+                wait_until(lambda: handler.seen == [1])
+            before = proxy.accepted
             proxy.swallow()
-            system.publish([2])
-            wait_until(lambda: system.seen == [1, 2])
+            wait_until(lambda: metrics.value(OUTAGES, "work", "broker") == 1)
+            wait_until(lambda: proxy.accepted > before)
+            if "waiting_limit" not in options:
+                published(system, [2])
+                wait_until(lambda: 2 in handler.seen)
         assert metrics.value(OUTAGES, "work", "broker") == 1
 
 

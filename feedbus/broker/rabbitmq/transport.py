@@ -78,12 +78,19 @@ class Connection(frames.Connection):
         if self._wakers is not None and not self._has_arrived():
             self._wakers.poll(max(timeout, 0) * 1000)
             if not self._has_arrived():
+                self._check_heard()
                 msg = "woken, or nothing has arrived"
                 raise TimeoutError(msg)
         self._drain(timeout)
 
     def _drain(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        try:
+            self._read_until(time.monotonic() + timeout)
+        except TimeoutError:
+            self._check_heard()
+            raise
+
+    def _read_until(self, deadline: float) -> None:
         while not self._read(deadline - time.monotonic()):
             # A heartbeat, or a part of a message whose rest may have arrived already.
             if time.monotonic() >= deadline and not self._transport._read_buffer:  # noqa: SLF001 -- py-amqp has no name for it
@@ -104,10 +111,12 @@ class Connection(frames.Connection):
                 break
             while (frame := self._next_frame()) is not None:
                 self.on_inbound_frame(frame)
-        self.check_heard()
+        self._check_heard()
 
-    def check_heard(self) -> None:
-        """Close the connection if nothing was received for two heartbeats; call it after reading.
+    def _check_heard(self) -> None:
+        """Close the connection if nothing was received for two heartbeats.
+
+        It is called when everything that has arrived is read.
 
         Raises:
             RecoverableConnectionError: nothing was received.
@@ -143,7 +152,6 @@ class Connection(frames.Connection):
             try:
                 self._drain(min(STEP_SECONDS, self._answer_seconds))
             except TimeoutError:
-                self.check_heard()
                 if time.monotonic() >= deadline:
                     self._give_up(
                         f"the broker did not answer a request within {self._answer_seconds:.0f} s"
