@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -24,12 +25,17 @@ class Arena:
     """A project, its consumers and its publishers; everything ends with it."""
 
     def __init__(
-        self, project: Project, *, seed: int = 0, pause_seconds: tuple[float, float] = (0.3, 1.0)
+        self,
+        project: Project,
+        *,
+        seed: int = 0,
+        pause_seconds: tuple[float, float] = (0.3, 1.0),
+        most_kills: float = math.inf,
     ) -> None:
         """Write the project; see Consumers for the arguments."""
         project.write()
         self.project = project
-        self.consumers = Consumers(project, seed, pause_seconds)
+        self.consumers = Consumers(project, seed, pause_seconds, most_kills)
         self.evidence = Evidence(project)
         self._publishers: list[tuple[subprocess.Popen[bytes], Path]] = []
 

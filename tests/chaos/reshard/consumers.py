@@ -20,19 +20,23 @@ SPARED_SECONDS = 2.0
 class Consumers:
     """The processes of a project's consumers, watched by a thread; all end with it."""
 
-    def __init__(self, project: Project, seed: int, pause_seconds: tuple[float, float]) -> None:
+    def __init__(
+        self, project: Project, seed: int, pause_seconds: tuple[float, float], most_kills: float
+    ) -> None:
         """Start none; they are started when run() has named them.
 
         Args:
             project: the project whose consumers they are.
             seed: decides when and which consumers are killed.
             pause_seconds: the least and the longest time between two kills.
+            most_kills: the largest number of kills.
 
         """
         self.kills = 0
         self._project = project
         self._random = random.Random(seed)
         self._pause_seconds = pause_seconds
+        self._most_kills = most_kills
         self._wanted: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ended: dict[str, float] = {}
@@ -69,7 +73,8 @@ class Consumers:
             now = time.monotonic()
             for name in sorted(wanted | set(self._processes)):
                 self._keep_one(name, wanted=name in wanted, now=now)
-            if self._killing.is_set() and now > due and (ripe := self._ripe()):
+            may_kill = self._killing.is_set() and self.kills < self._most_kills and now > due
+            if may_kill and (ripe := self._ripe()):
                 due = now + self._random.uniform(*self._pause_seconds)
                 self._processes[self._random.choice(ripe)].send_signal(signal.SIGKILL)
                 self.kills += 1
