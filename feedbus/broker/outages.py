@@ -82,5 +82,9 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
     except connection_errors(connection) as error:
         absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         what = "; start the broker, or correct [broker] url" if absent else ""
+        if isinstance(error, TimeoutError):
+            what = (
+                "; check that the broker runs and that its host and port in [broker] url are right"
+            )
         msg = f"broker {url}: {error or type(error).__name__}{what}"
         raise BrokerOutage(msg) from error

@@ -11,6 +11,7 @@ from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import topology_setup
+from feedbus.process.wait_notices import notices
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -155,9 +156,12 @@ class SharedSender:
         """Yield immediately, then again and again until the time limit."""
         deadline = self._clock.monotonic() + timeout_seconds
         yield
-        while self._clock.monotonic() <= deadline:
-            self._clock.sleep(RECONNECT_SECONDS)
-            yield
+        url = self._topology.broker_url
+        text = f"broker {url} is not available; trying again for at most {timeout_seconds:.0f} s"
+        with notices.during(text):
+            while self._clock.monotonic() <= deadline:
+                self._clock.sleep(RECONNECT_SECONDS)
+                yield
 
 
 def _own(error: Exception) -> Exception:

@@ -15,11 +15,13 @@ import click
 from feedbus import __version__
 from feedbus.errors import FeedbusError, error_text
 from feedbus.process import interrupts
+from feedbus.process.wait_notices import notices
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 DEFAULT_TOPOLOGY = "topology.toml"
+LOGGING = {"run", "operations"}  # they log what they wait for
 INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # the others have nothing to clean up
 
 # One line of help for each command, so that --help imports none; the module has its name.
@@ -100,6 +102,7 @@ class LazyGroup(click.Group):
             raise
         if name in INTERRUPTIBLE or name not in COMMANDS:
             interrupts.raise_interrupts()
+        notices.show_with(None if name in LOGGING else _notify)
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -136,6 +139,8 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(1) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(interrupts.INTERRUPTED) from None
+        finally:
+            notices.show_with(None)
 
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
         """Return the topology's own commands, or none if the file cannot be read."""
@@ -143,6 +148,10 @@ class LazyGroup(click.Group):
             return Context(topology_path(ctx)).load(connects=False).commands
         except FeedbusError:
             return {}
+
+
+def _notify(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def topology_path(ctx: click.Context) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from feedbus.clock import Waiting
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
+from feedbus.process.wait_notices import notices
 from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Store
 from feedbus.store.sql import SqlStore
@@ -48,7 +49,8 @@ def open_prepared(topology: Topology) -> Store:
     if topology.store is not None and topology.store.prepare is not None:
         resolve_object(topology.store.prepare, topology.root)(topology)
         _bind(topology, store)  # the function may have opened another store
-    store.set_up()
+    with notices.during(f"waiting for store {topology.store} to prepare feedbus's tables"):
+        store.set_up()
     return store
 
 
@@ -65,7 +67,8 @@ def ping(topology: Topology) -> str:
     """
     store = _make(topology, "feedbus ping", nullcontext)
     try:
-        store.ready()
+        with notices.during(f"waiting for store {topology.store} to answer"):
+            store.ready()
         return store.refusal() if isinstance(store, SqlStore) else ""
     finally:
         store.close()

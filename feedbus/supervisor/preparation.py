@@ -17,6 +17,7 @@ from pathlib import Path
 from feedbus.errors import FeedbusError, Outage, error_text
 from feedbus.process.slots import run_folder
 from feedbus.process.supervised_process import SUPERVISED, follow_parent
+from feedbus.process.wait_notices import notices
 from feedbus.supervisor.forks import ForkServer, Program
 from feedbus.topology import Topology
 
@@ -85,10 +86,15 @@ def main(path: Path) -> None:
             return
 
 
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- the supervisor's own stderr
+
+
 if __name__ == "__main__":
     follow_parent()
+    notices.show_with(_print)
     try:
         main(Path(sys.argv[1]))
     except FeedbusError as error:
-        print(error_text(error), file=sys.stderr)  # noqa: T201 -- the supervisor's own stderr
+        _print(error_text(error))
         sys.exit(1)

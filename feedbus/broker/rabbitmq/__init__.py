@@ -19,6 +19,7 @@ from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage
+from feedbus.process.wait_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
 from feedbus.wire import amqp_protocols
 
@@ -54,10 +55,12 @@ class RabbitMQ:
     def connect(self, *, beating: bool) -> Connection:
         """Connect to the first node that answers."""
         *others, last = self.url.nodes
-        for node in others:
-            with contextlib.suppress(Outage):
-                return opened(_connection(node, beating=beating), node)
-        return opened(_connection(last, beating=beating), last)
+        seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
+        with notices.during(f"waiting for broker {self.url} to answer, at most {seconds:.0f} s"):
+            for node in others:
+                with contextlib.suppress(Outage):
+                    return opened(_connection(node, beating=beating), node)
+            return opened(_connection(last, beating=beating), last)
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str
@@ -66,7 +69,14 @@ class RabbitMQ:
         return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return the objects that the management API lists; AMQP gives the message counts."""
+        """Return the objects that the management API lists; AMQP gives the message counts.
+
+        It connects by AMQP first: if the broker is away, the error is about the broker.
+        """
+        with self.connect(beating=False) as connection, outage(connection, self.url):
+            return self._surveyed(connection, prefixes)
+
+    def _surveyed(self, connection: Connection, prefixes: tuple[str, ...]) -> Survey:
         queues = {
             one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
             for one in self._listed("queues")
@@ -77,7 +87,7 @@ class RabbitMQ:
                 SeenExchange(one["name"], one["type"], one["arguments"])
                 for one in self._listed("exchanges")
             ],
-            self._counted(queues),
+            _counted(connection, queues),
             [
                 SeenBinding(
                     one["source"],
@@ -104,30 +114,32 @@ class RabbitMQ:
     def _listed(self, kind: str) -> list[dict[str, Any]]:
         return management.listed(self.url, self.management_url, kind)
 
-    def _counted(self, held: Mapping[str, tuple[Mapping[str, Any], int]]) -> list[SeenQueue]:
-        from amqp.exceptions import ChannelError
 
-        found = []
-        with self.connect(beating=False) as connection, outage(connection, self.url):
+def _counted(
+    connection: Connection, held: Mapping[str, tuple[Mapping[str, Any], int]]
+) -> list[SeenQueue]:
+    from amqp.exceptions import ChannelError
+
+    found = []
+    channel = connection.channel()
+    for name, (arguments, unacknowledged) in held.items():
+        try:
+            counts = channel.queue_declare(name, passive=True)
+        except ChannelError:  # deleted meanwhile, or exclusive; the channel is closed
             channel = connection.channel()
-            for name, (arguments, unacknowledged) in held.items():
-                try:
-                    counts = channel.queue_declare(name, passive=True)
-                except ChannelError:  # deleted meanwhile, or exclusive; the channel is closed
-                    channel = connection.channel()
-                    continue
-                if not counts.consumer_count:
-                    unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
-                found.append(
-                    SeenQueue(
-                        name,
-                        arguments,
-                        counts.message_count,
-                        unacknowledged,
-                        counts.consumer_count,
-                    )
-                )
-        return found
+            continue
+        if not counts.consumer_count:
+            unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
+        found.append(
+            SeenQueue(
+                name,
+                arguments,
+                counts.message_count,
+                unacknowledged,
+                counts.consumer_count,
+            )
+        )
+    return found
 
 
 def _connection(node: Node, *, beating: bool) -> Connection:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from feedbus.broker.rabbitmq.tls import make_context
 from feedbus.errors import FeedbusError, Outage, UsageError
+from feedbus.process.wait_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
 TIMEOUT_SECONDS = 10.0
@@ -141,7 +142,10 @@ def listed(url: BrokerUrl, management_url: ManagementUrl | None, kind: str) -> l
 
     """
     *others, last = Api.of(url, management_url)
-    for api in others:
-        with contextlib.suppress(FeedbusError):
-            return api.list(kind)
-    return last.list(kind)
+    seconds = TIMEOUT_SECONDS * (len(others) + 1)
+    what = "RabbitMQ's management API"
+    with notices.during(f"waiting for {what} to list each {kind[:-1]}, at most {seconds:.0f} s"):
+        for api in others:
+            with contextlib.suppress(FeedbusError):
+                return api.list(kind)
+        return last.list(kind)

@@ -1,0 +1,57 @@
+"""Lines that a command prints while it waits for a server that does not answer.
+
+Only commands show them: a program and a consumer's process have a log.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+NOTICE_SECONDS = 1.0
+
+Show = Callable[[str], None]
+
+
+class WaitNotices:
+    """Shows a notice for each wait that takes longer than a second, but each text once."""
+
+    def __init__(self) -> None:
+        """Create it; nothing is shown until show_with()."""
+        self._show: Show | None = None
+        self._process = 0
+        self._shown: set[str] = set()
+
+    def show_with(self, show: Show | None) -> None:
+        """Show notices in this process with a function, which another thread calls.
+
+        Args:
+            show: gets a line; None shows nothing from now on.
+
+        """
+        self._show, self._process, self._shown = show, os.getpid(), set()
+
+    @contextmanager
+    def during(self, text: str) -> Iterator[None]:
+        """Show a text if the `with` block takes longer than a second."""
+        show = self._show
+        if show is None or self._process != os.getpid() or text in self._shown:
+            yield
+            return
+
+        def notify() -> None:
+            self._shown.add(text)
+            show(text)
+
+        timer = threading.Timer(NOTICE_SECONDS, notify)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+notices = WaitNotices()
