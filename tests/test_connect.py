@@ -62,6 +62,31 @@ def test_a_program_declares_what_is_missing_and_publishes(file) -> None:
     assert waiting(file) == 3
 
 
+@pytest.mark.parametrize("file", ["embedded"], indirect=True)
+def test_a_bus_cannot_be_used_after_its_with_block(file) -> None:
+    with feedbus.connect(file) as bus:
+        bus.publish("work", {"n": 1})
+    for publish in (
+        lambda: bus.publish("work", {"n": 2}),
+        lambda: bus.publish_many("work", [({"n": 2}, "")]),
+        lambda: bus.publish_columns("work", {"n": [2]}, [""]),
+        lambda: bus.transaction().__enter__(),
+    ):
+        with pytest.raises(feedbus.UsageError, match="its `with` block has ended"):
+            publish()
+    with bus:
+        bus.publish("work", {"n": 3})
+
+    async def late() -> None:
+        async with await feedbus.connect_async(file) as other:
+            await other.publish("work", {"n": 4})
+        with pytest.raises(feedbus.UsageError, match="its `with` block has ended"):
+            await other.publish("work", {"n": 5})
+
+    asyncio.run(late())
+    assert waiting(file) == 3
+
+
 def test_the_environment_names_the_topology(file, monkeypatch) -> None:
     monkeypatch.setenv("FEEDBUS_TOPOLOGY", str(file))
     with feedbus.connect() as bus:

@@ -13,12 +13,12 @@ from itertools import islice
 from typing import Self, Unpack
 
 from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
-from feedbus.bus.publish_requests import Request
+from feedbus.bus.publish_requests import Request, refuse_ended
 from feedbus.bus.record_encoding import columnar
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_many, check_record
+from feedbus.records.publish_arguments import NO_KEY, check_many, check_record, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
@@ -61,6 +61,8 @@ class AsyncBus:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """Create a bus that connects at the first publish; an outage may last timeout_seconds."""
+        self._topology = topology
+        self._ended = False
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)
         self._begin()
 
@@ -72,17 +74,19 @@ class AsyncBus:
 
     async def __aenter__(self) -> Self:
         """Return the bus itself."""
+        self._ended = False
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close the connection."""
+        """Close the connection; from now on, a publish raises UsageError."""
+        self._ended = True
         await self.close()
 
     async def publish(
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
@@ -93,6 +97,8 @@ class AsyncBus:
         LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
+        if key is NO_KEY:
+            key = without_key(exchange, has_shards=self._topology.exchange(exchange).hashed)
         envelope = envelope_of(options, "message_id") if options else None
         await self._send(
             exchange, [single(message_id or self._bus.unique(), key, fields)], envelope
@@ -118,6 +124,8 @@ class AsyncBus:
     async def _send(
         self, exchange: str, packs: Sequence[Pack], envelope: Envelope | None = None
     ) -> None:
+        if self._ended:
+            refuse_ended()
         requests = [Request(exchange, pack, envelope) for pack in packs]
         await self._put(requests)
         for request in requests:

@@ -15,7 +15,7 @@ from feedbus.records import Records
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_columns, check_many
+from feedbus.records.publish_arguments import check_columns, check_many, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
@@ -42,17 +42,24 @@ def _refuse_late(*_: object) -> NoReturn:
 class CollectingBus(Bus):
     """The bus of a handler of one record; message ids are derived from that record's id."""
 
-    def __init__(self, records: Records, collect: Collect) -> None:
+    def __init__(
+        self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
+    ) -> None:
         """Create the bus of a handler that is called with one record.
 
         Args:
             records: the record that causes all published messages.
             collect: receives the records.
+            shards: returns the number of shards of an exchange; see BatchBus.
 
         """
         self._records = records
+        self._shards = shards
         self._collect = collect
         self._calls = 0
+
+    def _has_shards(self, exchange: str) -> bool:
+        return self._shards(exchange) > 0
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Collect (payload, routing key) pairs."""
@@ -141,11 +148,13 @@ class BatchBus(Bus):
         )
         raise UsageError(msg)
 
-    publish_columns = _publish_enveloped = publish_many
+    publish_columns = _publish_enveloped = _has_shards = publish_many
 
     def publish_part(self, part: Part) -> None:
         """Collect the messages of a part."""
         exchange = part.exchange
+        if part.lacks_key:
+            part.key = without_key(exchange, has_shards=self._shards(exchange) > 0)
         if exchange not in self._waiting:
             self._shards(exchange)  # so that an unknown name raises an error in this call
             self._waiting[exchange] = []

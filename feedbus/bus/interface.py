@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_record
+from feedbus.records.publish_arguments import NO_KEY, check_record, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.wire.message_options import Envelope, PublishOptions
 
@@ -21,27 +21,34 @@ class Bus(ABC):
     __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus
 
     def publish(
-        self, exchange: str, payload: Payload, key: str = "", **options: Unpack[PublishOptions]
+        self, exchange: str, payload: Payload, key: str = NO_KEY, **options: Unpack[PublishOptions]
     ) -> None:
         """Publish one record.
 
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key.
+            key: the routing key. An exchange with shards needs one, because it selects the shard.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
             TypeError: an argument has a wrong type.
+            UsageError: the exchange has shards, and there is no key.
             ValueError: an option is out of its limits.
 
         """
         fields = check_record(exchange, payload, key)
+        if key is NO_KEY:
+            key = without_key(exchange, has_shards=self._has_shards(exchange))
         envelope = envelope_of(options) if options else None
         if envelope is None:
             self.publish_many(exchange, [(fields, key)])
         else:
             self._publish_enveloped(exchange, fields, key, envelope)
+
+    @abstractmethod
+    def _has_shards(self, exchange: str) -> bool:
+        """Whether an exchange is a hash exchange."""
 
     @abstractmethod
     def _publish_enveloped(

@@ -14,7 +14,7 @@ from typing import Any, Self, Unpack
 from feedbus import broker
 from feedbus.bus.interface import Bus
 from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
-from feedbus.bus.publish_requests import Request
+from feedbus.bus.publish_requests import Request, refuse_ended
 from feedbus.bus.record_encoding import columnar
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
@@ -25,7 +25,13 @@ from feedbus.metrics import Metrics
 from feedbus.printable import one_line
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_columns, check_many, check_record
+from feedbus.records.publish_arguments import (
+    NO_KEY,
+    check_columns,
+    check_many,
+    check_record,
+    without_key,
+)
 from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.key_locks import KeyLocks
@@ -76,6 +82,7 @@ class LiveBus(Bus):
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._given_store = store
+        self._ended = False
         self._begin()
         _buses.add(self)
 
@@ -105,17 +112,19 @@ class LiveBus(Bus):
 
     def __enter__(self) -> Self:
         """Return the bus itself."""
+        self._ended = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection."""
+        """Close the connection; from now on, a publish raises UsageError."""
+        self._ended = True
         self.close()
 
     def publish(
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
@@ -125,8 +134,13 @@ class LiveBus(Bus):
         Raises the same errors as Bus.publish and publish_many.
         """
         fields = check_record(exchange, payload, key, message_id)
+        if key is NO_KEY:
+            key = without_key(exchange, has_shards=self._has_shards(exchange))
         envelope = envelope_of(options, "message_id") if options else None
         self._send(exchange, single(message_id or self.unique(), key, fields), envelope)
+
+    def _has_shards(self, exchange: str) -> bool:
+        return self._topology.exchange(exchange).hashed
 
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
@@ -192,6 +206,8 @@ class LiveBus(Bus):
                 bus.publish("orders", {"product": "chair"}, key="chair")
 
         """
+        if self._ended:
+            refuse_ended()
         store = self._opened_store()
         if self._current.transaction is not None:
             with store.transaction() as session:
@@ -282,6 +298,8 @@ class LiveBus(Bus):
                 self._store = None
 
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
+        if self._ended:
+            refuse_ended()
         request = Request(exchange, pack, envelope)
         if self._current.transaction is not None:
             self._requests.check(request)

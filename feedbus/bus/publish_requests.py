@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from feedbus.broker.publisher import Refusal, raise_refused
+from feedbus.errors import UsageError
 from feedbus.records.packs import Pack
 from feedbus.wire.message_options import Envelope
+
+
+def refuse_ended() -> NoReturn:
+    """Raise the error of a bus that is used after its `with` block.
+
+    Raises:
+        UsageError: always.
+
+    """
+    msg = (
+        "the bus is closed, because its `with` block has ended: publish within the block, or create"
+        " another bus with feedbus.connect() or connect_async()"
+    )
+    raise UsageError(msg)
 
 
 @dataclass(slots=True, eq=False)

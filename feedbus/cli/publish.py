@@ -33,7 +33,10 @@ Examples:
 """,
 )
 @click.argument("exchange", type=EXCHANGE)
-@click.option("--key", default="", help="The routing key of every message.")
+@click.option(
+    "--key",
+    help="The routing key of every message. An exchange with shards needs --key or --key-field.",
+)
 @click.option("--key-field", help="The field of each message that is its routing key.")
 @click.option("--json", "text", help="One message: a JSON object.")
 @click.option(
@@ -59,7 +62,7 @@ def command(  # noqa: PLR0913 -- an option each
     context: Context,
     *,
     exchange: str,
-    key: str,
+    key: str | None,
     key_field: str | None,
     text: str | None,
     file: IO[bytes] | None,
@@ -80,7 +83,7 @@ def command(  # noqa: PLR0913 -- an option each
     if (text is None) == (file is None):
         msg = f"expected either --json or --file, got {'neither' if text is None else 'both'}"
         raise click.UsageError(msg)
-    if key and key_field:
+    if key is not None and key_field:
         msg = "expected either --key or --key-field, got both"
         raise click.UsageError(msg)
     if message_id and text is None:
@@ -97,9 +100,16 @@ def command(  # noqa: PLR0913 -- an option each
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     topology = context.load()
-    topology.exchange(exchange)
+    if topology.exchange(exchange).hashed and key is None and not key_field:
+        msg = (
+            f"expected --key or --key-field, got neither: the key selects the shard of '{exchange}'"
+            " (--key '' sends every message to the same shard)"
+        )
+        raise click.UsageError(msg)
     lines = [text.encode()] if text is not None else file or []
-    pairs = _counted(_pairs(lines, key, key_field, "--json" if text is not None else "line {}"))
+    pairs = _counted(
+        _pairs(lines, key or "", key_field, "--json" if text is not None else "line {}")
+    )
     with connect(topology) as bus:
         if plain:
             count = bus.publish_many(exchange, pairs)

@@ -157,7 +157,7 @@ class DeadHandler:
         with Publications(self._sender, self._store, self._left) as publications:
             with self._store.transaction() as session:
                 try:
-                    bus = CollectingBus(records, publications.collect)
+                    bus = CollectingBus(records, publications.collect, self._sender.encoder.shards)
                     given = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:
                         seconds = queue.handler_timeout_seconds

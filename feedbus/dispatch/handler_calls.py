@@ -152,7 +152,7 @@ class HandlerCalls:
         """Await a handler of one record, and return the messages that it publishes."""
         publications = self._publications()
         try:
-            bus = CollectingBus(records, publications.collect)
+            bus = CollectingBus(records, publications.collect, self._sender.encoder.shards)
             await call(records[0], Given(bus, None, records))
         except BaseException:
             publications.clear()
@@ -174,7 +174,7 @@ class HandlerCalls:
         self, handler: Handler, records: Records, collect: Collect
     ) -> BatchBus | CollectingBus:
         if not handler.batch:
-            return CollectingBus(records, collect)
+            return CollectingBus(records, collect, self._sender.encoder.shards)
         at_once = STREAM_RECORDS if self._consumer.queue.stream else AT_ONCE
         return BatchBus(records, collect, self._sender.encoder.shards, at_once)
 

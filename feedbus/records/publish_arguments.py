@@ -15,6 +15,35 @@ SWAPPED = f"payload and key are swapped: {ORDER}"
 PAIRS = "an iterable of (payload, key) pairs"
 
 
+class _NoKey(str):
+    """The type of NO_KEY."""
+
+    __slots__ = ()
+
+
+NO_KEY: str = _NoKey()  # the default of `key`: the caller has given no routing key, not even ""
+
+
+def without_key(exchange: str, *, has_shards: bool) -> str:
+    """Return the routing key of messages that are published without one.
+
+    Args:
+        exchange: the name of the exchange.
+        has_shards: whether it is a hash exchange.
+
+    Raises:
+        UsageError: the exchange has shards: all these messages would go to the same shard.
+
+    """
+    if has_shards:
+        msg = (
+            f"cannot publish to exchange '{exchange}' without a key, because the key selects the"
+            ' shard: give a key, or key="" to send all messages to the same shard'
+        )
+        raise UsageError(msg)
+    return ""
+
+
 def check_record(
     exchange: object, payload: object, key: object, message_id: object = None
 ) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
+from feedbus.records.publish_arguments import NO_KEY
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
@@ -17,11 +18,12 @@ COLUMN = "a field's name or a list of values"
 
 @dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
 class Part:
-    """The messages that one call in a batch handler publishes; immutable.
+    """The messages that one call in a batch handler publishes.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
-        key: the routing key of all messages, or one for each.
+        key: the routing key of all messages, or one for each; NO_KEY until the publisher of parts
+            has checked that the exchange needs none.
         key_column: instead of key, the name of the column that contains the routing keys.
         columns: maps each field to a list with one value per message.
         shared: maps each field to the value that all messages have.
@@ -86,6 +88,11 @@ class Part:
             key = self.key if isinstance(self.key, str) else self.key[taken]
             columns = {name: values[taken] for name, values in self.columns.items()}
             yield replace(self, key=key, columns=columns, causes=self.causes[taken])
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether the caller has given no routing key."""
+        return self.key is NO_KEY and self.key_column is None
 
     @property
     def keyed(self) -> Sequence[str] | str:

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
 from feedbus.records.payloads import Payload, mapping_of
+from feedbus.records.publish_arguments import NO_KEY
 from feedbus.records.published_parts import Part, check_fields
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
@@ -25,7 +26,7 @@ class PublishingRecords:
         self,
         exchange: str,
         *,
-        key: str | Sequence[str] = "",
+        key: str | Sequence[str] = NO_KEY,
         key_column: str | None = None,
         columns: Mapping[str, str | Sequence[Any]] | None = None,
         shared: Mapping[str, Any] | None = None,
@@ -35,7 +36,8 @@ class PublishingRecords:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            key: the routing key of all messages, or a list with one for each.
+            key: the routing key of all messages, or a list with one for each. An exchange with
+                shards needs one.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
             columns: the fields that differ between the messages: maps the name of a message's field
                 to the name of a record's field, or to a list with one value for each record.
@@ -77,7 +79,7 @@ class PublishingRecords:
         exchange: str,
         columns: Mapping[str, str | Sequence[Any]],
         *,
-        key: str | Sequence[str] = "",
+        key: str | Sequence[str] = NO_KEY,
         key_column: str | None = None,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
@@ -92,7 +94,8 @@ class PublishingRecords:
             columns: maps the name of a message's field to a list with one value per message, or to
                 the name of a field of the record. Then all messages get this field's value. At
                 least one column is a list.
-            key: the routing key of all messages, or a list with one for each.
+            key: the routing key of all messages, or a list with one for each. An exchange with
+                shards needs one.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
             shared: the fields that are the same in all messages.
 

@@ -12,7 +12,12 @@ from feedbus.inline.loaded_projects import project
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import as_mappings, check_columns, check_many
+from feedbus.records.publish_arguments import (
+    as_mappings,
+    check_columns,
+    check_many,
+    without_key,
+)
 from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.testing.observations import Published
@@ -40,6 +45,9 @@ class RecordingBus(Bus):
         """
         self.published: list[Published] = []
         self._encoder = None if topology is None else Encoder(project(topology).topology)
+
+    def _has_shards(self, exchange: str) -> bool:
+        return self._encoder is not None and self._encoder.shards(exchange) > 0
 
     def publish_many(
         self,
@@ -84,6 +92,8 @@ class RecordingBus(Bus):
 
     def publish_part(self, part: Part) -> None:
         """Record the messages of a part; bind records to this bus by Records.of([…], bus=bus)."""
+        if part.lacks_key:
+            part.key = without_key(part.exchange, has_shards=self._has_shards(part.exchange))
         pack = part.pack(Ids("recorded", range(len(part))))
         if self._encoder is not None:
             self._encoder.encode(part.exchange, pack)

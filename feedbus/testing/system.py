@@ -18,6 +18,7 @@ from feedbus.handling.handlers import Handler
 from feedbus.inline.loaded_projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import NO_KEY
 from feedbus.schedules.firing import fire
 from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.outbox_rows import publish_pending
@@ -138,7 +139,7 @@ class TestSystem:
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],

@@ -1,0 +1,130 @@
+"""A hash exchange needs a routing key: without one, every message would go to the same shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from feedbus import config, connect, connect_async
+from feedbus.bus.collecting_bus import BatchBus, CollectingBus
+from feedbus.bus.record_encoding import Encoder
+from feedbus.cli import main
+from feedbus.errors import UsageError
+from feedbus.records import Records
+from feedbus.testing import RecordingBus, TestSystem
+from feedbus.topology import Topology
+
+TOPOLOGY = """\
+name = "shop"
+[exchanges]
+orders = { type = "x-consistent-hash" }
+notes = { type = "fanout" }
+[queues.reserve]
+exchange = "orders"
+shards = 2
+handler = "keyless_app:handle"
+[queues.note]
+exchange = "notes"
+handler = "keyless_app:handle"
+"""
+APP = "from feedbus import handler\n@handler\ndef handle(order: dict) -> None: ...\n"
+REFUSED = "cannot publish to exchange 'orders' without a key, because the key selects the shard"
+
+
+@pytest.fixture
+def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
+    (tmp_path / "topology.toml").write_text(TOPOLOGY)
+    (tmp_path / "keyless_app.py").write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    return config.load(tmp_path / "topology.toml")
+
+
+def with_program(topology: Topology, exchange: str, **key: str) -> None:
+    with connect(topology) as bus:
+        bus.publish(exchange, {"n": 1}, **key)
+
+
+def with_event_loop(topology: Topology, exchange: str, **key: str) -> None:
+    async def publish() -> None:
+        async with await connect_async(topology) as bus:
+            await bus.publish(exchange, {"n": 1}, **key)
+
+    asyncio.run(publish())
+
+
+def with_options(topology: Topology, exchange: str, **key: str) -> None:
+    with connect(topology) as bus:
+        bus.publish(exchange, {"n": 1}, priority=1, **key)
+
+
+def in_handler(topology: Topology, exchange: str, **key: str) -> None:
+    shards = Encoder(topology).shards
+    bus = CollectingBus(Records.of([{"n": 1}]), lambda *_: None, shards)
+    bus.publish(exchange, {"n": 1}, **key)
+
+
+def in_batch(topology: Topology, exchange: str, **key: str) -> None:
+    records = Records.of([{"n": 1}])
+    BatchBus(records, lambda *_: None, Encoder(topology).shards)
+    records.publish(exchange, columns={"n": "n"}, **key)
+
+
+def columns_in_batch(topology: Topology, exchange: str, **key: str) -> None:
+    records = Records.of([{"n": 1}])
+    BatchBus(records, lambda *_: None, Encoder(topology).shards)
+    records.publish_columns(exchange, {"n": [1, 2]}, **key)
+
+
+def recorded(topology: Topology, exchange: str, **key: str) -> None:
+    RecordingBus(topology).publish(exchange, {"n": 1}, **key)
+
+
+def recorded_in_batch(topology: Topology, exchange: str, **key: str) -> None:
+    Records.of([{"n": 1}], bus=RecordingBus(topology)).publish(exchange, **key)
+
+
+def in_test(topology: Topology, exchange: str, **key: str) -> None:
+    with TestSystem(topology) as system:
+        system.publish(exchange, {"n": 1}, **key)
+
+
+@pytest.mark.parametrize(
+    "publish",
+    [
+        with_program,
+        with_event_loop,
+        with_options,
+        in_handler,
+        in_batch,
+        columns_in_batch,
+        recorded,
+        recorded_in_batch,
+        in_test,
+    ],
+)
+def test_a_hash_exchange_needs_a_key_and_takes_an_empty_one(
+    topology: Topology, publish: Callable[..., None]
+) -> None:
+    with pytest.raises(UsageError, match=REFUSED):
+        publish(topology, "orders")
+    publish(topology, "orders", key="")
+    publish(topology, "orders", key="chair")
+    publish(topology, "notes")
+
+
+def test_feedbus_publish_needs_a_key_for_a_hash_exchange(topology: Topology) -> None:
+    def publish(exchange: str, *words: str) -> tuple[int, str]:
+        command = ["--topology", str(topology.path), "publish", exchange, "--json", '{"n": 1}']
+        done = CliRunner().invoke(main, [*command, *words])
+        return done.exit_code, done.output
+
+    code, output = publish("orders")
+    assert code != 0
+    assert "expected --key or --key-field, got neither: the key selects the shard" in output
+    for words in (("--key", ""), ("--key", "chair"), ("--key-field", "n")):
+        assert publish("orders", *words) == (0, "1 message published to orders\n")
+    assert publish("notes") == (0, "1 message published to notes\n")
