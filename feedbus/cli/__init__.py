@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "Run one consumer in the foreground.",
     "operations": "Serve metrics, health and the operations page.",
     "status": "Show every consumer and process, and the messages that wait.",
+    "logs": "Show the log lines of consumers and processes.",
     "publish": "Publish messages to an exchange.",
     "dead": "List, show, requeue, drop and purge dead letters.",
     "spread": "Predict how keys spread over shards.",

@@ -13,6 +13,7 @@ import click
 from feedbus.cli import Context
 from feedbus.cli.name_completion import RUNNING
 from feedbus.cli.progress import BusyLines
+from feedbus.cli.running_names import expanded
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.units import counted
 
@@ -85,19 +86,7 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
         raise UsageError(msg)
     if note := other_version(found):
         raise UsageError(note)
-    meant: set[str] = set()
-    for name in names:
-        shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
-        known = {name} if name in topology.consumers or name in topology.supervised else shards
-        if not known:
-            msg = (
-                f"no consumer, queue or process named '{name}'; expected one of"
-                f" {', '.join([*topology.consumers, *topology.supervised])}"
-            )
-            raise UsageError(msg)
-        meant |= known
-    everything = [*topology.consumers, *topology.supervised]
-    chosen = [name for name in everything if name in meant or not names]
+    chosen = expanded(topology, names)
     absent = [name for name in chosen if name not in found["watchers"]]
     if absent:
         msg = f"{', '.join(absent)}: not started yet; run `feedbus apply` to start it"

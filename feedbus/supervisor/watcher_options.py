@@ -138,8 +138,13 @@ def _other_user(name: str, user: str | None) -> str | None:
 def log_path(topology: Topology, name: str) -> Path:
     """Return the log file for a watcher's stdout and stderr; create its folder."""
     run_folder(topology)
-    folder = private_folder(topology.var / "log")
-    return folder / f"{name.replace('/', '%2F')}.log"
+    private_folder(topology.var / "log")
+    return log_file(topology, name)
+
+
+def log_file(topology: Topology, name: str) -> Path:
+    """Return the path of the log file of a watcher or of the supervisor."""
+    return topology.var / "log" / f"{name.replace('/', '%2F')}.log"
 
 
 def own_log(topology: Topology) -> RotatedLog:

@@ -1,0 +1,103 @@
+"""feedbus logs: show the log lines of consumers and processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from feedbus.cli import Context
+from feedbus.cli.name_completion import RUNNING
+from feedbus.cli.running_names import expanded
+from feedbus.errors import UsageError
+from feedbus.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from feedbus.logs.log_files import Entry, LogFile
+
+LOOK_SECONDS = 0.2
+TAB = "    "
+
+
+@click.command(
+    "logs",
+    epilog="""\b
+Examples:
+  feedbus logs                       # the last lines of everything, by time
+  feedbus logs -f update_feed        # follow all shards of a queue
+  feedbus logs --level warning --lines 20
+  feedbus logs mail | grep event=dead_letter
+""",
+)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=RUNNING)
+@click.option("-f", "--follow", is_flag=True, help="Show new lines, too, until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    "count",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="How many entries to show first. The lines of a traceback belong to one entry.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="debug",
+    show_default=True,
+    help="Leave out entries below this level. Output without a level is always shown.",
+)
+@click.pass_obj
+def command(
+    context: Context, *, names: tuple[str, ...], follow: bool, count: int, level: str
+) -> None:
+    """Show the log lines of consumers and processes on this host, in the order of their times.
+
+    NAME is a consumer, a process, or a queue, for all its shards. `supervisor` is the supervisor
+    itself, if it was started with --detach. Without names, all of them are shown.
+
+    `feedbus up` writes the files in var/log, which this command reads. It works if nothing runs,
+    too. With `[logging] format = "json"` each entry is a JSON object.
+    """
+    from feedbus.logs import JSON
+    from feedbus.logs.log_files import LogFile
+    from feedbus.supervisor.watcher_options import SUPERVISOR, log_file
+
+    topology = context.load(connects=False)
+    chosen = expanded(topology, names, [SUPERVISOR])
+    logs = [LogFile(name, log_file(topology, name)) for name in chosen]
+    if not follow and not any(log.path.exists() for log in logs):
+        msg = f"no logs in {topology.var / 'log'}; `feedbus up` writes them"
+        raise UsageError(msg)
+    plain = len(chosen) == 1 or topology.logging.format == JSON
+    width = 0 if plain else max(map(len, chosen))
+    least = logging.getLevelNamesMapping()[level.upper()]
+    with ExitStack() as stack:
+        for log in logs:
+            stack.enter_context(log)
+        _show(logs, count, least, width, follow=follow)
+
+
+def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow: bool) -> None:
+    """Print the last entries, and with follow=True the new ones until an interrupt."""
+    from feedbus.logs.log_files import in_order
+
+    found = in_order(each for log in logs for each in log.last(count, least))
+    _print(found[-count:] if count else [], width)
+    while follow:
+        found = in_order(each for log in logs for each in log.new())
+        _print((each for each in found if each.reaches(least)), width)
+        time.sleep(LOOK_SECONDS)
+
+
+def _print(found: Iterable[Entry], width: int) -> None:
+    """Print entries; with a width, the name of each before its lines."""
+    for entry in found:
+        prefix = f"{entry.name:<{width}}  " if width else ""
+        for line in entry.lines:
+            click.echo(prefix + printable(line.replace("\t", TAB)))

@@ -1,0 +1,39 @@
+"""The names of consumers, queues and processes that a command gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from feedbus.errors import UsageError
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+
+def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+    """Return the consumers and processes that names mean, in the topology's order.
+
+    Args:
+        topology: the topology that has them.
+        names: names of consumers and processes, and of queues, which mean all their shards. Without
+            names, everything is meant.
+        others: names that the command knows besides.
+
+    Raises:
+        UsageError: a name is unknown.
+
+    """
+    everything = [*topology.consumers, *topology.supervised, *others]
+    meant: set[str] = set()
+    for name in names:
+        shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
+        known = {name} if name in everything else shards
+        if not known:
+            msg = (
+                f"no consumer, queue or process named '{name}'; expected one of"
+                f" {', '.join(everything)}"
+            )
+            raise UsageError(msg)
+        meant |= known
+    return [name for name in everything if name in meant or not names]

@@ -1,0 +1,176 @@
+"""Read the log files of processes: their last entries, and new ones as they are written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Self
+
+LEVELS = {
+    name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+}
+# The beginning of an entry in text format, and in JSON.
+BEGINNING = re.compile(
+    r"""(?:\{"time":\s*")?(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z)(?:",\s*"level":\s*")?\s*"""
+    rf"(?P<level>{'|'.join(LEVELS)})\b"
+)
+FIRST_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a log: one line with a time and a level, and the indented lines that follow it.
+
+    Attributes:
+        name: the name of the consumer or process.
+        time: its time as text, by which entries are sorted. Output that the process printed without
+            a time has the time of the entry before it.
+        level: a number of the module logging; None for output without a level.
+        lines: its lines.
+
+    """
+
+    name: str
+    time: str
+    level: int | None
+    lines: tuple[str, ...]
+
+    def reaches(self, least_level: int) -> bool:
+        """Whether the entry has at least this level; output without a level always does."""
+        return self.level is None or self.level >= least_level
+
+
+def entries(text: str, before: Entry) -> Iterator[Entry]:
+    """Yield the entries of whole lines; indented lines at the beginning continue the one before."""
+    current = replace(before, lines=())
+    for line in text.splitlines():
+        if line.startswith("  "):
+            current = replace(current, lines=(*current.lines, line))
+            continue
+        if current.lines:
+            yield current
+        found = BEGINNING.match(line)
+        if found:
+            current = Entry(before.name, found["time"], LEVELS[found["level"]], (line,))
+        else:
+            current = Entry(before.name, current.time, None, (line,))
+    if current.lines:
+        yield current
+
+
+class LogFile:
+    """The log file of one process, with its older files, and the position up to which it was read.
+
+    The supervisor appends whole lines. It renames a file that is full to NAME.log.1, and creates a
+    new one.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        """Create it; nothing is read yet.
+
+        Args:
+            name: the name of the consumer or process.
+            path: the file, which need not exist.
+
+        """
+        self.path = path
+        self._name = name
+        self._file: BinaryIO | None = None
+        self._last = Entry(name, "", None, ())
+
+    def last(self, count: int, least_level: int) -> list[Entry]:
+        """Return the last entries of at least a level; new() continues after them."""
+        self._open()
+        if self._file is None:
+            return []
+        found = self._from_end(self._file, count, least_level)
+        number = 1
+        while len(found) < count:
+            try:
+                with self.path.with_name(f"{self.path.name}.{number}").open("rb") as file:
+                    found = self._from_end(file, count - len(found), least_level) + found
+            except OSError:  # there is no older file
+                break
+            number += 1
+        self._last = found[-1] if found else self._last
+        return found[-count:] if count else []
+
+    def new(self) -> list[Entry]:
+        """Return the entries that were added since the last call."""
+        found = self._rest() if self._file is not None else []
+        if self._replaced():
+            self._open()
+            found += self._rest()
+        return found
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        self.close()
+        try:
+            self._file = self.path.open("rb")
+        except OSError:  # not written yet, or being replaced
+            self._file = None
+
+    def _replaced(self) -> bool:
+        try:
+            now = self.path.stat()
+        except OSError:
+            return False
+        return self._file is None or not os.path.samestat(now, os.fstat(self._file.fileno()))
+
+    def _rest(self) -> list[Entry]:
+        """Return the entries up to the last whole line, and stay behind it."""
+        if self._file is None:
+            return []
+        begin = self._file.tell()
+        text = self._file.read()
+        end = text.rfind(b"\n") + 1
+        self._file.seek(begin + end)
+        found = list(entries(_decoded(text[:end]), self._last))
+        self._last = found[-1] if found else self._last
+        return found
+
+    def _from_end(self, file: BinaryIO, count: int, least_level: int) -> list[Entry]:
+        """Return the last entries of a file, and stay at its end."""
+        size = file.seek(0, os.SEEK_END)
+        read = min(FIRST_BYTES, size)
+        while True:
+            file.seek(size - read)
+            text = file.read(read)
+            begin = 0 if read == size else text.find(b"\n") + 1
+            end = text.rfind(b"\n") + 1
+            found = [
+                each
+                for each in entries(_decoded(text[begin:end]), Entry(self._name, "", None, ()))
+                if each.reaches(least_level)
+            ]
+            if read == size or len(found) > count:  # one more: the first may lack its first line
+                file.seek(size - read + end)
+                return found[-count:] if count else []
+            read = min(read * 4, size)
+
+
+def in_order(found: Iterable[Entry]) -> list[Entry]:
+    """Return entries of several files by their time."""
+    return sorted(found, key=lambda entry: entry.time)
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="backslashreplace")
