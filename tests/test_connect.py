@@ -146,7 +146,7 @@ def test_a_wrong_call_fails_alone_among_those_that_are_sent_together(file) -> No
         calls = [
             lambda: bus.publish("work", {"n": 1}),
             lambda: bus.publish_columns("work", {}, [None]),
-            lambda: bus.publish("nowhere", {"n": 2}),
+            lambda: bus.publish("nowhere", {"n": 2}, key=""),
         ]
         threads = [threading.Thread(target=publish, args=[call]) for call in calls]
         for thread in threads:
