@@ -58,11 +58,12 @@ def command(
 ) -> None:
     """Show the log lines of consumers and processes on this host, in the order of their times.
 
-    NAME is a consumer, a process, or a queue, for all its shards. `supervisor` is the supervisor
-    itself, if it was started with --detach. Without names, all of them are shown.
+    NAME is a consumer, a process or a queue. The name of a queue stands for all of its shards.
+    `supervisor` is the supervisor itself, if it was started with --detach. Without names, all log
+    lines are shown.
 
-    `feedbus up` writes the files in var/log, which this command reads. It works if nothing runs,
-    too. With `[logging] format = "json"` each entry is a JSON object.
+    The command reads the files that `feedbus up` writes in var/log. It also works if nothing runs.
+    With `[logging] format = "json"` each entry is a JSON object.
     """
     from feedbus.logs import JSON
     from feedbus.logs.log_files import LogFile
