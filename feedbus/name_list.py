@@ -1,11 +1,20 @@
-"""Write a list of names into a sentence."""
+"""Write names into a sentence: a list of them, or what a wrong name may mean."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
     """Return some names and the number of further names: "a, b, c and 2 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def expected_one_of(name: str, known: Collection[str]) -> str:
+    """Return which names were expected instead of an unknown one, and the most similar name."""
+    from difflib import get_close_matches  # only for an error
+
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"expected one of {', '.join(known)}{hint}"

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NoReturn
 
 from feedbus.errors import UsageError
+from feedbus.name_list import expected_one_of
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
@@ -419,6 +420,6 @@ class Topology:
 
 
 def _refuse(kind: str, name: str, known: Collection[str]) -> NoReturn:
-    expected = f"expected one of {', '.join(known)}" if known else "the topology has none"
+    expected = expected_one_of(name, known) if known else "the topology has none"
     msg = f"no {kind} named '{name}'; {expected}"
     raise UsageError(msg)

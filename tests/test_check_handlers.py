@@ -214,3 +214,16 @@ def test_run_says_the_same_before_it_starts(check, tmp_path):
     assert done.returncode == 1
     place = "topology.toml:8:16: [queues.reserve] dead_handler: "
     assert f"{place}Client (app_of_check.py:6) is not a function" in done.stderr
+
+
+def test_a_module_without_a_module_that_it_imports_is_one_problem(check):
+    second = '[queues.mail]\nexchange = "orders"\nrouting_keys = ["mail"]\n'
+    second += 'handler = "app_of_check:mail"\n'
+    before = "from marshmallow import Schema"
+    reported = check(second, before=before, after=f"{before}\nimport not_installed")
+    assert reported.splitlines() == [
+        (
+            "topology.toml:7:11: [queues.reserve] handler: cannot import app_of_check:"
+            " ModuleNotFoundError: No module named 'not_installed' (app_of_check.py:4)"
+        ),
+    ]

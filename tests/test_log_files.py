@@ -103,6 +103,8 @@ def test_without_logs_the_command_says_who_writes_them(tmp_path: Path) -> None:
     assert error.endswith("`feedbus up` writes them")
     (error,) = shown(tmp_path / "var" / "log", "nope", code=1)
     assert error.startswith("error: no consumer, queue or process named 'nope'; expected one of")
+    (error,) = shown(tmp_path / "var" / "log", "reserv", code=1)
+    assert error.endswith("of reserve, mail, operations, supervisor; did you mean 'reserve'?")
 
 
 def test_as_many_entries_as_asked_are_found_in_a_large_file_and_in_older_ones(

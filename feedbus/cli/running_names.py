@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from feedbus.errors import UsageError
+from feedbus.name_list import expected_one_of
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
@@ -30,10 +31,8 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
         shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
         known = {name} if name in everything else shards
         if not known:
-            msg = (
-                f"no consumer, queue or process named '{name}'; expected one of"
-                f" {', '.join(everything)}"
-            )
+            expected = expected_one_of(name, [*topology.queues, *topology.supervised, *others])
+            msg = f"no consumer, queue or process named '{name}'; {expected}"
             raise UsageError(msg)
         meant |= known
     return [name for name in everything if name in meant or not names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,16 @@ def cause_of(error: UsageError) -> str:
     if isinstance(error, Unfit):
         return str(error) if error.at_import else ""
     inner = error.__cause__
-    return "" if inner is None or isinstance(inner, ModuleNotFoundError) else str(error)
+    if inner is None or (isinstance(inner, ModuleNotFoundError) and not _within_module(inner)):
+        return ""
+    return str(error)
+
+
+def _within_module(error: ModuleNotFoundError) -> bool:
+    """Whether a module that was found imports another one, which was not found."""
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    code = [file for file in files if "importlib" not in file]
+    return bool(code) and not Path(code[-1]).is_relative_to(Path(__file__).parents[1])
 
 
 def _dead_handler(dotted: str, root: Path, store: StoreOffer) -> DeadLetterFunction:

@@ -92,7 +92,8 @@ def test_restart_runs_the_code_as_it_is_now_and_status_and_plan_say_that_it_has_
         wrong = system.project.feedbus("restart", "wrk", code=1).stderr
         known = "work, operations"
         assert wrong == (
-            f"error: no consumer, queue or process named 'wrk'; expected one of {known}\n"
+            f"error: no consumer, queue or process named 'wrk'; expected one of {known};"
+            " did you mean 'work'?\n"
         )
 
 
