@@ -11,6 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker import inventory
+from feedbus.broker.rabbitmq import management
 from feedbus.errors import Outage, UsageError
 from feedbus.store.peewee import close_bound
 from feedbus.topology import StoreOptions, Topology
@@ -100,7 +101,7 @@ def refusals(given: Topology) -> tuple[str, str]:
     with pytest.raises(Outage) as by_broker:
         broker.connect(given)
     with pytest.raises(UsageError) as by_management:
-        inventory.take(given)
+        management.listed(given.broker_url, given.management_url, "queues")
     return str(by_broker.value), str(by_management.value)
 
 
