@@ -1,4 +1,4 @@
-"""Convert connection errors of a broker into outages, and close connections without errors."""
+"""Convert connection errors of a broker into outages, and close connections, whatever fails."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class LiveBus(Bus):
     """
 
     SLICE = 5_000
-    CONFIRM_SECONDS = (2.0, 10.0)  # (min, max); a node that dies may lose confirms
+    CONFIRM_SECONDS = (2.0, 10.0)  # (min, max); a node that has died sends no confirm
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class LiveBus(Bus):
         """Send the messages of a committed transaction; no error of broker or store is raised.
 
         Rows with the same keys that are left in the outbox are sent first. A row that cannot be
-        sent now is sent before a later message of its key, or by the relay.
+        sent now is sent by the relay, or before the next message of its key by this bus.
         """
         left, sent = self._leftovers(store), False
         left.begin(committed, committed.rows)

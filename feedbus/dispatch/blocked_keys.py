@@ -72,7 +72,7 @@ class BlockedKeys:
         self._decoder.fail(arrived, row, Waits())
 
     def decide(self, fault: Fault) -> None:
-        """Decide on a record without a handler; if its key is blocked, let it wait instead."""
+        """Decide on a record that no handler gets; if its key is blocked, let it wait instead."""
         if fault.decision is None and self.waits(fault.arrived, fault.row):
             self.defer(fault.arrived, fault.row)
         else:

@@ -201,7 +201,7 @@ class Decoder:
     def _refuse(
         self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on a record without a handler: now, or after the earlier records of its key."""
+        """Decide on a record that no handler gets: now, or after the earlier records of its key."""
         if self._in_turn:
             inputs.append(Fault(arrived, row, error))
         else:
@@ -279,7 +279,7 @@ class Decoder:
         arrived.decisions.append(decision)
 
     def decide(self, fault: Fault) -> None:
-        """Decide on a record without a handler, after the earlier records of its key."""
+        """Decide on a record that no handler gets, after the earlier records of its key."""
         if fault.decision is not None:
             self._add_decision(fault.arrived, fault.decision)
         elif fault.error is not None:

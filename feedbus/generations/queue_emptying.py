@@ -33,7 +33,7 @@ class Emptying:
 
     Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
     message count may be 0 because the leader did not answer. A quorum queue with a single active
-    consumer refuses basic.get; there, a probe that returns proves the same. See
+    consumer refuses basic.get; there, a probe that returns proves that the queue is empty. See
     feedbus.generations.probes.
     """
 

@@ -262,8 +262,8 @@ class Runner:
             elif not arrived:
                 subscribed_seconds = run.clock.monotonic() - subscribed_at
                 if not to_subscribe and subscribed_seconds > run.holding.latest_seconds:
-                    run.holding.record_success()  # no outage for longer than the last pause
-            elif not mode.handle_next(raw):  # the same
+                    run.holding.record_success()  # it ran longer than the last pause
+            elif not mode.handle_next(raw):  # likewise
                 to_subscribe = self._return_deliveries(queues, to_subscribe)
             subscriptions.end_empty(lambda: mode.working)
             self._pruning.look(raw)

@@ -45,7 +45,7 @@ class RotatedLog:
             consumer: the name of the consumer, for the lines that the supervisor itself writes.
             log_format: the form of these lines.
             descriptors: descriptors of this process that are to write to the file, too.
-            copy: called with the same whole lines, also with lines that cannot be written to the
+            copy: called with the lines of each write, also with lines that cannot be written to the
                 disk.
 
         """
