@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from feedbus.metrics import Metrics
 from feedbus.plan.comparison import make_plan
 from feedbus.ring import Ring
 from servers import versions
+from tests.ordered_queues import ORDERED
 from tests.projects import Project
 from tests.systems import BATCH, System, on_broker, sharded
 
@@ -64,6 +66,28 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
         f"keys that move from shard_1 to {', '.join(wait.moved_to)} wait for its {len(keys)}"
         " messages (the duration is unknown, because it handles no messages now)"
     ) in capsys.readouterr().out
+
+
+@ON_EMBEDDED
+@pytest.mark.parametrize(
+    ("options", "reported"),
+    [
+        (ORDERED, "1 message in old shards, for which only the keys of these shards wait"),
+        ({}, "1 message in old shards, handled before any new one"),
+        (ORDERED | {"block_on_dead": True}, "1 message in old shards, handled before any new one"),
+    ],
+)
+def test_a_plan_says_whether_all_keys_wait_for_the_old_shards(
+    make: Callable[..., System],
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    reported: str,
+) -> None:
+    system = make(sharded(2, **options))
+    with system.bus() as bus:
+        bus.publish("ring", {"n": 1}, "key")
+    show(make_plan(system.changed(sharded(3, **options)), None), as_json=False)
+    assert reported in capsys.readouterr().out
 
 
 @ON_EMBEDDED

@@ -215,3 +215,38 @@ def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified)
     waiting.arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
     waiting.began()
     assert waiting.is_repetition("m") is identified
+
+
+def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
+    waiting: WaitingRecords[str] = WaitingRecords()
+    for number, awaited in enumerate([{"q"}, {"q", "r"}, set()]):
+        record = WaitingRecord("abc"[number], waiting.next_place(1), f"m{number}", arrival="d")
+        record.awaited = frozenset(awaited)
+        waiting.arrived(record)
+    assert (waiting.behind_old_queues, set(waiting.awaited)) == (2, {"q", "r"})
+    assert [each.message_id for each in waiting.take(0.0, 10)] == ["m2"]
+    waiting.ended(["q"])
+    assert (waiting.behind_old_queues, set(waiting.awaited)) == (1, {"r"})
+    assert [each.message_id for each in waiting.take(0.0, 10)] == ["m0"]
+    waiting.ended(["q", "r"])
+    assert waiting.behind_old_queues == 0
+    assert [each.message_id for each in waiting.take(0.0, 10)] == ["m1"]
+
+
+def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_ones():
+    waiting: WaitingRecords[str] = WaitingRecords()
+    newer = WaitingRecord("a", waiting.next_place(2), "new", arrival="n")
+    waiting.arrived(newer)
+    assert [waiting.blocks("a", turn) for turn in (1, 2, 3)] == [False, True, True]
+    older = WaitingRecord("a", waiting.next_place(1), "old", arrival="o")
+    waiting.arrived(older)
+    assert waiting.blocks("a", 1)
+    assert [each.message_id for each in waiting.take(0.0, 10)] == ["old", "new"]
+
+
+def test_a_record_that_was_moved_to_another_queue_is_not_taken_for_a_repetition():
+    waiting: WaitingRecords[str] = WaitingRecords()
+    moved = [WaitingRecord("a", 1, "m", queue=queue, arrival=queue) for queue in ("old", "new")]
+    assert [waiting.arrived(each) for each in moved] == [[], []]
+    waiting.done(moved[0])
+    assert [each.arrival for each in waiting.take(0.0, 10)] == ["new"]

@@ -198,9 +198,11 @@ def _even(evenness: Evenness) -> str:
 def _backlog(ring: RingChange) -> str:
     if not ring.backlog_messages:
         return "none: the new shards are read immediately"
-    waiting = (
-        f"{counted(ring.backlog_messages, 'message')} in old shards, handled before any new one"
-    )
+    waiting = f"{counted(ring.backlog_messages, 'message')} in old shards"
+    if ring.waits_for_all:
+        waiting = f"{waiting}, handled before any new one"
+    else:
+        waiting = f"{waiting}, for which only the keys of these shards wait"
     if ring.moved_share is None:
         return waiting
     if ring.drain_seconds is None:

@@ -144,7 +144,8 @@ class QueueTable(TableSchema):
     waiting_limit = Whole(
         "How many records of a shard or queue with `order_by` may "
         "[wait](../concepts/order.md#when-a-record-fails) for a failed record of their key. "
-        "When this limit is reached, the consumer handles only waiting records.",
+        "When this limit is reached, the consumer handles only waiting records. The same number of "
+        "records may wait for [old queues](../concepts/generations.md) after a change of shards.",
         most=MOST_WAITING,
         default="10000",
     )

@@ -6,13 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from feedbus.clock import NANOSECONDS, Clock
 from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePolicy
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
-from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
+from feedbus.dispatch.waiting_records import NOTHING, WaitingRecord, WaitingRecords
 from feedbus.logs import EventLog
 from feedbus.records.packs import Pack
 from feedbus.wire import Delivery, Outgoing
@@ -49,6 +49,19 @@ class Overtook(Waits):
         """Create it with the failed records."""
         super().__init__()
         self.failed = failed
+
+
+class Predecessors(Protocol):
+    """The queues of older generations that still exist."""
+
+    def of(self, turn: int, routing_key: str) -> frozenset[str]:
+        """Return the older queues that can still contain records of a routing key.
+
+        Args:
+            turn: the number of the generation; the queues of earlier ones are older.
+            routing_key: the key that the rings place.
+
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +105,22 @@ class OrderedRetries:
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.unsettled = False
         self.abandoned = False  # whether some records were never sent, until forget()
+        self.predecessors: Predecessors | None = None  # None while no old queue exists
         self._block_on_dead = block_on_dead
         self._order = order
         self._policy = policy
         self._clock = clock
         self._queues: dict[str, str] = {}
+        self._turns: dict[str, int] = {}
         self._taken: dict[tuple[str, int], Waiting] = {}
         self._failed_again: dict[Waiting, float] = {}  # when taken records run again
         self._not_run: set[Waiting] = set()
         self._stopped: Counter[str] = Counter()  # the number of both for each key
 
-    def subscribed(self, consumer_tag: str, waiting_queue: str) -> None:
-        """Set the waiting queue for deliveries with a consumer tag."""
+    def subscribed(self, consumer_tag: str, waiting_queue: str, turn: int = 0) -> None:
+        """Set the waiting queue, and the number of the generation, of a subscription."""
         self._queues[consumer_tag] = waiting_queue
+        self._turns[consumer_tag] = turn
 
     def waiting_queue(self, consumer_tag: str) -> str:
         """Return the waiting queue for deliveries with a consumer tag."""
@@ -122,6 +138,7 @@ class OrderedRetries:
         self.records.forget()
         self.unsettled = self.abandoned = False
         self._queues.clear()
+        self._turns.clear()
         self._taken.clear()
         self._failed_again.clear()
         self._not_run.clear()
@@ -144,9 +161,10 @@ class OrderedRetries:
             return [delivery, *self._release(str(delivery.headers[RELEASE]))]
         arrival = Arrival(delivery, message, self._clock.monotonic())
         place, blocks = _number(delivery, PLACE), BLOCKED in delivery.headers
+        turn = self._turns.get(delivery.consumer_tag, 0)
         record = WaitingRecord(
             self._key_of(delivery),
-            place if place > 0 else self.records.next_place(),
+            place if place > 0 else self.records.next_place(turn),
             delivery.message_id,
             delivery.identified,
             BLOCKED_ATTEMPT if blocks else delivery.attempts,
@@ -154,6 +172,8 @@ class OrderedRetries:
             self.waiting_queue(delivery.consumer_tag),
             arrival,
         )
+        if self.predecessors is not None:
+            record.awaited = self.predecessors.of(turn, delivery.original_key)
         return [each.delivery for each in self.records.arrived(record)]
 
     def _release(self, message_id: str) -> list[Delivery]:
@@ -221,7 +241,7 @@ class OrderedRetries:
     @property
     def idle(self) -> bool:
         """Whether no record waits, so that every record may be handled on arrival."""
-        return self.records.idle
+        return self.predecessors is None and self.records.idle
 
     def before(self, delivery: Delivery, pack: Pack, row: int) -> Decision | None:
         """Return the decision on a record that may not be handled now, or None if it may."""
@@ -231,7 +251,8 @@ class OrderedRetries:
         if delivery.redelivered and identified and self.records.is_repetition(pack.ids[row]):
             return Decision("wait", None)
         key = self._order.waiting_key(delivery, pack, row)
-        if not self.records.blocks(key):
+        blocks = self.records.blocks(key, self._turns.get(delivery.consumer_tag, 0))
+        if not blocks and not self._awaited(delivery, pack, row):
             return None
         decision = self._policy.deferred(delivery, pack, row)
         blocked = self.records.blocked(key, pack.ids[row])
@@ -245,7 +266,15 @@ class OrderedRetries:
         record = self._record_of(delivery)
         if record is not None:
             return self._stopped[record.key] > 0
-        return self.records.blocks(self._order.waiting_key(delivery, pack, row))
+        key = self._order.waiting_key(delivery, pack, row)
+        return self.records.blocks(key, self._turns.get(delivery.consumer_tag, 0))
+
+    def _awaited(self, delivery: Delivery, pack: Pack, row: int) -> frozenset[str]:
+        """Return the older queues that can still contain earlier records of a record's key."""
+        if self.predecessors is None:
+            return NOTHING
+        key = pack.key(row) if delivery.content_type == PACK else delivery.original_key
+        return self.predecessors.of(self._turns.get(delivery.consumer_tag, 0), key)
 
     def after(self, delivery: Delivery, pack: Pack, row: int, decision: Decision) -> Decision:
         """Return the decision on a record, with the message that is sent for it.
@@ -270,12 +299,13 @@ class OrderedRetries:
         else:
             record = WaitingRecord(
                 self._order.waiting_key(delivery, pack, row),
-                self.records.next_place(),
+                self.records.next_place(self._turns.get(delivery.consumer_tag, 0)),
                 decision.message.message_id,
                 delivery.identified or delivery.content_type == PACK,
                 BLOCKED_ATTEMPT if blocks else int(decision.message.headers[ATTEMPT]),
                 due_at,
                 self.waiting_queue(delivery.consumer_tag),
+                awaited=self._awaited(delivery, pack, row),
             )
             self.records.add(record)
         self.unsettled = True

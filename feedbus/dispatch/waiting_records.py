@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,6 +14,8 @@ Arrival = TypeVar("Arrival")
 
 
 BLOCKED = -1  # the attempt of a record that is a dead letter
+PLACES_OF_TURN = 2**40  # positions for the records of one generation's queues
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +25,8 @@ class WaitingRecord(Generic[Arrival]):
     Attributes:
         key: the ordering key.
         place: records of one key run in the order of their places; records of other keys can have
-            the same place.
+            the same place. The places of a generation's records are behind those of all earlier
+            generations.
         message_id: the id of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
@@ -30,6 +34,7 @@ class WaitingRecord(Generic[Arrival]):
             others.
         queue: the waiting queue that contains its message.
         arrival: the delivery of its message; None if the message is being sent or was returned.
+        awaited: the queues of older generations that must be deleted before the record may run.
 
     """
 
@@ -42,6 +47,7 @@ class WaitingRecord(Generic[Arrival]):
     queue: str = ""
     arrival: Arrival | None = None
     taken: bool = False
+    awaited: frozenset[str] = NOTHING
 
 
 class WaitingRecords(Generic[Arrival]):
@@ -52,11 +58,13 @@ class WaitingRecords(Generic[Arrival]):
     before the old message is acknowledged. So after a crash, a record can be in the waiting queue
     twice, or its own queue can deliver it again. Both cases are recognised here:
 
-    - two messages with one place and one id are one record, and the later attempt counts;
+    - two messages of one queue with one place and one id are one record, and the later attempt
+      counts. In different queues they are two, because one of them was moved from the other queue;
     - a record that its own queue delivers again has the id of a record that waited when reading
       began; it is a repetition.
 
-    A key is blocked from the time when a record of it is added until the last one is done.
+    A key is blocked from the time when a record of it is added until the last one is done. A record
+    of an older generation's queue is not blocked by records of newer ones.
     """
 
     def __init__(self) -> None:
@@ -64,8 +72,10 @@ class WaitingRecords(Generic[Arrival]):
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
         self._heads: list[tuple[float, int, str]] = []  # some are out of date
         self._count = 0
-        self._last_place = 0
+        self._last_places: dict[int, int] = {}  # by turn
         self._read: set[str] = set()
+        self._awaited: Counter[str] = Counter()  # the number of records for each queue
+        self.behind_old_queues = 0  # how many records wait for a queue
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -96,22 +106,58 @@ class WaitingRecords(Generic[Arrival]):
             if record.attempt == BLOCKED and message_id in {"", record.message_id}
         ]
 
-    def next_place(self) -> int:
-        """Return a position after all others."""
-        self._last_place += 1
-        return self._last_place
+    def next_place(self, turn: int = 0) -> int:
+        """Return a position after all others of a generation, and before those of later ones."""
+        place = self._last_places.get(turn, turn * PLACES_OF_TURN) + 1
+        self._last_places[turn] = place
+        return place
 
-    def blocks(self, key: str) -> bool:
-        """Whether a record that arrives now must wait for others of its key."""
-        return key in self._lines
+    def blocks(self, key: str, turn: int = 0) -> bool:
+        """Whether a record that arrives now must wait for others of its key.
+
+        Args:
+            key: the ordering key.
+            turn: the number of the generation whose queue delivers the record.
+
+        """
+        line = self._lines.get(key)
+        return line is not None and line[0].place < (turn + 1) * PLACES_OF_TURN
 
     def add(self, record: WaitingRecord[Arrival]) -> None:
         """Add a record whose message is being sent to the queue."""
-        self._last_place = max(self._last_place, record.place)
+        turn = record.place // PLACES_OF_TURN
+        self._last_places[turn] = max(self._last_places.get(turn, 0), record.place)
         line = self._lines.setdefault(record.key, [])
         insort(line, record, key=_place)
         self._count += 1
+        if record.awaited:
+            self.behind_old_queues += 1
+            self._awaited.update(record.awaited)
         self._look(line)
+
+    @property
+    def awaited(self) -> Collection[str]:
+        """The queues that records wait for."""
+        return self._awaited.keys()
+
+    def ended(self, queues: Collection[str]) -> None:
+        """Register that queues were deleted: records no longer wait for them."""
+        if self._awaited.keys().isdisjoint(queues):
+            return
+        for line in self._lines.values():
+            for record in line:
+                if not record.awaited.isdisjoint(queues):
+                    self._awaits_no_more(record)
+                    record.awaited = record.awaited.difference(queues)
+                    if record.awaited:
+                        self.behind_old_queues += 1
+                        self._awaited.update(record.awaited)
+            self._look(line)
+
+    def _awaits_no_more(self, record: WaitingRecord[Arrival]) -> None:
+        self.behind_old_queues -= 1
+        self._awaited.subtract(record.awaited)
+        self._awaited = +self._awaited
 
     def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Add a record whose message was delivered; return the deliveries to acknowledge.
@@ -124,7 +170,7 @@ class WaitingRecords(Generic[Arrival]):
         for known in reversed(self._lines.get(record.key, [])):
             if known.place < record.place:
                 break
-            if (known.place, known.message_id) == (record.place, record.message_id):
+            if _identity(known) == _identity(record):
                 return self._again(known, record)
         self.add(record)
         return []
@@ -206,6 +252,8 @@ class WaitingRecords(Generic[Arrival]):
         line = self._lines[record.key]
         line.remove(record)
         self._count -= 1
+        if record.awaited:
+            self._awaits_no_more(record)
         if line:
             self._look(line)
         else:
@@ -243,6 +291,7 @@ class WaitingRecords(Generic[Arrival]):
         """Remove all records: the broker delivers them again."""
         self._lines, self._heads, self._count = {}, [], 0
         self._read = set()
+        self._awaited, self.behind_old_queues = Counter(), 0
 
     def _look(self, line: list[WaitingRecord[Arrival]]) -> None:
         if line and _ready(line[0]):
@@ -253,5 +302,9 @@ def _place(record: WaitingRecord[Arrival]) -> int:
     return record.place
 
 
+def _identity(record: WaitingRecord[Arrival]) -> tuple[str, int, str]:
+    return record.queue, record.place, record.message_id
+
+
 def _ready(record: WaitingRecord[Arrival]) -> bool:
-    return record.arrival is not None and not record.taken
+    return record.arrival is not None and not record.taken and not record.awaited

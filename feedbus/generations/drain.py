@@ -1,20 +1,21 @@
-"""The queues that a consumer reads: those of old rings first, then its own."""
+"""The queues that a consumer reads: its share of those of old rings, and its own."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from feedbus import broker
 from feedbus.broker import external
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import ledger, switch
+from feedbus.generations import ledger, predecessors, switch
 from feedbus.generations.ledger import State
+from feedbus.generations.predecessors import Predecessors
 from feedbus.topology import Consumer, Generation, Topology
-from feedbus.wire.amqp_protocols import Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 
 LOOKS_A_STATE = 10  # a waiting consumer reads the state after this many checks of a queue
 
@@ -33,20 +34,25 @@ class Source:
         exclusive: whether only one consumer may read it at a time.
         unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
             earlier one may have expired, or a full queue has refused it.
+        turn: the number of the queue's generation.
+        in_turn: whether it is read only while no other consumer reads it.
 
     """
 
     queue: str
     exclusive: bool = False
     unfenced: bool = False
+    turn: int = 0
+    in_turn: bool = False
 
 
 class Drain:
     """The order in which one consumer goes through the generations of its exchange.
 
     The queues of an old generation are divided among the current consumers. Each queue is read up
-    to its fence, then deleted. Only when all of them are deleted may a new shard handle a key that
-    has moved to it.
+    to its fence, then deleted. A consumer reads its share of them together with its own queue, and
+    a record waits until the old queues are deleted that had its key. If these queues are not known,
+    the consumer reads its own queue when all old queues are deleted.
     """
 
     def __init__(
@@ -100,14 +106,75 @@ class Drain:
             if not broker.queue_exists(connection, before):
                 yield [Source(self._names.queue(self._consumer))]
             return
+        current = self._state.current
+        own = Source(
+            self._names.member(current, self._consumer.name),
+            self._alone(current),
+            turn=current.turn,
+        )
+        if self.at_once:
+            # The newest first: its records wait for no backlog of another key.
+            old = [each for old in reversed(self._state.draining) for each in self._sources(old)]
+            yield [own, *(replace(each, in_turn=True) for each in old)]
+            return
         for generation in self._state.draining:
-            alone = self._alone(generation)
-            share = [Source(queue, alone, unfenced=True) for queue in self._share(generation)]
-            yield from self._in_turn(connection, share)
+            yield from self._in_turn(connection, self._sources(generation))
             if not self._await_others(connection, generation):
                 return
-        own = self._names.member(self._state.current, self._consumer.name)
-        yield [Source(own, self._alone(self._state.current))]
+        yield [own]
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the queues of all generations are read at the same time."""
+        return (
+            self._state is not None
+            and bool(self._state.draining)
+            and predecessors.known(self._topology, self._consumer.queue)
+        )
+
+    def predecessors(self, connection: Connection) -> Predecessors | None:
+        """Return the old queues that records wait for, or None if they wait for none."""
+        if self._state is None or not self.at_once:
+            return None
+        old = [each for old in self._state.draining for each in self._names.members(old)]
+        there = [queue for queue in old if broker.queue_exists(connection, queue)]
+        return Predecessors(self._names, self._state, there)
+
+    def forget_drained(self, connection: Connection) -> bool:
+        """Remove the draining generations from the state, after all their queues were deleted.
+
+        Returns:
+            False if this has to be repeated, because another process changes the state.
+
+        """
+        assert self._state is not None  # noqa: S101 -- for the type checker
+        return all(self._forget(connection, each) for each in self._state.draining)
+
+    @property
+    def place(self) -> int:
+        """The index of this consumer in its ring."""
+        members = () if self._state is None else self._state.current.members
+        return [name for name, _ in members].index(self._consumer.name)
+
+    def switched(self, connection: Connection) -> bool:
+        """Whether the ring has changed again, and this consumer has a queue of the new one."""
+        if self._state is None:
+            return False
+        now = ledger.states(connection, self._topology).get(self._state.current.exchange)
+        return (
+            now is not None
+            and now.current != self._state.current
+            and self._consumer.name in dict(now.current.members)
+            and predecessors.known(self._topology, self._consumer.queue)
+        )
+
+    def _sources(self, generation: Generation) -> list[Source]:
+        """Return this consumer's share of the queues of an old generation."""
+        alone = self._alone(generation)
+        return [
+            Source(queue, alone, unfenced=True, turn=generation.turn)
+            for queue in self._share(generation)
+        ]
 
     def _in_turn(
         self, connection: Connection, sources: Sequence[Source]
@@ -174,6 +241,13 @@ class Drain:
         for queue in self._names.members(generation):
             if not self._await_end(connection, queue):
                 return False
+        while not self._forget(connection, generation):
+            if not self._pause():
+                return False
+        return True
+
+    def _forget(self, connection: Connection, generation: Generation) -> bool:
+        """Remove a generation from the state; return False if another process changes it."""
         while self._remembered(connection, generation):
             try:
                 with broker.locked(connection, self._topology):
@@ -181,8 +255,7 @@ class Drain:
                     switch.forget_drained(channel, self._topology, generation)
                     channel.close()
             except UsageError:  # a switch is in progress, or another consumer is doing this
-                if not self._pause():
-                    return False
+                return False
         return True
 
     def _remembered(self, connection: Connection, generation: Generation) -> bool:
@@ -221,18 +294,22 @@ def standing(
 
 
 def following(
-    connection: Connection, topology: Topology, exchange: str, queue: str
-) -> Generation | None:
-    """Return the generation after that of a shard's queue, or None if there is none."""
+    channel: Channel, topology: Topology, exchange: str, queue: str
+) -> tuple[Generation, ...]:
+    """Return the generations after that of a shard's queue, the current one last.
+
+    The caller holds the topology's lock. There are none if no switch after that generation is
+    complete.
+    """
     names = Names(topology)
-    state = ledger.states(connection, topology).get(exchange)
-    if state is None:
-        return None
+    state = ledger.read_locked(channel, topology, exchange)
+    if state is None or not state.settled:
+        return ()
     chain = (*state.draining, state.current)
-    for old, new in itertools.pairwise(chain):
+    for place, old in enumerate(state.draining):
         if queue in names.members(old):
-            return new
-    return None
+            return chain[place + 1 :]
+    return ()
 
 
 def _standing(names: Names, state: State | None, queue: str) -> Standing:

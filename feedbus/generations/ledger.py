@@ -52,6 +52,7 @@ class State:
             order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
+        scattered: the turns of those draining generations that were disordered.
 
     """
 
@@ -62,6 +63,7 @@ class State:
     disordered: bool = False
     source: TopologyFile | None = None
     replaced: tuple[str, ...] = ()
+    scattered: tuple[int, ...] = ()
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, State]:
@@ -155,6 +157,7 @@ def write(channel: Channel, names: Names, state: State) -> State:
             "disordered": written.disordered,
             "source": None if written.source is None else astuple(written.source),
             "replaced": written.replaced,
+            "scattered": written.scattered,
         }
     )
     queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
@@ -265,6 +268,7 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
             disordered=bool(stored.get("disordered", False)),
             source=_source(stored.get("source")),
             replaced=tuple(map(str, stored.get("replaced", ()))),
+            scattered=tuple(map(int, stored.get("scattered", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

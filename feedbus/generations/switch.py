@@ -25,6 +25,7 @@ from feedbus.generations.queue_emptying import Emptying
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
+from feedbus.wire.constants import FENCE
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
@@ -75,12 +76,14 @@ def make_current(
         return state
     else:
         draining = (*state.draining, state.current)
+        scattered = (state.current.turn,) if state.disordered else ()
         state = replace(
             file_order.with_replaced_ring(state, topology, wanted),
             current=next_generation(state, wanted),
             draining=draining,
             settled=False,
             disordered=False,
+            scattered=(*state.scattered, *scattered),
         )
     # The ledger's queues come first: declare_ring() waits until the disk has all queues so far.
     ledger.declare(channel, topology, exchange)
@@ -115,6 +118,8 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
         step("fenced")
     state = ledger.write(channel, names, replace(state, settled=True))
     step("settled")
+    for old in state.draining:
+        notify(channel.connection, names, old)
     return state
 
 
@@ -147,7 +152,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     names = Names(topology)
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
-        state = replace(state, draining=left)
+        scattered = tuple(turn for turn in state.scattered if turn != generation.turn)
+        state = replace(state, draining=left, scattered=scattered)
     # The state is written even if nothing changes, because the caller may have read an earlier
     # state.
     ledger.write(channel, names, state)
@@ -159,7 +165,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 def _delete_waiting(channel: Channel, queue: str) -> None:
     """Delete the waiting queue of a deleted shard's queue; keep it if it has records."""
     count = broker.count(channel.connection, queue)
-    if count:
+    if count and not _has_only_fences(channel, queue):
         events.error(
             "waiting_queue_kept",
             f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
@@ -173,6 +179,16 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
         channel.queue_delete(queue)
 
 
+def _has_only_fences(channel: Channel, queue: str) -> bool:
+    """Whether all messages of a queue are fences, which are deleted; no consumer reads it."""
+    while (message := channel.basic_get(queue)) is not None:
+        if FENCE not in (message.properties.get("application_headers") or {}):
+            channel.basic_reject(message.delivery_tag, requeue=True)
+            return False
+        channel.basic_ack(message.delivery_tag)
+    return True
+
+
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Write into the state that the broker has bound a ring's shards in the wrong order.
 
@@ -180,8 +196,13 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
     holds the topology's lock.
     """
     state = ledger.read_locked(channel, topology, generation.exchange)
-    if state is not None and state.current == generation and not state.disordered:
+    if state is None:
+        return
+    if state.current == generation and not state.disordered:
         ledger.write(channel, Names(topology), replace(state, disordered=True))
+    elif generation in state.draining and generation.turn not in state.scattered:
+        scattered = (*state.scattered, generation.turn)
+        ledger.write(channel, Names(topology), replace(state, scattered=scattered))
 
 
 def _connect(channel: Channel, names: Names, generation: Generation) -> None:
@@ -279,6 +300,18 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
         refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
         full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
         queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
+
+
+def notify(connection: Connection, names: Names, old: Generation) -> None:
+    """Notify the consumers of an old ring of the switch, in front of the messages in its queues.
+
+    The notice is a fence in the waiting queue of each queue. A consumer that receives it reads the
+    state, and then also reads its new queue. A consumer without a waiting queue, or of an earlier
+    version, learns of the switch when it reads the fence of its queue.
+    """
+    waiting = [names.waiting(queue) for queue in names.members(old)]
+    read = [queue for queue in waiting if broker.consumers(connection, queue)]
+    publish_all(connection, [probes.fence(queue, old.digest) for queue in read], nacked_seconds=0.0)
 
 
 def _has_no_consumer(connection: Connection, queue: str) -> bool:

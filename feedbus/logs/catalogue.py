@@ -58,6 +58,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " reached `waiting_limit`: the consumer holds until some of them are handled or become dead"
         " letters.",
         "waiting_resumed": "The consumer continues after `waiting_limit`.",
+        "switch_limit": "After a change of shards, as many records as `waiting_limit` wait for old"
+        " queues of their keys: the consumer reads only its oldest queues until fewer wait.",
+        "switch_limit_over": "The consumer reads all its queues again after `switch_limit`.",
         "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
         " that own their keys now.",
         "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key. `feedbus dead"

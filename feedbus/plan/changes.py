@@ -86,6 +86,7 @@ class RingChange:
         backlog_messages: the number of messages in the queues of the old generations.
         drain_seconds: the time to empty it at the current rate; None if nothing is handled.
         waits: the old shards that have messages; the shard with the most messages comes first.
+        waits_for_all: whether records of all keys wait until all old shards are empty.
         hot_key: the key of a sample that is too busy for one shard.
 
     """
@@ -100,6 +101,7 @@ class RingChange:
     backlog_messages: int = 0
     drain_seconds: float | None = None
     waits: tuple[Wait, ...] = ()
+    waits_for_all: bool = False
     hot_key: HotKey | None = None
 
     @property

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
-from feedbus.generations import file_order, switch
+from feedbus.generations import file_order, predecessors, switch
 from feedbus.generations.ledger import State
 from feedbus.name_list import listed
 from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
 from feedbus.plan.key_waits import Rates, messages, shares, waits
 from feedbus.ring import max_over_share
-from feedbus.topology import Generation, Topology
+from feedbus.topology import Exchange, Generation, Queue, Topology
 
 KEYS = 10_000
 
@@ -39,10 +39,16 @@ def changes(
                 for generation in (*state.draining, state.current)
             }
             change = _change(state, wanted, backlogs)
+            known = [predecessors.known(topology, queue) for queue in _queues(topology, exchange)]
+            change = replace(change, waits_for_all=not all(known))
             if file_order.why_refused(state, topology):
                 reason = f"{change.reason}; refused, because another host's file is newer"
                 change = replace(change, reason=reason)
             yield _predicted(change, state, wanted, backlogs, rates) if rates else change
+
+
+def _queues(topology: Topology, exchange: Exchange) -> list[Queue]:
+    return [each for each in topology.queues.values() if each.exchange == exchange.name]
 
 
 def _change(

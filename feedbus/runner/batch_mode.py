@@ -20,6 +20,11 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
 
+BEHIND_SECONDS = 0.1  # by which a batch of an old queue may delay new records
+FIRST_BEHIND = 100.0  # records of the first such batch
+FEW = 20  # records of a batch whose duration is that of the transaction
+STEP = 2.0  # by which the number of records changes at most
+
 
 class BatchMode:
     """A mode of the runner that handles and settles a batch before the next one begins.
@@ -34,6 +39,9 @@ class BatchMode:
         self._subscriptions = subscriptions
         self._overtaking = Overtaking.of(run.consumer.queue)
         self._last_batch = -math.inf
+        self._behind = False  # whether the latest batch was of an old queue
+        self._behind_records = FIRST_BEHIND
+        self._fixed_seconds = 0.0  # of a batch with few records
         self._pauses: PublishingPauses | None = None
         if self._overtaking is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -44,6 +52,10 @@ class BatchMode:
     @property
     def working(self) -> bool:
         """Whether decoded deliveries are not settled; only the concurrent mode has them."""
+        return False
+
+    def works_on(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
+        """Whether deliveries of a subscription are being handled and are not settled."""
         return False
 
     def fileno(self) -> int | None:
@@ -59,10 +71,10 @@ class BatchMode:
         """
         run = self._run
         batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
-        if run.waiting:
-            run.receive(
-                raw, 0.0
-            )  # waiting records must be read even if many deliveries have arrived
+        if run.waiting or buffer.divided:
+            # Waiting records, and deliveries of each generation, must be read even if many
+            # deliveries have arrived.
+            run.receive(raw, 0.0)
         else:
             raw.take_arrived()
         if run.full():
@@ -119,6 +131,7 @@ class BatchMode:
             return False
         if run.full() or run.limits.messages <= 0:
             return True
+        run.buffer.next_lane()
         if run.buffer.at_fence and self._subscriptions.pass_fence(raw):
             return True
         return self._handle(raw)
@@ -155,7 +168,11 @@ class BatchMode:
             deliveries = self._overtaking.take_first(buffer, most, suspected)
             if deliveries:
                 return deliveries
-        return buffer.take(run.consumer.queue.batch.size, most, suspected)
+        size = run.consumer.queue.batch.size
+        self._behind = buffer.behind
+        if self._behind:
+            size = min(size, int(self._behind_records))
+        return buffer.take(size, most, suspected)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
         """Handle deliveries and settle them; return False to return all of them to the broker."""
@@ -233,11 +250,28 @@ class BatchMode:
         """Settle and count a batch that has been handled."""
         run = self._run
         run.timeout.note(seconds)
+        if run.buffer.divided:
+            self._fit_behind(seconds, sum(delivery.record_count for delivery in deliveries))
         run.limits.idle_from(run.clock.monotonic())
         self._settle(raw, deliveries, load)
         self._subscriptions.sample(deliveries[0])
         run.holding.record_success()
         run.limits.handled(len(deliveries))
+
+    def _fit_behind(self, seconds: float, records: int) -> None:
+        """Adjust the size of batches of old queues, after a batch that took some seconds.
+
+        Each batch has fixed costs, such as its commit. So only the additional time of its records
+        counts: with smaller batches, the fixed costs would take most of the time.
+        """
+        if not self._behind:
+            if records <= FEW:
+                self._fixed_seconds += (seconds - self._fixed_seconds) / 4
+            return
+        additional = seconds - self._fixed_seconds
+        wanted = BEHIND_SECONDS / additional * records if additional > 0 else math.inf
+        size, most = self._behind_records, self._run.consumer.queue.batch.size
+        self._behind_records = min(max(wanted, size / STEP, 1.0), size * STEP, most)
 
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE
@@ -13,96 +14,219 @@ from feedbus.wire.constants import FENCE
 Choose = Callable[[Sequence[Delivery], int], Sequence[int]]
 
 
+@dataclass(slots=True)
+class _Lane:
+    """The deliveries from the queues of one generation.
+
+    Attributes:
+        turn: the number of the generation.
+        deliveries: in the order of their arrival.
+        arrivals: the time when each of them arrived.
+        records: the number of their records.
+
+    """
+
+    turn: int = 0
+    deliveries: deque[Delivery] = field(default_factory=deque)
+    arrivals: deque[float] = field(default_factory=deque)
+    records: int = 0
+
+    def pop(self) -> Delivery:
+        delivery = self.deliveries.popleft()
+        self.arrivals.popleft()
+        self.records -= delivery.record_count
+        return delivery
+
+    @property
+    def at_fence(self) -> bool:
+        return bool(self.deliveries) and FENCE in self.deliveries[0].headers
+
+
 class Buffer:
     """Deliveries in the order of their arrival, with their arrival times and record counts.
 
-    Their number is at most the prefetch.
+    Their number is at most the prefetch. While a consumer also reads queues of older generations,
+    the deliveries of each generation are in a separate lane. The lanes take turns, so that new
+    records do not wait for the backlog of an old queue. All methods use the lane whose turn it is,
+    if they do not say otherwise.
     """
 
     def __init__(self) -> None:
-        """Create an empty buffer."""
-        self._deliveries: deque[Delivery] = deque()
-        self._arrivals: deque[float] = deque()
-        self.records = 0
+        """Create an empty buffer, with one lane."""
+        self._lane = _Lane()
+        self._lanes = [self._lane]  # the newest generation first
+        self._lane_of: dict[str, _Lane] = {}  # by consumer tag, if there are several
+        self._parked: int | None = None
 
     def __len__(self) -> int:
-        """Count the deliveries."""
-        return len(self._deliveries)
+        """Count the deliveries of all lanes that are not parked."""
+        if not self._lane_of:
+            return len(self._lane.deliveries)
+        return sum(len(each.deliveries) for each in self._open)
+
+    @property
+    def records(self) -> int:
+        """The number of records in all lanes that are not parked."""
+        if not self._lane_of:
+            return self._lane.records
+        return sum(each.records for each in self._open)
+
+    # -- lanes -----------------------------------------------------------------------------------
+
+    def divide(self, consumer_tag: str, turn: int) -> None:
+        """Put later deliveries of a consumer tag into the lane of a generation."""
+        found = [each for each in self._lanes if each.turn == turn]
+        if not found:
+            if not self._lane_of:  # the first lane has no turn yet
+                found = [self._lane]
+                self._lane.turn = turn
+            else:
+                found = [_Lane(turn)]
+                self._lanes.append(found[0])
+                self._lanes.sort(key=lambda each: -each.turn)
+        self._lane_of[consumer_tag] = found[0]
+
+    def unite(self) -> None:
+        """Go back to one lane, for a new connection; all deliveries must have been removed."""
+        self._lane = _Lane()
+        self._lanes = [self._lane]
+        self._lane_of = {}
+        self._parked = None
+
+    @property
+    def divided(self) -> bool:
+        """Whether the deliveries of generations are in separate lanes."""
+        return bool(self._lane_of)
+
+    @property
+    def behind(self) -> bool:
+        """Whether it is the turn of an older generation than the newest."""
+        return self._lane is not self._lanes[0]
+
+    def park(self, turn: int | None) -> None:
+        """Leave the deliveries of later generations than this one where they are; None ends it."""
+        self._parked = turn
+        if self._lane_of and not (self._is_open(self._lane) and self._lane.deliveries):
+            self.next_lane()
+
+    def next_lane(self) -> None:
+        """Give the turn to the next lane that has deliveries and is not parked."""
+        if not self._lane_of:
+            return
+        place = self._lanes.index(self._lane) + 1
+        for lane in (*self._lanes[place:], *self._lanes[:place]):
+            if lane.deliveries and self._is_open(lane):
+                self._lane = lane
+                return
+
+    def pass_over_fence(self) -> None:
+        """Give the turn to a lane that is not at a fence, if there is one."""
+        for lane in self._open if self._lane_of and self._lane.at_fence else ():
+            if lane.deliveries and not lane.at_fence:
+                self._lane = lane
+                return
+
+    @property
+    def _open(self) -> list[_Lane]:
+        return [each for each in self._lanes if self._is_open(each)]
+
+    def _is_open(self, lane: _Lane) -> bool:
+        return self._parked is None or lane.turn <= self._parked
+
+    def _of(self, consumer_tag: str) -> _Lane:
+        return self._lane_of.get(consumer_tag, self._lane) if self._lane_of else self._lane
+
+    # -- deliveries ------------------------------------------------------------------------------
 
     def add(self, delivery: Delivery, arrived_at: float) -> None:
-        """Append a delivery; arrived_at is a time of the monotonic clock."""
-        self._deliveries.append(delivery)
-        self._arrivals.append(arrived_at)
-        self.records += delivery.record_count
+        """Append a delivery to its lane; arrived_at is a time of the monotonic clock."""
+        lane = self._of(delivery.consumer_tag) if self._lane_of else self._lane
+        lane.deliveries.append(delivery)
+        lane.arrivals.append(arrived_at)
+        lane.records += delivery.record_count
+        if lane is not self._lane and not (self._lane.deliveries and self._is_open(self._lane)):
+            self.next_lane()
 
     def clear(self) -> None:
         """Remove all deliveries: they returned to the broker with their channel."""
-        self._deliveries.clear()
-        self._arrivals.clear()
-        self.records = 0
+        for lane in self._lanes:
+            lane.deliveries.clear()
+            lane.arrivals.clear()
+            lane.records = 0
 
     def drop(self, consumer_tag: str) -> None:
         """Remove the deliveries of one consumer tag."""
+        lane = self._of(consumer_tag)
         kept = [
             (delivery, arrived_at)
-            for delivery, arrived_at in zip(self._deliveries, self._arrivals, strict=True)
+            for delivery, arrived_at in zip(lane.deliveries, lane.arrivals, strict=True)
             if delivery.consumer_tag != consumer_tag
         ]
-        self.clear()
-        for delivery, arrived_at in kept:
-            self.add(delivery, arrived_at)
+        lane.deliveries = deque(delivery for delivery, _ in kept)
+        lane.arrivals = deque(arrived_at for _, arrived_at in kept)
+        lane.records = sum(delivery.record_count for delivery in lane.deliveries)
+        self._leave_empty()
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
         """Put taken deliveries back into the buffer, in the order of their arrival."""
         for delivery in deliveries:
+            lane = self._of(delivery.consumer_tag)
             later = (
                 position
-                for position, each in enumerate(self._deliveries)
+                for position, each in enumerate(lane.deliveries)
                 if each.consumer_tag == delivery.consumer_tag and each.tag > delivery.tag
             )
-            position = next(later, len(self))
-            self._deliveries.insert(position, delivery)
-            self._arrivals.insert(position, arrived_at)
-        self.records += sum(delivery.record_count for delivery in deliveries)
+            position = next(later, len(lane.deliveries))
+            lane.deliveries.insert(position, delivery)
+            lane.arrivals.insert(position, arrived_at)
+            lane.records += delivery.record_count
+        self._leave_empty()
 
     def pick(self, choose: Choose, most: float) -> list[Delivery]:
         """Remove and return deliveries that a function chooses, at most the given number."""
-        positions = choose(self._deliveries, self.records)[: int(max(min(most, len(self)), 0))]
-        picked = [self._deliveries[position] for position in positions]
+        lane = self._lane
+        positions = choose(lane.deliveries, lane.records)
+        positions = positions[: int(max(min(most, len(lane.deliveries)), 0))]
+        picked = [lane.deliveries[position] for position in positions]
         for position in reversed(positions):
-            del self._deliveries[position], self._arrivals[position]
-        self.records -= sum(delivery.record_count for delivery in picked)
+            del lane.deliveries[position], lane.arrivals[position]
+        lane.records -= sum(delivery.record_count for delivery in picked)
+        self._leave_empty()
         return picked
 
     def holds_before(self, consumer_tag: str, tag: int) -> bool:
         """Whether the buffer has a delivery of a consumer tag before this delivery tag."""
-        came = (each.tag for each in self._deliveries if each.consumer_tag == consumer_tag)
+        deliveries = self._of(consumer_tag).deliveries
+        came = (each.tag for each in deliveries if each.consumer_tag == consumer_tag)
         return next(came, tag) < tag
 
     def holds(self, consumer_tag: str) -> bool:
         """Whether the buffer has a delivery of this consumer tag."""
-        return any(each.consumer_tag == consumer_tag for each in self._deliveries)
+        deliveries = self._of(consumer_tag).deliveries
+        return any(each.consumer_tag == consumer_tag for each in deliveries)
 
     @property
     def first(self) -> Delivery:
         """The next delivery."""
-        return self._deliveries[0]
+        return self._lane.deliveries[0]
 
     @property
     def at_fence(self) -> bool:
         """Whether the next delivery is marked as a fence, the end of its queue."""
-        return bool(self._deliveries) and FENCE in self._deliveries[0].headers
+        return self._lane.at_fence
 
     @property
     def oldest_at(self) -> float:
-        """The time at which the next delivery arrived; the buffer must not be empty."""
-        return self._arrivals[0]
+        """The time at which the oldest delivery of all lanes arrived; there must be one."""
+        if not self._lane_of:
+            return self._lane.arrivals[0]
+        return min(each.arrivals[0] for each in self._lanes if each.arrivals)
 
     def pop(self) -> Delivery:
         """Remove and return the next delivery."""
-        delivery = self._deliveries.popleft()
-        self._arrivals.popleft()
-        self.records -= delivery.record_count
+        delivery = self._lane.pop()
+        if self._lane_of:
+            self._leave_empty()
         return delivery
 
     def take(
@@ -116,14 +240,21 @@ class Buffer:
             suspected: called with a message id; returns whether that message must be handled alone.
 
         """
+        lane = self._lane
         taken: list[Delivery] = []
         count = 0
-        while self._deliveries and count < records and len(taken) < deliveries:
-            alone = suspected(self._deliveries[0].message_id)
-            if taken and (alone or self.at_fence):
+        while lane.deliveries and count < records and len(taken) < deliveries:
+            alone = suspected(lane.deliveries[0].message_id)
+            if taken and (alone or lane.at_fence):
                 break
-            taken.append(self.pop())
+            taken.append(lane.pop())
             count += taken[-1].record_count
             if alone:
                 break
+        self._leave_empty()
         return taken
+
+    def _leave_empty(self) -> None:
+        """Give the turn to another lane if this one has no deliveries."""
+        if self._lane_of and not self._lane.deliveries:
+            self.next_lane()

@@ -46,6 +46,10 @@ class ConcurrentDeliveries:
         """Count the deliveries."""
         return len(self._arrived_at)
 
+    def has(self, consumer_tag: str) -> bool:
+        """Whether there is a delivery of a subscription."""
+        return any(tag == consumer_tag for tag, _ in self._arrived_at)
+
     @property
     def running(self) -> bool:
         """Whether any record was started and is not finished."""

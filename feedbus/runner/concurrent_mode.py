@@ -10,6 +10,7 @@ from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.run_state import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
+from feedbus.runner.waiting_queues import BESIDE
 from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
@@ -30,6 +31,10 @@ class ConcurrentMode(BatchMode):
     def working(self) -> bool:
         """Whether there are deliveries that are decoded and not settled."""
         return bool(self._concurrent)
+
+    def works_on(self, consumer_tag: str) -> bool:
+        """Whether deliveries of a subscription are decoded and not settled."""
+        return self._concurrent.has(consumer_tag) or self._concurrent.has(consumer_tag + BESIDE)
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when a record has ended."""
@@ -88,8 +93,11 @@ class ConcurrentMode(BatchMode):
         """Settle ended records, and start others; return False to return all deliveries."""
         run, concurrent = self._run, self._concurrent
         taken_for_message = False
-        if not concurrent and run.buffer.at_fence:
+        run.buffer.next_lane()
+        if run.buffer and run.buffer.at_fence and not concurrent.has(run.buffer.first.consumer_tag):
             taken_for_message = not self._subscriptions.pass_fence(raw)
+        if not taken_for_message:
+            run.buffer.pass_over_fence()
         oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)
         if oldest_at < math.inf and run.timeout.too_close(oldest_at):
             return False

@@ -67,6 +67,11 @@ class OutagePause:
         wait(max(0.0, min(self.latest_seconds, most_seconds)))
         self._metrics.held(part, self._clock.monotonic() - started)
 
+    def record_success_after(self, subscribed_at: float) -> None:
+        """Record a success if there was no outage since then for longer than the last pause."""
+        if self._clock.monotonic() - subscribed_at > self.latest_seconds:
+            self.record_success()
+
     def record_success(self) -> None:
         """Record a success, so that the next outage starts with a short pause."""
         if not self.failures:

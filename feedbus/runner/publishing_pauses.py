@@ -131,6 +131,7 @@ class PublishingPauses:
         run = self._run
         if not run.buffer:
             return
+        run.buffer.next_lane()
         handled = [keys for each in self._calls if (keys := each.keys) is not None]
         if len(handled) < len(self._calls):
             call.over = True

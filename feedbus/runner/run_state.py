@@ -52,6 +52,7 @@ class Run:
         stop_requested: whether the run is to end cleanly.
         removal_reason: why this consumer has no queue any more; None while it has one.
         standby_seconds: time until the next check whether the queue of another consumer is free.
+        look_seconds: time until the next check of the queues of older generations.
 
     """
 
@@ -72,6 +73,7 @@ class Run:
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removal_reason: str | None = None
     standby_seconds: float = math.inf
+    look_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
         """Return why the run is over, or None if it is not.
@@ -125,6 +127,7 @@ class Run:
         """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = min(LONG_POLL_SECONDS if wakes else POLL_SECONDS, self.standby_seconds)
+        longest = min(longest, self.look_seconds)
         if takes_due:
             longest = min(longest, self.until_due())
         if not working:

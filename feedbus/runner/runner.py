@@ -6,6 +6,7 @@ handles and settles them. After an outage it begins again with a new connection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from feedbus import broker
@@ -29,6 +30,7 @@ from feedbus.runner.misplacement_check import MisplacementCheck
 from feedbus.runner.outage_pause import OutagePause
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
+from feedbus.runner.switch_progress import SwitchProgress
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
@@ -217,8 +219,9 @@ class Runner:
                 self._run.removal_reason = drain.removal_reason(raw)
                 if self._run.removal_reason is not None:
                     return
+                progress = self._progress(drain, raw)
                 for queues in drain.queues(raw):
-                    self._consume_from(raw, queues)
+                    self._consume_from(raw, queues, drain, progress)
                     if not self._goes_on():
                         return
         except connection.channel_errors as error:
@@ -232,45 +235,91 @@ class Runner:
             self._forget()
             broker.close(connection)
 
+    def _progress(self, drain: Drain, raw: RawConnection) -> SwitchProgress | None:
+        """Return what follows the old queues, if they are read together with the own queue."""
+        waiting = self._run.waiting
+        if waiting is None:
+            return None
+        waiting.noticed = False
+        predecessors = drain.predecessors(raw)
+        waiting.follow(predecessors)
+        if predecessors is None:
+            return None
+        return SwitchProgress(self._run, drain, waiting, predecessors)
+
     def _forget(self) -> None:
         """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
         self._mode.forget()
         self._run.buffer.clear()
+        self._run.look_seconds = math.inf
         if self._run.waiting is not None:
             self._run.waiting.forget()
 
-    def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
+    def _consume_from(
+        self,
+        raw: RawConnection,
+        queues: Sequence[Source],
+        drain: Drain,
+        progress: SwitchProgress | None,
+    ) -> None:
         """Consume until the queues are ended, or until this process must not continue.
 
-        A queue is ended when it was read up to its fence, or was deleted.
+        A queue is ended when it was read up to its fence, or was deleted. It also returns when the
+        queues must be divided among the consumers again.
         """
         run, mode, subscriptions = self._run, self._mode, self._subscriptions
-        subscriptions.begin()
+        subscriptions.begin(divided=progress is not None)
         to_subscribe = list(queues)
         subscribed_at = run.clock.monotonic()
         run.limits.idle_from(subscribed_at)  # the time to connect does not count as idle time
         while (to_subscribe or subscriptions.readers) and self._goes_on():
-            to_subscribe = [
-                source for source in to_subscribe if not subscriptions.subscribe(raw, source)
-            ]
+            if progress is None or progress.subscribes_again:
+                to_subscribe = [
+                    source for source in to_subscribe if not subscriptions.subscribe(raw, source)
+                ]
             run.set_standby(stands_by=bool(to_subscribe))
             self._report_ready()
+            if self._is_switched(raw, drain, progress):
+                break
+            if progress is not None:
+                to_subscribe += subscriptions.take_left_to_others()
+                progress = self._follow(raw, progress)
             subscriptions.put_fences(raw)
             arrived = mode.receive(raw)
-            if not mode.handle_due(raw):  # the broker's consumer timeout would expire
+            if not mode.handle_due(raw) or (arrived and not mode.handle_next(raw)):
+                # The broker's consumer timeout would expire.
                 to_subscribe = self._return_deliveries(queues, to_subscribe)
-            elif not arrived:
-                subscribed_seconds = run.clock.monotonic() - subscribed_at
-                if not to_subscribe and subscribed_seconds > run.holding.latest_seconds:
-                    run.holding.record_success()  # it ran longer than the last pause
-            elif not mode.handle_next(raw):  # likewise
-                to_subscribe = self._return_deliveries(queues, to_subscribe)
-            subscriptions.end_empty(lambda: mode.working)
+            elif not arrived and not to_subscribe:
+                run.holding.record_success_after(subscribed_at)
+            changed = subscriptions.end_empty(mode.works_on) or bool(subscriptions.cancelled)
             self._pruning.look(raw)
             if subscriptions.cancelled:
                 to_subscribe = self._drop_cancelled(queues, to_subscribe)
+            if progress is not None and changed:
+                break  # the queues are divided among the consumers again
         mode.let_finish()
         subscriptions.close()
+
+    def _is_switched(
+        self, raw: RawConnection, drain: Drain, progress: SwitchProgress | None
+    ) -> bool:
+        """Whether there is a newer ring, so that the queues must be divided again."""
+        waiting = self._run.waiting
+        if waiting is not None and waiting.noticed:
+            waiting.noticed = False
+            return drain.switched(raw)
+        return progress is not None and progress.must_begin_anew(raw)
+
+    def _follow(self, raw: RawConnection, progress: SwitchProgress) -> SwitchProgress | None:
+        """Check the old queues; return None when none exists any more."""
+        progress.look(raw)
+        if not progress.over:
+            return progress
+        if self._run.waiting is not None:
+            self._run.waiting.follow(None)
+        self._run.look_seconds = math.inf
+        self._run.buffer.park(None)
+        return None
 
     def _report_ready(self) -> None:
         if self._on_ready is not None:

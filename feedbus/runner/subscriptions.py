@@ -42,19 +42,57 @@ class Subscriptions:
         self._metrics = metrics
         self.readers: dict[str, QueueReader] = {}
         self.cancelled: list[str] = []
+        self._sources: dict[str, Source] = {}
+        self._left_to_others: list[Source] = []
+        self._divided = False
 
-    def begin(self) -> None:
-        """Forget all queues, because a new connection begins."""
+    def begin(self, *, divided: bool = False) -> None:
+        """Forget all queues, because a new connection begins.
+
+        Args:
+            divided: whether queues of several generations are read at the same time.
+
+        """
         self.readers = {}
         self.cancelled = []
+        self._sources, self._left_to_others = {}, []
+        self._divided = divided
+        self._run.buffer.unite()
+
+    def take_left_to_others(self) -> list[Source]:
+        """Return, once, old queues that this consumer stopped to read for another consumer."""
+        left, self._left_to_others = self._left_to_others, []
+        return left
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
-        """Start to read a queue; return False if only one may read it, and another does."""
+        """Start to read a queue; return False if only one may read it, and another does.
+
+        An old queue that was deleted is left out.
+        """
+        try:
+            return self._subscribe(connection, source)
+        except NotFound:
+            if not source.in_turn:
+                raise
+            return True
+
+    def _subscribe(self, connection: Connection, source: Source) -> bool:
         queue, waiting = self._run.consumer.queue, self._run.waiting
         tag = f"{self._run.consumer.name}.{source.queue}"
         cancel = self.cancelled.append
-        if waiting is not None and not waiting.open(connection, source.queue, tag, cancel):
+        if source.in_turn:
+            readers = broker.consumers(connection, source.queue)
+            if readers is None:
+                return True  # it is deleted
+            if readers:
+                return False
+        if waiting is not None and not waiting.open(
+            connection, source.queue, tag, cancel, source.turn
+        ):
             return False
+        self._sources[tag] = source
+        if self._divided:
+            self._run.buffer.divide(tag, source.turn)
         try:
             reader = QueueReader.begin(
                 connection,
@@ -123,6 +161,9 @@ class Subscriptions:
             consumers = reader.consumers()
             if consumers > 1:  # other consumers have deliveries; the last one ends the queue
                 self.drop(reader.tag)
+                source = self._sources[reader.tag]
+                if source.in_turn:
+                    self._left_to_others.append(source)
                 return True
             if found == "switching" or not consumers:
                 run.receive(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
@@ -151,18 +192,24 @@ class Subscriptions:
             else:
                 reader.probes.postpone()
 
-    def end_empty(self, working: Callable[[], bool]) -> None:
+    def end_empty(self, working: Callable[[str], bool]) -> bool:
         """Delete the queues that are proved to be empty, unless more messages have arrived.
 
         Args:
-            working: whether deliveries are handled now.
+            working: called with a consumer tag; returns whether deliveries of it are handled now.
+
+        Returns:
+            Whether the newest queue of this consumer was deleted: there is a newer generation.
 
         """
+        newest = False
         for reader in [each for each in self.readers.values() if each.fenced]:
             tag = reader.tag
-            if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working()):  # type: ignore[misc]
+            if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working(tag)):  # type: ignore[misc]
                 del self.readers[tag]
                 self.drop_waiting(tag)
+                newest |= not self._sources[tag].in_turn
+        return newest
 
     def drop(self, tag: str) -> None:
         """Stop reading a queue. Its deliveries have returned to it, or were deleted with it."""

@@ -31,19 +31,33 @@ class WaitingQueue:
     probes: Probes
     retries: OrderedRetries
     closed: bool = False
+    turn: int = 0  # the number of the queue's generation
+    on_notice: Callable[[], None] = lambda: None
+    ending: bool = False  # whether no record is moved here any more
     cancelled: bool = False  # by the broker; the deliveries have returned to the queue
     arrived_at: float = 0.0  # when a message came last
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913, PLR0917 -- a subscription's parts
         cls,
         connection: Connection,
         queue: str,
         tag: str,
         retries: OrderedRetries,
         on_cancel: Callable[[str], None],
+        turn: int = 0,
+        on_notice: Callable[[], None] = lambda: None,
     ) -> WaitingQueue | None:
         """Subscribe, and return when all waiting records were delivered.
+
+        Args:
+            connection: the connection of the consumer.
+            queue: the waiting queue.
+            tag: the tag of the subscription.
+            retries: gets the waiting records.
+            on_cancel: called with the tag when the broker cancels the subscription.
+            turn: the number of the queue's generation.
+            on_notice: called when a fence reports that the ring has changed.
 
         Returns:
             None if another consumer reads the queue.
@@ -53,8 +67,16 @@ class WaitingQueue:
             return None
         channel = connection.channel()
         channel.auto_decode = False
-        retries.subscribed(tag, queue)
-        opened = cls(queue, tag, channel, Probes(channel, queue, pause_seconds=0.0), retries)
+        retries.subscribed(tag, queue, turn)
+        opened = cls(
+            queue,
+            tag,
+            channel,
+            Probes(channel, queue, pause_seconds=0.0),
+            retries,
+            turn=turn,
+            on_notice=on_notice,
+        )
 
         def cancel(consumer_tag: str) -> None:
             opened.cancelled = True
@@ -80,6 +102,25 @@ class WaitingQueue:
         retries.records.began()
         return opened
 
+    def is_complete(self) -> bool:
+        """Return whether all waiting records have arrived since the first call.
+
+        The first call is made when the queue is ending: from then on no consumer moves a record
+        here. But a record that was moved before may not have been delivered yet.
+        """
+        if not self.ending:
+            self.ending = True
+            self.probes.put()
+        return self.probed()
+
+    def probed(self) -> bool:
+        """Return whether the probe has returned; publish another one if it is lost."""
+        if self.closed:
+            return True  # its records are read again
+        if self.probes.fence_needed or (self.probes.lost and self.silent):
+            self.probes.put()
+        return not (self.probes.awaited or self.probes.fence_needed)
+
     @property
     def silent(self) -> bool:
         """Whether nothing has arrived for longer than a probe takes."""
@@ -91,8 +132,11 @@ class WaitingQueue:
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
         if FENCE in headers:  # also one whose consumer has ended
-            self.probes.came(message.properties.get("message_id"))
+            message_id = message.properties.get("message_id")
+            self.probes.came(message_id)
             self.channel.basic_ack(message.delivery_tag)
+            if not message_id:
+                self.on_notice()
             return
         self.acknowledge(self.retries.arrived(message))
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.dispatch.ordered_retries import OrderedRetries
-from feedbus.errors import BrokerOutage
+from feedbus.dispatch.ordered_retries import Arrival, OrderedRetries, Waiting
+from feedbus.errors import BrokerOutage, UsageError
+from feedbus.generations import predecessors
 from feedbus.generations.drain import following
+from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.runner.waiting_queue import WaitingQueue
-from feedbus.topology import Consumer, Topology
+from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
@@ -53,6 +55,7 @@ class WaitingQueues:
             count: called with the number of waiting records when it has changed.
 
         """
+        self.noticed = False  # whether a notice has arrived that the ring has changed
         self._report = report
         self._count = count
         self._counted, self._counted_at = 0, -math.inf
@@ -69,8 +72,44 @@ class WaitingQueues:
         """Count the waiting records."""
         return len(self._retries.records)
 
+    def follow(self, old_queues: Predecessors | None) -> None:
+        """Let records wait for these old queues."""
+        self._retries.predecessors = old_queues
+
+    @property
+    def awaited(self) -> Collection[str]:
+        """The old queues that records wait for."""
+        return self._retries.records.awaited
+
+    @property
+    def behind_old_queues(self) -> int:
+        """How many records wait for old queues."""
+        return self._retries.records.behind_old_queues
+
+    def put_probes(self) -> None:
+        """Publish a probe to each waiting queue."""
+        for opened in self._open.values():
+            opened.probes.put()
+
+    def probed(self) -> bool:
+        """Return whether all probes have returned: what was moved before them has arrived."""
+        returned = [opened.probed() for opened in self._open.values()]  # a lost one is published
+        return all(returned)
+
+    def run_behind(self, queues: Collection[str]) -> None:
+        """Let the records run that wait only for these queues, which were deleted."""
+        self._retries.records.ended(queues)
+
+    def _notice(self) -> None:
+        self.noticed = True
+
     def open(
-        self, connection: Connection, queue: str, tag: str, on_cancel: Callable[[str], None]
+        self,
+        connection: Connection,
+        queue: str,
+        tag: str,
+        on_cancel: Callable[[str], None],
+        turn: int = 0,
     ) -> bool:
         """Read the waiting queue of a queue; return False if another consumer does.
 
@@ -79,6 +118,7 @@ class WaitingQueues:
             queue: the queue to read.
             tag: the tag of the subscription to the queue.
             on_cancel: called with that tag when the waiting queue is deleted, or moved.
+            turn: the number of the queue's generation.
 
         """
         name = self._names.waiting(queue)
@@ -88,7 +128,13 @@ class WaitingQueues:
             declarations.declare_waiting(channel, self._consumer.queue, name)
             channel.close()
             opened = WaitingQueue.open(
-                connection, name, f"{tag}{BESIDE}", self._retries, lambda _: on_cancel(tag)
+                connection,
+                name,
+                f"{tag}{BESIDE}",
+                self._retries,
+                lambda _: on_cancel(tag),
+                turn,
+                self._notice,
             )
             if opened is None:
                 return False
@@ -102,7 +148,7 @@ class WaitingQueues:
                     queue=name,
                     records=len(self),
                 )
-        self._retries.subscribed(tag, name)
+        self._retries.subscribed(tag, name, turn)
         return True
 
     def delete(self, tag: str) -> None:
@@ -142,10 +188,12 @@ class WaitingQueues:
             return False
         self._look()
         limit = self._consumer.queue.waiting_limit
-        if len(self) >= limit and not self._full:
+        # Those behind old queues do not count: the consumer must go on to read the old queues.
+        count = len(self) - self.behind_old_queues
+        if count >= limit and not self._full:
             self._full = True
             reason = (
-                f"{len(self)} records wait for earlier records of their keys, and waiting_limit is"
+                f"{count} records wait for earlier records of their keys, and waiting_limit is"
                 f" {limit}; it continues when enough of them are handled or have become dead"
                 " letters"
             )
@@ -153,16 +201,16 @@ class WaitingQueues:
                 "waiting_limit",
                 f"{self._consumer.name} holds: {reason}",
                 consumer=self._consumer.name,
-                records=len(self),
+                records=count,
             )
             self._report(reason)
-        elif self._full and len(self) <= limit * GO_ON_SHARE:
+        elif self._full and count <= limit * GO_ON_SHARE:
             self._full = False
             events.info(
                 "waiting_resumed",
-                f"{self._consumer.name} continues: only {len(self)} records wait now",
+                f"{self._consumer.name} continues: only {count} records wait now",
                 consumer=self._consumer.name,
-                records=len(self),
+                records=count,
             )
             self._report("")
         return self._full
@@ -210,9 +258,11 @@ class WaitingQueues:
     def move_on(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
-        Each record is moved to the waiting queue of the shard that owns its key in the next
-        generation. That shard begins only when the old queue is deleted. If there are too many
-        records for it, they are handled here first.
+        Each record is moved to the waiting queue of the shard that owns its key in the current
+        generation. It does not run there before the old queue is deleted. If there are too many
+        records for it, or if a queue between the two generations can still have records of its key,
+        they are handled here first. If all keys wait for all old queues, the records are moved to
+        the next generation, which is not read yet.
 
         Args:
             connection: the connection of the consumer.
@@ -224,26 +274,52 @@ class WaitingQueues:
 
         """
         name = self._names.waiting(queue)
+        if tag in self._open and not self._open[tag].is_complete():
+            return False
         records = self._retries.records.of_queue(name)
         if not records:
             return True
         exchange = self._consumer.queue.exchange
         if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
             return False  # the ring hashes another value than the routing key
-        arrivals = [record.arrival for record in records if record.arrival is not None]
+        # Others have failed again and are being sent to this queue, or a handler has them.
+        arrivals = [each.arrival for each in records if each.arrival and not each.taken]
         if len(arrivals) < len(records):
-            return False  # these records have failed again, and are being sent to this queue
-        generation = following(connection, self._topology, exchange, queue)
-        if generation is None:
             return False
-        ring = Ring.of(generation.members)
-        targets = [
-            self._names.waiting(
-                self._names.member(generation, ring.route(arrival.delivery.original_key))
-            )
-            for arrival in arrivals
-        ]
+        try:
+            # Under the lock, the current generation remains the current one. So none of its queues
+            # can be deleted before the records are there.
+            with broker.locked(connection, self._topology):
+                return self._move(connection, queue, tag, records, arrivals)
+        except UsageError:  # a switch is in progress
+            return False
+
+    def _move(
+        self,
+        connection: Connection,
+        queue: str,
+        tag: str,
+        records: Sequence[Waiting],
+        arrivals: Sequence[Arrival],
+    ) -> bool:
+        """Move records to the current generation; see move_on()."""
         channel = connection.channel()
+        exchange = self._consumer.queue.exchange
+        later = following(channel, self._topology, exchange, queue)
+        if not predecessors.known(self._topology, self._consumer.queue):
+            later = later[:1]
+        *between, generation = later or (None,)
+        if generation is None or not generation.members:
+            channel.close()
+            return False
+        keys = [arrival.delivery.original_key for arrival in arrivals]
+        if any(
+            broker.queue_exists(connection, owner)
+            for owner in {owner for each in between for owner in self._owners(each, keys)}
+        ):
+            channel.close()
+            return False
+        targets = [self._names.waiting(owner) for owner in self._owners(generation, keys)]
         for target in dict.fromkeys(targets):
             declarations.declare_waiting(channel, self._consumer.queue, target)
         channel.close()
@@ -272,3 +348,10 @@ class WaitingQueues:
             records=len(records),
         )
         return True
+
+    def _owners(self, generation: Generation | None, keys: Sequence[str]) -> list[str]:
+        """Return the queue of a generation that owns each of these routing keys."""
+        if generation is None or not generation.members:
+            return []
+        ring = Ring.of(generation.members)
+        return [self._names.member(generation, ring.route(key)) for key in keys]

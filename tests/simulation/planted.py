@@ -24,9 +24,10 @@ from feedbus.dispatch import (
     failure_policy,
     publications,
     sequencer,
+    waiting_records,
 )
 from feedbus.errors import BrokerOutage
-from feedbus.generations import drain, probes, switch
+from feedbus.generations import drain, predecessors, probes, switch
 from feedbus.hosts import assignment_file, membership
 from feedbus.runner import (
     buffer,
@@ -35,6 +36,7 @@ from feedbus.runner import (
     queue_reader,
     run_state,
     settlement,
+    switch_progress,
 )
 from feedbus.schedules import fired_moment, firing
 from feedbus.schedules import scheduler as schedules
@@ -94,8 +96,26 @@ def lost_fences() -> list[Change]:
 
 
 def a_new_ring_read_too_soon() -> list[Change]:
-    """Read the new queues before the old ones are gone."""
-    return [(drain.Drain, "_await_others", lambda *_: True)]
+    """Let records of new queues wait for no old queue."""
+    return [
+        (drain.Drain, "_await_others", lambda *_: True),
+        (predecessors.Predecessors, "of", lambda *_: frozenset()),
+    ]
+
+
+def a_queue_taken_for_deleted() -> list[Change]:
+    """Take the old queues that records wait for, for deleted ones."""
+
+    def find(self: Any, _raw: Any) -> None:
+        self._ended = sorted(self._waiting.awaited)
+
+    return [(switch_progress.SwitchProgress, "_find_ended", find)]
+
+
+def moved_records_behind_others() -> list[Change]:
+    """Number the positions of waiting records without regard to generations."""
+    original = waiting_records.WaitingRecords.next_place
+    return [(waiting_records.WaitingRecords, "next_place", lambda self, _turn=0: original(self, 0))]
 
 
 def old_rings_passed_over() -> list[Change]:
@@ -394,6 +414,8 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         an_outage_taken_for_success,
         lost_fences,
         a_new_ring_read_too_soon,
+        a_queue_taken_for_deleted,
+        moved_records_behind_others,
         old_rings_passed_over,
         held_messages_forgotten,
         held_messages_behind_the_switch,

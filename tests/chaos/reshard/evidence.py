@@ -56,6 +56,12 @@ class Evidence:
             ).fetchall()
         return [Seen(*row) for row in rows]
 
+    def times(self) -> dict[tuple[str, int], float]:
+        """Return when each record had its effect, in seconds since 1970."""
+        with closing(self._project.store()) as store:
+            rows = store.execute("SELECT key, number, at FROM seen").fetchall()
+        return {(key, number): at for key, number, at in rows}
+
     def state(self) -> State:
         """Return the state of the ring."""
         with broker.connect(self._project.topology) as connection:

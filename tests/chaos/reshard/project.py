@@ -109,7 +109,9 @@ class Project:
             store.execute("PRAGMA journal_mode = WAL")
             store.execute(
                 "CREATE TABLE seen (sequence INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT,"
-                " number INTEGER, shard TEXT, generation TEXT, UNIQUE (key, number))"
+                " number INTEGER, shard TEXT, generation TEXT,"
+                # Seconds since 1970, to the millisecond.
+                " at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400), UNIQUE (key, number))"
             )
 
     @property

@@ -1,0 +1,73 @@
+"""The queues of older generations that still exist, and which of them a key waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from feedbus.broker_names import Names
+from feedbus.generations.ledger import State
+from feedbus.ring import Ring
+from feedbus.topology import Queue, Topology
+
+NONE: frozenset[str] = frozenset()
+
+
+def known(topology: Topology, queue: Queue) -> bool:
+    """Whether it is known, for each record of a queue, which older queue can have its key.
+
+    It is not if the ring hashes another value than the routing key. A queue without `order_by`
+    has no waiting queue. With `block_on_dead`, a dead letter that was requeued takes the position
+    of the record that blocks its key, so both must be in the same queue.
+    """
+    if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
+        return False
+    arguments = topology.exchanges[queue.exchange].arguments
+    return not {"hash-header", "hash-property"} & {*arguments}
+
+
+class Predecessors:
+    """The queues of older generations that exist, and which of them had a key.
+
+    A record waits until the queues are deleted that had its key in older generations. It waits for
+    no other queue.
+    """
+
+    def __init__(self, names: Names, state: State, queues: Iterable[str]) -> None:
+        """Compute the owners of keys.
+
+        Args:
+            names: builds the names of queues.
+            state: the state of the ring.
+            queues: those queues of its draining generations that exist.
+
+        """
+        self.queues = set(queues)
+        self._rings: list[tuple[int, dict[str, str], Ring | None]] = []
+        for old in state.draining:
+            if not old.members:
+                continue
+            members = {member: names.member(old, member) for member, _ in old.members}
+            ring = None if old.turn in state.scattered else Ring.of(old.members)
+            self._rings.append((old.turn, members, ring))
+
+    def of(self, turn: int, routing_key: str) -> frozenset[str]:
+        """Return the existing queues of generations before a turn that can have a key."""
+        found = NONE
+        for older, members, ring in self._rings:
+            if older >= turn:
+                break
+            owners = members.values() if ring is None else (members[ring.route(routing_key)],)
+            found = found.union(each for each in owners if each in self.queues)
+        return found
+
+    def ended(self, queues: Collection[str]) -> None:
+        """Register that queues were deleted."""
+        self.queues.difference_update(queues)
+
+    @property
+    def oldest_turn(self) -> int | None:
+        """The turn of the oldest generation with a queue, or None if no queue is left."""
+        for turn, members, _ in self._rings:
+            if not self.queues.isdisjoint(members.values()):
+                return turn
+        return None

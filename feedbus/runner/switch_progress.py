@@ -1,0 +1,152 @@
+"""A consumer while old queues exist: it reads them and its own queue at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feedbus import broker
+from feedbus.generations.drain import Drain
+from feedbus.generations.predecessors import Predecessors
+from feedbus.logs import EventLog
+from feedbus.runner.run_state import Run
+from feedbus.runner.waiting_queues import GO_ON_SHARE, WaitingQueues
+from feedbus.wire.amqp_protocols import RawConnection
+
+events = EventLog(__name__)
+
+LOOK_SECONDS = 0.05  # between two checks of the old queues for which records wait
+LOOK_SHARE = 0.2  # of the time is at most spent on these checks
+SLOW_LOOK_SECONDS = 0.5  # between two checks of other queues
+APART_SECONDS = 0.2  # between the consumers that remove drained generations from the state
+RETRY_SECONDS = 0.1  # between two checks whether old queues of other consumers are free
+STATE_SECONDS = 1.0  # between two checks of the state
+
+
+class SwitchProgress:
+    """Follows the old queues of a ring until all are deleted.
+
+    A record of a newer queue waits in the waiting queue until the old queues of its key are
+    deleted. When one is deleted, all its waiting records were moved before to the waiting queues of
+    the current ring. So a probe behind them shows that they have arrived here, and only then the
+    records of the key run, in the order of their places.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        drain: Drain,
+        waiting: WaitingQueues,
+        predecessors: Predecessors,
+    ) -> None:
+        """Follow the old queues of a run.
+
+        Args:
+            run: the run of the consumer.
+            drain: knows the state of the ring.
+            waiting: the waiting queues of the run.
+            predecessors: the old queues, which are updated here.
+
+        """
+        self._run = run
+        self._drain = drain
+        self._waiting = waiting
+        self._predecessors = predecessors
+        self._ended: list[str] = []  # deleted, while the probes have not returned
+        self._full = False
+        self._forgotten = False
+        now = run.clock.monotonic()
+        self._look_at = self._slow_look_at = now
+        self._forget_at: float | None = None
+        self._state_at = now + STATE_SECONDS
+        self._retry_at = now
+
+    @property
+    def over(self) -> bool:
+        """Whether no record waits for an old queue any more, and the state has none."""
+        return self._forgotten
+
+    def must_begin_anew(self, raw: RawConnection) -> bool:
+        """Whether the ring has changed again, so that the queues must be divided again."""
+        now = self._run.clock.monotonic()
+        if now < self._state_at:
+            return False
+        self._state_at = now + STATE_SECONDS
+        return self._drain.switched(raw)
+
+    @property
+    def subscribes_again(self) -> bool:
+        """Whether it is time to check whether other consumers have left their old queues."""
+        now = self._run.clock.monotonic()
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + RETRY_SECONDS
+        return True
+
+    def look(self, raw: RawConnection) -> None:
+        """Check the old queues, if it is time to; called often."""
+        self._park()
+        self._run.look_seconds = self._seconds_until_look
+        now = self._run.clock.monotonic()
+        if self._ended:
+            if self._waiting.probed():
+                self._predecessors.ended(self._ended)
+                self._waiting.run_behind(self._ended)
+                self._ended = []
+        elif now >= self._look_at:
+            self._find_ended(raw)
+            took = self._run.clock.monotonic() - now
+            self._look_at = now + max(LOOK_SECONDS, took / LOOK_SHARE)
+        if not self._predecessors.queues:
+            self._forget(raw, now)
+
+    def _forget(self, raw: RawConnection, now: float) -> None:
+        """Remove the drained generations from the state; the consumers do not try it together."""
+        if self._forget_at is None:
+            self._forget_at = now + self._drain.place * APART_SECONDS
+        if now >= self._forget_at:
+            self._forgotten = self._drain.forget_drained(raw)
+            self._forget_at = now + SLOW_LOOK_SECONDS
+
+    @property
+    def _seconds_until_look(self) -> float:
+        """Return in how many seconds look() has work."""
+        return LOOK_SECONDS if self._ended or self._waiting.awaited else SLOW_LOOK_SECONDS
+
+    def _find_ended(self, raw: RawConnection) -> None:
+        """Find the old queues that were deleted: those that records wait for, or any at times."""
+        now = self._run.clock.monotonic()
+        queues: Sequence[str] = sorted(self._waiting.awaited)
+        found = [each for each in queues if not broker.queue_exists(raw, each)]
+        if now >= self._slow_look_at:
+            self._slow_look_at = now + SLOW_LOOK_SECONDS
+            for queue in sorted(self._predecessors.queues.difference(queues)):
+                if broker.queue_exists(raw, queue):
+                    break
+                found.append(queue)
+        if found:
+            self._waiting.put_probes()
+            self._ended = found
+
+    def _park(self) -> None:
+        """While too many records wait for old queues, leave the newer deliveries unhandled."""
+        count, limit = self._waiting.behind_old_queues, self._run.consumer.queue.waiting_limit
+        name = self._run.consumer.name
+        if not self._full and count >= limit:
+            self._full = True
+            events.warning(
+                "switch_limit",
+                f"{name}: {count} records wait for old queues of their keys, and waiting_limit is"
+                f" {limit}; until fewer wait, it reads only the oldest queues",
+                consumer=name,
+                records=count,
+            )
+        elif self._full and count <= limit * GO_ON_SHARE:
+            self._full = False
+            events.info(
+                "switch_limit_over",
+                f"{name} reads all its queues again: only {count} records wait for old queues of"
+                " their keys",
+                consumer=name,
+                records=count,
+            )
+        self._run.buffer.park(self._predecessors.oldest_turn if self._full else None)
