@@ -211,6 +211,25 @@ def test_more_records_than_the_limit_behind_an_old_queue_do_not_stop_its_consume
     assert seen.numbers == {key: list(range(60))}
 
 
+def test_more_records_than_the_limit_behind_several_generations_do_not_stop_their_consumer(
+    make: Callable[..., System],
+) -> None:
+    options = IN_ORDER | {"waiting_limit": 3}
+    system = make(sharded(2, **options))
+    first, second = (Ring.of(ring_of(shards)) for shards in (2, 3))
+    # No record waits for shard_1 of the first ring, and for shard_0 and shard_1 of the second one.
+    owners = "shard_0", "shard_2"
+    key = next(key for key in KEYS if (first.route(key), second.route(key)) == owners)
+    publish(system, key, range(20))
+    for number, shards in enumerate((3, 1), 1):
+        system = system.reshaped(sharded(shards, **options))
+        publish(system, key, range(20 * number, 20 * number + 20))
+    seen = Seen()
+    with running(system, seen, "shard_0"):
+        wait_until(lambda: seen.count() == 60)
+    assert seen.numbers == {key: list(range(60))}
+
+
 def test_a_consumer_with_a_backlog_reads_its_new_queue_at_once(
     make: Callable[..., System],
 ) -> None:

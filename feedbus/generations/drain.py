@@ -293,13 +293,13 @@ def standing(
     return _standing(names, state, queue)
 
 
-def following(
+def since(
     channel: Channel, topology: Topology, exchange: str, queue: str
 ) -> tuple[Generation, ...]:
-    """Return the generations after that of a shard's queue, the current one last.
+    """Return the generation of a shard's old queue and all later ones, the current one last.
 
-    The caller holds the topology's lock. There are none if no switch after that generation is
-    complete.
+    The caller holds the topology's lock. There are none if the queue is not old, or if the latest
+    switch is not complete.
     """
     names = Names(topology)
     state = ledger.read_locked(channel, topology, exchange)
@@ -308,7 +308,7 @@ def following(
     chain = (*state.draining, state.current)
     for place, old in enumerate(state.draining):
         if queue in names.members(old):
-            return chain[place + 1 :]
+            return chain[place:]
     return ()
 
 

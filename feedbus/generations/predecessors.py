@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import Names
 from feedbus.generations.ledger import State
@@ -63,6 +63,13 @@ class Predecessors:
     def ended(self, queues: Collection[str]) -> None:
         """Register that queues were deleted."""
         self.queues.difference_update(queues)
+
+    def by_generation(self) -> Iterator[list[str]]:
+        """Yield the existing queues of each generation that has some, the oldest first."""
+        for _, members, _ in self._rings:
+            existing = [each for each in members.values() if each in self.queues]
+            if existing:
+                yield existing
 
     @property
     def oldest_turn(self) -> int | None:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
+from feedbus.runner.batch_durations import BatchDurations
 from feedbus.runner.connection_load import ConnectionLoad
 from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.publishing_pauses import PublishingPauses
@@ -22,7 +23,6 @@ events = EventLog(__name__)
 
 BEHIND_SECONDS = 0.1  # by which a batch of an old queue may delay new records
 FIRST_BEHIND = 100.0  # records of the first such batch
-FEW = 20  # records of a batch whose duration is that of the transaction
 STEP = 2.0  # by which the number of records changes at most
 
 
@@ -41,7 +41,7 @@ class BatchMode:
         self._last_batch = -math.inf
         self._behind = False  # whether the latest batch was of an old queue
         self._behind_records = FIRST_BEHIND
-        self._fixed_seconds = 0.0  # of a batch with few records
+        self._durations = BatchDurations()
         self._pauses: PublishingPauses | None = None
         if self._overtaking is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -132,7 +132,7 @@ class BatchMode:
         if run.full() or run.limits.messages <= 0:
             return True
         run.buffer.next_lane()
-        if run.buffer.at_fence and self._subscriptions.pass_fence(raw):
+        if self._subscriptions.at_fence() and self._subscriptions.pass_fence(raw):
             return True
         return self._handle(raw)
 
@@ -261,17 +261,14 @@ class BatchMode:
     def _fit_behind(self, seconds: float, records: int) -> None:
         """Adjust the size of batches of old queues, after a batch that took some seconds.
 
-        Each batch has fixed costs, such as its commit. So only the additional time of its records
-        counts: with smaller batches, the fixed costs would take most of the time.
+        Each batch has fixed costs. So only the additional time of its records counts: with smaller
+        batches, the fixed costs would take most of the time.
         """
-        if not self._behind:
-            if records <= FEW:
-                self._fixed_seconds += (seconds - self._fixed_seconds) / 4
-            return
-        additional = seconds - self._fixed_seconds
-        wanted = BEHIND_SECONDS / additional * records if additional > 0 else math.inf
-        size, most = self._behind_records, self._run.consumer.queue.batch.size
-        self._behind_records = min(max(wanted, size / STEP, 1.0), size * STEP, most)
+        self._durations.add(records, seconds)
+        if self._behind:
+            wanted = self._durations.records_within(BEHIND_SECONDS)
+            size, most = self._behind_records, self._run.consumer.queue.batch.size
+            self._behind_records = min(max(wanted, size / STEP, 1.0), size * STEP, most)
 
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad

@@ -94,7 +94,8 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         taken_for_message = False
         run.buffer.next_lane()
-        if run.buffer and run.buffer.at_fence and not concurrent.has(run.buffer.first.consumer_tag):
+        at_fence = bool(run.buffer) and self._subscriptions.at_fence()
+        if at_fence and not concurrent.has(run.buffer.first.consumer_tag):
             taken_for_message = not self._subscriptions.pass_fence(raw)
         if not taken_for_message:
             run.buffer.pass_over_fence()

@@ -8,6 +8,7 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused
 
+from feedbus.broker.acknowledging import acknowledge
 from feedbus.generations.probes import Probes, delete_proved
 from feedbus.runner.settlement import Settlement
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -75,8 +76,7 @@ class QueueReader:
 
     def settle_each(self, delivery_tags: Sequence[int]) -> None:
         """Acknowledge these deliveries, and none that came before them."""
-        for delivery_tag in delivery_tags:
-            self.channel.basic_ack(delivery_tag)
+        acknowledge(self.channel, delivery_tags)
         self.probes.disturb()
 
     def settle_done(self, settlement: Settlement) -> None:
@@ -84,8 +84,8 @@ class QueueReader:
         up_to, single = settlement.acknowledgements()
         if up_to:
             self.channel.basic_ack(up_to, multiple=True)
-        for delivery_tag in single:
-            self.channel.basic_ack(delivery_tag)
+        if single:
+            acknowledge(self.channel, single)
         if up_to or single:
             self.probes.disturb()
 

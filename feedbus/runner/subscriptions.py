@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ from feedbus.wire.amqp_protocols import Connection, RawConnection
 
 events = EventLog(__name__)
 
-SWITCHING_POLL_SECONDS = 0.5
+SWITCHING_POLL_SECONDS = 0.5  # between two checks whether a fence may be passed
+WAITING_POLL_SECONDS = 0.1  # between two checks of the waiting records of an ending queue
 
 
 class Subscriptions:
@@ -45,6 +47,7 @@ class Subscriptions:
         self._sources: dict[str, Source] = {}
         self._left_to_others: list[Source] = []
         self._divided = False
+        self._fences_due: dict[str, float] = {}  # when to process the fence of a subscription
 
     def begin(self, *, divided: bool = False) -> None:
         """Forget all queues, because a new connection begins.
@@ -56,6 +59,7 @@ class Subscriptions:
         self.readers = {}
         self.cancelled = []
         self._sources, self._left_to_others = {}, []
+        self._fences_due = {}
         self._divided = divided
         self._run.buffer.unite()
 
@@ -150,10 +154,31 @@ class Subscriptions:
         if reader is not None and self._misplacement_check.misplaced(reader.queue, delivery):
             self._metrics.misplaced()
 
+    def at_fence(self) -> bool:
+        """Whether a fence is next. Other deliveries are next while it cannot be passed yet."""
+        buffer = self._run.buffer
+        if buffer.at_fence and self._until_fence_due() > 0:
+            buffer.pass_over_fence()
+        return buffer.at_fence
+
+    def _until_fence_due(self) -> float:
+        """Return in how many seconds the fence that is first in the buffer is to be processed."""
+        due_at = self._fences_due.get(self._run.buffer.first.consumer_tag, -math.inf)
+        return due_at - self._run.clock.monotonic()
+
+    def postpone_fence(self, seconds: float) -> None:
+        """Process the fence that is first in the buffer only after some seconds."""
+        tag = self._run.buffer.first.consumer_tag
+        self._fences_due[tag] = self._run.clock.monotonic() + seconds
+
     def pass_fence(self, raw: RawConnection) -> bool:
         """Process the fence that is first in the buffer; return False if its queue is in use."""
         run, fence = self._run, self._run.buffer.first
         reader = self.readers[fence.consumer_tag]
+        seconds = self._until_fence_due()
+        if seconds > 0:
+            run.receive(raw, max(min(seconds, run.until_due(), run.look_seconds), 0.0))
+            return True
         if not reader.probes.awaited:
             found = standing(raw, run.topology, run.consumer, reader.queue)
             if found == "in use":
@@ -166,11 +191,11 @@ class Subscriptions:
                     self._left_to_others.append(source)
                 return True
             if found == "switching" or not consumers:
-                run.receive(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+                self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
         if not self._waits_on(raw, reader):
             # The probe may already be on its way. It must be received even if the buffer is full.
-            run.receive(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+            self.postpone_fence(WAITING_POLL_SECONDS)
             return True
         run.buffer.pop()
         reader.pass_fence(fence.tag, fence.message_id)

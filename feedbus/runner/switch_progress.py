@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from feedbus import broker
 from feedbus.generations.drain import Drain
 from feedbus.generations.predecessors import Predecessors
@@ -84,7 +82,8 @@ class SwitchProgress:
 
     def look(self, raw: RawConnection) -> None:
         """Check the old queues, if it is time to; called often."""
-        self._park()
+        # While too many records wait, the deliveries of newer queues are left unhandled.
+        self._run.buffer.park(self._predecessors.oldest_turn if self._too_many() else None)
         self._run.look_seconds = self._seconds_until_look
         now = self._run.clock.monotonic()
         if self._ended:
@@ -115,20 +114,23 @@ class SwitchProgress:
     def _find_ended(self, raw: RawConnection) -> None:
         """Find the old queues that were deleted: those that records wait for, or any at times."""
         now = self._run.clock.monotonic()
-        queues: Sequence[str] = sorted(self._waiting.awaited)
-        found = [each for each in queues if not broker.queue_exists(raw, each)]
+        awaited = sorted(self._waiting.awaited)
+        found = [each for each in awaited if not broker.queue_exists(raw, each)]
         if now >= self._slow_look_at:
             self._slow_look_at = now + SLOW_LOOK_SECONDS
-            for queue in sorted(self._predecessors.queues.difference(queues)):
-                if broker.queue_exists(raw, queue):
+            # While too many records wait, only the oldest generation is read. So it must be known
+            # whether it still has queues, also if no record waits for these.
+            for queues in self._predecessors.by_generation():
+                others = [each for each in queues if each not in awaited]
+                found += [each for each in others if not broker.queue_exists(raw, each)]
+                if not set(queues) <= set(found):
                     break
-                found.append(queue)
         if found:
             self._waiting.put_probes()
             self._ended = found
 
-    def _park(self) -> None:
-        """While too many records wait for old queues, leave the newer deliveries unhandled."""
+    def _too_many(self) -> bool:
+        """Whether too many records wait for old queues; changes are logged."""
         count, limit = self._waiting.behind_old_queues, self._run.consumer.queue.waiting_limit
         name = self._run.consumer.name
         if not self._full and count >= limit:
@@ -149,4 +151,4 @@ class SwitchProgress:
                 consumer=name,
                 records=count,
             )
-        self._run.buffer.park(self._predecessors.oldest_turn if self._full else None)
+        return self._full

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.broker import lookups
+from feedbus.broker.acknowledging import acknowledge
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.wire import Delivery
@@ -144,8 +145,8 @@ class WaitingQueue:
         """Acknowledge deliveries of this queue."""
         if self.cancelled:
             return  # the records run again, each in its position
-        for delivery in deliveries:
-            self.channel.basic_ack(delivery.tag)
+        if deliveries:
+            acknowledge(self.channel, [delivery.tag for delivery in deliveries])
 
     def renew(self, older_than: float) -> None:
         """Return deliveries from before a time, so that the broker delivers them again.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from feedbus import broker
 from feedbus.broker import declarations
@@ -13,7 +13,7 @@ from feedbus.broker_names import Names
 from feedbus.dispatch.ordered_retries import Arrival, OrderedRetries, Waiting
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors
-from feedbus.generations.drain import following
+from feedbus.generations.drain import since
 from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
@@ -28,6 +28,7 @@ events = EventLog(__name__)
 BESIDE = ".waiting"  # at the end of a subscription's tag
 GO_ON_SHARE = 0.9  # share of the limit below which a holding consumer continues
 COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
+LEAST_CHAIN = 2  # the generation of an ending queue, and a newer one
 MOST_MOVED = 50_000  # to one waiting queue: its reader gets at most PREFETCH
 RENEWED_SECONDS = 300.0  # older deliveries are returned, and delivered again
 RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
@@ -225,8 +226,11 @@ class WaitingQueues:
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled."""
+        settled: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery in self._retries.settled(deliveries):
-            self._open[delivery.consumer_tag.removesuffix(BESIDE)].acknowledge([delivery])
+            settled[delivery.consumer_tag.removesuffix(BESIDE)].append(delivery)
+        for tag, some in settled.items():
+            self._open[tag].acknowledge(some)
 
     @property
     def unsettled(self) -> bool:
@@ -305,26 +309,29 @@ class WaitingQueues:
         """Move records to the current generation; see move_on()."""
         channel = connection.channel()
         exchange = self._consumer.queue.exchange
-        later = following(channel, self._topology, exchange, queue)
+        chain = since(channel, self._topology, exchange, queue)
         if not predecessors.known(self._topology, self._consumer.queue):
-            later = later[:1]
-        *between, generation = later or (None,)
-        if generation is None or not generation.members:
+            chain = chain[:2]
+        if len(chain) < LEAST_CHAIN or not chain[-1].members:
             channel.close()
             return False
+        *old, generation = chain
         keys = [arrival.delivery.original_key for arrival in arrivals]
-        if any(
-            broker.queue_exists(connection, owner)
-            for owner in {owner for each in between for owner in self._owners(each, keys)}
-        ):
+        between = {owner for each in old[1:] for owner in self._owners(each, keys).values()}
+        if any(broker.queue_exists(connection, owner) for owner in between):
             channel.close()
             return False
-        targets = [self._names.waiting(owner) for owner in self._owners(generation, keys)]
+        owners = self._owners(generation, keys)
+        targets = [self._names.waiting(owners[key]) for key in keys]
         for target in dict.fromkeys(targets):
             declarations.declare_waiting(channel, self._consumer.queue, target)
         channel.close()
+        # The broker counts no message that a reader has received. So several old queues whose keys
+        # move to one shard share the room there.
+        queues = sum(len(each.members) for each in old)
+        most = MOST_MOVED // math.ceil(queues / len(generation.members))
         for target, count in Counter(targets).items():
-            if (broker.count(connection, target) or 0) + count > MOST_MOVED:
+            if (broker.count(connection, target) or 0) + count > most:
                 return False  # records are handled here until there is room
         moved = [
             Moved.of(arrival.message, "", target)
@@ -349,9 +356,9 @@ class WaitingQueues:
         )
         return True
 
-    def _owners(self, generation: Generation | None, keys: Sequence[str]) -> list[str]:
+    def _owners(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
         """Return the queue of a generation that owns each of these routing keys."""
-        if generation is None or not generation.members:
-            return []
+        if not generation.members:
+            return {}
         ring = Ring.of(generation.members)
-        return [self._names.member(generation, ring.route(key)) for key in keys]
+        return {key: self._names.member(generation, ring.route(key)) for key in {*keys}}

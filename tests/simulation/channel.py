@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amqp.exceptions import PreconditionFailed
 
 from feedbus.transports.sqlite.channel import Channel
@@ -94,6 +96,11 @@ class SimulatedChannel(Channel):
             link.network.scheduler.after(seconds, self.send_acknowledgements)
         else:
             self.send_acknowledgements()
+
+    def ack_together(self, delivery_tags: Sequence[int]) -> None:
+        """Send one acknowledgement after the other, as to RabbitMQ."""
+        for delivery_tag in delivery_tags:
+            self.basic_ack(delivery_tag)
 
     def send_acknowledgements(self) -> None:
         """Let acknowledgements that are on their way arrive."""

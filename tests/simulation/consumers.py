@@ -140,7 +140,7 @@ def reshard(supervisor: Supervisor, name: str, todo: list[Topology]) -> None:
                 wanted,
                 plan,
                 Followers(supervisor, wanted),
-                wait=True,
+                wait=system.scenario.patient or len(todo) == 1,
                 report=scheduler.note,
                 progress=lambda _: None,
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 from feedbus.dispatch import handler_calls, publications
 from feedbus.runner.overtaking import Overtaking
+from feedbus.runner.switch_progress import SwitchProgress
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from tests.simulation.history import Record
 from tests.simulation.scenario import TICK
@@ -18,7 +19,11 @@ from tests.simulation.system import System
 
 SLICE_RECORDS = 3
 # Methods whose results are not empty when the path is taken.
-PATHS = (("overtook", Overtaking, "take_first"), ("paused", Overtaking, "take_beside"))
+PATHS = (
+    ("overtook", Overtaking, "take_first"),
+    ("paused", Overtaking, "take_beside"),
+    ("limited", SwitchProgress, "_too_many"),
+)
 
 
 @contextmanager
@@ -78,7 +83,7 @@ def counted(scheduler: Scheduler) -> Iterator[Counter[str]]:
             found = original(*arguments)
             if found:
                 reached[path] += 1
-                scheduler.note(f"{path}: {len(found)}")
+                scheduler.note(f"{path}: {found if found is True else len(found)}")
             return found
 
         return count

@@ -54,6 +54,9 @@ class Scenario:
         publishers: how many.
         records: of each publisher.
         faults: how many at most.
+        waiting_limit: of the queues.
+        patient: whether an apply ends only when the old queues are deleted. Otherwise the next one
+            can begin while several generations have queues.
 
     """
 
@@ -74,6 +77,8 @@ class Scenario:
     publishers: int
     records: int
     faults: int
+    waiting_limit: int
+    patient: bool
 
     @property
     def stored(self) -> bool:
@@ -118,6 +123,8 @@ class Scenario:
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
+            waiting_limit=chosen.choice((1, 3, 10_000)),
+            patient=chosen.random() < 0.5,
         )
 
 
@@ -133,6 +140,7 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "concurrency": scenario.concurrency,
         "single_active_consumer": scenario.single_active,
         "order_by": scenario.ordered,
+        "waiting_limit": scenario.waiting_limit,
     }
     shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)
     if scenario.full:

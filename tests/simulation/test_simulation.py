@@ -82,7 +82,11 @@ def test_seeds_reach_the_rare_paths():
     reached = Counter[str]()
     for seed in range(1, MOST_TO_REACH):
         scenario = Scenario.of(Scheduler(seed))
-        if scenario.kind == "stream" or (scenario.concurrency > 1 and not reached["together"]):
+        if (
+            scenario.kind == "stream"
+            or (scenario.concurrency > 1 and not reached["together"])
+            or (len(scenario.shards) > 1 and not reached["limited"])
+        ):
             reached.update(simulate(seed).reached)
         if all(reached[path] for path in rare):
             break

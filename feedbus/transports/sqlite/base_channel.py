@@ -108,7 +108,7 @@ class BaseChannel(StdChannel):
 
     def _let_go(self) -> None:
         link = self._link
-        if link.owner is None:
+        if link.owner is None or not (self._group.consumers or self._held):
             return
         with link.write() as tx:
             for consumer in list(self._group.consumers.values()):

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from amqp.exceptions import (
@@ -169,8 +169,25 @@ class ConsumingChannel(BaseChannel):
             RecoverableConnectionError: this connection was treated as dead; others have it.
 
         """
+        self._acknowledge(lambda: self._tags(delivery_tag, multiple=multiple))
+
+    def ack_together(self, delivery_tags: Sequence[int]) -> None:
+        """Acknowledge deliveries in one transaction, and no other deliveries before them.
+
+        This is faster than basic_ack() for each, because only one process can write at a time.
+
+        Raises:
+            PreconditionFailed: as basic_ack().
+            RecoverableConnectionError: as basic_ack().
+
+        """
+        self._acknowledge(
+            lambda: [tag for each in delivery_tags for tag in self._tags(each, multiple=False)]
+        )
+
+    def _acknowledge(self, find_tags: Callable[[], list[int]]) -> None:
         with self._method() as tx:
-            tags = self._tags(delivery_tag, multiple=multiple)
+            tags = find_tags()  # an unknown one closes the channel
             messages = [self._held[tag].message for tag in tags]
             owner = self._link.owner or 0
             held = delivery.settle(tx, owner, messages)

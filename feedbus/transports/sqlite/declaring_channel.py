@@ -87,6 +87,8 @@ class DeclaringChannel(BaseChannel):
         arguments: Mapping[str, Any] | None = None,
     ) -> queue_declare_ok_t:
         """Declare a queue or, with passive, only check it; return its name and counts."""
+        if passive and (counts := self._read_counts(queue)) is not None:
+            return queue_declare_ok_t(queue, *counts)
         owner = self._link.enlist() if exclusive else self._link.owner
         with self._method() as tx:
             if passive:
@@ -107,6 +109,27 @@ class DeclaringChannel(BaseChannel):
                 "SELECT count(*) FROM consumers WHERE queue = ?", (found.id,)
             ).fetchone()
             return queue_declare_ok_t(found.name, tx.depth(found.id), consumers)
+
+    def _read_counts(self, queue: str) -> tuple[int, int] | None:
+        """Return the ready messages and the consumers of a queue, without a write transaction.
+
+        Only one process can write at a time, so a write can take long.
+
+        Returns:
+            None if a write transaction is needed: the queue does not exist, is exclusive, or
+            something expires now.
+
+        """
+        link = self._link
+        self.flush()  # as _method() does
+        with self._refusals():
+            rows = link.tables.read(
+                "SELECT depth, (SELECT count(*) FROM consumers WHERE queue = queues.id)"
+                " FROM queues, state WHERE name = ? AND NOT exclusive AND NOT expiring"
+                " AND (armed_ms IS NULL OR armed_ms > ?)",
+                (queue, link.tables.now_ms()),
+            )
+        return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
     def queue_bind(
         self,

@@ -32,6 +32,7 @@ type = "{kind}"
 handler = "arena_handlers:note"
 batch = {{ size = 500, wait = "5ms" }}
 retry = {{ delays = ["50ms", "50ms", "50ms"], then = "dead-letter" }}
+waiting_limit = {waiting_limit}
 """
 
 HANDLERS = '''
@@ -99,6 +100,7 @@ class Project:
     management_url: str = ""
     kind: str = "classic"
     name: str = "arena"
+    waiting_limit: int = 10_000
 
     def write(self) -> None:
         """Write the handler, and create the database and the folders."""
@@ -133,6 +135,7 @@ class Project:
             shards=shards,
             weights=weights,
             kind=self.kind,
+            waiting_limit=self.waiting_limit,
         )
         beside = self.folder / "topology.new"
         beside.write_text(text)

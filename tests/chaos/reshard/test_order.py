@@ -41,10 +41,12 @@ if LONG:
     RATE = {"embedded": 4_000, "classic": 4_000, "quorum": 1_000}  # records a second
     PAUSE_SECONDS = 0.3, 1.0  # between two kills of consumers
     MOST_KILLS = math.inf
+    WAITING_LIMIT = 10_000
 else:  # publishing goes on until all is switched, which takes longer on a busy machine
     RATE = {"embedded": 1_000, "classic": 500, "quorum": 250}
     PAUSE_SECONDS = 2.0, 4.0
     MOST_KILLS = 5  # each start of a consumer takes more than a second of processor time
+    WAITING_LIMIT = 100  # so that it is reached
 FIRST_SHAPE, *LATER_SHAPES = LONG_SHAPES if LONG else SHORT_SHAPES
 
 
@@ -88,7 +90,7 @@ def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
     rate = int(os.environ.get("FEEDBUS_CHAOS_RATE") or RATE[on])
     url = "sqlite:///var/broker.db" if node is None else node.url
     management = "" if node is None else node.management_url
-    project = Project(tmp_path, url, management, kind)
+    project = Project(tmp_path, url, management, kind, waiting_limit=WAITING_LIMIT)
     with Arena(project, seed=SEED, pause_seconds=PAUSE_SECONDS, most_kills=MOST_KILLS) as arena:
         shards, weights, kills = FIRST_SHAPE
         project.edit(shards, weights)

@@ -1,0 +1,25 @@
+"""Acknowledge several deliveries of a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feedbus.wire.amqp_protocols import Channel
+
+
+def acknowledge(channel: Channel, delivery_tags: Sequence[int]) -> None:
+    """Acknowledge these deliveries, and none that came before them.
+
+    The embedded broker does it in one transaction. RabbitMQ gets one frame for each delivery.
+
+    Args:
+        channel: the channel of the deliveries.
+        delivery_tags: the tags of the deliveries.
+
+    """
+    together = getattr(channel, "ack_together", None)
+    if together is not None:
+        together(delivery_tags)
+        return
+    for delivery_tag in delivery_tags:
+        channel.basic_ack(delivery_tag)

@@ -1,0 +1,39 @@
+"""How the duration of a batch depends on the number of its records."""
+
+from __future__ import annotations
+
+import math
+
+KEPT = 0.9  # share of the weight that earlier batches keep with each new one
+
+
+class BatchDurations:
+    """A line through the durations of the latest batches: fixed costs, and costs of each record.
+
+    Fixed costs are those that do not depend on the number of records, such as a commit, or the wait
+    for other processes that use the same database.
+    """
+
+    def __init__(self) -> None:
+        """Start without batches."""
+        self._count = self._records = self._seconds = 0.0
+        self._records_squared = self._products = 0.0
+
+    def add(self, records: int, seconds: float) -> None:
+        """Add a batch; the weight of the earlier ones decreases."""
+        self._count = self._count * KEPT + 1
+        self._records = self._records * KEPT + records
+        self._seconds = self._seconds * KEPT + seconds
+        self._records_squared = self._records_squared * KEPT + records * records
+        self._products = self._products * KEPT + records * seconds
+
+    def records_within(self, seconds: float) -> float:
+        """Return how many records have additional costs of so many seconds; infinity without any.
+
+        If all batches had the same number of records, all costs count as additional ones.
+        """
+        spread = self._records_squared * self._count - self._records**2
+        common = self._products * self._count - self._records * self._seconds
+        if spread <= self._records**2 * 1e-6:
+            common, spread = self._seconds, self._records
+        return seconds * spread / common if common > 0 else math.inf
