@@ -118,16 +118,32 @@ class SwitchProgress:
         found = [each for each in awaited if not broker.queue_exists(raw, each)]
         if now >= self._slow_look_at:
             self._slow_look_at = now + SLOW_LOOK_SECONDS
-            # While too many records wait, only the oldest generation is read. So it must be known
-            # whether it still has queues, also if no record waits for these.
-            for queues in self._predecessors.by_generation():
-                others = [each for each in queues if each not in awaited]
-                found += [each for each in others if not broker.queue_exists(raw, each)]
-                if not set(queues) <= set(found):
-                    break
+            found += self._find_others(raw, {*awaited}, {*found})
         if found:
             self._waiting.put_probes()
             self._ended = found
+
+    def _find_others(self, raw: RawConnection, awaited: set[str], ended: set[str]) -> list[str]:
+        """Find deleted queues for which no record waits, from the oldest generation on.
+
+        While too many records wait, only the oldest generation is read. So all its queues are
+        checked then. Otherwise the first one that exists ends the search.
+        """
+        found: list[str] = []
+        for queues in self._predecessors.by_generation():
+            left = False
+            for queue in queues:
+                if queue in awaited:
+                    left |= queue not in ended
+                elif not broker.queue_exists(raw, queue):
+                    found.append(queue)
+                elif self._full:
+                    left = True
+                else:
+                    return found
+            if left:
+                break
+        return found
 
     def _too_many(self) -> bool:
         """Whether too many records wait for old queues; changes are logged."""
