@@ -1,4 +1,4 @@
-"""Retries in the order of their keys: the records that wait, and the decisions on records."""
+"""Retries that keep the records of each key in order: which records wait, and the decisions."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Waits(Exception):  # noqa: N818 -- names what it is
 
 
 class Overtook(Waits):
-    """A batch handler has handled records after failed ones of their keys.
+    """A batch handler has handled records although earlier records of their keys had failed.
 
     Attributes:
-        failed: the first failed record of each key: its delivery, and its index there.
+        failed: the first failed record of each key: the delivery, and the record's index in it.
 
     """
 
@@ -104,7 +104,7 @@ class OrderedRetries:
         """
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.unsettled = False
-        self.abandoned = False  # whether some records were never sent, until forget()
+        self.abandoned = False  # some records were not sent to the queue; see forget()
         self.predecessors: Predecessors | None = None  # None while no old queue exists
         self._block_on_dead = block_on_dead
         self._order = order
@@ -115,7 +115,7 @@ class OrderedRetries:
         self._taken: dict[tuple[str, int], Waiting] = {}
         self._failed_again: dict[Waiting, float] = {}  # when taken records run again
         self._not_run: set[Waiting] = set()
-        self._stopped: Counter[str] = Counter()  # the number of both for each key
+        self._stopped: Counter[str] = Counter()  # for each key, how many records are in these two
 
     def subscribed(self, consumer_tag: str, waiting_queue: str, turn: int = 0) -> None:
         """Set the waiting queue, and the number of the generation, of a subscription."""
