@@ -139,10 +139,10 @@ class LogFile:
         """Return the entries up to the last whole line, and stay behind it."""
         if self._file is None:
             return []
-        begin = self._file.tell()
+        start = self._file.tell()
         text = self._file.read()
         end = text.rfind(b"\n") + 1
-        self._file.seek(begin + end)
+        self._file.seek(start + end)
         found = list(entries(_decoded(text[:end]), self._last))
         self._last = found[-1] if found else self._last
         return found
@@ -154,11 +154,11 @@ class LogFile:
         while True:
             file.seek(size - read)
             text = file.read(read)
-            begin = 0 if read == size else text.find(b"\n") + 1
+            start = 0 if read == size else text.find(b"\n") + 1
             end = text.rfind(b"\n") + 1
             found = [
                 each
-                for each in entries(_decoded(text[begin:end]), Entry(self._name, "", None, ()))
+                for each in entries(_decoded(text[start:end]), Entry(self._name, "", None, ()))
                 if each.reaches(least_level)
             ]
             if read == size or len(found) > count:  # one more: the first may lack its first line
