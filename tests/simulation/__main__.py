@@ -3,7 +3,7 @@
 Environment variables:
     SEEDS: FIRST..LAST; 1..1000 by default.
     SEED: one seed, which is replayed with its trace.
-    FAULT: a fault of tests/simulation/planted.py, which is planted; the run ends when it is found.
+    FAULT: a fault of tests/simulation/planted, which is planted; the run ends when it is found.
         "all" plants each in turn.
 
 """

@@ -1,0 +1,71 @@
+"""Faults of records that are handled at the same time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus.dispatch import (
+    blocked_keys,
+    concurrent_calls,
+    sequencer,
+)
+from feedbus.runner import (
+    settlement,
+)
+from tests.simulation.planted.change import Change
+
+
+def keys_that_run_twice_at_once() -> list[Change]:
+    """Let all records run at the same time, whatever their keys are."""
+    return [(blocked_keys.BlockedKeys, "key", lambda *_: None)]
+
+
+def unfinished_records_settled() -> list[Change]:
+    """Acknowledge all that came before a record that has ended."""
+    original = settlement.Settlement.acknowledgements
+
+    def acknowledgements(self: Any) -> tuple[int, list[int]]:
+        up_to, single = original(self)
+        return max([up_to, *single]), []
+
+    return [(settlement.Settlement, "acknowledgements", acknowledgements)]
+
+
+def records_behind_a_retry_forgotten() -> list[Change]:
+    """Lose the later records of the key of a record that is to be retried."""
+    original = sequencer.Sequencer.cut
+
+    def cut(self: Any, item: Any) -> list[Any]:
+        return original(self, item)[1:]
+
+    return [(sequencer.Sequencer, "cut", cut)]
+
+
+def records_behind_a_retry_run() -> list[Change]:
+    """Run the later records of the key of a record that is to be retried."""
+
+    def cut(self: Any, item: Any) -> list[Any]:
+        self.end(item)
+        return []
+
+    return [(sequencer.Sequencer, "cut", cut)]
+
+
+def concurrent_messages_unsent() -> list[Change]:
+    """Settle records without sending what their handlers have published."""
+    return [(concurrent_calls, "send_together", lambda _, calls: [None for _each in calls])]
+
+
+def concurrent_records_of_a_lost_connection() -> list[Change]:
+    """Go on with records that an earlier connection has delivered."""
+    return [(concurrent_calls.ConcurrentCalls, "forget", lambda _: None)]
+
+
+def concurrent_outages_taken_for_success() -> list[Change]:
+    """Take a call that has met an outage for one that has succeeded."""
+
+    def judge(self: Any) -> None:
+        for work in self._unfinished:
+            work.error = None
+
+    return [(concurrent_calls.ConcurrentCalls, "_judge", judge)]

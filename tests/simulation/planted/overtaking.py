@@ -1,0 +1,45 @@
+"""Faults of small messages beside large ones."""
+
+from __future__ import annotations
+
+from feedbus.runner import (
+    buffer,
+    overtaking,
+    publishing_pauses,
+)
+from tests.simulation.planted.change import Change
+
+
+def records_that_overtake_their_key() -> list[Change]:
+    """Let a small message overtake a large one with records of its key."""
+    return [(overtaking.Overtaking, "_keys_of", lambda *_: frozenset())]
+
+
+def pauses_that_forget_what_is_handled() -> list[Change]:
+    """Handle a record in a pause although a record of its key is in the handler."""
+    return [(publishing_pauses._Call, "keys", property(lambda _: frozenset()))]
+
+
+def fences_overtaken() -> list[Change]:
+    """Take a fence for a small message, and what is behind it."""
+    return [(overtaking, "FENCE", "none")]
+
+
+def large_messages_settled_too_soon() -> list[Change]:
+    """Acknowledge a large message with a small one that is handled between its slices."""
+    return [(publishing_pauses.PublishingPauses, "tags", property(lambda _: set()))]
+
+
+def overtaken_messages_settled_too_soon() -> list[Change]:
+    """Acknowledge what waits with a message that has overtaken it."""
+    return [(buffer.Buffer, "holds_before", lambda *_: False)]
+
+
+def outages_in_pauses_forgotten() -> list[Change]:
+    """Drop the messages of a pause that has met an outage."""
+    return [(buffer.Buffer, "put_back", lambda *_: None)]
+
+
+def pauses_that_hide_a_lost_connection() -> list[Change]:
+    """Go on with a large message whose connection was lost in a pause."""
+    return [(publishing_pauses._Call, "error", property(lambda _: None, lambda *_: None))]

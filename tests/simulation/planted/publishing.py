@@ -1,0 +1,116 @@
+"""Faults of publishing, the outbox and the acknowledgement of deliveries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus.broker import publisher
+from feedbus.bus import sender
+from feedbus.dispatch import (
+    publications,
+)
+from feedbus.errors import BrokerOutage
+from feedbus.runner import (
+    buffer,
+    queue_reader,
+)
+from feedbus.store import leftover_rows, outbox_rows, tables
+from tests.simulation.planted.change import Change
+
+
+def an_early_acknowledgement() -> list[Change]:
+    """Acknowledge whatever was delivered, instead of what was handled."""
+
+    def settle(self: queue_reader.QueueReader, _tag: int) -> None:
+        held = getattr(self.channel, "_held", {})
+        if held:
+            self.channel.basic_ack(max(held), multiple=True)
+
+    return [(queue_reader.QueueReader, "settle", settle)]
+
+
+def a_confirm_taken_for_another() -> list[Change]:
+    """Take each confirm for that of the message that has waited longest."""
+
+    def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
+        del tag, multiple
+        return list(self._waiting)[:1]
+
+    return [(publisher.Publisher, "_answered", answered)]
+
+
+def confirms_that_nobody_awaits() -> list[Change]:
+    """Return from a publish as soon as the messages are written to the connection."""
+
+    def drain(self: Any) -> None:
+        self._waiting.clear()
+
+    return [(publisher.Publisher, "_drain", drain)]
+
+
+def an_outage_taken_for_success() -> list[Change]:
+    """Take a lost connection for a publish that has succeeded."""
+    original = sender.Sender._send_window
+
+    def send(self: Any, messages: Any) -> list[Any]:
+        try:
+            return original(self, messages)
+        except BrokerOutage:
+            return []
+
+    return [(sender.Sender, "_send_window", send)]
+
+
+def a_relay_that_deletes_too_soon() -> list[Change]:
+    """Delete the rows of the outbox before the broker has confirmed their messages."""
+    original = outbox_rows.publish_entries
+
+    def publish(store: Any, bus: Any, entries: Any, *rest: Any) -> int:
+        entries = list(entries)
+        with store.transaction():
+            store.outbox.remove([each.id for each in entries])
+        return original(store, bus, entries, *rest)
+
+    return [(outbox_rows, "publish_entries", publish)]
+
+
+def an_inbox_that_is_not_asked() -> list[Change]:
+    """Handle what was handled before."""
+    original = tables.SqlInbox.unseen
+
+    def unseen(self: Any, queue: str, ids: Any) -> list[str]:
+        original(self, queue, ids)
+        return list(ids)
+
+    return [(tables.SqlInbox, "unseen", unseen)]
+
+
+def deliveries_of_a_lost_connection() -> list[Change]:
+    """Go on with what an earlier connection has delivered."""
+    return [(buffer.Buffer, "clear", lambda _: None)]
+
+
+def stale_packs_refused() -> list[Change]:
+    """Never take a pack apart whose ring is not current any more."""
+    return [(sender, "_stale", lambda _: False)]
+
+
+def a_return_taken_for_a_confirm() -> list[Change]:
+    """Ignore that the broker returns a message which no queue accepts."""
+    return [(publisher.Publisher, "_on_return", lambda *_: None)]
+
+
+def leftovers_overtaken() -> list[Change]:
+    """Send messages before those of their keys that an earlier process left in the outbox."""
+    return [(leftover_rows.Leftovers, "look", lambda *_: False)]
+
+
+def an_outbox_cleared_before_the_confirms() -> list[Change]:
+    """Delete a handler's rows from the outbox before its messages are sent."""
+    original = publications.Publications._send_own
+
+    def send(self: Any) -> None:
+        self._store.outbox.remove(self._rows)
+        original(self)
+
+    return [(publications.Publications, "_send_own", send)]

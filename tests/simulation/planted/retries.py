@@ -1,0 +1,44 @@
+"""Faults of the retries in the order of a key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from feedbus.dispatch import (
+    blocked_keys,
+    failed_record_sender,
+    failure_policy,
+)
+from feedbus.errors import BrokerOutage
+from feedbus.wire.constants import KEY
+from tests.simulation.planted.change import Change
+
+
+def a_retry_that_forgets_its_key() -> list[Change]:
+    """Send retries back under an empty routing key."""
+    original = failure_policy.FailurePolicy._whole
+
+    def whole(self: Any, *arguments: Any) -> Any:
+        letter = original(self, *arguments)
+        return replace(letter, headers={**letter.headers, KEY: ""})
+
+    return [(failure_policy.FailurePolicy, "_whole", whole)]
+
+
+def retries_that_nobody_confirms() -> list[Change]:
+    """Settle a record whose retry could not be published."""
+    original = failed_record_sender.FailedRecordSender.send
+
+    def send(self: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            original(self, *arguments, **options)
+        except BrokerOutage:
+            return
+
+    return [(failed_record_sender.FailedRecordSender, "send", send)]
+
+
+def retries_that_are_overtaken() -> list[Change]:
+    """Handle records whose keys have to wait for a retry."""
+    return [(blocked_keys.BlockedKeys, "must_wait", lambda *_: False)]

@@ -1,0 +1,77 @@
+"""Faults of the switch of rings, and what drains the old queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus.dispatch import (
+    waiting_records,
+)
+from feedbus.generations import drain, predecessors, probes, switch
+from feedbus.runner import (
+    queue_reader,
+    switch_progress,
+)
+from tests.simulation.planted.change import Change
+
+
+def lost_fences() -> list[Change]:
+    """Put no fence at the end of an old queue."""
+    return [(switch, "fence", lambda *_, **__: None)]
+
+
+def a_new_ring_read_too_soon() -> list[Change]:
+    """Let records of new queues wait for no old queue."""
+    return [
+        (drain.Drain, "_await_others", lambda *_: True),
+        (predecessors.Predecessors, "of", lambda *_: frozenset()),
+    ]
+
+
+def a_queue_taken_for_deleted() -> list[Change]:
+    """Take the old queues that records wait for, for deleted ones."""
+
+    def find(self: Any, _raw: Any) -> None:
+        self._ended = sorted(self._waiting.awaited)
+
+    return [(switch_progress.SwitchProgress, "_find_ended", find)]
+
+
+def moved_records_behind_others() -> list[Change]:
+    """Number the positions of waiting records without regard to generations."""
+    original = waiting_records.WaitingRecords.next_place
+    return [(waiting_records.WaitingRecords, "next_place", lambda self, _turn=0: original(self, 0))]
+
+
+def old_rings_passed_over() -> list[Change]:
+    """Read each old queue in the share of nobody."""
+    return [(drain.Drain, "_share", lambda *_: [])]
+
+
+def held_messages_forgotten() -> list[Change]:
+    """Leave what arrived between two rings where it is held."""
+    return [(switch, "_append_held", lambda *_: None)]
+
+
+def held_messages_behind_the_switch() -> list[Change]:
+    """Append what was held to the new ring instead of the old one."""
+    original = switch._append_held
+
+    def append(channel: Any, names: Any, exchange: str, generations: Any, on_full: Any) -> None:
+        original(channel, names, exchange, generations[-1:], on_full)
+
+    return [(switch, "_append_held", append)]
+
+
+def queues_deleted_without_proof() -> list[Change]:
+    """Take an old queue for empty at its first fence."""
+    return [
+        (probes, "NEEDED", 0),
+        (probes.Probes, "proved", property(lambda _: True)),
+        (queue_reader.QueueReader, "_count", lambda _: (0, 1)),
+    ]
+
+
+def owed_fences_forgotten() -> list[Change]:
+    """Put no fence later that a full queue has refused."""
+    return [(probes.Probes, "due", property(lambda _: False))]
