@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -231,15 +232,16 @@ def test_a_record_whose_inbox_row_is_locked_waits_and_uses_up_no_attempt(postgre
     def held() -> bool:
         return metrics.value("feedbus_outages_total", "work", "store") >= 1
 
-    def rolled_back() -> None:
+    def rolled_back(running: ExitStack) -> None:
         with other.transaction():
             assert other.inbox.unseen("work", ["one"]) == ["one"]
+            running.enter_context(system.running(system.note, metrics=metrics))
             wait_until(held)
             raise ZeroDivisionError
 
-    with system.running(system.note, metrics=metrics):
+    with ExitStack() as running:
         with pytest.raises(ZeroDivisionError):
-            rolled_back()
+            rolled_back(running)
         wait_until(lambda: system.seen == [1])
     assert metrics.value("feedbus_records_total", "work", "retry") == 0
     other.close()
