@@ -69,6 +69,8 @@ chaos-all $(CHAOS_ROWS): chaos-%: $(VENV)/.dev
 
 order: order-embedded order-classic order-quorum  ## the order test with a million records; what has passed is not run again
 
+order-quorum: export FEEDBUS_RABBITMQ_VERSIONS ?= 4.3
+
 order-embedded order-classic order-quorum: order-%: $(ORDER)/%
 
 $(ORDER)/%: | $(VENV)/.dev

@@ -1,9 +1,8 @@
-"""Measure how long new records wait after a switch: python -m tests.chaos.reshard.waiting BACKLOG…
+"""`python -m tests.chaos.reshard.waiting BACKLOG…`: how long new records wait after a switch.
 
 Ten shards become thirteen while one of the old shards has a backlog. During the drain, records of
 all keys are published. Keys that do not come from the shard with the backlog are free: they do not
-wait for it, also if they move to another shard. Set FEEDBUS_BROKER_URL for RabbitMQ, and
-FEEDBUS_QUEUE_TYPE for quorum queues.
+wait for it, also if they move to another shard.
 """
 
 from __future__ import annotations
@@ -11,16 +10,21 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+
+import click
 
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.process.slots import slot_path
 from feedbus.ring import Ring
+from servers import versions
+from servers.rabbitmq import RabbitMQ
+from tests.chaos.faults.columns import COLUMNS, Column
 from tests.chaos.reshard.arena import KEYS, Arena
 from tests.chaos.reshard.project import Project
 
@@ -34,12 +38,16 @@ PATIENCE_SECONDS = 1_200.0
 Published = dict[tuple[str, int], float]
 
 
-def measure(backlog: int, folder: Path) -> None:
+def measure(backlog: int, column: Column, folder: Path) -> None:
     """Print how long the switch took, and how long new records of free keys took."""
-    url = os.environ.get("FEEDBUS_BROKER_URL", "sqlite:///var/broker.db")
-    kind = os.environ.get("FEEDBUS_QUEUE_TYPE", "classic")
-    project = Project(folder, url, kind=kind, name=f"waiting{os.urandom(3).hex()}")
-    with Arena(project) as arena:
+    with ExitStack() as stack:
+        url = "sqlite:///var/broker.db"
+        if column.rabbitmq:
+            (folder / "rabbitmq").mkdir()
+            version = versions.find(column.rabbitmq)
+            url = stack.enter_context(RabbitMQ(folder / "rabbitmq", version=version)).url
+        project = Project(folder, url, kind=column.queue_type, name=f"waiting{os.urandom(3).hex()}")
+        arena = stack.enter_context(Arena(project))
         project.edit(BEFORE)
         states = topology_setup.set_up(project.topology)
         old = Ring.of(states["ring"].current.members)
@@ -64,18 +72,19 @@ def measure(backlog: int, folder: Path) -> None:
         times = arena.evidence.times()
     new = Ring.of(states["ring"].current.members)
     took = {each: times[each] - at for each, at in published.items() if each[0] not in behind}
+    waited = [times[each] - at for each, at in published.items() if each[0] in behind]
     moved = [each for each in took if old.route(each[0]) != new.route(each[0])]
     started_late = [each for each in took if published[each] >= ready_at]
-    say(
-        f"{url.partition(':')[0]} {kind}, {backlog:,} messages in {BEHIND}, {BEFORE} -> {AFTER}"
-        f" shards: switch {switch_seconds:.2f} s, drained after {drained_at - switched_at:.1f} s,"
-        f" new processes ready after {ready_at - switched_at:.2f} s",
+    lines = (
+        f"{column.title}, {backlog:,} messages in {BEHIND}, {BEFORE} -> {AFTER} shards",
+        f"  switch {switch_seconds:.2f} s, drained after {drained_at - switched_at:.1f} s",
+        f"  new processes ready after {ready_at - switched_at:.2f} s",
         f"  free keys, all:              {shown(took.values())}",
         f"  … that move:                 {shown(took[each] for each in moved)}",
         f"  … since all processes ready: {shown(took[each] for each in started_late)}",
-        f"  keys of {BEHIND}:             "
-        f"{shown(times[each] - at for each, at in published.items() if each[0] in behind)}",
+        f"  keys of {BEHIND}:             {shown(waited)}",
     )
+    click.echo("\n".join(lines))
 
 
 def publish(arena: Arena, bus: LiveBus, keys: list[str]) -> Published:
@@ -132,13 +141,15 @@ def shown(seconds: Iterable[float]) -> str:
     )
 
 
-def say(*lines: str) -> None:
-    """Print lines immediately."""
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+@click.command(context_settings={"show_default": True})
+@click.argument("backlogs", nargs=-1, required=True, type=int, metavar="BACKLOG...")
+@click.option("--column", type=click.Choice([*COLUMNS]), default="embedded", help="The broker.")
+def main(backlogs: tuple[int, ...], column: str) -> None:
+    """Measure a switch with each BACKLOG, a number of messages."""
+    for backlog in backlogs:
+        with tempfile.TemporaryDirectory() as made:
+            measure(backlog, COLUMNS[column], Path(made))
 
 
 if __name__ == "__main__":
-    for size in map(int, sys.argv[1:]):
-        with tempfile.TemporaryDirectory() as made:
-            measure(size, Path(made))
+    main()
