@@ -1,0 +1,56 @@
+"""The topology as immutable dataclasses: exchanges, queues, shards, consumers and processes."""
+
+from feedbus.topology.generation import DECLARED, MOST_BUCKETS, NO_DELIVERY_LIMIT, Generation
+from feedbus.topology.processes import (
+    OPERATIONS,
+    OPERATIONS_PORT,
+    Logging,
+    Operations,
+    Process,
+    Schedule,
+)
+from feedbus.topology.queues import (
+    HANDLER_TIMEOUT_SECONDS,
+    PREFETCH,
+    Batch,
+    Consumer,
+    DeadLetters,
+    Exchange,
+    Queue,
+    RetryPolicy,
+)
+from feedbus.topology.store_options import (
+    KEEP_HANDLED_SECONDS,
+    PEEWEE,
+    SESSIONS,
+    SQLALCHEMY,
+    StoreOptions,
+)
+from feedbus.topology.topology import Topology
+
+__all__ = [
+    "DECLARED",
+    "HANDLER_TIMEOUT_SECONDS",
+    "KEEP_HANDLED_SECONDS",
+    "MOST_BUCKETS",
+    "NO_DELIVERY_LIMIT",
+    "OPERATIONS",
+    "OPERATIONS_PORT",
+    "PEEWEE",
+    "PREFETCH",
+    "SESSIONS",
+    "SQLALCHEMY",
+    "Batch",
+    "Consumer",
+    "DeadLetters",
+    "Exchange",
+    "Generation",
+    "Logging",
+    "Operations",
+    "Process",
+    "Queue",
+    "RetryPolicy",
+    "Schedule",
+    "StoreOptions",
+    "Topology",
+]

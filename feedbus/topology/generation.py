@@ -1,0 +1,80 @@
+"""Generations: the rings that an x-consistent-hash exchange has had, and the current one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from feedbus.topology.queues import Exchange, Queue
+
+MOST_BUCKETS = 10_000  # the largest number of buckets of a ring
+# A quorum queue counts a delivery whenever a channel ends, even for a message that was only
+# prefetched. RabbitMQ 4 drops such a message after 20 deliveries by default. With a limit of -1,
+# RabbitMQ 3.10 drops it immediately.
+NO_DELIVERY_LIMIT = 2**31 - 1
+
+# The properties with which a queue is declared. They cannot be changed on an existing queue.
+DECLARED = (
+    "type",
+    "single_active_consumer",
+    "message_ttl_seconds",
+    "max_length",
+    "overflow",
+    "arguments",
+)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One ring of an x-consistent-hash exchange.
+
+    Attributes:
+        exchange: the name of the exchange in topology.toml.
+        members: the names of the consumers (the shards) and their weights, in the order in which
+            they are bound.
+        turn: the number of the generation; an earlier ring with the same members has another
+            number.
+        shape: a digest of the arguments of its queues; "" for the default arguments.
+
+    """
+
+    exchange: str
+    members: tuple[tuple[str, int], ...]
+    turn: int = 0
+    shape: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the members, the turn and the shape, as eight hexadecimal digits."""
+        shape = [self.shape] if self.shape else []
+        text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def shape_of(exchange: Exchange, queues: Iterable[Queue]) -> str:
+    """Return a digest of the arguments with which a ring is declared; "" for the default ones.
+
+    Args:
+        exchange: the exchange of the ring.
+        queues: the queues whose shards are bound to the ring.
+
+    """
+    found: list[Any] = [sorted(exchange.arguments.items())]
+    for queue in queues:
+        usual = Queue(queue.name, "", "", single_active_consumer=queue.shards is not None)
+        changed = {
+            name: value
+            for name in DECLARED
+            if (value := getattr(queue, name)) != getattr(usual, name)
+        }
+        if queue.type == "quorum":
+            changed["x-delivery-limit"] = NO_DELIVERY_LIMIT
+        if changed:
+            found.append([queue.name, changed | {"arguments": dict(queue.arguments)}])
+    if found == [[]]:
+        return ""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]

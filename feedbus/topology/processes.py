@@ -1,0 +1,81 @@
+"""Supervised processes that are not consumers: their options, logs and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.topology.queues import empty_mapping
+
+OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
+# A port that others rarely use: exporters of Prometheus use 9100 to 9999, RabbitMQ uses 5672 and
+# 15672 to 15692, and Linux uses the ports from 32768 on for outgoing connections.
+OPERATIONS_PORT = 8672
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A supervised process that is not a consumer, such as a web server."""
+
+    name: str
+    command: tuple[str, ...]
+    processes: int = 1
+    user: str | None = None
+    start_retries: int = 10
+    stop_timeout_seconds: float | None = None
+    memory_limit_bytes: int | None = None
+    environment: Mapping[str, str] = field(default_factory=empty_mapping, repr=False)  # secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The HTTP address of the operations process on each host.
+
+    Attributes:
+        host: the address; if other machines can reach it, a token is needed.
+        port: the port. With None, it is OPERATIONS_PORT, or a free port if OPERATIONS_PORT is in
+            use. With 0, it is any free port.
+
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """The format of the logs of feedbus's processes.
+
+    Attributes:
+        format: `text` or `json`.
+
+    """
+
+    format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A message that is published at the times of a cron expression.
+
+    Attributes:
+        name: the name in topology.toml.
+        cron: the cron expression.
+        exchange: the name of the exchange in topology.toml.
+        key: the routing key.
+        payload: the payload of the message.
+        headers: the headers of the message.
+        timezone: the IANA name of the expression's time zone.
+        catch_up_seconds: how late a missed schedule may be fired.
+
+    """
+
+    name: str
+    cron: str
+    exchange: str
+    key: str = ""
+    payload: Mapping[str, Any] = field(default_factory=empty_mapping)
+    headers: Mapping[str, Any] = field(default_factory=empty_mapping)
+    timezone: str = "UTC"
+    catch_up_seconds: float = 3600.0

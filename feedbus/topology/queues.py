@@ -1,0 +1,162 @@
+"""Exchanges, queues, and the consumers of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
+
+HANDLER_TIMEOUT_SECONDS = 600.0
+PREFETCH = 10
+WAITING_LIMIT = 10_000
+
+
+def empty_mapping() -> Mapping[str, Any]:
+    """Return a mapping without entries that cannot be changed."""
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange.
+
+    Attributes:
+        name: the name in topology.toml.
+        type: the type of the exchange; it determines which queues get a message.
+        pack: the largest number of records in one message; 0 for no packs.
+        arguments: the arguments with which feedbus declares the exchange.
+        content_type: the content type of the messages that feedbus publishes to it; None for JSON.
+        external_name: the whole name on the broker, if another system declares it; otherwise "".
+
+    """
+
+    name: str
+    type: ExchangeType
+    pack: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=empty_mapping)
+    content_type: str | None = None
+    external_name: str = ""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the exchange is of type x-consistent-hash, and so has a ring."""
+        return self.type == "x-consistent-hash"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The delays between the attempts to handle a record, and what happens after the last one.
+
+    Attributes:
+        delays_seconds: the delays.
+        then: what happens after the last attempt; "repeat" tries again after the last delay.
+        retry_on: dotted names of the exceptions after which a record is retried; () for all.
+        reject_on: dotted names of the exceptions after which a record is a dead letter.
+
+    """
+
+    delays_seconds: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0)
+    then: Literal["dead-letter", "drop", "repeat"] = "dead-letter"
+    retry_on: tuple[str, ...] = ()
+    reject_on: tuple[str, ...] = ()
+
+    @property
+    def delays_milliseconds(self) -> tuple[int, ...]:
+        """The different delays in milliseconds; each has a retry queue."""
+        return tuple(dict.fromkeys(round(delay * 1000) for delay in self.delays_seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many records a handler gets in one call.
+
+    Attributes:
+        size: a batch is full with this number of records.
+        wait_seconds: the shortest time between the starts of two batches, unless the second batch
+            is full. A record waits at most this long for other records. It does not wait if the
+            start of the last batch is longer ago.
+
+    """
+
+    size: int = 1
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The limits of a queue's dead letters by age and number; None means no limit."""
+
+    max_age_seconds: float | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A table [queues.NAME]: one queue, or several shards that share one declaration.
+
+    Its handlers are in exactly one of handler, handlers and handlers_by_type. The reference of
+    topology.toml describes every option. Options whose names need an explanation are:
+
+    Attributes:
+        handlers: handlers by the pattern of the routing key.
+        handlers_by_type: handlers by the property `type` of the message.
+        order_by: records with the same value of this field stay in order; True stands for the
+            routing key, False for no order.
+        waiting_limit: how many records of one consumer may wait for earlier records of their keys.
+        block_on_dead: whether records wait for the dead letters of their keys, too.
+        store: whether the handlers run in transactions of the store, if there is one.
+        external_name: the whole name on the broker, if another system declares the queue; such a
+            queue has no exchange.
+
+    """
+
+    name: str
+    exchange: str
+    handler: str = ""
+    routing_keys: tuple[str, ...] = ()
+    shards: int | None = None
+    weights: tuple[int, ...] = (1,)
+    batch: Batch = Batch()
+    retry: RetryPolicy = RetryPolicy()
+    dead_letters: DeadLetters = DeadLetters()
+    dead_handler: str | None = None
+    prefetch: int = PREFETCH
+    concurrency: int = 1
+    order_by: str | bool = False
+    store: bool = True
+    waiting_limit: int = WAITING_LIMIT
+    block_on_dead: bool = False
+    once: bool = False
+    stream: bool = False
+    type: Literal["classic", "quorum"] = "classic"
+    single_active_consumer: bool = False
+    delivery_limit: int = 5
+    message_ttl_seconds: float | None = None
+    max_length: int | None = None
+    overflow: Literal["drop-head", "reject-publish"] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=empty_mapping)
+    handlers: Mapping[str, str] = field(default_factory=empty_mapping)
+    handlers_by_type: Mapping[str, str] = field(default_factory=empty_mapping)
+    idle_timeout_seconds: float | None = None
+    max_runtime_seconds: float | None = None
+    max_messages: int | None = None
+    handler_timeout_seconds: float = HANDLER_TIMEOUT_SECONDS
+    memory_limit_bytes: int | None = None
+    processes: int = 1
+    user: str | None = None
+    start_retries: int = 10
+    stop_timeout_seconds: float | None = None
+    external_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """The consumer of one queue on the broker: of a shard, or of a queue without shards."""
+
+    name: str
+    queue: Queue
+    shard: int | None
+    weight: int

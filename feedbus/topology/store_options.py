@@ -1,0 +1,38 @@
+"""The options of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feedbus.urls import StoreUrl
+
+PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # feedbus's own adapters
+SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
+# This is longer than retries usually take, and than a dead letter usually waits.
+KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """The store in which the handlers' effects commit.
+
+    Attributes:
+        adapter: "peewee", "sqlalchemy", or the dotted name of a function that creates the store of
+            a topology.
+        url: the URL of the store; the sqlalchemy adapter has none.
+        engine: the dotted name of the project's SQLAlchemy engine.
+        prepare: the dotted name of a function that is called with the topology before any process
+            starts.
+        keep_handled_seconds: how long rows of the inbox are kept.
+
+    """
+
+    adapter: str = PEEWEE
+    url: StoreUrl | None = None
+    engine: str | None = None
+    prepare: str | None = None
+    keep_handled_seconds: float = KEEP_HANDLED_SECONDS
+
+    def __str__(self) -> str:
+        """Return the name of the store without its password."""
+        return str(self.url) if self.url is not None else self.engine or self.adapter

@@ -1,0 +1,114 @@
+"""The checked content of topology.toml."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+from feedbus.errors import UsageError
+from feedbus.name_list import expected_one_of
+from feedbus.topology.generation import Generation, shape_of
+from feedbus.topology.processes import OPERATIONS, Logging, Operations, Process, Schedule
+from feedbus.topology.queues import Consumer, Exchange, Queue
+from feedbus.topology.store_options import StoreOptions
+from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The checked content of topology.toml."""
+
+    # A parameter of a resource can request the Topology.
+    __feedbus_parameter__: ClassVar[str] = "topology"
+
+    name: str
+    path: Path
+    broker_url: BrokerUrl
+    exchanges: Mapping[str, Exchange]
+    queues: Mapping[str, Queue]
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
+    var: Path = Path("var")
+    store: StoreOptions | None = None
+    management_url: ManagementUrl | None = None
+    consumer_timeout_seconds: float = math.inf
+    operations: Operations | None = None
+    middleware: tuple[str, ...] = ()
+    codecs: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    logging: Logging = field(default_factory=Logging)
+
+    @property
+    def store_url(self) -> StoreUrl | None:
+        """The URL of the store; None if there is no store, or if its adapter has no URL."""
+        return self.store.url if self.store is not None else None
+
+    @property
+    def root(self) -> Path:
+        """The folder of topology.toml, from which handlers and relative paths are found."""
+        return self.path.parent
+
+    @cached_property
+    def consumers(self) -> Mapping[str, Consumer]:
+        """Every consumer by name, in the order of topology.toml; shards in the order of numbers."""
+        found: dict[str, Consumer] = {}
+        for queue in self.queues.values():
+            if queue.shards is None:
+                found[queue.name] = Consumer(queue.name, queue, None, queue.weights[0])
+                continue
+            for shard, weight in enumerate(queue.weights):
+                name = f"{queue.name}_{shard}"
+                found[name] = Consumer(name, queue, shard, weight)
+        return found
+
+    @cached_property
+    def supervised(self) -> Mapping[str, Process]:
+        """Every supervised process that is not a consumer; the operations process is the last."""
+        if self.operations is None:
+            return self.processes
+        return {**self.processes, OPERATIONS: Process(OPERATIONS, ("feedbus", OPERATIONS))}
+
+    def consumer(self, name: str) -> Consumer:
+        """Return the consumer of that name, or raise UsageError with the known names."""
+        return self.consumers.get(name) or _refuse("consumer", name, self.consumers)
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue of that name, or raise UsageError with the known names."""
+        return self.queues.get(name) or _refuse("queue", name, self.queues)
+
+    def exchange(self, name: str) -> Exchange:
+        """Return the exchange of that name, or raise UsageError with the known names."""
+        return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
+
+    def schedule(self, name: str) -> Schedule:
+        """Return the schedule of that name, or raise UsageError with the known names."""
+        return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
+
+    def on_ring(self, queue: Queue) -> bool:
+        """Whether the exchange of a queue has a ring."""
+        return not queue.external_name and self.exchanges[queue.exchange].hashed
+
+    def generation(self, exchange: str) -> Generation:
+        """Return the ring that topology.toml declares for an x-consistent-hash exchange.
+
+        Shards are bound in the order of their numbers, so that additional shards at the end move
+        the fewest keys. The weights are written so that a restart of the broker keeps this order.
+        """
+        members = [
+            (consumer.name, consumer.weight)
+            for consumer in self.consumers.values()
+            if consumer.queue.exchange == exchange
+        ]
+        queues = [queue for queue in self.queues.values() if queue.exchange == exchange]
+        shape = shape_of(self.exchanges[exchange], queues)
+        return Generation(exchange, tuple(members), shape=shape)
+
+
+def _refuse(kind: str, name: str, known: Collection[str]) -> NoReturn:
+    expected = expected_one_of(name, known) if known else "the topology has none"
+    msg = f"no {kind} named '{name}'; {expected}"
+    raise UsageError(msg)
