@@ -9,7 +9,7 @@ from types import FunctionType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import processor_time, required_servers
+from tests import processor_time, required_servers, untracked_files
 from tests.handler_calls import author, readers  # noqa: F401 -- fixtures
 from tests.server_fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
@@ -44,6 +44,7 @@ def _no_wait_for_new_queues(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_configure(config):
     config.pluginmanager.register(processor_time)
     config.pluginmanager.register(required_servers)
+    config.pluginmanager.register(untracked_files)
 
 
 def pytest_collection_modifyitems(items):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,30 +86,30 @@ def ask(
         return None
     import zmq
 
-    os.chdir(topology.root)  # the socket's address is relative
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
-    try:
-        socket.connect(endpoint(topology))
-        message = {"id": uuid.uuid4().hex, "command": command, "properties": properties}
-        socket.send(json.dumps(message).encode())
-        started = shown = time.monotonic()
-        while not socket.poll(LOOK_MILLISECONDS):
-            if lock_holder(lock_path(topology)) != pid:
-                return None
-            now = time.monotonic()
-            if progress is None and now - started > ANSWER_SECONDS:
-                msg = f"the supervisor, process {pid}, does not answer; `feedbus down` ends it"
-                raise FeedbusError(msg)
-            if progress is not None and now - shown > PROGRESS_SECONDS:
-                shown = now
-                with contextlib.suppress(FeedbusError):  # it is working: the answer will follow
-                    progress(busy(state(topology) or NOTHING))
-        answer: dict[str, Any] = json.loads(socket.recv())
-    finally:
-        socket.close()
-        context.term()
+    with contextlib.chdir(topology.root):  # the socket's address is relative
+        try:
+            socket.connect(endpoint(topology))
+            message = {"id": uuid.uuid4().hex, "command": command, "properties": properties}
+            socket.send(json.dumps(message).encode())
+            started = shown = time.monotonic()
+            while not socket.poll(LOOK_MILLISECONDS):
+                if lock_holder(lock_path(topology)) != pid:
+                    return None
+                now = time.monotonic()
+                if progress is None and now - started > ANSWER_SECONDS:
+                    msg = f"the supervisor, process {pid}, does not answer; `feedbus down` ends it"
+                    raise FeedbusError(msg)
+                if progress is not None and now - shown > PROGRESS_SECONDS:
+                    shown = now
+                    with contextlib.suppress(FeedbusError):  # it is working: the answer follows
+                        progress(busy(state(topology) or NOTHING))
+            answer: dict[str, Any] = json.loads(socket.recv())
+        finally:
+            socket.close()
+            context.term()
     return answer
 
 

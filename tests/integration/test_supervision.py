@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from feedbus import config
+from feedbus.supervisor import client
 from tests.projects import is_alive, wait_until
 from tests.supervised_project import ALL, CIRCUSD, HANDLE, TOPOLOGY, System
 
@@ -49,6 +51,12 @@ def test_status_shows_every_consumer_with_its_processes_and_depths(running):
     mail = found["consumers"]["mail"]
     assert (mail["state"], mail["ready"], mail["dead"]) == ("running", 0, 0)
     assert is_alive(mail["processes"][0]["pid"])
+
+
+def test_a_request_leaves_the_working_directory_of_its_process_as_it_was(running):
+    before = Path.cwd()
+    assert set(client.state(config.load(running.root / "topology.toml"))["watchers"]) == ALL
+    assert Path.cwd() == before
 
 
 def test_status_is_a_table_for_people(running):

@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,13 @@ def run(cell: Cell, folder: Path) -> Result:
     path, mutator, runner = folder / "topology.toml", Mutator(cell.random), CliRunner()
     outcomes: Counter[str] = Counter()
     verdict = Verdict()
-    for number in range(cell.size):
-        text = mutator.file()
-        path.write_bytes(text.encode(errors="surrogatepass"))
-        outcome, wrong = checked(runner, path)
-        outcomes[outcome] += 1
-        verdict.other += [f"case {number}: {each}\n{text}" for each in wrong]
+    with chdir(folder):  # the modules may create files in the working directory
+        for number in range(cell.size):
+            text = mutator.file()
+            path.write_bytes(text.encode(errors="surrogatepass"))
+            outcome, wrong = checked(runner, path)
+            outcomes[outcome] += 1
+            verdict.other += [f"case {number}: {each}\n{text}" for each in wrong]
     return cell.result("none", f"{cell.size:,} files", outcomes, verdict)
 
 
