@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from feedbus import config
+from feedbus.cli.status import gather
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 300.0
@@ -123,6 +127,18 @@ class Project:
         """Return the dead letters."""
         listed = self.feedbus("dead", "list", "--json").stdout
         return [json.loads(line) for line in listed.splitlines()]
+
+
+def status(topology: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return what `feedbus status --json` prints, without the start of a process.
+
+    A start takes much more processor time than what it prints, and many tests ask repeatedly.
+    tests/integration/test_supervision.py runs the command.
+    """
+    found: dict[str, Any] = json.loads(
+        json.dumps(gather(config.load(topology, environ=environment)))
+    )
+    return found
 
 
 def environment_without_options() -> dict[str, str]:

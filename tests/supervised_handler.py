@@ -5,7 +5,7 @@ import os
 import subprocess
 from contextlib import contextmanager
 
-from tests.projects import PATIENCE_SECONDS, Project, circusctl, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, circusctl, status, wait_until
 
 SLOW = """
 note(f"begin{n}")
@@ -57,7 +57,7 @@ class System:
         return (done.stdout + done.stderr).strip()
 
     def status(self):
-        return json.loads(self.project.feedbus("status", "--json").stdout)
+        return status(self.project.topology)
 
     def pids(self, name):
         status = self.status()

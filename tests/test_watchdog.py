@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from feedbus.process import watchdog
 from feedbus.process.watchdog import Note, Watchdog, note_line
 from feedbus.runner import CrashGuard
 from feedbus.runner.crash_guard import DIED, HUNG
-from tests.projects import PATIENCE_SECONDS, Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, status, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -44,8 +43,7 @@ def up(project: Project) -> Iterator[subprocess.Popen[str]]:
 
 def state(project: Project) -> dict[str, Any]:
     """Return what `feedbus status` shows of the consumer."""
-    found = json.loads(project.feedbus("status", "--json", code=None).stdout or "{}")
-    shown: dict[str, Any] = found.get("consumers", {}).get("work", {"state": ""})
+    shown: dict[str, Any] = status(project.topology)["consumers"]["work"]
     return shown
 
 

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import PATIENCE_SECONDS, environment_without_options, run_feedbus, wait_until
+from tests.projects import (
+    PATIENCE_SECONDS,
+    environment_without_options,
+    run_feedbus,
+    status,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("demo", "--authors", "5", "--followers", "2000", "--tweets", "150")
@@ -146,7 +152,7 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     publish(1001)
 
     def settled() -> dict[str, int]:
-        reported = json.loads(feedbus("status", "--json"))["consumers"]
+        reported = status(project / "topology.toml", environment)["consumers"]
         return {
             name: one["handled"] or 0
             for name, one in reported.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import projects
 from tests.projects import PATIENCE_SECONDS, Project, gone, wait_until
 
 BODY = "note(n)"
@@ -35,7 +36,7 @@ def up(project: Project) -> Iterator[str]:
 
 
 def status(project: Project) -> dict[str, Any]:
-    return json.loads(project.feedbus("status", "--json").stdout)
+    return projects.status(project.topology)
 
 
 def read(url: str, path: str) -> bytes:

@@ -25,7 +25,7 @@ from servers.rabbitmq import free_port
 from servers.shipped import ShippedRabbitMQ
 from store.models import Follower
 from tests import required_servers as required
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import PATIENCE_SECONDS, status, wait_until
 from tests.required_servers import PROMETHEUS, missing
 from web.demo.tally import Tally
 
@@ -112,7 +112,7 @@ class Stack:
 
     def pid(self, consumer: str) -> int | None:
         """Return the process that runs a consumer, None when there is none."""
-        reported = json.loads(self.run(["feedbus", "status", "--json"]).stdout)
+        reported = status(self.topology.path, self.environment)
         processes = reported["consumers"][consumer]["processes"]
         return processes[0]["pid"] if processes else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import threading
@@ -28,6 +27,7 @@ from tests.projects import (
     environment_without_options,
     meanwhile,
     run_feedbus,
+    status,
     wait_until,
 )
 
@@ -101,7 +101,7 @@ class System:
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, dict]:
-        reported = json.loads(self.feedbus("status", "--json"))
+        reported = status(self.root / "topology.toml", self.environment)
         return reported["consumers"] | reported["processes"]
 
     def pids(self) -> dict[str, int]:
