@@ -90,7 +90,8 @@ class RabbitMQ:
         self._own_epmd = Epmd(found) if epmd is None else None
         self._epmd = epmd or self._own_epmd
         self._process: OwnedProcess | None = None
-        self._write(config, cookie or secrets.token_hex(16))
+        self._cookie = cookie or secrets.token_hex(16)
+        self._write(config, self._cookie)
 
     def _write(self, config: str, cookie: str) -> None:
         (self.folder / "rabbitmq.conf").write_text(
@@ -224,6 +225,37 @@ class RabbitMQ:
             check=True,
         )
         return done.stdout
+
+    def evaluate(self, expression: str) -> str:
+        """Evaluate an Erlang expression in this node and return its value as text.
+
+        It takes a hundredth of the processor time of rabbitmqctl, which starts an Erlang of its
+        own.
+
+        Args:
+            expression: without the full stop at its end.
+
+        Raises:
+            RuntimeError: the expression has failed.
+
+        """
+        done = subprocess.run(
+            [
+                self.version.erlang / "erl_call",
+                *("-sname", self.node, "-c", self._cookie, "-r", "-e"),
+            ],
+            input=f"{expression}.\n",
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        kind, _, value = done.stdout.strip().removesuffix("}").partition(", ")
+        if kind != "{ok":
+            raise RuntimeError(done.stdout)
+        return value
 
     def stop(self) -> None:
         """End the node in order."""

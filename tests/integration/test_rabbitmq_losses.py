@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -38,16 +39,21 @@ def _closed_store():
 @contextmanager
 def consumer_timeout(node: RabbitMQ, milliseconds: int):
     """Let a node take back what is not acknowledged within so long, looking often."""
-    before = node.control("eval", "application:get_env(rabbit, consumer_timeout).").strip()
+    before = node.evaluate("application:get_env(rabbit, consumer_timeout)")
     change = (
         "application:set_env(rabbit, consumer_timeout, {}),"
-        " application:set_env(rabbit, channel_tick_interval, {})."
+        " application:set_env(rabbit, channel_tick_interval, {})"
     )
-    node.control("eval", change.format(milliseconds, 200))
+    node.evaluate(change.format(milliseconds, 200))
     try:
         yield
     finally:
-        node.control("eval", change.format(before.strip("{}").partition(",")[2], 60000))
+        node.evaluate(change.format(before.strip("{}").partition(",")[2], 60000))
+
+
+def permit(node: RabbitMQ, user: str, host: str = "/", **patterns: str) -> None:
+    """Give a user permissions in a virtual host."""
+    node.request("PUT", f"/api/permissions/{quote(host, safe='')}/{user}", patterns)
 
 
 def test_after_a_lost_connection_only_what_is_in_the_handler_is_handled_again(
@@ -210,30 +216,30 @@ def test_a_queue_that_is_deleted_is_waited_for_and_named(
 
 def test_a_user_who_may_not_configure_consumes_and_publishes(rabbitmq, tmp_path: Path):
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
-    rabbitmq.control("add_user", "reader", "secret")
+    rabbitmq.request("PUT", "/api/users/reader", {"password": "secret", "tags": ""})
     try:
-        rabbitmq.control("set_permissions", "reader", "^$", ".*", ".*")
+        permit(rabbitmq, "reader", configure="^$", write=".*", read=".*")
         url = parse_broker_url(f"amqp://reader:secret@127.0.0.1:{rabbitmq.port}//")
         reader = System(replace(system.topology, broker_url=url), system.seen)
         reader.publish([1, 2])
         assert reader.run(system.note) == "idle for 0.3 s"
         assert system.seen == [1, 2]
     finally:
-        rabbitmq.control("delete_user", "reader")
+        rabbitmq.request("DELETE", "/api/users/reader")
 
 
 def test_a_user_who_may_not_read_gets_the_missing_permission_named(
     rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
-    rabbitmq.control("add_user", "writer", "secret")
+    rabbitmq.request("PUT", "/api/users/writer", {"password": "secret", "tags": ""})
     try:
-        rabbitmq.control("set_permissions", "writer", "^$", ".*", "^$")
+        permit(rabbitmq, "writer", configure="^$", write=".*", read="^$")
         url = parse_broker_url(f"amqp://writer:secret@127.0.0.1:{rabbitmq.port}//")
         writer = System(replace(system.topology, broker_url=url), system.seen)
         assert writer.run(system.note, max_runtime_seconds=1.0, idle_seconds=9) == "ran for 1 s"
     finally:
-        rabbitmq.control("delete_user", "writer")
+        rabbitmq.request("DELETE", "/api/users/writer")
     assert "access to queue" in caplog.text
     assert "rabbitmqctl set_permissions" in caplog.text
 
@@ -244,8 +250,8 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(
     url = f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/doomed"
 
     def make_host() -> None:
-        rabbitmq.control("add_vhost", "doomed")
-        rabbitmq.control("set_permissions", "-p", "doomed", "guest", ".*", ".*", ".*")
+        rabbitmq.request("PUT", "/api/vhosts/doomed", {})
+        permit(rabbitmq, "guest", "doomed", configure=".*", write=".*", read=".*")
 
     make_host()
     try:
@@ -253,14 +259,14 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(
         with system.running(system.note):
             system.publish([1])
             wait_until(lambda: system.seen == [1])
-            rabbitmq.control("delete_vhost", "doomed")
+            rabbitmq.request("DELETE", "/api/vhosts/doomed")
             wait_until(lambda: "check the virtual host" in caplog.text)
             make_host()
             topology_setup.set_up(system.topology)
             system.publish([2])
             wait_until(lambda: system.seen == [1, 2])
     finally:
-        rabbitmq.control("delete_vhost", "doomed")
+        rabbitmq.request("DELETE", "/api/vhosts/doomed")
 
 
 def test_limits_end_a_run_whose_broker_is_away(tmp_path: Path, rabbitmq):

@@ -38,11 +38,16 @@ def _closed_store():
 @contextmanager
 def alarm(node: RabbitMQ):
     """Let a node be out of memory, so that it blocks publishers, until the block ends."""
-    node.control("set_vm_memory_high_watermark", "absolute", "1")
+    node.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1})")
     try:
         yield
     finally:
-        node.control("set_vm_memory_high_watermark", "0.6")
+        end_alarm(node)
+
+
+def end_alarm(node: RabbitMQ) -> None:
+    """Let a node have memory again."""
+    node.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6)")
 
 
 def numbers(system: System) -> list[int]:
@@ -137,7 +142,7 @@ def test_an_alarm_does_not_count_towards_the_time_of_the_handler_that_publishes(
         handled = system.running(lambda message, bus: bus.publish("other", message, "n"))
         with handled:
             wait_until(system.pauses)
-            fragile_rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+            end_alarm(fragile_rabbitmq)
             wait_until(lambda: system.ready() == {"work": 0, "next": 1})
 
 

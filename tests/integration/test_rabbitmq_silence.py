@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ def through(system: System, proxy: SilentProxy, options: str = "") -> System:
 
 def held(node: RabbitMQ, end: str) -> int:
     """Return how many messages consumers hold of the queues whose names end so."""
-    found = node.control("list_queues", "--silent", "name", "messages_unacknowledged")
-    return sum(int(line.split()[1]) for line in found.splitlines() if line.split()[0].endswith(end))
+    counts = node.evaluate(
+        "[rabbit_amqqueue:info(Q, [messages_unacknowledged]) || Q <- rabbit_amqqueue:list(),"
+        f' lists:suffix("{end}", binary_to_list(element(4, amqqueue:get_name(Q))))]'
+    )
+    return sum(map(int, re.findall(r"messages_unacknowledged,\s*(\d+)", counts)))
 
 
 @pytest.mark.parametrize(
