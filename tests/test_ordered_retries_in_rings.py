@@ -112,6 +112,48 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
     assert list(dict.fromkeys(handler.seen)) == [1, 2, 3]  # what was moved twice may repeat
 
 
+class Killed(BaseException):
+    """Ends a runner as a kill does: it takes no other step."""
+
+
+@pytest.mark.parametrize("limit", [4, 1000])
+def test_records_whose_move_was_interrupted_run_once_although_both_messages_are_read(
+    make, monkeypatch, limit
+):
+    options = ORDERED | {"retry": RetryPolicy((60.0,), "dead-letter"), "waiting_limit": limit}
+    system = make(sharded(1, **options))
+    with system.bus() as bus:
+        bus.publish_many("ring", [({"n": n}, "a key") for n in (1, 2, 3)])
+    handler, killed = Failing({1: 1}), []
+    system.run(handler.one, "shard_0", max_messages=3)
+    real = WaitingQueue.acknowledge
+
+    def acknowledge(self: WaitingQueue, deliveries: Sequence[Delivery]) -> None:
+        if len(deliveries) == 3 and not killed:
+            real(self, deliveries[:1])
+            killed.append(deliveries)
+            raise Killed
+        real(self, deliveries)
+
+    monkeypatch.setattr(WaitingQueue, "acknowledge", acknowledge)
+    second = system.reshaped(sharded(2, **options))
+    with pytest.raises(Killed):
+        second.run(handler.one, "shard_0", idle_seconds=3.0)
+    monkeypatch.setattr(WaitingQueue, "acknowledge", real)
+    with second.bus() as bus:  # at the limit, they are left in their queue
+        bus.publish_many("ring", [({"n": n}, "a key") for n in (4, 5)])
+    now = OrderedRetries.now  # nothing is due before it has moved
+    monkeypatch.setattr(OrderedRetries, "now", lambda self: now(self) + 60.0)
+    third = second.reshaped(sharded(1, **options))  # its only consumer reads all queues
+    with third.bus() as bus:
+        bus.publish_many("ring", [({"n": n}, "a key") for n in range(6, 12)])
+    third.run(handler.one, "shard_0", idle_seconds=1.0, max_runtime_seconds=60.0)
+    assert handler.seen == [*range(1, 12)]
+    with broker.connect(third.topology) as connection:
+        old = system.topology.generation("ring")
+        assert not broker.queue_exists(connection, Names(system.topology).member(old, "shard_0"))
+
+
 def test_records_that_waited_beside_several_queues_are_not_taken_for_each_other(make):
     options = ORDERED | {"batch": BATCH}
     system = make(sharded(2, **options))

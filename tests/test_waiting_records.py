@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -108,7 +109,7 @@ class Consumer:
             else:
                 self.effects.append(record.message_id)
                 yield
-                self.records.done(record)
+                assert self.records.handled(record) == []
             self.broker.delivered.remove(message)
 
 
@@ -205,7 +206,7 @@ def test_what_is_to_be_handled_alone_is_taken_alone():
     taken = waiting.take(0.0, 10, lambda name: name == "m1")
     assert [each.message_id for each in taken] == ["m0", "m2"]
     for each in taken:
-        waiting.done(each)
+        waiting.handled(each)
     assert [each.message_id for each in waiting.take(0.0, 10, lambda name: name == "m1")] == ["m1"]
 
 
@@ -244,9 +245,51 @@ def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["old", "new"]
 
 
-def test_a_record_that_was_moved_to_another_queue_is_not_taken_for_a_repetition():
+def in_queues(*queues: tuple[str, int], key: str = "a", place: int = 1) -> list[Any]:
+    """Return one record as messages of queues, each with the turn of its generation."""
+    return [
+        WaitingRecord(key, place, f"m{place}", queue=queue, turn=turn, arrival=queue)
+        for queue, turn in queues
+    ]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_first):
     waiting: WaitingRecords[str] = WaitingRecords()
-    moved = [WaitingRecord("a", 1, "m", queue=queue, arrival=queue) for queue in ("old", "new")]
-    assert [waiting.arrived(each) for each in moved] == [[], []]
-    waiting.done(moved[0])
-    assert [each.arrival for each in waiting.take(0.0, 10)] == ["new"]
+    messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
+    messages[1].awaited, messages[2].awaited = frozenset({"q"}), frozenset({"q", "r"})
+    for each in messages[::-1] if newest_first else messages:
+        assert waiting.arrived(each) == []
+    assert (len(waiting), waiting.behind_old_queues, list(waiting.awaited)) == (1, 0, [])
+    assert waiting.of_queue("newer") == messages[1:2]
+    assert waiting.arrived(in_queues(("newer", 2))[0]) == ["newer"]  # delivered twice
+    (taken,) = waiting.take(0.0, 10)
+    assert taken is messages[0]
+    assert waiting.handled(taken) == ["newer", "newest"]
+    assert len(waiting) == 0
+
+
+def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
+    waiting: WaitingRecords[str] = WaitingRecords()
+    first = in_queues(("old", 1), ("newer", 2))
+    first[1].awaited = frozenset({"q"})
+    (second,) = in_queues(("newer", 2), place=2)
+    for each in (second, *reversed(first)):
+        waiting.arrived(each)
+    waiting.left(first[0])
+    assert [*waiting] == [first[1], second]
+    assert waiting.take(0.0, 10) == []
+    assert (waiting.behind_old_queues, list(waiting.awaited)) == (1, ["q"])
+    waiting.ended(["q"])
+    assert waiting.take(0.0, 10) == [first[1], second]
+
+
+def test_a_copy_leaves_its_queue_and_the_record_still_waits():
+    waiting: WaitingRecords[str] = WaitingRecords()
+    messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
+    for each in messages:
+        waiting.arrived(each)
+    waiting.drop("newer")
+    assert [*waiting] == messages[:1]
+    (taken,) = waiting.take(0.0, 10)
+    assert waiting.handled(taken) == ["newest"]

@@ -171,6 +171,7 @@ class OrderedRetries:
             math.inf if blocks else _number(delivery, NOT_BEFORE) / MICROSECONDS,
             self.waiting_queue(delivery.consumer_tag),
             arrival,
+            turn=turn,
         )
         if self.predecessors is not None:
             record.awaited = self.predecessors.of(turn, delivery.original_key)
@@ -180,7 +181,7 @@ class OrderedRetries:
         """Release the keys that a deleted dead letter blocked."""
         found = self.records.released(message_id)
         for record in found:
-            self.records.done(record)
+            self.records.left(record)
         return [record.arrival.delivery for record in found if record.arrival is not None]
 
     def _key_of(self, delivery: Delivery) -> str:
@@ -225,7 +226,7 @@ class OrderedRetries:
                 blocked = BLOCKED_ATTEMPT if due_at == math.inf else None
                 self.records.again(record, due_at, blocked)
             else:
-                self.records.done(record)
+                done += [each.delivery for each in self.records.handled(record)]
             done.append(delivery)
         self.unsettled = False
         self._stopped = +self._stopped
@@ -297,15 +298,17 @@ class OrderedRetries:
                 return replace(decision, message=None)
             self._failed_again[record] = due_at
         else:
+            turn = self._turns.get(delivery.consumer_tag, 0)
             record = WaitingRecord(
                 self._order.waiting_key(delivery, pack, row),
-                self.records.next_place(self._turns.get(delivery.consumer_tag, 0)),
+                self.records.next_place(turn),
                 decision.message.message_id,
                 delivery.identified or delivery.content_type == PACK,
                 BLOCKED_ATTEMPT if blocks else int(decision.message.headers[ATTEMPT]),
                 due_at,
                 self.waiting_queue(delivery.consumer_tag),
                 awaited=self._awaited(delivery, pack, row),
+                turn=turn,
             )
             self.records.add(record)
         self.unsettled = True

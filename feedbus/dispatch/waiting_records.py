@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -35,6 +35,8 @@ class WaitingRecord(Generic[Arrival]):
         queue: the waiting queue that contains its message.
         arrival: the delivery of its message; None if the message is being sent or was returned.
         awaited: the queues of older generations that must be deleted before the record may run.
+        turn: the number of the generation whose waiting queue contains its message.
+        copy: the same record in the waiting queue of a newer generation.
 
     """
 
@@ -48,6 +50,8 @@ class WaitingRecord(Generic[Arrival]):
     arrival: Arrival | None = None
     taken: bool = False
     awaited: frozenset[str] = NOTHING
+    turn: int = 0
+    copy: WaitingRecord[Arrival] | None = None
 
 
 class WaitingRecords(Generic[Arrival]):
@@ -59,7 +63,11 @@ class WaitingRecords(Generic[Arrival]):
     twice, or its own queue can deliver it again. Both cases are recognised here:
 
     - two messages of one queue with one place and one id are one record, and the later attempt
-      counts. In different queues they are two, because one of them was moved from the other queue;
+      counts;
+    - in queues of two generations, the message in the newer one is a copy: the record is being
+      moved, or a crash has interrupted the move. The record waits in the older queue. If it leaves
+      that queue without being handled, its copy takes its position. If it is handled, its copy is
+      acknowledged too;
     - a record that its own queue delivers again has the id of a record that waited when reading
       began; it is a repetition.
 
@@ -101,9 +109,10 @@ class WaitingRecords(Generic[Arrival]):
     def released(self, message_id: str) -> list[WaitingRecord[Arrival]]:
         """Return the dead letters that block a key and have this id; "" stands for any id."""
         return [
-            record
+            each
             for record in self
-            if record.attempt == BLOCKED and message_id in {"", record.message_id}
+            for each in _with_copies(record)
+            if each.attempt == BLOCKED and message_id in {"", each.message_id}
         ]
 
     def next_place(self, turn: int = 0) -> int:
@@ -130,9 +139,7 @@ class WaitingRecords(Generic[Arrival]):
         line = self._lines.setdefault(record.key, [])
         insort(line, record, key=_place)
         self._count += 1
-        if record.awaited:
-            self.behind_old_queues += 1
-            self._awaited.update(record.awaited)
+        self._count_awaited(record, 1)
         self._look(line)
 
     @property
@@ -146,18 +153,19 @@ class WaitingRecords(Generic[Arrival]):
             return
         for line in self._lines.values():
             for record in line:
-                if not record.awaited.isdisjoint(queues):
-                    self._awaits_no_more(record)
-                    record.awaited = record.awaited.difference(queues)
-                    if record.awaited:
-                        self.behind_old_queues += 1
-                        self._awaited.update(record.awaited)
+                self._count_awaited(record, -1)
+                for each in _with_copies(record):
+                    each.awaited = each.awaited.difference(queues)
+                self._count_awaited(record, 1)
             self._look(line)
 
-    def _awaits_no_more(self, record: WaitingRecord[Arrival]) -> None:
-        self.behind_old_queues -= 1
-        self._awaited.subtract(record.awaited)
-        self._awaited = +self._awaited
+    def _count_awaited(self, record: WaitingRecord[Arrival], change: int) -> None:
+        if record.awaited:
+            self.behind_old_queues += change
+            for queue in record.awaited:
+                self._awaited[queue] += change
+                if not self._awaited[queue]:
+                    del self._awaited[queue]
 
     def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Add a record whose message was delivered; return the deliveries to acknowledge.
@@ -170,10 +178,31 @@ class WaitingRecords(Generic[Arrival]):
         for known in reversed(self._lines.get(record.key, [])):
             if known.place < record.place:
                 break
-            if _identity(known) == _identity(record):
-                return self._again(known, record)
+            if known.place == record.place and known.message_id == record.message_id:
+                return self._also(known, record)
         self.add(record)
         return []
+
+    def _also(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> list[Arrival]:
+        """Note another message of a known record; return the deliveries to acknowledge."""
+        if record.turn < known.turn:
+            self._replace(known, record)
+            record.copy = known
+            return []
+        for each in _with_copies(known):
+            if each.queue == record.queue:
+                return self._again(each, record)
+        before = [each for each in _with_copies(known) if each.turn <= record.turn][-1]
+        before.copy, record.copy = record, before.copy
+        return []
+
+    def _replace(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> None:
+        """Put another message of a record into the position of a known one."""
+        line = self._lines[known.key]
+        line[line.index(known)] = record
+        self._count_awaited(known, -1)
+        self._count_awaited(record, 1)
+        self._look(line)
 
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
@@ -204,8 +233,9 @@ class WaitingRecords(Generic[Arrival]):
         return message_id in self._read
 
     def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
-        """Return the records whose messages are in a queue, in order."""
-        return sorted((record for record in self if record.queue == queue), key=_place)
+        """Return the records and copies whose messages are in a queue, in order."""
+        found = (each for record in self for each in _with_copies(record) if each.queue == queue)
+        return sorted(found, key=_place)
 
     def next_due(self) -> float:
         """Return when the next record may run, in seconds since 1970; infinity without any."""
@@ -222,7 +252,7 @@ class WaitingRecords(Generic[Arrival]):
     ) -> list[WaitingRecord[Arrival]]:
         """Return records that run now: those that are due, and those that wait only for these.
 
-        Each of them is to be given to done(), stays() or again() afterwards; until then no other
+        Each of them is to be given to handled(), stays() or again() afterwards; until then no other
         record of their keys is taken.
 
         Args:
@@ -247,17 +277,40 @@ class WaitingRecords(Generic[Arrival]):
                     return taken
         return taken
 
-    def done(self, record: WaitingRecord[Arrival]) -> None:
-        """Register that a record no longer waits: the next one of its key may run."""
+    def handled(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
+        """Register that a record no longer waits; return its copies, which are to be acknowledged.
+
+        The next record of its key may run then.
+        """
+        copies = [each for each in _with_copies(record) if each is not record]
+        record.copy = None
+        self.left(record)
+        return [each.arrival for each in copies if each.arrival is not None]
+
+    def left(self, record: WaitingRecord[Arrival]) -> None:
+        """Register that a record has left its queue without being handled.
+
+        Its copy in a newer queue takes its position.
+        """
         line = self._lines[record.key]
-        line.remove(record)
-        self._count -= 1
-        if record.awaited:
-            self._awaits_no_more(record)
-        if line:
-            self._look(line)
+        place = bisect_left(line, record.place, key=_place)
+        while record not in {*_with_copies(line[place])}:
+            place += 1
+        first = line[place]
+        if first is not record:  # it is a copy
+            before = next(each for each in _with_copies(first) if each.copy is record)
+            before.copy = record.copy
+        elif record.copy is not None:
+            self._replace(record, record.copy)
         else:
-            del self._lines[record.key]
+            del line[place]
+            self._count -= 1
+            self._count_awaited(record, -1)
+            if line:
+                self._look(line)
+            else:
+                del self._lines[record.key]
+        record.copy = None
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
         """Register that a record was not run, because an earlier one has failed again."""
@@ -285,7 +338,7 @@ class WaitingRecords(Generic[Arrival]):
     def drop(self, queue: str) -> None:
         """Remove the records whose messages are in a queue: the broker delivers them again."""
         for record in self.of_queue(queue):
-            self.done(record)
+            self.left(record)
 
     def forget(self) -> None:
         """Remove all records: the broker delivers them again."""
@@ -302,8 +355,11 @@ def _place(record: WaitingRecord[Arrival]) -> int:
     return record.place
 
 
-def _identity(record: WaitingRecord[Arrival]) -> tuple[str, int, str]:
-    return record.queue, record.place, record.message_id
+def _with_copies(record: WaitingRecord[Arrival]) -> Iterator[WaitingRecord[Arrival]]:
+    each: WaitingRecord[Arrival] | None = record
+    while each is not None:
+        yield each
+        each = each.copy
 
 
 def _ready(record: WaitingRecord[Arrival]) -> bool:

@@ -345,7 +345,7 @@ class WaitingQueues:
         # here.
         self._open[tag].acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
-            self._retries.records.done(record)
+            self._retries.records.left(record)
         events.info(
             "waiting_moved",
             f"{self._consumer.name}: {len(records)} waiting records were moved to generation"
