@@ -12,6 +12,9 @@ from typing import Protocol
 
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
+CUT_SHARE = 0.02  # of the portions of messages
+APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
+
 
 class Link(Protocol):
     """A connection of a client, as the network knows it."""
@@ -38,6 +41,11 @@ class Network:
     def chance(self, share: float) -> bool:
         """Whether a fault happens now that happens in a share of the cases."""
         return self.faulty and self.scheduler.random.random() < share
+
+    def cuts(self, link: Link) -> bool:
+        """Whether a connection is cut while messages are on their way."""
+        applies = link.process is not None and link.process.name == "apply"
+        return self.chance(APPLY_CUT_SHARE if applies else CUT_SHARE)
 
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from feedbus.dispatch import handler_calls, publications
+from feedbus.generations import switch
+from feedbus.generations.queue_emptying import Emptying
 from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.switch_progress import SwitchProgress
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
@@ -23,7 +25,9 @@ PATHS = (
     ("overtook", Overtaking, "take_first"),
     ("paused", Overtaking, "take_beside"),
     ("limited", SwitchProgress, "_too_many"),
+    ("held", Emptying, "_drain"),
 )
+HELD_SECONDS = (0.0, 0.5, 2.0)  # between two rings
 
 
 @contextmanager
@@ -43,6 +47,18 @@ def small() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (publications, handler_calls):
             stack.enter_context(replaced(module, "STREAM_RECORDS", SLICE_RECORDS))
+        yield
+
+
+@contextmanager
+def slow_switches(system: System) -> Iterator[None]:
+    """Let a switch wait after it has disconnected the old ring, so that messages are held."""
+
+    def step(name: str) -> None:
+        if name == "disconnected":
+            system.clock.sleep(system.scheduler.random.choice(HELD_SECONDS))
+
+    with replaced(switch, "step", step):
         yield
 
 
@@ -83,7 +99,7 @@ def counted(scheduler: Scheduler) -> Iterator[Counter[str]]:
             found = original(*arguments)
             if found:
                 reached[path] += 1
-                scheduler.note(f"{path}: {found if found is True else len(found)}")
+                scheduler.note(path if found is True else f"{path}: {len(found)}")
             return found
 
         return count

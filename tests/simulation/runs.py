@@ -20,7 +20,7 @@ from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_relay, run_scheduler
-from tests.simulation.reached import counted, noted_firings, small
+from tests.simulation.reached import counted, noted_firings, slow_switches, small
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
@@ -54,7 +54,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
         memory.create(broker)
         try:
             system = System(scheduler, scenario, network, broker, Database(scheduler), path)
-            with noted_firings(system), simulated(system):
+            with noted_firings(system), slow_switches(system), simulated(system):
                 faults = run(system)
             reached += Counter(together=system.history.together)
             network.faulty = False
