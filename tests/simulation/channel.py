@@ -11,6 +11,8 @@ from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
+LATE_ACKNOWLEDGEMENTS = 0.2  # of all
+
 
 class SimulatedChannel(Channel):
     """A channel whose frames take their time."""
@@ -27,6 +29,7 @@ class SimulatedChannel(Channel):
     def flush(self) -> None:
         """Send what is buffered, in portions."""
         self.send_acknowledgements()
+        self._link.check_open()  # a refused acknowledgement has cut it
         while self._outgoing:
             link = self._link
             network = link.network
@@ -91,7 +94,7 @@ class SimulatedChannel(Channel):
         if self.connection is None or not link.connected:
             return
         self._unsent.append((delivery_tag, multiple))
-        if link.network.chance(0.2):
+        if link.network.chance(LATE_ACKNOWLEDGEMENTS):
             seconds = link.network.scheduler.random.choice((0.001, 0.1, 2.0))
             link.network.scheduler.after(seconds, self.send_acknowledgements)
         else:

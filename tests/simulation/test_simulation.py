@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from amqp.exceptions import RecoverableConnectionError
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
@@ -21,6 +22,7 @@ from feedbus.dispatch.waker import Waker
 from feedbus.transports import memory
 from feedbus.wire import Outgoing
 from tests.simulation.broker import SimulatedBroker
+from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
 from tests.simulation.reached import PATHS
@@ -142,3 +144,34 @@ def test_a_publisher_whose_connection_is_woken_waits_for_its_confirm_without_pol
         waker.close()
     assert refusals == [[]]
     assert scheduler.steps < MOST_POLLS
+
+
+@pytest.mark.parametrize("seed", range(4))  # it arrives before the wait, or in it
+def test_a_refused_acknowledgement_ends_the_wait_of_its_connection(seed: int):
+    class LateAcknowledgements(Network):
+        def chance(self, share: float) -> bool:
+            return share == LATE_ACKNOWLEDGEMENTS
+
+    scheduler = Scheduler(seed)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    ended: list[Exception] = []
+
+    def run() -> None:
+        with broker.connect(topology) as connection:
+            raw: Any = connection.connection
+            channel = raw.channel()
+            channel.queue_declare("q")
+            channel.basic_consume("q", callback=lambda _: None)
+            channel.basic_ack(1)
+            try:
+                raw.drain_events(timeout=60)
+            except RecoverableConnectionError as error:
+                ended.append(error)
+
+    memory.create(SimulatedBroker(BROKER, LateAcknowledgements(scheduler), None))
+    try:
+        process = scheduler.start("consumer", run)
+        scheduler.run(lambda: process.dead, most_seconds=60, most_steps=1_000)
+    finally:
+        memory.remove(BROKER)
+    assert len(ended) == 1
