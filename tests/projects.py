@@ -39,8 +39,8 @@ retry = {{ delays = ["20ms"], then = "dead-letter" }}
 # A process that is ready and ends by SIGTERM.
 CLOCK = """
 import signal, sys
-from feedbus.process import slot_status
-slot_status.mark_ready()
+from feedbus.process import status_files
+status_files.mark_ready()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while True:
     signal.pause()

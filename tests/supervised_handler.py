@@ -14,7 +14,7 @@ while not os.path.exists(os.path.join(os.path.dirname(__file__), "release")):
 note(f"end{n}")
 """
 PROCESS = '[processes.{name}]\ncommand = {command}\nstop_timeout = "1s"\n'
-READY = "from feedbus.process import slot_status; slot_status.mark_ready()"
+READY = "from feedbus.process import status_files; status_files.mark_ready()"
 
 
 class System:

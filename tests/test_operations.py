@@ -21,8 +21,8 @@ from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.url_file import write_url
-from feedbus.process.slot_status import mark_holding, mark_waiting
 from feedbus.process.slots import hold_slot
+from feedbus.process.status_files import mark_holding, mark_waiting
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
@@ -139,7 +139,7 @@ def test_readiness_names_a_store_that_cannot_be_read(system):
 def test_readiness_names_a_disk_that_is_full(system, monkeypatch):
     (system.topology.var / "log").mkdir(parents=True)
     monkeypatch.setattr(
-        "feedbus.operations.disk_space.unwritable",
+        "feedbus.operations.unwritable_folders.unwritable",
         lambda folder: f"{folder}: No space left on device" if folder.name == "log" else "",
     )
     with served(system) as own:
@@ -174,7 +174,7 @@ def test_what_waits_in_the_order_of_its_key_is_counted(system):
 def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
     source = (
         "import os, pathlib, types; from feedbus.process.slots import hold_slot\n"
-        "from feedbus.process.slot_status import mark_holding\n"
+        "from feedbus.process.status_files import mark_holding\n"
         f"where = types.SimpleNamespace(var=pathlib.Path({str(system.topology.var)!r}))\n"
         "with hold_slot(where, 'work', 1):\n"
         "    mark_holding('the store is unavailable')\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.process import file_locks, slot_status, slots, supervised_process
+from feedbus.process import file_locks, slots, status_files, supervised_process
 from tests.projects import PATIENCE_SECONDS, is_alive, wait_until
 
 
@@ -109,15 +109,15 @@ def test_the_folder_of_locks_is_closed_to_others(folder):
 def test_a_process_that_says_it_is_ready_is_ready_until_it_lets_go(folder):
     path = folder.var / "run" / "feed_3.1.ready"
     with slots.hold_slot(folder, "feed_3", 1):
-        assert slot_status.ready_since(path, os.getpid()) is None
-        slot_status.mark_ready()
-        assert slot_status.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
-        assert slot_status.ready_since(path, os.getpid() + 1) is None
-    assert slot_status.ready_since(path, os.getpid()) is None
+        assert status_files.ready_since(path, os.getpid()) is None
+        status_files.mark_ready()
+        assert status_files.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
+        assert status_files.ready_since(path, os.getpid() + 1) is None
+    assert status_files.ready_since(path, os.getpid()) is None
 
 
 def test_without_a_slot_saying_ready_does_nothing(folder):
-    slot_status.mark_ready()
+    status_files.mark_ready()
     assert not folder.var.exists()
 
 
@@ -159,8 +159,8 @@ except MemoryError:
 def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
     run = slots.run_folder(folder)
     code = (
-        "import time; from feedbus.process import slot_status; "
-        "slot_status.mark_ready(); time.sleep(60)"
+        "import time; from feedbus.process import status_files; "
+        "status_files.mark_ready(); time.sleep(60)"
     )
     command = [
         "-m",
@@ -174,7 +174,7 @@ def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
     ]
     process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
     try:
-        wait_until(lambda: slot_status.ready_since(run / "web.1.ready", process.pid) is not None)
+        wait_until(lambda: status_files.ready_since(run / "web.1.ready", process.pid) is not None)
         assert file_locks.lock_holder(run / "web.1.lock") == process.pid
     finally:
         process.kill()

@@ -60,7 +60,7 @@ class Embedded:
             raise BrokerOutage(msg) from error
 
     def refusal(self) -> str:
-        """Return "": feedbus.operations.disk_space checks the disk of the file."""
+        """Return "": feedbus.operations.unwritable_folders checks the disk of the file."""
         return ""
 
 

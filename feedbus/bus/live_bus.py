@@ -262,9 +262,9 @@ class LiveBus(Bus):
             if not (isinstance(error, StoreOutage) or store.is_outage(error)):
                 raise
             events.warning(
-                "outbox_publish_failed",
-                "the outbox cannot be read after a commit; its messages stay there, and the"
-                " operations process will publish them",
+                "outbox_unreadable",
+                "the outbox cannot be read after a commit; the messages of the transaction stay"
+                " there, and the operations process will publish them",
                 error=one_line(error),
             )
         finally:

@@ -68,7 +68,7 @@ class Transaction:
                 sent += _confirmed(request, ids, request.answer)
             if request.answer:
                 events.warning(
-                    "outbox_publish_failed",
+                    "outbox_messages_left",
                     "messages of a transaction could not be published after its commit; they stay"
                     " in the outbox, and the operations process will publish them",
                     exchange=request.exchange,

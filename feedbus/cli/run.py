@@ -99,7 +99,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.handling.routes import HandlerRoutes
     from feedbus.hosts.assignment_file import assignment_of
     from feedbus.metrics import Metrics
-    from feedbus.process import slot_status, watchdog
+    from feedbus.process import status_files, watchdog
     from feedbus.process.slots import hold_slot, run_folder, slot_path
     from feedbus.process.supervised_process import limit_memory
     from feedbus.runner import CrashGuard, Runner, stopping_on_signals
@@ -126,9 +126,9 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     metrics=metrics,
                     crash_guard=crash_guard,
                     store=store,
-                    on_ready=slot_status.mark_ready,
-                    on_hold=slot_status.mark_holding,
-                    on_waiting=slot_status.mark_waiting,
+                    on_ready=status_files.mark_ready,
+                    on_hold=status_files.mark_holding,
+                    on_waiting=status_files.mark_waiting,
                     assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
             gc.freeze()  # and later collections do not check these objects either

@@ -56,8 +56,8 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
 
 def gather(topology: Topology) -> dict[str, Any]:
     """Return the current state of a system, with reasons for the parts that cannot be read."""
-    from feedbus.operations.disk_space import unwritable_folders
-    from feedbus.process.slot_status import all_waiting
+    from feedbus.operations.unwritable_folders import unwritable_folders
+    from feedbus.process.status_files import all_waiting
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)

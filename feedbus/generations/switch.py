@@ -25,7 +25,7 @@ from feedbus.generations.queue_emptying import Emptying
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
-from feedbus.wire.constants import FENCE
+from feedbus.wire.constants import FENCE, KEY
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
@@ -159,20 +159,21 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
     for queue in names.members(generation):
-        _delete_waiting(channel, names.waiting(queue))
+        _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
 
 
-def _delete_waiting(channel: Channel, queue: str) -> None:
+def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
     """Delete the waiting queue of a deleted shard's queue; keep it if it has records."""
     count = broker.count(channel.connection, queue)
     if count and not _has_only_fences(channel, queue):
         events.error(
             "waiting_queue_kept",
             f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
-            " their shard does not exist (an operator or feedbus 0.1 has deleted it); move the"
-            " messages to the exchange of the ring; `feedbus plan` lists the queue until it is"
-            " empty",
+            " their shard does not exist (an operator or feedbus 0.1 has deleted it); publish each"
+            f" message to exchange {exchange} with the routing key in its header {KEY}, and remove"
+            " it from the queue; `feedbus plan` lists the queue until it is empty",
             queue=queue,
+            exchange=exchange,
             messages=count,
         )
     elif count is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from feedbus.process.slot_status import runs_ready
 from feedbus.process.slots import run_folder
+from feedbus.process.status_files import runs_ready
 from feedbus.topology import Queue, Topology
 
 RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time loses no shard

@@ -99,7 +99,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " messages of its queue and has ended.",
         "leftover_ended": "The supervisor has ended a process that an earlier supervisor had"
         " started. The earlier supervisor was killed and could not end it.",
-        "stopped": "Every process has ended.",
+        "stopped": "The supervisor ends, because every process has ended.",
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
         "command_output": "`feedbus up --reload` runs `feedbus check` and `feedbus apply`. This is"
         " a line of their output.",
@@ -115,6 +115,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
         " broker alone decides which host works on a shard.",
         "listening": "The operations process answers HTTP requests at this address.",
+        "operations_stopping": "The operations process has received a signal. It ends after it has"
+        " answered the current requests.",
+        "operations_stopped": "The operations process has ended.",
         "not_listening": "The HTTP address cannot be used; feedbus tries again every few seconds.",
         "port_taken": "The default port is in use, so the process uses another port.",
         "not_ready": "`/readyz` was answered with 503, because the broker, the store, the disk or a"
@@ -125,8 +128,14 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " contains the same `id`.",
         "connections_closed": "HTTP connections were closed, because they were too slow or too"
         " many.",
-        "outbox_publish_failed": "A message could not be published. It stays in the outbox, and"
-        " feedbus tries again.",
+        "outbox_message_refused": "The broker refused a message of the outbox; `error` has the"
+        " reason. This message and the later messages of its exchange and key stay in the outbox,"
+        " and feedbus tries again.",
+        "outbox_messages_left": "Messages of a transaction could not be published after its commit."
+        " They stay in the outbox, and the operations process will publish them.",
+        "outbox_unreadable": "The store did not answer after a commit, so the messages of the"
+        " transaction were not published. They stay in the outbox, and the operations process will"
+        " publish them.",
         "outbox_rows_left": "Published messages could not be removed from the outbox. They are"
         " published a second time, with the same message ids.",
         "broker_unreachable": "The broker does not answer. Messages stay in the outbox, and are"
@@ -136,7 +145,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "outbox_relayed": "The relay has published messages that a process had left in the outbox.",
         "schedule_fired": "A schedule has published its message.",
         "schedule_missed": "No operations process ran at some times of a schedule. `fired` is the"
-        " latest of these times within `catch_up`; the message of this time was published late.",
+        " latest of these times within `catch_up`: only its message was published, late. If `fired`"
+        " is `none`, all of them are longer ago than `catch_up`, and no message was published.",
         "schedule_failed": "A schedule cannot publish its message; feedbus tries again.",
     },
     BROKER: {
@@ -159,8 +169,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "messages_lost": "Messages are lost, because a program published them directly to a queue"
         " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"
-        " exist, so no consumer reads them. feedbus did not delete the waiting queue. Move the"
-        " messages to the exchange of the ring.",
+        " exist, so no consumer reads them. feedbus did not delete the waiting queue. Publish each"
+        " message to `exchange` with the routing key in its header `feedbus-key`, and remove it"
+        " from the queue.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The user of the broker may not declare exchanges, so requeued"

@@ -23,8 +23,8 @@ from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import last_url, write_url
 from feedbus.operations.wsgi import Application
-from feedbus.process.slot_status import mark_holding, mark_ready
 from feedbus.process.slots import hold_slot
+from feedbus.process.status_files import mark_holding, mark_ready
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay
@@ -71,7 +71,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
                 server.serve(lambda guard: application(topology, store, depths, guard))
         finally:
             store.close()
-    events.info("stopped", "the operations process has stopped")
+    events.info("operations_stopped", "the operations process has stopped")
 
 
 @contextmanager
@@ -105,7 +105,7 @@ class OperationsServer:
         """Stop after the running requests have been answered."""
         name = signal.Signals(number).name
         text = f"received {name}; the process ends after the current requests"
-        events.info("stopping", text, signal=name)
+        events.info("operations_stopping", text, signal=name)
         self._over.set()
         if self._server is not None:
             self._server.stop()

@@ -18,13 +18,13 @@ from feedbus.hosts.assignment_file import Sharing, known
 from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access_control import Guard
-from feedbus.operations.disk_space import unwritable_folders
 from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
+from feedbus.operations.unwritable_folders import unwritable_folders
 from feedbus.operations.wsgi import Application
 from feedbus.printable import one_line
-from feedbus.process.slot_status import all_holding, all_waiting
+from feedbus.process.status_files import all_holding, all_waiting
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology

@@ -142,12 +142,13 @@ class Scheduler:
         if first < (moment or now):
             fired_for = write_moment(moment) if moment else "none"
             late = (
-                f"the latest one, {fired_for}, was" if moment else "because of catch_up, none was"
+                f"only the message of the latest one, {fired_for}, was published, late"
+                if moment
+                else "all of them are longer ago than catch_up, so no message was published"
             )
             events.warning(
                 "schedule_missed",
-                f"schedule {schedule.name} missed its times from {write_moment(first)} on; {late}"
-                " fired late",
+                f"schedule {schedule.name} missed its times from {write_moment(first)} on; {late}",
                 schedule=schedule.name,
                 missed_from=write_moment(first),
                 fired=fired_for,

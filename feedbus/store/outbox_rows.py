@@ -73,7 +73,7 @@ def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[
         except (PublishError, UsageError) as error:
             stuck.add((entry.exchange, entry.key))
             events.warning(
-                "outbox_publish_failed",
+                "outbox_message_refused",
                 "the broker refused a message; it and the later messages of the same exchange"
                 " and key stay in the outbox, and feedbus will try again",
                 row=entry.id,

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.store.closed_sessions import ClosedSessions, session_of
 from feedbus.store.outages import outage
 from feedbus.store.sql import SqlStore, not_the_owner
+from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.write_queue import TURN_SECONDS, Turn
 
@@ -102,7 +102,7 @@ class SqlAlchemyStore(SqlStore):
         super().__init__(project, engine.url.render_as_string(), dialect, file)
         self.engine = engine
         if dialect == "postgresql":
-            _end_closed_sessions(engine)
+            _end_stale_sessions(engine)
         self._waiting = waiting
         self._local = threading.local()
 
@@ -187,12 +187,12 @@ class SqlAlchemyStore(SqlStore):
 _watched: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-def _end_closed_sessions(engine: Engine) -> None:
+def _end_stale_sessions(engine: Engine) -> None:
     """Let each new connection of an engine end the sessions of dropped connections."""
     if engine in _watched:
         return
     _watched.add(engine)
-    closed = ClosedSessions()
+    stale = StaleServerSessions()
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
@@ -212,11 +212,11 @@ def _end_closed_sessions(engine: Engine) -> None:
         number = getattr(getattr(connection, "info", None), "backend_pid", None)
         if number is not None:
             record.info[SERVER_SESSION] = session_of(query, number)
-            closed.end(query)
+            stale.end(query)
 
     @event.listens_for(engine, "invalidate")
     def given_up(_connection: Any, record: Any, _error: BaseException | None) -> None:
-        closed.add(record.info.get(SERVER_SESSION))
+        stale.add(record.info.get(SERVER_SESSION))
 
 
 @lru_cache(maxsize=64)

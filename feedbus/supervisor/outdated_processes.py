@@ -10,8 +10,8 @@ from typing import Any
 from feedbus.errors import FeedbusError
 from feedbus.name_list import listed
 from feedbus.plan.changes import Watchers
-from feedbus.process.slot_status import changed_code
 from feedbus.process.slots import run_folder, slot_path
+from feedbus.process.status_files import changed_code
 from feedbus.supervisor.client import state
 from feedbus.topology import Topology
 

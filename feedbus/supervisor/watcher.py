@@ -15,8 +15,8 @@ from typing import Any
 
 from circus.stream.redirector import Redirector
 
-from feedbus.process.slot_status import ready_since
 from feedbus.process.slots import slot_path
+from feedbus.process.status_files import ready_since
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
 from feedbus.supervisor import process_groups, process_stop

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from feedbus.process.slot_status import changed_code, holding
+from feedbus.process.status_files import changed_code, holding
 from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.watcher import ProcessWatcher
 

@@ -17,7 +17,6 @@ import pytest
 
 from feedbus.errors import StoreOutage
 from feedbus.metrics import Metrics
-from feedbus.store.closed_sessions import ClosedSessions, ServerSession
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
@@ -27,6 +26,7 @@ from feedbus.store.peewee import (
     deadlines,
     transaction,
 )
+from feedbus.store.stale_server_sessions import ServerSession, StaleServerSessions
 from servers.proxy import SilentProxy
 from tests.projects import wait_until
 from tests.stores import MAKERS
@@ -181,7 +181,7 @@ def test_the_locks_of_a_connection_that_was_given_up_end_with_the_next_connectio
 
 
 def test_a_session_that_was_opened_by_another_process_is_not_ended():
-    closed = ClosedSessions()
+    closed = StaleServerSessions()
     closed.add(ServerSession(7, 1, os.getpid() + 1))
     closed.end(pytest.fail)
 

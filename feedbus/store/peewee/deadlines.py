@@ -22,7 +22,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from feedbus.store.closed_sessions import ServerSession
+from feedbus.store.stale_server_sessions import ServerSession
 
 LOOK_SECONDS = 0.5
 MARGIN_SECONDS = 5.0  # added to the server's own timeout, which should occur first

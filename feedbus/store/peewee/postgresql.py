@@ -9,8 +9,8 @@ from typing import Any
 import peewee
 
 from feedbus.process.fork_safety import close_in_forks
-from feedbus.store.closed_sessions import ClosedSessions, session_of
 from feedbus.store.peewee.base_database import Database
+from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.urls import StoreUrl
 
 POSTGRES_SETTINGS = {
@@ -35,7 +35,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
         """Create it; settings are sent on each connection, as poolers refuse parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
-        self._closed_sessions = ClosedSessions()
+        self._stale_sessions = StaleServerSessions()
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
@@ -52,7 +52,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
                 return rows
 
         connection.server_session = session_of(query, connection.info.backend_pid)
-        self._closed_sessions.end(query)
+        self._stale_sessions.end(query)
         return connection
 
     def discard(self) -> None:
@@ -60,7 +60,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         opened = self._state.conn  # type: ignore[attr-defined]  # inner, not in the stubs
         super().discard()
         if opened is not None and opened.closed:
-            self._closed_sessions.add(opened.server_session)
+            self._stale_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction; the server sees it at the first statement."""

@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Self
 
-from feedbus.process.slot_status import ready_since
 from feedbus.process.slots import slot_path
+from feedbus.process.status_files import ready_since
 from tests.chaos.reshard.project import ROOT, Project
 
 RESTART_SECONDS = 0.3

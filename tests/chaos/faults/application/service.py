@@ -11,7 +11,7 @@ from effects import Request
 
 import feedbus
 from feedbus.errors import Outage
-from feedbus.process.slot_status import mark_ready
+from feedbus.process.status_files import mark_ready
 from feedbus.process.supervised_process import follow_parent
 
 BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes what the request could not

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from feedbus import config
-from feedbus.operations.disk_space import unwritable_folders
+from feedbus.operations.unwritable_folders import unwritable_folders
 from tests.projects import Project
 from tests.required_servers import missing, only_if
 from tests.small_disks import CannotMount, fill, small_disk

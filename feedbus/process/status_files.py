@@ -1,4 +1,7 @@
-"""The status of a process in the files of its slot: ready, holding, waiting records."""
+"""The files in which a process records its status: ready, holding, number of waiting records.
+
+Each slot has such files. A slot is the number of a process among those of its consumer.
+"""
 
 from __future__ import annotations
 

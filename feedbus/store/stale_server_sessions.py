@@ -1,8 +1,8 @@
-"""Sessions on PostgreSQL whose connections were dropped: the server may still keep their locks.
+"""End sessions on PostgreSQL whose connections were dropped, so that their locks are released.
 
 If the network drops everything, or a proxy stays connected, the server does not notice that a
-connection was closed. The session stays `idle in transaction`. So the next connection of this
-process ends it.
+connection was closed. Its session stays `idle in transaction` and keeps its locks. So the next
+connection that this process opens ends the session.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def session_of(query: Query, number: object) -> ServerSession | None:
     return ServerSession(rows[0][0], rows[0][1], os.getpid())
 
 
-class ClosedSessions:
-    """The sessions whose connections were dropped, and that the server has perhaps not ended."""
+class StaleServerSessions:
+    """The sessions whose connections were dropped; the server has perhaps not ended them."""
 
     def __init__(self) -> None:
         """Create it without sessions."""
