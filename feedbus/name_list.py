@@ -11,10 +11,17 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def expected_one_of(name: str, known: Collection[str]) -> str:
-    """Return which names were expected instead of an unknown one, and the most similar name."""
+def expected_one_of(name: str, known: Collection[str], most: int = 50) -> str:
+    """Return which names were expected instead of an unknown one, and the most similar name.
+
+    Args:
+        name: the unknown name.
+        known: the expected names.
+        most: how many of them are listed; of the others, only the number.
+
+    """
     from difflib import get_close_matches  # only for an error
 
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"expected one of {', '.join(known)}{hint}"
+    return f"expected one of {listed([*known], most)}{hint}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from feedbus.bus.record_encoding import Encoder
 from feedbus.cli import main
 from feedbus.errors import UsageError
 from feedbus.records import Records
+from feedbus.store.store_of_topology import open_prepared
 from feedbus.testing import RecordingBus, TestSystem
 from feedbus.topology import Topology
+from tests.systems import closing_store
 
 TOPOLOGY = """\
 name = "shop"
+[store]
+url = "sqlite:///store.db"
 [exchanges]
 orders = { type = "x-consistent-hash" }
 notes = { type = "fanout" }
@@ -92,6 +97,12 @@ def in_test(topology: Topology, exchange: str, **key: str) -> None:
         system.publish(exchange, {"n": 1}, **key)
 
 
+def in_outbox(topology: Topology, exchange: str, **key: str) -> None:
+    with closing_store():
+        store = open_prepared(topology)
+        store.outbox.put(exchange, {"n": 1}, **key)
+
+
 @pytest.mark.parametrize(
     "publish",
     [
@@ -104,6 +115,7 @@ def in_test(topology: Topology, exchange: str, **key: str) -> None:
         recorded,
         recorded_in_batch,
         in_test,
+        in_outbox,
     ],
 )
 def test_a_hash_exchange_needs_a_key_and_takes_an_empty_one(
@@ -114,6 +126,28 @@ def test_a_hash_exchange_needs_a_key_and_takes_an_empty_one(
     publish(topology, "orders", key="")
     publish(topology, "orders", key="chair")
     publish(topology, "notes")
+
+
+def test_the_outbox_refuses_an_unknown_exchange(topology: Topology) -> None:
+    with pytest.raises(UsageError, match="no exchange named 'order'; expected one of orders"):
+        in_outbox(topology, "order", key="chair")
+
+
+def test_feedbus_publish_lists_the_fields_if_a_message_lacks_the_one_of_key_field(
+    topology: Topology,
+) -> None:
+    def publish(text: str) -> str:
+        words = ["publish", "orders", "--json", text, "--key-field", "produkt"]
+        done = CliRunner().invoke(main, ["--topology", str(topology.path), *words])
+        assert done.exit_code != 0
+        return done.output
+
+    lacks = "--json: the message has no field 'produkt' for --key-field: "
+    found = publish('{"id": 1, "product": "chair"}')
+    assert f"{lacks}expected one of id, product; did you mean 'product'?" in found
+    assert f"{lacks}it has no fields" in publish("{}")
+    many = publish(json.dumps({f"field {n}": n for n in range(100)}))
+    assert "field 19 and 80 more" in many
 
 
 def test_feedbus_publish_needs_a_key_for_a_hash_exchange(topology: Topology) -> None:

@@ -57,5 +57,6 @@ def command(name: str, *, minimal: bool) -> None:
         f"  feedbus up             # runs everything on the embedded broker; Ctrl-C stops it\n"
         f"In a second terminal, in the same folder:\n"
         f"  feedbus publish orders --key chair --json '{MESSAGE}'\n"
-        f"  feedbus status         # consumers, depths, the address of the operations page"
+        f"  feedbus status         # consumers, depths, the address of the operations page\n"
+        f"  feedbus logs           # the log lines of all consumers and processes"
     )

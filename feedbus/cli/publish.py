@@ -13,6 +13,8 @@ from feedbus.cli import Context
 from feedbus.cli.duration_option import DURATION
 from feedbus.cli.name_completion import EXCHANGE
 from feedbus.errors import UsageError
+from feedbus.name_list import expected_one_of
+from feedbus.printable import printable
 from feedbus.units import counted
 
 if TYPE_CHECKING:
@@ -154,11 +156,15 @@ def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[
             msg = f"{place.format(number)}: expected a JSON object, got {_short(line)}"
             raise UsageError(msg)
         if key_field is not None and key_field not in payload:
-            msg = (
-                f"{place.format(number)}: expected the field '{key_field}' of --key-field, got none"
-            )
-            raise UsageError(msg)
+            raise UsageError(_no_field(place.format(number), key_field, payload))
         yield payload, (key if key_field is None else str(payload[key_field]))
+
+
+def _no_field(place: str, key_field: str, payload: Mapping[str, Any]) -> str:
+    """Return the error for a message without the field that --key-field names."""
+    fields = [printable(each) for each in payload]
+    expected = expected_one_of(key_field, fields, most=20) if fields else "it has no fields"
+    return f"{place}: the message has no field '{key_field}' for --key-field: {expected}"
 
 
 def _counted(pairs: Iterator[Pair]) -> Iterator[Pair]:

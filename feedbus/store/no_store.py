@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Unpack
 
 from feedbus.errors import UsageError
 from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import NO_KEY
 from feedbus.store.protocol import Entry
 from feedbus.wire.message_options import PublishOptions
 
@@ -54,7 +55,7 @@ class NoOutbox:
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],

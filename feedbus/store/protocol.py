@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
 
 from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import NO_KEY
 from feedbus.wire.message_options import PublishOptions
 
 
@@ -42,7 +43,7 @@ class Outbox(Protocol):
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
@@ -52,13 +53,14 @@ class Outbox(Protocol):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
-            key: the routing key.
+            key: the routing key. An exchange with shards needs one, because it selects the shard.
             message_id: an id that is derived from the cause of the message; by default a random
                 id. It does not change later.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
             TypeError: an argument has a wrong type.
+            UsageError: there is no such exchange; or it has shards, and there is no key.
             ValueError: an option is out of its limits.
 
         """

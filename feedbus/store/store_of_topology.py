@@ -97,6 +97,13 @@ def _bind(topology: Topology, store: Store) -> None:
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
+    store = _of_adapter(topology, application_name, waiting)
+    if isinstance(store, SqlStore):
+        store.outbox.check_exchanges(lambda name: topology.exchange(name).hashed)
+    return store
+
+
+def _of_adapter(topology: Topology, application_name: str, waiting: Waiting) -> Store:
     options = topology.store
     if options is None:
         return NoStore()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, Protocol, Unpack
 
 from feedbus.clock import Clock
 from feedbus.records.payloads import Payload
-from feedbus.records.publish_arguments import check_record
+from feedbus.records.publish_arguments import NO_KEY, check_record, without_key
 from feedbus.records.publish_options import envelope_of
 from feedbus.store.protocol import Entry
 from feedbus.wire.message_options import PublishOptions
@@ -80,18 +80,32 @@ class SqlOutbox(Table):
             f" SELECT :project, :exchange, :now, CAST(:options AS text), {columns} FROM {source}"
             " RETURNING id"
         )
+        self._has_shards: Callable[[str], bool] = lambda _: False
+
+    def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
+        """Refuse in put() what a bus refuses in publish(); without this call, accept any exchange.
+
+        Args:
+            has_shards: returns whether an exchange has shards, or raises UsageError if there is no
+                such exchange.
+
+        """
+        self._has_shards = has_shards
 
     def put(
         self,
         exchange: str,
         payload: Payload,
-        key: str = "",
+        key: str = NO_KEY,
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Add a message, within the caller's transaction; the arguments are those of publish()."""
+        """Add a message in the caller's transaction; see Outbox.put."""
         fields = check_record(exchange, payload, key, message_id)
+        has_shards = self._has_shards(exchange)
+        if key is NO_KEY:
+            key = without_key(exchange, has_shards=has_shards)
         envelope = envelope_of(options, "message_id")
         said = None if envelope is None else json.dumps(envelope.options())
         text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
