@@ -57,7 +57,7 @@ def number(value: Resource) -> Any:
 
 
 def asked(function: Any, session_type: type | None = None) -> Parameters:
-    return Parameters.of(function, Offer.to_handlers(session_type), after="the message")
+    return Parameters.of(function, Offer.to_handlers(session_type), first="the message")
 
 
 def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defaults():

@@ -74,7 +74,10 @@ def has_guard(exchange: Exchange) -> bool:
 
 
 def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
-    """Yield the binding keys of an exchange's guard: the binding keys of the exchange's queues."""
+    """Yield the binding keys of the guard exchange of an exchange; see has_guard().
+
+    They are the binding keys of the queues of the exchange.
+    """
     for queue in names.topology.queues.values():
         if queue.exchange == exchange.name and not queue.external_name:
             yield from queue_arguments.binding_keys(queue)

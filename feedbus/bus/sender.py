@@ -175,7 +175,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count the records of refused messages, and of all others with the given outcome."""
+        """Count the records: of refused messages by their refusal, of all others as `outcome`."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

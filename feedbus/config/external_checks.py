@@ -30,7 +30,7 @@ def check_external(draft: Draft) -> Found:
         owners: dict[str, str] = {}
         for entry, options in draft.loaded.get(f"{kind}s", {}).items():
             path: KeyPath = (f"{kind}s", entry)
-            yield from _incomplete(draft, path, kind, options)
+            yield from _incomplete(draft, path, kind, options, prefix)
             if kind == "exchange" and options.get(EXTERNAL):
                 yield from _misfits(draft, path, options)
             name = options.get(NAME)
@@ -42,15 +42,17 @@ def check_external(draft: Draft) -> Found:
                     yield (*path, "name"), Fault(message=message, expected="each name once")
 
 
-def _incomplete(draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any]) -> Found:
+def _incomplete(
+    draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any], prefix: str
+) -> Found:
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
         expected = f'also name = "…", the whole name of the {kind} on the broker'
         yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
     if draft.report.has((*path, "name")) and external is False:
         message = (
-            f"has no effect without external = true: feedbus makes the names of its own {kind}s"
-            " from the name of the topology and of the table"
+            "has no effect without external = true: feedbus makes this name itself, from the name"
+            f" of the topology and the name of the table: '{prefix}.{path[-1]}'"
         )
         expected = "also external = true, or no name"
         yield (

@@ -132,7 +132,7 @@ class QueueTable(TableSchema):
         "Which records stay in [order](../concepts/order.md) when a record fails, or when "
         "several are handled at the same time: with `true`, records with the same routing "
         "key; with the name of a field, records with the same value in it. On a queue "
-        "without shards, both set `single_active_consumer` to true.",
+        "without shards, both values set `single_active_consumer` to true.",
         default="`true` for shards, `false` for others",
     )
     store = Flag(

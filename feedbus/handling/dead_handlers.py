@@ -63,7 +63,7 @@ class DeadLetterFunction:
                 raise Unfit(function, EXPECTED, got)
         check_result(function)
         offer = Offer.to_dead_handlers(session_type)
-        parameters = Parameters.of(function, offer, after="the dead letter")
+        parameters = Parameters.of(function, offer, first="the dead letter")
         if not is_async(function):
             refuse_async_resources(function, parameters)
         return cls(function, parameters, _message_type(function))

@@ -122,7 +122,7 @@ class Handler:
         function = self.function
         check_result(function)
         offer = Offer.to_handlers(session_type, batch=self.batch)
-        parameters = Parameters.of(function, offer, after="the message")
+        parameters = Parameters.of(function, offer, first="the message")
         if not self.is_async:
             refuse_async_resources(function, parameters)
         return parameters

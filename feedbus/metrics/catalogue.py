@@ -216,7 +216,7 @@ DEAD_LETTERS = Family(
 UNREADABLE = Family(
     "feedbus_metric_files_unreadable",
     "gauge",
-    "Metric files that could not be read and were set aside.",
+    "Metric files that could not be read and were renamed to *.unreadable.",
     (),
 )
 

@@ -164,7 +164,7 @@ class FollowFile(ReloadConfig):
     """The command that reloads the configuration; here it runs `feedbus apply`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """Run `feedbus apply`, because the system is described by topology.toml, not circus.ini."""
+        """Run `feedbus apply`: topology.toml describes the system, circus.ini does not."""
         return asyncio.ensure_future(self._apply(_supervision(arbiter)))
 
     @staticmethod

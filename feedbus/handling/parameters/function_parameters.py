@@ -28,13 +28,14 @@ class Parameters:
     keywords: Mapping[str, Want] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, function: Callable[..., object], offer: Offer, *, after: str = "") -> Parameters:
+    def of(cls, function: Callable[..., object], offer: Offer, *, first: str = "") -> Parameters:
         """Return the parameters of a function.
 
         Args:
             function: a handler, a resource, or a class.
             offer: the values that it can request.
-            after: the meaning of its first parameter, such as "the message"; "" for none.
+            first: what its first parameter gets instead of a resource or an offered value, such as
+                "the message"; "" if there is no such parameter.
 
         Raises:
             Unfit: a parameter without a default requests an unknown value.
@@ -44,10 +45,10 @@ class Parameters:
             parameters = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError):  # of a function in C, Python may not know it
             return cls((BUS,) if BUS in offer.names else ())
-        if after:
+        if first:
             if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
-                expected = f"{after} as its first parameter"
-                got = f"has no parameter for {after}"
+                expected = f"{first} as its first parameter"
+                got = f"has no parameter for {first}"
                 raise Unfit(function, expected, got)
             del parameters[0]
         positions: list[Want] = []
