@@ -284,6 +284,19 @@ def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(tmp_path: P
         assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
 
 
+def test_single_messages_and_packs_of_a_transaction_are_sent_in_order(tmp_path: Path) -> None:
+    with closing_store():
+        system = System.at(tmp_path, queue(), pack=5, stored=True)
+        with (
+            feedbus.connect(system.topology, store=system.store) as bus,
+            bus.transaction(),
+        ):
+            bus.publish("work", {"n": 1})
+            bus.publish_many("work", [({"n": 2}, ""), ({"n": 3}, "")])
+            bus.publish("work", {"n": 4})
+        assert handled(system) == [1, 2, 3, 4]
+
+
 def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
     leave(system, 1)
     with bus.transaction():

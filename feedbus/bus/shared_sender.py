@@ -96,21 +96,33 @@ class SharedSender:
                 request.answer = error
                 continue
             if any(message.content_type == PACK for message in messages):
+                # The plain messages come first, because they may have the same keys.
+                failure = self._send_plain(plain, timeout_seconds)
+                plain = []
+                if failure is not None:
+                    request.answer = _own(failure)
+                    continue
                 # A pack may be sent again record by record, so refusals name other messages.
                 request.answer = found = self._sent(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:
                 plain.append((request, messages))
+        self._send_plain(plain, timeout_seconds)
+
+    def _send_plain(
+        self, plain: Sequence[tuple[Request, Sequence[Outgoing]]], timeout_seconds: float
+    ) -> BrokerOutage | None:
+        """Send the messages of several requests together; return the outage that ended this."""
         if not plain:
-            return
-        messages = [message for _, some in plain for message in some]
-        found = failure or self._sent(messages, timeout_seconds)
+            return None
+        found = self._sent([message for _, some in plain for message in some], timeout_seconds)
         for request, sent in plain:
             if isinstance(found, Exception):
                 request.answer = _own(found)
             else:
                 own = set(map(id, sent))
                 request.answer = [each for each in found if id(each.message) in own]
+        return found if isinstance(found, BrokerOutage) else None
 
     def _encoded(self, request: Request) -> Sequence[Outgoing]:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
