@@ -25,7 +25,7 @@ from servers.owned import OwnedProcess
 from servers.versions import Version
 
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
-START_SECONDS = 90
+START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes
 STOP_SECONDS = 30
 USER, PASSWORD = "guest", "guest"
 
@@ -198,7 +198,7 @@ class RabbitMQ:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
             return bytes(answer.read())
 
     @contextlib.contextmanager
@@ -221,7 +221,7 @@ class RabbitMQ:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_SECONDS,
             check=True,
         )
         return done.stdout
@@ -249,7 +249,7 @@ class RabbitMQ:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_SECONDS,
             check=True,
         )
         kind, _, value = done.stdout.strip().removesuffix("}").partition(", ")

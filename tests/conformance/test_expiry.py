@@ -49,10 +49,19 @@ def test_without_a_ttl_nothing_expires(channel):
     assert contents(channel, "q") == ["lasting"]
 
 
+def hold_in_time(channel, body):
+    """Return a delivery of the queue q that has not expired; one that has is replaced by others."""
+
+    def put_and_take():
+        put(channel, "q", body)
+        return channel.basic_get("q", no_ack=False)
+
+    return eventually(put_and_take)
+
+
 def test_a_held_delivery_does_not_expire(channel):
     queue(channel, "q", message_ttl=100)
-    put(channel, "q", "held")
-    held = take(channel, "q", no_ack=False)
+    held = hold_in_time(channel, "held")
     drain_quietly(channel)
     channel.basic_ack(tag(held))
     drain_quietly(channel, 0.1)  # a refusal would arrive here
@@ -61,8 +70,7 @@ def test_a_held_delivery_does_not_expire(channel):
 def test_a_delivery_that_comes_back_too_late_expires(channel):
     queue(channel, "dead")
     queue(channel, "q", message_ttl=2_000, dead_letter_exchange="", dead_letter_routing_key="dead")
-    put(channel, "q", "m")
-    held = take(channel, "q", no_ack=False)
+    held = hold_in_time(channel, "m")
     drain_quietly(channel, 2.1)
     channel.basic_reject(tag(held), True)
     assert text(take(channel, "dead")) == "m"

@@ -12,7 +12,7 @@ from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.store.peewee import close_bound
 from servers.rabbitmq import RabbitMQ
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import BATCH, System, sharded
 
 pytestmark = pytest.mark.integration
@@ -35,7 +35,7 @@ def test_a_broker_killed_just_after_a_switch_keeps_what_the_new_ring_has_confirm
     monkeypatch.setattr(declarations, "queue_written_seconds", connecting.queue_written_seconds)
     system.topology = replace(system.topology, queues={"shard": shards(3)})
     topology_setup.set_up(system.topology)
-    with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+    with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         pairs = [({"n": number}, str(number)) for number in range(MESSAGES)]
         assert bus.publish_many("ring", pairs) == MESSAGES
     fragile_rabbitmq.kill()

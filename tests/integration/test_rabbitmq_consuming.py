@@ -104,7 +104,7 @@ def test_each_key_is_handled_by_the_shard_that_spread_names_also_after_a_restart
     for again in (False, True):
         if again:
             fragile_rabbitmq.restart()
-        with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+        with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
             bus.publish_many("ring", [({"n": 1, "text": key}, key) for key in keys])
         assert handled_by_shard(system) == expected
 
@@ -119,7 +119,7 @@ def test_a_broker_that_restarts_under_load_loses_nothing(fragile_rabbitmq, tmp_p
     metrics, confirmed, over = Metrics.none(), [], threading.Event()
 
     def publish() -> None:
-        with LiveBus(system.topology, timeout_seconds=60.0) as bus:
+        with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
             while not over.is_set():
                 bus.publish("work", {"n": len(confirmed)})
                 confirmed.append(len(confirmed))

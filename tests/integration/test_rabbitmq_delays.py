@@ -12,7 +12,7 @@ from feedbus.broker import timer
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import Retry
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import System, queue, sharded
 
 MESSAGES = 60
@@ -24,7 +24,7 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
     fragile_rabbitmq, tmp_path: Path
 ):
     system = System.at(tmp_path, queue(), sharded(3), broker_url=fragile_rabbitmq.url)
-    with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+    with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         started = time.monotonic()
         for n in range(MESSAGES):
             # During the outage some are in each place of the timer, and some between two places.
@@ -87,10 +87,10 @@ def test_a_high_priority_does_not_hold_up_what_is_due_before_it(
     caplog.set_level("INFO", logger="feedbus.broker.timer_objects")
     # In a quorum queue of RabbitMQ 4 it would pass the others, and only the first can expire.
     system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
-    with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+    with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         bus.publish("work", {"n": 1}, delay=1)
     time.sleep(0.9)
-    with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+    with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         bus.publish("work", {"n": 2}, delay=1, priority=9)
     system.run(system.note, max_messages=2, idle_seconds=10)
     assert system.seen == [1, 2]

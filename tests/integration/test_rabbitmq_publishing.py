@@ -21,7 +21,7 @@ from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
 from servers.rabbitmq import RabbitMQ
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import System, queue
 
 pytestmark = pytest.mark.integration
@@ -86,7 +86,10 @@ def test_a_full_queue_is_an_error_that_says_so(rabbitmq, tmp_path: Path):
 
 def test_a_full_queue_that_is_read_in_time_slows_its_publisher_only(rabbitmq, tmp_path: Path):
     system = System.at(tmp_path, queue(**FULL), broker_url=rabbitmq.url)
-    with system.running(system.note), LiveBus(system.topology, timeout_seconds=30.0) as bus:
+    with (
+        system.running(system.note),
+        LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus,
+    ):
         for number in range(10):
             bus.publish("work", {"n": number})
         wait_until(lambda: len(system.seen) == 10)
@@ -114,7 +117,7 @@ def test_an_alarm_slows_the_publisher_and_loses_nothing(
     published: list[int] = []
 
     def publish() -> None:
-        with LiveBus(system.topology, metrics, timeout_seconds=60.0) as bus:
+        with LiveBus(system.topology, metrics, timeout_seconds=PATIENCE_SECONDS) as bus:
             for number in range(40):
                 bus.publish_many("work", [({"n": number}, ""), ({"n": number + 1000}, "")])
                 published.append(number)

@@ -18,7 +18,7 @@ from feedbus.urls import parse_broker_url
 from servers.proxy import SilentProxy
 from servers.rabbitmq import RabbitMQ
 from tests.ordered_queues import LATER, Failing, published, work
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import BATCH, System, queue
 
 pytestmark = pytest.mark.integration
@@ -112,7 +112,7 @@ def test_a_publisher_gives_up_a_broker_that_is_silent(
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     with (
         SilentProxy(rabbitmq.port) as proxy,
-        LiveBus(through(system, proxy).topology, timeout_seconds=20.0) as bus,
+        LiveBus(through(system, proxy).topology, timeout_seconds=PATIENCE_SECONDS) as bus,
     ):
         bus.publish("work", {"n": 1})
         first = proxy.accepted  # to see what is declared, and to publish

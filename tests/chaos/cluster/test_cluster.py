@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.integration, pytest.mark.timeout(90
 ROUNDS = int(os.environ.get("FEEDBUS_CLUSTER_ROUNDS", "1"))
 PROJECT = Path(__file__).parents[3]
 KEYS = [f"key-{number}" for number in range(24)]
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 300.0
 
 TOPOLOGY = """
 name = "cluster"
