@@ -7,7 +7,7 @@ import os
 import signal
 from types import FunctionType
 
-import psycopg  # noqa: F401 -- see PSYCOPG_IMPL
+import psycopg  # noqa: F401 -- before it is hidden from the processes of the tests
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,10 +27,6 @@ from tests.server_fixtures import (  # noqa: F401 -- fixtures
 
 STARTS_PROCESSES = {"Project", "subprocess"}
 
-# peewee imports psycopg 3 where it is installed, which takes a third of the processor time of a
-# command's start. Only this process uses it: it has imported it before. The others cannot.
-os.environ["PSYCOPG_IMPL"] = "none"
-
 # How long an example takes depends on what else the machine does.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -48,6 +44,10 @@ def _no_wait_for_new_queues(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_configure(config):
+    if not config.getoption("numprocesses", None):  # the workers import psycopg themselves
+        # peewee imports psycopg 3 where it is installed, which takes a third of the processor time
+        # of a command's start. No process that a test starts uses it.
+        os.environ["PSYCOPG_IMPL"] = "none"
     config.pluginmanager.register(processor_time)
     config.pluginmanager.register(required_servers)
     config.pluginmanager.register(untracked_files)
