@@ -15,8 +15,10 @@ from feedbus.generations.switch import EXIT_AT, EXIT_CODE
 from tests.chaos.reshard.consumers import Consumers
 from tests.chaos.reshard.evidence import Evidence
 from tests.chaos.reshard.project import ROOT, Project
+from tests.chaos.reshard.publishing import PAUSE
 
 KEYS = 2_000
+MOST_BACKLOG = 50_000  # records; with more, publishing pauses, so that kills go on until the end
 FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
 STEPS = ("declared", "written", "disconnected", "connected", "appended", "fenced", "settled")
 
@@ -123,4 +125,14 @@ class Arena:
         while min(self.rounds().values()) < number:
             for process, _ in self._publishers:
                 assert process.poll() is None, self.evidence.logs()
+            self._limit_backlog()
             time.sleep(0.05)
+
+    def _limit_backlog(self) -> None:
+        """Let the publishers pause while too many records have had no effect yet."""
+        published = sum(self.rounds().values()) * KEYS // len(self._publishers)
+        pause = self._stop.with_name(PAUSE)
+        if published - self.evidence.latest() > MOST_BACKLOG:
+            pause.touch()
+        else:
+            pause.unlink(missing_ok=True)

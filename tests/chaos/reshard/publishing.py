@@ -8,6 +8,7 @@ KIND:
     identified: the same with message ids; what is uncertain is published again under its ids.
     web: by requests to a web process, which are repeated until they are answered.
 
+While a file "pause" is in the folder of STOP, they begin no round.
 A publisher that was killed goes on with the round after the last one that it has reported.
 FEEDBUS_CHAOS_COPIES is how often everything is published, 1 by default.
 """
@@ -33,6 +34,8 @@ Pairs = list[tuple[dict[str, Any], str]]
 AT_ONCE = 300
 CONFIRM_SECONDS = 30.0
 REQUEST_SECONDS = 30.0
+PAUSE = "pause"
+PAUSE_SECONDS = 0.05
 
 
 def through_the_bus(path: Path) -> Callable[[Pairs], None]:
@@ -160,7 +163,10 @@ def main() -> None:
     publish = PUBLISHERS[kind](Path(topology))
     number = begun = int(Path(reported).read_text()) if Path(reported).exists() else 0
     started = time.monotonic()
+    pause = Path(stop).with_name(PAUSE)
     while number < int(rounds) or not Path(stop).exists():
+        while pause.exists() and not Path(stop).exists():
+            time.sleep(PAUSE_SECONDS)
         for start in range(0, len(keys), AT_ONCE):
             pairs = [({"key": key, "number": number}, key) for key in keys[start : start + AT_ONCE]]
             for _ in range(copies):
