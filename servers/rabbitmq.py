@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -256,6 +257,14 @@ class RabbitMQ:
         if kind != "{ok":
             raise RuntimeError(done.stdout)
         return value
+
+    def unacknowledged(self, end: str) -> int:
+        """Return how many messages consumers hold of the queues whose names end so."""
+        counts = self.evaluate(
+            "[rabbit_amqqueue:info(Q, [messages_unacknowledged]) || Q <- rabbit_amqqueue:list(),"
+            f' lists:suffix("{end}", binary_to_list(element(4, amqqueue:get_name(Q))))]'
+        )
+        return sum(map(int, re.findall(r"messages_unacknowledged,\s*(\d+)", counts)))
 
     def stop(self) -> None:
         """End the node in order."""

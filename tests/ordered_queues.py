@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,10 +51,15 @@ class Failing:
 
 def due_after(monkeypatch: pytest.MonkeyPatch, seen: list[int], number: int) -> None:
     """Let no waiting record be due before a number was handled, and all after: at any load."""
+    due_when(monkeypatch, lambda: number in seen)
+
+
+def due_when(monkeypatch: pytest.MonkeyPatch, happened: Callable[[], bool]) -> None:
+    """Let no waiting record of LATER be due before something has happened, and all after."""
     now, skipped = OrderedRetries.now, [0.0]
 
     def later(retries: OrderedRetries) -> float:
-        if number in seen:
+        if happened():
             skipped[0] += LONG_SECONDS
         return now(retries) + skipped[0]
 

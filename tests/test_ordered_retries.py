@@ -32,6 +32,7 @@ from tests.ordered_queues import (
     ORDERED,
     Failing,
     due_after,
+    due_when,
     published,
     waiting_in,
     work,
@@ -168,10 +169,11 @@ def test_whoever_is_lost_before_it_acknowledges_repeats_nothing_that_waits(
     assert [number for number in first if number % 2 == 0] == [2, 4, 6, 8]
 
 
-def test_a_consumer_holds_while_too_many_wait(make):
-    system = make(work(waiting_limit=3, retry=RetryPolicy((0.5,), "dead-letter")))
+def test_a_consumer_holds_while_too_many_wait(make, monkeypatch):
+    system = make(work(waiting_limit=3, retry=LATER))
     published(system, list(range(1, 20)))
     handler, reasons = Failing({1: 1}), []
+    due_when(monkeypatch, lambda: bool(reasons))
     system.run(handler.one, on_hold=reasons.append, idle_seconds=1.0)
     assert handler.seen[:2] == [2, 4]
     assert [number for number in handler.seen if number % 2] == list(range(1, 20, 2))
@@ -179,10 +181,12 @@ def test_a_consumer_holds_while_too_many_wait(make):
     assert reasons[-1] == ""
 
 
-def test_a_standby_reads_nothing_that_waits_until_the_other_is_gone(make):
-    system = make(work(processes=2, retry=RetryPolicy((1.0,), "dead-letter")))
+def test_a_standby_reads_nothing_that_waits_until_the_other_is_gone(make, monkeypatch):
+    system = make(work(processes=2, retry=LATER))
     published(system, [1, 2])
     first, second = Failing({1: 1}), Failing({})
+    looked: list[bool] = []
+    due_when(monkeypatch, lambda: bool(looked))
     name = Names(system.topology).queue(system.topology.consumer("work"))
     with system.running(first.one):
         wait_until(lambda: first.seen == [2])
@@ -194,6 +198,7 @@ def test_a_standby_reads_nothing_that_waits_until_the_other_is_gone(make):
             assert standby.is_alive()
             with system.bus() as bus:
                 bus.publish("work", {"n": 5}, "1")
+            looked.append(True)
             wait_until(lambda: first.seen == [2, 4, 1, 3, 5])
 
 

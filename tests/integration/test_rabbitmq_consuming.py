@@ -174,6 +174,8 @@ def test_a_connection_that_the_broker_closes_is_opened_again(rabbitmq, tmp_path:
     with system.running(system.note, metrics=metrics):
         system.publish([1])
         wait_until(lambda: system.seen == [1])
+        own = f"{system.topology.name}.work"
+        wait_until(lambda: rabbitmq.unacknowledged(own) == 0)  # a lost ack would repeat the record
         rabbitmq.control("close_all_connections", "an operator did it")
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])

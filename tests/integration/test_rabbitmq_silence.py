@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.urls import parse_broker_url
 from servers.proxy import SilentProxy
-from servers.rabbitmq import RabbitMQ
 from tests.ordered_queues import LATER, Failing, published, work
 from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import BATCH, System, queue
@@ -32,15 +30,6 @@ def through(system: System, proxy: SilentProxy, options: str = "") -> System:
     node = system.topology.broker_url.nodes[0]
     url = f"amqp://{node.user}:{node.password}@127.0.0.1:{proxy.port}//{options}"
     return System(replace(system.topology, broker_url=parse_broker_url(url)), system.seen)
-
-
-def held(node: RabbitMQ, end: str) -> int:
-    """Return how many messages consumers hold of the queues whose names end so."""
-    counts = node.evaluate(
-        "[rabbit_amqqueue:info(Q, [messages_unacknowledged]) || Q <- rabbit_amqqueue:list(),"
-        f' lists:suffix("{end}", binary_to_list(element(4, amqqueue:get_name(Q))))]'
-    )
-    return sum(map(int, re.findall(r"messages_unacknowledged,\s*(\d+)", counts)))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +50,7 @@ def test_a_consumer_gives_up_a_broker_that_is_silent_for_two_heartbeats(
         with slow.running(handle, metrics=metrics, batch=batch):
             published(system, [1])
             if failing:
-                wait_until(lambda: held(rabbitmq, ".waiting") == 1)
+                wait_until(lambda: rabbitmq.unacknowledged(".waiting") == 1)
             else:
                 wait_until(lambda: handler.seen == [1])
             before = proxy.accepted
@@ -95,7 +84,9 @@ def test_after_a_silent_broker_a_consumer_also_publishes_on_another_connection(
     ):
         system.publish([1])
         wait_until(lambda: system.ready() == {"work": 0, "next": 1})
-        wait_until(lambda: held(rabbitmq, "work") == 0)  # a lost ack would repeat the record
+        wait_until(
+            lambda: rabbitmq.unacknowledged("work") == 0
+        )  # a lost ack would repeat the record
         proxy.swallow()
         wait_until(lambda: metrics.value(OUTAGES, "work", "broker") == 1)
         system.publish([2])
