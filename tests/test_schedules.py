@@ -97,13 +97,13 @@ def test_a_new_schedule_begins_now_and_is_fired_once_at_each_moment(topology):
     clock = Wall("2026-01-31T12:00Z")
     metrics = Metrics.none()
     with host(topology, clock, metrics) as scheduler:
-        assert scheduler.turn() == scheduler_module.LOOK_SECONDS
+        assert scheduler.fire_due() == scheduler_module.LOOK_SECONDS
         clock.set("2026-02-01T01:29:57Z")
-        assert scheduler.turn() == 3.0
+        assert scheduler.fire_due() == 3.0
         assert published(topology) == []
         clock.set("2026-02-01T01:30:02Z")
-        scheduler.turn()
-        scheduler.turn()
+        scheduler.fire_due()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
     assert metrics.value("feedbus_schedule_fired_total", "nightly") == 1
     assert metrics.value("feedbus_schedule_lateness_seconds", "nightly") == 1
@@ -112,14 +112,14 @@ def test_a_new_schedule_begins_now_and_is_fired_once_at_each_moment(topology):
 def test_two_hosts_fire_a_moment_once_and_another_takes_over(topology):
     clock = Wall("2026-01-31T12:00Z")
     with host(topology, clock) as one, host(topology, clock) as other:
-        one.turn()
-        other.turn()
+        one.fire_due()
+        other.fire_due()
         for day in (1, 2):
             clock.set(f"2026-02-0{day}T01:30:00Z")
-            one.turn()
-            other.turn()
+            one.fire_due()
+            other.fire_due()
         clock.set("2026-02-03T01:30:00Z")
-        other.turn()
+        other.fire_due()
     assert published(topology) == [f"nightly@2026-02-0{day}T01:30:00Z" for day in (1, 2, 3)]
 
 
@@ -128,22 +128,22 @@ def test_a_restart_repeats_nothing_and_fires_what_was_missed_meanwhile(topology)
     for now in ("2026-01-31T12:00Z", "2026-02-01T01:30:00Z", "2026-02-01T01:30:00Z"):
         clock.set(now)
         with host(topology, clock) as scheduler:
-            scheduler.turn()
+            scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
     clock.set("2026-02-04T02:29:00Z")  # two were missed wholly, the third 59 minutes ago
     with host(topology, clock) as scheduler:
-        scheduler.turn()
-        scheduler.turn()
+        scheduler.fire_due()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-04T01:30:00Z"]
 
 
 def test_a_moment_that_was_missed_longer_ago_than_the_limit_is_skipped(topology, caplog):
     clock = Wall("2026-01-31T12:00Z")
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
     clock.set("2026-02-01T02:31:00Z")
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == []
     assert "event=schedule_missed schedule=nightly missed_from=2026-02-01T01:30:00Z" in caplog.text
 
@@ -151,15 +151,15 @@ def test_a_moment_that_was_missed_longer_ago_than_the_limit_is_skipped(topology,
 def test_a_clock_that_is_set_back_fires_nothing_twice(topology):
     clock = Wall("2026-02-01T00:00Z")
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
         clock.set("2026-02-01T01:30:00Z")
-        scheduler.turn()
+        scheduler.fire_due()
         for now in ("2026-01-30T01:29:00Z", "2026-01-30T01:30:00Z", "2026-02-01T01:30:00Z"):
             clock.set(now)
-            scheduler.turn()
+            scheduler.fire_due()
         assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
         clock.set("2026-02-02T01:30:00Z")
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-02T01:30:00Z"]
 
 
@@ -168,13 +168,13 @@ def test_a_clock_that_is_set_forward_fires_once_and_says_so_when_it_comes_back(t
     topology = replace(topology, schedules=often)
     clock = Wall("2026-02-01T00:00Z")
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
         clock.set("2036-02-01T00:00Z")
-        scheduler.turn()
-        scheduler.turn()
+        scheduler.fire_due()
+        scheduler.fire_due()
         assert published(topology) == ["nightly@2036-02-01T00:00:00Z"]
         clock.set("2026-02-01T00:05Z")
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == []
     assert "its last firing was at 2036-02-01T00:00:00Z" in caplog.text
 
@@ -188,14 +188,14 @@ def test_a_crash_before_the_moment_is_noted_publishes_it_again_under_the_same_id
         raise KeyboardInterrupt
 
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
         clock.set("2026-02-01T01:30:00Z")
         with monkeypatch.context() as patched:
             patched.setattr(FiredMoment, "write", die)
             with pytest.raises(KeyboardInterrupt):
-                scheduler.turn()
+                scheduler.fire_due()
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"] * 2
 
 
@@ -203,31 +203,31 @@ def test_a_message_that_the_broker_refuses_is_tried_again_and_logged_once(topolo
     clock = Wall("2026-02-01T00:00Z")
     unbound = ("stock.all", f"{topology.name}.orders", "stock.#")
     with host(topology, clock) as scheduler, broker.connect(topology) as connection:
-        scheduler.turn()
+        scheduler.fire_due()
         queue, exchange, key = f"{topology.name}.count", *unbound[1:]
         channel = connection.channel()
         channel.queue_unbind(queue, exchange, key)
         for seconds in (0, 10, 20):
             clock.set(f"2026-02-01T01:30:{seconds:02}Z")
-            scheduler.turn()
+            scheduler.fire_due()
         assert caplog.text.count("for the routing key 'stock.all'") == 1
         channel.queue_bind(queue, exchange, key)
         clock.set("2026-02-01T01:30:30Z")
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
 
 
 def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(topology):
     clock = Wall("2026-02-01T00:00Z")
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
         with broker.connect(topology) as connection:
             channel = connection.channel()
             queue = Names(topology).schedule("nightly")
             for body in ("nonsense", "2026-13-01T00:00:00Z", "2025-01-01T00:00:00"):
                 channel.basic_publish(channel.prepare_message(body), "", queue)
         clock.set("2026-02-01T01:30:00Z")
-        scheduler.turn()
+        scheduler.fire_due()
     with broker.connect(topology) as connection:
         assert broker.count(connection, queue) == 1
         fired = fired_moments(connection, topology)
@@ -270,10 +270,10 @@ def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, 
     assert make_plan(topology, None).empty
     clock = Wall("2026-02-01T00:00Z")
     with host(topology, clock) as one, host(topology, clock) as other:
-        one.turn()
+        one.fire_due()
         clock.set("2026-02-01T01:30:00Z")
-        other.turn()
-        one.turn()
+        other.fire_due()
+        one.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
     shown = CliRunner().invoke(main, ["--topology", str(topology.path), "status", "--json"])
     assert json.loads(shown.output)["schedules"]["nightly"]["last"] == "2026-02-01T02:30:00+01:00"
@@ -293,13 +293,13 @@ def test_a_broker_that_is_away_loses_nothing(topology):
     clock = Wall("2026-02-01T00:00Z")
     away = replace(topology, broker_url=parse_broker_url("amqp://guest:guest@127.0.0.1:9//"))
     with host(topology, clock) as scheduler:
-        scheduler.turn()
+        scheduler.fire_due()
         clock.set("2026-02-01T01:30:00Z")
         scheduler._topology = away
         with pytest.raises(Outage):
-            scheduler.turn()
+            scheduler.fire_due()
         scheduler._topology = topology
-        scheduler.turn()
+        scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
 
 

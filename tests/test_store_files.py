@@ -22,7 +22,7 @@ from feedbus.store.peewee import (
     sqlite,
     transaction,
 )
-from feedbus.store.write_queue import Turn
+from feedbus.store.write_queue import WriteTurn
 from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def test_a_sqlite_transaction_takes_its_lock_with_its_first_statement_and_waits_
 
 def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path: Path):
     path = str(tmp_path / "turn")
-    first, second, third = Turn(path), Turn(path), Turn(path)
+    first, second, third = WriteTurn(path), WriteTurn(path), WriteTurn(path)
     assert first.take(0)
     assert not second.take(0.05)
     got = []

@@ -215,7 +215,7 @@ def _delete(
         channel = connection.channel()
         timer_objects.restore(channel, names)
         channel.close()
-    if done:  # else what is left may still need them
+    if done:  # otherwise the remaining objects may still need them
         channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:
             if exchange in now.work.deleted_exchanges:

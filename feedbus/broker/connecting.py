@@ -40,7 +40,7 @@ def load_transport(topology: Topology) -> None:
 def locked(
     connection: amqp_protocols.Connection, topology: Topology
 ) -> AbstractContextManager[None]:
-    """Hold the lock under which rings are switched; if its holder dies, it is released.
+    """Hold the topology's lock, under which rings are switched; it is released if its holder dies.
 
     Raises:
         UsageError: another process holds it for longer than ten seconds.

@@ -26,7 +26,7 @@ def declare(channel: Channel, topology: Topology) -> None:
     bound to its ring here; see feedbus.generations.switch.
 
     Raises:
-        UsageError: an entity exists with other arguments.
+        UsageError: an exchange or queue exists with other arguments.
 
     """
     names = Names(topology)
@@ -122,9 +122,9 @@ def _declare_written(
 ) -> None:
     """Declare the queues of a new ring, and wait until the broker has written them to its disk.
 
-    RabbitMQ confirms a quorum queue before that. If it is killed then, the queue starts again
-    without its messages, including confirmed ones. A classic queue is on the disk when RabbitMQ
-    confirms it.
+    RabbitMQ confirms a quorum queue before it has written the queue. If RabbitMQ is killed in
+    between, the queue starts again without its messages, including confirmed ones. A classic queue
+    is on the disk when RabbitMQ confirms it.
     """
     topology = names.topology
     consumers = [(topology.consumer(member), member) for member, _ in generation.members]
@@ -160,7 +160,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             raise
         there = found_in(error.__cause__)
         arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
-        with explained(name):  # on the same channel, which an error closes and opens again
+        with explained(name):  # on the same channel: an error closes it; the client opens it again
             channel.queue_declare(
                 name,
                 durable=True,
@@ -194,7 +194,7 @@ def declare_auxiliary(
     except UsageError as error:
         if differs_in(error.__cause__) not in differing(wanted, other):
             raise
-        with explained(name):  # on the same channel, which an error closes and opens again
+        with explained(name):  # on the same channel: an error closes it; the client opens it again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 

@@ -25,7 +25,7 @@ UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(?P<type>[^']+)'"
 # Values that mean the same as none: 4.x reports a type where none was declared, 3.x does not.
 DEFAULTS = {"x-queue-type": "classic"}
 
-# What topology.toml calls these arguments.
+# The names of these arguments in topology.toml.
 OPTIONS = {
     "x-queue-type": "type",
     "x-single-active-consumer": "single_active_consumer",

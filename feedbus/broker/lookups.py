@@ -24,7 +24,7 @@ def consumers(connection: Connection, queue: str) -> int | None:
 
 
 def is_anothers(connection: Connection, queue: str) -> bool:
-    """Whether a queue is exclusive to another connection, which is open."""
+    """Whether a queue is exclusive to another open connection."""
     from amqp.exceptions import NotFound, ResourceLocked
 
     channel = connection.channel()

@@ -45,7 +45,7 @@ class InMemory:
     def locked(
         self, connection: amqp_protocols.Connection, project: str
     ) -> AbstractContextManager[None]:
-        """Hold the lock of an exclusive queue."""
+        """Hold the project's lock: a queue that is exclusive to the connection."""
         return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:

@@ -61,7 +61,7 @@ class Survey:
 
 
 class Broker(Protocol):
-    """What feedbus needs from a kind of broker in addition to AMQP."""
+    """The operations that feedbus needs from a kind of broker in addition to AMQP."""
 
     @property
     def clock(self) -> Clock:

@@ -176,8 +176,8 @@ class Publisher:
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish once; if the broker closes the channel, find the message that caused it.
 
-        It is one of the messages without a confirm. These are published one at a time until it is
-        found. Then the remaining ones are published together.
+        That message is one of those without a confirm. These are published one at a time until the
+        message is found. Then the remaining ones are published together.
         """
         refusals: list[Refusal] = []
         left, one_at_a_time = messages, False

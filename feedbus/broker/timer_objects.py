@@ -95,7 +95,7 @@ def _places_of(message: Outgoing) -> Iterator[int]:
     """Yield each digit position in which a message waits."""
     for place, header in enumerate(TIMER_PLACES):
         digit = message.headers.get(header)
-        if digit is None:  # it has none from here on
+        if digit is None:  # no digit at this position, and at all higher positions
             return
         if int(digit):
             yield place

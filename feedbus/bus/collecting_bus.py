@@ -211,7 +211,7 @@ class BatchBus(Bus):
         return Ids([derived[origin] for origin in owners], found)
 
     def _begun_anew(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
-        """Derive new origins after three generations of messages, so that ids stay short."""
+        """Derive new origins for the ids, because the ordinals would become too long."""
         parents = self._records.ids
         origins = [
             derive(exchange, parents[cause], str(ordinal))

@@ -30,7 +30,7 @@ def put_records(
 
 
 def first_alone(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield the first row, then the other rows together: one reason may refuse all of them."""
+    """Yield the first row, then the others together: if it is refused, they may be refused, too."""
     yield from (part for part in (entries[:1], entries[1:]) if part)
 
 

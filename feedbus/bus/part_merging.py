@@ -70,7 +70,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
     """
     groups: list[_Group] = []
-    latest: dict[str | None, _Group] = {}  # by the key, where messages of one key stay together
+    latest: dict[str | None, _Group] = {}  # the newest group of a key; None: of any key
     start, much = 0, LARGE * max(shards, 1)
     for part in parts:
         alone = not shards and part.key_column is None and isinstance(part.key, str)

@@ -88,7 +88,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
 
     QUEUE is a queue that is bound to a hash exchange, or the name of a hash exchange. All queues
     that are bound to the same hash exchange share one ring, so all of them get new weights. The
-    weights that the file has now are ignored, also if they are meant to be different.
+    weights that the file has now are ignored, even if they are different on purpose.
     RabbitMQ and the embedded broker distribute the keys exactly as predicted.
     """
     if (keys is None) == (query is None):

@@ -97,7 +97,7 @@ def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow
 
 
 def _print(found: Iterable[Entry], width: int) -> None:
-    """Print entries; with a width, the name of each before its lines."""
+    """Print entries; with a width, print the name of each before its lines."""
     for entry in found:
         prefix = f"{entry.name:<{width}}  " if width else ""
         for line in entry.lines:

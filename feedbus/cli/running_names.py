@@ -19,7 +19,7 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
         topology: the topology that has them.
         names: names of consumers and processes, and of queues, which mean all their shards. Without
             names, everything is meant.
-        others: names that the command knows besides.
+        others: further names that the command accepts.
 
     Raises:
         UsageError: a name is unknown.

@@ -139,7 +139,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _likeness(name: str, known: str) -> float:
-    """Return how alike two names are; a common beginning counts more: retries means retry."""
+    """Return how alike two names are.
+
+    A common beginning counts more, so that `retry` is suggested for `retries`.
+    """
     common = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, known, strict=False))
     )

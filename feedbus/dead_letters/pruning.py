@@ -75,7 +75,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     """Delete the oldest dead letters of a queue while they are too old or too many.
 
     Several processes can prune at the same time: each takes the oldest dead letter from the queue,
-    and decides by how many are still behind it.
+    and decides by the number of dead letters that are still behind it.
 
     Args:
         connection: a connection to the broker.

@@ -44,7 +44,7 @@ class BatchCalls:
         many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
         found = self._together(wrapped, records) if many else None
         if found is not None:
-            for index, verdict in sorted(found.items()):  # the first of a key gets the first place
+            for index, verdict in sorted(found.items()):  # in order: each gets the next position
                 fail(index, verdict)
             return failures
         # One at a time, also after a batch handler has raised: a bad record does not fail the

@@ -262,7 +262,7 @@ class ConcurrentCalls:
             self._leave(behind.part)
 
     def _note_failed(self, ended: Work | Turn) -> None:
-        """Note the key of a record that has failed, or that waits for one that has."""
+        """Note the key of a record that has failed, or that waits for a failed record."""
         part = ended.part
         if part not in self._failed:
             self._failed.append(part)

@@ -78,7 +78,7 @@ class FailurePolicy:
         names: the names of the objects on the broker.
         consumer: the consumer that has the policy.
         rules: the exceptions that are retried.
-        in_order: whether the queue has an order, so that retries wait in the order of their keys.
+        in_order: whether the queue has an order, so that the retries of a key stay in order.
 
     """
 
@@ -195,6 +195,6 @@ class FailurePolicy:
 
 
 def _traced(letter: Outgoing, error: BaseException) -> Outgoing:
-    """Return a dead letter with the traceback of its exception; a verdict has none."""
+    """Return a dead letter with the traceback of its exception; a Retry has none."""
     text = "" if isinstance(error, Retry) else traceback_text(error)
     return replace(letter, headers={**letter.headers, TRACEBACK: text}) if text else letter

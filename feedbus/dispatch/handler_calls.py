@@ -123,7 +123,7 @@ class HandlerCalls:
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if len(given) < len(records) and self._left is not None:
-                    self._left.forget()  # of another process, which may have been killed
+                    self._left.forget()  # the process that handled the others may have left rows
                 if not len(given):
                     return publications
                 try:

@@ -174,7 +174,7 @@ class WaitingRecords(Generic[Arrival]):
             record: the record, with its arrival.
 
         """
-        # From the end, where most arrive: the line of a key can have tens of thousands.
+        # From the end, because most belong there: a key can have tens of thousands of records.
         for known in reversed(self._lines.get(record.key, [])):
             if known.place < record.place:
                 break

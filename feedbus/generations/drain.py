@@ -33,7 +33,7 @@ class Source:
         queue: the name of the queue on the broker.
         exclusive: whether only one consumer may read it at a time.
         unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
-            earlier one may have expired, or a full queue has refused it.
+            earlier fence may have expired, or was refused because the queue was full.
         turn: the number of the queue's generation.
         in_turn: whether it is read only while no other consumer reads it.
 
@@ -50,8 +50,8 @@ class Drain:
     """The order in which one consumer goes through the generations of its exchange.
 
     The queues of an old generation are divided among the current consumers. Each queue is read up
-    to its fence, then deleted. A consumer reads its share of them together with its own queue, and
-    a record waits until the old queues are deleted that had its key. If these queues are not known,
+    to its fence, then deleted. A consumer reads its share of them together with its own queue. A
+    record waits until the old queues that had its key are deleted. If these queues are not known,
     the consumer reads its own queue when all old queues are deleted.
     """
 
@@ -113,7 +113,7 @@ class Drain:
             turn=current.turn,
         )
         if self.at_once:
-            # The newest first: its records wait for no backlog of another key.
+            # The newest queue comes first: its records wait for no backlog of another key.
             old = [each for old in reversed(self._state.draining) for each in self._sources(old)]
             yield [own, *(replace(each, in_turn=True) for each in old)]
             return
@@ -157,7 +157,7 @@ class Drain:
         return [name for name, _ in members].index(self._consumer.name)
 
     def switched(self, connection: Connection) -> bool:
-        """Whether the ring has changed again, and this consumer has a queue of the new one."""
+        """Whether the ring has changed again, and this consumer has a queue of the new ring."""
         if self._state is None:
             return False
         now = ledger.states(connection, self._topology).get(self._state.current.exchange)
@@ -197,7 +197,8 @@ class Drain:
         """Return whether the consumers must take turns to read a generation's queues.
 
         With a single active consumer, the broker itself lets only one consumer read at a time. It
-        is not known here whether queues that were declared with other arguments have one.
+        is not known here whether queues that were declared with other arguments have a single
+        active consumer.
         """
         queue = self._consumer.queue
         alike = generation.shape == self._topology.generation(generation.exchange).shape
@@ -206,7 +207,8 @@ class Drain:
     def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        Then the queues are divided again, and this consumer may get one that another was to read.
+        If the ring changes, the queues are divided again, and this consumer may get a queue that
+        another consumer was to read.
         """
         looks = itertools.count(1)
         while broker.queue_exists(connection, queue):
@@ -298,8 +300,8 @@ def since(
 ) -> tuple[Generation, ...]:
     """Return the generation of a shard's old queue and all later ones, the current one last.
 
-    The caller holds the topology's lock. There are none if the queue is not old, or if the latest
-    switch is not complete.
+    The caller holds the topology's lock. The result is empty if the queue is not old, or if the
+    latest switch is not complete.
     """
     names = Names(topology)
     state = ledger.read_locked(channel, topology, exchange)

@@ -30,7 +30,7 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
-LOCKED_ATTEMPTS = 10  # fewer: under the lock, only a reader that just ended has the message
+LOCKED_ATTEMPTS = 10  # fewer: under the lock, only a reader that is ending can have the message
 READ_PAUSE_SECONDS = 0.03
 # A quorum queue puts returned messages in the order of their return, and drops its first message if
 # there are too many. With room for one, a reader that returns an old state after another reader has
@@ -96,7 +96,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | 
     names = Names(topology)
     there = (names.ledger(exchange), names.generations(exchange))
     if not any(broker.queue_exists(channel.connection, queue) for queue in there):
-        return None  # without a wait for a reader that may have received the message for a moment
+        return None  # without a wait: there is no queue from which a reader could have the message
     damaged = []
     for queue in there:
         _declare(channel, topology, exchange, queue)

@@ -15,9 +15,10 @@ NONE: frozenset[str] = frozenset()
 def known(topology: Topology, queue: Queue) -> bool:
     """Whether it is known, for each record of a queue, which older queue can have its key.
 
-    It is not if the ring hashes another value than the routing key. A queue without `order_by`
-    has no waiting queue. With `block_on_dead`, a dead letter that was requeued takes the position
-    of the record that blocks its key, so both must be in the same queue.
+    It is not known if the ring hashes another value than the routing key. The result is also False
+    for a queue without `order_by`, which has no waiting queue, and with `block_on_dead`: a dead
+    letter that was requeued takes the position of the record that blocks its key, so both must be
+    in the same queue.
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False
@@ -28,7 +29,7 @@ def known(topology: Topology, queue: Queue) -> bool:
 class Predecessors:
     """The queues of older generations that exist, and which of them had a key.
 
-    A record waits until the queues are deleted that had its key in older generations. It waits for
+    A record waits until all queues that had its key in older generations are deleted. It waits for
     no other queue.
     """
 

@@ -38,7 +38,7 @@ def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
 
 
 class Probes:
-    """The probes in one queue; its reader reads it alone and settles in order.
+    """The probes in one queue, which has only one reader; the reader settles in order.
 
     A full queue may refuse a probe until the reader has settled messages. So the reader must not
     wait for room: it continues to read, and puts a fence later.
@@ -100,7 +100,9 @@ class Probes:
             self._awaited = ""
 
     def put_fence(self) -> None:
-        """Publish the missing fence. It is no probe: its reader first checks that the queue ends.
+        """Publish the missing fence.
+
+        It is no probe: its reader first checks that the queue is ending.
 
         Raises:
             Outage: the broker does not confirm it.

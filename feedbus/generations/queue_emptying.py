@@ -162,7 +162,7 @@ class Emptying:
 
 
 class Mover:
-    """Moves messages to an exchange, in order, each confirmed there when move() returns."""
+    """Moves messages to an exchange, in order; a call returns after the broker's confirms."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
         """Create it; messages keep their routing keys, or all get the same one."""

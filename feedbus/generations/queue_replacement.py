@@ -182,7 +182,7 @@ class Replacement:
         return self._names.queue(self.consumer)
 
     def _await_consumers(self) -> None:
-        """Wait until nobody consumes the queue, so that all messages are back in it."""
+        """Wait until the queue has no consumer, so that all messages are back in it."""
         deadline = self._clock.monotonic() + LEAVE_SECONDS
         channel = self.connection.channel()
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:

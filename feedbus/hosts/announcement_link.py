@@ -89,7 +89,7 @@ class Link:
             return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
 
     def _of_host(self, announcement: Announcement) -> bool:
-        """Whether a host sent it: its queue must be exclusive to another connection."""
+        """Whether a host sent an announcement: its queue is exclusive to another connection."""
         queue = announcement.queue
         if queue in self._hosts:
             return True

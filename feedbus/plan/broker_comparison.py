@@ -38,7 +38,7 @@ class Comparison:
         seen: the broker's objects.
         states: the current generations, by exchange.
         delete_nonempty: names of queues that may be deleted with their messages.
-        changes: all that was found.
+        changes: all changes that were found.
         named: the names in delete_nonempty that exist.
         timer_queues: the arguments of the timer's queues, by name.
         waiting: whether the topology uses a queue of waiting records, by its name.
@@ -250,7 +250,7 @@ class Comparison:
             return (
                 f"declared again with {', '.join(changes)}, so that messages can be delayed again"
             )
-        if name in self.waiting:  # but is not wanted
+        if name in self.waiting:  # its queue has no order any more
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._bare(made.owner) if made else ""

@@ -146,12 +146,12 @@ class Watchers:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The names of the broker objects that apply changes.
+    """The names of the objects on the broker that `feedbus apply` changes.
 
     Attributes:
         exchanges: the exchanges to declare again.
         replaced: consumers whose queue is declared again, without a loss of messages.
-        delays: (queue, where its retries wait) to be declared again.
+        delays: (queue, its retry queue) to be declared again.
         unbound: (queue on the broker, exchange on the broker, key) to be removed.
         foreign: bindings of the timer's exchanges to be removed.
         leaving: queues to be deleted that consumers empty first.

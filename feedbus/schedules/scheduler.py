@@ -46,7 +46,7 @@ class Scheduler:
     def __init__(
         self, topology: Topology, bus: LiveBus, metrics: Metrics, clock: Clock | None = None
     ) -> None:
-        """Create it with a bus; a `with` statement starts the thread, tests call turn()."""
+        """Create it with a bus; a `with` statement starts the thread, tests call fire_due()."""
         self._topology = topology
         self._bus = bus
         self._metrics = metrics
@@ -71,7 +71,7 @@ class Scheduler:
         self._over.set()
         self._thread.join(JOIN_SECONDS)
 
-    def turn(self) -> float:
+    def fire_due(self) -> float:
         """Fire the schedules that are due; return the seconds until the next check.
 
         Raises:
@@ -94,7 +94,7 @@ class Scheduler:
         wait = 0.0
         while not self._clock.wait(self._over, wait):
             try:
-                wait = self.turn()
+                wait = self.fire_due()
             except Exception as error:  # noqa: BLE001 -- without this thread nothing would fire
                 expected = isinstance(error, Outage | UsageError)
                 self._log_once("", logging.WARNING if expected else logging.ERROR, str(error))

@@ -13,7 +13,7 @@ class KeyLocks:
     """A lock for each key of the outbox; threads get it in the order of their rows.
 
     Without the locks, a thread could send a row while an earlier row of its key is refused in
-    another thread. It could also send a leftover row that another thread is just sending.
+    another thread. It could also send a leftover row that another thread is sending at this moment.
     """
 
     def __init__(self) -> None:

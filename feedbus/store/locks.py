@@ -28,7 +28,7 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
 
 @contextmanager
 def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file; yields False if another process holds it."""
+    """Hold a lock on a file; yield False if another process holds it."""
     with ExitStack() as held:
         try:
             ours = held.enter_context(locked(path, wait_seconds))

@@ -143,10 +143,7 @@ def _code(error: BaseException) -> str:
 
 
 def _is_unanswered(error: BaseException) -> bool:
-    """Whether a driver's error without SQLSTATE means that the server did not answer.
-
-    The server has refused or closed the connection.
-    """
+    """Whether a driver's error without SQLSTATE means that the connection was refused or lost."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"OperationalError", "InterfaceError"})
 

@@ -17,7 +17,7 @@ class Entry:
     """A row of the outbox; its message has the same id each time that it is published.
 
     Attributes:
-        id: the number of the row; a later row has a higher one, also after this row was removed.
+        id: the number of the row; a later row has a higher one, even if this row was removed.
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: a JSON object as text.
@@ -130,7 +130,7 @@ class Inbox(Protocol):
 
         Args:
             older_than_seconds: the limit.
-            limit: the largest number of rows to delete, so that nobody waits for long.
+            limit: the largest number of rows to delete, so that no other transaction has to wait.
 
         """
 

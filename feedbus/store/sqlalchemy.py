@@ -21,7 +21,7 @@ from feedbus.store.outages import outage
 from feedbus.store.sql import SqlStore, not_the_owner
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.write_queue import TURN_SECONDS, Turn
+from feedbus.store.write_queue import TURN_SECONDS, WriteTurn
 
 SERVER_SESSION = "feedbus_server_session"  # in the pool's record of a connection
 
@@ -112,7 +112,7 @@ class SqlAlchemyStore(SqlStore):
         if self._session is not None:
             yield self._session
             return
-        turn = Turn(f"{self._file}.turn") if self._file is not None else None
+        turn = WriteTurn(f"{self._file}.turn") if self._file is not None else None
         try:
             with StoreSession.opened(self.engine) as session:
                 if self.dialect == "sqlite":
@@ -152,7 +152,7 @@ class SqlAlchemyStore(SqlStore):
     def _fresh_after_outage(self, session: Session) -> Iterator[None]:
         """After an outage of a SQLite file, let the next transaction open the file again.
 
-        A connection that was opened while the file was read-only cannot write for ever.
+        A connection that was opened while the file was read-only can never write.
         """
         try:
             yield
@@ -166,11 +166,11 @@ class SqlAlchemyStore(SqlStore):
         found: Session | None = getattr(self._local, "session", None)
         return found
 
-    def _begin_of(self, turn: Turn | None) -> Callable[..., None]:
+    def _begin_of(self, turn: WriteTurn | None) -> Callable[..., None]:
         """Return a function that begins a write transaction of SQLite, at its first statement.
 
-        Python's sqlite3 begins only before the first INSERT. A transaction that has read before is
-        then refused immediately if another one has written meanwhile.
+        Python's sqlite3 begins only before the first INSERT. A transaction that has read before
+        its first INSERT is refused immediately if another one has written meanwhile.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

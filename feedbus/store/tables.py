@@ -16,7 +16,7 @@ from feedbus.wire.message_options import PublishOptions
 
 Dialect = Literal["sqlite", "postgresql"]
 
-SLICE = 1_000  # rows a statement
+SLICE = 1_000  # rows in one statement
 ROW = ("routing_key", "payload", "message_id")
 
 

@@ -13,7 +13,7 @@ from feedbus.process.private_files import open_private
 TURN_SECONDS = 10.0
 
 
-class Turn:
+class WriteTurn:
     """The turn of one connection to write; a lock on a file makes writers wait for each other.
 
     In SQLite itself, a writer sleeps for up to 100 ms and tries again: with a dozen writers, some

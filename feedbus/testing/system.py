@@ -30,7 +30,7 @@ from feedbus.wire.message_options import PublishOptions
 class TestSystem:
     """The system of `feedbus up` in a test: the broker, the consumers, the store.
 
-    Messages are routed, validated, handled, retried and dead-lettered by the code that does so in
+    Messages are routed, validated, handled, retried and dead-lettered by the code of
     production. The broker is in memory and time is virtual, so that a retry in ten minutes needs
     no waiting. A SQLite store is replaced by an empty file in a temporary folder.
 

@@ -33,8 +33,8 @@ TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 # message that an old ring has routed must not arrive in the queue after the ring's fence.
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
-# table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). A queue whose identity a
-# kill has lost starts again without its messages.
+# table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). If RabbitMQ is killed in
+# this time, the identity is lost, and the queue starts again without its messages.
 QUEUE_WRITTEN_SECONDS = 5.0
 
 
@@ -65,13 +65,13 @@ class RabbitMQ:
     def locked(
         self, connection: amqp_protocols.Connection, project: str
     ) -> AbstractContextManager[None]:
-        """Hold the lock of an exclusive queue."""
+        """Hold the project's lock: a queue that is exclusive to the connection."""
         return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects that the management API lists; AMQP gives the message counts.
 
-        It connects by AMQP first: if the broker is away, the error is about the broker.
+        It connects by AMQP first. So if the broker is unavailable, the error names the broker.
         """
         with self.connect(beating=False) as connection, outage(connection, self.url):
             return self._surveyed(connection, prefixes)

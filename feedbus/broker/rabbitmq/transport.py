@@ -73,7 +73,8 @@ class Connection(frames.Connection):
             self._await_answer()
             return
         if timeout <= 0 and not self._has_arrived():
-            msg = "nothing has arrived"  # py-amqp asks so before each message that it publishes
+            # py-amqp makes this check before each message that it publishes.
+            msg = "nothing has arrived"
             raise TimeoutError(msg)
         if self._wakers is not None and not self._has_arrived():
             self._wakers.poll(max(timeout, 0) * 1000)

@@ -33,7 +33,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Create it; settings are sent on each connection, as poolers refuse parameters."""
+        """Create it; settings are sent by SET, because connection poolers refuse parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         self._stale_sessions = StaleServerSessions()
         super().__init__(database, **options)
@@ -56,7 +56,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         return connection
 
     def discard(self) -> None:
-        """Close this thread's connection in any state; the next one ends its session, too."""
+        """Close this thread's connection in any state; the next connection ends its session."""
         opened = self._state.conn  # type: ignore[attr-defined]  # inner, not in the stubs
         super().discard()
         if opened is not None and opened.closed:

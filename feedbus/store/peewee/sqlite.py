@@ -13,7 +13,7 @@ import peewee
 from feedbus.clock import Waiting
 from feedbus.process.private_files import make_database_file
 from feedbus.store.peewee.base_database import Database
-from feedbus.store.write_queue import Turn
+from feedbus.store.write_queue import WriteTurn
 
 BUSY_TIMEOUT_SECONDS = 10.0
 PRAGMAS = {
@@ -91,10 +91,10 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         # SQLite ends a transaction by itself when the disk is full.
         return super()._begun() and bool(self.connection().in_transaction)
 
-    def _turn(self) -> Turn:
+    def _turn(self) -> WriteTurn:
         if not hasattr(self._local, "turn"):
-            self._local.turn = Turn(f"{self.database}.turn")
-        return cast("Turn", self._local.turn)
+            self._local.turn = WriteTurn(f"{self.database}.turn")
+        return cast("WriteTurn", self._local.turn)
 
 
 def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
@@ -112,5 +112,5 @@ def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
         timeout=BUSY_TIMEOUT_SECONDS,
         lock_type="IMMEDIATE",
         waiting=waiting,
-        check_same_thread=False,  # close_all closes those of other threads
+        check_same_thread=False,  # close_all() closes connections of other threads
     )
