@@ -19,7 +19,8 @@ from pathlib import Path
 import click
 
 REFERENCE = Path(__file__).parent / "reference"
-SECTIONS = ("Args", "Raises", "Returns", "Yields", "Attributes", "Example")
+SECTIONS = ("Args", "Raises", "Returns", "Yields", "Attributes")
+NOT_RUN = "<!-- not run: it is the example of a docstring -->"
 SIGNATURE_WIDTH = 88
 
 
@@ -116,8 +117,12 @@ def _signature(name: str, value: Callable[..., object]) -> str:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
         return ""
+    from feedbus.records.publish_arguments import NO_KEY
+
     parameters = [
-        each for each in signature.parameters.values() if each.name not in {"self", "cls"}
+        each.replace(default=object()) if each.default is NO_KEY else each  # shown as …, not ""
+        for each in signature.parameters.values()
+        if each.name not in {"self", "cls"}
     ]
     shown = signature.replace(parameters=parameters)
     prefix = "async " if inspect.iscoroutinefunction(value) else ""
@@ -148,6 +153,7 @@ def _docstring(value: object) -> str:
     text = inspect.getdoc(value) or ""
     lines: list[str] = []
     section = ""
+    text, _, example = text.partition("\nExample:\n    ")
     for line in text.splitlines():
         heading = line.rstrip(":")
         if heading in SECTIONS and line.endswith(":"):
@@ -158,6 +164,10 @@ def _docstring(value: object) -> str:
         else:
             section = section if not line else ""
             lines.append(line)
+    if example:
+        code = textwrap.dedent(f"    {example}").rstrip()
+        language = "pycon" if code.startswith(">>>") else "python"
+        lines.append(f"\n**Example**\n\n{NOT_RUN}\n```{language}\n{code}\n```")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -28,7 +28,8 @@ class Bus(ABC):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
-            key: the routing key. An exchange with shards needs one, because it selects the shard.
+            key: the routing key; "" by default. An exchange with shards needs one, because it
+                selects the shard; key="" sends all messages to the same shard.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:

@@ -53,7 +53,8 @@ class Outbox(Protocol):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
-            key: the routing key. An exchange with shards needs one, because it selects the shard.
+            key: the routing key; "" by default. An exchange with shards needs one, because it
+                selects the shard; key="" sends all messages to the same shard.
             message_id: an id that is derived from the cause of the message; by default a random
                 id. It does not change later.
             options: headers, priority, expires and delay; see PublishOptions.
