@@ -17,7 +17,7 @@ from feedbus.errors import UsageError
 from feedbus.operations.http_server import Address, is_loopback
 from feedbus.operations.responses import problem
 
-USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # what nearly all say
+USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # of nearly all requests
 TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
