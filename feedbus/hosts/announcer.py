@@ -1,4 +1,4 @@
-"""The thread of the operations process that shares shards with other hosts."""
+"""The thread of the operations process that divides the shards among the hosts."""
 
 from __future__ import annotations
 
@@ -151,7 +151,8 @@ class Announcer:
         if before != there:
             events.info(
                 "hosts_changed",
-                f"the hosts that share the shards have changed; now: {', '.join(sorted(there))}",
+                "the hosts among which the shards are divided have changed; now:"
+                f" {', '.join(sorted(there))}",
                 joined=", ".join(sorted(there - before)),
                 gone=", ".join(sorted(before - there)),
             )

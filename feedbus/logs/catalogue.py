@@ -110,8 +110,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "lines_dropped": "The disk was full, so lines of this log are missing. Free disk space.",
     },
     OPERATIONS: {
-        "hosts_changed": "The hosts that share the shards have changed: `joined` and `gone` have"
-        " the names of the hosts that were added and removed.",
+        "hosts_changed": "The hosts among which the shards are divided have changed: `joined` and"
+        " `gone` have the names of the hosts that were added and removed.",
         "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
         " broker alone decides which host works on a shard.",
         "listening": "The operations process answers HTTP requests at this address.",

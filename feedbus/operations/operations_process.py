@@ -1,4 +1,4 @@
-"""The operations process: HTTP, the outbox relay, schedules, and the shards of several hosts."""
+"""The operations process: HTTP, the outbox relay, schedules, assignment of shards."""
 
 from __future__ import annotations
 

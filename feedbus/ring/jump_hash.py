@@ -1,8 +1,9 @@
-"""From a key's hash to its bucket: Erlang's exs1024 stream, and the jumps that it drives.
+"""Compute the bucket of a key from its hash: jump consistent hashing with Erlang's exs1024 numbers.
 
-Only 21 bits of a hash are used: they seed a 64-bit xorshift, whose sixteen outputs are the state of
-an xorshift1024*, whose outputs R in (0, 1] drive jump consistent hashing (Lamping and Veach,
-https://arxiv.org/abs/1406.2294): from bucket b on to trunc((b + 1) / R) while that is a bucket.
+Only 21 bits of a hash are used. They seed a 64-bit xorshift generator. Its first sixteen outputs
+are the state of an xorshift1024* generator. Each output R of this generator, in (0, 1], is one step
+of jump consistent hashing (Lamping and Veach, https://arxiv.org/abs/1406.2294): from bucket b to
+bucket trunc((b + 1) / R), while the ring has such a bucket.
 """
 
 from __future__ import annotations
