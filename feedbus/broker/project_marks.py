@@ -1,7 +1,7 @@
 """Marks of projects on a shared broker, so that no project uses another's objects.
 
-Everything that a project has on a broker begins with its name and a dot. If one project is
-called `shop` and another `shop.eu`, the names of the second begin with both. Marks are exchanges
+Everything that a project has on a broker begins with its name and a dot. If one project is called
+`shop` and another `shop.eu`, the names of the second begin with both prefixes. Marks are exchanges
 that nothing is bound to; no name in a topology has a colon.
 """
 

@@ -2,7 +2,7 @@
 
 In both cases, the derived id is the same. A message without the flag `redelivered` is certainly
 new. So it gets another id if its derived id is in use. A message with the flag can be new or
-repeated. It is treated as repeated: this is logged and counted.
+repeated. feedbus treats it as repeated, and logs and counts it.
 """
 
 from __future__ import annotations

@@ -170,14 +170,14 @@ SCHEDULE_FIRED = Family(
 QUEUE_MESSAGES = Family(
     "feedbus_queue_messages",
     "gauge",
-    "Messages ready in the queue; each host reports the same.",
+    "Messages ready in the queue; each host reports the same number.",
     ("queue",),
 )
 RETRYING = Family(
     "feedbus_retrying_messages",
     "gauge",
     "Messages of the queue that wait for a delay of its retry option; shards share them. Each host "
-    "reports the same.",
+    "reports the same number.",
     ("queue",),
 )
 WAITING = Family(
@@ -204,13 +204,13 @@ HOST_CONSUMERS = Family(
     "feedbus_host_consumers",
     "gauge",
     "Consumers assigned to the host: of shards, and of queues with one active consumer. Each host "
-    "reports the same.",
+    "reports the same number.",
     ("host",),
 )
 DEAD_LETTERS = Family(
     "feedbus_dead_letters",
     "gauge",
-    "Dead letters kept for the queue; each host reports the same.",
+    "Dead letters kept for the queue; each host reports the same number.",
     ("queue",),
 )
 UNREADABLE = Family(

@@ -24,7 +24,7 @@ RESERVED_FILES = 200  # for the database, broker, logs and closing connections
 FEWEST_CONNECTIONS = 50
 ACCEPTED_AT_ONCE = 64
 HEADERS_SECONDS = 10.0  # from the connection, or from a later request's first byte
-REQUEST_SECONDS = 30.0  # the same, to the body's last byte
+REQUEST_SECONDS = 30.0  # from the same time to the body's last byte
 IDLE_SECONDS = 60.0  # between an answer and the next request
 LINGER_SECONDS = 3.0
 

@@ -33,7 +33,7 @@ POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # and insufficient resourc
 POSTGRES_CODES = {
     "25006",  # read-only: a standby, until it is promoted
     "40001",  # serialization failure: the transaction must be repeated
-    "40P01",  # deadlock: the same
+    "40P01",  # deadlock: the transaction must be repeated
     "57P01",  # shutting down
     "57P02",  # crashed
     "57P03",  # starting up
