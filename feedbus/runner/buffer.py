@@ -87,7 +87,7 @@ class Buffer:
         self._lane_of[consumer_tag] = found[0]
 
     def unite(self) -> None:
-        """Go back to one lane, for a new connection; all deliveries must have been removed."""
+        """Put later deliveries into one lane, for a new connection; the buffer must be empty."""
         self._lane = _Lane()
         self._lanes = [self._lane]
         self._lane_of = {}
@@ -104,7 +104,7 @@ class Buffer:
         return self._lane is not self._lanes[0]
 
     def park(self, turn: int | None) -> None:
-        """Leave the deliveries of later generations than this one where they are; None ends it."""
+        """Exclude the lanes of generations later than this one; with None, exclude no lane."""
         self._parked = turn
         if self._lane_of and not (self._is_open(self._lane) and self._lane.deliveries):
             self.next_lane()

@@ -22,7 +22,7 @@ class ConsumerTimeout:
         """Create it with the value in the topology; infinity means no timeout."""
         self.seconds = seconds
         self._clock = clock
-        self._slowest_seconds = 0.0  # batch of the latest batches
+        self._slowest_seconds = 0.0  # the longest of the latest batches
 
     def note(self, took_seconds: float) -> None:
         """Record how long a batch took."""

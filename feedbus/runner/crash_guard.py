@@ -58,7 +58,7 @@ class CrashGuard:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._until: float | None = None
-        self._end = 0  # of the line
+        self._end = 0  # the end of the line in the file
         # The file is empty, or incomplete because of the crash: no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
@@ -149,7 +149,7 @@ class CrashGuard:
             self._write(self._now() + left_seconds)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
-        """Suspect the messages that were in the handler; count a crash if it was only one."""
+        """Suspect the messages that were in the handler; if there was only one, count a crash."""
         alone = len(message_ids) == 1
         for message_id in message_ids:
             deaths, _ = self._deaths.get(message_id, (0, ""))

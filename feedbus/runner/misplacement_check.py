@@ -18,7 +18,7 @@ events = EventLog(__name__)
 
 
 class MisplacementCheck:
-    """The owners of one exchange's keys, by the ring of the queue that delivers.
+    """Knows which shard owns each key of an exchange, in the ring of the queue that delivers.
 
     If a broker rebuilds its ring in another order, records of a key reach another shard than
     before. No operation fails then; only the keys of the arriving messages show it.

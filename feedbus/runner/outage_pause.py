@@ -13,7 +13,7 @@ events = EventLog(__name__)
 
 FIRST_SECONDS = 0.1
 LONGEST_SECONDS = 5.0
-FOLDED_SECONDS = 60.0  # equal lines within this time are one
+FOLDED_SECONDS = 60.0  # equal lines within this time are logged once
 
 
 class OutagePause:
@@ -68,7 +68,7 @@ class OutagePause:
         self._metrics.held(part, self._clock.monotonic() - started)
 
     def record_success_after(self, subscribed_at: float) -> None:
-        """Record a success if there was no outage since then for longer than the last pause."""
+        """Record a success if the subscription has lasted longer than the last pause."""
         if self._clock.monotonic() - subscribed_at > self.latest_seconds:
             self.record_success()
 
