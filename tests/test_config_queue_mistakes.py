@@ -38,8 +38,8 @@ WRONG_FILES = {
     "two queues that differ only in case": (
         START + ORDERS + ORDERS.replace("orders]", "▸Orders]", 1),
         (
-            "[queues.Orders] expected another name: 'Orders' (in other case: 'orders') is already "
-            "the name of a consumer or process of [queues.orders]"
+            "[queues.Orders] expected another name: 'Orders' differs only in case from 'orders', "
+            "which is already the name of a consumer or process of [queues.orders]"
         ),
     ),
     "a queue named like the lock": (

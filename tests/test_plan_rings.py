@@ -73,8 +73,11 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
     ("options", "reported"),
     [
         (ORDERED, "1 message in old shards, for which only the keys of these shards wait"),
-        ({}, "1 message in old shards, handled before any new one"),
-        (ORDERED | {"block_on_dead": True}, "1 message in old shards, handled before any new one"),
+        ({}, "1 message in old shards, handled before any new message"),
+        (
+            ORDERED | {"block_on_dead": True},
+            "1 message in old shards, handled before any new message",
+        ),
     ],
 )
 def test_a_plan_says_whether_all_keys_wait_for_the_old_shards(

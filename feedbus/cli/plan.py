@@ -200,7 +200,7 @@ def _backlog(ring: RingChange) -> str:
         return "none: the new shards are read immediately"
     waiting = f"{counted(ring.backlog_messages, 'message')} in old shards"
     if ring.waits_for_all:
-        waiting = f"{waiting}, handled before any new one"
+        waiting = f"{waiting}, handled before any new message"
     else:
         waiting = f"{waiting}, for which only the keys of these shards wait"
     if ring.moved_share is None:
@@ -217,7 +217,7 @@ def _waits(waits: Sequence[Wait]) -> Iterator[str]:
     if rest:
         count = counted(sum(wait.messages for wait in rest), "message")
         shards = counted(len(rest), "more old shard")
-        yield f"    waits      likewise for {count} in {shards}; --json names them"
+        yield f"    waits      the same for {count} in {shards}, which --json names"
 
 
 def _wait(wait: Wait) -> str:

@@ -73,9 +73,11 @@ def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found
         if owner == path or (owner, path) in reported:
             continue
         reported.add((owner, path))
-        shown_as = f"'{name}'" if first == name else f"'{name}' (in other case: '{first}')"
+        same = "is" if first == name else f"differs only in case from '{first}', which is"
         table = ".".join(map(str, owner))
-        message = f"expected another name: {shown_as} is already the name of a {what} of [{table}]"
+        message = (
+            f"expected another name: '{name}' {same} already the name of a {what} of [{table}]"
+        )
         yield path, Fault(message=message, expected="another name", got=f"'{name}'", at_key=True)
 
 
