@@ -268,7 +268,9 @@ def test_of_two_threads_that_publish_one_key_the_one_that_committed_first_sends_
     assert handled(system) == [1, 2]
 
 
-def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(tmp_path: Path) -> None:
+def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     full = queue(max_length=1, overflow="reject-publish", once=True)
     with closing_store():
         system = System.at(tmp_path, full, pack=5)
@@ -277,11 +279,14 @@ def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(tmp_path: P
             with bus.transaction():
                 bus.publish_many("work", [({"n": n}, "") for n in (1, 2, 3)])
             assert numbers(system) == [1, 2, 3]
+            assert "event=outbox_messages_left" in caplog.text
+            assert "event=outbox_message_refused" not in caplog.text
             assert handled(system) == [0]
             for _ in (1, 2, 3):
                 publish_pending(system.store, bus, system.topology.name, older_than_seconds=0.0)
                 handled(system)
         assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
+        assert "event=outbox_message_refused" in caplog.text
 
 
 def test_single_messages_and_packs_of_a_transaction_are_sent_in_order(tmp_path: Path) -> None:

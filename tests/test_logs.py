@@ -134,6 +134,29 @@ def test_every_event_of_the_code_is_documented_and_no_other():
     assert sorted(listed) == sorted(used)
 
 
+# Events that several modules log, because they mean the same in each of them.
+OF_SEVERAL_MODULES = {
+    "channel_lost",  # with and without concurrency
+    "consumer_paused",  # by the consumer, and by `feedbus up` when it has started
+    "ended",  # by the consumer, and by the supervisor
+    "hangs",  # the watchdog of the supervisor, and that of `feedbus run`
+    "listening",  # by the operations process, and by `feedbus up` when it has started
+    "outbox_rows_left",  # by a program, and by the relay
+    "stopping",  # the supervisor stops one process, or all
+}
+
+
+def test_an_event_has_one_meaning():
+    modules = {}
+    for path in (ROOT / "feedbus").rglob("*.py"):
+        for name in set(_events_in(ast.parse(path.read_text()))):
+            modules.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    several = {name: found for name, found in modules.items() if len(found) > 1}
+    unexpected = {name: several[name] for name in several.keys() - OF_SEVERAL_MODULES}
+    assert unexpected == {}, "give each meaning a name of its own"
+    assert several.keys() == OF_SEVERAL_MODULES
+
+
 def _events_in(tree: ast.AST):
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
