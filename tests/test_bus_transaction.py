@@ -289,6 +289,33 @@ def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(
         assert "event=outbox_message_refused" in caplog.text
 
 
+def test_a_refused_row_is_not_overtaken_by_rows_of_a_later_round(tmp_path: Path) -> None:
+    with closing_store():
+        system = System.at(tmp_path, queue(max_length=1, overflow="reject-publish", once=True))
+        with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.1) as bus:
+            leave(system, 1, 2)
+            bus.publish("work", {"n": 0})
+            rounds: list[int] = []
+
+            def choose(rows):
+                if rounds:
+                    handled(system)  # there is room for the second row
+                rounds.append(len(rows))
+                return rows
+
+            for _ in range(3):
+                publish_pending(
+                    system.store,
+                    bus,
+                    system.topology.name,
+                    limit=1,
+                    older_than_seconds=0.0,
+                    choose=choose,
+                )
+                handled(system)
+    assert system.seen == [0, 1, 2]
+
+
 def test_single_messages_and_packs_of_a_transaction_are_sent_in_order(tmp_path: Path) -> None:
     with closing_store():
         system = System.at(tmp_path, queue(), pack=5, stored=True)

@@ -10,6 +10,7 @@ from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
+from feedbus.store.key_locks import Key
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
 from feedbus.wire.message_options import PublishOptions
@@ -54,17 +55,25 @@ def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
     bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
 
 
-def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[int]:
+def accepted(
+    bus: RelayBus, entries: Iterable[Entry], clock: Clock, stuck: set[Key] | None = None
+) -> Iterator[int]:
     """Publish rows in order; yield the id of each row that the broker has accepted.
 
     After a refused row, the later rows of the same exchange and key are not published, so that
     their order is kept; all other rows are published.
 
+    Args:
+        bus: publishes the messages.
+        entries: the rows.
+        clock: the clock for the times in the rows.
+        stuck: the keys of rows that were refused before; those of refused rows are added.
+
     Raises:
         Outage: the broker is unavailable.
 
     """
-    stuck: set[tuple[str, str]] = set()
+    stuck = set() if stuck is None else stuck
     for entry in entries:
         if (entry.exchange, entry.key) in stuck:
             continue
@@ -86,9 +95,15 @@ def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[
 
 
 def publish_entries(
-    store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
+    store: Store,
+    bus: RelayBus,
+    entries: Iterable[Entry],
+    clock: Clock = SYSTEM,
+    stuck: set[Key] | None = None,
 ) -> int:
     """Publish rows, remove those that the broker has accepted, and return their number.
+
+    The arguments are those of accepted().
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -96,7 +111,7 @@ def publish_entries(
     """
     sent: list[int] = []
     try:
-        for row in accepted(bus, entries, clock):
+        for row in accepted(bus, entries, clock, stuck):
             sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent:
@@ -133,12 +148,13 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
 
     """
     published, after = 0, 0
+    stuck: set[Key] = set()  # also for rows that are added while earlier ones are refused
     while True:
         failure: Outage | None = None
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             try:
-                published += publish_entries(store, bus, choose(entries), clock)
+                published += publish_entries(store, bus, choose(entries), clock, stuck)
             except Outage as error:
                 failure = error  # the removals until then are committed
         if failure is not None:
