@@ -190,9 +190,10 @@ class System:
         *,
         batch: bool = False,
         metrics: Metrics | None = None,
+        assigned: Callable[[], bool] = lambda: True,
     ) -> Iterator[threading.Thread]:
         """Run a consumer in a thread for as long as the block does."""
-        with self._runner(function, name, batch, metrics, {}) as runner:
+        with self._runner(function, name, batch, metrics, {}, assigned=assigned) as runner:
             thread = threading.Thread(target=runner.run)
             thread.start()
             try:
@@ -212,6 +213,7 @@ class System:
         *,
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
+        assigned: Callable[[], bool] = lambda: True,
     ) -> Iterator[Runner]:
         with CrashGuard(self.topology.var / "run" / f"{name}.hand") as crash_guard:
             yield Runner(
@@ -224,6 +226,7 @@ class System:
                 store=self.store,
                 on_ready=on_ready,
                 on_hold=on_hold,
+                assigned=assigned,
             )
 
     def pauses(self, name: str = "work") -> bool:

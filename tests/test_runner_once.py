@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
+from tests.projects import wait_until
 from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
 
 
@@ -75,6 +77,34 @@ def test_a_wait_to_remove_rows_that_were_sent_does_not_count_as_time_of_the_hand
     with closing_store():
         system.run(lambda message, bus: bus.publish("other", message, "n"))
     assert rows[-1] == 1
+
+
+def test_a_process_that_reads_a_queue_again_sends_first_what_another_has_left_meanwhile(
+    tmp_path: Path,
+) -> None:
+    following = queue("next", exchange="other", routing_keys=("n",))
+    system = System.at(tmp_path, queue(once=True), following)
+    reads = threading.Event()
+    reads.set()
+
+    def is_read() -> bool:
+        with broker.connect(system.topology) as connection:
+            return bool(broker.consumers(connection, Names(system.topology).queue(first)))
+
+    first = system.topology.consumer("work")
+    with closing_store(), system.running(publishing(system), assigned=reads.is_set):
+        system.publish([1])
+        wait_until(lambda: system.ready()["next"] == 1)
+        reads.clear()
+        wait_until(lambda: not is_read())
+        with system.store.transaction():
+            system.store.outbox.put("other", {"n": 2}, "n")
+        system.publish([3])
+        reads.set()
+        wait_until(lambda: system.ready()["next"] == 3)
+    system.seen.clear()
+    system.run(system.note, "next")
+    assert system.seen == [1, 2, 3]
 
 
 def test_a_repeat_in_the_same_batch_has_no_second_effect_on_a_queue_that_says_once(

@@ -55,6 +55,11 @@ class HandlerCalls:
         self._lost_connections = LostConnections(store)
         self.after_slice: Callable[[], None] = lambda: None
 
+    def look_again(self) -> None:
+        """Look for rows that another process has left in the outbox, before the next messages."""
+        if self._left is not None:
+            self._left.forget()
+
     def outcome(
         self, wrapped: WrappedHandler, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
@@ -122,8 +127,8 @@ class HandlerCalls:
                 given = records
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
-                if len(given) < len(records) and self._left is not None:
-                    self._left.forget()  # the process that handled the others may have left rows
+                if len(given) < len(records):
+                    self.look_again()  # the process that handled the others may have left rows
                 if not len(given):
                     return publications
                 try:

@@ -45,6 +45,7 @@ class Subscriptions:
         self.readers: dict[str, QueueReader] = {}
         self.cancelled: list[str] = []
         self._sources: dict[str, Source] = {}
+        self._unread: set[str] = set()  # subscriptions without a delivery so far
         self._left_to_others: list[Source] = []
         self._divided = False
         self._fences_due: dict[str, float] = {}  # when to process the fence of a subscription
@@ -58,7 +59,7 @@ class Subscriptions:
         """
         self.readers = {}
         self.cancelled = []
-        self._sources, self._left_to_others = {}, []
+        self._sources, self._left_to_others, self._unread = {}, [], set()
         self._fences_due = {}
         self._divided = divided
         self._run.buffer.unite()
@@ -115,6 +116,8 @@ class Subscriptions:
             raise
         if reader is not None:
             self.readers[tag] = reader
+            self._unread.add(tag)
+            self._run.dispatch.calls.look_again()
         elif queue.external_name:
             msg = (
                 f"broker: another program consumes the external queue '{source.queue}' exclusively;"
@@ -125,8 +128,12 @@ class Subscriptions:
         return reader is not None
 
     def _on_message(self, message: Any) -> None:
-        now = self._run.clock.monotonic()
-        self._run.buffer.add(Delivery.of(message), now)
+        now, delivery = self._run.clock.monotonic(), Delivery.of(message)
+        if self._unread and delivery.consumer_tag in self._unread:
+            # If the queue has a single active consumer, another process may have been it until now.
+            self._unread.remove(delivery.consumer_tag)
+            self._run.dispatch.calls.look_again()
+        self._run.buffer.add(delivery, now)
         self._run.limits.idle_from(now)
 
     def settle(

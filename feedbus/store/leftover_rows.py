@@ -22,8 +22,8 @@ MOST_ROWS = 10_000  # sent before others; if there are more, the relay sends the
 class Leftovers:
     """Knows whether the outbox can contain rows that must be sent before new rows.
 
-    A process that starts does not know whether a killed process has left rows, so it looks once.
-    After that, it looks only if one of its own rows was not sent.
+    A process that starts does not know whether another process has left rows, so it looks once.
+    After that, it looks only if one of its own rows was not sent, and after forget().
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
