@@ -10,7 +10,7 @@ from __future__ import annotations
 from feedbus.dispatch.blocked_keys import BlockedKeys, origin
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.ordered_retries import Overtook, Waits
+from feedbus.dispatch.order_exceptions import Overtook, Waits
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault
 from feedbus.dispatch.failure_policy import FailurePolicy
-from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
+from feedbus.dispatch.order_exceptions import Waits
+from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 

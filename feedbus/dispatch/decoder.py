@@ -10,7 +10,8 @@ from typing import Any
 
 from feedbus.codecs import Codecs
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
-from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
+from feedbus.dispatch.order_exceptions import Waits
+from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.errors import InvalidBody, Reject

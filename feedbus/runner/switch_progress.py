@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from feedbus import broker
 from feedbus.generations.drain import Drain
 from feedbus.generations.predecessors import Predecessors
-from feedbus.logs import EventLog
 from feedbus.runner.run_state import Run
-from feedbus.runner.waiting_queues import GO_ON_SHARE, WaitingQueues
+from feedbus.runner.waiting_limit import SwitchLimit
+from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.wire.amqp_protocols import RawConnection
-
-events = EventLog(__name__)
 
 LOOK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 LOOK_SHARE = 0.2  # of the time is at most spent on these checks
@@ -50,13 +50,34 @@ class SwitchProgress:
         self._waiting = waiting
         self._predecessors = predecessors
         self._ended: list[str] = []  # deleted, while the probes have not returned
-        self._full = False
+        self._limit = SwitchLimit(run.consumer)
         self._forgotten = False
         now = run.clock.monotonic()
         self._look_at = self._slow_look_at = now
         self._forget_at: float | None = None
         self._state_at = now + STATE_SECONDS
         self._retry_at = now
+
+    @classmethod
+    def begin(cls, run: Run, drain: Drain, raw: RawConnection) -> SwitchProgress | None:
+        """Let records wait for the old queues of a new connection's run.
+
+        Returns:
+            None if no old queues are read together with the own queue.
+
+        """
+        if run.waiting is None:
+            return None
+        run.waiting.noticed = False
+        predecessors = drain.predecessors(raw)
+        run.waiting.follow(predecessors)
+        return None if predecessors is None else cls(run, drain, run.waiting, predecessors)
+
+    def finish(self) -> None:
+        """Let the run go on without old queues."""
+        self._waiting.follow(None)
+        self._run.look_seconds = math.inf
+        self._run.buffer.park(None)
 
     @property
     def over(self) -> bool:
@@ -83,7 +104,8 @@ class SwitchProgress:
     def look(self, raw: RawConnection) -> None:
         """Check the old queues, if it is time to; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
-        self._run.buffer.park(self._predecessors.oldest_turn if self._too_many() else None)
+        full = self._limit.check(self._waiting.behind_old_queues)
+        self._run.buffer.park(self._predecessors.oldest_turn if full else None)
         self._run.look_seconds = self._seconds_until_look
         now = self._run.clock.monotonic()
         if self._ended:
@@ -137,34 +159,10 @@ class SwitchProgress:
                     left |= queue not in ended
                 elif not broker.queue_exists(raw, queue):
                     found.append(queue)
-                elif self._full:
+                elif self._limit.reached:
                     left = True
                 else:
                     return found
             if left:
                 break
         return found
-
-    def _too_many(self) -> bool:
-        """Whether too many records wait for old queues; changes are logged."""
-        count, limit = self._waiting.behind_old_queues, self._run.consumer.queue.waiting_limit
-        name = self._run.consumer.name
-        if not self._full and count >= limit:
-            self._full = True
-            events.warning(
-                "switch_limit",
-                f"{name}: {count} records wait for old queues of their keys, and waiting_limit is"
-                f" {limit}; until fewer wait, it reads only the oldest queues",
-                consumer=name,
-                records=count,
-            )
-        elif self._full and count <= limit * GO_ON_SHARE:
-            self._full = False
-            events.info(
-                "switch_limit_over",
-                f"{name} reads all its queues again: only {count} records wait for old queues of"
-                " their keys",
-                consumer=name,
-                records=count,
-            )
-        return self._full

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 
 from feedbus import broker
 from feedbus.broker import declarations
-from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.dispatch.ordered_retries import Arrival, OrderedRetries, Waiting
-from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import predecessors
-from feedbus.generations.drain import since
+from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
-from feedbus.ring import Ring
+from feedbus.runner.waiting_limit import RetryLimit
 from feedbus.runner.waiting_queue import WaitingQueue
-from feedbus.topology import Consumer, Generation, Topology
+from feedbus.runner.waiting_record_mover import WaitingRecordMover
+from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection
-from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
 
 BESIDE = ".waiting"  # at the end of a subscription's tag
-GO_ON_SHARE = 0.9  # share of the limit below which a holding consumer continues
 COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
-LEAST_CHAIN = 2  # the generation of an ending queue, and a newer one
-MOST_MOVED = 50_000  # to one waiting queue: its reader gets at most PREFETCH
 RENEWED_SECONDS = 300.0  # older deliveries are returned, and delivered again
 RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
 
@@ -57,16 +50,15 @@ class WaitingQueues:
 
         """
         self.noticed = False  # whether a notice has arrived that the ring has changed
-        self._report = report
         self._count = count
         self._counted, self._counted_at = 0, -math.inf
-        self._topology = topology
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
         self._open: dict[str, WaitingQueue] = {}  # by the tag of the queue's subscription
-        self._full = False
+        self._limit = RetryLimit(consumer, report)
+        self._mover = WaitingRecordMover(topology, consumer, retries.records)
         self._renewed_at = self._clock.monotonic()
 
     def __len__(self) -> int:
@@ -175,9 +167,7 @@ class WaitingQueues:
         self._open.clear()
         self._retries.forget()
         self._look()
-        if self._full:
-            self._full = False
-            self._report("")
+        self._limit.forget()
 
     def seconds_until_due(self) -> float:
         """Return in how many seconds a record may run; infinity if none waits."""
@@ -188,41 +178,15 @@ class WaitingQueues:
         if not self._counted and not len(self):
             return False
         self._look()
-        limit = self._consumer.queue.waiting_limit
-        # Those behind old queues do not count: the consumer must go on to read the old queues.
-        count = len(self) - self.behind_old_queues
-        if count >= limit and not self._full:
-            self._full = True
-            reason = (
-                f"{count} records wait for earlier records of their keys, and waiting_limit is"
-                f" {limit}; it continues when enough of them are handled or have become dead"
-                " letters"
-            )
-            events.warning(
-                "waiting_limit",
-                f"{self._consumer.name} holds: {reason}",
-                consumer=self._consumer.name,
-                records=count,
-            )
-            self._report(reason)
-        elif self._full and count <= limit * GO_ON_SHARE:
-            self._full = False
-            events.info(
-                "waiting_resumed",
-                f"{self._consumer.name} continues: only {count} records wait now",
-                consumer=self._consumer.name,
-                records=count,
-            )
-            self._report("")
-        return self._full
+        return self._limit.check(len(self) - self.behind_old_queues)
 
     def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
-        """Return waiting records that run now; see OrderedRetries.take()."""
-        return self._retries.take(most, alone)
+        """Return waiting records that run now; see TakenRecords.take()."""
+        return self._retries.taken.take(self._retries.now(), most, alone)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Make waiting records that were taken wait again."""
-        self._retries.put_back(deliveries)
+        """Let records wait again that were taken and not handled."""
+        self._retries.taken.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled."""
@@ -239,10 +203,12 @@ class WaitingQueues:
 
     def _look(self) -> None:
         """Report how many records wait, if that has changed."""
-        now = self._clock.monotonic()
-        if len(self) != self._counted and (not len(self) or now > self._counted_at + COUNT_SECONDS):
-            self._counted, self._counted_at = len(self), now
-            self._count(len(self))
+        count = len(self)
+        if count != self._counted:
+            now = self._clock.monotonic()
+            if not count or now > self._counted_at + COUNT_SECONDS:
+                self._counted, self._counted_at = count, now
+                self._count(count)
 
     def renew(self, timeout_seconds: float) -> None:
         """Return old deliveries to the broker, which delivers them again; called often.
@@ -262,12 +228,6 @@ class WaitingQueues:
     def move_on(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
-        Each record is moved to the waiting queue of the shard that owns its key in the current
-        generation. It does not run there before the old queue is deleted. If there are too many
-        records for it, or if a queue between the two generations can still have records of its key,
-        they are handled here first. If all keys wait for all old queues, the records are moved to
-        the next generation, which is not read yet.
-
         Args:
             connection: the connection of the consumer.
             queue: the ending queue.
@@ -277,88 +237,5 @@ class WaitingQueues:
             Whether nothing waits for the queue any more.
 
         """
-        name = self._names.waiting(queue)
-        if tag in self._open and not self._open[tag].is_complete():
-            return False
-        records = self._retries.records.of_queue(name)
-        if not records:
-            return True
-        exchange = self._consumer.queue.exchange
-        if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
-            return False  # the ring hashes another value than the routing key
-        # Others have failed again and are being sent to this queue, or a handler has them.
-        arrivals = [each.arrival for each in records if each.arrival and not each.taken]
-        if len(arrivals) < len(records):
-            return False
-        try:
-            # Under the lock, the current generation remains the current one. So none of its queues
-            # can be deleted before the records are there.
-            with broker.locked(connection, self._topology):
-                return self._move(connection, queue, tag, records, arrivals)
-        except UsageError:  # a switch is in progress
-            return False
-
-    def _move(
-        self,
-        connection: Connection,
-        queue: str,
-        tag: str,
-        records: Sequence[Waiting],
-        arrivals: Sequence[Arrival],
-    ) -> bool:
-        """Move records to the current generation; see move_on()."""
-        channel = connection.channel()
-        exchange = self._consumer.queue.exchange
-        chain = since(channel, self._topology, exchange, queue)
-        if not predecessors.known(self._topology, self._consumer.queue):
-            chain = chain[:2]
-        if len(chain) < LEAST_CHAIN or not chain[-1].members:
-            channel.close()
-            return False
-        *old, generation = chain
-        keys = [arrival.delivery.original_key for arrival in arrivals]
-        between = {owner for each in old[1:] for owner in self._owners(each, keys).values()}
-        if any(broker.queue_exists(connection, owner) for owner in between):
-            channel.close()
-            return False
-        owners = self._owners(generation, keys)
-        targets = [self._names.waiting(owners[key]) for key in keys]
-        for target in dict.fromkeys(targets):
-            declarations.declare_waiting(channel, self._consumer.queue, target)
-        channel.close()
-        # The broker counts no message that a reader has received. So several old queues whose keys
-        # move to one shard share the room there.
-        queues = sum(len(each.members) for each in old)
-        most = MOST_MOVED // math.ceil(queues / len(generation.members))
-        for target, count in Counter(targets).items():
-            if (broker.count(connection, target) or 0) + count > most:
-                return False  # records are handled here until there is room
-        moved = [
-            Moved.of(arrival.message, "", target)
-            for arrival, target in zip(arrivals, targets, strict=True)
-        ]
-        refusals = publish_all(connection, moved)
-        if refusals:
-            msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
-            raise BrokerOutage(msg)
-        # From the end: if a crash interrupts the move, the first records of each key are still
-        # here.
-        self._open[tag].acknowledge([arrival.delivery for arrival in reversed(arrivals)])
-        for record in records:
-            self._retries.records.left(record)
-        events.info(
-            "waiting_moved",
-            f"{self._consumer.name}: {len(records)} waiting records were moved to generation"
-            f" {generation.digest}",
-            consumer=self._consumer.name,
-            queue=queue,
-            records=len(records),
-        )
-        return True
-
-    def _owners(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
-        """Return the queue of a generation that owns each of these routing keys."""
-        if not generation.members:
-            return {}
-        ring = Ring.of(generation.members)
-        return {key: self._names.member(generation, ring.route(key)) for key in {*keys}}
+        opened = self._open.get(tag)
+        return opened is None or self._mover.move(connection, queue, opened)

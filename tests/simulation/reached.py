@@ -12,7 +12,7 @@ from feedbus.dispatch import handler_calls, publications
 from feedbus.generations import switch
 from feedbus.generations.queue_emptying import Emptying
 from feedbus.runner.overtaking import Overtaking
-from feedbus.runner.switch_progress import SwitchProgress
+from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from tests.simulation.history import Record
 from tests.simulation.scenario import TICK
@@ -24,7 +24,7 @@ SLICE_RECORDS = 3
 PATHS = (
     ("overtook", Overtaking, "take_first"),
     ("paused", Overtaking, "take_beside"),
-    ("limited", SwitchProgress, "_too_many"),
+    ("limited", SwitchLimit, "check"),
     ("held", Emptying, "_drain"),
 )
 HELD_SECONDS = (0.0, 0.5, 2.0)  # between two rings
@@ -33,12 +33,15 @@ HELD_SECONDS = (0.0, 0.5, 2.0)  # between two rings
 @contextmanager
 def replaced(owner: Any, attribute: str, value: Any) -> Iterator[None]:
     """Give an attribute another value within the block."""
-    before = owner.__dict__[attribute]
+    before = owner.__dict__.get(attribute)  # None if it is inherited
     setattr(owner, attribute, value)
     try:
         yield
     finally:
-        setattr(owner, attribute, before)
+        if before is None:
+            delattr(owner, attribute)
+        else:
+            setattr(owner, attribute, before)
 
 
 @contextmanager
@@ -106,6 +109,6 @@ def counted(scheduler: Scheduler) -> Iterator[Counter[str]]:
 
     with ExitStack() as stack:
         for path, owner, method in PATHS:
-            original = owner.__dict__[method]
+            original = getattr(owner, method)
             stack.enter_context(replaced(owner, method, counting(path, original)))
         yield reached

@@ -1,0 +1,111 @@
+"""The waiting records that handlers have now, and what was decided on each of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from feedbus.dispatch.waiting_messages import Arrival, Waiting
+from feedbus.dispatch.waiting_records import BLOCKED, WaitingRecords
+from feedbus.wire import Delivery
+
+
+class TakenRecords:
+    """The records that were taken from the waiting records of one consumer, to be handled.
+
+    A record is taken, then decided on, then settled. The decision is one of three: without one, the
+    record is done; it can have failed again; or it was not run, because an earlier record of its
+    key has failed again.
+    """
+
+    def __init__(self, records: WaitingRecords[Arrival]) -> None:
+        """Take records from these waiting records."""
+        self._records = records
+        self._taken: dict[tuple[str, int], Waiting] = {}
+        self._failed_again: dict[Waiting, float] = {}  # when each of them runs again
+        self._not_run: set[Waiting] = set()
+        self._stopped: Counter[str] = Counter()  # for each key, how many records are in these two
+
+    def take(self, now: float, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+        """Return waiting records that run now; the caller then settles them.
+
+        Args:
+            now: the time in seconds since 1970.
+            most: the largest number of records.
+            alone: called with a message id; returns whether that record must be taken alone.
+
+        """
+        taken: list[Delivery] = []
+        for record in self._records.take(now, most, alone):
+            if record.arrival is not None:
+                delivery = record.arrival.delivery
+                self._taken[delivery.consumer_tag, delivery.tag] = record
+                taken.append(delivery)
+        return taken
+
+    def record_of(self, delivery: Delivery) -> Waiting | None:
+        """Return the taken record of a delivery; None if the delivery is of another queue."""
+        return self._taken.get((delivery.consumer_tag, delivery.tag))
+
+    def failed_again(self, record: Waiting, due_at: float) -> None:
+        """Note that a record has failed again, and when it may run (infinity: a dead letter)."""
+        self._failed_again[record] = due_at
+        self._stopped[record.key] += 1
+
+    def not_run(self, record: Waiting) -> None:
+        """Note that a record was not run, because an earlier record of its key has failed."""
+        self._not_run.add(record)
+        self._stopped[record.key] += 1
+
+    def stops(self, key: str) -> bool:
+        """Whether a taken record of this key has failed again or was not run."""
+        return self._stopped.get(key, 0) > 0
+
+    def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Finish deliveries that were handled; return those to acknowledge in waiting queues.
+
+        The messages of records that have failed again must be confirmed before this call.
+        """
+        done: list[Delivery] = []
+        for delivery in deliveries:
+            record = self._taken.pop((delivery.consumer_tag, delivery.tag), None)
+            if record is None:
+                continue
+            if record in self._not_run:
+                self._not_run.remove(record)
+                self._stopped[record.key] -= 1
+                self._records.stays(record)
+                continue
+            if record in self._failed_again:
+                self._stopped[record.key] -= 1
+                due_at = self._failed_again.pop(record)
+                self._records.again(record, due_at, BLOCKED if due_at == math.inf else None)
+            else:
+                done += [each.delivery for each in self._records.handled(record)]
+            done.append(delivery)
+        if self._stopped:
+            self._stopped = +self._stopped
+        return done
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Let records wait again that were taken and not handled."""
+        for delivery in deliveries:
+            self._records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
+
+    def drop(self, waiting_queue: str) -> None:
+        """Forget the records of a waiting queue, which delivers them again."""
+        for tags, record in [*self._taken.items()]:
+            if record.queue == waiting_queue:
+                del self._taken[tags]
+                if record in self._not_run or record in self._failed_again:
+                    self._not_run.discard(record)
+                    self._failed_again.pop(record, None)
+                    self._stopped[record.key] -= 1
+
+    def forget(self) -> None:
+        """Forget all taken records: the broker delivers them again."""
+        self._taken.clear()
+        self._failed_again.clear()
+        self._not_run.clear()
+        self._stopped.clear()

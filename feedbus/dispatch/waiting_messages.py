@@ -1,0 +1,92 @@
+"""The messages in waiting queues: write the message of a waiting record, and read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
+from feedbus.dispatch.waiting_records import WaitingRecord
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
+
+MICROSECONDS = 1_000_000
+MOST_PLACE = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery of a waiting record.
+
+    Attributes:
+        delivery: the delivery as the handler gets it.
+        message: the delivered message, which can be sent to another queue unchanged.
+        arrived_at: time of the monotonic clock.
+
+    """
+
+    delivery: Delivery
+    message: Any
+    arrived_at: float
+
+
+Waiting = WaitingRecord[Arrival]
+
+
+def read(arrival: Arrival, order: Order, waiting_queue: str, turn: int) -> Waiting:
+    """Return the record of a delivery; its place is 0 if the message has none.
+
+    Args:
+        arrival: the delivery.
+        order: determines where the message has its key.
+        waiting_queue: the waiting queue that delivered it.
+        turn: the number of the generation whose waiting queue that is.
+
+    """
+    delivery = arrival.delivery
+    blocks = BLOCKED in delivery.headers
+    return WaitingRecord(
+        delivery.original_key if order.by_key else str(delivery.headers.get(ORDER_KEY, "")),
+        _number(delivery, PLACE),
+        delivery.message_id,
+        delivery.identified,
+        BLOCKED_ATTEMPT if blocks else delivery.attempts,
+        math.inf if blocks else _number(delivery, NOT_BEFORE) / MICROSECONDS,
+        waiting_queue,
+        arrival,
+        turn=turn,
+    )
+
+
+def written(
+    record: Waiting, due_at: float, order: Order, waiting_queue: str, message: Outgoing
+) -> Outgoing:
+    """Return the message with which a record waits, or with which a dead letter blocks its key.
+
+    Args:
+        record: the waiting record, or the dead letter.
+        due_at: when the record may run, in seconds since 1970; infinity for a dead letter.
+        order: determines whether the message needs a header with the key.
+        waiting_queue: the queue that the message is sent to.
+        message: the retry or the dead letter, from which the message is made.
+
+    """
+    own: dict[str, Any] = {PLACE: record.place}
+    if not order.by_key:
+        own[ORDER_KEY] = record.key
+    if due_at < math.inf:
+        own[NOT_BEFORE] = round(due_at * MICROSECONDS)
+    else:
+        own[BLOCKED] = True
+        headers = {name: text for name, text in message.headers.items() if name != TRACEBACK}
+        message = replace(message, body=b"", content_type=None, headers=headers, properties={})
+    return replace(
+        message, exchange="", routing_key=waiting_queue, headers={**message.headers, **own}
+    )
+
+
+def _number(delivery: Delivery, name: str) -> int:
+    value = delivery.headers.get(name)
+    return value if type(value) is int and 0 <= value < MOST_PLACE else 0

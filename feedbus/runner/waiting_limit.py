@@ -1,0 +1,115 @@
+"""The checks of `waiting_limit`: whether too many records of a consumer wait."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from feedbus.logs import EventLog
+from feedbus.topology import Consumer
+
+events = EventLog(__name__)
+
+RESUME_SHARE = 0.9  # share of the limit at which a consumer that has reached the limit continues
+
+
+class WaitingLimit(ABC):
+    """Whether too many records of one consumer wait; changes are logged.
+
+    The limit counts as reached until only RESUME_SHARE of it wait. So the consumer does not
+    alternate with each record.
+    """
+
+    def __init__(self, consumer: Consumer) -> None:
+        """Use the limit of a consumer's queue; it is not reached yet."""
+        self._consumer = consumer.name
+        self._limit = consumer.queue.waiting_limit
+        self.reached = False
+
+    def check(self, count: int) -> bool:
+        """Return whether the limit is reached with this number of waiting records."""
+        if self.reached:
+            if count <= self._limit * RESUME_SHARE:
+                self.reached = False
+                self._log_resumed(count)
+        elif count >= self._limit:
+            self.reached = True
+            self._log_reached(count)
+        return self.reached
+
+    @abstractmethod
+    def _log_reached(self, count: int) -> None:
+        """Log that the limit is reached."""
+
+    @abstractmethod
+    def _log_resumed(self, count: int) -> None:
+        """Log that the limit is not reached any more."""
+
+
+class RetryLimit(WaitingLimit):
+    """The limit of records that wait for earlier records; when it is reached, the consumer holds.
+
+    Records that wait for old queues do not count: the consumer must go on to read the old queues.
+    """
+
+    def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:
+        """Create it.
+
+        Args:
+            consumer: the consumer of the records.
+            report: called with the reason when the consumer holds, and with "" when it continues.
+
+        """
+        super().__init__(consumer)
+        self._report = report
+
+    def forget(self) -> None:
+        """Forget that the limit was reached, because the waiting records are read again."""
+        if self.reached:
+            self.reached = False
+            self._report("")
+
+    def _log_reached(self, count: int) -> None:
+        reason = (
+            f"{count} records wait for earlier records of their keys, and waiting_limit is"
+            f" {self._limit}; it continues when enough of them are handled or have become dead"
+            " letters"
+        )
+        events.warning(
+            "waiting_limit",
+            f"{self._consumer} holds: {reason}",
+            consumer=self._consumer,
+            records=count,
+        )
+        self._report(reason)
+
+    def _log_resumed(self, count: int) -> None:
+        events.info(
+            "waiting_resumed",
+            f"{self._consumer} continues: only {count} records wait now",
+            consumer=self._consumer,
+            records=count,
+        )
+        self._report("")
+
+
+class SwitchLimit(WaitingLimit):
+    """The limit of records that wait for old queues; then only the oldest queues are read."""
+
+    def _log_reached(self, count: int) -> None:
+        events.warning(
+            "switch_limit",
+            f"{self._consumer}: {count} records wait for old queues of their keys, and"
+            f" waiting_limit is {self._limit}; until fewer wait, it reads only the oldest queues",
+            consumer=self._consumer,
+            records=count,
+        )
+
+    def _log_resumed(self, count: int) -> None:
+        events.info(
+            "switch_limit_over",
+            f"{self._consumer} reads all its queues again: only {count} records wait for old"
+            " queues of their keys",
+            consumer=self._consumer,
+            records=count,
+        )

@@ -1,0 +1,160 @@
+"""The move of waiting records from an ending queue to the shards that own their keys now."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from feedbus import broker
+from feedbus.broker import declarations
+from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
+from feedbus.dispatch.waiting_messages import Arrival, Waiting
+from feedbus.dispatch.waiting_records import WaitingRecords
+from feedbus.errors import BrokerOutage, UsageError
+from feedbus.generations import predecessors
+from feedbus.generations.drain import since
+from feedbus.logs import EventLog
+from feedbus.ring import Ring
+from feedbus.runner.waiting_queue import WaitingQueue
+from feedbus.topology import Consumer, Generation, Topology
+from feedbus.wire.amqp_protocols import Connection
+from feedbus.wire.outgoing_message import Moved
+
+events = EventLog(__name__)
+
+SHORTEST_CHAIN = 2  # the generation of an ending queue, and a newer one
+MOST_MOVED = 50_000  # to one waiting queue: its reader gets at most PREFETCH
+
+
+class WaitingRecordMover:
+    """Moves the waiting records of one consumer's ending queues.
+
+    Each record is moved to the waiting queue of the shard that owns its key in the current
+    generation. It does not run there before the old queue is deleted. Records are not moved, but
+    handled here first, in two cases: there are too many of them for the other waiting queue, or a
+    queue between the two generations can still have records of their keys. If all keys wait for
+    all old queues, the records are moved to the next generation, which is not read yet.
+    """
+
+    def __init__(
+        self, topology: Topology, consumer: Consumer, records: WaitingRecords[Arrival]
+    ) -> None:
+        """Create it for the waiting records of a consumer."""
+        self._topology = topology
+        self._names = Names(topology)
+        self._consumer = consumer
+        self._records = records
+
+    def move(self, connection: Connection, queue: str, waiting_queue: WaitingQueue) -> bool:
+        """Move the waiting records of an ending queue.
+
+        Args:
+            connection: the connection of the consumer.
+            queue: the ending queue.
+            waiting_queue: the subscription to its waiting queue.
+
+        Returns:
+            Whether nothing waits for the queue any more.
+
+        """
+        if not waiting_queue.is_complete():
+            return False
+        records = self._records.of_queue(waiting_queue.queue)
+        if not records:
+            return True
+        exchange = self._consumer.queue.exchange
+        if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
+            return False  # the ring hashes another value than the routing key
+        # Others have failed again and are being sent to this queue, or a handler has them.
+        arrivals = [each.arrival for each in records if each.arrival and not each.taken]
+        if len(arrivals) < len(records):
+            return False
+        try:
+            # Under the lock, the current generation remains the current one. So none of its queues
+            # can be deleted before the records are there.
+            with broker.locked(connection, self._topology):
+                return self._move(connection, queue, waiting_queue, records, arrivals)
+        except UsageError:  # a switch is in progress
+            return False
+
+    def _move(
+        self,
+        connection: Connection,
+        queue: str,
+        waiting_queue: WaitingQueue,
+        records: Sequence[Waiting],
+        arrivals: Sequence[Arrival],
+    ) -> bool:
+        """Publish records to the shards of the current generation, then acknowledge them here."""
+        keys = [arrival.delivery.original_key for arrival in arrivals]
+        found = self._targets(connection, queue, keys)
+        if found is None:
+            return False
+        generation, targets = found
+        moved = [
+            Moved.of(arrival.message, "", target)
+            for arrival, target in zip(arrivals, targets, strict=True)
+        ]
+        refusals = publish_all(connection, moved)
+        if refusals:
+            msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
+            raise BrokerOutage(msg)
+        # From the end: if a crash interrupts the move, the first records of each key are still
+        # here.
+        waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
+        for record in records:
+            self._records.left(record)
+        events.info(
+            "waiting_moved",
+            f"{self._consumer.name}: {len(records)} waiting records were moved to generation"
+            f" {generation.digest}",
+            consumer=self._consumer.name,
+            queue=queue,
+            records=len(records),
+        )
+        return True
+
+    def _targets(
+        self, connection: Connection, queue: str, keys: Sequence[str]
+    ) -> tuple[Generation, list[str]] | None:
+        """Return the generation to move to, and the waiting queue for each of the keys.
+
+        Returns:
+            None if the records are handled here first; see the class.
+
+        """
+        channel = connection.channel()
+        exchange = self._consumer.queue.exchange
+        chain = since(channel, self._topology, exchange, queue)
+        if not predecessors.known(self._topology, self._consumer.queue):
+            chain = chain[:2]
+        if len(chain) < SHORTEST_CHAIN or not chain[-1].members:
+            channel.close()
+            return None
+        *old, generation = chain
+        between = {owner for each in old[1:] for owner in self._owners(each, keys).values()}
+        if any(broker.queue_exists(connection, owner) for owner in between):
+            channel.close()
+            return None
+        owners = self._owners(generation, keys)
+        targets = [self._names.waiting(owners[key]) for key in keys]
+        for target in dict.fromkeys(targets):
+            declarations.declare_waiting(channel, self._consumer.queue, target)
+        channel.close()
+        # The broker counts no message that a reader has received. So several old queues whose keys
+        # move to one shard share the room there.
+        queues = sum(len(each.members) for each in old)
+        most = MOST_MOVED // math.ceil(queues / len(generation.members))
+        for target, count in Counter(targets).items():
+            if (broker.count(connection, target) or 0) + count > most:
+                return None
+        return generation, targets
+
+    def _owners(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
+        """Return the queue of a generation that owns each of these routing keys."""
+        if not generation.members:
+            return {}
+        ring = Ring.of(generation.members)
+        return {key: self._names.member(generation, ring.route(key)) for key in {*keys}}

@@ -1,0 +1,101 @@
+"""Waiting records that were taken to be handled: each is done, fails again, or is not run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from feedbus.dispatch.taken_records import TakenRecords
+from feedbus.dispatch.waiting_messages import Arrival
+from feedbus.dispatch.waiting_records import BLOCKED, WaitingRecord, WaitingRecords
+from feedbus.wire import Delivery
+
+
+def delivery(number: int, consumer_tag: str = "tag") -> Delivery:
+    return Delivery(number, b"{}", None, f"m{number}", "", "", {}, False, consumer_tag)
+
+
+@pytest.fixture
+def records() -> WaitingRecords[Arrival]:
+    """Three records of one key, then one of another key, in two waiting queues."""
+    found: WaitingRecords[Arrival] = WaitingRecords()
+    for number, (key, queue) in enumerate([("a", "w1"), ("a", "w1"), ("a", "w1"), ("b", "w2")], 1):
+        arrival = Arrival(delivery(number), None, 0.0)
+        found.arrived(WaitingRecord(key, number, f"m{number}", queue=queue, arrival=arrival))
+    return found
+
+
+@pytest.fixture
+def taken(records: WaitingRecords[Arrival]) -> TakenRecords:
+    return TakenRecords(records)
+
+
+def take(taken: TakenRecords, now: float = 0.0) -> list[int]:
+    return [each.tag for each in taken.take(now, 10, lambda _: False)]
+
+
+def test_a_record_without_a_decision_is_done(records, taken):
+    assert take(taken) == [1, 2, 3, 4]
+    assert taken.settled([delivery(1), delivery(4)]) == [delivery(1), delivery(4)]
+    assert sorted(each.place for each in records) == [2, 3]
+
+
+def test_the_copy_of_a_record_that_was_handled_is_acknowledged_too(records, taken):
+    copy = Arrival(delivery(9, "newer"), None, 0.0)
+    records.arrived(WaitingRecord("b", 4, "m4", queue="w3", arrival=copy, turn=1))
+    take(taken)
+    assert taken.settled([delivery(4)]) == [copy.delivery, delivery(4)]
+
+
+def test_a_delivery_of_another_queue_is_not_acknowledged_here(taken):
+    take(taken)
+    assert taken.record_of(delivery(1, "other")) is None
+    assert taken.settled([delivery(1, "other")]) == []
+
+
+def test_later_records_of_a_key_that_has_failed_again_are_not_run_and_stay_in_the_queue(
+    records, taken
+):
+    take(taken)
+    taken.failed_again(taken.record_of(delivery(1)), 5.0)
+    assert (taken.stops("a"), taken.stops("b")) == (True, False)
+    for number in (2, 3):
+        taken.not_run(taken.record_of(delivery(number)))
+    done = taken.settled([delivery(number) for number in (1, 2, 3, 4)])
+    assert done == [delivery(1), delivery(4)]  # a new message was sent for the first one
+    assert not taken.stops("a")
+    again = next(iter(records))
+    assert (again.attempt, again.due_at, again.arrival) == (1, 5.0, None)
+    assert take(taken, 9.0) == []  # the new message of the first record has not arrived
+
+
+def test_a_record_whose_dead_letter_blocks_its_key_is_not_due(records, taken):
+    take(taken)
+    record = taken.record_of(delivery(4))
+    taken.failed_again(record, math.inf)
+    taken.settled([delivery(4)])
+    assert (record.attempt, record.due_at) == (BLOCKED, math.inf)
+
+
+def test_a_record_that_was_put_back_is_taken_again(taken):
+    take(taken)
+    taken.put_back([delivery(4)])
+    assert take(taken) == [4]
+
+
+def test_a_waiting_queue_that_is_closed_takes_its_decisions_along(records, taken):
+    take(taken)
+    taken.failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.not_run(taken.record_of(delivery(2)))
+    taken.drop("w1")
+    assert not taken.stops("a")
+    assert taken.settled([delivery(number) for number in (1, 2, 3, 4)]) == [delivery(4)]
+
+
+def test_a_lost_connection_takes_all_along(taken):
+    take(taken)
+    taken.failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.forget()
+    assert not taken.stops("a")
+    assert taken.settled([delivery(1)]) == []
