@@ -29,7 +29,7 @@ WATCHED = ("publish_tweet", "update_feed_0", "send_notification.email")
 RATE = 200
 FRAME = re.compile(r"^(.*) \((.*)\)$")
 TOP = 40
-OUTER = re.compile(r"click/|cli/|contextlib|^<module>|^_run_|^main |^Runner\\.(run|_consume)")
+OUTER = re.compile(r"click/|cli/|contextlib|^<module>|^_run_|^main |^Runner\\.(run|_consume|_read)")
 
 
 @click.command()

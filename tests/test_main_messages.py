@@ -150,9 +150,9 @@ MESSAGES = {
         "{} holds for {} s, then tries again: {}{}",
         "{} continues after {} failed attempts in {} s",
     ),
-    "runner/runner.py": (
+    "runner/queues_to_read.py": (
         (
-            "{} returns the messages that wait for their handler to the broker, because the"
+            "{} gives back to the broker the messages that no handler has begun, because the"
             " broker's consumer_timeout ({} s) would expire; they are delivered again"
         ),
     ),

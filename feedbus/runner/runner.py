@@ -1,13 +1,14 @@
 """Run one consumer until a signal or a limit ends it.
 
-The run subscribes to the consumer's queues, receives deliveries, and passes them to its mode, which
-handles and settles them. After an outage it begins again with a new connection.
+The run connects and subscribes to the consumer's queues. Then it receives deliveries, and passes
+them to its mode: the mode calls the handlers, decides on the records, and settles the deliveries.
+After an outage the run begins again with a new connection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from feedbus import broker
 from feedbus.bus.sender import Sender
@@ -15,19 +16,19 @@ from feedbus.dead_letters.pruning import Pruning
 from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
-from feedbus.generations.drain import Drain, Source
+from feedbus.generations.drain import Drain
+from feedbus.generations.ledger import State
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
-from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.runner.amqp_heartbeats import Heartbeats
-from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.group_mode import GroupMode
 from feedbus.runner.limits import Limits, RemainingLimits
 from feedbus.runner.misplacement_check import MisplacementCheck
+from feedbus.runner.mode_selection import mode_of
 from feedbus.runner.outage_pause import OutagePause
+from feedbus.runner.queues_to_read import QueuesToRead
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.switch_progress import SwitchProgress
@@ -35,8 +36,6 @@ from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp_protocols import RawConnection
-
-events = EventLog(__name__)
 
 DRAIN_POLL_SECONDS = 0.1  # between checks whether other consumers have drained the old queues
 NOT_FOUND = 404  # AMQP's reply code for a queue that does not exist
@@ -122,29 +121,7 @@ class Runner:
         # Deletes dead letters that exceed the limits of the queue.
         self._pruning = Pruning(topology, consumer, counted)
         self._subscriptions = Subscriptions(self._run, self._misplacement_check, counted)
-        self._mode = self._mode_for(handlers)
-
-    def _mode_for(self, handlers: HandlerRoutes) -> BatchMode:
-        """Return the mode in which the queue's records are handled; BatchMode is the base class."""
-        run, queue = self._run, self._consumer.queue
-        if queue.concurrency > 1:
-            # These modules are imported here because they import asyncio, which takes long.
-            # ConcurrentMode receives messages, ConcurrentDeliveries knows which of them may be
-            # acknowledged, and ConcurrentCalls calls the handlers.
-            from feedbus.dispatch.concurrent_calls import ConcurrentCalls
-            from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
-            from feedbus.runner.concurrent_mode import ConcurrentMode
-
-            calls = ConcurrentCalls(run.dispatch, self._consumer, self._sender, self._resources)
-            concurrent = ConcurrentDeliveries(
-                calls, run.crash_guard, run.handler_seconds, run.clock
-            )
-            return ConcurrentMode(run, self._subscriptions, concurrent)
-        # Groups are for messages that are handled without a transaction.
-        batched = queue.stream or any(each.batch for each in handlers.handlers)
-        if batched or run.dispatch.has_store:
-            return BatchMode(run, self._subscriptions)
-        return GroupMode(run, self._subscriptions, self._sender)
+        self._mode = mode_of(self._run, self._subscriptions, handlers, self._sender)
 
     def stop(self) -> None:
         """Request a clean end: messages in the handler are settled, the others are returned."""
@@ -185,45 +162,18 @@ class Runner:
         return self._run.goes_on(working=self._mode.working)
 
     def _consume(self) -> None:
-        """Subscribe on a new connection and handle deliveries, until the end or an outage."""
-        self._run.buffer.clear()
-        self._resources.open()
-        if self._consumer.queue.once:
-            self._store.set_up()
-        states = topology_setup.set_up_if_missing(self._topology)
-        for state in states.values():
-            self._sender.encoder.use_generation(state.current)
-        self._misplacement_check.use_rings(states.values())
+        """Connect, and read the consumer's queues until the run is over, or until an outage."""
+        states = self._prepare()
         connection = broker.connect(self._topology, beating=True)
         # Kombu's connection reconnects by itself. But a delivery can be settled only on the
         # connection that received it. So the raw connection is used, which does not reconnect.
         raw: RawConnection = connection.connection
-
-        def wait_for_others() -> bool:
-            self._report_ready()  # this process is ready, although it waits for other consumers
-            self._heartbeats.beat()
-            stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)
-            return not stopped and self._goes_on()
-
         try:
             with (
                 broker.outage(connection, self._topology.broker_url),
                 self._heartbeats.of(raw),
             ):
-                drain = Drain(self._topology, self._consumer, states, wait_for_others)
-                descriptor = self._mode.fileno()
-                if descriptor is not None:
-                    # It becomes readable when a concurrent handler call has ended. This interrupts
-                    # the wait for the broker.
-                    raw.wake_on(descriptor)
-                self._run.removal_reason = drain.removal_reason(raw)
-                if self._run.removal_reason is not None:
-                    return
-                progress = self._progress(drain, raw)
-                for queues in drain.queues(raw):
-                    self._consume_from(raw, queues, drain, progress)
-                    if not self._goes_on():
-                        return
+                self._read_generations(raw, states)
         except connection.channel_errors as error:
             self._mode.channel_closed(error)
             declare = (
@@ -235,17 +185,80 @@ class Runner:
             self._forget()
             broker.close(connection)
 
-    def _progress(self, drain: Drain, raw: RawConnection) -> SwitchProgress | None:
-        """Return what follows the old queues, if they are read together with the own queue."""
-        waiting = self._run.waiting
-        if waiting is None:
-            return None
-        waiting.noticed = False
-        predecessors = drain.predecessors(raw)
-        waiting.follow(predecessors)
-        if predecessors is None:
-            return None
-        return SwitchProgress(self._run, drain, waiting, predecessors)
+    def _prepare(self) -> Mapping[str, State]:
+        """Open what the handlers need, and declare what is missing; return the rings' states."""
+        self._run.buffer.clear()
+        self._resources.open()
+        if self._consumer.queue.once:
+            self._store.set_up()
+        states = topology_setup.set_up_if_missing(self._topology)
+        for state in states.values():
+            self._sender.encoder.use_generation(state.current)
+        self._misplacement_check.use_rings(states.values())
+        return states
+
+    def _read_generations(self, raw: RawConnection, states: Mapping[str, State]) -> None:
+        """Read the queues of all generations, in the order that keeps each key in order."""
+        run = self._run
+        drain = Drain(self._topology, self._consumer, states, self._wait_for_others)
+        descriptor = self._mode.fileno()
+        if descriptor is not None:
+            # It becomes readable when a concurrent handler call has ended. This interrupts the wait
+            # for the broker.
+            raw.wake_on(descriptor)
+        run.removal_reason = drain.removal_reason(raw)
+        if run.removal_reason is not None:
+            return
+        progress = SwitchProgress.begin(run, drain, raw)
+        for sources in drain.queues(raw):
+            queues = QueuesToRead(
+                run,
+                self._mode,
+                self._subscriptions,
+                raw,
+                queues=sources,
+                drain=drain,
+                progress=progress,
+            )
+            self._read(raw, queues)
+            if not self._goes_on():
+                return
+
+    def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
+        """Receive deliveries, handle and settle them, until the queues are ended.
+
+        It also returns when the run is over, and when the queues must be divided among the
+        consumers again.
+        """
+        run, mode = self._run, self._mode
+        begun_at = run.clock.monotonic()
+        run.limits.idle_from(begun_at)  # the time to connect does not count as idle time
+        while queues and run.goes_on(working=mode.working):
+            queues.subscribe()
+            if self._on_ready is not None:
+                self._report_ready()
+            if queues.must_be_divided_again():
+                break
+            queues.follow_old_queues()
+            arrived = mode.receive(raw)
+            # Both call the handlers, decide on the records, and settle the deliveries.
+            in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
+            if not in_time:  # the broker's consumer timeout would expire
+                queues.return_deliveries()
+            elif not arrived and not queues.unsubscribed:
+                run.holding.record_success_after(begun_at)
+            self._pruning.look(raw)
+            if queues.end():
+                break
+        mode.let_finish()
+        self._subscriptions.close()
+
+    def _wait_for_others(self) -> bool:
+        """Wait a moment for other consumers; return whether this process must go on."""
+        self._report_ready()  # this process is ready, although it waits
+        self._heartbeats.beat()
+        stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)
+        return not stopped and self._goes_on()
 
     def _forget(self) -> None:
         """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
@@ -255,110 +268,7 @@ class Runner:
         if self._run.waiting is not None:
             self._run.waiting.forget()
 
-    def _consume_from(
-        self,
-        raw: RawConnection,
-        queues: Sequence[Source],
-        drain: Drain,
-        progress: SwitchProgress | None,
-    ) -> None:
-        """Consume until the queues are ended, or until this process must not continue.
-
-        A queue is ended when it was read up to its fence, or was deleted. It also returns when the
-        queues must be divided among the consumers again.
-        """
-        run, mode, subscriptions = self._run, self._mode, self._subscriptions
-        subscriptions.begin(divided=progress is not None)
-        to_subscribe = list(queues)
-        subscribed_at = run.clock.monotonic()
-        run.limits.idle_from(subscribed_at)  # the time to connect does not count as idle time
-        while (to_subscribe or subscriptions.readers) and self._goes_on():
-            if progress is None or progress.subscribes_again:
-                to_subscribe = [
-                    source for source in to_subscribe if not subscriptions.subscribe(raw, source)
-                ]
-            run.set_standby(stands_by=bool(to_subscribe))
-            self._report_ready()
-            if self._is_switched(raw, drain, progress):
-                break
-            if progress is not None:
-                to_subscribe += subscriptions.take_left_to_others()
-                progress = self._follow(raw, progress)
-            subscriptions.put_fences(raw)
-            arrived = mode.receive(raw)
-            if not mode.handle_due(raw) or (arrived and not mode.handle_next(raw)):
-                # The broker's consumer timeout would expire.
-                to_subscribe = self._return_deliveries(queues, to_subscribe)
-            elif not arrived and not to_subscribe:
-                run.holding.record_success_after(subscribed_at)
-            changed = subscriptions.end_empty(mode.works_on) or bool(subscriptions.cancelled)
-            self._pruning.look(raw)
-            if subscriptions.cancelled:
-                to_subscribe = self._drop_cancelled(queues, to_subscribe)
-            if progress is not None and changed:
-                break  # the queues are divided among the consumers again
-        mode.let_finish()
-        subscriptions.close()
-
-    def _is_switched(
-        self, raw: RawConnection, drain: Drain, progress: SwitchProgress | None
-    ) -> bool:
-        """Whether there is a newer ring, so that the queues must be divided again."""
-        waiting = self._run.waiting
-        if waiting is not None and waiting.noticed:
-            waiting.noticed = False
-            return drain.switched(raw)
-        return progress is not None and progress.must_begin_anew(raw)
-
-    def _follow(self, raw: RawConnection, progress: SwitchProgress) -> SwitchProgress | None:
-        """Check the old queues; return None when none exists any more."""
-        progress.look(raw)
-        if not progress.over:
-            return progress
-        if self._run.waiting is not None:
-            self._run.waiting.follow(None)
-        self._run.look_seconds = math.inf
-        self._run.buffer.park(None)
-        return None
-
     def _report_ready(self) -> None:
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
-
-    def _drop_cancelled(self, queues: Sequence[Source], to_subscribe: list[Source]) -> list[Source]:
-        """Stop reading queues whose subscription the broker has cancelled.
-
-        If deliveries are being handled, they are finished first, and all queues are read again.
-
-        Returns:
-            The queues to subscribe to.
-
-        """
-        mode, subscriptions = self._mode, self._subscriptions
-        begun = mode.working
-        mode.cancelled()
-        tags = [*subscriptions.cancelled]
-        subscriptions.cancelled.clear()
-        for tag in tags:
-            subscriptions.drop_reader(tag)
-        if begun:
-            # Before the waiting queues are closed: records that run now may have come from them.
-            mode.let_finish()
-        for tag in tags:
-            subscriptions.drop_waiting(tag)
-        return self._return_deliveries(queues, to_subscribe) if begun else to_subscribe
-
-    def _return_deliveries(
-        self, queues: Sequence[Source], to_subscribe: Sequence[Source]
-    ) -> list[Source]:
-        """Return unsettled deliveries to the broker; return the queues to subscribe to again."""
-        events.info(
-            "prefetched_returned",
-            f"{self._consumer.name} returns the messages that wait for their handler to the broker,"
-            " because the broker's consumer_timeout"
-            f" ({self._run.timeout.seconds:g} s) would expire; they are delivered again",
-            consumer=self._consumer.name,
-        )
-        self._mode.let_finish()
-        return self._subscriptions.return_deliveries(queues, to_subscribe)

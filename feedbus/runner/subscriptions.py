@@ -217,7 +217,9 @@ class Subscriptions:
 
     def put_fences(self, raw: RawConnection) -> None:
         """Put a fence into each ending queue without one: it expired, or the queue was full."""
-        for reader in [each for each in self.readers.values() if each.probes.due]:
+        for reader in [*self.readers.values()]:
+            if not reader.probes.due:
+                continue
             found = standing(raw, self._run.topology, self._run.consumer, reader.queue)
             if found == "ending":
                 reader.probes.put_fence()
@@ -235,7 +237,9 @@ class Subscriptions:
 
         """
         newest = False
-        for reader in [each for each in self.readers.values() if each.fenced]:
+        for reader in [*self.readers.values()]:
+            if not reader.fenced:
+                continue
             tag = reader.tag
             if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working(tag)):  # type: ignore[misc]
                 del self.readers[tag]

@@ -1,0 +1,41 @@
+"""The selection of the mode in which a consumer handles its deliveries."""
+
+from __future__ import annotations
+
+from feedbus.bus.sender import Sender
+from feedbus.handling.routes import HandlerRoutes
+from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.group_mode import GroupMode
+from feedbus.runner.run_state import Run
+from feedbus.runner.subscriptions import Subscriptions
+
+
+def mode_of(
+    run: Run, subscriptions: Subscriptions, handlers: HandlerRoutes, sender: Sender
+) -> BatchMode:
+    """Return the mode for a queue and its handlers; BatchMode is the base class of all modes.
+
+    Args:
+        run: the run of the consumer.
+        subscriptions: the queues that it reads.
+        handlers: the handlers of the queue's messages.
+        sender: sends the messages of the handlers.
+
+    """
+    queue = run.consumer.queue
+    if queue.concurrency > 1:
+        # These modules are imported here because they import asyncio, which takes long.
+        # ConcurrentMode receives messages, ConcurrentDeliveries knows which of them may be
+        # acknowledged, and ConcurrentCalls calls the handlers.
+        from feedbus.dispatch.concurrent_calls import ConcurrentCalls
+        from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
+        from feedbus.runner.concurrent_mode import ConcurrentMode
+
+        calls = ConcurrentCalls(run.dispatch, run.consumer, sender, run.resources)
+        concurrent = ConcurrentDeliveries(calls, run.crash_guard, run.handler_seconds, run.clock)
+        return ConcurrentMode(run, subscriptions, concurrent)
+    # Groups are for messages that are handled without a transaction.
+    batched = queue.stream or any(each.batch for each in handlers.handlers)
+    if batched or run.dispatch.has_store:
+        return BatchMode(run, subscriptions)
+    return GroupMode(run, subscriptions, sender)

@@ -1,0 +1,131 @@
+"""The queues that a run has to read: when to subscribe to each, and when to divide them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feedbus.generations.drain import Drain, Source
+from feedbus.logs import EventLog
+from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.run_state import Run
+from feedbus.runner.subscriptions import Subscriptions
+from feedbus.runner.switch_progress import SwitchProgress
+from feedbus.wire.amqp_protocols import RawConnection
+
+events = EventLog(__name__)
+
+
+class QueuesToRead:
+    """The queues that one run reads at the same time, on one connection."""
+
+    def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
+        self,
+        run: Run,
+        mode: BatchMode,
+        subscriptions: Subscriptions,
+        raw: RawConnection,
+        *,
+        queues: Sequence[Source],
+        drain: Drain,
+        progress: SwitchProgress | None,
+    ) -> None:
+        """Begin without subscriptions.
+
+        Args:
+            run: the run of the consumer.
+            mode: handles the deliveries.
+            subscriptions: the queues that are subscribed to.
+            raw: the connection.
+            queues: the queues to read.
+            drain: knows the generations of the ring.
+            progress: follows the old queues; None if no old queue is read with the own queue.
+
+        """
+        self._run = run
+        self._mode = mode
+        self._subscriptions = subscriptions
+        self._raw = raw
+        self._queues = queues
+        self._drain = drain
+        self._progress = progress
+        self.unsubscribed = list(queues)  # for example, another consumer reads them
+        subscriptions.begin(divided=progress is not None)
+
+    def __bool__(self) -> bool:
+        """Whether a queue is left: each ends when it was read up to its fence, or was deleted."""
+        return bool(self.unsubscribed or self._subscriptions.readers)
+
+    def subscribe(self) -> None:
+        """Subscribe to the queues that no other consumer reads."""
+        if self.unsubscribed and (self._progress is None or self._progress.subscribes_again):
+            self.unsubscribed = [
+                source
+                for source in self.unsubscribed
+                if not self._subscriptions.subscribe(self._raw, source)
+            ]
+        self._run.set_standby(stands_by=bool(self.unsubscribed))
+
+    def must_be_divided_again(self) -> bool:
+        """Whether there is a newer ring, so that the consumers must divide the queues again."""
+        waiting = self._run.waiting
+        if waiting is not None and waiting.noticed:
+            waiting.noticed = False
+            return self._drain.switched(self._raw)
+        return self._progress is not None and self._progress.must_begin_anew(self._raw)
+
+    def follow_old_queues(self) -> None:
+        """Check the old queues that records wait for, and put a fence where one is missing."""
+        if self._progress is not None:
+            self.unsubscribed += self._subscriptions.take_left_to_others()
+            self._progress.look(self._raw)
+            if self._progress.over:
+                self._progress.finish()
+                self._progress = None
+        self._subscriptions.put_fences(self._raw)
+
+    def end(self) -> bool:
+        """End the queues that are empty or whose subscription the broker has cancelled.
+
+        Returns:
+            Whether the queues must be divided among the consumers again.
+
+        """
+        subscriptions = self._subscriptions
+        ended = subscriptions.end_empty(self._mode.works_on)
+        if subscriptions.cancelled:
+            ended = True
+            self._drop_cancelled()
+        return ended and self._progress is not None
+
+    def _drop_cancelled(self) -> None:
+        """Stop reading queues whose subscription the broker has cancelled.
+
+        If deliveries are being handled, they are finished first, and all queues are read again.
+        """
+        mode, subscriptions = self._mode, self._subscriptions
+        begun = mode.working
+        mode.cancelled()
+        tags = [*subscriptions.cancelled]
+        subscriptions.cancelled.clear()
+        for tag in tags:
+            subscriptions.drop_reader(tag)
+        if begun:
+            # Before the waiting queues are closed: records that run now may have come from them.
+            mode.let_finish()
+        for tag in tags:
+            subscriptions.drop_waiting(tag)
+        if begun:
+            self.return_deliveries()
+
+    def return_deliveries(self) -> None:
+        """Return unsettled deliveries to the broker; all queues that were read are read again."""
+        run = self._run
+        events.info(
+            "prefetched_returned",
+            f"{run.consumer.name} gives back to the broker the messages that no handler has begun,"
+            f" because the broker's consumer_timeout ({run.timeout.seconds:g} s) would expire; they"
+            " are delivered again",
+            consumer=run.consumer.name,
+        )
+        self._mode.let_finish()
+        self.unsubscribed = self._subscriptions.return_deliveries(self._queues, self.unsubscribed)
