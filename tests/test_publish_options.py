@@ -334,5 +334,9 @@ def test_any_header_that_is_taken_arrives_as_it_was_given(headers, priority):
     kept = json.loads(json.dumps(envelope.options()))
     assert kept.get("headers", {}) == headers
     written = write_properties({"application_headers": headers, "priority": priority})
-    found, faults = read_properties(written, 0)
-    assert (found["application_headers"], found.get("priority"), faults) == (headers, priority, [])
+    found, undecodable = read_properties(written, 0)
+    assert (found["application_headers"], found.get("priority"), undecodable) == (
+        headers,
+        priority,
+        [],
+    )

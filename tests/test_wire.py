@@ -63,27 +63,29 @@ def message(body: bytes = b"{}", *, key: str = "k", tag: int = 1, **properties: 
     """Make what a channel calls back with."""
     info = {"routing_key": key, "exchange": "x", "delivery_tag": tag}
     return SimpleNamespace(
-        delivery_info=info, delivery_tag=tag, properties=properties, body=body, faults=()
+        delivery_info=info, delivery_tag=tag, properties=properties, body=body, undecodable=()
     )
 
 
 def test_what_is_written_is_what_py_amqp_writes_but_for_the_letter_of_long_integers():
-    found, faults = read_properties(Message("", **PLAIN)._serialize_properties(), 0)
-    assert (found, faults) == (PLAIN, [])
+    found, undecodable = read_properties(Message("", **PLAIN)._serialize_properties(), 0)
+    assert (found, undecodable) == (PLAIN, [])
     assert decode_properties_basic(write_properties(PLAIN), 0)[0] == PLAIN
 
 
 @settings(max_examples=300)
 @given(raw.all_properties)
 def test_any_properties_are_read_and_written_back_with_the_same_values(properties):
-    found, faults = read_properties(properties, 0)
-    again, faults_again = read_properties(write_properties(found), 0)
+    found, undecodable = read_properties(properties, 0)
+    again, undecodable_again = read_properties(write_properties(found), 0)
     assert repr(again) == repr(found)  # in which not a number is like itself
-    assert set(faults_again) <= set(faults)  # of equal names in a table the last one is kept
+    assert set(undecodable_again) <= set(
+        undecodable
+    )  # of equal names in a table the last one is kept
 
 
 @pytest.mark.parametrize(
-    ("properties", "fault"),
+    ("properties", "part"),
     [
         ({8: raw.text(b"\xff")}, "message_id is not UTF-8: b'\\xff'"),
         ({0: raw.text(b"\xed\xa0\x80")}, "content_type is not UTF-8: b'\\xed\\xa0\\x80'"),
@@ -98,20 +100,20 @@ def test_any_properties_are_read_and_written_back_with_the_same_values(propertie
         ),
     ],
 )
-def test_what_cannot_be_decoded_is_named_and_comes_back_byte_for_byte(properties, fault):
+def test_what_cannot_be_decoded_is_named_and_comes_back_byte_for_byte(properties, part):
     encoded = raw.properties(properties)
-    found, faults = read_properties(encoded, 0)
-    assert faults == [fault]
+    found, undecodable = read_properties(encoded, 0)
+    assert undecodable == [part]
     assert write_properties(found) == encoded
 
 
-def test_a_byte_array_stays_one_and_text_that_is_not_utf8_is_no_fault():
+def test_a_byte_array_stays_one_and_text_that_is_not_utf8_is_decoded():
     encoded = raw.properties(
         {2: raw.table([(b"a", b"x" + raw.sized(b"abc")), (b"b", b"S" + raw.sized(b"\xff"))])}
     )
-    found, faults = read_properties(encoded, 0)
+    found, undecodable = read_properties(encoded, 0)
     assert found["application_headers"] == {"a": ByteArray(b"abc"), "b": b"\xff"}
-    assert faults == []
+    assert undecodable == []
     assert write_properties(found) == encoded
 
 
@@ -189,13 +191,13 @@ def test_a_sealed_message_is_read_as_the_one_in_it():
     assert found.properties["priority"] == 3
     assert found.headers["when"] == 2**63
     assert found.headers[REASON] == "r"
-    assert found.faults
+    assert found.undecodable
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\xff\xff\xff\xff", b"\0\0\0\1x", b"\0\0\0\2\x80\0"])
 def test_what_only_says_that_it_is_sealed_is_a_fault(body):
     found = Delivery.of(message(body, content_type=SEALED, application_headers={ATTEMPT: 1}))
-    assert found.faults
+    assert found.undecodable
     assert found.body == body
 
 

@@ -221,7 +221,7 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
             for name, value in delivery.headers.items()
             if name not in OF_FAILURES
         },
-        "faults": list(delivery.faults),
+        "faults": list(delivery.undecodable),
         "body": shown,
         "bodyBytes": len(letter.body),
     }

@@ -151,8 +151,8 @@ def read(queue: Queue, message: Any) -> DeadLetter:
     keys = death.get("routing-keys")
     key = text_of(keys[0]) if isinstance(keys, list) and keys else ""
     reason = headers.get(REASON, _broker_reason(str(death.get("reason", "unknown"))))
-    if delivery.faults and REASON not in headers:
-        reason = f"{reason}; cannot be decoded: {delivery.faults[0]}"
+    if delivery.undecodable and REASON not in headers:
+        reason = f"{reason}; cannot be decoded: {delivery.undecodable[0]}"
     return DeadLetter(
         message_id=delivery.message_id,
         queue=queue.name,

@@ -224,7 +224,7 @@ class Decoder:
             self._take(inputs, self._wrapped_handlers[number], arrived, pack.select(own), own)
 
     def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
-        if delivery.faults:
+        if delivery.undecodable:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
         if delivery.expired(self._failure_policy.clock):
             # Like a message that the broker itself has expired, it blocks no key.

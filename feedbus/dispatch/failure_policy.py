@@ -39,7 +39,7 @@ from feedbus.wire.failed_messages import (
 )
 from feedbus.wire.sealed_message import sealed
 
-FAULTS_NAMED = 5
+PARTS_NAMED = 5
 DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
 OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
 
@@ -90,10 +90,10 @@ class FailurePolicy:
 
     def undecodable(self, delivery: Delivery) -> Decision:
         """Return the decision to dead-letter a message whose properties cannot be decoded."""
-        faults = [*delivery.faults[:FAULTS_NAMED]]
-        if len(delivery.faults) > FAULTS_NAMED:
-            faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
-        letter = self._whole(delivery, f"cannot be decoded: {'; '.join(faults)}")
+        parts = [*delivery.undecodable[:PARTS_NAMED]]
+        if len(delivery.undecodable) > PARTS_NAMED:
+            parts.append(f"and {len(delivery.undecodable) - PARTS_NAMED} more")
+        letter = self._whole(delivery, f"cannot be decoded: {'; '.join(parts)}")
         return Decision("invalid", sealed(letter))
 
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Decision:
@@ -104,7 +104,7 @@ class FailurePolicy:
     def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
         """Return the decision to dead-letter a whole delivery, unchanged."""
         letter = self._whole(delivery, reason)
-        return Decision("dead_letter", sealed(letter) if delivery.faults else letter)
+        return Decision("dead_letter", sealed(letter) if delivery.undecodable else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
         """Return the decision on one record of a delivery, by its exception."""

@@ -109,7 +109,7 @@ class Overtaking:
         chosen: list[int] = []
         records = 0
         for position, delivery in enumerate(scanned):
-            if FENCE in delivery.headers or delivery.faults or suspected(delivery.message_id):
+            if FENCE in delivery.headers or delivery.undecodable or suspected(delivery.message_id):
                 break
             name = delivery.consumer_tag, delivery.tag, delivery.message_id
             try:

@@ -1,7 +1,7 @@
 """AMQP's properties and header tables: any content can be read, and is written unchanged.
 
 py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
-UTF-8. Here such a value is kept in a special form, and a fault names it.
+UTF-8. Here such a value is kept in a special form, and named in a list of undecodable parts.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Unread(bytes):
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Read properties, which begin with their flags; return them and their faults.
+    """Read properties, which begin with their flags; return them and the undecodable parts.
 
     Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
     """
     found: dict[str, Any] = {}
-    faults: list[str] = []
+    undecodable: list[str] = []
     (flags,) = _SHORT.unpack_from(buffer, at)
     at += 2
     for bit, name, kind in _FLAGGED:
@@ -74,11 +74,11 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
             continue
         if kind == "text":
             end = at + 1 + buffer[at]
-            found[name] = _text(buffer[at + 1 : end], name, faults)
+            found[name] = _text(buffer[at + 1 : end], name, undecodable)
             at = end
         elif kind == "table":
             (size,) = _LONG.unpack_from(buffer, at)
-            found[name] = _read_table(buffer, at + 4, at + 4 + size, faults, 0)
+            found[name] = _read_table(buffer, at + 4, at + 4 + size, undecodable, 0)
             at += 4 + size
         elif kind == "octet":
             found[name] = buffer[at]
@@ -86,33 +86,35 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
         else:
             (found[name],) = _LONG_LONG.unpack_from(buffer, at)
             at += 8
-    return found, faults
+    return found, undecodable
 
 
-def read_text(buffer: bytes, at: int, name: str, faults: list[str]) -> tuple[str, int]:
+def read_text(buffer: bytes, at: int, name: str, undecodable: list[str]) -> tuple[str, int]:
     """Read a text of at most 255 bytes; return it and the position after it."""
     end = at + 1 + buffer[at]
-    return _text(buffer[at + 1 : end], name, faults), end
+    return _text(buffer[at + 1 : end], name, undecodable), end
 
 
-def _text(raw: bytes, name: str, faults: list[str]) -> str:
+def _text(raw: bytes, name: str, undecodable: list[str]) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        faults.append(f"{name} is not UTF-8: {raw!r}")
+        undecodable.append(f"{name} is not UTF-8: {raw!r}")
         return raw.decode(errors="surrogateescape")
 
 
-def _read_table(buffer: bytes, at: int, end: int, faults: list[str], depth: int) -> dict[str, Any]:
+def _read_table(
+    buffer: bytes, at: int, end: int, undecodable: list[str], depth: int
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     while at < end:
-        name, at = read_text(buffer, at, "the name of a header", faults)
-        found[name], at = _read_value(buffer, at, name, faults, depth)
+        name, at = read_text(buffer, at, "the name of a header", undecodable)
+        found[name], at = _read_value(buffer, at, name, undecodable, depth)
     return found
 
 
 def _read_value(  # noqa: C901, PLR0911 -- a return a type
-    buffer: bytes, at: int, name: str, faults: list[str], depth: int
+    buffer: bytes, at: int, name: str, undecodable: list[str], depth: int
 ) -> tuple[Any, int]:
     letter = buffer[at]
     at += 1
@@ -125,7 +127,7 @@ def _read_value(  # noqa: C901, PLR0911 -- a return a type
         return buffer[at] != 0, at + 1
     if letter == _TIME:
         (seconds,) = _LONG_LONG.unpack_from(buffer, at)
-        return _moment(seconds, name, faults), at + 8
+        return _moment(seconds, name, undecodable), at + 8
     if letter == _FIXED_POINT:
         scale, digits = _DECIMAL.unpack_from(buffer, at)
         return Decimal(f"{digits}e-{scale}"), at + 5  # exact, whatever the context
@@ -143,22 +145,22 @@ def _read_value(  # noqa: C901, PLR0911 -- a return a type
         msg = f"header {name!r} has a type that AMQP does not define: {chr(letter)!r}"
         raise ValueError(msg)
     if depth >= DEEPEST:
-        faults.append(f"header {name!r} is nested too deeply: more than {DEEPEST} levels")
+        undecodable.append(f"header {name!r} is nested too deeply: more than {DEEPEST} levels")
         return Unread(buffer[at - 1 : end]), end
     if letter == _TABLE:
-        return _read_table(buffer, start, end, faults, depth + 1), end
+        return _read_table(buffer, start, end, undecodable, depth + 1), end
     values = []
     while start < end:
-        value, start = _read_value(buffer, start, name, faults, depth + 1)
+        value, start = _read_value(buffer, start, name, undecodable, depth + 1)
         values.append(value)
     return values, end
 
 
-def _moment(seconds: int, name: str, faults: list[str]) -> datetime | Timestamp:
+def _moment(seconds: int, name: str, undecodable: list[str]) -> datetime | Timestamp:
     try:
         return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
     except (ValueError, OverflowError, OSError):
-        faults.append(f"header {name!r} is not a valid time: {seconds} seconds after 1970")
+        undecodable.append(f"header {name!r} is not a valid time: {seconds} seconds after 1970")
         return Timestamp(seconds)
 
 

@@ -58,7 +58,7 @@ class Delivery:
         redelivered: whether it was delivered before.
         consumer_tag: the tag of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
-        faults: parts that cannot be decoded; no handler receives a message with faults.
+        undecodable: the parts that cannot be decoded; no handler receives a message that has some.
         identified: whether the publisher gave the message id.
 
     """
@@ -73,7 +73,7 @@ class Delivery:
     redelivered: bool
     consumer_tag: str = ""
     properties: Mapping[str, Any] = field(default_factory=dict)
-    faults: Sequence[str] = ()
+    undecodable: Sequence[str] = ()
     identified: bool = True
 
     @classmethod
@@ -82,14 +82,14 @@ class Delivery:
         info, properties, body = message.delivery_info, message.properties, message.body
         if not isinstance(body, bytes):
             body = str(body).encode(errors="backslashreplace")
-        faults: Sequence[str] = getattr(message, "faults", ())
+        undecodable: Sequence[str] = getattr(message, "undecodable", ())
         headers = properties.get("application_headers")
         if not isinstance(headers, dict):
             headers = {}
         message_id, given = properties.get("message_id"), True
         if headers and (ATTEMPT in headers or TIMER_TARGET in headers):
             given = UNIDENTIFIED not in headers
-            properties, headers, body, faults = _failed(properties, headers, body, faults)
+            properties, headers, body, undecodable = _failed(properties, headers, body, undecodable)
         if not is_id(message_id):
             given = False
             message_id = derived_id(body, info.get("routing_key", ""), properties, headers)
@@ -105,7 +105,7 @@ class Delivery:
             bool(info.get("redelivered")),
             info.get("consumer_tag", ""),
             properties,
-            faults,
+            undecodable,
             given,
         )
 
@@ -195,7 +195,10 @@ def text_of(value: object) -> str:
 
 
 def _failed(
-    properties: Mapping[str, Any], headers: Mapping[str, Any], body: bytes, faults: Sequence[str]
+    properties: Mapping[str, Any],
+    headers: Mapping[str, Any],
+    body: bytes,
+    undecodable: Sequence[str],
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
     """Restore the published properties, headers and body of a message that failed or was delayed.
 
@@ -204,7 +207,7 @@ def _failed(
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:
-        found, body, faults = opened(body)
+        found, body, undecodable = opened(body)
         own = found.get("application_headers")
         own = own if isinstance(own, dict) else {}
     else:
@@ -221,4 +224,4 @@ def _failed(
     priority = said.get(PRIORITY)
     if type(priority) is int and 0 <= priority <= MOST_PRIORITY:
         found["priority"] = priority
-    return found, {**own, **said}, body, faults
+    return found, {**own, **said}, body, undecodable

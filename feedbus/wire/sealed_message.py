@@ -50,10 +50,10 @@ def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
     """Return the original properties and body of a sealed message, and the unreadable parts."""
     try:
         (length,) = _LENGTH.unpack_from(body)
-        properties, faults = read_properties(body[4 : 4 + length], 0)
+        properties, undecodable = read_properties(body[4 : 4 + length], 0)
     except (ValueError, IndexError, struct.error) as error:
         return {"content_type": SEALED}, body, [f"not a sealed message: {error}"]
-    return properties, body[4 + length :], faults
+    return properties, body[4 + length :], undecodable
 
 
 def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:

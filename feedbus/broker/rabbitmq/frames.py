@@ -30,20 +30,20 @@ class Message(amqp.Message):
     """A message whose properties can be read and written even if they contain invalid data.
 
     Attributes:
-        faults: the parts that cannot be decoded: properties, the routing key or the exchange.
+        undecodable: the parts that cannot be decoded: properties, the routing key or the exchange.
 
     """
 
-    __slots__ = ("faults",)
+    __slots__ = ("undecodable",)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create a message without faults."""
+        """Create a message without undecodable parts."""
         super().__init__(*arguments, **options)
-        self.faults: Sequence[str] = ()
+        self.undecodable: Sequence[str] = ()
 
     def _load_properties(self, _class: int, buf: bytes, offset: int) -> int:
         try:
-            properties, self.faults = read_properties(buf, offset)
+            properties, self.undecodable = read_properties(buf, offset)
         except (ValueError, IndexError, struct.error) as error:
             msg = f"properties that are not valid AMQP: {error}"
             raise FrameSyntaxError(msg) from error
@@ -62,10 +62,10 @@ class Channel(pyamqp.Channel):
         if content is None or self.is_closing:
             super().dispatch_method(method_sig, payload, content)
             return
-        faults: list[str] = []
-        arguments = _READ[method_sig](payload, faults)
-        if faults:
-            content.faults = [*content.faults, *faults]
+        undecodable: list[str] = []
+        arguments = _READ[method_sig](payload, undecodable)
+        if undecodable:
+            content.undecodable = [*content.undecodable, *undecodable]
         listener = self._callbacks.get(method_sig)
         waiting = self._pending.pop(method_sig, None)
         if listener is not None:
@@ -152,29 +152,29 @@ def frame_handler(
     return on_frame
 
 
-def _deliver(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
-    consumer_tag, at = read_text(payload, 4, "the consumer tag", faults)
+def _deliver(payload: bytes, undecodable: list[str]) -> tuple[Any, ...]:
+    consumer_tag, at = read_text(payload, 4, "the consumer tag", undecodable)
     (delivery_tag,) = _DELIVERY_TAG.unpack_from(payload, at)
     redelivered = payload[at + 8] & 1 == 1
-    exchange, at = read_text(payload, at + 9, "the exchange", faults)
-    routing_key, _ = read_text(payload, at, "the routing key", faults)
+    exchange, at = read_text(payload, at + 9, "the exchange", undecodable)
+    routing_key, _ = read_text(payload, at, "the routing key", undecodable)
     return consumer_tag, delivery_tag, redelivered, exchange, routing_key
 
 
-def _get_ok(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
+def _get_ok(payload: bytes, undecodable: list[str]) -> tuple[Any, ...]:
     (delivery_tag,) = _DELIVERY_TAG.unpack_from(payload, 4)
     redelivered = payload[12] & 1 == 1
-    exchange, at = read_text(payload, 13, "the exchange", faults)
-    routing_key, at = read_text(payload, at, "the routing key", faults)
+    exchange, at = read_text(payload, 13, "the exchange", undecodable)
+    routing_key, at = read_text(payload, at, "the routing key", undecodable)
     (count,) = _COUNT.unpack_from(payload, at)
     return delivery_tag, redelivered, exchange, routing_key, count
 
 
-def _returned(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
+def _returned(payload: bytes, undecodable: list[str]) -> tuple[Any, ...]:
     (code,) = _CODE.unpack_from(payload, 4)
-    text, at = read_text(payload, 6, "the reply", faults)
-    exchange, at = read_text(payload, at, "the exchange", faults)
-    routing_key, _ = read_text(payload, at, "the routing key", faults)
+    text, at = read_text(payload, 6, "the reply", undecodable)
+    exchange, at = read_text(payload, at, "the exchange", undecodable)
+    routing_key, _ = read_text(payload, at, "the routing key", undecodable)
     return code, text, exchange, routing_key
 
 
