@@ -15,7 +15,7 @@ from feedbus.errors import FeedbusError
 from feedbus.supervisor import client, shutdown
 from feedbus.topology import Topology
 
-READY_SECONDS = 40.0
+READY_SECONDS = 300.0  # a busy machine needs more than a minute
 STOP_SECONDS = 30.0
 LOOK_SECONDS = 0.1
 MOST_STARTS = 20
@@ -78,7 +78,7 @@ class Running:
         """Wait until every process is ready; return their number.
 
         Raises:
-            FeedbusError: some are not ready in time.
+            FeedbusError: some are not ready in time, or the supervisor gave some up.
 
         """
         deadline = time.monotonic() + READY_SECONDS
@@ -90,6 +90,8 @@ class Running:
                 watchers = answer["watchers"].values() if answer else []
                 if watchers and all(one["state"] == "running" for one in watchers):
                     return sum(len(one["processes"]) for one in watchers)
+                if any(one["state"] == "gave up" for one in watchers):
+                    break
             time.sleep(LOOK_SECONDS)
         reported = self._log.read_text(errors="replace").strip().splitlines()
         msg = "some processes of feedbus up are not ready:\n" + "\n".join(reported[-10:])
