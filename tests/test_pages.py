@@ -34,7 +34,7 @@ ENVIRONMENT = {
 }
 EXACT = ("feedbus balance", "feedbus check", "feedbus spread")  # their numbers are always the same
 READS = ("cat ", "curl ", "feedbus status", "feedbus dead list", "feedbus plan")
-PATIENCE_SECONDS = 60  # what such a command shows may need a moment: it is repeated
+PATIENCE_SECONDS = 300  # what such a command shows may need a moment: it is repeated
 SHOWN_FOLDER = "/home/ann/shop"  # what the pages print where a reader sees a folder of their own
 
 
