@@ -246,7 +246,8 @@ class LiveBus(Bus):
         """Send the messages of a committed transaction; no error of broker or store is raised.
 
         Rows with the same keys that are left in the outbox are sent first. A row that cannot be
-        sent now is sent by the relay, or before the next message of its key by this bus.
+        sent now stays in the outbox. This bus sends it before the next message of its key, unless
+        the relay has sent it by then.
         """
         left, sent = self._leftovers(store), False
         left.begin(committed, committed.rows)
@@ -314,7 +315,7 @@ class LiveBus(Bus):
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
-_inherited: list[object] = []  # in a forked process: what belongs to the process that forked it
+_inherited: list[object] = []  # in a forked process: objects of its parent, which stay open
 
 
 def _begin_anew() -> None:
