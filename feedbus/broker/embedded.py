@@ -15,8 +15,7 @@ from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
-from feedbus.transports.sqlite.read_only_view import Survey as Rows
-from feedbus.transports.sqlite.read_only_view import survey
+from feedbus.transports.sqlite.read_only_view import BrokerRows, survey
 from feedbus.urls import BrokerUrl
 from feedbus.wire import amqp_protocols
 
@@ -64,7 +63,7 @@ class Embedded:
         return ""
 
 
-def of_rows(rows: Rows) -> Survey:
+def of_rows(rows: BrokerRows) -> Survey:
     """Return a survey from the rows of the transport's tables."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],

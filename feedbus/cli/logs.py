@@ -18,7 +18,7 @@ from feedbus.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from feedbus.logs.log_files import Entry, LogFile
+    from feedbus.logs.log_files import LogEntry, LogFile
 
 LOOK_SECONDS = 0.2
 TAB = "    "
@@ -96,7 +96,7 @@ def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow
         time.sleep(LOOK_SECONDS)
 
 
-def _print(found: Iterable[Entry], width: int) -> None:
+def _print(found: Iterable[LogEntry], width: int) -> None:
     """Print entries; with a width, print the name of each before its lines."""
     for entry in found:
         prefix = f"{entry.name:<{width}}  " if width else ""

@@ -17,7 +17,7 @@ from feedbus.wire import Delivery
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class HandledRecord:
     """A record that was handled, and the messages that its handler published."""
 
     opened: Decoded
@@ -36,7 +36,7 @@ class SingleCalls:
         self._sender = sender
         self._note = note
         self._opened: list[Decoded] = []
-        self._published: list[Published] = []
+        self._published: list[HandledRecord] = []
         self._messages = self._bytes = 0
 
     def __len__(self) -> int:
@@ -76,10 +76,10 @@ class SingleCalls:
             self._messages += len(each.publications)
             self._bytes += each.publications.body_bytes
 
-    def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[Published]:
+    def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[HandledRecord]:
         """Call the handler for each record, and return the messages of the calls."""
         dispatch, calls = self._dispatch, self._dispatch.calls
-        published: list[Published] = []
+        published: list[HandledRecord] = []
         for each in inputs:
             if isinstance(each, Fault):
                 self._blocked.decide(each)
@@ -96,7 +96,7 @@ class SingleCalls:
                     publications, error = calls.outcome(each.wrapped, records)
                     dispatch.record_ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
-                        published.append(Published(opened, row, records, publications))
+                        published.append(HandledRecord(opened, row, records, publications))
         return published
 
     def finish(self) -> list[Delivery]:

@@ -22,7 +22,7 @@ FIRST_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """An entry of a log: one line with a time and a level, and the indented lines that follow it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Entry:
         return self.level is None or self.level >= least_level
 
 
-def entries(text: str, before: Entry) -> Iterator[Entry]:
+def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
     """Yield the entries of whole lines; indented lines at the beginning continue the one before."""
     current = replace(before, lines=())
     for line in text.splitlines():
@@ -55,9 +55,9 @@ def entries(text: str, before: Entry) -> Iterator[Entry]:
             yield current
         found = BEGINNING.match(line)
         if found:
-            current = Entry(before.name, found["time"], LEVELS[found["level"]], (line,))
+            current = LogEntry(before.name, found["time"], LEVELS[found["level"]], (line,))
         else:
-            current = Entry(before.name, current.time, None, (line,))
+            current = LogEntry(before.name, current.time, None, (line,))
     if current.lines:
         yield current
 
@@ -80,9 +80,9 @@ class LogFile:
         self.path = path
         self._name = name
         self._file: BinaryIO | None = None
-        self._last = Entry(name, "", None, ())
+        self._last = LogEntry(name, "", None, ())
 
-    def last(self, count: int, least_level: int) -> list[Entry]:
+    def last(self, count: int, least_level: int) -> list[LogEntry]:
         """Return the last entries of at least a level; new() continues after them."""
         self._open()
         if self._file is None:
@@ -99,7 +99,7 @@ class LogFile:
         self._last = found[-1] if found else self._last
         return found[-count:] if count else []
 
-    def new(self) -> list[Entry]:
+    def new(self) -> list[LogEntry]:
         """Return the entries that were added since the last call."""
         found = self._rest() if self._file is not None else []
         if self._replaced():
@@ -135,7 +135,7 @@ class LogFile:
             return False
         return self._file is None or not os.path.samestat(now, os.fstat(self._file.fileno()))
 
-    def _rest(self) -> list[Entry]:
+    def _rest(self) -> list[LogEntry]:
         """Return the entries up to the last whole line, and stay behind it."""
         if self._file is None:
             return []
@@ -147,7 +147,7 @@ class LogFile:
         self._last = found[-1] if found else self._last
         return found
 
-    def _from_end(self, file: BinaryIO, count: int, least_level: int) -> list[Entry]:
+    def _from_end(self, file: BinaryIO, count: int, least_level: int) -> list[LogEntry]:
         """Return the last entries of a file, and stay at its end."""
         size = file.seek(0, os.SEEK_END)
         read = min(FIRST_BYTES, size)
@@ -158,7 +158,7 @@ class LogFile:
             end = text.rfind(b"\n") + 1
             found = [
                 each
-                for each in entries(_decoded(text[start:end]), Entry(self._name, "", None, ()))
+                for each in entries(_decoded(text[start:end]), LogEntry(self._name, "", None, ()))
                 if each.reaches(least_level)
             ]
             if read == size or len(found) > count:  # one more: the first may lack its first line
@@ -167,7 +167,7 @@ class LogFile:
             read = min(read * 4, size)
 
 
-def in_order(found: Iterable[Entry]) -> list[Entry]:
+def in_order(found: Iterable[LogEntry]) -> list[LogEntry]:
     """Return entries of several files by their time."""
     return sorted(found, key=lambda entry: entry.time)
 

@@ -5,11 +5,11 @@ from feedbus.plan.changes import (
     Draining,
     Evenness,
     HotKey,
+    ObjectsToChange,
     Plan,
     RingChange,
     Wait,
     Watchers,
-    Work,
 )
 
 __all__ = [
@@ -17,9 +17,9 @@ __all__ = [
     "Draining",
     "Evenness",
     "HotKey",
+    "ObjectsToChange",
     "Plan",
     "RingChange",
     "Wait",
     "Watchers",
-    "Work",
 ]

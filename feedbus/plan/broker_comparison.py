@@ -22,7 +22,7 @@ from feedbus.broker_names import (
 )
 from feedbus.generations import queue_replacement, switch
 from feedbus.generations.ledger import State
-from feedbus.plan.changes import Change, Kind, Work
+from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 
@@ -63,7 +63,7 @@ class Comparison:
         parked = queue_replacement.parked_delays(self.topology, self.seen)
         self.parked = {self._names.parked(delay) for _, delay in parked}
 
-    def work(self) -> Work:
+    def work(self) -> ObjectsToChange:
         """Add every change, and return the names of the objects for `feedbus apply`."""
         declared = DeclaredObjects(self.topology, self.seen, self.changes)
         exchanges = tuple(declared.exchanges())
@@ -74,7 +74,7 @@ class Comparison:
         foreign = tuple(declared.timer())
         unbound = tuple(declared.bindings())
         leaving, deleted, nonempty = self._leftover_queues()
-        return Work(
+        return ObjectsToChange(
             exchanges=exchanges,
             replaced=replaced,
             delays=delays,

@@ -145,7 +145,7 @@ class Watchers:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ObjectsToChange:
     """The names of the objects on the broker that `feedbus apply` changes.
 
     Attributes:
@@ -181,7 +181,7 @@ class Plan:
     draining: tuple[Draining, ...] = ()
     watchers: Watchers | None = None
     notes: tuple[str, ...] = ()
-    work: Work = Work()
+    work: ObjectsToChange = ObjectsToChange()
 
     @property
     def empty(self) -> bool:

@@ -173,7 +173,7 @@ class FollowFile(ReloadConfig):
         return {} if code == 0 else {"status": "error", "reason": printed or str(code)}
 
 
-class State(Command):
+class ReportState(Command):
     """The command that returns the state that `feedbus status` shows."""
 
     name = "feedbus"

@@ -17,7 +17,7 @@ from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.ports import NEWS
-from feedbus.transports.sqlite.read_only_view import Survey, read_rows
+from feedbus.transports.sqlite.read_only_view import BrokerRows, read_rows
 from feedbus.transports.sqlite.schema import create_tables
 from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 
@@ -93,7 +93,7 @@ class MemoryBroker:
         with self.tables.use:
             return self.tables.database.serialize()
 
-    def survey(self) -> Survey:
+    def survey(self) -> BrokerRows:
         """Return the exchanges, queues and bindings of the broker as rows."""
         with self.tables.use:
             return read_rows(self.tables.database)

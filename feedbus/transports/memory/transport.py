@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.transports.memory.broker import find
 from feedbus.transports.sqlite import transport
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.read_only_view import Survey
+from feedbus.transports.sqlite.read_only_view import BrokerRows
 
 SCHEME = "memory://"
 
@@ -28,7 +28,7 @@ class Transport(transport.Transport):
         broker = find(broker_name(client))
         return broker.connection_type(broker.open(), confirm_publish=confirm_publish, client=client)
 
-    def survey(self) -> Survey:
+    def survey(self) -> BrokerRows:
         """Return the exchanges, queues and bindings of the broker."""
         return find(broker_name(self.client)).survey()
 

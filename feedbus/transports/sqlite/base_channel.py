@@ -13,7 +13,7 @@ from kombu.transport.base import StdChannel
 
 from feedbus.transports.sqlite import delivery, delivery_owners
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
-from feedbus.transports.sqlite.confirms import Outcome, Outgoing
+from feedbus.transports.sqlite.confirms import Outcome, PublishedMessage
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
 from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
@@ -67,7 +67,7 @@ class BaseChannel(StdChannel):
         self._last_tag = 0
         self._confirming = False
         self._published = 0
-        self._outgoing: list[Outgoing] = []
+        self._outgoing: list[PublishedMessage] = []
         self._outgoing_bytes = 0
         self._unreported: list[Outcome] = []
 

@@ -19,7 +19,7 @@ Events = Mapping[str, set[Callable[..., None]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class PublishedMessage:
     """A published message; its tag is 0 if the channel is not in confirm mode."""
 
     tag: int
@@ -46,7 +46,7 @@ class Confirm:
 class Returned:
     """A mandatory message that was returned because it matches no queue."""
 
-    outgoing: Outgoing
+    outgoing: PublishedMessage
 
     def report(self, events: Events) -> None:
         """Call the callbacks, as py-amqp does; without a callback, raise the error."""
@@ -62,7 +62,9 @@ class Returned:
 Outcome = Confirm | Returned
 
 
-def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
+def store(
+    tx: Transaction, outgoing: Sequence[PublishedMessage]
+) -> tuple[list[Outcome], NotFound | None]:
     """Put messages into their queues; return the outcomes, and the error that ended the work."""
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together

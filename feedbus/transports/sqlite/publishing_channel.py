@@ -9,7 +9,7 @@ from typing import Any
 from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
 from feedbus.transports.sqlite.base_channel import BaseChannel
-from feedbus.transports.sqlite.confirms import Confirm, Outgoing, store
+from feedbus.transports.sqlite.confirms import Confirm, PublishedMessage, store
 from feedbus.transports.sqlite.message_content import pack
 
 BUFFERED_MESSAGES = 500
@@ -57,7 +57,7 @@ class PublishingChannel(BaseChannel):
         if self._confirming:
             self._published += 1
             tag = self._published
-        self._outgoing.append(Outgoing(tag, content, msg, mandatory))
+        self._outgoing.append(PublishedMessage(tag, content, msg, mandatory))
         self._outgoing_bytes += len(content.body)
         if self._confirm_publish:
             self.flush()

@@ -15,7 +15,7 @@ from feedbus.transports.sqlite.schema import SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class BrokerRows:
     """Rows of a broker's tables: exchanges (name, type, arguments), queues (name, arguments, ready,
     unacknowledged, consumers), bindings (source, kind, destination, key, arguments) in order.
     """  # noqa: D205 -- one sentence
@@ -25,7 +25,7 @@ class Survey:
     bindings: list[tuple[str, str, str, str, Mapping[str, Any]]]
 
 
-def survey(path: Path) -> Survey:
+def survey(path: Path) -> BrokerRows:
     """Read a broker file; a file that does not exist yet is empty.
 
     Raises:
@@ -33,20 +33,20 @@ def survey(path: Path) -> Survey:
 
     """
     if not path.exists():
-        return Survey([], [], [])
+        return BrokerRows([], [], [])
     uri = f"file:{quote(str(path))}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
         database.execute("BEGIN")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:  # created just now, its tables not yet
-            return Survey([], [], [])
+            return BrokerRows([], [], [])
         if version != SCHEMA_VERSION:
             msg = f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}"
             raise sqlite3.DatabaseError(msg)
         return read_rows(database)
 
 
-def read_rows(database: sqlite3.Connection) -> Survey:
+def read_rows(database: sqlite3.Connection) -> BrokerRows:
     """Read the tables of an open database, in one transaction of the caller."""
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(
@@ -57,7 +57,7 @@ def read_rows(database: sqlite3.Connection) -> Survey:
     bindings = database.execute(
         "SELECT source, kind, destination, routing_key, arguments FROM bindings ORDER BY id"
     ).fetchall()
-    return Survey(
+    return BrokerRows(
         [(name, kind, json.loads(text)) for name, kind, text in exchanges],
         [(name, json.loads(text), *counts) for name, text, *counts in queues],
         [(*names, json.loads(text)) for *names, text in bindings],

@@ -14,14 +14,14 @@ from kombu.transport import base
 from feedbus.transports.sqlite.backend import open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.read_only_view import Survey, survey
+from feedbus.transports.sqlite.read_only_view import BrokerRows, survey
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client
 
 
-class Entry(Protocol):
+class ScheduledCall(Protocol):
     """A call that an event loop will make later."""
 
     def cancel(self) -> None:
@@ -37,7 +37,7 @@ class Loop(Protocol):
     def call_soon(self, callback: Callable[..., None], *args: Any) -> object:
         """Call back in the next iteration of the loop."""
 
-    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> Entry:
+    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> ScheduledCall:
         """Call back after a number of seconds."""
 
 
@@ -85,7 +85,7 @@ class Transport(base.Transport):
         """Create it for a connection of Kombu."""
         super().__init__(client, **options)
         self._reading = False  # whether the event loop must check in its next iteration
-        self._later: Entry | None = None
+        self._later: ScheduledCall | None = None
 
     def establish_connection(self) -> Connection:
         """Open the file that the connection's virtual_host or URL names."""
@@ -101,7 +101,7 @@ class Transport(base.Transport):
         backend = open_file(broker_path(client), busy_timeout_seconds=patience)
         return Connection(backend, confirm_publish=confirm_publish, client=client)
 
-    def survey(self) -> Survey:
+    def survey(self) -> BrokerRows:
         """Return the exchanges, queues and bindings of the broker."""
         return survey(broker_path(self.client))
 
