@@ -6,8 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# Most tests wait for servers and processes, so more workers than processors wait side by side.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Most tests wait for servers and processes, so more workers than processors wait side by side: with
+# four, tests took 70 to 80 % of the time of two processors. Each worker starts servers of its own.
+PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_runner*.py \
 	$(shell grep -l 'versions.chosen()' tests/test_*.py)
 
