@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,6 +53,30 @@ class SimulatedBroker(MemoryBroker):
     def consumers(self) -> list[tuple[int]]:
         """Return the connection of each subscription."""
         return self.tables.database.execute("SELECT owner FROM consumers").fetchall()
+
+    def subscriptions(self) -> list[tuple[int, int, str]]:
+        """Return the id, the connection and the queue of each subscription to a queue of records.
+
+        Queues of dead letters, and those of the hosts' announcements, are not among them.
+        """
+        return self.tables.read(
+            "SELECT consumers.id, consumers.owner, name FROM consumers"
+            " JOIN queues ON queues.id = queue"
+            " WHERE name LIKE 'simulated.shard%' OR name LIKE 'simulated.work%'"
+            " ORDER BY consumers.id"
+        )
+
+    def dead_letters(self) -> list[tuple[dict[str, Any], str, bytes]]:
+        """Return the headers, the content type and the body of each dead letter."""
+        rows = self.tables.read(
+            "SELECT properties, body FROM ready JOIN queues ON queues.id = queue"
+            " JOIN messages ON messages.id = message WHERE name LIKE '%.dead' ORDER BY message"
+        )
+        found = [(json.loads(properties), body) for properties, body in rows]
+        return [
+            (properties.get("application_headers") or {}, properties.get("content_type", ""), body)
+            for properties, body in found
+        ]
 
     def open(self) -> Backend:
         """Return the backend of a new connection."""

@@ -11,6 +11,7 @@ from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
+CUT_SHARE = 0.05  # of acknowledgements that are sent together: the connection is cut after them
 LATE_ACKNOWLEDGEMENTS = 0.2  # of all
 
 
@@ -40,7 +41,17 @@ class SimulatedChannel(Channel):
                 link.cut("while messages are on their way")
             later = self._outgoing[size:]
             del self._outgoing[size:]
-            super().flush()
+            before = [each for each in self._outgoing if each.tag < self._published]
+            try:
+                super().flush()
+            except Exception:
+                network.overtakable += [each.message for each in before]
+                raise
+            network.overtakable += [
+                each.message
+                for each in before
+                if Confirm("basic_nack", each.tag, multiple=False) in self._unreported
+            ]
             self._outgoing[:0] = later
 
     def report(self) -> bool:
@@ -104,6 +115,9 @@ class SimulatedChannel(Channel):
         """Send one acknowledgement after the other, as to RabbitMQ."""
         for delivery_tag in delivery_tags:
             self.basic_ack(delivery_tag)
+            link = self.connection
+            if link is not None and link.network.chance(CUT_SHARE):
+                link.cut("between two acknowledgements")
 
     def send_acknowledgements(self) -> None:
         """Let acknowledgements that are on their way arrive."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.delivery_owners import take_out
+from feedbus.transports.sqlite.delivery_owners import end_consumer, take_out
 from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.channel import SimulatedChannel
 from tests.simulation.network import Network
@@ -102,6 +102,11 @@ class SimulatedConnection(Connection):
                 with Connection.write(self) as tx:
                     take_out(tx, self.owner)
             self.collect()
+
+    def cancel(self, consumer: int) -> None:
+        """End a subscription, as a broker does when the leader of its queue changes."""
+        with self.without_turns(), Connection.write(self) as tx:
+            end_consumer(tx, consumer)
 
     def close(self) -> None:
         """Close the connection in good order, unless its process is dead."""

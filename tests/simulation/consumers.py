@@ -16,6 +16,8 @@ from tests.simulation.handling import Handlers
 from tests.simulation.scheduler import Process
 from tests.simulation.system import System
 
+Slot = tuple[str, int]  # the name of a consumer, and the number of its process
+
 
 class Supervisor:
     """Keeps the wanted consumers of one host running."""
@@ -43,49 +45,60 @@ class Supervisor:
         self._at = at
         self._assigned = assigned
         self._handlers = Handlers(system)
-        self._processes: dict[str, Process] = {}
-        self._runners: dict[str, Runner] = {}
+        self._processes: dict[Slot, Process] = {}
+        self._runners: dict[Slot, Runner] = {}
 
     def keep_running(self) -> None:
         """Start each wanted consumer that does not run."""
         for name in sorted(self.wanted):
-            process = self._processes.get(name)
-            if process is not None and process.dead:
-                self._runners.pop(name, None)
-                seconds = self.system.scheduler.random.choice((0.1, 0.5, 3.0))
-                self._processes[name] = self._later(name, seconds)
-            elif process is None:
-                self._processes[name] = self._later(name, 0.0)
+            for number in range(self.wanted[name].consumer(name).queue.processes):
+                self._keep_running((name, number))
+
+    def _keep_running(self, slot: Slot) -> None:
+        """Start the process of a slot if it does not run."""
+        process = self._processes.get(slot)
+        if process is not None and process.dead:
+            self._runners.pop(slot, None)
+            seconds = self.system.scheduler.random.choice((0.1, 0.5, 3.0))
+            self._processes[slot] = self._later(slot, seconds)
+        elif process is None:
+            self._processes[slot] = self._later(slot, 0.0)
 
     def processes(self) -> list[Process]:
         """Return the processes of the host's consumers, in a fixed order."""
-        return [self._processes[name] for name in sorted(self._processes)]
+        return [self._processes[slot] for slot in sorted(self._processes)]
 
     def stop(self, name: str) -> None:
         """Stop a consumer that runs."""
-        if name in self._runners:
-            self._runners[name].stop()
+        for slot in [each for each in self._runners if each[0] == name]:
+            self._runners[slot].stop()
 
-    def _later(self, name: str, seconds: float) -> Process:
+    def _later(self, slot: Slot, seconds: float) -> Process:
         """Start a consumer's process that begins after a while."""
+        name, number = slot
 
         def run() -> None:
             self.system.clock.sleep(seconds)
             if name in self.wanted:
-                self._consume(name)
+                self._consume(slot)
 
-        return self.system.scheduler.start(f"{name}{self._at}", run)
+        process_name = f"{name}{self._at}{f'.{number}' if number else ''}"
+        return self.system.scheduler.start(process_name, run)
 
-    def _consume(self, name: str) -> None:
+    def _consume(self, slot: Slot) -> None:
         """Run a consumer's process until it is stopped, or has nothing to do."""
+        name, number = slot
         system, topology = self.system, self.wanted[name]
         consumer = topology.consumer(name)
         store = system.store()
         folder = run_folder(topology)
-        path, place = folder / f"{name}.hand", (folder, name)
+        path, place = folder / f"{name}.{number}.hand", (folder, name)
         process = system.scheduler.current
         assert process is not None
         process.at_death.append(lambda _: system.ready.discard(place))
+        process.at_death.append(
+            lambda killed: system.blame(process, consumer.queue.name) if killed else None
+        )
         with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
             runner = Runner(
                 topology,
@@ -98,7 +111,7 @@ class Supervisor:
                 on_ready=lambda: system.ready.add(place),
                 assigned=self._assigned(name),
             )
-            self._runners[name] = runner
+            self._runners[slot] = runner
             system.scheduler.note(f"ends: {runner.run()}")
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from tests.simulation.scenario import MOST_CRASHES
 from tests.simulation.scheduler import SECONDS, Process
 from tests.simulation.system import System
 
-KINDS = ("kill", "kill", "cut", "cut", "cut after", "cut after", "restart", "pause", "store")
+KINDS = (
+    *("kill", "kill", "kill", "cut", "cut", "cut", "cut after", "cut after", "cut after"),
+    *("restart", "restart", "pause", "store", "store", "service", "service", "cancel", "cancel"),
+)
+KILLED_SHARE = 0.5  # of the outages: a process is killed while it waits for their end
 
 
 class Faults:
@@ -25,20 +30,56 @@ class Faults:
         self._left -= 1
         links, processes = network.open_links(), system.scheduler.processes
         what = chosen.choice(KINDS)
-        if what == "kill" and processes:
-            system.scheduler.kill(chosen.choice(processes))
+        if what == "kill":
+            self._kill()
         elif what == "cut" and links:
             chosen.choice(links).cut("by the network")
         elif what == "cut after" and links:
             chosen.choice(links).cut_after_next = True
         elif what == "restart":
-            self._restart_broker(chosen.choice((0.1, 3.0, 20.0)))
+            self._restart_broker(self._outage(0.1, 3.0, 20.0))
         elif what == "pause" and processes:
             self._pause(chosen.choice(processes), chosen.choice((0.5, 10.0, 60.0)))
+        elif what == "cancel":
+            self._cancel()
         elif what == "store":
             system.database.lose_answer = chosen.random() < 0.5
-            system.database.away_until = self._moment(chosen.choice((0.0, 1.0, 10.0)))
+            system.database.away_until = self._moment(self._outage(0.0, 1.0, 10.0))
             system.scheduler.note("THE STORE IS AWAY", by="-")
+        elif what == "service":
+            system.service_away_until = self._moment(self._outage(0.1, 1.0, 10.0))
+            system.scheduler.note("THE SERVICE OF THE HANDLERS IS AWAY", by="-")
+
+    def _cancel(self) -> None:
+        """Let the broker cancel a subscription.
+
+        feedbus may take a record that is in the handler for the reason. So this is for messages
+        that have to end many processes before they become dead letters.
+        """
+        system = self._system
+        if system.scenario.delivery_limit < MOST_CRASHES:
+            return
+        links = {link.owner: link for link in system.network.open_links()}
+        subscriptions = [each for each in system.broker.subscriptions() if each[1] in links]
+        if subscriptions:
+            consumer, owner, queue = system.scheduler.random.choice(subscriptions)
+            system.scheduler.note(f"THE BROKER CANCELS A SUBSCRIPTION TO {queue}", by="-")
+            links[owner].cancel(consumer)
+
+    def _outage(self, *seconds: float) -> float:
+        """Return how long an outage takes, in which a process is killed now and then."""
+        scheduler = self._system.scheduler
+        chosen = scheduler.random
+        length = chosen.choice(seconds)
+        if chosen.random() < KILLED_SHARE:
+            scheduler.after(length * chosen.random(), self._kill)
+        return length
+
+    def _kill(self) -> None:
+        """Kill a process."""
+        scheduler = self._system.scheduler
+        if scheduler.processes:
+            scheduler.kill(scheduler.random.choice(scheduler.processes))
 
     def _moment(self, seconds: float) -> int:
         """Return the moment that is so many seconds from now."""
@@ -48,6 +89,9 @@ class Faults:
         """Let a process do nothing for a while."""
         scheduler, until = self._system.scheduler, self._moment(seconds)
         scheduler.note("IS PAUSED", by=process.name)
+        # feedbus may take the message in the handler for the reason of missing heartbeats.
+        for queue in ("work", "shard"):
+            self._system.blame(process.owner or process, queue)
         ready, at = process.ready, process.until
         process.ready = None
         process.until = until if at is None else max(at, until)

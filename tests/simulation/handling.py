@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from feedbus import Message
-from feedbus.errors import Retry
+from feedbus.errors import Outage, Retry
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.schedules.fired_moment import read_moment
@@ -51,12 +51,14 @@ class Calls:
 
     def one(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record."""
+        self._note_given([message])
         with self._running(message):
             self.system.clock.sleep(self._seconds())
             self._handle(message, publisher(bus))
 
     async def one_async(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record in the event loop."""
+        self._note_given([message])
         with self._running(message):
             await asyncio.sleep(self._seconds())
             self._handle(message, publisher(bus))
@@ -88,9 +90,18 @@ class Calls:
 
         Their effects could not be rolled back.
         """
+        self._note_given([single[0] for single in records.singles()])
         for single in records.singles():
             if not self.system.scenario.ordered or single[0]["key"] not in refused:
                 yield single
+
+    def _note_given(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Note which records the process handles now."""
+        process, history = self.system.process(), self.system.history
+        given = {Record(each["key"], each["n"]) for each in messages}
+        if self.system.scenario.concurrency > 1:
+            given |= history.given.get(process, set())
+        history.given[process] = given
 
     def _seconds(self) -> float:
         """Return how long a record takes."""
@@ -99,8 +110,7 @@ class Calls:
     @contextmanager
     def _running(self, message: dict[str, Any]) -> Iterator[None]:
         """Note a fault where another record of the key runs in this process."""
-        thread, history = self.system.scheduler.current, self.system.history
-        process = thread.owner or thread if thread is not None else None
+        process, history = self.system.process(), self.system.history
         run = process, self.queue.name, message["key"]
         history.together += any(one[0] is process for one in history.running)
         if self.system.scenario.ordered and run in history.running:
@@ -122,6 +132,9 @@ class Calls:
     def _handle(self, message: dict[str, Any], publish: Publish) -> None:
         """Note an effect, and publish what the record causes."""
         record, system = Record(message["key"], message["n"]), self.system
+        if system.scheduler.now < system.service_away_until:
+            msg = "the service is away"
+            raise Outage(msg)
         self._refuse(record)
         self._note_effect(record)
         if self.queue.name == "work":

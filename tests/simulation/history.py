@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -26,10 +26,13 @@ class History:
     Attributes:
         accepted: records that the broker or the store confirmed to their publisher.
         tried: records that a publisher has begun to publish.
+        ids: the ids under which each record was published.
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
         refused: how often a handler has refused each record of a queue.
+        given: the records that the handlers of each process have got last.
+        blamed: how often a process ended while its handler had only this record of a queue.
         fired: the moments of the schedule that a host has begun to record as fired.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
@@ -39,12 +42,15 @@ class History:
 
     accepted: list[Record] = field(default_factory=list)
     tried: list[Record] = field(default_factory=list)
+    ids: defaultdict[Record, set[str]] = field(default_factory=lambda: defaultdict(set))
     effects: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
     handled_by: defaultdict[tuple[str, str], set[str]] = field(
         default_factory=lambda: defaultdict(set)
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
+    given: dict[object, set[Record]] = field(default_factory=dict)
+    blamed: Counter[tuple[str, Record]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0
@@ -65,12 +71,21 @@ def invented(queue: str, tried: Iterable[Record], effects: Sequence[Record]) -> 
     return [f"{queue}: {record} was never published" for record in effects if record not in known]
 
 
-def repeated(queue: str, effects: Sequence[Record]) -> list[str]:
-    """Return a fault for each record that had its effect more than once."""
+def repeated(
+    queue: str, effects: Sequence[Record], ids: Mapping[Record, Collection[str]]
+) -> list[str]:
+    """Return a fault for each record that had more effects than ids.
+
+    Args:
+        queue: the queue.
+        effects: in any order.
+        ids: of each record; those that are missing have one.
+
+    """
     return [
         f"{queue}: {record} had its effect {count} times"
         for record, count in Counter(effects).items()
-        if count > 1
+        if count > len(ids.get(record, ("",)))
     ]
 
 

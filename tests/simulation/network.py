@@ -8,7 +8,7 @@ carried out what was asked, so the client does not know which.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
@@ -26,9 +26,18 @@ class Link(Protocol):
     def cut(self, why: str) -> None:
         """End the connection."""
 
+    def cancel(self, consumer: int) -> None:
+        """End a subscription of the connection."""
+
 
 class Network:
-    """What happens between the processes and the broker."""
+    """What happens between the processes and the broker.
+
+    Attributes:
+        overtakable: messages that a full queue has refused, or may have refused, while later ones
+            of their publisher were on their way.
+
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         """Be without faults until `faulty` is set."""
@@ -37,6 +46,7 @@ class Network:
         self.down = False
         self.links: list[Link] = []
         self.refused_acknowledgements: list[str] = []
+        self.overtakable: list[Any] = []
 
     def chance(self, share: float) -> bool:
         """Whether a fault happens now that happens in a share of the cases."""

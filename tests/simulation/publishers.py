@@ -9,16 +9,17 @@ from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError
 from feedbus.metrics import Metrics
 from feedbus.schedules.scheduler import Scheduler
-from feedbus.store import NoStore
+from feedbus.store import NoStore, Store
 from feedbus.store.relay import Relay
 from tests.simulation.history import Record
 from tests.simulation.scenario import LARGE_PACK, payload
+from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
 MOST_RECORDS = 60  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0
-SIZES = {"ring": (1, 1, 1, 4), "stream": (1, 1, 1, LARGE_PACK)}  # records published together
+SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ def publish(system: System, name: str, work: Workload) -> None:
     While the number of shards changes, and until the seed has enough events, there are more of them
     than the scenario says.
     """
-    todo, kind, scheduler = work.todo, system.scenario.kind, system.scheduler
+    todo, scheduler = work.todo, system.scheduler
     store, chosen = system.store(), scheduler.random
     bus = LiveBus(
         system.topology,
@@ -62,36 +63,71 @@ def publish(system: System, name: str, work: Workload) -> None:
         few = scheduler.steps < LEAST_STEPS
         return (few or "apply" in system.unfinished) and work.most > 0
 
+    def accepted(some: list[Record]) -> None:
+        scheduler.note(f"accepted {', '.join(map(str, some))}")
+        system.history.accepted += some
+        del todo[: len(some)]
+
+    sure = not transactional(system)  # whether it is known what was committed
     while todo or more():
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
-        some = todo[: chosen.choice(SIZES.get(kind, (1,)))]
-        system.history.tried += some
+        some = todo[: chosen.choice(SIZES)]
         try:
-            _send(bus, kind, some)
+            if not sure:
+                accepted(committed(store, todo))
+                sure = True
+                continue
+            _send(system, bus, some)
         except (Outage, PublishError) as error:
             scheduler.note(f"is refused: {type(error).__name__}: {error}")
             system.clock.sleep(0.5)
+            sure = not transactional(system)
             continue
-        scheduler.note(f"accepted {', '.join(map(str, some))}")
-        system.history.accepted += some
-        del todo[: len(some)]
+        accepted(some)
         system.clock.sleep(chosen.choice((0.0, 0.0, 0.0, 0.01, 0.2, 2.0)))
     bus.close()
     system.done(name)
 
 
-def _send(bus: LiveBus, kind: str, records: list[Record]) -> None:
+def transactional(system: System) -> bool:
+    """Whether publishers publish in transactions of the store."""
+    return system.scenario.kind == "outbox"
+
+
+def committed(store: Store, records: list[Record]) -> list[Record]:
+    """Return the first of these records, whose transaction was committed."""
+    assert isinstance(store, SimulatedStore)
+    known = store.published()
+    return [each for each in records if (each.key, each.n) in known]
+
+
+def _send(system: System, bus: LiveBus, records: list[Record]) -> None:
+    """Publish records, in a transaction that also notes them in the store, or without one."""
+    system.history.tried += records
+    if not transactional(system):
+        _publish(system, bus, records)
+        return
+    with bus.transaction() as store:
+        for each in records:
+            store.note_published(each.key, each.n)
+        _publish(system, bus, records)
+
+
+def _publish(system: System, bus: LiveBus, records: list[Record]) -> None:
     """Publish records, a single one under an id of its own."""
-    exchange = "work" if kind in {"once", "chain", "stream"} else "ring"
-    first = records[0]
-    if kind == "outbox":
-        with bus.transaction():
-            bus.publish(exchange, payload(first), first.key, message_id=f"m-{first}")
-    elif len(records) > 1:
+    exchange, first, ids = (
+        "work" if system.scenario.worked else "ring",
+        records[0],
+        system.history.ids,
+    )
+    if len(records) > 1:
+        for each in records:
+            ids[each].add(bus.unique())  # publish_many() gives them new ones
         bus.publish_many(exchange, [(payload(each), each.key) for each in records])
     else:
+        ids[first].add(f"m-{first}")
         bus.publish(exchange, payload(first), first.key, message_id=f"m-{first}")
 
 

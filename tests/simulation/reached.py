@@ -12,6 +12,7 @@ from feedbus.dispatch import handler_calls, publications
 from feedbus.generations import switch
 from feedbus.generations.queue_emptying import Emptying
 from feedbus.runner.overtaking import Overtaking
+from feedbus.runner.run_state import Run
 from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from tests.simulation.history import Record
@@ -27,7 +28,7 @@ PATHS = (
     ("limited", SwitchLimit, "check"),
     ("held", Emptying, "_drain"),
 )
-HELD_SECONDS = (0.0, 0.5, 2.0)  # between two rings
+STEP_SECONDS = (0.0, 0.0, 0.5, 2.0)  # after a step of a switch
 
 
 @contextmanager
@@ -55,13 +56,26 @@ def small() -> Iterator[None]:
 
 @contextmanager
 def slow_switches(system: System) -> Iterator[None]:
-    """Let a switch wait after it has disconnected the old ring, so that messages are held."""
+    """Let a switch wait after each of its steps, so that messages are held, and others come."""
 
-    def step(name: str) -> None:
-        if name == "disconnected":
-            system.clock.sleep(system.scheduler.random.choice(HELD_SECONDS))
+    def step(_name: str) -> None:
+        system.clock.sleep(system.scheduler.random.choice(STEP_SECONDS))
 
     with replaced(switch, "step", step):
+        yield
+
+
+@contextmanager
+def noted_holds(system: System) -> Iterator[None]:
+    """Note that nothing is in a handler while a consumer waits for the end of an outage."""
+    hold = Run.hold
+
+    def noted_hold(self: Run, *arguments: Any) -> None:
+        if system.scenario.concurrency == 1:
+            system.history.given.pop(system.process(), None)
+        hold(self, *arguments)
+
+    with replaced(Run, "hold", noted_hold):
         yield
 
 

@@ -20,7 +20,7 @@ from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_relay, run_scheduler
-from tests.simulation.reached import counted, noted_firings, slow_switches, small
+from tests.simulation.reached import counted, noted_firings, noted_holds, slow_switches, small
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
@@ -28,8 +28,9 @@ from tests.simulation.system import System
 
 KEYS = "abcde"
 FAULTY_SECONDS = 100.0
-QUIET_SECONDS = 400.0
+QUIET_SECONDS = 1_000.0
 MOST_STEPS = 15_000
+MOST_QUIET_STEPS = 40_000  # a publisher tries again often while a queue is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,12 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
         memory.create(broker)
         try:
             system = System(scheduler, scenario, network, broker, Database(scheduler), path)
-            with noted_firings(system), slow_switches(system), simulated(system):
+            with (
+                noted_firings(system),
+                noted_holds(system),
+                slow_switches(system),
+                simulated(system),
+            ):
                 faults = run(system)
             reached += Counter(together=system.history.together)
             network.faulty = False
@@ -101,7 +107,7 @@ def run(system: System) -> list[str]:
     scheduler.run(system.finished, most_seconds=FAULTY_SECONDS, most_steps=MOST_STEPS)
     network.faulty = False
     scheduler.note("NO MORE FAULTS", by="-")
-    if scheduler.run(system.finished, most_seconds=QUIET_SECONDS, most_steps=MOST_STEPS):
+    if scheduler.run(system.finished, most_seconds=QUIET_SECONDS, most_steps=MOST_QUIET_STEPS):
         return judge(system)
     return [*judge(system), *stuck(system)]
 

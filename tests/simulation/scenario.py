@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from marshmallow import Schema, fields
 
+from feedbus.records.packs import decode
 from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, Schedule, StoreOptions, Topology
 from feedbus.urls import BrokerUrl
+from feedbus.wire.constants import PACK
 from tests.simulation.history import Record
 from tests.simulation.scheduler import Scheduler
 
 BROKER = "simulation"
 MORE_RECORDS = {"outbox": 3, "stream": 2}
 TICK_SECONDS = 4  # between the moments of the schedule
+MOST_CRASHES = 5  # of a process that handles a message alone
+SOON, LATE = (0.5, 2.0), (4.0, 12.0)  # the delays of retries
+ROOM = 3  # messages in a queue that can be full; with fewer, the fences of an apply that is
+# interrupted several times can fill it
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
 
 
@@ -43,10 +50,14 @@ class Scenario:
         fan: how many records the handler of a stream publishes for each record.
         ordered: whether the queues keep the order of their keys also when a record is retried.
         failing: one record in so many is refused at first, 0 for none.
-        full: whether the queues of the shards refuse what is more than three messages.
+        delays: of its retries, in seconds.
+        full: whether the queues of the shards refuse what is more than a few messages.
         prefetch: of each queue.
         concurrency: how many records a process handles at the same time.
         asynchronous: whether the handlers are coroutines.
+        processes: how many read each queue; the broker lets one of them be active.
+        delivery_limit: how many crashes of a process that handles a message alone make the message
+            a dead letter.
         hosts: how many share the shards; with several, the number of shards does not change.
         single_active: whether the broker lets one of several consumers read a queue, as feedbus
             declares queues with an order; otherwise a consumer reads it exclusively.
@@ -67,10 +78,13 @@ class Scenario:
     fan: int
     ordered: bool
     failing: int
+    delays: tuple[float, ...]
     full: bool
     prefetch: int
     concurrency: int
     asynchronous: bool
+    processes: int
+    delivery_limit: int
     hosts: int
     single_active: bool
     schedulers: int
@@ -99,38 +113,47 @@ class Scenario:
         """Choose."""
         chosen = scheduler.random
         hosts = chosen.choice((1, 1, 1, 1, 1, 2, 3))
-        changes = chosen.choice((0, 0, 1, 1, 2)) if hosts == 1 else 0
-        kind = chosen.choice(("ring", "ring", "chain", "once", "outbox", "stream"))
-        failing = chosen.choice((0, 3, 7))
+        changes = chosen.choice((0, 0, 1, 1, 2, 3)) if hosts == 1 else 0
+        kind = chosen.choice(
+            ("ring", "ring", "chain", "once", "once", "outbox", "outbox", "stream")
+        )
+        full = kind != "stream" and chosen.random() < 0.3
+        failing = 0 if full else chosen.choice((0, 3, 7))
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
         batch = chosen.random() < 0.5
+        single_active = hosts > 1 or chosen.random() < 0.5
         return cls(
             kind=kind,
             shards=shards,
             batch=batch,
-            pack=chosen.choice((0, 0, 5)),
+            pack=chosen.choice((0, 0, 0, 2, 5, 5)),
             fan=chosen.choice((1, 2, 3)) if kind == "stream" else 1,
             ordered=chosen.random() < (0.8 if kind == "stream" else 0.5),
             failing=failing,
-            full=kind == "ring" and not failing and chosen.random() < 0.7,
+            delays=chosen.choice((SOON, LATE)) if failing > 3 and kind != "stream" else SOON,
+            full=full,
             prefetch=chosen.choice((1, 3, 100)),
             concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
             # A handler in a transaction is not async, and an async one has no pauses.
             asynchronous=kind not in {"once", "stream"} and chosen.random() < 0.3,
+            processes=chosen.choice((1, 2)) if single_active and hosts == 1 else 1,
+            delivery_limit=chosen.choice((1, 2, MOST_CRASHES, MOST_CRASHES)),
             hosts=hosts,
-            single_active=hosts > 1 or chosen.random() < 0.5,
+            single_active=single_active,
             schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
-            waiting_limit=chosen.choice((1, 3, 10_000)),
-            patient=chosen.random() < 0.5,
+            waiting_limit=chosen.choice((1, 3, 10_000, 10_000)),
+            patient=chosen.random() < 0.4,
         )
 
 
 def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
     """Return the topology of a scenario with so many shards."""
-    retry = RetryPolicy((0.5, 2.0), "dead-letter")
+    # A full queue can refuse what a handler publishes for a long time.
+    retry = RetryPolicy(scenario.delays, "repeat" if scenario.full else "dead-letter")
+    pack = scenario.pack
     batch = Batch(4, 0.01) if scenario.batch else Batch()
     common: dict[str, Any] = {
         "handler": "tests:none",
@@ -141,10 +164,12 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "single_active_consumer": scenario.single_active,
         "order_by": scenario.ordered,
         "waiting_limit": scenario.waiting_limit,
+        "processes": scenario.processes,
+        "delivery_limit": scenario.delivery_limit,
     }
     shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)
     if scenario.full:
-        shard = replace(shard, max_length=3, overflow="reject-publish")
+        shard = replace(shard, max_length=ROOM, overflow="reject-publish")
     queues = [shard]
     if scenario.worked:
         once, stream = scenario.kind == "once", scenario.kind == "stream"
@@ -170,8 +195,8 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         broker_url=BrokerUrl.in_memory(BROKER),
         store=StoreOptions(adapter="tests:none") if scenario.stored else None,
         exchanges={
-            "work": Exchange("work", "fanout", LARGE_PACK if scenario.kind == "stream" else 0),
-            "ring": Exchange("ring", "x-consistent-hash", scenario.pack),
+            "work": Exchange("work", "fanout", LARGE_PACK if scenario.kind == "stream" else pack),
+            "ring": Exchange("ring", "x-consistent-hash", pack),
             "ticks": Exchange("ticks", "fanout", 0),
         },
         schedules={"tick": TICK} if scenario.schedulers else {},
@@ -183,3 +208,13 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
 def payload(record: Record) -> dict[str, Any]:
     """Return the fields of a record."""
     return {"key": record.key, "n": record.n}
+
+
+def records_of(body: bytes, content_type: str) -> list[Record]:
+    """Return the records of a message."""
+    if content_type == PACK:
+        pack = decode(body, content_type, "", "")
+        payloads = [pack.payload(row) for row in range(len(pack))]
+    else:
+        payloads = [json.loads(body)]
+    return [Record(each["key"], each["n"]) for each in payloads]

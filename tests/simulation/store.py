@@ -14,6 +14,7 @@ from tests.simulation.clock import SimulatedClock
 from tests.simulation.scheduler import Process, Scheduler
 
 EFFECTS = "CREATE TABLE effects (id INTEGER PRIMARY KEY, key TEXT, n INTEGER)"
+PUBLISHED = "CREATE TABLE published (key TEXT, n INTEGER)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Database:
         self.scheduler = scheduler
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.execute(EFFECTS)
+        self.connection.execute(PUBLISHED)
         self.holder: object | None = None
         self.locks: set[str] = set()
         self.away_until = 0
@@ -118,6 +120,15 @@ class SimulatedStore(SqlStore):
         self._scheduler.note(f"effect {key}{number}, not committed")
         row = {"key": key, "n": number}
         self.execute("INSERT INTO effects (key, n) VALUES (:key, :n)", row)
+
+    def note_published(self, key: str, number: int) -> None:
+        """Note that a record is published, in the caller's transaction."""
+        row = {"key": key, "n": number}
+        self.execute("INSERT INTO published (key, n) VALUES (:key, :n)", row)
+
+    def published(self) -> set[tuple[str, int]]:
+        """Return the key and the number of each record whose transaction was committed."""
+        return set(self.execute("SELECT key, n FROM published", {}).fetchall())
 
     def close(self) -> None:
         """Close nothing: the database outlives this process."""

@@ -10,14 +10,16 @@ from typing import Any
 from feedbus.broker_names import Names
 from feedbus.store import NoStore, Store
 from feedbus.topology import Topology
+from feedbus.wire.constants import QUEUE, REASON
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.history import History, Record
 from tests.simulation.network import Network
-from tests.simulation.scenario import TICK, TICK_SECONDS, Scenario, topology_of
-from tests.simulation.scheduler import SECONDS, Scheduler
+from tests.simulation.scenario import TICK, TICK_SECONDS, Scenario, records_of, topology_of
+from tests.simulation.scheduler import SECONDS, Process, Scheduler
 from tests.simulation.store import Database, SimulatedStore
 
+DEAD = ".dead"  # at the end of the name of a queue of dead letters
 TICKING_SECONDS = 25.0  # a schedule is fired for so long
 
 
@@ -31,6 +33,7 @@ class System:
         lasting: processes that are started again when they are killed.
         ready: the folder and the name of each consumer that is ready.
         disagreements: returns what is wrong with the assignment of shards to hosts.
+        service_away_until: the moment until which a service that all handlers use is unavailable.
 
     """
 
@@ -45,6 +48,7 @@ class System:
     lasting: set[str] = field(default_factory=set)
     ready: set[tuple[Path, str]] = field(default_factory=set)
     disagreements: Callable[[], list[str]] = list
+    service_away_until: int = 0
 
     def __post_init__(self) -> None:
         """Make the topologies and the clock."""
@@ -62,6 +66,33 @@ class System:
         if not self.scenario.stored:
             return NoStore()
         return SimulatedStore(self.database, self.topology.name)
+
+    def process(self) -> Process | None:
+        """Return the process whose turn it is."""
+        thread = self.scheduler.current
+        return thread.owner or thread if thread is not None else None
+
+    def blame(self, process: Process, queue: str) -> None:
+        """Note that a process is killed, or stands still, if its handler has a single record.
+
+        A message with several records, and one of several that run at the same time, may have been
+        alone in the view of feedbus.
+        """
+        given, scenario = self.history.given.get(process, set()), self.scenario
+        if (
+            len(given) == 1
+            or scenario.pack
+            or scenario.kind == "stream"
+            or scenario.concurrency > 1
+        ):
+            self.history.blamed.update((queue, each) for each in given)
+
+    def dead(self) -> list[tuple[str, str, list[Record]]]:
+        """Return the queue, the reason and the records of each dead letter."""
+        return [
+            (headers[QUEUE], headers[REASON], records_of(body, content_type))
+            for headers, content_type, body in self.broker.dead_letters()
+        ]
 
     def again(self, name: str, run: Callable[..., None], *arguments: Any) -> None:
         """Run a process, and again whenever it was killed, until it has done its work."""
@@ -94,9 +125,9 @@ class System:
         return not self.disagreements() and not self.ticks_late()
 
     def waiting(self) -> Iterator[str]:
-        """Yield what is left in which queue, but for the states of the rings."""
+        """Yield what is left in which queue, but for the states of the rings and dead letters."""
         for name, _, ready, unacked, _ in self.broker.survey().queues:
-            if (ready or unacked) and name not in self._states:
+            if (ready or unacked) and name not in self._states and not name.endswith(DEAD):
                 yield f"{ready} ready and {unacked} delivered messages stay in {name}"
 
     def stored_effects(self, *, ticks: bool) -> list[Record]:

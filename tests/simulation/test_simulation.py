@@ -19,13 +19,14 @@ from amqp.exceptions import RecoverableConnectionError
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
 from feedbus.dispatch.waker import Waker
+from feedbus.runner import CrashGuard
 from feedbus.transports import memory
 from feedbus.wire import Outgoing
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
-from tests.simulation.reached import PATHS
+from tests.simulation.reached import PATHS, replaced
 from tests.simulation.runs import simulate
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
@@ -95,12 +96,26 @@ def test_seeds_reach_the_rare_paths():
     assert rare <= (+reached).keys()
 
 
-def test_seeds_have_several_hosts_schedules_and_async_handlers():
+def test_seeds_have_several_hosts_processes_schedules_and_async_handlers():
     scenarios = [Scenario.of(Scheduler(seed)) for seed in range(1, MOST_TO_REACH)]
     assert {1, 2, 3} == {scenario.hosts for scenario in scenarios}
     assert {0, 1, 2} == {scenario.schedulers for scenario in scenarios}
     assert any(scenario.asynchronous and scenario.concurrency > 1 for scenario in scenarios)
     assert {True, False} == {scenario.single_active for scenario in scenarios}
+    assert {1, 2} == {scenario.processes for scenario in scenarios}
+    assert {scenario.kind for scenario in scenarios if not scenario.full} - {
+        scenario.kind for scenario in scenarios if scenario.full
+    } == {"stream"}
+    assert any(scenario.delivery_limit == 1 and scenario.faults for scenario in scenarios)
+
+
+def test_a_dead_letter_without_a_crash_is_a_fault():
+    def always(_self: Any, _message_id: str, _limit: int) -> str:
+        return "no reason"
+
+    with replaced(CrashGuard, "reason_given_up", always):
+        faults = simulate(3).faults
+    assert any("became a dead letter: no reason" in fault for fault in faults)
 
 
 @pytest.mark.parametrize("name", FAULTS)
