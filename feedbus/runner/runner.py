@@ -241,7 +241,7 @@ class Runner:
                 break
             queues.follow_old_queues()
             arrived = mode.receive(raw)
-            # Both call the handlers, decide on the records, and settle the deliveries.
+            # handle_due() and handle_next() call the handlers and settle the deliveries.
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
             if not in_time:  # the broker's consumer timeout would expire
                 queues.return_deliveries()

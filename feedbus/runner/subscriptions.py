@@ -65,12 +65,12 @@ class Subscriptions:
         self._run.buffer.unite()
 
     def take_left_to_others(self) -> list[Source]:
-        """Return, once, old queues that this consumer stopped to read for another consumer."""
+        """Return, once, old queues that this consumer no longer reads, so that another one can."""
         left, self._left_to_others = self._left_to_others, []
         return left
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
-        """Start to read a queue; return False if only one may read it, and another does.
+        """Start to read a queue; return False if it allows one consumer and has another.
 
         An old queue that was deleted is left out.
         """
@@ -144,7 +144,7 @@ class Subscriptions:
         Args:
             consumer_tag: of the subscription.
             delivery_tags: in the order of arrival.
-            one_by_one: whether an earlier delivery that waits is not to be acknowledged with them.
+            one_by_one: True if an earlier delivery still waits, and must not be acknowledged yet.
 
         """
         reader = self.readers.get(consumer_tag)

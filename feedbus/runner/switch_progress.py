@@ -121,7 +121,7 @@ class SwitchProgress:
             self._forget(raw, now)
 
     def _forget(self, raw: RawConnection, now: float) -> None:
-        """Remove the drained generations from the state; the consumers do not try it together."""
+        """Remove the drained generations from the state, each consumer at another time."""
         if self._forget_at is None:
             self._forget_at = now + self._drain.place * APART_SECONDS
         if now >= self._forget_at:
@@ -134,7 +134,7 @@ class SwitchProgress:
         return LOOK_SECONDS if self._ended or self._waiting.awaited else SLOW_LOOK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
-        """Find the old queues that were deleted: those that records wait for, or any at times."""
+        """Find deleted queues: always those that records wait for, sometimes also others."""
         now = self._run.clock.monotonic()
         awaited = sorted(self._waiting.awaited)
         found = [each for each in awaited if not broker.queue_exists(raw, each)]
