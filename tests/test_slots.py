@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,21 +103,6 @@ def test_the_folder_of_locks_is_closed_to_others(folder):
     with slots.hold_slot(folder, "feed_3", 1):
         assert (folder.var / "run").stat().st_mode & 0o777 == 0o700
         assert (folder.var / "run" / "feed_3.1.lock").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_process_that_says_it_is_ready_is_ready_until_it_lets_go(folder):
-    path = folder.var / "run" / "feed_3.1.ready"
-    with slots.hold_slot(folder, "feed_3", 1):
-        assert status_files.ready_since(path, os.getpid()) is None
-        status_files.mark_ready()
-        assert status_files.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
-        assert status_files.ready_since(path, os.getpid() + 1) is None
-    assert status_files.ready_since(path, os.getpid()) is None
-
-
-def test_without_a_slot_saying_ready_does_nothing(folder):
-    status_files.mark_ready()
-    assert not folder.var.exists()
 
 
 def test_a_process_ends_when_its_supervisor_is_killed():
