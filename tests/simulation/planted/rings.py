@@ -43,6 +43,18 @@ def moved_records_behind_others() -> list[Change]:
     return [(waiting_records.WaitingRecords, "next_place", lambda self, _turn=0: original(self, 0))]
 
 
+def copies_before_their_records() -> list[Change]:
+    """Let the copy of a waiting record, in a newer queue, block the record in the older one."""
+
+    def also(self: Any, known: Any, record: Any) -> Any:
+        if known.queue == record.queue:
+            return self._again(known, record)
+        self.add(record)
+        return []
+
+    return [(waiting_records.WaitingRecords, "_also", also)]
+
+
 def old_rings_passed_over() -> list[Change]:
     """Read each old queue in the share of nobody."""
     return [(drain.Drain, "_share", lambda *_: [])]
