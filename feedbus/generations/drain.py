@@ -156,17 +156,34 @@ class Drain:
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
 
+    def announced(self, connection: Connection, notice: bytes | str) -> bool:
+        """Whether a notice reports a newer ring; see switched().
+
+        Args:
+            connection: reads the state if the notice contains no generation.
+            notice: the body of the notice.
+
+        """
+        if self._state is None:
+            return False
+        current = ledger.decode_generation(self._state.current.exchange, notice)
+        if current is None:
+            return self.switched(connection)
+        return current.turn > self._state.current.turn and self._reads(current)
+
     def switched(self, connection: Connection) -> bool:
         """Whether the ring has changed again, and this consumer has a queue of the new ring."""
         if self._state is None:
             return False
         now = ledger.states(connection, self._topology).get(self._state.current.exchange)
-        return (
-            now is not None
-            and now.current != self._state.current
-            and self._consumer.name in dict(now.current.members)
-            and predecessors.known(self._topology, self._consumer.queue)
-        )
+        if now is None or now.current == self._state.current:
+            return False
+        return self._reads(now.current)
+
+    def _reads(self, generation: Generation) -> bool:
+        """Whether this consumer reads a queue of a generation while it reads old queues."""
+        there = self._consumer.name in dict(generation.members)
+        return there and predecessors.known(self._topology, self._consumer.queue)
 
     def _sources(self, generation: Generation) -> list[Source]:
         """Return this consumer's share of the queues of an old generation."""

@@ -274,6 +274,19 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
         return None
 
 
+def encode_generation(generation: Generation) -> bytes:
+    """Return a generation as the body of a message."""
+    return json.dumps(_as_json(generation)).encode()
+
+
+def decode_generation(exchange: str, body: bytes | str) -> Generation | None:
+    """Return the generation that a body contains, or None."""
+    try:
+        return _generation(exchange, json.loads(body))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _as_json(generation: Generation) -> list[Any]:
     shape = [generation.shape] if generation.shape else []
     return [generation.turn, generation.members, *shape]

@@ -30,10 +30,10 @@ FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is f
 LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
 
 
-def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
+def fence(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> Outgoing:
     """Return a message that marks the end of a queue."""
     return Outgoing(
-        "", queue, b"", None, message_id, {FENCE: marked}, content_encoding=None, stamp=None
+        "", queue, body, None, message_id, {FENCE: marked}, content_encoding=None, stamp=None
     )
 
 

@@ -119,7 +119,7 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
     state = ledger.write(channel, names, replace(state, settled=True))
     step("settled")
     for old in state.draining:
-        notify(channel.connection, names, old)
+        notify(channel.connection, names, old, state.current)
     return state
 
 
@@ -303,16 +303,19 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
         queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
 
 
-def notify(connection: Connection, names: Names, old: Generation) -> None:
+def notify(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
     """Notify the consumers of an old ring of the switch, in front of the messages in its queues.
 
-    The notice is a fence in the waiting queue of each queue. A consumer that receives it reads the
-    state, and then also reads its new queue. A consumer without a waiting queue, or of an earlier
+    The notice is a fence in the waiting queue of each queue. It contains the current generation. So
+    the consumers need not take the state from its queue one after the other to compare. A consumer
+    that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
     version, learns of the switch when it reads the fence of its queue.
     """
     waiting = [names.waiting(queue) for queue in names.members(old)]
     read = [queue for queue in waiting if broker.consumers(connection, queue)]
-    publish_all(connection, [probes.fence(queue, old.digest) for queue in read], nacked_seconds=0.0)
+    body = ledger.encode_generation(current)
+    notices = [probes.fence(queue, old.digest, body=body) for queue in read]
+    publish_all(connection, notices, nacked_seconds=0.0)
 
 
 def _has_no_consumer(connection: Connection, queue: str) -> bool:

@@ -68,9 +68,9 @@ class QueuesToRead:
     def must_be_divided_again(self) -> bool:
         """Whether there is a newer ring, so that the consumers must divide the queues again."""
         waiting = self._run.waiting
-        if waiting is not None and waiting.noticed:
-            waiting.noticed = False
-            return self._drain.switched(self._raw)
+        notice = None if waiting is None else waiting.take_notice()
+        if notice is not None and self._drain.announced(self._raw, notice):
+            return True
         return self._progress is not None and self._progress.must_begin_anew(self._raw)
 
     def follow_old_queues(self) -> None:

@@ -68,7 +68,7 @@ class SwitchProgress:
         """
         if run.waiting is None:
             return None
-        run.waiting.noticed = False
+        run.waiting.take_notice()  # an earlier connection has received it
         predecessors = drain.predecessors(raw)
         run.waiting.follow(predecessors)
         return None if predecessors is None else cls(run, drain, run.waiting, predecessors)

@@ -33,7 +33,7 @@ class WaitingQueue:
     retries: OrderedRetries
     closed: bool = False
     turn: int = 0  # the number of the queue's generation
-    on_notice: Callable[[], None] = lambda: None
+    on_notice: Callable[[Any], None] = lambda _: None
     ending: bool = False  # whether no record is moved here any more
     cancelled: bool = False  # by the broker; the deliveries have returned to the queue
     arrived_at: float = 0.0  # when a message came last
@@ -47,7 +47,7 @@ class WaitingQueue:
         retries: OrderedRetries,
         on_cancel: Callable[[str], None],
         turn: int = 0,
-        on_notice: Callable[[], None] = lambda: None,
+        on_notice: Callable[[Any], None] = lambda _: None,
     ) -> WaitingQueue | None:
         """Subscribe, and return when all waiting records were delivered.
 
@@ -58,7 +58,7 @@ class WaitingQueue:
             retries: gets the waiting records.
             on_cancel: called with the tag when the broker cancels the subscription.
             turn: the number of the queue's generation.
-            on_notice: called when a fence reports that the ring has changed.
+            on_notice: called with the body of a fence that reports a change of the ring.
 
         Returns:
             None if another consumer reads the queue.
@@ -137,7 +137,7 @@ class WaitingQueue:
             self.probes.came(message_id)
             self.channel.basic_ack(message.delivery_tag)
             if not message_id:
-                self.on_notice()
+                self.on_notice(message.body)
             return
         self.acknowledge(self.retries.arrived(message))
 

@@ -49,7 +49,7 @@ class WaitingQueues:
             count: called with the number of waiting records when it has changed.
 
         """
-        self.noticed = False  # whether a notice has arrived that the ring has changed
+        self._notice: bytes | str | None = None  # the body of the latest notice of a switch
         self._count = count
         self._counted, self._counted_at = 0, -math.inf
         self._clock = broker.clock(topology)
@@ -93,8 +93,13 @@ class WaitingQueues:
         """Let the records run that wait only for these queues, which were deleted."""
         self._retries.records.ended(queues)
 
-    def _notice(self) -> None:
-        self.noticed = True
+    def take_notice(self) -> bytes | str | None:
+        """Return the body of the latest notice since the last call, or None."""
+        notice, self._notice = self._notice, None
+        return notice
+
+    def _note_notice(self, body: bytes | str) -> None:
+        self._notice = body
 
     def open(
         self,
@@ -127,7 +132,7 @@ class WaitingQueues:
                 self._retries,
                 lambda _: on_cancel(tag),
                 turn,
-                self._notice,
+                self._note_notice,
             )
             if opened is None:
                 return False

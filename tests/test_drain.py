@@ -1,0 +1,51 @@
+"""Whether a notice of a switch lets a consumer divide the old queues again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from feedbus.generations import drain
+from feedbus.generations.drain import Drain
+from feedbus.generations.ledger import State, encode_generation
+from tests.systems import queue, sharded, undeclared
+
+BEFORE = replace(undeclared().generation("ring"), turn=4)
+NO_CONNECTION: Any = None  # it fails if the state is read
+
+
+def draining(name: str = "shard_1", **options: Any) -> Drain:
+    """Return the drain of a shard that knows the generation BEFORE."""
+    options = {"order_by": True, **options}
+    topology = replace(undeclared(), queues={"shard": sharded(4, **options), "work": queue()})
+    state = {"ring": State(BEFORE)}
+    return Drain(topology, topology.consumer(name), state, lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("turn", "shards", "follows"), [(5, 2, True), (4, 2, False), (3, 2, False), (5, 1, False)]
+)
+def test_a_notice_of_a_newer_ring_with_this_shard_is_followed_without_the_state(
+    turn: int, shards: int, *, follows: bool
+) -> None:
+    members = tuple((f"shard_{number}", 1) for number in range(shards))
+    notice = encode_generation(replace(BEFORE, turn=turn, members=members))
+    assert draining().announced(NO_CONNECTION, notice) is follows
+
+
+def test_a_consumer_that_cannot_read_two_generations_follows_no_notice() -> None:
+    notice = encode_generation(replace(BEFORE, turn=5))
+    assert not draining(order_by=False).announced(NO_CONNECTION, notice)
+    assert not draining("work").announced(NO_CONNECTION, notice)
+
+
+@pytest.mark.parametrize("notice", [b"", b"\xff", b"[1]", b"7", b"[[], 1]", b'["5", [["a", {}]]]'])
+@pytest.mark.parametrize("turn", [4, 5])
+def test_the_state_is_read_if_a_notice_has_no_generation(
+    monkeypatch: pytest.MonkeyPatch, notice: bytes, turn: int
+) -> None:
+    state = State(replace(BEFORE, turn=turn))
+    monkeypatch.setattr(drain.ledger, "states", lambda *_: {"ring": state})
+    assert draining().announced(NO_CONNECTION, notice) is (turn == 5)
