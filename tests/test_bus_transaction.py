@@ -13,6 +13,7 @@ import pytest
 import feedbus
 from feedbus.bus import LiveBus, live_bus
 from feedbus.bus.shared_sender import SharedSender
+from feedbus.clock import SYSTEM
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.store import leftover_rows
 from feedbus.store.outbox_rows import publish_pending
@@ -314,6 +315,17 @@ def test_a_refused_row_is_not_overtaken_by_rows_of_a_later_round(tmp_path: Path)
                 )
                 handled(system)
     assert system.seen == [0, 1, 2]
+
+
+def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> None:
+    left = leftover_rows.Leftovers(system.store, system.topology.name, SYSTEM)
+    with system.store.transaction():
+        sent, refused = (system.store.outbox.put("work", {"n": n}).id for n in (1, 2))
+        system.store.outbox.remove([sent])
+    left.add(refused)
+    left.forget()
+    assert not left.look(sent)  # a thread sends the first row although the second is left
+    assert left.possible
 
 
 def test_single_messages_and_packs_of_a_transaction_are_sent_in_order(tmp_path: Path) -> None:

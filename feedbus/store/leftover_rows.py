@@ -41,17 +41,18 @@ class Leftovers:
         self._changing = threading.Lock()
         self._sending: dict[int, Sequence[int]] = {}
         self._foreign_up_to = 0  # rows of other processes that were there at the first look
-        self._up_to: int | None = None  # the last row that may be left; None if that is not known
+        self._up_to = 0  # the last row that may be left; 0 for none
+        self._unknown = True  # whether rows of other processes may be left, too
 
     @property
     def possible(self) -> bool:
         """Whether the outbox can contain leftover rows."""
-        return self._up_to != 0
+        return self._unknown or self._up_to != 0
 
     def add(self, row: int) -> None:
         """Record that a row, and all rows before it, may be left in the outbox."""
         with self._changing:
-            self._up_to = max(self._up_to or 0, row)
+            self._up_to = max(self._up_to, row)
 
     def begin(self, sender: object, rows: Sequence[int]) -> None:
         """Record that this process sends rows now, so they are not leftover rows."""
@@ -64,7 +65,7 @@ class Leftovers:
     def forget(self) -> None:
         """Record that another process may have left rows."""
         with self._changing:
-            self._up_to = None
+            self._unknown = True
 
     def look(self, first: int) -> bool:
         """Query whether the outbox contains leftover rows.
@@ -74,8 +75,10 @@ class Leftovers:
 
         """
         with self._changing:
-            if self._up_to is None:
-                self._up_to = self._foreign_up_to = first - 1
+            if self._unknown:
+                self._unknown = False
+                self._foreign_up_to = first - 1
+                self._up_to = max(self._up_to, first - 1)
             last = self._up_to
         oldest = self._store.outbox.pending(1, up_to=last)
         if not oldest:
@@ -97,7 +100,7 @@ class Leftovers:
         if not self.possible or not self.look(first):
             yield ()
             return
-        older = partial(self._older, min(self._up_to or 0, first - 1), self._keys(first, last))
+        older = partial(self._older, min(self._up_to, first - 1), self._keys(first, last))
         while any(map(self._young, rows := older())):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
