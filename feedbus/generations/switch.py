@@ -307,7 +307,7 @@ def notify(connection: Connection, names: Names, old: Generation, current: Gener
     """Notify the consumers of an old ring of the switch, in front of the messages in its queues.
 
     The notice is a fence in the waiting queue of each queue. It contains the current generation. So
-    the consumers need not take the state from its queue one after the other to compare. A consumer
+    the consumers do not have to read the state, which only one of them can do at a time. A consumer
     that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
     version, learns of the switch when it reads the fence of its queue.
     """
