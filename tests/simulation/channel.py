@@ -11,7 +11,7 @@ from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
-CUT_SHARE = 0.05  # of acknowledgements that are sent together: the connection is cut after them
+CUT_SHARE = 0.1  # of acknowledgements that are sent together: the connection is cut after them
 LATE_ACKNOWLEDGEMENTS = 0.2  # of all
 
 

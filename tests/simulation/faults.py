@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tests.simulation.scenario import MOST_CRASHES
-from tests.simulation.scheduler import SECONDS, Process
+from tests.simulation.scheduler import SECONDS
 from tests.simulation.system import System
 
 KINDS = (
     *("kill", "kill", "kill", "cut", "cut", "cut", "cut after", "cut after", "cut after"),
-    *("restart", "restart", "pause", "store", "store", "service", "service", "cancel", "cancel"),
+    *("restart", "restart", "pause", "service", "service", "cancel", "cancel"),
 )
+OF_STORES = ("store", "answer", "answer")  # besides, where there is a store
 KILLED_SHARE = 0.5  # of the outages: a process is killed while it waits for their end
 
 
@@ -24,31 +25,49 @@ class Faults:
     def strike(self) -> None:
         """Let something go wrong now and then."""
         system = self._system
-        chosen, network = system.scheduler.random, system.network
-        if not self._left or not network.faulty or chosen.random() > 0.03:
+        chosen = system.scheduler.random
+        if not self._left or not system.network.faulty or chosen.random() > 0.03:
             return
         self._left -= 1
-        links, processes = network.open_links(), system.scheduler.processes
-        what = chosen.choice(KINDS)
-        if what == "kill":
-            self._kill()
-        elif what == "cut" and links:
-            chosen.choice(links).cut("by the network")
-        elif what == "cut after" and links:
-            chosen.choice(links).cut_after_next = True
-        elif what == "restart":
-            self._restart_broker(self._outage(0.1, 3.0, 20.0))
-        elif what == "pause" and processes:
-            self._pause(chosen.choice(processes), chosen.choice((0.5, 10.0, 60.0)))
-        elif what == "cancel":
-            self._cancel()
-        elif what == "store":
-            system.database.lose_answer = chosen.random() < 0.5
-            system.database.away_until = self._moment(self._outage(0.0, 1.0, 10.0))
-            system.scheduler.note("THE STORE IS AWAY", by="-")
-        elif what == "service":
-            system.service_away_until = self._moment(self._outage(0.1, 1.0, 10.0))
-            system.scheduler.note("THE SERVICE OF THE HANDLERS IS AWAY", by="-")
+        kinds = (*KINDS, *OF_STORES) if system.scenario.stored else KINDS
+        {
+            "kill": self._kill,
+            "cut": self._cut,
+            "cut after": self._cut_after,
+            "restart": self._restart_broker,
+            "pause": self._pause,
+            "cancel": self._cancel,
+            "service": self._lose_service,
+            "store": self._lose_store,
+            "answer": self._lose_answer,
+        }[chosen.choice(kinds)]()
+
+    def _cut(self) -> None:
+        """Cut a connection."""
+        links = self._system.network.open_links()
+        if links:
+            self._system.scheduler.random.choice(links).cut("by the network")
+
+    def _cut_after(self) -> None:
+        """Cut a connection when the broker has done what is asked next."""
+        links = self._system.network.open_links()
+        if links:
+            self._system.scheduler.random.choice(links).cut_after_next = True
+
+    def _lose_service(self) -> None:
+        """Let a service that all handlers use be unavailable."""
+        self._system.service_away_until = self._moment(self._outage(0.1, 1.0, 10.0))
+        self._system.scheduler.note("THE SERVICE OF THE HANDLERS IS AWAY", by="-")
+
+    def _lose_store(self) -> None:
+        """Let the store be unavailable."""
+        self._system.database.away_until = self._moment(self._outage(0.0, 1.0, 10.0))
+        self._system.scheduler.note("THE STORE IS AWAY", by="-")
+
+    def _lose_answer(self) -> None:
+        """Lose the answer to a commit."""
+        self._system.database.lose_answer = True
+        self._system.scheduler.note("THE ANSWER TO THE NEXT COMMIT IS LOST", by="-")
 
     def _cancel(self) -> None:
         """Let the broker cancel a subscription.
@@ -85,9 +104,13 @@ class Faults:
         """Return the moment that is so many seconds from now."""
         return self._system.scheduler.now + int(seconds * SECONDS)
 
-    def _pause(self, process: Process, seconds: float) -> None:
+    def _pause(self) -> None:
         """Let a process do nothing for a while."""
-        scheduler, until = self._system.scheduler, self._moment(seconds)
+        scheduler = self._system.scheduler
+        if not scheduler.processes:
+            return
+        process = scheduler.random.choice(scheduler.processes)
+        until = self._moment(scheduler.random.choice((0.5, 10.0, 60.0)))
         scheduler.note("IS PAUSED", by=process.name)
         # feedbus may take the message in the handler for the reason of missing heartbeats.
         for queue in ("work", "shard"):
@@ -98,9 +121,10 @@ class Faults:
         if ready is not None:
             process.ready = lambda: scheduler.now >= until and ready()
 
-    def _restart_broker(self, seconds: float) -> None:
+    def _restart_broker(self) -> None:
         """Cut every connection, and refuse others for a while; the processes may start anew."""
         network, scheduler = self._system.network, self._system.scheduler
+        seconds = self._outage(0.1, 3.0, 20.0)
         scheduler.note("THE BROKER IS AWAY", by="-")
         network.down = True
         for link in list(network.open_links()):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from tests.simulation.planted import (
     concurrency,
+    crashes_and_outages,
     hosts_and_schedules,
+    outbox,
     overtaking,
     publishing,
     retries,
@@ -23,7 +25,16 @@ from tests.simulation.runs import declared
 
 Fault = Callable[[], list[Change]]
 
-MODULES = (publishing, rings, retries, overtaking, concurrency, hosts_and_schedules)
+MODULES = (
+    publishing,
+    outbox,
+    rings,
+    retries,
+    crashes_and_outages,
+    overtaking,
+    concurrency,
+    hosts_and_schedules,
+)
 
 
 def _faults(module: ModuleType) -> dict[str, Fault]:
@@ -31,7 +42,7 @@ def _faults(module: ModuleType) -> dict[str, Fault]:
     return {
         name: each
         for name, each in vars(module).items()
-        if getattr(each, "__module__", "") == module.__name__
+        if isinstance(each, FunctionType) and each.__module__ == module.__name__
     }
 
 

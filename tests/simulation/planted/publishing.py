@@ -114,3 +114,9 @@ def an_outbox_cleared_before_the_confirms() -> list[Change]:
         original(self)
 
     return [(publications.Publications, "_send_own", send)]
+
+
+def stale_packs_in_another_order() -> list[Change]:
+    """Take the packs for an old ring apart in another order than they were sent."""
+    original = sender.Sender._apart
+    return [(sender.Sender, "_apart", lambda self, packs: original(self, packs[::-1]))]

@@ -42,3 +42,14 @@ def retries_that_nobody_confirms() -> list[Change]:
 def retries_that_are_overtaken() -> list[Change]:
     """Handle records whose keys have to wait for a retry."""
     return [(blocked_keys.BlockedKeys, "must_wait", lambda *_: False)]
+
+
+def retries_of_a_pack_under_its_id() -> list[Change]:
+    """Give each record of a pack that is retried the id of the pack."""
+    original = failure_policy.FailurePolicy._record
+
+    def record(self: Any, delivery: Any, *arguments: Any) -> Any:
+        letter = original(self, delivery, *arguments)
+        return replace(letter, message_id=delivery.message_id)
+
+    return [(failure_policy.FailurePolicy, "_record", record)]

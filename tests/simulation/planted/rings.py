@@ -7,7 +7,7 @@ from typing import Any
 from feedbus.dispatch import (
     waiting_records,
 )
-from feedbus.generations import drain, predecessors, probes, switch
+from feedbus.generations import drain, predecessors, probes, queue_emptying, switch
 from feedbus.runner import (
     queue_reader,
     switch_progress,
@@ -87,3 +87,43 @@ def queues_deleted_without_proof() -> list[Change]:
 def owed_fences_forgotten() -> list[Change]:
     """Put no fence later that a full queue has refused."""
     return [(probes.Probes, "due", property(lambda _: False))]
+
+
+def a_ring_connected_before_the_old_one_is_disconnected() -> list[Change]:
+    """Route messages to both rings for a moment."""
+    connect, disconnect = switch._connect, switch._disconnect
+    old: list[Any] = []
+
+    def connect_both(channel: Any, names: Any, generation: Any) -> None:
+        connect(channel, names, generation)
+        switch.step("connected")
+        while old:
+            disconnect(channel, names, old.pop())
+
+    return [
+        (switch, "_disconnect", lambda _channel, _names, generation: old.append(generation)),
+        (switch, "_connect", connect_both),
+    ]
+
+
+def held_messages_settled_before_they_are_moved() -> list[Change]:
+    """Acknowledge what arrived between two rings before it is in a ring."""
+
+    def move_late(self: Any) -> bool:
+        came = False
+        while self._receive():
+            came = True
+            if self._move is None:
+                break
+            taken = list(self._came)
+            self._came.clear()
+            self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
+            self._move(taken)
+        return came
+
+    return [(queue_emptying.Emptying, "_drain", move_late)]
+
+
+def queues_kept_while_others_read_them() -> list[Change]:
+    """Wait for the end of a queue although another consumer reads it, too."""
+    return [(queue_reader.QueueReader, "consumers", lambda _: 1)]

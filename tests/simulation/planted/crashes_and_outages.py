@@ -1,0 +1,45 @@
+"""Faults of what follows a crash while messages are in the handler, and an outage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus.runner import batch_mode, crash_guard, group
+from tests.simulation.planted.change import Change
+
+
+def crashes_counted_against_a_whole_batch() -> list[Change]:
+    """Count a crash against each message of a batch, instead of none."""
+    original = crash_guard.CrashGuard.blame
+
+    def blame(self: Any, message_ids: Any, cause: str) -> None:
+        for each in message_ids:
+            original(self, [each], cause)
+
+    return [(crash_guard.CrashGuard, "blame", blame)]
+
+
+def crashes_counted_during_an_outage() -> list[Change]:
+    """Leave a message in the file of the crash guard while its consumer waits."""
+    original = batch_mode.BatchMode._wait_out
+
+    def wait_out(self: Any, raw: Any, error: Any) -> bool:
+        guard = self._run.crash_guard
+        guard.release = lambda: None
+        try:
+            return original(self, raw, error)
+        finally:
+            del guard.release
+
+    return [(batch_mode.BatchMode, "_wait_out", wait_out)]
+
+
+def records_of_an_outage_skipped() -> list[Change]:
+    """Go on with the next record when the handler of a record has met an outage."""
+    original = group.Group.handle
+
+    def handle(self: Any, *arguments: Any) -> Any:
+        self._begun = None
+        return original(self, *arguments)
+
+    return [(group.Group, "handle", handle)]

@@ -1,0 +1,76 @@
+"""Faults of the outbox: what is left there, and in which order it is sent."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from feedbus.bus import shared_sender
+from feedbus.dispatch import publications
+from feedbus.errors import StoreOutage
+from feedbus.store import leftover_rows, outbox_rows
+from feedbus.store import relay as relays
+from feedbus.wire.constants import PACK
+from tests.simulation.planted.change import Change
+
+
+class _Forgetful(set[Any]):
+    """A set that stays empty."""
+
+    def add(self, _item: Any) -> None:
+        """Do nothing."""
+
+
+def lost_answers_taken_for_rollbacks() -> list[Change]:
+    """Forget the rows of a transaction whose commit was not answered."""
+    original = leftover_rows.Leftovers.add
+
+    def add(self: Any, row: int) -> None:
+        if not isinstance(sys.exc_info()[1], StoreOutage):
+            original(self, row)
+
+    return [(leftover_rows.Leftovers, "add", add)]
+
+
+def own_rows_sent_past_refused_ones() -> list[Change]:
+    """Send messages although the broker has refused earlier ones of their keys."""
+    original = publications.Publications._send_rows
+
+    def send(self: Any, entries: Any) -> bool:
+        original(self, entries)
+        return True
+
+    return [(publications.Publications, "_send_rows", send)]
+
+
+def refused_rows_overtaken() -> list[Change]:
+    """Publish the later rows of a key whose row the broker has refused."""
+    original = outbox_rows.accepted
+
+    def accepted(bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> Any:
+        return original(bus, entries, clock, _Forgetful())
+
+    return [(outbox_rows, "accepted", accepted), (relays, "accepted", accepted)]
+
+
+def refused_keys_forgotten_between_rounds() -> list[Change]:
+    """Publish a row that was added while an earlier one of its key was refused."""
+    original = outbox_rows.publish_entries
+
+    def publish(store: Any, bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> int:
+        return original(store, bus, entries, clock)
+
+    return [(outbox_rows, "publish_entries", publish)]
+
+
+def packs_sent_before_single_messages() -> list[Change]:
+    """Send the packs of several requests before their single messages."""
+    original = shared_sender.SharedSender._send
+
+    def send(self: Any, requests: Any, timeout_seconds: float) -> None:
+        def has_no_pack(request: Any) -> bool:
+            return all(each.content_type != PACK for each in self._encoded(request))
+
+        original(self, sorted(requests, key=has_no_pack), timeout_seconds)
+
+    return [(shared_sender.SharedSender, "_send", send)]
