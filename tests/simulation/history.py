@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,9 @@ class Record:
     def __str__(self) -> str:
         """Return key and number."""
         return f"{self.key}{self.n}"
+
+
+ONE_ID: Mapping[Record, Collection[str]] = MappingProxyType({})  # each record has one
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ def invented(queue: str, tried: Iterable[Record], effects: Sequence[Record]) -> 
 
 
 def repeated(
-    queue: str, effects: Sequence[Record], ids: Mapping[Record, Collection[str]]
+    queue: str, effects: Sequence[Record], ids: Mapping[Record, Collection[str]] = ONE_ID
 ) -> list[str]:
     """Return a fault for each record that had more effects than ids.
 

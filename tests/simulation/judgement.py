@@ -104,7 +104,7 @@ def judge_schedule(system: System) -> list[str]:
     )
     # One of several hosts is also killed where no other faults happen.
     if scenario.stored or (not scenario.faults and scenario.hosts == 1):
-        faults += history.repeated("ticks", ticks, {})
+        faults += history.repeated("ticks", ticks)
     # While an apply waits for a full queue, it holds the lock that a schedule needs.
     if not scenario.faults and not scenario.full:
         first = START // SECONDS // TICK_SECONDS + 1
