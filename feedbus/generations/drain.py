@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from feedbus import broker
 from feedbus.broker import external
@@ -15,14 +14,9 @@ from feedbus.generations import ledger, predecessors, switch
 from feedbus.generations.ledger import State
 from feedbus.generations.predecessors import Predecessors
 from feedbus.topology import Consumer, Generation, Topology
-from feedbus.wire.amqp_protocols import Channel, Connection
+from feedbus.wire.amqp_protocols import Connection
 
 LOOKS_A_STATE = 10  # a waiting consumer reads the state after this many checks of a queue
-
-# The role of a queue in which a fence is read. "ending": no binding leads to it any more.
-# "switching": that is not certain yet. "in use": the queue is current, so feedbus did not send the
-# fence.
-Standing = Literal["ending", "switching", "in use"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,58 +276,3 @@ class Drain:
         state = ledger.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
-
-
-def standing(
-    connection: Connection, topology: Topology, consumer: Consumer, queue: str
-) -> Standing:
-    """Return the role of a consumer's queue, according to the broker's current state."""
-    names = Names(topology)
-    if not topology.on_ring(consumer.queue):
-        if queue != names.before(consumer):
-            return "in use"
-        begun = broker.exchange_exists(connection, names.gate(consumer))
-        return "switching" if begun else "ending"
-    exchange = consumer.queue.exchange
-    seen = ledger.states(connection, topology).get(exchange)
-    if _standing(names, seen, queue) == "ending":
-        return "ending"
-    try:
-        # The readers' copy of the state can be out of date. The state that is read under the lock
-        # is not.
-        with broker.locked(connection, topology):
-            channel = connection.channel()
-            state = ledger.read_locked(channel, topology, exchange)
-            if state is not None and state != seen:
-                ledger.repair(channel, names, state)
-            channel.close()
-    except UsageError:  # a switch is in progress
-        return "switching"
-    return _standing(names, state, queue)
-
-
-def since(
-    channel: Channel, topology: Topology, exchange: str, queue: str
-) -> tuple[Generation, ...]:
-    """Return the generation of a shard's old queue and all later ones, the current one last.
-
-    The caller holds the topology's lock. The result is empty if the queue is not old, or if the
-    latest switch is not complete.
-    """
-    names = Names(topology)
-    state = ledger.read_locked(channel, topology, exchange)
-    if state is None or not state.settled:
-        return ()
-    chain = (*state.draining, state.current)
-    for place, old in enumerate(state.draining):
-        if queue in names.members(old):
-            return chain[place:]
-    return ()
-
-
-def _standing(names: Names, state: State | None, queue: str) -> Standing:
-    if state is not None:
-        for old in state.draining:
-            if queue in names.members(old):
-                return "ending" if state.settled else "switching"
-    return "in use"

@@ -10,7 +10,8 @@ from amqp.exceptions import NotFound
 
 from feedbus import broker
 from feedbus.errors import BrokerOutage
-from feedbus.generations.drain import Source, standing
+from feedbus.generations.drain import Source
+from feedbus.generations.queue_phases import phase_of
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.runner.misplacement_check import MisplacementCheck
@@ -187,8 +188,8 @@ class Subscriptions:
             run.receive(raw, max(min(seconds, run.until_due(), run.look_seconds), 0.0))
             return True
         if not reader.probes.awaited:
-            found = standing(raw, run.topology, run.consumer, reader.queue)
-            if found == "in use":
+            phase = phase_of(raw, run.topology, run.consumer, reader.queue)
+            if phase == "in use":
                 return False
             consumers = reader.consumers()
             if consumers > 1:  # other consumers have deliveries; the last one ends the queue
@@ -197,7 +198,7 @@ class Subscriptions:
                 if source.in_turn:
                     self._left_to_others.append(source)
                 return True
-            if found == "switching" or not consumers:
+            if phase == "switching" or not consumers:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
         if not self._waits_on(raw, reader):
@@ -220,8 +221,8 @@ class Subscriptions:
         for reader in [*self.readers.values()]:
             if not reader.probes.due:
                 continue
-            found = standing(raw, self._run.topology, self._run.consumer, reader.queue)
-            if found == "ending":
+            phase = phase_of(raw, self._run.topology, self._run.consumer, reader.queue)
+            if phase == "ending":
                 reader.probes.put_fence()
             else:
                 reader.probes.postpone()

@@ -14,7 +14,7 @@ from feedbus.dispatch.waiting_messages import Arrival, Waiting
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors
-from feedbus.generations.drain import since
+from feedbus.generations.queue_phases import generations_since
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.runner.waiting_queue import WaitingQueue
@@ -127,7 +127,7 @@ class WaitingRecordMover:
         """
         channel = connection.channel()
         exchange = self._consumer.queue.exchange
-        chain = since(channel, self._topology, exchange, queue)
+        chain = generations_since(channel, self._topology, exchange, queue)
         if not predecessors.known(self._topology, self._consumer.queue):
             chain = chain[:2]
         if len(chain) < SHORTEST_CHAIN or not chain[-1].members:

@@ -62,17 +62,17 @@ def old_rings_passed_over() -> list[Change]:
 
 def held_messages_forgotten() -> list[Change]:
     """Leave what arrived between two rings where it is held."""
-    return [(switch, "_append_held", lambda *_: None)]
+    return [(switch, "append_held", lambda *_: None)]
 
 
 def held_messages_behind_the_switch() -> list[Change]:
     """Append what was held to the new ring instead of the old one."""
-    original = switch._append_held
+    original = switch.append_held
 
     def append(channel: Any, names: Any, exchange: str, generations: Any, on_full: Any) -> None:
         original(channel, names, exchange, generations[-1:], on_full)
 
-    return [(switch, "_append_held", append)]
+    return [(switch, "append_held", append)]
 
 
 def queues_deleted_without_proof() -> list[Change]:

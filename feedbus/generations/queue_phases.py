@@ -1,0 +1,71 @@
+"""The phases of a queue, according to the state of its ring: in use, switching, or ending."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from feedbus import broker
+from feedbus.broker_names import Names
+from feedbus.errors import UsageError
+from feedbus.generations import ledger
+from feedbus.generations.ledger import State
+from feedbus.topology import Consumer, Generation, Topology
+from feedbus.wire.amqp_protocols import Channel, Connection
+
+# The phase of a queue in which a fence is read. "ending": no binding leads to it any more.
+# "switching": that is not certain yet. "in use": the queue is current, so feedbus did not send the
+# fence.
+Phase = Literal["ending", "switching", "in use"]
+
+
+def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
+    """Return the phase of a consumer's queue, according to the broker's current state."""
+    names = Names(topology)
+    if not topology.on_ring(consumer.queue):
+        if queue != names.before(consumer):
+            return "in use"
+        begun = broker.exchange_exists(connection, names.gate(consumer))
+        return "switching" if begun else "ending"
+    exchange = consumer.queue.exchange
+    seen = ledger.states(connection, topology).get(exchange)
+    if _phase_of(names, seen, queue) == "ending":
+        return "ending"
+    try:
+        # The readers' copy of the state can be out of date. The state that is read under the lock
+        # is not.
+        with broker.locked(connection, topology):
+            channel = connection.channel()
+            state = ledger.read_locked(channel, topology, exchange)
+            if state is not None and state != seen:
+                ledger.repair(channel, names, state)
+            channel.close()
+    except UsageError:  # a switch is in progress
+        return "switching"
+    return _phase_of(names, state, queue)
+
+
+def generations_since(
+    channel: Channel, topology: Topology, exchange: str, queue: str
+) -> tuple[Generation, ...]:
+    """Return the generation of a shard's old queue and all later ones, the current one last.
+
+    The caller holds the topology's lock. The result is empty if the queue is not old, or if the
+    latest switch is not complete.
+    """
+    names = Names(topology)
+    state = ledger.read_locked(channel, topology, exchange)
+    if state is None or not state.settled:
+        return ()
+    chain = (*state.draining, state.current)
+    for place, old in enumerate(state.draining):
+        if queue in names.members(old):
+            return chain[place:]
+    return ()
+
+
+def _phase_of(names: Names, state: State | None, queue: str) -> Phase:
+    if state is not None:
+        for old in state.draining:
+            if queue in names.members(old):
+                return "ending" if state.settled else "switching"
+    return "in use"
