@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import feedbus
-from feedbus.bus import LiveBus, live_bus
+from feedbus.bus import LiveBus, committed_messages
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.clock import SYSTEM
 from feedbus.errors import BrokerOutage, StoreOutage
@@ -262,7 +262,7 @@ def test_of_two_threads_that_publish_one_key_the_one_that_committed_first_sends_
     threads[0].start()
     wait_until(lambda: sends)
     threads[1].start()
-    wait_until(lambda: len(sends) > 1 or bus._locks._waiting)
+    wait_until(lambda: len(sends) > 1 or bus._outbox._locks._waiting)
     let_go.set()
     for thread in threads:
         thread.join()
@@ -353,7 +353,7 @@ def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
 def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
     system, bus, broken, monkeypatch
 ) -> None:
-    monkeypatch.setattr(live_bus, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(committed_messages, "AWAY_SECONDS", 0.0)
     broken.append(True)
     for number in (1, 2):
         publish(bus, number)

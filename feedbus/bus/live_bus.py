@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import weakref
@@ -12,17 +11,15 @@ from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker
+from feedbus.bus.committed_messages import CommittedMessages
 from feedbus.bus.interface import Bus
-from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
 from feedbus.bus.publish_requests import Request, refuse_ended
 from feedbus.bus.record_encoding import columnar
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.bus.transactions import Current, Transaction
-from feedbus.errors import BrokerOutage, StoreOutage
-from feedbus.logs import EventLog
+from feedbus.errors import StoreOutage
 from feedbus.metrics import Metrics
-from feedbus.printable import one_line
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import (
@@ -34,17 +31,11 @@ from feedbus.records.publish_arguments import (
 )
 from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
-from feedbus.store.key_locks import KeyLocks
-from feedbus.store.leftover_rows import Leftovers
 from feedbus.store.no_store import refuse
-from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
-events = EventLog(__name__)
-
 TIMEOUT_SECONDS = 10.0
-AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions are left to the relay
 
 
 class LiveBus(Bus):
@@ -92,9 +83,7 @@ class LiveBus(Bus):
         self._opening = threading.Lock()
         self._current = Current()
         self._store = self._given_store
-        self._left: Leftovers | None = None
-        self._locks = KeyLocks()
-        self._again_at = -math.inf
+        self._outbox: CommittedMessages | None = None
 
     def unique(self) -> str:
         """Return a message id that no other message has."""
@@ -208,7 +197,8 @@ class LiveBus(Bus):
         """
         if self._ended:
             refuse_ended()
-        store = self._opened_store()
+        outbox = self._opened_outbox()
+        store = outbox.store
         if self._current.transaction is not None:
             with store.transaction() as session:
                 yield session
@@ -218,16 +208,14 @@ class LiveBus(Bus):
             with store.transaction() as session:
                 yield session
         except StoreOutage:
-            if current.requests:  # the outage may have hidden a successful commit
-                self._leftovers(store).add(current.last)
+            outbox.leave(current)  # the outage may have hidden a successful commit
             raise
         finally:
             self._current.transaction = None
-        if current.requests:
-            with self._locks.hold(current.first, current.keys):
-                self._send_committed(store, current)
+        outbox.send(current)
 
-    def _opened_store(self) -> Store:
+    def _opened_outbox(self) -> CommittedMessages:
+        """Return what sends committed messages; open the store if it is not open."""
         with self._opening:
             if self._store is None:
                 store = open_store(self._topology)
@@ -235,60 +223,11 @@ class LiveBus(Bus):
                     refuse()
                 store.set_up()
                 self._store = store
-            return self._store
-
-    def _leftovers(self, store: Store) -> Leftovers:
-        if self._left is None:
-            self._left = Leftovers(store, self._topology.name, self._clock)
-        return self._left
-
-    def _send_committed(self, store: Store, committed: Transaction) -> None:
-        """Send the messages of a committed transaction; no error of broker or store is raised.
-
-        Rows with the same keys that are left in the outbox are sent first. A row that cannot be
-        sent now stays in the outbox. This bus sends it before the next message of its key, unless
-        the relay has sent it by then.
-        """
-        left, sent = self._leftovers(store), False
-        left.begin(committed, committed.rows)
-        try:
-            if self._clock.monotonic() < self._again_at and left.look(committed.first):
-                return
-            with left.before(committed.first, committed.last) as older:
-                if older is None or not self._send_rows(store, older):
-                    return
-                self._send_now(committed.requests)
-                sent = committed.remove_sent()
-        except Exception as error:
-            if not (isinstance(error, StoreOutage) or store.is_outage(error)):
-                raise
-            events.warning(
-                "outbox_unreadable",
-                "the outbox cannot be read after a commit; the messages of the transaction stay"
-                " there, and the operations process will publish them",
-                error=one_line(error),
-            )
-        finally:
-            left.end(committed)
-            if not sent:
-                left.add(committed.last)
-
-    def _send_now(self, requests: Sequence[Request]) -> None:
-        self._requests.send_together(requests, timeout_seconds=0)
-        if any(isinstance(each.answer, BrokerOutage) for each in requests):
-            self._again_at = self._clock.monotonic() + AWAY_SECONDS
-
-    def _send_rows(self, store: Store, entries: Sequence[Entry]) -> bool:
-        """Send and remove rows that were left in the outbox; return whether all were sent."""
-        for part in first_alone(entries):
-            requests = [request_of(entry, self._clock) for entry in part]
-            self._send_now(requests)
-            sent = sent_rows(part, requests)
-            with store.transaction():
-                store.outbox.remove(sent)
-            if len(sent) < len(part):
-                return False
-        return True
+            if self._outbox is None:
+                self._outbox = CommittedMessages(
+                    self._store, self._topology.name, self._clock, self._requests
+                )
+            return self._outbox
 
     def close(self) -> None:
         """Close the connection, and the store if the bus has opened it; a publish opens another."""
@@ -296,7 +235,7 @@ class LiveBus(Bus):
         with self._opening:
             if self._store is not None and self._store is not self._given_store:
                 self._store.close()
-                self._store = None
+                self._store = self._outbox = None
 
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         if self._ended:

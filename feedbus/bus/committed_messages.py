@@ -1,0 +1,102 @@
+"""The messages of committed transactions: sent by the bus, or left in the outbox for the relay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
+from feedbus.bus.publish_requests import Request
+from feedbus.bus.shared_sender import SharedSender
+from feedbus.bus.transactions import Transaction
+from feedbus.clock import Clock
+from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.logs import EventLog
+from feedbus.printable import one_line
+from feedbus.store import Store
+from feedbus.store.key_locks import KeyLocks
+from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.protocol import Entry
+
+events = EventLog(__name__)
+
+AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions are left to the relay
+
+
+class CommittedMessages:
+    """Sends the messages of a bus's transactions after their commit, those of each key in order."""
+
+    def __init__(self, store: Store, project: str, clock: Clock, requests: SharedSender) -> None:
+        """Create it for the outbox of a store.
+
+        Args:
+            store: the store of the transactions.
+            project: the project of the rows in the outbox.
+            clock: the clock of the broker.
+            requests: sends the messages.
+
+        """
+        self.store = store
+        self._clock = clock
+        self._requests = requests
+        self._leftovers = Leftovers(store, project, clock)
+        self._locks = KeyLocks()
+        self._again_at = -math.inf
+
+    def leave(self, transaction: Transaction) -> None:
+        """Note that the rows of a transaction may be left in the outbox."""
+        if transaction.requests:
+            self._leftovers.add(transaction.last)
+
+    def send(self, committed: Transaction) -> None:
+        """Send the messages of a committed transaction; no error of broker or store is raised.
+
+        Rows with the same keys that are left in the outbox are sent first. A row that cannot be
+        sent now stays in the outbox. This bus sends it before the next message of its key, unless
+        the relay has sent it by then.
+        """
+        if committed.requests:
+            with self._locks.hold(committed.first, committed.keys):
+                self._send(committed)
+
+    def _send(self, committed: Transaction) -> None:
+        left, sent = self._leftovers, False
+        left.begin(committed, committed.rows)
+        try:
+            if self._clock.monotonic() < self._again_at and left.look(committed.first):
+                return
+            with left.before(committed.first, committed.last) as older:
+                if older is None or not self._send_rows(older):
+                    return
+                self._send_now(committed.requests)
+                sent = committed.remove_sent()
+        except Exception as error:
+            if not (isinstance(error, StoreOutage) or self.store.is_outage(error)):
+                raise
+            events.warning(
+                "outbox_unreadable",
+                "the outbox cannot be read after a commit; the messages of the transaction stay"
+                " there, and the operations process will publish them",
+                error=one_line(error),
+            )
+        finally:
+            left.end(committed)
+            if not sent:
+                left.add(committed.last)
+
+    def _send_now(self, requests: Sequence[Request]) -> None:
+        self._requests.send_together(requests, timeout_seconds=0)
+        if any(isinstance(each.answer, BrokerOutage) for each in requests):
+            self._again_at = self._clock.monotonic() + AWAY_SECONDS
+
+    def _send_rows(self, entries: Sequence[Entry]) -> bool:
+        """Send and remove rows that were left in the outbox; return whether all were sent."""
+        for part in first_alone(entries):
+            requests = [request_of(entry, self._clock) for entry in part]
+            self._send_now(requests)
+            sent = sent_rows(part, requests)
+            with self.store.transaction():
+                self.store.outbox.remove(sent)
+            if len(sent) < len(part):
+                return False
+        return True
