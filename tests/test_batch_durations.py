@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
 import pytest
@@ -35,13 +34,3 @@ def test_records_that_cost_nothing_fit_without_end() -> None:
 def test_all_time_counts_while_all_batches_have_the_same_number_of_records() -> None:
     known = after(lambda size: 0.001 * size, [100] * 5)
     assert known.records_within(0.1) == pytest.approx(100)
-
-
-def test_waits_for_other_processes_do_not_make_batches_small() -> None:
-    waits = random.Random(1)
-    known, size, sizes = BatchDurations(), 100.0, []
-    for _ in range(300):
-        known.add(int(size), waits.uniform(0.0, 0.6) + 0.00002 * size)
-        size = min(max(known.records_within(0.1), size / 2, 1.0), size * 2, 500)
-        sizes.append(size)
-    assert sorted(sizes)[len(sizes) // 2] > 100

@@ -9,8 +9,8 @@ from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.batch_durations import BatchDurations
 from feedbus.runner.connection_load import ConnectionLoad
+from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.publishing_pauses import PublishingPauses
 from feedbus.runner.run_state import HERE_SECONDS, Run
@@ -20,10 +20,6 @@ from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
-
-BEHIND_SECONDS = 0.1  # by which a batch of an old queue may delay new records
-FIRST_BEHIND = 100.0  # records of the first such batch
-STEP = 2.0  # by which the number of records changes at most
 
 
 class BatchMode:
@@ -40,8 +36,7 @@ class BatchMode:
         self._overtaking = Overtaking.of(run.consumer.queue)
         self._last_batch = -math.inf
         self._behind = False  # whether the latest batch was of an old queue
-        self._behind_records = FIRST_BEHIND
-        self._durations = BatchDurations()
+        self._old_batches = OldQueueBatches(run.consumer.queue.batch.size)
         self._pauses: PublishingPauses | None = None
         if self._overtaking is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -171,7 +166,7 @@ class BatchMode:
         size = run.consumer.queue.batch.size
         self._behind = buffer.behind
         if self._behind:
-            size = min(size, int(self._behind_records))
+            size = min(size, int(self._old_batches.size))
         return buffer.take(size, most, suspected)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
@@ -251,24 +246,13 @@ class BatchMode:
         run = self._run
         run.timeout.note(seconds)
         if run.buffer.divided:
-            self._fit_behind(seconds, sum(delivery.record_count for delivery in deliveries))
+            records = sum(delivery.record_count for delivery in deliveries)
+            self._old_batches.add(records, seconds, old=self._behind)
         run.limits.idle_from(run.clock.monotonic())
         self._settle(raw, deliveries, load)
         self._subscriptions.sample(deliveries[0])
         run.holding.record_success()
         run.limits.handled(len(deliveries))
-
-    def _fit_behind(self, seconds: float, records: int) -> None:
-        """Adjust the size of batches of old queues, after a batch that took some seconds.
-
-        Each batch has fixed costs. So only the additional time of its records counts: with smaller
-        batches, the fixed costs would take most of the time.
-        """
-        self._durations.add(records, seconds)
-        if self._behind:
-            wanted = self._durations.records_within(BEHIND_SECONDS)
-            size, most = self._behind_records, self._run.consumer.queue.batch.size
-            self._behind_records = min(max(wanted, size / STEP, 1.0), size * STEP, most)
 
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad

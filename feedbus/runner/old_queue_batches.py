@@ -1,0 +1,42 @@
+"""The size of batches from old queues: so small that new records wait only a moment for each."""
+
+from __future__ import annotations
+
+from feedbus.runner.batch_durations import BatchDurations
+
+ADDED_SECONDS = 0.1  # by which the records of such a batch may delay new records
+FIRST_RECORDS = 100.0  # the size of the first one
+STEP = 2.0  # by which the size changes at most
+
+
+class OldQueueBatches:
+    """The largest number of records in the next batch from an old queue.
+
+    Each batch has fixed costs. So only the additional time of its records counts: with smaller
+    batches, the fixed costs would take most of the time.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Start with a small size; later sizes depend on the durations of batches.
+
+        Args:
+            most: the largest number of records in any batch.
+
+        """
+        self._most = most
+        self._durations = BatchDurations()
+        self.size = FIRST_RECORDS
+
+    def add(self, records: int, seconds: float, *, old: bool) -> None:
+        """Add a batch that was handled; after one of an old queue, adjust the size.
+
+        Args:
+            records: the number of its records.
+            seconds: how long it took.
+            old: whether it came from an old queue.
+
+        """
+        self._durations.add(records, seconds)
+        if old:
+            wanted = self._durations.records_within(ADDED_SECONDS)
+            self.size = min(max(wanted, self.size / STEP, 1.0), self.size * STEP, self._most)
