@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from feedbus.broker.publisher import Publisher, Refusal
+from feedbus.broker.publisher import Publisher
+from feedbus.broker.refusals import Refusal
 from feedbus.bus import Bus
 from feedbus.records import Records
 from feedbus.ring import Ring

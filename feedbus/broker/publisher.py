@@ -7,16 +7,16 @@ letters, rows of the outbox, messages of schedules, and messages that a change o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from amqp import spec
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.blockage import Blockage
-from feedbus.errors import BrokerOutage, PublishError, Unroutable, UsageError
+from feedbus.broker.refusals import NACKED, Refusal
+from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
+from feedbus.errors import BrokerOutage, UsageError
 from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
@@ -29,26 +29,6 @@ NACKED_PAUSE_SECONDS = 0.1
 FULL_SECONDS = 5.0  # after which a full queue is reported
 SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
 WOKEN_SECONDS = 0.01  # a pause after a wait that a thread has ended
-NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A message that the broker did not accept.
-
-    Attributes:
-        message: the published message.
-        outcome: "returned" if no queue matched, "nacked" for any other reason.
-        reason: the reason, as text for the operator.
-        final: whether the broker will always refuse this message: it closed the channel because of
-            it.
-
-    """
-
-    message: Outgoing
-    outcome: Literal["returned", "nacked"]
-    reason: str
-    final: bool = False
 
 
 class Publisher:
@@ -94,9 +74,8 @@ class Publisher:
         self._blockage = blockage or Blockage(self._clock)
         self._blockage.watch(self._connection)
         self._frame_bytes = getattr(self._connection, "frame_max", None)
-        self._refusals: list[Refusal] = []
         self._confirmed_by = self._unblocked_by = 0.0
-        self._begin(self._channel)
+        self._unconfirmed = UnconfirmedMessages(self._channel)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -109,9 +88,6 @@ class Publisher:
 
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every answer; return the messages that were not accepted.
-
-        Kombu's own confirm_publish accepts any confirm as that of its message. Here each message is
-        identified by its own delivery tag.
 
         Raises:
             BrokerOutage: they were not confirmed in time, or their exchange does not exist.
@@ -157,19 +133,10 @@ class Publisher:
         if channel is not None and channel.is_open:
             channel.close()
 
-    def _begin(self, channel: Channel) -> None:
-        self._last_tag = self._returned_tag = 0
-        self._waiting: dict[int, Outgoing] = {}  # by delivery tag, which ascends
-        self._returned: dict[int, str] = {}
-        channel.confirm_select()
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
-        channel.events["basic_return"].add(self._on_return)
-
     def _opened(self) -> Channel:
         if self._channel is None:
             channel = self._connection.channel()
-            self._begin(channel)
+            self._unconfirmed = UnconfirmedMessages(channel)
             self._channel = channel
         return self._channel
 
@@ -184,7 +151,7 @@ class Publisher:
         while left:
             window = left[:1] if one_at_a_time else left
             unanswered, error = self._try(window)
-            refusals += self._refusals
+            refusals += self._unconfirmed.refusals
             if len(unanswered) > 1:
                 left, one_at_a_time = unanswered, True
                 continue
@@ -198,7 +165,8 @@ class Publisher:
     def _try(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
         """Publish; return the messages without a confirm, and why the broker closed the channel."""
         channel = self._opened()
-        self._refusals = []
+        unconfirmed = self._unconfirmed
+        unconfirmed.refusals = []
         self._silent = False
         now = self._clock.monotonic()
         self._confirmed_by = now + self._timeout_seconds
@@ -211,12 +179,12 @@ class Publisher:
                 # buffers.
                 while self._blockage.active:
                     self._drain()
-            while self._waiting:
+            while unconfirmed.waiting:
                 self._drain()
         except ChannelError as error:
             if error.method_sig != spec.Basic.Publish:  # the error does not concern this publish
                 raise
-            unanswered = [*self._waiting.values(), *messages[put:]]
+            unanswered = [*unconfirmed.waiting.values(), *messages[put:]]
             self.close()
             if isinstance(error, AccessRefused):  # an outage
                 raise
@@ -228,13 +196,14 @@ class Publisher:
         return (), ""
 
     def _put(self, channel: Channel, message: Outgoing) -> None:
+        unconfirmed = self._unconfirmed
         try:
             prepared = fitted(message, self._frame_bytes).prepared(channel)
         except UsageError as error:
-            self._refusals.append(Refusal(message, "nacked", str(error), final=True))
+            unconfirmed.refusals.append(Refusal(message, "nacked", str(error), final=True))
             return
-        self._last_tag += 1
-        self._waiting[self._last_tag] = message
+        unconfirmed.last_tag += 1
+        unconfirmed.waiting[unconfirmed.last_tag] = message
         channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
     def _drain(self) -> None:
@@ -248,7 +217,8 @@ class Publisher:
                 if blocked
                 else ""
             )
-            msg = f"broker: no confirm in time for {counted(len(self._waiting), 'message')}{why}"
+            count = counted(len(self._unconfirmed.waiting), "message")
+            msg = f"broker: no confirm in time for {count}{why}"
             raise BrokerOutage(msg)
         wait_seconds = min(rest, SILENT_SECONDS)
         try:
@@ -263,48 +233,6 @@ class Publisher:
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
-
-    def _answered(self, tag: int, *, multiple: bool) -> list[int]:
-        if not multiple:
-            return [tag] if tag in self._waiting else []
-        return list(takewhile(lambda waiting: waiting <= tag, self._waiting))
-
-    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
-        for answered in self._answered(tag, multiple=multiple):
-            message = self._waiting.pop(answered)
-            if answered in self._returned:
-                reason = self._returned.pop(answered)
-                self._refusals.append(Refusal(message, "returned", reason))
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as above
-        for answered in self._answered(tag, multiple=multiple):
-            self._returned.pop(answered, None)
-            self._refusals.append(Refusal(self._waiting.pop(answered), "nacked", NACKED))
-
-    def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
-        """Record which message the broker returned; its confirm follows.
-
-        A return does not contain the delivery tag. Messages are returned in the order in which they
-        were published. It does not matter which of several equal messages is recorded.
-        """
-        identity = message.properties.get("message_id") or message.body
-        tag = self._first_waiting(
-            lambda each: (
-                (each.exchange, each.routing_key, each.message_id or each.body)
-                == (exchange, key, identity)
-            )
-        ) or self._first_waiting(lambda _: True)
-        if tag is not None:
-            self._returned_tag = tag
-            self._returned[tag] = (
-                f"no queue of exchange '{exchange}' is bound for the routing key '{key}' ({error})"
-            )
-
-    def _first_waiting(self, test: Callable[[Outgoing], bool]) -> int | None:
-        tags = range(self._returned_tag + 1, self._last_tag + 1)
-        return next(
-            (tag for tag in tags if tag in self._waiting and test(self._waiting[tag])), None
-        )
 
 
 def publish_all(
@@ -333,13 +261,3 @@ def publish_all(
         publisher.on_full = on_full
         parts = (messages[at : at + at_once] for at in range(0, len(messages), at_once))
         return [refusal for part in parts for refusal in publisher.send(part)]
-
-
-def raise_refused(refusals: Iterable[Refusal]) -> None:
-    """Raise Unroutable or PublishError if the broker has refused messages."""
-    found = list(refusals)
-    if not found:
-        return
-    failures = [(refusal.message.message_id, refusal.reason) for refusal in found]
-    returned = all(refusal.outcome == "returned" for refusal in found)
-    raise (Unroutable if returned else PublishError)(failures)

@@ -18,8 +18,8 @@ from feedbus.broker.publisher import (
     NACKED_SECONDS,
     WINDOW,
     Publisher,
-    Refusal,
 )
+from feedbus.broker.refusals import Refusal
 from feedbus.broker.timer_objects import Timer
 from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from feedbus.broker import publisher
+from feedbus.broker import publisher, unconfirmed_messages
 from feedbus.bus import sender
 from feedbus.dispatch import (
     publications,
@@ -34,16 +34,16 @@ def a_confirm_taken_for_another() -> list[Change]:
 
     def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
         del tag, multiple
-        return list(self._waiting)[:1]
+        return list(self.waiting)[:1]
 
-    return [(publisher.Publisher, "_answered", answered)]
+    return [(unconfirmed_messages.UnconfirmedMessages, "_answered", answered)]
 
 
 def confirms_that_nobody_awaits() -> list[Change]:
     """Return from a publish as soon as the messages are written to the connection."""
 
     def drain(self: Any) -> None:
-        self._waiting.clear()
+        self._unconfirmed.waiting.clear()
 
     return [(publisher.Publisher, "_drain", drain)]
 
@@ -97,7 +97,7 @@ def stale_packs_refused() -> list[Change]:
 
 def a_return_taken_for_a_confirm() -> list[Change]:
     """Ignore that the broker returns a message which no queue accepts."""
-    return [(publisher.Publisher, "_on_return", lambda *_: None)]
+    return [(unconfirmed_messages.UnconfirmedMessages, "_on_return", lambda *_: None)]
 
 
 def leftovers_overtaken() -> list[Change]:

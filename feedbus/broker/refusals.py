@@ -1,0 +1,41 @@
+"""Messages that the broker did not accept, with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from feedbus.errors import PublishError, Unroutable
+from feedbus.wire import Outgoing
+
+NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that the broker did not accept.
+
+    Attributes:
+        message: the published message.
+        outcome: "returned" if no queue matched, "nacked" for any other reason.
+        reason: the reason, as text for the operator.
+        final: whether the broker will always refuse this message: it closed the channel because of
+            it.
+
+    """
+
+    message: Outgoing
+    outcome: Literal["returned", "nacked"]
+    reason: str
+    final: bool = False
+
+
+def raise_refused(refusals: Iterable[Refusal]) -> None:
+    """Raise Unroutable or PublishError if the broker has refused messages."""
+    found = list(refusals)
+    if not found:
+        return
+    failures = [(refusal.message.message_id, refusal.reason) for refusal in found]
+    returned = all(refusal.outcome == "returned" for refusal in found)
+    raise (Unroutable if returned else PublishError)(failures)

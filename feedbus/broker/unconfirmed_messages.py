@@ -1,0 +1,77 @@
+"""The messages of a channel that the broker has not answered yet, and those that it refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any
+
+from feedbus.broker.refusals import NACKED, Refusal
+from feedbus.wire import Outgoing
+from feedbus.wire.amqp_protocols import Channel
+
+
+class UnconfirmedMessages:
+    """The messages of one channel without an answer, by delivery tag.
+
+    Kombu's own confirm_publish accepts any confirm as that of its message. Here each message is
+    identified by its own delivery tag.
+
+    Attributes:
+        waiting: the messages without an answer by delivery tag, which ascends.
+        last_tag: the delivery tag of the last message that was published.
+        refusals: the messages that the broker did not accept.
+
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        """Ask for confirms on a new channel, and receive them."""
+        self.waiting: dict[int, Outgoing] = {}
+        self.last_tag = 0
+        self.refusals: list[Refusal] = []
+        self._returned: dict[int, str] = {}  # the reasons
+        self._returned_tag = 0
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+
+    def _answered(self, tag: int, *, multiple: bool) -> list[int]:
+        if not multiple:
+            return [tag] if tag in self.waiting else []
+        return list(takewhile(lambda waiting: waiting <= tag, self.waiting))
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
+        for answered in self._answered(tag, multiple=multiple):
+            message = self.waiting.pop(answered)
+            if answered in self._returned:
+                reason = self._returned.pop(answered)
+                self.refusals.append(Refusal(message, "returned", reason))
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as above
+        for answered in self._answered(tag, multiple=multiple):
+            self._returned.pop(answered, None)
+            self.refusals.append(Refusal(self.waiting.pop(answered), "nacked", NACKED))
+
+    def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
+        """Record which message the broker returned; its confirm follows.
+
+        A return does not contain the delivery tag. Messages are returned in the order in which they
+        were published. It does not matter which of several equal messages is recorded.
+        """
+        identity = message.properties.get("message_id") or message.body
+        tag = self._first_waiting(
+            lambda each: (
+                (each.exchange, each.routing_key, each.message_id or each.body)
+                == (exchange, key, identity)
+            )
+        ) or self._first_waiting(lambda _: True)
+        if tag is not None:
+            self._returned_tag = tag
+            self._returned[tag] = (
+                f"no queue of exchange '{exchange}' is bound for the routing key '{key}' ({error})"
+            )
+
+    def _first_waiting(self, test: Callable[[Outgoing], bool]) -> int | None:
+        tags = range(self._returned_tag + 1, self.last_tag + 1)
+        return next((tag for tag in tags if tag in self.waiting and test(self.waiting[tag])), None)
