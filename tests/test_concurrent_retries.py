@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import Retry
 from feedbus.dispatch import Dispatch
-from feedbus.dispatch.decoder import Decoded
+from feedbus.dispatch.decoded_deliveries import Decoded
 from tests.systems import System, on_broker, queue
 
 

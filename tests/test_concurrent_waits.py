@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from feedbus import Retry
-from feedbus.dispatch import concurrent_calls
+from feedbus.dispatch import running_calls
 from feedbus.dispatch.waker import Waker
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.topology import RetryPolicy
@@ -64,7 +64,7 @@ def test_a_wake_up_that_comes_after_its_record_was_finished_does_not_end_every_w
                 super().wake()
                 self.late = False
 
-    monkeypatch.setattr(concurrent_calls, "Waker", LateWaker)
+    monkeypatch.setattr(running_calls, "Waker", LateWaker)
     system = make(queue(concurrency=2))
     publish(system, "ann")
     system.run(lambda _record, _bus: None, idle_seconds=SECONDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from feedbus.dispatch.decoder import Decoded, Decoder, Fault
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault
+from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.order_exceptions import Waits
 from feedbus.dispatch.ordered_retries import OrderedRetries

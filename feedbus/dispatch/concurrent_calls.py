@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable, Sequence
 from itertools import count
 from typing import cast
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.concurrent_records import Part, Turn, Work
-from feedbus.dispatch.decoder import Decoded, Fault
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import send_together
+from feedbus.dispatch.running_calls import RunningCalls
 from feedbus.dispatch.sequencer import Sequencer
 from feedbus.dispatch.slow_calls import SlowCalls
-from feedbus.dispatch.waker import Waker
-from feedbus.dispatch.wrapped_handlers import AsyncCall
 from feedbus.errors import Outage
-from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources
-from feedbus.logs.python_warnings import note_coroutines
-from feedbus.process.threads import Pool
 from feedbus.records import Records
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
@@ -39,13 +34,10 @@ class ConcurrentCalls:
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
-        self._most = queue.concurrency
         # Derived ids of messages that wait or are handled. An equal message must get another id.
         self._unidentified: set[str] = set()
-        self._timeout_seconds = queue.handler_timeout_seconds
         self._sequencer: Sequencer[Work | Turn] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
-        self._ended: deque[Work] = deque()  # appended to by other threads
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
         self._numbers = count()  # of the deliveries, in the order of their arrival
@@ -53,8 +45,9 @@ class ConcurrentCalls:
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
-        self._pool: Pool | None = None
-        self.waker = Waker()
+        self._calls = RunningCalls(dispatch.calls, queue, resources, self._clock)
+        self._ended = self._calls.ended
+        self.waker = self._calls.waker
 
     @property
     def running(self) -> set[Work]:
@@ -157,19 +150,8 @@ class ConcurrentCalls:
 
     def start(self, works: Sequence[Work]) -> None:
         """Start the calls of records."""
-        now = self._clock.monotonic()
-        awaited = []
-        for work in works:
-            self._slow.start(work, now)
-            if work.wrapped.call_async is not None:
-                awaited.append(self._await(work, work.wrapped.call_async))
-                continue
-            if self._pool is None:
-                threads = self._clock.threads
-                self._pool = threads.pool("feedbus handler", self._most, note_coroutines)
-            self._pool.submit(self._call, work)
-        if awaited:
-            self._resources.loop.start(awaited)
+        self._slow.start(works, self._clock.monotonic())
+        self._calls.start(works)
 
     def look(self) -> None:
         """Log an async handler that blocks the event loop; call this method often."""
@@ -315,28 +297,4 @@ class ConcurrentCalls:
 
     def close(self) -> None:
         """End the threads when no call runs."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-        self.waker.close()
-
-    def _call(self, work: Work) -> None:
-        try:
-            work.publications = self._dispatch.calls.collect(work.wrapped, work.records)
-        except BaseException as error:  # noqa: BLE001 -- judged in the consumer's thread
-            work.error = error
-        self._report(work)
-
-    async def _await(self, work: Work, call: AsyncCall) -> None:
-        collected = self._dispatch.calls.collect_async(call, work.records)
-        try:
-            work.publications = await limit(collected, self._timeout_seconds)
-        except BaseException as error:  # noqa: BLE001 -- as above
-            work.error = error
-        self._report(work)
-
-    def _report(self, work: Work) -> None:
-        work.seconds = self._clock.monotonic() - work.started_at
-        work.ended = True
-        self._ended.append(work)
-        self.waker.wake()
+        self._calls.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from feedbus.dispatch.decoder import Decoded, Fault
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault
 from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records

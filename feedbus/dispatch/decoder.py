@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault, HandlerInput, Inputs
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.order_exceptions import Waits
 from feedbus.dispatch.ordered_retries import OrderedRetries
@@ -18,67 +19,12 @@ from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
-from feedbus.records.message import Message
 from feedbus.records.packs import Pack, decode
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
 
 EXPIRED = "expired: no consumer took the delayed message within its `expires`"
-
-
-@dataclass(slots=True)
-class Decoded:
-    """A decoded delivery: its records, and the decisions on its failed records."""
-
-    consumer: Consumer
-    delivery: Delivery
-    pack: Pack
-    decisions: list[Decision] = field(default_factory=list)
-
-    def message(self, row: int) -> Message:
-        """Return the Message of one record of the delivery."""
-        packed = self.delivery.content_type == PACK
-        return Message.of(
-            self.delivery,
-            routing_key=self.pack.key(row) if packed else self.delivery.original_key,
-            message_id=self.pack.ids[row],
-            queue=self.consumer.queue.name,
-            consumer=self.consumer.name,
-        )
-
-
-@dataclass(slots=True)
-class HandlerInput:
-    """Consecutive records for the same handler: a chunk of records for each delivery."""
-
-    wrapped: WrappedHandler
-    chunks: list[Chunk] = field(default_factory=list)
-    arrived: list[Decoded] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A record that is passed to no handler, for example because it is not valid.
-
-    It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
-    on the record is made after the earlier records of its key, so it blocks only the later ones.
-
-    Attributes:
-        arrived: the delivery.
-        row: the index of the record in the delivery.
-        error: why no handler gets the record.
-        decision: the decision on a delivery that cannot be decoded.
-
-    """
-
-    arrived: Decoded
-    row: int
-    error: BaseException | None = None
-    decision: Decision | None = None
-
-
-Inputs = list[HandlerInput | Fault]
 
 
 class Decoder:

@@ -10,7 +10,8 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault, Inputs
+from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy

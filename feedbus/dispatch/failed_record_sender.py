@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoder import Decoded
+from feedbus.dispatch.decoded_deliveries import Decoded
 from feedbus.errors import BrokerOutage
 from feedbus.logs import EventLog
 from feedbus.wire.constants import KEY, REASON

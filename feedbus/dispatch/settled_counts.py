@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from feedbus.clock import Clock
-from feedbus.dispatch.decoder import Decoded
+from feedbus.dispatch.decoded_deliveries import Decoded
 from feedbus.metrics import ConsumerMetrics
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
-from feedbus.dispatch.decoder import Decoded, Fault, Inputs
+from feedbus.dispatch.decoded_deliveries import Decoded, Fault, Inputs
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.errors import Outage

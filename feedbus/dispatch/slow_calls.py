@@ -22,10 +22,11 @@ class SlowCalls:
         # The messages that took long and have ended: the time of their end, and the duration.
         self._ended: deque[tuple[float, str, float]] = deque()
 
-    def start(self, work: Work, now: float) -> None:
-        """Record that a call starts."""
-        work.started_at = now
-        self._begun.append((now, work))
+    def start(self, works: Iterable[Work], now: float) -> None:
+        """Note that calls start now."""
+        for work in works:
+            work.started_at = now
+            self._begun.append((now, work))
 
     def end(self, work: Work) -> None:
         """Record that a call has ended."""

@@ -1,0 +1,68 @@
+"""Decoded deliveries, and their records in the order in which handlers get them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from feedbus.dispatch.failure_policy import Decision
+from feedbus.dispatch.wrapped_handlers import WrappedHandler
+from feedbus.records.batch import Chunk
+from feedbus.records.message import Message
+from feedbus.records.packs import Pack
+from feedbus.topology import Consumer
+from feedbus.wire import Delivery
+from feedbus.wire.constants import PACK
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A decoded delivery: its records, and the decisions on its failed records."""
+
+    consumer: Consumer
+    delivery: Delivery
+    pack: Pack
+    decisions: list[Decision] = field(default_factory=list)
+
+    def message(self, row: int) -> Message:
+        """Return the Message of one record of the delivery."""
+        packed = self.delivery.content_type == PACK
+        return Message.of(
+            self.delivery,
+            routing_key=self.pack.key(row) if packed else self.delivery.original_key,
+            message_id=self.pack.ids[row],
+            queue=self.consumer.queue.name,
+            consumer=self.consumer.name,
+        )
+
+
+@dataclass(slots=True)
+class HandlerInput:
+    """Consecutive records for the same handler: a chunk of records for each delivery."""
+
+    wrapped: WrappedHandler
+    chunks: list[Chunk] = field(default_factory=list)
+    arrived: list[Decoded] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record that is passed to no handler, for example because it is not valid.
+
+    It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
+    on the record is made after the earlier records of its key, so it blocks only the later ones.
+
+    Attributes:
+        arrived: the delivery.
+        row: the index of the record in the delivery.
+        error: why no handler gets the record.
+        decision: the decision on a delivery that cannot be decoded.
+
+    """
+
+    arrived: Decoded
+    row: int
+    error: BaseException | None = None
+    decision: Decision | None = None
+
+
+Inputs = list[HandlerInput | Fault]
