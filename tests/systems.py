@@ -326,4 +326,27 @@ def on_broker(
         yield partial(System.at, folder, **urls, **options)
 
 
+def systems_on(*kinds: str, **options: Any) -> Any:
+    """Return a fixture for a module that makes systems on several brokers; see on_broker()."""
+
+    @pytest.fixture(params=kinds, name="make")
+    def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+        yield from on_broker(request.param, tmp_path, request, **options)
+
+    return make
+
+
+def systems_on_either_broker() -> Any:
+    """Return a fixture that makes systems without a store on SQLite, and with one on RabbitMQ.
+
+    It is for tests of what is the same with and without a store.
+    """
+
+    @pytest.fixture(params=["embedded", "rabbitmq"], name="make")
+    def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+        yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+
+    return make
+
+
 BATCH = Batch(1000, 0.02)

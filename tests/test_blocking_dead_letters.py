@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,9 @@ from feedbus.records import Records
 from feedbus.topology import DeadLetters, Topology
 from servers import versions
 from tests.ordered_queues import ORDERED, published, work
-from tests.systems import System, on_broker, sharded
+from tests.systems import System, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 @dataclass

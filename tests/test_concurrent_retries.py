@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,12 +11,9 @@ import pytest
 from feedbus import Retry
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.decoded_deliveries import Decoded
-from tests.systems import System, on_broker, queue
+from tests.systems import System, queue, systems_on
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", "rabbitmq")
 
 
 def test_a_record_that_waits_is_not_sent_before_the_failed_one_of_an_unfinished_pack(

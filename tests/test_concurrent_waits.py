@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,15 +14,13 @@ from feedbus.dispatch import running_calls
 from feedbus.dispatch.waker import Waker
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.topology import RetryPolicy
-from tests.systems import System, on_broker, queue
+from tests.systems import System, queue, systems_on
 
 FEW = 60  # waits of a second, where a consumer that polls has hundreds
 SECONDS = 1.0
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", "rabbitmq")
 
 
 @pytest.fixture

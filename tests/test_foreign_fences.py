@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,14 +16,12 @@ from feedbus.generations import ledger, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
-from tests.systems import BATCH, System, on_broker, publish_confirmed, queue, sharded
+from tests.systems import BATCH, System, publish_confirmed, queue, sharded, systems_on
 
 FLOOD = ledger.KEPT + 50
 
 
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", *versions.chosen())
 
 
 def put(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,16 +21,14 @@ from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import BATCH, System, on_broker, publish_confirmed, sharded
+from tests.systems import BATCH, System, publish_confirmed, sharded, systems_on
 
 
 class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", *versions.chosen())
 
 
 def reshaped(system: System, shards: int) -> Topology:

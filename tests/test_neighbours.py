@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +13,9 @@ from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from tests.applying import carry_out, nothing_to_do
-from tests.systems import System, on_broker, queue, sharded
+from tests.systems import System, queue, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request, management=True)
+make = systems_on("embedded", "rabbitmq", management=True)
 
 
 def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:

@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
-from tests.systems import System, closing_store, on_broker, queue, sharded
+from tests.systems import System, closing_store, queue, sharded, systems_on
 
 
 @pytest.fixture
@@ -37,10 +37,7 @@ def system(tmp_path) -> Iterator[System]:
         yield System.at(tmp_path, queue(), sharded(3))
 
 
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def make(request: pytest.FixtureRequest, tmp_path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker."""
-    yield from on_broker(request.param, tmp_path, request, management=True)
+make = systems_on("embedded", *versions.chosen(), management=True)
 
 
 def metrics(own: Served) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +28,9 @@ from tests.ordered_queues import (
     work,
 )
 from tests.projects import wait_until
-from tests.systems import BATCH, System, on_broker, sharded
+from tests.systems import BATCH, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 @pytest.mark.parametrize(

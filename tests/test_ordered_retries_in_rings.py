@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,12 +15,9 @@ from tests.ordered_queues import (
     ORDERED,
     Failing,
 )
-from tests.systems import BATCH, System, on_broker, sharded
+from tests.systems import BATCH, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 def test_records_that_waited_beside_several_queues_are_not_taken_for_each_other(make):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,9 @@ from feedbus.plan.comparison import make_plan
 from feedbus.topology import Exchange, Topology
 from servers import versions
 from tests.projects import Project
-from tests.systems import System, on_broker, queue, sharded
+from tests.systems import System, queue, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker."""
-    yield from on_broker(request.param, tmp_path, request, management=True)
+make = systems_on("embedded", *versions.chosen(), management=True)
 
 
 # The shares of a ring are computed, for which the broker does not matter, and take long.

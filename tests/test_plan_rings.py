@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,9 @@ from feedbus.ring import Ring
 from servers import versions
 from tests.ordered_queues import ORDERED
 from tests.projects import Project
-from tests.systems import BATCH, System, on_broker, sharded
+from tests.systems import BATCH, System, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker."""
-    yield from on_broker(request.param, tmp_path, request, management=True)
+make = systems_on("embedded", *versions.chosen(), management=True)
 
 
 # The shares of a ring are computed, for which the broker does not matter, and take long.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,14 +15,12 @@ from feedbus.generations.queue_emptying import Emptying
 from feedbus.wire import Outgoing
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import System, on_broker, queue
+from tests.systems import System, queue, systems_on
 
 FOUR = [b"1", b"2", b"3", b"4"]
 
 
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 @pytest.mark.parametrize("moved_before", [0, 2])

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,9 @@ from feedbus.dispatch import publications
 from feedbus.errors import Outage, StoreOutage
 from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
-from tests.systems import System, closing_store, on_broker, queue
+from tests.systems import System, closing_store, queue, systems_on_either_broker
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker, one without a store; what they promise is the same on both."""
-    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+make = systems_on_either_broker()
 
 
 def test_a_message_is_handled_once_and_leaves_nothing_behind(make: Callable[..., System]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -13,13 +12,9 @@ from feedbus.bus import Bus
 from feedbus.records import Records
 from feedbus.topology import Batch
 from tests.projects import wait_until
-from tests.systems import BATCH, System, on_broker, queue
+from tests.systems import BATCH, System, queue, systems_on_either_broker
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker, one without a store; what they promise is the same on both."""
-    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+make = systems_on_either_broker()
 
 
 def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(

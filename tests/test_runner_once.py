@@ -25,13 +25,16 @@ from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.projects import wait_until
-from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
+from tests.systems import (
+    BATCH,
+    System,
+    closing_store,
+    publish_confirmed,
+    queue,
+    systems_on_either_broker,
+)
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker, one without a store; what they promise is the same on both."""
-    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+make = systems_on_either_broker()
 
 
 def publishing(system: System) -> Callable[[dict[str, Any], Bus], None]:

@@ -19,7 +19,7 @@ from feedbus.ring import Ring
 from feedbus.wire import Outgoing
 from tests.ordered_queues import ORDERED
 from tests.projects import wait_until
-from tests.systems import BATCH, System, closing_store, on_broker, sharded
+from tests.systems import BATCH, System, closing_store, sharded, systems_on_either_broker
 
 IN_ORDER: dict[str, Any] = ORDERED | {"batch": BATCH}
 KEYS = [f"key-{number}" for number in range(200)]
@@ -84,10 +84,7 @@ def publish(system: System, key: str, numbers: Iterable[int]) -> None:
         bus.publish_many("ring", [({"n": number, "text": key}, key) for number in numbers])
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker, one without a store; what they promise is the same on both."""
-    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+make = systems_on_either_broker()
 
 
 def test_each_shard_handles_the_keys_that_the_ring_gives_it(make: Callable[..., System]) -> None:

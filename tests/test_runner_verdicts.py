@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,13 +17,9 @@ from feedbus.records import Records
 from feedbus.topology import RetryPolicy
 from feedbus.wire.constants import TRACEBACK
 from feedbus.wire.failed_messages import sent_back
-from tests.systems import BATCH, System, on_broker, publish_confirmed, queue
+from tests.systems import BATCH, System, publish_confirmed, queue, systems_on_either_broker
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker, one without a store; what they promise is the same on both."""
-    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+make = systems_on_either_broker()
 
 
 def test_a_rejected_message_is_dead_lettered_with_its_reason(make: Callable[..., System]) -> None:

@@ -19,13 +19,9 @@ from feedbus.generations.topology_setup import set_up
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
-from tests.systems import System, on_broker, queue
+from tests.systems import System, queue, systems_on
 
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker."""
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", "rabbitmq")
 
 
 @pytest.fixture

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from feedbus import broker
 from feedbus.broker_names import Names
@@ -29,12 +25,9 @@ from tests.ordered_queues import (
     work,
 )
 from tests.projects import wait_until
-from tests.systems import System, on_broker, sharded
+from tests.systems import sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 def test_a_consumer_holds_while_too_many_wait(make, monkeypatch):

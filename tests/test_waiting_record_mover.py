@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,12 +20,9 @@ from tests.ordered_queues import (
     Failing,
     waiting_in,
 )
-from tests.systems import System, on_broker, sharded
+from tests.systems import System, sharded, systems_on
 
-
-@pytest.fixture(params=["embedded", versions.chosen()[-1]])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    yield from on_broker(request.param, tmp_path, request)
+make = systems_on("embedded", versions.chosen()[-1])
 
 
 def test_a_reshard_takes_what_waits_along(make):
