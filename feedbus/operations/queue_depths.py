@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from feedbus import broker
 from feedbus.broker import timer
@@ -26,6 +26,26 @@ Counts = Mapping[str, Depths]
 Answer = TypeVar("Answer")
 
 
+class Remembered(Generic[Answer]):
+    """An answer that is read again only when it is older than some seconds."""
+
+    def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
+        """Create it without an answer; the first read asks."""
+        self._ask = ask
+        self._fresh_seconds = fresh_seconds
+        self._lock = threading.Lock()
+        self._answers: list[Answer] = []
+        self._asked_at = 0.0
+
+    def read(self) -> Answer:
+        """Return the answer; if asking raises an error, the next read asks again."""
+        with self._lock:
+            if not self._answers or time.monotonic() - self._asked_at > self._fresh_seconds:
+                self._answers = [self._ask()]
+                self._asked_at = time.monotonic()
+            return self._answers[0]
+
+
 class QueueDepths:
     """The depths of a topology's queues; requests share one reading for a second."""
 
@@ -34,13 +54,21 @@ class QueueDepths:
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: broker.Connection | None = None
-        self._counts: Counts = {}
-        self._asked_at = self._refusal_at = float("-inf")
-        self._delayed_at = float("-inf")
-        self._delayed = Delayed()
-        self._fired_at = float("-inf")
-        self._fired: Mapping[str, datetime] = {}
-        self._refusal = ""
+        self._counts = self._remembered(
+            lambda connection: depths_of(connection, topology), FRESH_SECONDS
+        )
+        self._delayed = self._remembered(
+            lambda connection: timer.count(connection, Names(topology)), DELAYED_FRESH_SECONDS
+        )
+        self._fired = self._remembered(
+            lambda connection: fired_moments(connection, topology), FIRED_FRESH_SECONDS
+        )
+        self._refusal = Remembered(lambda: broker.refusal(topology), REFUSAL_FRESH_SECONDS)
+
+    def _remembered(
+        self, question: Callable[[Any], Answer], fresh_seconds: float
+    ) -> Remembered[Answer]:
+        return Remembered(lambda: self._ask(question), fresh_seconds)
 
     def read(self) -> Counts:
         """Return the depths for each consumer by name.
@@ -49,11 +77,7 @@ class QueueDepths:
             Outage: the broker is unavailable.
 
         """
-        with self._lock:
-            if time.monotonic() - self._asked_at > FRESH_SECONDS:
-                self._counts = self._ask(lambda connection: depths_of(connection, self._topology))
-                self._asked_at = time.monotonic()
-            return self._counts
+        return self._counts.read()
 
     def delayed(self) -> Delayed:
         """Return the number of delayed messages.
@@ -62,12 +86,7 @@ class QueueDepths:
             Outage: the broker is unavailable.
 
         """
-        with self._lock:
-            if time.monotonic() - self._delayed_at > DELAYED_FRESH_SECONDS:
-                names = Names(self._topology)
-                self._delayed = self._ask(lambda connection: timer.count(connection, names))
-                self._delayed_at = time.monotonic()
-            return self._delayed
+        return self._delayed.read()
 
     def fired(self) -> Mapping[str, datetime]:
         """Return the time of the last firing of each schedule.
@@ -76,13 +95,7 @@ class QueueDepths:
             Outage: the broker is unavailable.
 
         """
-        with self._lock:
-            if time.monotonic() - self._fired_at > FIRED_FRESH_SECONDS:
-                self._fired = self._ask(
-                    lambda connection: fired_moments(connection, self._topology)
-                )
-                self._fired_at = time.monotonic()
-            return self._fired
+        return self._fired.read()
 
     def refusal(self) -> str:
         """Return why the broker accepts no messages now, or "" if it does.
@@ -91,11 +104,7 @@ class QueueDepths:
             Outage: the broker is unavailable.
 
         """
-        with self._lock:
-            if time.monotonic() - self._refusal_at > REFUSAL_FRESH_SECONDS:
-                self._refusal = broker.refusal(self._topology)
-                self._refusal_at = time.monotonic()
-            return self._refusal
+        return self._refusal.read()
 
     def __enter__(self) -> Self:
         """Return the object itself."""
@@ -107,19 +116,20 @@ class QueueDepths:
             self._drop()
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        try:
-            if self._connection is None:
-                self._connection = broker.connect(self._topology)
-            with broker.outage(self._connection, self._topology.broker_url):
-                return question(self._connection)
-        except Outage:
-            self._drop()
-            raise
-        except Exception as error:
-            # After any error, the connection may be in any state.
-            self._drop()
-            msg = f"broker {self._topology.broker_url}: {error}"
-            raise Outage(msg) from error
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = broker.connect(self._topology)
+                with broker.outage(self._connection, self._topology.broker_url):
+                    return question(self._connection)
+            except Outage:
+                self._drop()
+                raise
+            except Exception as error:
+                # After any error, the connection may be in any state.
+                self._drop()
+                msg = f"broker {self._topology.broker_url}: {error}"
+                raise Outage(msg) from error
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
