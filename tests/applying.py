@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from feedbus import broker
 from feedbus.apply import apply, exclusive
 from feedbus.broker_names import Names
-from feedbus.generations import switch
+from feedbus.generations import switch, topology_setup
 from feedbus.plan import Plan
 from feedbus.plan.comparison import make_plan
 from feedbus.records import Records
@@ -20,6 +22,24 @@ from tests.systems import System, publish_confirmed
 
 KEYS = [str(key) for key in range(20)]
 WAITING = RetryPolicy((600.0,), "dead-letter")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch, and be killed at a step."""
+
+    def end(code: int) -> None:
+        assert code == switch.EXIT_CODE
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", end)
+        patch.setenv(switch.EXIT_AT, step)
+        with pytest.raises(Killed):
+            topology_setup.set_up(topology)
 
 
 def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:

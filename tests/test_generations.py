@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +19,9 @@ from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
 from servers import versions
+from tests.applying import Killed, switch_killed
 from tests.projects import wait_until
 from tests.systems import BATCH, System, publish_confirmed, sharded, systems_on
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
 
 make = systems_on("embedded", *versions.chosen())
 
@@ -34,20 +29,6 @@ make = systems_on("embedded", *versions.chosen())
 def reshaped(system: System, shards: int) -> Topology:
     """Return the system's topology with another number of shards."""
     return replace(system.topology, queues={"shard": sharded(shards, batch=BATCH)})
-
-
-def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch, and be killed at a step."""
-
-    def end(code: int) -> None:
-        assert code == switch.EXIT_CODE
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "_exit", end)
-        patch.setenv(switch.EXIT_AT, step)
-        with pytest.raises(Killed):
-            topology_setup.set_up(topology)
 
 
 def state(system: System) -> State:

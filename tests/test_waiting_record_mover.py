@@ -15,6 +15,7 @@ from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import RetryPolicy
 from feedbus.wire import Delivery
 from servers import versions
+from tests.applying import Killed
 from tests.ordered_queues import (
     ORDERED,
     Failing,
@@ -103,10 +104,6 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
     after.run_all(handler.one, idle_seconds=3.0, max_runtime_seconds=120.0)
     assert len(lost) == 1
     assert list(dict.fromkeys(handler.seen)) == [1, 2, 3]  # what was moved twice may repeat
-
-
-class Killed(BaseException):
-    """Ends a runner as a kill does: it takes no other step."""
 
 
 @pytest.mark.parametrize("limit", [4, 1000])

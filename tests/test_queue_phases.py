@@ -1,0 +1,57 @@
+"""The phases of a queue during a switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from feedbus import broker
+from feedbus.broker_names import Names
+from feedbus.generations import topology_setup
+from feedbus.generations.queue_phases import generations_since, phase_of
+from tests.applying import switch_killed
+from tests.systems import System, closing_store, sharded
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    with closing_store():
+        yield System.at(tmp_path, sharded(1))
+
+
+def phase(system: System, queue: str) -> str:
+    with broker.connect(system.topology) as connection:
+        return phase_of(connection, system.topology, system.topology.consumer("shard_0"), queue)
+
+
+def first_queue(system: System) -> str:
+    (queue,) = Names(system.topology).members(system.topology.generation("ring"))
+    return queue
+
+
+def test_the_queue_of_the_current_ring_is_in_use(system):
+    assert phase(system, first_queue(system)) == "in use"
+
+
+def test_an_old_queue_ends_when_the_switch_is_complete(system, monkeypatch):
+    old, changed = first_queue(system), System(system.changed(sharded(2)))
+    switch_killed(changed.topology, "fenced", monkeypatch)
+    assert phase(changed, old) == "switching"
+    topology_setup.set_up(changed.topology)
+    assert phase(changed, old) == "ending"
+
+
+def test_the_generations_since_an_old_queue_end_with_the_current_one(system):
+    old = first_queue(system)
+    last = system.reshaped(sharded(2)).reshaped(sharded(3))
+    with (
+        broker.connect(last.topology) as connection,
+        broker.locked(connection, last.topology),
+    ):
+        channel = connection.channel()
+        found = generations_since(channel, last.topology, "ring", old)
+        assert [len(each.members) for each in found] == [1, 2, 3]
+        (current, *_) = Names(last.topology).members(found[-1])
+        assert generations_since(channel, last.topology, "ring", current) == ()
