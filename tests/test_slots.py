@@ -38,6 +38,12 @@ def python(code, *arguments, **options):
         process.communicate()
 
 
+def in_slot(run):
+    """Return the beginning of a command that runs in the first slot of `web`."""
+    module = "feedbus.process.project_command"
+    return [sys.executable, "-m", module, "--run", run, "--name", "web", "--slot", "1"]
+
+
 HOLD = """
 import sys, time
 from dataclasses import dataclass
@@ -146,17 +152,7 @@ def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
         "import time; from feedbus.process import status_files; "
         "status_files.mark_ready(); time.sleep(60)"
     )
-    command = [
-        "-m",
-        "feedbus.process.project_command",
-        "--run",
-        run,
-        "--name",
-        "web",
-        "--slot",
-        "1",
-    ]
-    process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
+    process = subprocess.Popen([*in_slot(run), "--", sys.executable, "-c", code])
     try:
         wait_until(lambda: status_files.ready_since(run / "web.1.ready", process.pid) is not None)
         assert file_locks.lock_holder(run / "web.1.lock") == process.pid
@@ -169,35 +165,14 @@ def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
 def test_a_command_in_a_slot_has_its_memory_limited(folder):
     run = slots.run_folder(folder)
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = [
-        "-m",
-        "feedbus.process.project_command",
-        "--run",
-        run,
-        "--name",
-        "web",
-        "--slot",
-        "1",
-    ]
-    limited = [*command, "--memory-limit", "123456789", "--", sys.executable, "-c", code]
-    ended = subprocess.run([sys.executable, *limited], capture_output=True, text=True, check=True)
+    limited = [*in_slot(run), "--memory-limit", "123456789", "--", sys.executable, "-c", code]
+    ended = subprocess.run(limited, capture_output=True, text=True, check=True)
     assert ended.stdout == "123456789\n"
 
 
 def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
     run = slots.run_folder(folder)
-    command = [
-        "-m",
-        "feedbus.process.project_command",
-        "--run",
-        run,
-        "--name",
-        "web",
-        "--slot",
-        "1",
-        "--",
-        "nope",
-    ]
-    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    command = [*in_slot(run), "--", "nope"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.stderr == "error: cannot start nope: No such file or directory\n"
     assert ended.returncode == 1
