@@ -151,7 +151,7 @@ class Names:
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
-        """Return the queue that the consumer of an unsharded queue on no ring reads."""
+        """Return the name of a consumer's queue, which has no shards and is on no ring."""
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:

@@ -284,7 +284,7 @@ def test_what_cannot_be_balanced_is_refused(balance, words, code, reported):
 @pytest.mark.parametrize(
     ("content", "reported"),
     [
-        ("a\t1\nb\n", "keys.tsv:2: expected 2 columns"),
+        ("a\t1\nb\n", "keys.tsv:2: expected at least 2 columns"),
         ("a\t1\nb\tmany\n", "keys.tsv:2: expected traffic as a number from 0"),
         ("a\t-1\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\tnan\n", "keys.tsv:1: expected traffic as a number from 0"),

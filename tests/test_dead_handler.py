@@ -171,7 +171,7 @@ def returns(letter: DeadLetter) -> bool: ...
     ("function", "said"),
     [
         (two, "has a parameter for which feedbus has no value: 'other: int'"),
-        (takes_a_number, "takes int: expected a function of a DeadLetter, or of a record, that"),
+        (takes_a_number, "takes int: expected a function that takes a DeadLetter or a record"),
         (
             nothing,
             "has no parameter for the dead letter: expected the dead letter as its first parameter",

@@ -189,8 +189,11 @@ def test_what_records_cannot_publish_is_an_error_of_the_call() -> None:
         (lambda: records.publish("work", key=["a"]), "key: expected 2 values"),
         (lambda: records.publish("work", key_column="n"), "key_column: expected the name of a col"),
         (lambda: records.publish("wrk", key="a"), "no exchange named 'wrk'"),
-        (lambda: records.publish_columns("work", {"n": [1]}), "expected Records of one record"),
-        (lambda: records.publish_many("work", []), "expected Records of one record"),
+        (
+            lambda: records.publish_columns("work", {"n": [1]}),
+            "expected Records with exactly one record",
+        ),
+        (lambda: records.publish_many("work", []), "expected Records with exactly one record"),
         (lambda: one.publish_columns("work", {"n": "n"}), "expected at least one list of values"),
         (lambda: one.publish_columns("work", {"n": [1], "m": []}), "expected 1 values"),
         (lambda: Records.of([{}]).publish("work"), "no bus to publish with"),

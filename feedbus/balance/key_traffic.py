@@ -124,8 +124,8 @@ def _columns(where: str, text: str, column: int) -> Pair:
     fields = text.split("\t" if "\t" in text else ",")
     if len(fields) < column:
         msg = (
-            f"{where}: expected {column} columns with a key and its traffic, separated by tabs or "
-            f"commas, got {len(fields)}"
+            f"{where}: expected at least {column} columns, separated by tabs or commas: the first"
+            f" is the key, and column {column} is its traffic; got {len(fields)}"
         )
         raise UsageError(msg)
     return check_key(fields[0], where), _amount(fields[column - 1].strip(), where)

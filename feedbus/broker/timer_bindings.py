@@ -89,7 +89,10 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
 
 
 def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
-    """Whether a binding routes due messages to their target; it is made when a message needs it."""
+    """Whether a binding routes due messages to their target.
+
+    Such a binding is not declared until a message needs it.
+    """
     kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
     between = (names.timer_guard(""), f"{names.timer_prefix}to.")
     return (

@@ -92,7 +92,7 @@ class Timer:
 
 
 def _places_of(message: Outgoing) -> Iterator[int]:
-    """Yield each digit position in which a message waits."""
+    """Yield the positions of the delay's digits that are not 0: a message waits once for each."""
     for place, header in enumerate(TIMER_PLACES):
         digit = message.headers.get(header)
         if digit is None:  # no digit at this position, and at all higher positions
@@ -200,8 +200,8 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
     """Declare an exchange that forwards only messages for which its target has a queue.
 
     A quorum queue keeps dead letters that cannot be routed. With more than a few of them, it
-    forwards no other message. So the guard sends messages that match no queue to the undelivered
-    ones, by its alternate exchange.
+    forwards no other message. So the guard has an alternate exchange, which sends messages that
+    match no queue to the queue of undelivered messages.
     """
     guard = names.timer_guard(exchange.name)
     channel.exchange_declare(

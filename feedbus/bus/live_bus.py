@@ -47,7 +47,7 @@ class LiveBus(Bus):
     """
 
     SLICE = 5_000
-    CONFIRM_SECONDS = (2.0, 10.0)  # (min, max); a node that has died sends no confirm
+    CONFIRM_SECONDS = (2.0, 10.0)  # shortest and longest wait for a confirm
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class LiveBus(Bus):
     ) -> None:
         """Create a bus; it connects at the first publish.
 
-        Messages that are not confirmed within CONFIRM_SECONDS are sent again, with the same ids.
+        Messages that are not confirmed in time are sent again, with the same ids. The time is
+        timeout_seconds, but at least the first and at most the second of CONFIRM_SECONDS.
 
         Args:
             topology: the topology of the system.

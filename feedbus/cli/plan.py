@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     of a changed ring. One shard handles all records of a key, so more shards do not help.
     """
     if traffic is not None and keys is None:
-        msg = "--traffic: expected --keys, too, got --traffic alone"
+        msg = "--traffic needs --keys: expected both options, got --traffic alone"
         raise click.UsageError(msg)
     topology = context.load()
     found = look(topology, delete_nonempty)

@@ -1,4 +1,4 @@
-"""Retries that keep the records of each key in order: which records wait, and the decisions."""
+"""Retries that keep the records of each key in order: what must wait, and what is sent for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Predecessors(Protocol):
 
         Args:
             turn: the number of the generation; the queues of earlier ones are older.
-            routing_key: the key that the rings place.
+            routing_key: the key by which the rings select a shard.
 
         """
 
@@ -56,7 +56,9 @@ class OrderedRetries:
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.taken = TakenRecords(self.records)
         self.unsettled = False  # messages for the waiting queues are not confirmed yet
-        self.abandoned = False  # some records were not sent to the queue; see forget()
+        # Whether a delivery with failed records will be handled again. Then it is not known which
+        # of them are in a waiting queue.
+        self.abandoned = False
         self.predecessors: Predecessors | None = None  # None while no old queue exists
         self._block_on_dead = block_on_dead
         self._order = order

@@ -25,11 +25,12 @@ class Source:
 
     Attributes:
         queue: the name of the queue on the broker.
-        exclusive: whether only one consumer may read it at a time.
+        exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
         unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
             earlier fence may have expired, or was refused because the queue was full.
         turn: the number of the queue's generation.
-        in_turn: whether it is read only while no other consumer reads it.
+        in_turn: whether it is an old queue, to which a consumer subscribes only if the broker
+            reports no other reader.
 
     """
 

@@ -20,7 +20,7 @@ from feedbus.handling.parameters import (
     refuse_async_resources,
 )
 
-EXPECTED = "a function of a DeadLetter, or of a record, that returns None"
+EXPECTED = "a function that takes a DeadLetter or a record, and returns None"
 OTHERS = {
     inspect.isasyncgenfunction: "is an async generator",
     inspect.isgeneratorfunction: "is a generator function",

@@ -35,7 +35,10 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 
 
 class HandlerLoop:
-    """Runs coroutines while the caller waits; their tasks continue afterwards."""
+    """Runs coroutines in an event loop of its own thread, while the caller waits.
+
+    The tasks that a coroutine has started continue after its end.
+    """
 
     def __init__(
         self, on_blocked: Callable[[float], None] = lambda _: None, clock: Clock = SYSTEM

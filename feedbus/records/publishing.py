@@ -140,8 +140,8 @@ class PublishingRecords:
     def _only(self, method: str) -> int:
         if len(self._places) != 1:
             msg = (
-                f"{method}: expected Records of one record, which causes the messages, got"
-                f" {len(self._places)}; call it on each of records.singles()"
+                f"{method}: expected Records with exactly one record, the cause of the messages,"
+                f" got {len(self._places)} records; call it on each of records.singles()"
             )
             raise UsageError(msg)
         return self._places[0]

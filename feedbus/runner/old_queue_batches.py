@@ -12,8 +12,8 @@ STEP = 2.0  # by which the size changes at most
 class OldQueueBatches:
     """The largest number of records in the next batch from an old queue.
 
-    Each batch has fixed costs. So only the additional time of its records counts: with smaller
-    batches, the fixed costs would take most of the time.
+    The records of a batch may take ADDED_SECONDS. The fixed costs of a batch are not included in
+    this limit: otherwise batches would be so small that the fixed costs take most of the time.
     """
 
     def __init__(self, most: int) -> None:

@@ -91,7 +91,7 @@ class OutagePause:
             self._folded += 1
             if now - self._logged_at < FOLDED_SECONDS:
                 return
-            again = f" (again, {self._folded} times in {now - self._logged_at:.0f} s)"
+            again = f" ({self._folded} more times in {now - self._logged_at:.0f} s)"
         else:
             self._report(text)
             again = ""

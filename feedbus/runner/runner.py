@@ -225,7 +225,7 @@ class Runner:
                 return
 
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
-        """Receive deliveries, handle and settle them, until the queues are ended.
+        """Receive deliveries, handle and settle them, until no queue is left to read.
 
         It also returns when the run is over, and when the queues must be divided among the
         consumers again.

@@ -40,6 +40,7 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     if not batch:
         return found
     if not takes_records and found not in UNANNOTATED:
-        got = f"with batch=True takes {getattr(found, '__name__', found)}"
-        raise Unfit(function, "Records[…]", got, "write Records[Order]")
+        name = getattr(found, "__name__", found)
+        got = f"with batch=True takes {name}"
+        raise Unfit(function, "Records[…]", got, f"write Records[{name}]")
     return (*get_args(found), dict)[0]

@@ -166,7 +166,8 @@ class ConsumingChannel(BaseChannel):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was treated as dead; others have it.
+            RecoverableConnectionError: this connection was treated as dead, and the delivery was
+                given to another one.
 
         """
         self._acknowledge(lambda: self._tags(delivery_tag, multiple=multiple))
@@ -201,7 +202,8 @@ class ConsumingChannel(BaseChannel):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was treated as dead; others have it.
+            RecoverableConnectionError: this connection was treated as dead, and the delivery was
+                given to another one.
 
         """
         with self._method() as tx:
