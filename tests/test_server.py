@@ -95,11 +95,11 @@ def test_a_signal_ends_it_with_0_after_the_requests_in_flight(tmp_path, number):
             connection.sendall(head.encode() + body[:5])
             assert connection.recv(1_000).startswith(b"HTTP/1.1 100 ")  # the request has begun
             process.send_signal(number)
-            logged(process, "event=operations_stopping")
+            logged(process, "event=stopping")
             connection.sendall(body[5:])
             assert connection.recv(1_000).startswith(b"HTTP/1.1 202 ")
         assert process.wait(timeout=PATIENCE_SECONDS) == 0
-        logged(process, "event=operations_stopped")
+        logged(process, "event=stopped")
 
 
 def test_a_wrong_topology_is_reported_line_by_line(tmp_path):
