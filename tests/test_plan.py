@@ -203,14 +203,14 @@ name = "shop"
 orders = {{ type = "x-consistent-hash" }}
 [queues.work]
 exchange = "orders"
-handler = "app:work"
+handler = "shown_in_plan:work"
 shards = {}
 """
 
 
 def test_apply_shows_every_line_that_plan_shows(tmp_path: Path) -> None:
     path = tmp_path / "topology.toml"
-    (tmp_path / "app.py").write_text(
+    (tmp_path / "shown_in_plan.py").write_text(
         "from feedbus import handler\n@handler\ndef work(order: dict) -> None: ...\n"
     )
 

@@ -40,7 +40,7 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     if not batch:
         return found
     if not takes_records and found not in UNANNOTATED:
-        name = getattr(found, "__name__", found)
-        got = f"with batch=True takes {name}"
-        raise Unfit(function, "Records[…]", got, f"write Records[{name}]")
+        got = f"with batch=True takes {getattr(found, '__name__', found)}"
+        advice = "write Records[Order], where Order is the type of one record"
+        raise Unfit(function, "Records[…]", got, advice)
     return (*get_args(found), dict)[0]
