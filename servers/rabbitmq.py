@@ -216,8 +216,13 @@ class RabbitMQ:
 
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl, or another of RabbitMQ's tools, against this node."""
+        return self._run([self.version.scripts / tool, "-n", self.node, *arguments])
+
+    def _run(self, command: list[str | Path], given: str = "") -> str:
+        """Run a command of RabbitMQ or Erlang with a standard input, and return its output."""
         done = subprocess.run(
-            [self.version.scripts / tool, "-n", self.node, *arguments],
+            command,
+            input=given,
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -240,22 +245,12 @@ class RabbitMQ:
             RuntimeError: the expression has failed.
 
         """
-        done = subprocess.run(
-            [
-                self.version.erlang / "erl_call",
-                *("-sname", self.node, "-c", self._cookie, "-r", "-e"),
-            ],
-            input=f"{expression}.\n",
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=True,
-        )
-        kind, _, value = done.stdout.strip().removesuffix("}").partition(", ")
+        call = self.version.erlang / "erl_call"
+        options = ["-sname", self.node, "-c", self._cookie, "-r", "-e"]
+        output = self._run([call, *options], f"{expression}.\n")
+        kind, _, value = output.strip().removesuffix("}").partition(", ")
         if kind != "{ok":
-            raise RuntimeError(done.stdout)
+            raise RuntimeError(output)
         return value
 
     def unacknowledged(self, end: str) -> int:
