@@ -78,6 +78,28 @@ def test_a_queue_ends_though_its_last_records_fail_and_its_end_fills_the_buffer(
         assert not broker.queue_exists(connection, old)
 
 
+def interrupt_move(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> list[Sequence[Delivery]]:
+    """Raise an error once, after the first of three moved records was acknowledged.
+
+    Returns:
+        a list that contains the deliveries of that move as soon as the error was raised.
+
+    """
+    real, interrupted = WaitingQueue.acknowledge, list[Sequence[Delivery]]()
+
+    def acknowledge(self: WaitingQueue, deliveries: Sequence[Delivery]) -> None:
+        if len(deliveries) == 3 and not interrupted:
+            real(self, deliveries[:1])
+            interrupted.append(deliveries)
+            raise error
+        real(self, deliveries)
+
+    monkeypatch.setattr(WaitingQueue, "acknowledge", acknowledge)
+    return interrupted
+
+
 def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobody(
     make, monkeypatch
 ):
@@ -85,19 +107,9 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
     system = make(sharded(1, **options))
     with system.bus() as bus:
         bus.publish_many("ring", [({"n": n}, "a key") for n in (1, 2, 3)])
-    handler, lost = Failing({1: 1}), []
+    handler = Failing({1: 1})
     system.run(handler.one, "shard_0", max_messages=3)
-    real = WaitingQueue.acknowledge
-
-    def acknowledge(self: WaitingQueue, deliveries: Sequence[Delivery]) -> None:
-        if len(deliveries) == 3 and not lost:
-            real(self, deliveries[:1])
-            lost.append(deliveries)
-            msg = "the connection is lost"
-            raise ConnectionResetError(msg)
-        real(self, deliveries)
-
-    monkeypatch.setattr(WaitingQueue, "acknowledge", acknowledge)
+    lost = interrupt_move(monkeypatch, ConnectionResetError("the connection is lost"))
     now = OrderedRetries.now  # nothing is due before it has moved
     monkeypatch.setattr(OrderedRetries, "now", lambda self: now(self) + 60.0 * len(lost))
     after = system.reshaped(sharded(2, **options))
@@ -114,22 +126,12 @@ def test_records_whose_move_was_interrupted_run_once_although_both_messages_are_
     system = make(sharded(1, **options))
     with system.bus() as bus:
         bus.publish_many("ring", [({"n": n}, "a key") for n in (1, 2, 3)])
-    handler, killed = Failing({1: 1}), []
+    handler = Failing({1: 1})
     system.run(handler.one, "shard_0", max_messages=3)
-    real = WaitingQueue.acknowledge
-
-    def acknowledge(self: WaitingQueue, deliveries: Sequence[Delivery]) -> None:
-        if len(deliveries) == 3 and not killed:
-            real(self, deliveries[:1])
-            killed.append(deliveries)
-            raise Killed
-        real(self, deliveries)
-
-    monkeypatch.setattr(WaitingQueue, "acknowledge", acknowledge)
+    interrupt_move(monkeypatch, Killed())
     second = system.reshaped(sharded(2, **options))
     with pytest.raises(Killed):
         second.run(handler.one, "shard_0", idle_seconds=3.0)
-    monkeypatch.setattr(WaitingQueue, "acknowledge", real)
     with second.bus() as bus:  # at the limit, they are left in their queue
         bus.publish_many("ring", [({"n": n}, "a key") for n in (4, 5)])
     now = OrderedRetries.now  # nothing is due before it has moved
