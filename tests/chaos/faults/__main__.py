@@ -50,11 +50,11 @@ def main(
     failed = False
     for row in ROWS if "all" in rows else rows:
         for column in ROWS[row].columns:
+            wanted = size or (ROWS[row].short_size if short else ROWS[row].size)
             known = results.load(row, column)
-            if (columns and column not in columns) or (known is not None and known.ok):
+            if (columns and column not in columns) or (known and known.covers(wanted)):
                 continue
-            usual = ROWS[row].short_size if short else ROWS[row].size
-            result = run(Cell(row, column, size or usual, seed, short))
+            result = run(Cell(row, column, wanted, seed, short))
             results.save(result)
             failed = failed or not result.ok
     click.echo(page.measured(results))

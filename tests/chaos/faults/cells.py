@@ -63,6 +63,7 @@ class Cell:
             len(verdict.disordered),
             verdict.lines(),
             {} if figures is None else figures,
+            self.size,
             round(time.monotonic() - self.started, 1),
         )
 
@@ -77,6 +78,7 @@ def run_loaded(
     figures: dict[str, str] | None = None,
     *,
     rate: int = 0,
+    records: int = 0,
 ) -> Result:
     """Publish, inject faults, wait until all is handled, and judge by the store.
 
@@ -86,9 +88,10 @@ def run_loaded(
         injector: of the faults.
         figures: what else is measured.
         rate: records a second; 0 for the usual rate of the column.
+        records: 0 for the size of the cell.
 
     """
-    records = system.publish(cell.size, rate or RATES[cell.column])
+    records = system.publish(records or cell.size, rate or RATES[cell.column])
     left = system.run(records, injector)
     verdict = judge(system.store_url, system.accepted(), system.uncertain)
     verdict.other += [*left, *injector.omitted()]

@@ -35,6 +35,7 @@ class Result:
         lost, doubled, disordered: how many records.
         problems: the first lines of everything that is wrong.
         figures: what else was measured, by name.
+        size: the records, or what else the row counts, that were asked for.
         seconds: how long it took.
         date: of its end.
         feedbus: the version and commit.
@@ -52,6 +53,7 @@ class Result:
     disordered: int = 0
     problems: list[str] = field(default_factory=list)
     figures: Mapping[str, str] = field(default_factory=dict)
+    size: int = 0
     seconds: float = 0.0
     date: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M}")
     feedbus: str = field(default_factory=revision)
@@ -60,6 +62,10 @@ class Result:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.lost or self.doubled or self.disordered or self.problems)
+
+    def covers(self, size: int) -> bool:
+        """Whether a run of this size would show nothing new."""
+        return self.ok and self.size >= size
 
     def cell(self) -> str:
         """Return the cell of the table."""

@@ -104,5 +104,5 @@ ROWS = {
         NO_BROKER,
         "requests",
     ),
-    "steady": Row("steady load: memory and open files", steady.run, 600, 10, unit="seconds"),
+    "steady": Row("steady load: memory and open files", steady.run, 3_600, 10, unit="seconds"),
 }

@@ -89,8 +89,8 @@ def run(cell: Cell, folder: Path) -> Result:
     """Work under a steady load for so many seconds."""
     with started(cell.where, folder) as servers, loaded(servers) as system:
         sampler = Sampler(cell.size / SAMPLES)
-        minutes, cell.size = cell.size / 60, cell.size * RATE
-        figures: dict[str, str] = {"minutes": f"{minutes:.0f}"}
-        result = run_loaded(cell, system, sampler, figures, rate=RATE)
+        figures: dict[str, str] = {"minutes": f"{cell.size / 60:.0f}"}
+        records = cell.size * RATE
+        result = run_loaded(cell, system, sampler, figures, rate=RATE, records=records)
         figures["memory, last quarter by second"] = f"{sampler.growth():.3f}"
         return result

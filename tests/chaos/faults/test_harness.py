@@ -73,10 +73,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Verdict], 
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the files of the failed cell
 
-    def once(verdict: Verdict) -> Result:
+    def once(verdict: Verdict, *options: str) -> Result:
         row = Row("a fault", lambda cell, _: cell.result("s", "l", {"f": 1}, verdict), 5, 1)
         monkeypatch.setitem(ROWS, "kills", row)
-        words = ["kills", "--column", "embedded", "--folder", str(tmp_path)]
+        words = ["kills", "--column", "embedded", "--folder", str(tmp_path), *options]
         return CliRunner().invoke(command.main, words)
 
     return once
@@ -93,6 +93,13 @@ def test_a_cell_that_has_failed_is_run_again_and_one_that_has_passed_is_not(run)
     assert again.exit_code == 0
     assert "kills on embedded" not in again.stderr
     assert "| a fault | 5 records | not run | not run | l; f: 1 |" in again.stdout
+
+
+def test_a_cell_that_has_passed_with_fewer_records_is_run_again(run):
+    run(Verdict(), "--size", "4")
+    longer = run(Verdict())
+    assert "kills on embedded: 5" in longer.stderr
+    assert "kills on embedded" not in run(Verdict(), "--size", "4").stderr
 
 
 def test_the_page_keeps_the_cells_that_were_not_run_again(tmp_path: Path) -> None:
