@@ -165,7 +165,8 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return the waiting queue of a queue: records wait there so that their keys stay in order.
 
-        If the queue was replaced, records of its queue `before` wait in the same waiting queue.
+        If the queue was replaced, records of its earlier messages, which are in the queue before(),
+        wait in the same waiting queue.
         """
         for each in self.topology.queues.values():
             if each.external_name == queue:
@@ -182,7 +183,7 @@ class Names:
 
     @property
     def timer_prefix(self) -> str:
-        """Return the common prefix of the timer's objects; only these names have a colon there."""
+        """Return the common prefix of the timer's objects; no other name begins with it."""
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:

@@ -17,7 +17,7 @@ def expected_one_of(name: str, known: Collection[str], most: int = 50) -> str:
     Args:
         name: the unknown name.
         known: the expected names.
-        most: how many of them are listed; of the others, only the number.
+        most: how many names are listed; for the others, only their number is given.
 
     """
     from difflib import get_close_matches  # only for an error

@@ -45,7 +45,8 @@ def await_drained(
 def _count(connection: Connection, topology: Topology, queue: str) -> int:
     """Count the messages of a queue and the records in its waiting queue.
 
-    A consumer has received all of these records, so no message is ready there.
+    A consumer keeps all records of its waiting queue as unacknowledged deliveries, so the number of
+    ready messages there is 0.
     """
     if not queue.endswith(WAITING):
         return broker.count(connection, queue) or 0
@@ -54,7 +55,7 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
 
 
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
-    """Yield the queues that their consumers delete when they are empty."""
+    """Yield the queues that consumers empty and then delete."""
     names = Names(topology)
     for state in ledger.states(connection, topology).values():
         for old in state.draining:

@@ -83,7 +83,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         older_file: whether to replace a ring of another host's newer file.
 
     Returns:
-        Whether all is done; otherwise another apply, or `feedbus up`, does the rest.
+        Whether everything is done; otherwise the next apply, or `feedbus up`, does the rest.
 
     Raises:
         Outage: the broker does not answer.
@@ -132,7 +132,7 @@ def _refuse(plan: Plan) -> None:
 def _make(
     connection: Connection, topology: Topology, plan: Plan, supervisor: Supervisor | None
 ) -> None:
-    """Declare new objects, and replace those that differ."""
+    """Declare new objects, and replace objects that differ from the topology."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
     project_marks.claim(channel, topology)

@@ -1,4 +1,4 @@
-"""Routing keys with their traffic: from the columns of a file, another file, or the store."""
+"""Routing keys, each with its traffic, from files or from a query of the store."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Tally:
 
 
 def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
-    """Yield (key, traffic) pairs; the traffic is in the column or the file that is named."""
+    """Yield (key, traffic) pairs; `traffic` names a column of the file of keys, or another file."""
     if traffic is None:
         return ((key, 1) for key in keys)
     if not traffic.isdecimal():

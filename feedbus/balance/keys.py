@@ -31,7 +31,7 @@ class Keys:
 
     @property
     def is_range(self) -> bool:
-        """Whether the keys are numbers, not lines."""
+        """Whether the keys are a range of numbers, and not lines of a file."""
         return RANGE.fullmatch(self.source) is not None
 
     def lines(self) -> Iterator[tuple[str, str]]:

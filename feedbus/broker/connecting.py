@@ -60,7 +60,7 @@ def refusal(topology: Topology) -> str:
 
 
 def queue_written_seconds(topology: Topology) -> float:
-    """Return how long the broker may take to write a confirmed new queue to its disk."""
+    """Return how long after its confirm a new queue may be missing on the broker's disk."""
     return broker_of(topology).queue_written_seconds
 
 

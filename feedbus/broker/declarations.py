@@ -148,8 +148,8 @@ def _declare_written(
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a consumer, under a given name.
 
-    A quorum queue that is there with another delivery limit, as earlier versions declared it,
-    stays until `feedbus apply` replaces it.
+    If an earlier version declared a quorum queue with another delivery limit, the queue stays until
+    `feedbus apply` replaces it.
     """
     arguments = queue_arguments.of_queue(names, consumer.queue)
     try:

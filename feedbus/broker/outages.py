@@ -1,4 +1,4 @@
-"""Convert connection errors of a broker into outages, and close connections, whatever fails."""
+"""Convert connection errors of a broker into outages; close connections without errors."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Broker(Protocol):
 
     @property
     def queue_written_seconds(self) -> float:
-        """How long the broker may take to write a confirmed new queue to its disk.
+        """How long after its confirm a new queue may be missing on the broker's disk.
 
         If the broker is killed earlier, messages of that queue can be lost, even confirmed ones.
         """

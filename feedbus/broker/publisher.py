@@ -143,8 +143,9 @@ class Publisher:
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish once; if the broker closes the channel, find the message that caused it.
 
-        That message is one of those without a confirm. These are published one at a time until the
-        message is found. Then the remaining ones are published together.
+        The message that caused it has no confirm. So the messages without a confirm are published
+        one at a time until this message is found. Then the remaining messages are published
+        together.
         """
         refusals: list[Refusal] = []
         left, one_at_a_time = messages, False

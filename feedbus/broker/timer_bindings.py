@@ -1,4 +1,4 @@
-"""The bindings of the timer that a broker lacks, and those that must be removed."""
+"""The bindings of the timer that a broker lacks, and the bindings that must be removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of a channel that the broker has not answered yet, and those that it refused."""
+"""The messages of a channel that the broker has not answered yet, or has refused."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class UnconfirmedMessages:
             self.refusals.append(Refusal(self.waiting.pop(answered), "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
-        """Record which message the broker returned; its confirm follows.
+        """Register which message the broker returned; its confirm follows.
 
         A return does not contain the delivery tag. Messages are returned in the order in which they
-        were published. It does not matter which of several equal messages is recorded.
+        were published. It does not matter which of several equal messages is registered.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._first_waiting(

@@ -60,7 +60,7 @@ class AsyncBus:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Create a bus that connects at the first publish; an outage may last timeout_seconds."""
+        """Create a bus; it connects at the first publish, and waits timeout_seconds in outages."""
         self._topology = topology
         self._ended = False
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)

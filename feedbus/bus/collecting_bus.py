@@ -103,7 +103,7 @@ class CollectingBus(Bus):
 class BatchBus(Bus):
     """The bus of a batch handler: the methods of Records publish on it.
 
-    The n-th message of a record for an exchange has the same id, whatever batch the record is in.
+    The n-th message that a record causes for an exchange has the same id in every batch.
     """
 
     def __init__(

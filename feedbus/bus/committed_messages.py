@@ -27,7 +27,7 @@ class CommittedMessages:
     """Sends the messages of a bus's transactions after their commit, those of each key in order."""
 
     def __init__(self, store: Store, project: str, clock: Clock, requests: SharedSender) -> None:
-        """Create it for the outbox of a store.
+        """Create the object for the outbox of a store.
 
         Args:
             store: the store of the transactions.
@@ -44,7 +44,7 @@ class CommittedMessages:
         self._again_at = -math.inf
 
     def leave(self, transaction: Transaction) -> None:
-        """Note that the rows of a transaction may be left in the outbox."""
+        """Register that the rows of a transaction may be left in the outbox."""
         if transaction.requests:
             self._leftovers.add(transaction.last)
 

@@ -216,7 +216,7 @@ class LiveBus(Bus):
         outbox.send(current)
 
     def _opened_outbox(self) -> CommittedMessages:
-        """Return what sends committed messages; open the store if it is not open."""
+        """Return the object that sends committed messages; open the store if it is not open."""
         with self._opening:
             if self._store is None:
                 store = open_store(self._topology)
@@ -231,7 +231,7 @@ class LiveBus(Bus):
             return self._outbox
 
     def close(self) -> None:
-        """Close the connection, and the store if the bus has opened it; a publish opens another."""
+        """Close the connection, and the store if the bus opened it; a publish connects again."""
         self._requests.close()
         with self._opening:
             if self._store is not None and self._store is not self._given_store:

@@ -1,4 +1,4 @@
-"""Send messages to the broker; records of packs for an old generation are sent again alone."""
+"""Send messages to the broker; a pack for an old generation is sent again as plain messages."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count the records: of refused messages by their refusal, of all others as `outcome`."""
+        """Count records of refused messages under the refusal's outcome, others under `outcome`."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

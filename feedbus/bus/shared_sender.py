@@ -112,7 +112,7 @@ class SharedSender:
     def _send_plain(
         self, plain: Sequence[tuple[Request, Sequence[Outgoing]]], timeout_seconds: float
     ) -> BrokerOutage | None:
-        """Send the messages of several requests together; return the outage that ended this."""
+        """Send the messages of several requests together; return the outage that ended it."""
         if not plain:
             return None
         found = self._sent([message for _, some in plain for message in some], timeout_seconds)
@@ -149,7 +149,7 @@ class SharedSender:
     def _sent(
         self, messages: Sequence[Outgoing], timeout_seconds: float
     ) -> list[Refusal] | Exception:
-        """Send messages until an outage ends; return the refused messages, or the error.
+        """Send messages, again after an outage; return the refused messages, or the error.
 
         After an outage, the broker may be a new one without any objects.
         """

@@ -22,7 +22,7 @@ class Transaction:
     """The rows that one transaction adds to the outbox, and the requests for them."""
 
     def __init__(self, store: Store) -> None:
-        """Create it for a transaction of this store."""
+        """Create the object for a transaction of this store."""
         self._store = store
         self._put: list[tuple[Request, list[int]]] = []
 
@@ -58,7 +58,7 @@ class Transaction:
         return self._put[-1][1][-1]
 
     def remove_sent(self) -> bool:
-        """Remove the rows that the broker has confirmed; return whether these are all rows.
+        """Remove the rows that the broker has confirmed; return whether no row is left.
 
         The rows that stay are published later, under the same message ids.
         """

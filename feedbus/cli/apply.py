@@ -131,7 +131,7 @@ class Progress:
     """Shows how many messages are left: on one line of a terminal, otherwise periodically."""
 
     def __init__(self) -> None:
-        """Create it; nothing is printed yet."""
+        """Create the object; nothing is printed yet."""
         self._terminal = sys.stdout.isatty()
         self._shown = False
         self._last: int | None = None

@@ -20,7 +20,7 @@ class BusyLines:
     """Prints which processes still work: on one line of a terminal, otherwise periodically."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Create it; with quiet=True, it prints nothing."""
+        """Create the object; with quiet=True, it prints nothing."""
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
         self._width = 0

@@ -17,8 +17,8 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
 
     Args:
         topology: the topology that has them.
-        names: names of consumers and processes, and of queues, which mean all their shards. Without
-            names, everything is meant.
+        names: names of consumers, processes and queues; a queue stands for all its shards. Without
+            names, all consumers and processes are returned.
         others: further names that the command accepts.
 
     Raises:

@@ -156,7 +156,7 @@ class Detached:
     """A supervisor in the background: its log, and the pipe to the command that waits for it."""
 
     def __init__(self, topology: Topology, pipe: int) -> None:
-        """Create it with the writing end of a pipe, to which it reports."""
+        """Create the object with the writing end of a pipe, to which it reports."""
         from feedbus.supervisor.watcher_options import own_log
 
         self.log = own_log(topology)

@@ -34,7 +34,7 @@ def expand(
         value: a part of the document.
         environ: the values of the variables.
         report: gets the faults.
-        path: of the value in the document.
+        path: the path of the value in the document.
         connects: False if variables of the CONNECTIONS may be unset; such a value is then unknown.
 
     """

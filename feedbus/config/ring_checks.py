@@ -33,7 +33,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def check_buckets(draft: Draft) -> Found:
-    """Find the queue with which a ring has too many buckets."""
+    """Find the queue whose weights give its ring too many buckets."""
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
         if draft.exchange_type(options) != RING:

@@ -34,7 +34,7 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def check_handler(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue without a handler, with several kinds of them, or with a wrong pattern."""
+    """Find a queue without a handler, with several kinds of handlers, or with a wrong pattern."""
     said = [option for option in HANDLERS if draft.says(queue, option)]
     if not said:
         yield (

@@ -126,7 +126,7 @@ def _word_at(
 
 
 def _as_value(word: str) -> str:
-    """Return how to write a word as a value."""
+    """Return the form of a word that is a valid TOML value."""
     if word.isdecimal():
         return f"write {int(word)}"
     return INSTEAD.get(word.lower(), f'write a text in quotes: "{_shown(word)}"')

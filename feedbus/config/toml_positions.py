@@ -84,13 +84,13 @@ class Places:
         self._value(value, path)
 
     def _once(self, path: KeyPath, place: Place) -> None:
-        """Record a key or a table that a file can contain only once."""
+        """Store the position of a key or a table that a file can contain only once."""
         first = self._written.setdefault(path, place)
         if first != place:
             self.repeated.append((path, place, first))
 
     def _name(self, node: Node, base: KeyPath, arrays: Mapping[KeyPath, int]) -> KeyPath:
-        """Record the position of each part of a dotted key, and return the whole path."""
+        """Store the position of each part of a dotted key, and return the whole path."""
         path = base
         for part in parts(node):
             if path in arrays:
@@ -150,7 +150,7 @@ def parts(node: Node) -> list[Node]:
 
 
 def decode(node: Node) -> str:
-    """Return the text of one part of a key; if TOML does not allow it, with its quotes."""
+    """Return the text of one part of a key; an invalid part is returned with its quotes."""
     text = (node.text or b"").decode()
     try:
         return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

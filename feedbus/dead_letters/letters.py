@@ -40,7 +40,8 @@ class DeadLetter:
         reason: the reason that the handler, the validation or the broker gave.
         attempts: how often the handler was called for it.
         errors: each field's errors, if it did not validate.
-        failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
+        failed_at_microseconds: the time of the failure, since the epoch; None if the broker
+            dead-lettered it.
         content_type: the content type of the body.
         body: the published bytes.
         delivery: the delivered message, which can be sent back.

@@ -29,7 +29,7 @@ class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Create it; the first check is after a short time, and only in a queue's first shard."""
+        """Create the object; the first check follows soon, and only for a queue's first shard."""
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""Send dead letters back to their queue only, unchanged."""
+"""Send dead letters back, unchanged, and only to their own queue."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Calls of batch handlers; if a call raises, each of its records is handled alone.
 
-A batch handler may ask for a retry of a record although it has handled later records of its key. A
-batch of waiting records has many records of each key, so this is frequent there. Then the call has
-no effect. The batch is handled again without these later records, which wait.
+A batch handler may ask for a retry of a record although it has handled later records of its key.
+Then the effects of the call are discarded. The batch is handled again without these later records,
+which wait. This is frequent in a batch of waiting records, which has many records of each key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call."""
 
     def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
-        """Create it with the decoder, which gets the failures and decides on the records."""
+        """Create the object; the decoder gets the failures and decides on the records."""
         self._calls = calls
         self._decoder = decoder
         self._blocked = blocked

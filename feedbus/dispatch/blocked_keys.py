@@ -81,7 +81,7 @@ class BlockedKeys:
             self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
-        """Record that a delivery with failed records will be handled again."""
+        """Register that a delivery with failed records will be handled again."""
         if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 

@@ -27,7 +27,7 @@ class ConcurrentCalls:
     def __init__(
         self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
     ) -> None:
-        """Create it; `concurrency` records of the queue may run at the same time."""
+        """Create the object; `concurrency` records of the queue may run at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
         self._blocked = dispatch.blocked
@@ -244,7 +244,7 @@ class ConcurrentCalls:
             self._leave(behind.part)
 
     def _note_failed(self, ended: Work | Turn) -> None:
-        """Note the key of a record that has failed, or that waits for a failed record."""
+        """Register the key of a record that has failed, or that waits for a failed record."""
         part = ended.part
         if part not in self._failed:
             self._failed.append(part)
@@ -263,10 +263,10 @@ class ConcurrentCalls:
             self._done.append(part.opened)
 
     def _release(self) -> None:
-        """Let finished deliveries with failed records be put aside, those of a key in order.
+        """Let finished deliveries with failed records be put aside; each key stays in order.
 
-        The message of a record that waits is sent after that of the failed record of its key. If it
-        were sent before, and the process then ended, the record would overtake the failed one.
+        A record that waits is sent after the failed record of its key. If it were sent first, and
+        the process then ended, it would overtake the failed record.
         """
         earlier: set[Hashable] = set()
         held: list[Part] = []

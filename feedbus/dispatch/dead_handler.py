@@ -69,7 +69,7 @@ class DeadHandler:
         *,
         resources: Resources,
     ) -> None:
-        """Create it, and import the project's function.
+        """Create the dead handler, and import the project's function.
 
         Args:
             topology: the topology of the system.

@@ -151,8 +151,8 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A call of handle() within this pause can itself have pauses. Their duration is already
-            # part of this pause, so the total is set here, and not increased.
+            # A nested call of handle() can have pauses, too, and adds them to the total. This pause
+            # includes them. So the total before this pause is used here.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -189,7 +189,8 @@ class Dispatch:
         Args:
             decoded: the deliveries.
             note: called with the message id before the dead handler gets failed records of the
-                message, so that the crash guard knows the message if this ends the process.
+                message, so that the crash guard knows the message if the dead handler ends the
+                process.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised it; the call may be

@@ -24,7 +24,7 @@ class EqualMessages:
     def __init__(
         self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
     ) -> None:
-        """Create it for the inbox of a queue; skipped repetitions are counted in metrics.
+        """Create the object for the inbox of a queue; skipped repetitions are counted in metrics.
 
         Args:
             queue: the queue.

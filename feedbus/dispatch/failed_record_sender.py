@@ -19,7 +19,7 @@ class FailedRecordSender:
     """Sends the retries and dead letters of one consumer, which then settles the deliveries."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
-        """Create it with a sender, and with a dead handler if the queue has one.
+        """Create the object with a sender, and with a dead handler if the queue has one.
 
         Args:
             consumer: the name of the consumer, for the log.

@@ -37,7 +37,7 @@ class HandlerCalls:
         left: Leftovers | None,
         overtaken_failures: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
-        """Create it with a store for the transactions and a sender for the messages.
+        """Create the object with a store for the transactions and a sender for the messages.
 
         On a queue with `once = true`, rows that are left in the outbox are sent before the messages
         of a call.

@@ -18,7 +18,7 @@ class LostConnections:
     """The calls that lost the connection to a store that answered directly afterwards."""
 
     def __init__(self, store: Store) -> None:
-        """Create it without calls."""
+        """Create the object without calls."""
         self._store = store
         self._calls: set[tuple[str, int]] = set()
 
@@ -30,7 +30,7 @@ class LostConnections:
         handler is the cause.
 
         Args:
-            records: of the call.
+            records: the records of the call.
             error: the outage with which the call ended.
 
         """

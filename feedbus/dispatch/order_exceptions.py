@@ -19,6 +19,6 @@ class Overtook(Waits):
     """
 
     def __init__(self, failed: Sequence[tuple[Any, int]]) -> None:
-        """Create it with the failed records."""
+        """Create the exception with the failed records."""
         super().__init__()
         self.failed = failed

@@ -34,7 +34,7 @@ class Publications(Spool):
         stream: bool = False,
         after_slice: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create it without messages.
+        """Create the object without messages.
 
         Args:
             sender: sends the messages.

@@ -26,7 +26,7 @@ class Sequencer(Generic[Item]):
     """
 
     def __init__(self, most: int) -> None:
-        """Create it; this number of records can run at the same time."""
+        """Create the sequencer; this number of records can run at the same time."""
         self._most = most
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()

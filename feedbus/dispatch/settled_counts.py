@@ -16,7 +16,7 @@ class SettledCounts:
     """The metrics of one consumer's deliveries that are about to be acknowledged."""
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
-        """Create it with the metrics; the clock determines the age of a delivery."""
+        """Create the object with the metrics; the clock determines the age of a delivery."""
         self._metrics = metrics
         self._clock = clock
 

@@ -27,10 +27,10 @@ class HandledRecord:
 
 
 class SingleCalls:
-    """The deliveries of one consumer whose records were handled, but that are not acknowledged."""
+    """Calls a handler for one record at a time, and keeps the deliveries until they are settled."""
 
     def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
-        """Create it; `note` is called with the message id before a handler gets a message."""
+        """Create the object; `note` is called with each message id before the handler is called."""
         self._dispatch = dispatch
         self._blocked = dispatch.blocked
         self._sender = sender
@@ -59,7 +59,7 @@ class SingleCalls:
         """Handle the records of a delivery that arrived after all others.
 
         Raises:
-            Outage: something is unavailable; no attempt is counted; call it again with the
+            Outage: something is unavailable; no attempt is counted; call this method again with the
                 delivery.
 
         """

@@ -16,20 +16,20 @@ class SlowCalls:
     """The start of each running call, and the slow calls that have just ended."""
 
     def __init__(self, clock: Clock) -> None:
-        """Create it without calls."""
+        """Create the object without calls."""
         self._clock = clock
         self._begun: deque[tuple[float, Work]] = deque()
         # The messages that took long and have ended: the time of their end, and the duration.
         self._ended: deque[tuple[float, str, float]] = deque()
 
     def start(self, works: Iterable[Work], now: float) -> None:
-        """Note that calls start now."""
+        """Register that calls start now."""
         for work in works:
             work.started_at = now
             self._begun.append((now, work))
 
     def end(self, work: Work) -> None:
-        """Record that a call has ended."""
+        """Register that a call has ended."""
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
             self._ended.append((self._clock.monotonic(), work.message_id, work.seconds))
 

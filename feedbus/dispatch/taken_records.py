@@ -14,9 +14,9 @@ from feedbus.wire import Delivery
 class TakenRecords:
     """The records that were taken from the waiting records of one consumer, to be handled.
 
-    A record is taken, then decided on, then settled. The decision is one of three: without one, the
-    record is done; it can have failed again; or it was not run, because an earlier record of its
-    key has failed again.
+    A record is taken, then handled, then settled. There are three results: the record is done (no
+    other result was registered), it has failed again, or it was not run, because an earlier record
+    of its key has failed again.
     """
 
     def __init__(self, records: WaitingRecords[Arrival]) -> None:
@@ -49,12 +49,12 @@ class TakenRecords:
         return self._taken.get((delivery.consumer_tag, delivery.tag))
 
     def failed_again(self, record: Waiting, due_at: float) -> None:
-        """Note that a record has failed again, and when it may run (infinity: a dead letter)."""
+        """Register that a record failed again, and when it may run (infinity: a dead letter)."""
         self._failed_again[record] = due_at
         self._stopped[record.key] += 1
 
     def not_run(self, record: Waiting) -> None:
-        """Note that a record was not run, because an earlier record of its key has failed."""
+        """Register that a record was not run, because an earlier record of its key has failed."""
         self._not_run.add(record)
         self._stopped[record.key] += 1
 

@@ -10,7 +10,7 @@ class Waker:
     """A socket that another thread can make readable."""
 
     def __init__(self) -> None:
-        """Create it and open the socket."""
+        """Create the waker and open the socket."""
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)

@@ -1,4 +1,4 @@
-"""The queues that a consumer reads: its share of those of old rings, and its own."""
+"""The queues that a consumer reads: its own queue, and its share of the queues of old rings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a ring on the broker: the current generation, and those that are drained.
+"""The state of a ring on the broker: the current generation, and the draining generations.
 
 Two queues contain it, as one message. Consumers and publishers read the first queue. While one
 process reads the message, another process may find no message, or an older one. This is harmless:
@@ -173,7 +173,7 @@ def write(channel: Channel, names: Names, state: State) -> State:
 
 
 def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
-    """Delete older states; one that a reader holds now is deleted at its next read."""
+    """Delete older states; if a reader has taken a state now, it is deleted at the next read."""
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:

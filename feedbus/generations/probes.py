@@ -1,4 +1,4 @@
-"""Prove that a queue is empty: probes that feedbus sends return with nothing between them.
+"""Prove that a queue is empty: two probes arrive from it, and no message between them.
 
 A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
 unconditionally: it implements neither if-empty nor if-unused there. A count is no proof either:
@@ -129,7 +129,7 @@ class Probes:
         return True
 
     def disturb(self) -> None:
-        """Record that another message has arrived, so that the proof starts again."""
+        """Register that another message has arrived, so that the proof starts again."""
         self._quiet = 0
 
 

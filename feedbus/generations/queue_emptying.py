@@ -38,7 +38,7 @@ class Emptying:
     """
 
     def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
-        """Create it with a separate channel of a connection.
+        """Create the object with a separate channel of a connection.
 
         Args:
             connection: a connection to the queue's broker.
@@ -165,7 +165,7 @@ class Mover:
     """Moves messages to an exchange, in order; a call returns after the broker's confirms."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
-        """Create it; messages keep their routing keys, or all get the same one."""
+        """Create the object; messages keep their routing keys, or all get the same one."""
         self._connection = connection
         self._exchange = exchange
         self._key = key

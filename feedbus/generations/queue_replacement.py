@@ -1,4 +1,4 @@
-"""Replace a queue by one with other arguments, without a loss and in order.
+"""Replace a queue by a queue with other arguments; no message is lost, the order is kept.
 
 A queue's arguments cannot be changed, so it has to be deleted and declared again, while messages
 arrive. An additional exchange, the gate, is put before it. While the gate is closed, it holds the

@@ -67,7 +67,8 @@ def make_current(
             state = ledger.write(channel, names, state)
         else:
             ledger.repair(channel, names, state)
-        # Held messages are left only if the broker was slow at the last switch.
+        # Usually, no held messages are left. A slow broker can have held some after the last
+        # switch.
         append_held(channel, names, exchange, (state.current,), on_full)
         return state
     else:
@@ -81,7 +82,7 @@ def make_current(
             disordered=False,
             scattered=(*state.scattered, *scattered),
         )
-    # The ledger's queues come first: declare_ring() waits until the disk has all queues so far.
+    # The ledger's queues are declared first: declare_ring() waits until all queues are on disk.
     ledger.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
@@ -159,7 +160,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
 
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
-    """Delete the waiting queue of a deleted shard's queue; keep it if it has records."""
+    """Delete the waiting queue of a shard that was deleted; keep it if it has records."""
     count = broker.count(channel.connection, queue)
     if count and not _has_only_fences(channel, queue):
         events.error(
@@ -177,7 +178,7 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 
 
 def _has_only_fences(channel: Channel, queue: str) -> bool:
-    """Whether all messages of a queue are fences, which are deleted; no consumer reads it."""
+    """Whether a queue without a consumer has only fences; the fences are deleted."""
     while (message := channel.basic_get(queue)) is not None:
         if FENCE not in (message.properties.get("application_headers") or {}):
             channel.basic_reject(message.delivery_tag, requeue=True)
@@ -244,10 +245,10 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
 
 
 def notify(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
-    """Notify the consumers of an old ring of the switch, in front of the messages in its queues.
+    """Notify the consumers of an old ring that it was replaced, before they reach the fences.
 
     The notice is a fence in the waiting queue of each queue. It contains the current generation. So
-    the consumers do not have to read the state, which only one of them can do at a time. A consumer
+    the consumers do not have to read the state: only one process at a time can read it. A consumer
     that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
     version, learns of the switch when it reads the fence of its queue.
     """

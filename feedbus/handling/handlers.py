@@ -160,8 +160,8 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
             pydantic model or dict; by default, the annotation of the first parameter.
         batch: True for a function of Records, False for one of a single record. Further parameters
-            are given by their annotations: a Bus, the Message, the session of the store, and what
-            resources give.
+            get their values by their annotations: a Bus, the Message, the session of the store, and
+            the values of resources.
 
     Raises:
         UnfitHandler: the type is not a message type, or the marked object is not a plain function,

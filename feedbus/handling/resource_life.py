@@ -12,7 +12,7 @@ class Life:
     """Runs an async generator from its start to its end in one task, as anyio requires."""
 
     def __init__(self, generator: AsyncGenerator[Any, None], on_death: Callable[[], None]) -> None:
-        """Create it; on_death is called if the generator ends before end() is called."""
+        """Create the object; on_death is called if the generator ends before end() is called."""
         self._generator = generator
         self._on_death = on_death
 

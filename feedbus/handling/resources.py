@@ -37,7 +37,7 @@ class Resources:
         on_blocked: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Create it without open resources.
+        """Create the object without open resources.
 
         Args:
             topology: can be requested by resources.
@@ -56,7 +56,7 @@ class Resources:
         self._all_open = False
 
     def need(self, parameters: Parameters) -> None:
-        """Add resources that open() must open: those of these parameters."""
+        """Add the resources of these parameters to the resources that open() must open."""
         self._needed.append(parameters)
         self._all_open = False
 
@@ -73,8 +73,8 @@ class Resources:
     def open(self) -> None:
         """Open the needed resources; each is opened after the resources that it needs.
 
-        Before that, resources that have ended by themselves are closed, and the resources that need
-        them.
+        Before that, resources that have ended by themselves are closed, and also the resources that
+        need one of them.
 
         Raises:
             Outage: a resource cannot be opened; the open ones stay open.
@@ -111,7 +111,7 @@ class Resources:
         self._values[resource] = value
 
     def close(self) -> None:
-        """Close all resources in reverse order; log those that cannot be closed."""
+        """Close all resources in reverse order; log each resource that cannot be closed."""
         while self._ends:
             self._end(*self._ends.pop())
         self._values.clear()
@@ -131,7 +131,7 @@ class Resources:
             events.error("resource_not_closed", text, exc_info=error)
 
     def _close_dead(self, dead: Resource) -> None:
-        """Close a resource that has ended by itself, and those that need it."""
+        """Close a resource that has ended by itself, and the resources that need it."""
         if dead not in self._values:
             return
         text = f"the resource {_shown(dead)} ended by itself; feedbus will open it again"

@@ -39,7 +39,7 @@ class Announcer:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Create it; __enter__() starts the thread if the broker allows several hosts."""
+        """Create the object; __enter__() starts the thread if the broker allows several hosts."""
         self._topology = topology
         self._clock = broker.clock(topology)
         self._host = host_id(topology)

@@ -74,11 +74,11 @@ class _Sharing:
             self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host with two or more fewer; False if none can move."""
+        """Move a consumer of a queue to a host with at least two fewer; False if none can move."""
         return self._move(queue, least_difference=UNEVEN, least_in_all=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move a consumer if only the sums over all queues are uneven; False if none can move."""
+        """Move a consumer to a host with fewer consumers of all queues; False if none can move."""
         return self._move(queue, least_difference=UNEVEN - 1, least_in_all=UNEVEN)
 
     def _move(self, queue: str, *, least_difference: int, least_in_all: int | None) -> bool:

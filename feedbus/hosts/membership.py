@@ -21,14 +21,14 @@ class Membership:
     """
 
     def __init__(self, host: str) -> None:
-        """Create it; at first, it knows only this host."""
+        """Create the object; at first, it knows only this host."""
         self._host = host
         self._heard: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None
         self.assignment: Mapping[str, str] | None = None
 
     def connected(self, now: float) -> None:
-        """Record that announcements arrive from now on.
+        """Register that announcements arrive from now on.
 
         Hosts that were known before get time to connect again, for example after a restart of the
         broker.
@@ -37,11 +37,11 @@ class Membership:
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
 
     def disconnected(self) -> None:
-        """Record that announcements no longer arrive."""
+        """Register that announcements no longer arrive."""
         self._listening_since = None
 
     def note(self, announcement: Announcement, now: float) -> None:
-        """Record an announcement that has arrived."""
+        """Store an announcement that has arrived."""
         if announcement.host != self._host:
             self._heard[announcement.host] = (now, announcement)
 

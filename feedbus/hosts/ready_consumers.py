@@ -24,7 +24,7 @@ class ReadyConsumers:
     """Reads the files that the consumers' processes write to the folder of state."""
 
     def __init__(self, topology: Topology) -> None:
-        """Create it for the consumers of a topology that are assigned to hosts."""
+        """Create the object for the consumers of a topology that are assigned to hosts."""
         self._folder = run_folder(topology)
         self._consumers = [
             consumer

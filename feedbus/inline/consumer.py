@@ -37,7 +37,7 @@ class InlineConsumer:
         connection: Connection,
         queue: str,
     ) -> None:
-        """Create it with a subscription to the consumer's queue."""
+        """Create the object, and subscribe to the consumer's queue."""
         self._consumer = consumer
         self._clock = clock
         self._buffer = Buffer()
@@ -88,7 +88,7 @@ class InlineConsumer:
 
     @property
     def queue(self) -> Queue:
-        """The queue that it consumes."""
+        """The queue that the consumer reads."""
         return self._consumer.queue
 
     def _full(self) -> bool:

@@ -47,7 +47,7 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
 
     Args:
         channel: a channel of the broker.
-        queue: external.
+        queue: the external queue.
         payload: a mapping, which becomes JSON, or a body of text or bytes.
         key: the routing key.
 

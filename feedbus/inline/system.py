@@ -143,7 +143,7 @@ class InlineSystem:
         """Let the consumers handle one batch each, in turns, until no delivery is left.
 
         Returns:
-            How many deliveries they had.
+            How many deliveries were handled.
 
         Raises:
             NeverDone: there were more than `most` deliveries.

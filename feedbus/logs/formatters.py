@@ -22,7 +22,7 @@ class TextFormatter(logging.Formatter):
     """Formats a record as `TIME LEVEL event=… consumer=… key=value … message="…"`."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Create it with fields that are added to each line that does not have them."""
+        """Create the formatter with fields that are added to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 
@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object on one line."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Create it with fields that are added to each line that does not have them."""
+        """Create the formatter with fields that are added to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 

@@ -45,7 +45,7 @@ class LogEntry:
 
 
 def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
-    """Yield the entries of whole lines; indented lines at the beginning continue the one before."""
+    """Yield the entries of whole lines; indented lines at the beginning belong to `before`."""
     current = replace(before, lines=())
     for line in text.splitlines():
         if line.startswith("  "):
@@ -70,7 +70,7 @@ class LogFile:
     """
 
     def __init__(self, name: str, path: Path) -> None:
-        """Create it; nothing is read yet.
+        """Create the object; nothing is read yet.
 
         Args:
             name: the name of the consumer or process.
@@ -136,7 +136,7 @@ class LogFile:
         return self._file is None or not os.path.samestat(now, os.fstat(self._file.fileno()))
 
     def _rest(self) -> list[LogEntry]:
-        """Return the entries up to the last whole line, and stay behind it."""
+        """Return the entries up to the last whole line; the next read begins after it."""
         if self._file is None:
             return []
         start = self._file.tell()
@@ -148,7 +148,7 @@ class LogFile:
         return found
 
     def _from_end(self, file: BinaryIO, count: int, least_level: int) -> list[LogEntry]:
-        """Return the last entries of a file, and stay at its end."""
+        """Return the last entries of a file; the next read begins at its end."""
         size = file.seek(0, os.SEEK_END)
         read = min(FIRST_BYTES, size)
         while True:

@@ -39,7 +39,7 @@ class Counts:
     """Counters by key, in a file; in memory if there is no file or the disk is full."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Create it and map the file; raise ValueError if it is not a valid metric file.
+        """Create the counters and map the file; raise ValueError if it is not a valid metric file.
 
         Args:
             descriptor: an open file, locked for this writer alone; closed by close().

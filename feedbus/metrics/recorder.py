@@ -1,4 +1,4 @@
-"""Record the metrics of one process; counters continue after a restart."""
+"""The metrics that one process counts; counters continue after a restart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Metrics:
     """All metrics of one process."""
 
     def __init__(self, counts: Counts) -> None:
-        """Create it with counts; callers usually call open() or none()."""
+        """Create the metrics with counts; callers usually call open() or none()."""
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
@@ -44,7 +44,7 @@ class Metrics:
 
     @classmethod
     def open(cls, directory: Path, process: str) -> Self:
-        """Record into the process's file in a directory, which is created (0700) if it is missing.
+        """Count in the process's file in a directory, which is created (0700) if it is missing.
 
         Args:
             directory: the directory with the metric files of all processes of a system.
@@ -66,7 +66,7 @@ class Metrics:
 
     @classmethod
     def none(cls) -> Self:
-        """Record only in memory, for tests and tools."""
+        """Count only in memory, for tests and tools."""
         return cls(Counts())
 
     def consumer(self, name: str) -> ConsumerMetrics:
@@ -126,7 +126,7 @@ class Metrics:
 
 
 class ConsumerMetrics:
-    """The metrics of one consumer; each call costs under a microsecond, whatever the batch."""
+    """The metrics of one consumer; each call costs under a microsecond, for any batch."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0, so that rates are correct from the first event."""

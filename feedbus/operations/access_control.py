@@ -42,7 +42,7 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
-        """Raise a problem if a request is not allowed; `figures`: it asks only for metrics."""
+        """Raise a problem if a request is not allowed; `figures`: it only reads metrics."""
         if self.token is None:
             check_host(environ.get("HTTP_HOST"))
         elif not (figures and self.loopback):

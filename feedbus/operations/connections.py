@@ -82,7 +82,7 @@ class Channel(HTTPChannel):
     total_outbufs_len = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create it; from now on, wait for the first request."""
+        """Create the channel; from now on, wait for the first request."""
         self.waiting_since = time.monotonic()
         self.served = False
         super().__init__(*arguments, **options)
@@ -100,8 +100,9 @@ class Channel(HTTPChannel):
     def worth(self) -> tuple[bool, bool, float]:
         """Return a sort key: if there are too many connections, the lowest is closed first.
 
-        First those that have not sent a whole request, the oldest first; then those that were
-        answered and are kept alive; last those that have not read their whole answer.
+        Connections that have not sent a whole request are closed first, the oldest first. Then
+        follow connections that were answered and are kept alive. Connections whose client has not
+        read the whole answer are the last.
         """
         kept_alive = self.served and self.request is None
         return bool(self.total_outbufs_len), kept_alive, self.waiting_since

@@ -1,4 +1,4 @@
-"""The figures of the operations page: waiting messages, handled messages, and durations."""
+"""The numbers on the operations page: waiting messages, handled messages, and durations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def figures(
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the figures of all queues for the operations page.
+    """Return the numbers of all queues for the operations page.
 
     Args:
         topology: the topology of the consumers, whose metrics are read.
@@ -47,7 +47,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the figures of a queue and of each of its consumers."""
+    """Return the numbers of a queue and of each of its consumers."""
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
     in_order = sum(
         waiting.get(one.name, 0) + depths[one.name].waiting

@@ -30,7 +30,7 @@ class Remembered(Generic[Answer]):
     """An answer that is read again only when it is older than some seconds."""
 
     def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
-        """Create it without an answer; the first read asks."""
+        """Create the object without an answer; the first read asks."""
         self._ask = ask
         self._fresh_seconds = fresh_seconds
         self._lock = threading.Lock()
@@ -47,10 +47,10 @@ class Remembered(Generic[Answer]):
 
 
 class QueueDepths:
-    """The depths of a topology's queues; requests share one reading for a second."""
+    """The depths of a topology's queues; all requests within a second get the same result."""
 
     def __init__(self, topology: Topology) -> None:
-        """Create it; the first read opens the connection."""
+        """Create the object; the first read opens the connection."""
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: broker.Connection | None = None

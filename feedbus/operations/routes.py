@@ -1,4 +1,4 @@
-"""The routes of the operations process: metrics, health, the page and its figures."""
+"""The routes of the operations process: metrics, health, the page and its data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Operations:
     """The functions that answer the requests of each route."""
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
-        """Create it for a topology, whose system the page shows."""
+        """Create the object for a topology, whose system the page shows."""
         self._topology = topology
         self._store = store
         self._depths = depths

@@ -41,7 +41,7 @@ class Comparison:
         changes: all changes that were found.
         named: the names in delete_nonempty that exist.
         timer_queues: the arguments of the timer's queues, by name.
-        waiting: whether the topology uses a queue of waiting records, by its name.
+        waiting: by the name of each waiting queue, whether the topology uses it.
         parked: the names of the parked retry queues.
 
     """
@@ -199,7 +199,7 @@ class Comparison:
         return leaving, deleted, nonempty
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
-        """Return the kind, name and reason of a queue that keeps a state, or None."""
+        """Return kind, name and reason of the change of a queue with feedbus's state, or None."""
         schedules = self._names.schedule("")
         if name.startswith(schedules):
             reason = "no longer in the topology; the time of its last firing is deleted"

@@ -60,7 +60,7 @@ class HotKey:
 
     Attributes:
         key: the routing key.
-        share: of all records in the sample.
+        share: the share of the key in all records of the sample.
         shard_share: one divided by the number of shards.
 
     """
@@ -84,7 +84,8 @@ class RingChange:
         before: the spread over the old shards.
         after: the spread over the new shards.
         backlog_messages: the number of messages in the queues of the old generations.
-        drain_seconds: the time to empty it at the current rate; None if nothing is handled.
+        drain_seconds: the time to empty these queues at the current rate; None if nothing is
+            handled.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether records of all keys wait until all old shards are empty.
         hot_key: the key of a sample that is too busy for one shard.
@@ -126,10 +127,10 @@ class Watchers:
     Attributes:
         supervisor_pid: the supervisor's process id.
         added: names that are in the topology, and not in the supervisor.
-        restarted: (name, reason) of those that run with other settings.
+        restarted: (name, reason) of watchers that run with other settings.
         removed: names that are no longer in the topology.
         kept: names that run as the topology declares them.
-        started: (name, reason) of those that are started again, because they are stopped, have
+        started: (name, reason) of watchers that are started again, because they are stopped, have
             given up, or run too few or too many processes.
         reloads: whether the supervisor applies changes of files without a command.
 

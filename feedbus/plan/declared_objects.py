@@ -152,7 +152,7 @@ class DeclaredObjects:
             yield one
 
     def bindings(self) -> Iterator[tuple[str, str, str]]:
-        """Add changes of bindings; yield (queue, exchange, key) of those to remove."""
+        """Add changes of bindings; yield each binding to remove as (queue, exchange, key)."""
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)

@@ -42,7 +42,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages of each shard of a generation that has messages."""
+    """Return the number of messages by shard of a generation, without empty shards."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages
@@ -69,7 +69,7 @@ def waits(
     moving: Shares,
     rates: Mapping[str, float],
 ) -> tuple[Wait, ...]:
-    """Return the wait for each old shard with messages; the most messages come first.
+    """Return the wait for each old shard that is not empty, the one with most messages first.
 
     Args:
         backlogs: the messages of each generation by shard.

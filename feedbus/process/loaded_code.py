@@ -36,7 +36,7 @@ def write(files: dict[str, int]) -> str:
 
 
 def changed(line: str) -> list[Path]:
-    """Return the files of such a line that have changed or were deleted, sorted."""
+    """Return the files in a line of write() that have changed or were deleted, sorted."""
     try:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)

@@ -25,12 +25,12 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Record why this process holds, "" if it continues; without a slot, do nothing."""
+    """Write why this process holds, "" if it continues; without a slot, do nothing."""
     _mark(".holding", reason)
 
 
 def mark_waiting(records: int) -> None:
-    """Record how many records wait in this process; without a slot, do nothing."""
+    """Write how many records wait in this process; without a slot, do nothing."""
     _mark(".waiting", str(records) if records else "")
 
 

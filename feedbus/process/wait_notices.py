@@ -19,7 +19,7 @@ class WaitNotices:
     """Shows a notice for each wait that takes longer than a second, but each text once."""
 
     def __init__(self) -> None:
-        """Create it; nothing is shown until show_with()."""
+        """Create the object; nothing is shown until show_with()."""
         self._show: Show | None = None
         self._process = 0
         self._shown: set[str] = set()

@@ -32,7 +32,7 @@ ERROR = 40  # the value of logging.ERROR; logging takes long to import
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The content of the file in which a consumer records the messages in its handler.
+    """The content of the file into which a consumer writes the messages in its handler.
 
     Attributes:
         until: the deadline of the handler, by the clock that all processes of a machine share; None
@@ -105,7 +105,7 @@ class Watchdog:
     """Reads the file of one process, and ends the process if its handler exceeds its limit."""
 
     def __init__(self, path: Path, pid: int) -> None:
-        """Create it for a process that writes the messages in its handler to a file."""
+        """Create the watchdog for a process that writes the messages in its handler to a file."""
         self._path = path
         self._pid = pid
         self._overdue: float | None = None

@@ -45,7 +45,7 @@ class Ids(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return the id of one record, or those of a slice."""
+        """Return the id of one record, or the ids of a slice."""
         if isinstance(index, slice):
             return list(self)[index]
         origin = self.origins if isinstance(self.origins, str) else self.origins[index]

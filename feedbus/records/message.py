@@ -25,8 +25,8 @@ class Message:
     Attributes:
         routing_key: the routing key with which the record was published, also after a retry.
         headers: the headers of the publisher, read-only.
-        message_id: of the record; if its publisher set none, one that is derived from the
-            message and the same at each delivery.
+        message_id: the id of the record. If its publisher set none, the id is derived from the
+            message, and is the same at each delivery.
         attempt: 1 for the first attempt, 2 for the first retry.
         priority: None if the publisher gave none.
         published_at: the time of the first publish, in UTC, also for a retry and a requeued dead

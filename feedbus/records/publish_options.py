@@ -19,8 +19,8 @@ def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
     """Return the checked options, or None if no option is set.
 
     Args:
-        options: the keyword arguments of a publish() that it does not name itself.
-        others: the keyword arguments that it names, for the error about an unknown one.
+        options: the keyword arguments that publish() takes as options.
+        others: the other keyword arguments of publish(), for the error about an unknown one.
 
     Raises:
         TypeError: an option is unknown or has a wrong type.

@@ -28,7 +28,8 @@ class Part:
         columns: maps each field to a list with one value per message.
         shared: maps each field to the value that all messages have.
         causes: for each message, the index of the record that causes it.
-        options: of publish(); if there are any, each message is sent by itself, without packs.
+        options: the options of publish(); if there are any, each message is sent by itself, without
+            packs.
 
     """
 

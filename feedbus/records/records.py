@@ -30,8 +30,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     """The records of a batch, validated and loaded, in the order of their deliveries.
 
     A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
-    singles() return some of them, as Records too. Messages that Records publish are caused by these
-    records, and a verdict on Records applies only to these records.
+    singles() return some of them, also as Records. Messages that Records publish are caused by
+    these records, and a verdict on Records applies only to these records.
 
         @handler(batch=True)
         def ship(orders: Records[Order]) -> None:
@@ -96,7 +96,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """Return the record at index, or those of a slice."""
+        """Return the record at index, or the records of a slice."""
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
         row: Any = self._batch.row(self._places[index])
@@ -177,8 +177,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Group the records by the values of one or several fields, in order of occurrence.
 
         Args:
-            names: of one field, whose values are the keys of the result, or of several, whose
-                values are its keys as tuples.
+            names: the name of one field, whose values are the keys of the result; or the names of
+                several fields: then the keys are tuples of their values.
 
         Example: `for (product, size), some in orders.group_by("product", "size").items(): …`
 

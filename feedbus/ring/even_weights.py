@@ -57,7 +57,7 @@ def placer(ring: Ring) -> Callable[[int], str]:
 def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
     """Return the most even weights for increasing numbers of buckets.
 
-    A result is left out unless it is more even than all those with fewer buckets.
+    Weights are left out unless they are more even than all weights with fewer buckets.
 
     Args:
         loads: the load of each class of keys, as integers from 0.

@@ -48,7 +48,7 @@ class Ring:
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
-        """Append buckets for a queue; a queue that is bound keeps its own, as on RabbitMQ.
+        """Append buckets for a queue; if it has buckets, it keeps them, as on RabbitMQ.
 
         Raises:
             UsageError: the weight is not a positive integer.

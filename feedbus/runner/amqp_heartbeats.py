@@ -19,7 +19,7 @@ class Heartbeats:
     """Sends the heartbeats of one connection from a thread."""
 
     def __init__(self, clock: Clock) -> None:
-        """Create it; nothing is sent until the thread is started."""
+        """Create the object; nothing is sent until the thread is started."""
         self._clock = clock
         self._working = False
         self._raw: RawConnection | None = None
@@ -81,7 +81,7 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """The time without a heartbeat in the last while_working(); 0 up to an interval."""
+        """The time without a heartbeat in the last while_working(); 0 if less than an interval."""
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:

@@ -28,9 +28,10 @@ class BatchDurations:
         self._products = self._products * KEPT + records * seconds
 
     def records_within(self, seconds: float) -> float:
-        """Return how many records have additional costs of so many seconds; infinity without any.
+        """Return how many records take this time, without the fixed costs; it can be infinity.
 
-        If all batches had the same number of records, all costs count as additional ones.
+        The result is infinity if records add no time. If all batches had the same number of
+        records, the fixed costs are not known, and count as costs of the records.
         """
         spread = self._records_squared * self._count - self._records**2
         common = self._products * self._count - self._records * self._seconds

@@ -132,17 +132,17 @@ class BatchMode:
         return self._handle(raw)
 
     def cancelled(self) -> None:
-        """Record that the broker has cancelled a subscription."""
+        """Register that the broker has cancelled a subscription."""
 
     def channel_closed(self, error: BaseException) -> None:
-        """Record why the broker closed a channel."""
+        """Register why the broker closed a channel."""
         self._run.timeout.learn(error)
 
     def let_finish(self) -> None:
         """Finish and settle the running records; the broker delivers the others again."""
 
     def while_holding(self) -> None:
-        """Record which messages are in handlers; it is called often during an outage."""
+        """Write which messages are in handlers to the crash guard's file; called often."""
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""

@@ -20,7 +20,7 @@ class _Lane:
 
     Attributes:
         turn: the number of the generation.
-        deliveries: in the order of their arrival.
+        deliveries: the deliveries, in the order of their arrival.
         arrivals: the time when each of them arrived.
         records: the number of their records.
 
@@ -100,7 +100,7 @@ class Buffer:
 
     @property
     def behind(self) -> bool:
-        """Whether it is the turn of an older generation than the newest."""
+        """Whether the lane whose turn it is has the deliveries of an old generation."""
         return self._lane is not self._lanes[0]
 
     def park(self, turn: int | None) -> None:

@@ -32,7 +32,7 @@ class ConcurrentDeliveries:
     def __init__(
         self, calls: ConcurrentCalls, crash_guard: CrashGuard, seconds: float, clock: Clock
     ) -> None:
-        """Create it; a call may take `seconds`; the crash guard records running messages."""
+        """Create the object; a call may take `seconds`; the crash guard gets running messages."""
         self._calls = calls
         self._crash_guard = crash_guard
         self._clock = clock
@@ -66,7 +66,7 @@ class ConcurrentDeliveries:
         return self._calls.unfinished
 
     def take_outage(self) -> Outage | None:
-        """Return, once, the outage of the latest finish(), after which records run again."""
+        """Return the outage of the latest finish(), and forget it; its records run again."""
         outage, self._calls.outage = self._calls.outage, None
         return outage
 
@@ -80,7 +80,7 @@ class ConcurrentDeliveries:
         return self._calls.waker.fileno()
 
     def note(self) -> None:
-        """Record the deadline of the running messages; this method is called often."""
+        """Write the deadline of the running messages to the crash guard's file; called often."""
         if self._calls.oldest_started_at is not None:
             self._limit()
         elif self._noted:
@@ -88,7 +88,7 @@ class ConcurrentDeliveries:
             self._noted.clear()
 
     def _note_beginning(self, works: Sequence[Work]) -> None:
-        """Record the messages that are about to start, in addition to the running ones.
+        """Add the messages that are about to start to the crash guard's file.
 
         Ended messages stay in the file for a while: rewriting the file at each change would cost
         more than the handling. After a crash, all messages in the file are first handled alone.

@@ -50,7 +50,7 @@ class ConcurrentMode(BatchMode):
             self._concurrent.blame_slow(self._run.timeout)
 
     def while_holding(self) -> None:
-        """Record which messages are in handlers; it is called often during an outage."""
+        """Write which messages are in handlers to the crash guard's file; called often."""
         if self._concurrent:
             self._concurrent.look()
             self._concurrent.note()

@@ -19,13 +19,13 @@ class ConsumerTimeout:
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
-        """Create it with the value in the topology; infinity means no timeout."""
+        """Create the object with the value in the topology; infinity means no timeout."""
         self.seconds = seconds
         self._clock = clock
         self._slowest_seconds = 0.0  # the longest of the latest batches
 
     def note(self, took_seconds: float) -> None:
-        """Record how long a batch took."""
+        """Register how long a batch took."""
         self._slowest_seconds = max(took_seconds, self._slowest_seconds * FORGOTTEN_SHARE)
 
     def too_close(self, arrived_at: float) -> bool:
@@ -56,7 +56,7 @@ class ConsumerTimeout:
         )
 
     def exceeded(self, took_seconds: float) -> str:
-        """Return a text with the broker's action on a message that took this long."""
+        """Return a text that says what the broker does with a message that took this long."""
         return (
             f"handling the message took {took_seconds:.0f} s, and the broker waits only"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"

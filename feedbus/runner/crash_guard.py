@@ -48,7 +48,7 @@ class CrashGuard:
 
         Args:
             path: the file.
-            forgiving: whether the end of that process is counted against no message.
+            forgiving: True if the end of the earlier process is counted against no message.
             now: returns the time of a clock that all processes share.
 
         """
@@ -96,13 +96,13 @@ class CrashGuard:
         )
 
     def take(self, message_ids: Sequence[str], seconds: float) -> None:
-        """Record the messages that a handler is about to handle, and their time limit."""
+        """Write into the file which messages a handler is about to handle, and their time limit."""
         self._in_handler = message_ids
         self._thread = threading.get_ident()
         self._write(self._now() + seconds)
 
     def extend(self, message_ids: Sequence[str]) -> None:
-        """Record more messages that the handler has received after those of take().
+        """Add messages that the handler has received after the messages of take().
 
         Only the new ones are written to the file. Their deadline does not change; see limit().
         """
@@ -136,7 +136,7 @@ class CrashGuard:
 
     @contextmanager
     def nested(self) -> Iterator[Sequence[str]]:
-        """While the block runs, record other messages in addition to the present ones.
+        """While the block runs, add other messages to the messages in the file.
 
         The time of the block is not counted as time of the present messages.
         """
@@ -156,11 +156,11 @@ class CrashGuard:
             self._deaths[message_id] = (deaths + alone, cause)
 
     def release(self, *, settled: bool = False) -> None:
-        """Record that the handler has returned.
+        """Register that the handler has returned.
 
         Args:
-            settled: the messages were also settled, so they are no longer suspected of ending a
-                process.
+            settled: whether the messages were also settled; then they are no longer suspected of
+                ending a process.
 
         """
         if settled and self._deaths:

@@ -109,7 +109,12 @@ class Group:
     def _handle_some(
         self, ends_at: float, stopped: Callable[[], bool], most: float
     ) -> tuple[str, float]:
-        """Handle deliveries until the connection must be checked; return the last, and its time."""
+        """Handle deliveries until the connection must be checked.
+
+        Returns:
+            The message id of the last delivery, and the duration of its call in seconds.
+
+        """
         calls, buffer = self._calls, self._buffer
         now = self._clock.monotonic()
         look_at = now + LOOK_SECONDS

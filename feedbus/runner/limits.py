@@ -32,7 +32,7 @@ class RemainingLimits:
     """What is left of the limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
-        """Create it; from now on, messages and time count."""
+        """Create the object; from now on, handled messages and time count against the limits."""
         self._clock = clock
         self._limits = limits
         self._memory = ResidentMemory()
@@ -44,7 +44,7 @@ class RemainingLimits:
         self._memory.close()
 
     def idle_from(self, now: float) -> None:
-        """Record that a delivery arrived or was handled, or that waiting begins."""
+        """Begin the idle time at `now`: a delivery arrived or was handled, or waiting begins."""
         self._idle_from = now
 
     def handled(self, deliveries: int) -> None:

@@ -25,7 +25,7 @@ class MisplacementCheck:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Create it without rings."""
+        """Create the check without rings."""
         self._topology = topology
         self._names = Names(topology)
         self._members: dict[str, tuple[Generation, str]] = {}

@@ -1,4 +1,4 @@
-"""The size of batches from old queues: so small that new records wait only a moment for each."""
+"""The size of batches from old queues, so small that a batch delays new records only briefly."""
 
 from __future__ import annotations
 

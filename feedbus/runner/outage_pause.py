@@ -26,7 +26,7 @@ class OutagePause:
         report: Callable[[str], None],
         clock: Clock,
     ) -> None:
-        """Create it; at first, there is no outage.
+        """Create the object; at first, there is no outage.
 
         Args:
             consumer: the name of the consumer, for the log.
@@ -68,12 +68,12 @@ class OutagePause:
         self._metrics.held(part, self._clock.monotonic() - started)
 
     def record_success_after(self, subscribed_at: float) -> None:
-        """Record a success if the subscription has lasted longer than the last pause."""
+        """Register a success if the subscription has lasted longer than the last pause."""
         if self._clock.monotonic() - subscribed_at > self.latest_seconds:
             self.record_success()
 
     def record_success(self) -> None:
-        """Record a success, so that the next outage starts with a short pause."""
+        """Register a success, so that the next outage starts with a short pause."""
         if not self.failures:
             return
         seconds = self._clock.monotonic() - self._since

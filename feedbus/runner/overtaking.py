@@ -28,7 +28,7 @@ class Overtaking:
     """Chooses small deliveries that are handled before larger ones of other keys."""
 
     def __init__(self, queue: Queue) -> None:
-        """Create it for the order of a queue."""
+        """Create the object for the order of a queue."""
         self._order = Order.of(queue)
         self._most_records = queue.batch.size
         self._small = max(queue.batch.size // SMALL_PART, 1)

@@ -57,7 +57,7 @@ class PublishingPauses:
         cancelled: Callable[[], bool],
         handle: Callable[[RawConnection, Sequence[Delivery], Sequence[str]], None],
     ) -> None:
-        """Create it for a run.
+        """Create the object for a run.
 
         Args:
             run: the run, which has the buffer of deliveries.

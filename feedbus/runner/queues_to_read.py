@@ -52,7 +52,7 @@ class QueuesToRead:
         subscriptions.begin(divided=progress is not None)
 
     def __bool__(self) -> bool:
-        """Whether a queue is left: each ends when it was read up to its fence, or was deleted."""
+        """Whether a queue is left to read; a queue ends at its fence, or when it is deleted."""
         return bool(self.unsubscribed or self._subscriptions.readers)
 
     def subscribe(self) -> None:

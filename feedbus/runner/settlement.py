@@ -9,17 +9,17 @@ class Settlement:
     """The delivery tags of a channel in the order of arrival; each is handled or not."""
 
     def __init__(self) -> None:
-        """Create it without deliveries."""
+        """Create the object without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
         self._acknowledged: set[int] = set()  # tags that were acknowledged before an earlier one
 
     def arrived(self, tag: int) -> None:
-        """Record a delivery; its tag must be higher than all earlier ones."""
+        """Add a delivery; its tag must be higher than all earlier ones."""
         self._tags.append(tag)
 
     def done(self, tag: int) -> None:
-        """Record that a delivery may be acknowledged."""
+        """Register that a delivery may be acknowledged."""
         self._done.add(tag)
 
     def acknowledgements(self) -> tuple[int, list[int]]:

@@ -1,4 +1,4 @@
-"""The queues that a consumer reads: subscribed to, returned, and ended at their fences."""
+"""The subscriptions of a consumer: it starts and stops reading queues, and handles their fences."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Subscriptions:
         self._run.buffer.unite()
 
     def take_left_to_others(self) -> list[Source]:
-        """Return, once, old queues that this consumer no longer reads, so that another one can."""
+        """Return and forget the old queues that this consumer has left to another consumer."""
         left, self._left_to_others = self._left_to_others, []
         return left
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
-        """Start to read a queue; return False if it allows one consumer and has another.
+        """Start to read a queue; return False if another consumer reads it, and it allows only one.
 
         An old queue that was deleted is left out.
         """
@@ -131,7 +131,7 @@ class Subscriptions:
     def _on_message(self, message: Any) -> None:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
         if self._unread and delivery.consumer_tag in self._unread:
-            # If the queue has a single active consumer, another process may have been it until now.
+            # If the queue has a single active consumer, this was perhaps another process until now.
             self._unread.remove(delivery.consumer_tag)
             self._run.dispatch.calls.look_again()
         self._run.buffer.add(delivery, now)
@@ -143,8 +143,8 @@ class Subscriptions:
         """Acknowledge deliveries of a subscription, if it is still there.
 
         Args:
-            consumer_tag: of the subscription.
-            delivery_tags: in the order of arrival.
+            consumer_tag: the tag of the subscription.
+            delivery_tags: the tags of the deliveries, in the order of arrival.
             one_by_one: True if an earlier delivery still waits, and must not be acknowledged yet.
 
         """
@@ -163,7 +163,7 @@ class Subscriptions:
             self._metrics.misplaced()
 
     def at_fence(self) -> bool:
-        """Whether a fence is next. Other deliveries are next while it cannot be passed yet."""
+        """Whether a fence must be processed next; before it is due, other deliveries are next."""
         buffer = self._run.buffer
         if buffer.at_fence and self._until_fence_due() > 0:
             buffer.pass_over_fence()
@@ -192,7 +192,7 @@ class Subscriptions:
             if phase == "in use":
                 return False
             consumers = reader.consumers()
-            if consumers > 1:  # other consumers have deliveries; the last one ends the queue
+            if consumers > 1:  # other consumers have deliveries; the last one deletes the queue
                 self.drop(reader.tag)
                 source = self._sources[reader.tag]
                 if source.in_turn:
@@ -213,11 +213,11 @@ class Subscriptions:
         """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
-            return True  # a replaced queue and its queue `before` have the same waiting queue
+            return True  # after a replacement, the new queue has the same waiting queue
         return run.waiting.move_on(raw, reader.queue, reader.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
-        """Put a fence into each ending queue without one: it expired, or the queue was full."""
+        """Put a fence into each ending queue that has none, for example because it was full."""
         for reader in [*self.readers.values()]:
             if not reader.probes.due:
                 continue

@@ -24,9 +24,10 @@ class SwitchProgress:
     """Follows the old queues of a ring until all are deleted.
 
     A record of a newer queue waits in the waiting queue until the old queues of its key are
-    deleted. When one is deleted, all its waiting records were moved before to the waiting queues of
-    the current ring. So a probe behind them shows that they have arrived here, and only then the
-    records of the key run, in the order of their places.
+    deleted. Before an old queue is deleted, its waiting records are moved to the waiting queues of
+    the current ring. A probe is published after them. When the probe has arrived here, the moved
+    records have arrived, too. Only then do the records of the key run, in the order of their
+    places.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class SwitchProgress:
 
     @property
     def over(self) -> bool:
-        """Whether no record waits for an old queue any more, and the state has none."""
+        """Whether no record waits for an old queue, and all old generations are removed."""
         return self._forgotten
 
     def must_begin_anew(self, raw: RawConnection) -> bool:

@@ -16,8 +16,8 @@ RESUME_SHARE = 0.9  # share of the limit at which a consumer that has reached th
 class WaitingLimit(ABC):
     """Whether too many records of one consumer wait; changes are logged.
 
-    The limit counts as reached until only RESUME_SHARE of it wait. So the consumer does not
-    alternate with each record.
+    The limit counts as reached until the number of waiting records has fallen to RESUME_SHARE of
+    the limit. Otherwise the consumer could hold and continue with each record.
     """
 
     def __init__(self, consumer: Consumer) -> None:
@@ -53,7 +53,7 @@ class RetryLimit(WaitingLimit):
     """
 
     def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:
-        """Create it.
+        """Create the limit.
 
         Args:
             consumer: the consumer of the records.

@@ -149,7 +149,7 @@ class WaitingQueue:
             acknowledge(self.channel, [delivery.tag for delivery in deliveries])
 
     def renew(self, older_than: float) -> None:
-        """Return deliveries from before a time, so that the broker delivers them again.
+        """Return deliveries that arrived before a time; the broker delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long.
         """

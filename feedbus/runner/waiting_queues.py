@@ -85,7 +85,7 @@ class WaitingQueues:
             opened.probes.put()
 
     def probed(self) -> bool:
-        """Return whether all probes have returned: what was moved before them has arrived."""
+        """Return whether all probes have returned; then all moved records have arrived, too."""
         returned = [opened.probed() for opened in self._open.values()]  # a lost one is published
         return all(returned)
 
@@ -109,7 +109,7 @@ class WaitingQueues:
         on_cancel: Callable[[str], None],
         turn: int = 0,
     ) -> bool:
-        """Read the waiting queue of a queue; return False if another consumer does.
+        """Read the waiting queue of a queue; return False if another consumer reads it.
 
         Args:
             connection: the connection of the consumer.

@@ -41,7 +41,7 @@ class WaitingRecordMover:
     def __init__(
         self, topology: Topology, consumer: Consumer, records: WaitingRecords[Arrival]
     ) -> None:
-        """Create it for the waiting records of a consumer."""
+        """Create the mover for the waiting records of a consumer."""
         self._topology = topology
         self._names = Names(topology)
         self._consumer = consumer

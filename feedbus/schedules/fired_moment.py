@@ -25,7 +25,7 @@ class FiredMoment:
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
-        """Create it with a channel; declare the queue if it is missing."""
+        """Create the object with a channel; declare the queue if it is missing."""
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
         self._held: list[int] = []

@@ -46,7 +46,7 @@ class Scheduler:
     def __init__(
         self, topology: Topology, bus: LiveBus, metrics: Metrics, clock: Clock | None = None
     ) -> None:
-        """Create it with a bus; a `with` statement starts the thread, tests call fire_due()."""
+        """Create the scheduler; a `with` statement starts its thread; tests call fire_due()."""
         self._topology = topology
         self._bus = bus
         self._metrics = metrics

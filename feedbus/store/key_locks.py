@@ -17,7 +17,7 @@ class KeyLocks:
     """
 
     def __init__(self) -> None:
-        """Create it; no key is locked."""
+        """Create the locks; no key is locked."""
         self._changed = threading.Condition()
         self._sending: set[Key] = set()
         self._waiting: dict[int, set[Key]] = {}

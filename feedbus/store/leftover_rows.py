@@ -27,7 +27,7 @@ class Leftovers:
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
-        """Create it; at first it is not known whether there are leftover rows.
+        """Create the object; at first it is not known whether there are leftover rows.
 
         Args:
             store: the store with the outbox.
@@ -50,20 +50,20 @@ class Leftovers:
         return self._unknown or self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Record that a row, and all rows before it, may be left in the outbox."""
+        """Register that a row, and all rows before it, may be left in the outbox."""
         with self._changing:
             self._up_to = max(self._up_to, row)
 
     def begin(self, sender: object, rows: Sequence[int]) -> None:
-        """Record that this process sends rows now, so they are not leftover rows."""
+        """Register that this process sends rows now, so they are not leftover rows."""
         self._sending[id(sender)] = rows
 
     def end(self, sender: object) -> None:
-        """Record that the rows of begin() were sent, or are left in the outbox."""
+        """Register that the rows of begin() were sent, or are left in the outbox."""
         self._sending.pop(id(sender), None)
 
     def forget(self) -> None:
-        """Record that another process may have left rows."""
+        """Register that another process may have left rows."""
         with self._changing:
             self._unknown = True
 

@@ -116,7 +116,7 @@ def _steps(found: int, project: str, serial: str) -> Iterator[str]:
 
 
 def _give_no_id_twice(default: str) -> Iterator[str]:
-    """Yield the statements that copy SQLite's outbox to a table that gives each id once."""
+    """Yield the statements that copy SQLite's outbox to a table that never uses an id again."""
     yield "ALTER TABLE feedbus_outbox RENAME TO feedbus_outbox_3"
     yield OUTBOX.format(serial=SERIAL["sqlite"], default=default)
     yield f"INSERT INTO feedbus_outbox ({COLUMNS}) SELECT {COLUMNS} FROM feedbus_outbox_3"  # noqa: S608 -- constants

@@ -1,4 +1,4 @@
-"""Publish rows of the outbox in their order, and remove those that the broker has accepted."""
+"""Publish rows of the outbox in their order, and remove the rows that the broker has accepted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def accepted(
         bus: publishes the messages.
         entries: the rows.
         clock: the clock for the times in the rows.
-        stuck: the keys of rows that were refused before; those of refused rows are added.
+        stuck: the keys of rows that were refused before; the keys of newly refused rows are added.
 
     Raises:
         Outage: the broker is unavailable.
@@ -101,7 +101,7 @@ def publish_entries(
     clock: Clock = SYSTEM,
     stuck: set[Key] | None = None,
 ) -> int:
-    """Publish rows, remove those that the broker has accepted, and return their number.
+    """Publish rows, remove the rows that the broker has accepted, and return their number.
 
     The arguments are those of accepted().
 

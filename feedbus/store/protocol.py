@@ -114,16 +114,16 @@ class Inbox(Protocol):
         """Return which of the given message ids the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Record messages as handled by a queue; return those that are recorded the first time.
+        """Store the message ids that a queue handles; return the ids that were not stored yet.
 
-        In a transaction with the handler's effects: both commit or neither. A message that comes
-        twice in ids is returned once.
+        The ids and the handler's effects are in one transaction: both commit or neither. A message
+        that comes twice in ids is returned once.
         """
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete ids that unseen() has recorded, for messages that will be handled again.
+        """Delete ids that unseen() has stored, for messages that will be handled again.
 
-        In the transaction of unseen().
+        This happens in the transaction of unseen().
         """
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
@@ -166,7 +166,7 @@ class Store(Protocol):
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error means that the store is unavailable, full or not set up.
 
-        False for an error that a message or its handler may have caused.
+        The result is False for an error that a message or its handler may have caused.
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
@@ -179,11 +179,11 @@ class Store(Protocol):
         """
 
     def set_up(self) -> None:
-        """Create feedbus's own tables, or upgrade those of an earlier version.
+        """Create feedbus's own tables, or upgrade the tables of an earlier version.
 
         Raises:
             StoreOutage: the store is unavailable, or cannot be written to.
-            UsageError: the tables are those of a newer version.
+            UsageError: the tables belong to a newer version.
 
         """
 

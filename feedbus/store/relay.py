@@ -46,7 +46,7 @@ class Relay:
     def __init__(
         self, topology: Topology, store: Store, bus: RelayBus, clock: Clock = SYSTEM
     ) -> None:
-        """Create it; the thread runs in a `with` statement.
+        """Create the relay; the thread runs in a `with` statement.
 
         Args:
             topology: the topology of the system.

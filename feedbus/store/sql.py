@@ -33,7 +33,7 @@ class OwnStatements:
     """
 
     def __init__(self, store: SqlStore) -> None:
-        """Create it for a store, which executes the statements."""
+        """Create the object for a store, which executes the statements."""
         self._store = store
         self.dialect = store.dialect
         self.clock = store.clock
@@ -79,7 +79,7 @@ class SqlStore(ABC):
         *,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Create it for the rows of a project; `file` is the SQLite file, None in memory."""
+        """Create the store for the rows of a project; `file` is the SQLite file, None in memory."""
         self.clock = clock
         self.project = project
         self.where = where
@@ -97,7 +97,7 @@ class SqlStore(ABC):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement with parameters of the form :name.
 
-        In the caller's transaction if there is one, otherwise in a new one.
+        It is executed in the caller's transaction if there is one, otherwise in a new one.
         """
 
     @abstractmethod
@@ -129,7 +129,7 @@ class SqlStore(ABC):
                 yield held
 
     def set_up(self) -> None:
-        """Create feedbus's own tables, or upgrade those of an earlier version."""
+        """Create feedbus's own tables, or upgrade the tables of an earlier version."""
         with self.transaction():
             done = up_to_date(self._own, self.where)
         if done:

@@ -77,7 +77,7 @@ class SqlAlchemyStore(SqlStore):
     session_type = Session
 
     def __init__(self, engine: Engine, project: str, *, waiting: Waiting = nullcontext) -> None:
-        """Create it with the engine of the project.
+        """Create the store with the engine of the project.
 
         Args:
             engine: an engine for SQLite or PostgreSQL.

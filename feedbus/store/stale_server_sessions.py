@@ -63,12 +63,12 @@ class StaleServerSessions:
     """The sessions whose connections were dropped; the server has perhaps not ended them."""
 
     def __init__(self) -> None:
-        """Create it without sessions."""
+        """Create the object without sessions."""
         self._lock = threading.Lock()
         self._sessions: set[ServerSession] = set()
 
     def add(self, session: ServerSession | None) -> None:
-        """Record that the connection of a session was dropped."""
+        """Register that the connection of a session was dropped."""
         if session is not None and session.process == os.getpid():
             with self._lock:
                 self._sessions.add(session)

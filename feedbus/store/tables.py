@@ -45,7 +45,7 @@ class Table:
     """The common base of the two tables: the project of their rows, and lists as SQL parameters."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create it for the rows of a project in the table of a database."""
+        """Create the object for the rows of a project in the table of a database."""
         self._project = project
         self._execute = database.execute
         self._clock = database.clock
@@ -65,7 +65,7 @@ class SqlOutbox(Table):
     """The outbox in the table feedbus_outbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create it for the rows of a project in the table of a database."""
+        """Create the object for the rows of a project in the table of a database."""
         super().__init__(database, project)
         if self._sqlite:
             columns = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(ROW)))
@@ -203,7 +203,7 @@ class SqlInbox(Table):
     """The inbox in the table feedbus_inbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create it for the rows of a project in the table of a database."""
+        """Create the object for the rows of a project in the table of a database."""
         super().__init__(database, project)
         # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
         self._add = (
@@ -226,7 +226,7 @@ class SqlInbox(Table):
         return [row[0] for row in found.fetchall()]
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Record messages as handled by a queue; return those that were not recorded before."""
+        """Store the message ids that a queue handles; return the ids that were not stored yet."""
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
@@ -243,7 +243,7 @@ class SqlInbox(Table):
         return [each for each in distinct if each in new]
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete the ids that unseen() has recorded, for messages that will be handled again."""
+        """Delete the ids that unseen() has stored, for messages that will be handled again."""
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",

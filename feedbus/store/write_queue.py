@@ -22,7 +22,7 @@ class WriteTurn:
     """
 
     def __init__(self, path: str) -> None:
-        """Create it for a lock file, which only its owner can read."""
+        """Create the object for a lock file, which only its owner can read."""
         self._path = path
         self._held: int | None = None
         close_in_forks(self)

@@ -174,7 +174,7 @@ class FollowFile(ReloadConfig):
 
 
 class ReportState(Command):
-    """The command that returns the state that `feedbus status` shows."""
+    """The command with which `feedbus status` gets the state of the watchers."""
 
     name = "feedbus"
 

@@ -128,7 +128,7 @@ class ApplyClient:
     """The supervisor's part of `feedbus apply`, as requests to the supervisor."""
 
     def __init__(self, topology: Topology, text: str, progress: Progress = lambda _: None) -> None:
-        """Create it for a topology.
+        """Create the client for a topology.
 
         Args:
             topology: the new topology.

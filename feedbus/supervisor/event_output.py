@@ -31,7 +31,7 @@ class TerminalFormatter(logging.Formatter):
     """Formats an event for a terminal: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
 
     def __init__(self, width: int) -> None:
-        """Create it with the width of the column of names."""
+        """Create the formatter with the width of the column of names."""
         super().__init__(datefmt="%H:%M:%S")
         self._width = width
 

@@ -23,7 +23,7 @@ class LogCopies:
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
-        """Create it for a descriptor; names are padded to a width, 0 means no names."""
+        """Create the object for a descriptor; names are padded to a width, 0 means no names."""
         self.dropped_lines = 0
         self._width = width
         self._descriptor = descriptor

@@ -17,9 +17,10 @@ from feedbus.topology import Topology
 
 
 def watched(topology: Topology) -> tuple[Watchers, str] | None:
-    """Return the differences between the running watchers and a topology; None if nothing runs.
+    """Compare the running watchers with a topology; return None if nothing runs.
 
-    The text is a note about changed code, or "" if no code has changed.
+    Returns:
+        The differences, and a note about changed code, or "" if no code has changed.
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer, or has another version of feedbus.

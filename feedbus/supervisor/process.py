@@ -16,7 +16,7 @@ class WatchedProcess(Process):
     """One process of a watcher."""
 
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
-        """Create it with circus's arguments, and with the fork server, if there is one."""
+        """Create the object with circus's arguments and, if there is one, the fork server."""
         self._forks = forks
         self.stop_asked_at: float | None = None  # on the monotonic clock
         self.kill_at = 0.0

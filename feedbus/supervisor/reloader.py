@@ -69,7 +69,7 @@ class Reloader:
     """
 
     def __init__(self, supervision: Supervision) -> None:
-        """Create it for the files of a running system."""
+        """Create the reloader for the files of a running system."""
         self._supervision = supervision
         self._times = self._look()
 

@@ -18,7 +18,7 @@ class RestartPolicy:
     Attributes:
         start_retries: the number of failures in a row after which no process is started.
         failures: the number of failures in a row.
-        ends: the same number, with the ends that are no failures.
+        ends: the number of ends in a row, with ends that are no failures.
 
     """
 

@@ -142,7 +142,7 @@ class Supervision:
     async def follow(self, topology: Topology) -> None:
         """Change the watchers to those of a topology; unchanged watchers continue to run.
 
-        Consumers that it no longer has empty their queues, and end by themselves.
+        Consumers that the new topology no longer has empty their queues, and end by themselves.
         """
         wanted = AppliedSettings.of(topology)
         states = {one.name: watcher_state.state(one) for one in self.watchers}

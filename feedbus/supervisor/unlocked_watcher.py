@@ -16,7 +16,7 @@ class UnlockedWatcher(Watcher):
     """
 
     def __init__(self, **options: Any) -> None:
-        """Create it with circus's options."""
+        """Create the watcher with circus's options."""
         super().__init__(**options)
         self._commands = 0
 

@@ -39,7 +39,7 @@ class ProcessWatcher(UnlockedWatcher):
         spawned: Callable[[], None],
         **options: Any,
     ) -> None:
-        """Create it with circus's options and feedbus's own.
+        """Create the watcher with circus's options and feedbus's own.
 
         Args:
             start_retries: how many times in a row a process may fail right after its start before

@@ -81,7 +81,8 @@ class WatcherList:
         """Stop watchers; start the replacement of each one when it has ended.
 
         Args:
-            pairs: a watcher to stop and the one to start then; the same watcher is restarted.
+            pairs: a watcher to stop, and the watcher to start afterwards; if both are the same, it
+                is restarted.
             to_start: further watchers to start.
 
         """

@@ -37,7 +37,7 @@ class RecordingBus(Bus):
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:
-        """Create it; with a topology, invalid messages raise the errors of a real bus.
+        """Create the bus; with a topology, invalid messages raise the errors of a real bus.
 
         Args:
             topology: the file, or the parsed topology; None for a bus that accepts every exchange.
@@ -54,7 +54,7 @@ class RecordingBus(Bus):
         exchange: str,
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
-        """Record (payload, key) pairs.
+        """Append (payload, key) pairs to `published`.
 
         Raises:
             TypeError: an argument has a wrong type, or an item is not a (payload, key) pair.
@@ -77,7 +77,7 @@ class RecordingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Record one payload for each message."""
+        """Append one payload for each message to `published`."""
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered("", keys, shared or {}, columns)
         rows = map(pack.payload, range(len(pack)))
@@ -91,7 +91,7 @@ class RecordingBus(Bus):
         self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
 
     def publish_part(self, part: Part) -> None:
-        """Record the messages of a part; bind records to this bus by Records.of([…], bus=bus)."""
+        """Append the messages of a part; Records.of([…], bus=bus) binds Records to this bus."""
         if part.lacks_key:
             part.key = without_key(part.exchange, has_shards=self._has_shards(part.exchange))
         pack = part.pack(Ids("recorded", range(len(part))))

@@ -83,7 +83,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return a URL that could not be parsed in a form that is safe in an error."""
+    """Return a text without secrets for an error about a URL that could not be parsed."""
     return f"'{scheme}://…'"
 
 
@@ -91,8 +91,8 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
     """Return the parts of a URL of one of the schemes.
 
     Raises:
-        UrlError: it is not well-formed. A character that separates parts has to be written as
-            %XX inside of one: a '/' in a password would end the host.
+        UrlError: it is not well-formed. A character that separates parts has to be written as %XX
+            within a part: a '/' in a password would end the host.
 
     """
     scheme = scheme_of(text, schemes)

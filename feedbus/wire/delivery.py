@@ -54,11 +54,12 @@ class Delivery:
         exchange: the name on the broker.
         routing_key: the key with which it was published; text that is not UTF-8 has its bytes as
             lone surrogates.
-        headers: the headers of the publisher and those of feedbus.
+        headers: the headers of the publisher and of feedbus.
         redelivered: whether it was delivered before.
         consumer_tag: the tag of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
-        undecodable: the parts that cannot be decoded; no handler receives a message that has some.
+        undecodable: the parts that cannot be decoded; no handler receives a message with such
+            parts.
         identified: whether the publisher gave the message id.
 
     """
@@ -202,7 +203,7 @@ def _failed(
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
     """Restore the published properties, headers and body of a message that failed or was delayed.
 
-    The headers also contain those that feedbus added when the message failed. The last item
+    The headers also contain the headers that feedbus added when the message failed. The last item
     describes the parts of a sealed message that cannot be decoded.
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}

@@ -62,7 +62,7 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def published(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers of a delivery without those of feedbus and of the broker."""
+    """Return the headers of a delivery without the headers of feedbus and of the broker."""
     return {
         name: value
         for name, value in headers.items()
@@ -98,7 +98,7 @@ def sent_back(
         delivery: the dead letter.
         exchange: the exchange of the new message.
         routing_key: the routing key of the message.
-        died_in: whether a queue is one in which the broker may have dead-lettered the message.
+        died_in: returns whether the broker may have dead-lettered the message in a given queue.
 
     """
     headers = _died_elsewhere(published(delivery.headers), died_in)
@@ -177,7 +177,7 @@ def bare(message: Outgoing, why: str) -> Outgoing:
     """Return a failed message that keeps only its body and the headers of feedbus.
 
     Args:
-        message: the broker always refuses it.
+        message: the message, which the broker always refuses.
         why: the broker's answer.
 
     """

@@ -13,7 +13,7 @@ class PublishOptions(TypedDict, total=False):
     """The keyword arguments of publish(); None is the same as no argument.
 
     Attributes:
-        headers: names, each to a text, a number, a flag or None.
+        headers: maps each name to a text, a number, a flag or None.
         priority: a number from 0 to 255, for queues with the argument x-max-priority.
         expires: how long the message may wait in a queue: "10m", or seconds. Together with delay:
             the time from the publish until a consumer takes the message; longer than delay.

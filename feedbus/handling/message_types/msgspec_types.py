@@ -82,7 +82,7 @@ class MsgspecType(MessageType):
         return msgspec.json.schema(self._type)
 
     def wire_fields(self) -> Sequence[str]:
-        """Return the names of the fields on the wire; for a union, those of every member."""
+        """Return the names of the fields on the wire; for a union, the fields of every member."""
         return _common([_wire_names(each) for each in _described(self._type)])
 
     def load(self, pack: Pack) -> Loaded:
@@ -187,7 +187,7 @@ def _texts(error: BaseException) -> list[str]:
 
 
 def _text(error: ValidationError) -> str:
-    """Return the error of a value, after its position in the value."""
+    """Return the error of a value, with the position of the error in the value."""
     text = str(error)
     place = _PLACE.search(text)
     text = _PLACE.sub("", text).replace("`", "")
@@ -258,7 +258,7 @@ def _wire_names(described: Described) -> Sequence[str]:
 
 
 def _common(names: Sequence[Sequence[str]]) -> Sequence[str]:
-    """Return the names that are in all of several lists."""
+    """Return the names that each of the lists has."""
     return [name for name in names[0] if all(name in each for each in names)]
 
 

@@ -28,7 +28,7 @@ class Given:
     __slots__ = ("bus", "records", "session")
 
     def __init__(self, bus: Any, session: Any, records: Any) -> None:
-        """Create it with the values that every call has.
+        """Create the object with the values that every call has.
 
         Args:
             bus: collects what the handler publishes.
@@ -52,7 +52,7 @@ class GivenDeadLetter(Given):
     __slots__ = ("dead_letter",)
 
     def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
-        """Create it with the values of every call, and the DeadLetter."""
+        """Create the object with the values of every call, and the DeadLetter."""
         super().__init__(bus, session, records)
         self.dead_letter = dead_letter
 

@@ -24,7 +24,7 @@ class Database(peewee.Database):
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Create it without a connection; `where` is the name of the database in errors."""
+        """Create the object without a connection; `where` is the name of the database in errors."""
         self.where = where
         self._local = threading.local()
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}

@@ -151,7 +151,7 @@ class Deadlines:
     """The thread that checks the connections of this process while they wait for an answer."""
 
     def __init__(self) -> None:
-        """Create it without connections."""
+        """Create the object without connections."""
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._waiting = threading.Event()

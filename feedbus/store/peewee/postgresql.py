@@ -33,7 +33,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Create it; settings are sent by SET, because connection poolers refuse parameters."""
+        """Create the object; it sends settings by SET, as connection poolers refuse parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         self._stale_sessions = StaleServerSessions()
         super().__init__(database, **options)

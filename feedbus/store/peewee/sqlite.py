@@ -33,7 +33,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     """SQLite in WAL mode, in a private file; one transaction at a time writes."""
 
     def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
-        """Create it; each wait for a lock of the file is within waiting()."""
+        """Create the database; each wait for a lock of the file is within waiting()."""
         self._while_waiting = waiting
         super().__init__(database, **options)
 

@@ -43,7 +43,7 @@ class MemoryBroker:
         """Create an empty broker, or a copy of another one.
 
         Args:
-            name: under which connections find it.
+            name: the name under which connections find the broker.
             clock: the clock for expiry and for waiting; by default, the machine's clock.
             seed: the seed of its random names; None for different names in each run.
             prepared: the result of `serialized` of another broker; by default it is empty.
@@ -129,7 +129,7 @@ class ClockTime:
     """The time of a broker, from a clock such as a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
-        """Create it with a clock; it starts at the clock's wall time."""
+        """Create the object with a clock; it starts at the clock's wall time."""
         self._clock = clock
         self._offset_ms = clock.wall_nanoseconds() // 1_000_000 - self._monotonic_ms()
 
@@ -152,7 +152,7 @@ class SocketPairs:
     """Wakes connections through one pair of sockets for each connection."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Create it; wake-ups arrive after listen() was called."""
+        """Create the object; wake-ups arrive after listen() was called."""
         self._broker = broker
         self.receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
@@ -198,12 +198,12 @@ class Presence:
     """The ids of the live connections, as a set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Create it; this connection is not recorded yet."""
+        """Create the object; this connection is not recorded yet."""
         self._broker = broker
         self._own: int | None = None
 
     def begin(self, owner: int) -> None:
-        """Record this connection as live."""
+        """Register this connection as live."""
         self._own = owner
         self._broker.living.add(owner)
 

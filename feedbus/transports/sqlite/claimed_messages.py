@@ -18,7 +18,7 @@ class ClaimedMessages:
     """Claims messages while consumers have room, and delivers them one by one."""
 
     def __init__(self, link: RegisteredConnection) -> None:
-        """Create it without consumers."""
+        """Create the object without consumers."""
         self.consumers: dict[int, Consumer] = {}
         self._link = link
         self._arrivals: deque[Arrival] = deque()
@@ -113,7 +113,7 @@ class ClaimedMessages:
         return arrivals
 
     def hand_over(self) -> bool:
-        """Call a consumer's callback with the next message; return False without one."""
+        """Call a consumer's callback with the next message; return False if there is none."""
         while self._arrivals:
             if self._arrivals[0].content is None:
                 self._load_bodies()

@@ -27,7 +27,7 @@ class Compaction:
     """Rewrites the file to free disk space while the connection waits."""
 
     def __init__(self, database: sqlite3.Connection, path: Path, live: Path) -> None:
-        """Create it; the first check is after QUIET_SECONDS of waiting."""
+        """Create the object; the first check is after QUIET_SECONDS of waiting."""
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = live / "compaction"
@@ -35,7 +35,7 @@ class Compaction:
         self._version = -1  # of the file's content at the last check
 
     def postpone(self) -> None:
-        """Record that this connection has used the file, so that the wait starts again."""
+        """Register that this connection has used the file, so that the wait starts again."""
         self._due = 0.0
 
     def seconds(self) -> float | None:

@@ -14,7 +14,7 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that were removed from a queue; drop those that match no queue."""
+    """Dead-letter messages that were removed from a queue; drop them if no queue matches."""
     if queue.dead_letter_exchange is not None:
         for message in messages:
             row = tx.execute(

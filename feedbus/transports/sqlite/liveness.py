@@ -13,7 +13,7 @@ class Locks:
     """The lock files in the folder next to a broker file."""
 
     def __init__(self, folder: Path) -> None:
-        """Create it; no lock is held yet."""
+        """Create the object; no lock is held yet."""
         self._folder = folder
         self._own: Path | None = None
         self._handle = -1

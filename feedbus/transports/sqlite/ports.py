@@ -54,7 +54,7 @@ class Liveness(Protocol):
     """Shows other connections that this one is live, and checks whether they are."""
 
     def begin(self, owner: int) -> None:
-        """Show that this connection, of the given id, is live."""
+        """Show that this connection is live, under the given id."""
 
     def end(self) -> None:
         """Show that this connection has ended; a second call does nothing."""
@@ -73,7 +73,7 @@ class Upkeep(Protocol):
     """Maintenance while nobody uses the broker."""
 
     def postpone(self) -> None:
-        """Record that this connection has used the broker."""
+        """Register that this connection has used the broker."""
 
     def seconds(self) -> float | None:
         """Return in how many seconds run() must be called, or None if it need not be called."""

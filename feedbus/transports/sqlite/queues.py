@@ -96,7 +96,7 @@ def declare_queue(
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Record a use of a queue, and set its expiry if it expires when it is not used."""
+    """Register a use of a queue; if the queue expires when it is not used, set its expiry."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         arm(tx, tx.now_ms + queue.expires_ms)

@@ -32,7 +32,7 @@ class RegisteredConnection:
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
 
     def __init__(self, backend: Backend) -> None:
-        """Create it with a backend that no other connection uses."""
+        """Create the connection with a backend that no other connection uses."""
         self.tables = backend.tables
         self.liveness = backend.liveness
         self.connected = True

@@ -65,7 +65,7 @@ class Transaction:
             self._ready.clear()
 
     def count(self, queue: int, change: int) -> None:
-        """Record that ready messages were added (positive) or removed (negative)."""
+        """Change the count of ready messages: positive if they were added, negative if removed."""
         self._depths[queue] += change
 
     def depth(self, queue: int) -> int:
@@ -103,7 +103,7 @@ class Tables:
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         shared: bool = False,
     ) -> None:
-        """Create it for an open database.
+        """Create the object for an open database.
 
         Args:
             name: the name of the broker in errors.

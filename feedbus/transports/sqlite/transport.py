@@ -61,9 +61,9 @@ class Transport(base.Transport):
         >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
         >>> kombu.Connection(transport=Transport, virtual_host="/var/lib/app/broker.db")
 
-    The transport options are `busy_timeout_seconds`, for how long a locked file is waited for, and
-    `confirm_publish`, as py-amqp has it: a publish returns when its message is stored durably, and
-    raises amqp.exceptions.MessageNacked when a queue refuses it.
+    The transport options are `busy_timeout_seconds`, the time limit of a wait for a locked file,
+    and `confirm_publish`, as py-amqp has it: a publish returns when its message is stored durably,
+    and raises amqp.exceptions.MessageNacked when a queue refuses it.
     """
 
     Management = Management
@@ -82,7 +82,7 @@ class Transport(base.Transport):
     )
 
     def __init__(self, client: Client, **options: Any) -> None:
-        """Create it for a connection of Kombu."""
+        """Create the transport for a connection of Kombu."""
         super().__init__(client, **options)
         self._reading = False  # whether the event loop must check in its next iteration
         self._later: ScheduledCall | None = None

@@ -19,7 +19,7 @@ class Watch:
     """Waits for wake-ups, deaths of other processes and signals at the same time."""
 
     def __init__(self, wake_ups: WakeUps, clock: Clock) -> None:
-        """Create it; it waits only for wake-ups until refresh() adds processes."""
+        """Create the object; it waits only for wake-ups until refresh() adds processes."""
         self._wake_ups = wake_ups
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -42,8 +42,9 @@ class Watch:
         """Watch exactly these processes.
 
         Args:
-            namespace: the space of process ids that this process lives in.
-            others: by the id of each connection, its process, and the space of that process id.
+            namespace: the PID namespace of this process.
+            others: by the id of each connection, its process id, and the PID namespace of its
+                process.
 
         """
         self._unseen = any(space != namespace for _, space in others.values())
