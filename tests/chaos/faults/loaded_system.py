@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -123,7 +124,7 @@ class LoadedSystem:
         folder = self.servers.folder
         (folder / "stop").touch()
         keys = max(2, min(MOST_KEYS, records // LEAST_ROUNDS, int(rate * ROUND_SECONDS)))
-        rounds = records // keys
+        rounds = math.ceil(records / keys)
         for place, kind in enumerate(self.kinds):
             first, last = (keys * (place + each) // len(self.kinds) for each in (0, 1))
             reported = folder / f"published.{kind}"

@@ -8,6 +8,7 @@ from tests.chaos.faults.rows import ROWS
 from tests.projects import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
+RUN = ("run", "servers", "feedbus", "seed", "date (UTC)", "minutes", "injected, and measured")
 BEGIN, END = "<!-- measured -->", "<!-- end: measured -->"
 
 
@@ -34,7 +35,7 @@ def measured(results: Results, earlier: str = "") -> str:
                 cells.append(result.cell())
                 runs.append(
                     f"| {run} | {result.servers} | {result.feedbus} | {result.seed} |"
-                    f" {result.date} | {result.seconds / 60:.1f} |"
+                    f" {result.date} | {result.seconds / 60:.1f} | {result.details()} |"
                 )
             elif run in runs_before and row.title in cells_before:
                 cells.append(cells_before[row.title][place])
@@ -42,7 +43,7 @@ def measured(results: Results, earlier: str = "") -> str:
             else:
                 cells.append("not run" if column in row.columns else "n/a")
         lines.append(f"| {row.title} | {row.length} | {' | '.join(cells)} |")
-    lines += ["", "| run | servers | feedbus | seed | date (UTC) | minutes |", "|---" * 6 + "|"]
+    lines += ["", f"| {' | '.join(RUN)} |", "|---" * len(RUN) + "|"]
     return "\n".join([*lines, *runs]) + "\n"
 
 

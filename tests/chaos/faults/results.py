@@ -69,11 +69,15 @@ class Result:
 
     def cell(self) -> str:
         """Return the cell of the table."""
-        if not self.ok:
-            wrong = f"{self.lost} lost, {self.doubled} doubled, {self.disordered} out of order"
-            return f"**failed**: {self.load}; {wrong}; {len(self.problems)} problems"
-        shown = [self.load, *(f"{name}: {count}" for name, count in sorted(self.faults.items()))]
-        return "; ".join([*shown, *(f"{name}: {text}" for name, text in self.figures.items())])
+        if self.ok:
+            return self.load
+        wrong = f"{self.lost} lost, {self.doubled} doubled, {self.disordered} out of order"
+        return f"**failed**: {self.load}; {wrong}; {len(self.problems)} problems"
+
+    def details(self) -> str:
+        """Return how many faults of each kind were injected, and what else was measured."""
+        counts = [f"{name}: {count:,}" for name, count in sorted(self.faults.items())]
+        return "; ".join([*counts, *(f"{name}: {text}" for name, text in self.figures.items())])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -89,8 +89,8 @@ def run(cell: Cell, folder: Path) -> Result:
     """Work under a steady load for so many seconds."""
     with started(cell.where, folder) as servers, loaded(servers) as system:
         sampler = Sampler(cell.size / SAMPLES)
-        figures: dict[str, str] = {"minutes": f"{cell.size / 60:.0f}"}
         records = cell.size * RATE
+        figures: dict[str, str] = {}
         result = run_loaded(cell, system, sampler, figures, rate=RATE, records=records)
         figures["memory, last quarter by second"] = f"{sampler.growth():.3f}"
-        return result
+        return replace(result, load=f"{cell.size:,} seconds, {result.load}")

@@ -92,7 +92,8 @@ def test_a_cell_that_has_failed_is_run_again_and_one_that_has_passed_is_not(run)
     again = run(Verdict(lost=["it is not run"]))
     assert again.exit_code == 0
     assert "kills on embedded" not in again.stderr
-    assert "| a fault | 5 records | not run | not run | l; f: 1 |" in again.stdout
+    assert "| a fault | 5 records | not run | not run | l |" in again.stdout
+    assert again.stdout.strip().endswith("| f: 1 |")
 
 
 def test_a_cell_that_has_passed_with_fewer_records_is_run_again(run):
@@ -114,5 +115,6 @@ def test_the_page_keeps_the_cells_that_were_not_run_again(tmp_path: Path) -> Non
     both = Results(tmp_path)
     both.save(old)
     assert shown == page.measured(both)
-    assert "10 records; kill -9 web: 1" in shown
-    assert "20 records; kill -9 web: 2" in shown
+    assert "| 20 records | not run | 10 records |" in shown
+    assert "| kill -9 web: 1 |" in shown
+    assert "| kill -9 web: 2 |" in shown
