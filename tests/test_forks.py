@@ -10,7 +10,7 @@ import pytest
 from feedbus import config
 from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
 from feedbus.supervisor.preparation import prepare
-from feedbus.supervisor.process import Forked, WatchedProcess
+from feedbus.supervisor.watched_process import Forked, WatchedProcess
 from tests.projects import Project, gone, wait_until
 from tests.required_servers import only_if
 

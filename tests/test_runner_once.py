@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.bus.sender import Sender

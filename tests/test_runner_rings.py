@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from feedbus.broker.publisher import Publisher
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.bus import Bus
 from feedbus.records import Records
 from feedbus.ring import Ring

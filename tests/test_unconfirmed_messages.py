@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.refusals import NACKED, raise_refused
+from feedbus.broker.refused_messages import NACKED, raise_refused
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import PublishError, Unroutable
 from feedbus.wire import Outgoing

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from feedbus.balance.keys import Keys, check_key
+from feedbus.balance.key_input import Keys, check_key
 from feedbus.errors import UsageError
 from feedbus.ring import key_class
 

@@ -14,7 +14,7 @@ from amqp import spec
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.blockage import Blockage
-from feedbus.broker.refusals import NACKED, Refusal
+from feedbus.broker.refused_messages import NACKED, Refusal
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.units import counted

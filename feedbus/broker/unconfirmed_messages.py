@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
-from feedbus.broker.refusals import NACKED, Refusal
+from feedbus.broker.refused_messages import NACKED, Refusal
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 

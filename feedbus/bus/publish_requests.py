@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
-from feedbus.broker.refusals import Refusal, raise_refused
+from feedbus.broker.refused_messages import Refusal, raise_refused
 from feedbus.errors import UsageError
 from feedbus.records.packs import Pack
 from feedbus.wire.message_options import Envelope

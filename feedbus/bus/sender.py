@@ -19,7 +19,7 @@ from feedbus.broker.publisher import (
     WINDOW,
     Publisher,
 )
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.broker.timer_objects import Timer
 from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from feedbus import broker
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.outbox_requests import put_records
 from feedbus.bus.publish_requests import Request
 from feedbus.errors import StoreOutage

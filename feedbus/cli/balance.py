@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from feedbus.balance.key_input import Keys
 from feedbus.balance.key_traffic import Pair, Tally, pairs_of_keys, pairs_of_rows
-from feedbus.balance.keys import Keys
 from feedbus.balance.spread import find_ring
 from feedbus.balance.weights import CLOSE, Found, find, report, toml
 from feedbus.cli import Context

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from feedbus.balance.keys import RANGE, Keys
+from feedbus.balance.key_input import RANGE, Keys
 
 
 class KeysType(click.ParamType[Keys]):

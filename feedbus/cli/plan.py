@@ -17,7 +17,7 @@ from feedbus.printable import printable
 from feedbus.units import counted
 
 if TYPE_CHECKING:
-    from feedbus.balance.keys import Keys
+    from feedbus.balance.key_input import Keys
     from feedbus.plan import Change, Draining, Evenness, HotKey, Plan, RingChange, Wait
     from feedbus.topology import Topology
 

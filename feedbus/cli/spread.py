@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from feedbus.balance.keys import Keys
+from feedbus.balance.key_input import Keys
 from feedbus.balance.spread import Spread, find_ring, moved, place
 from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS

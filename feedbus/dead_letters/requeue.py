@@ -9,7 +9,7 @@ from typing import Self
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from feedbus.broker.refusals import raise_refused
+from feedbus.broker.refused_messages import raise_refused
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter

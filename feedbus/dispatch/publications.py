@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from feedbus.broker.refusals import Refusal, raise_refused
+from feedbus.broker.refused_messages import Refusal, raise_refused
 from feedbus.bus.outbox_requests import first_alone, put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool

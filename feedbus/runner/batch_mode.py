@@ -10,9 +10,9 @@ from contextlib import nullcontext
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.connection_load import ConnectionLoad
+from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.overtaking import Overtaking
-from feedbus.runner.publishing_pauses import PublishingPauses
 from feedbus.runner.run_state import HERE_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from feedbus.supervisor import process_groups
-from feedbus.supervisor.process import WatchedProcess
+from feedbus.supervisor.watched_process import WatchedProcess
 
 LOOK_SECONDS = 0.05
 BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy

@@ -21,9 +21,9 @@ from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
 from feedbus.supervisor import process_groups, process_stop
 from feedbus.supervisor.forks import ForkServer
-from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
 from feedbus.supervisor.unlocked_watcher import UnlockedWatcher
+from feedbus.supervisor.watched_process import WatchedProcess
 from feedbus.supervisor.watcher_events import WatcherEvents
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.process.status_files import changed_code, holding
-from feedbus.supervisor.process import WatchedProcess
+from feedbus.supervisor.watched_process import WatchedProcess
 from feedbus.supervisor.watcher import ProcessWatcher
 
 

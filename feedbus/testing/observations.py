@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any
 
 from feedbus.broker import timer
-from feedbus.broker.refusals import Refusal
+from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs, reads_of
 from feedbus.errors import InvalidBody

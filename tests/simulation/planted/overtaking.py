@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from feedbus.runner import (
     buffer,
+    handling_during_publishing,
     overtaking,
-    publishing_pauses,
 )
 from tests.simulation.planted.change import Change
 
@@ -17,7 +17,7 @@ def records_that_overtake_their_key() -> list[Change]:
 
 def pauses_that_forget_what_is_handled() -> list[Change]:
     """Handle a record in a pause although a record of its key is in the handler."""
-    return [(publishing_pauses._Call, "keys", property(lambda _: frozenset()))]
+    return [(handling_during_publishing._Call, "keys", property(lambda _: frozenset()))]
 
 
 def fences_overtaken() -> list[Change]:
@@ -27,7 +27,7 @@ def fences_overtaken() -> list[Change]:
 
 def large_messages_settled_too_soon() -> list[Change]:
     """Acknowledge a large message with a small one that is handled between its slices."""
-    return [(publishing_pauses.PublishingPauses, "tags", property(lambda _: set()))]
+    return [(handling_during_publishing.PublishingPauses, "tags", property(lambda _: set()))]
 
 
 def overtaken_messages_settled_too_soon() -> list[Change]:
@@ -42,4 +42,4 @@ def outages_in_pauses_forgotten() -> list[Change]:
 
 def pauses_that_hide_a_lost_connection() -> list[Change]:
     """Go on with a large message whose connection was lost in a pause."""
-    return [(publishing_pauses._Call, "error", property(lambda _: None, lambda *_: None))]
+    return [(handling_during_publishing._Call, "error", property(lambda _: None, lambda *_: None))]

@@ -1,4 +1,4 @@
-"""Messages that the broker did not accept, with the reasons."""
+"""Messages that the broker refused, with the reasons; errors for publishers."""
 
 from __future__ import annotations
 

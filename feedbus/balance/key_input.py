@@ -1,4 +1,4 @@
-"""Routing keys given as a range, a file of lines, or standard input."""
+"""The keys that a command gets as input: a range, a file of lines, or standard input."""
 
 from __future__ import annotations
 

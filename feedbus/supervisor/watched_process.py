@@ -1,4 +1,4 @@
-"""A process of a circus watcher, forked if that is faster than a new Python."""
+"""One process of a circus watcher, forked if that is faster than a new Python."""
 
 from __future__ import annotations
 
