@@ -64,15 +64,15 @@ def test_a_new_delivery_is_next_after_a_batch_of_the_backlog():
     assert take(buffer) == [100]
 
 
-def test_parked_lanes_are_left_out_until_they_are_no_longer_parked():
+def test_excluded_lanes_are_left_out_until_they_are_no_longer_excluded():
     buffer = divided(delivery(1, "new"), delivery(2, "old"))
-    buffer.park(1)
+    buffer.exclude_later(1)
     assert (len(buffer), buffer.records) == (1, 1)
     buffer.next_lane()
     assert take(buffer) == [2]
     assert not buffer
     assert buffer.holds("new")
-    buffer.park(None)
+    buffer.exclude_later(None)
     assert take(buffer) == [1]
 
 

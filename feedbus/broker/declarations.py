@@ -135,7 +135,7 @@ def _declare_written(
         return
     text = (
         f"{generation.exchange}: waiting {seconds:.0f} s until the broker has written the"
-        f" {len(consumers)} new quorum queues to its disk: if the broker were killed before, these"
+        f" {len(consumers)} new quorum queues to its disk: if the broker were killed earlier, these"
         " queues could lose confirmed messages"
     )
     if report is None:

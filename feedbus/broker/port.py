@@ -79,7 +79,8 @@ class Broker(Protocol):
     def queue_written_seconds(self) -> float:
         """How long after its confirm a new queue may be missing on the broker's disk.
 
-        If the broker is killed earlier, messages of that queue can be lost, even confirmed ones.
+        If the broker is killed before the queue is on the disk, messages of that queue can be lost,
+        even confirmed ones.
         """
 
     def load(self) -> None:

@@ -109,7 +109,7 @@ class Sender:
         return cast("Channel", self._connected().default_channel)
 
     def close(self) -> None:
-        """Close the connection; the next send opens another."""
+        """Close the connection; the next send connects again."""
         if self._blockage.active:
             self.drop()
         connection, self._connection, self._publisher = self._connection, None, None
@@ -119,7 +119,7 @@ class Sender:
     def drop(self) -> None:
         """Close a connection that may be lost, without AMQP's close handshake.
 
-        The next send opens another. Messages without an answer may have arrived.
+        The next send connects again. The broker may have stored messages that it has not confirmed.
         """
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:

@@ -79,7 +79,7 @@ class SharedSender:
             self._send(requests, seconds)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """Close the connection; the next request connects again."""
         with self._lock:
             self._sender.close()
 

@@ -41,11 +41,17 @@ class Guard:
     token: bytes | None = None
     loopback: bool = True
 
-    def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
-        """Raise a problem if a request is not allowed; `figures`: it only reads metrics."""
+    def check(self, environ: Mapping[str, Any], *, metrics: bool = False) -> None:
+        """Raise a problem if a request is not allowed.
+
+        Args:
+            environ: the WSGI environment of the request.
+            metrics: whether the request reads only metrics.
+
+        """
         if self.token is None:
             check_host(environ.get("HTTP_HOST"))
-        elif not (figures and self.loopback):
+        elif not (metrics and self.loopback):
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:

@@ -174,7 +174,7 @@ def application(topology: Topology, store: Store, depths: QueueDepths, guard: Gu
     """Return the WSGI application of the operations process."""
     operations = Operations(topology, store, depths)
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
-        ("/metrics", operations.metrics, {"figures": True}),
+        ("/metrics", operations.metrics, {"metrics": True}),
         ("/operations.json", operations.figures, {}),
         ("/healthz", operations.health, {"public": True}),
         ("/readyz", operations.ready, {"public": True}),

@@ -106,12 +106,12 @@ class _Shield:
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Return the wrapped function of a route."""
-        public, figures = route.config.get("public", False), route.config.get("figures", False)
+        public, metrics = route.config.get("public", False), route.config.get("metrics", False)
         check = self._guard.check
 
         def answer(**arguments: str) -> Any:
             if not public:
-                check(bottle.request.environ, figures=figures)
+                check(bottle.request.environ, metrics=metrics)
             try:
                 return callback(**arguments)
             except bottle.HTTPResponse:

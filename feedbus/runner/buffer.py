@@ -56,17 +56,17 @@ class Buffer:
         self._lane = _Lane()
         self._lanes = [self._lane]  # the newest generation first
         self._lane_of: dict[str, _Lane] = {}  # by consumer tag, if there are several
-        self._parked: int | None = None
+        self._last_turn: int | None = None  # later generations are excluded
 
     def __len__(self) -> int:
-        """Count the deliveries of all lanes that are not parked."""
+        """Count the deliveries of all lanes that are not excluded."""
         if not self._lane_of:
             return len(self._lane.deliveries)
         return sum(len(each.deliveries) for each in self._open)
 
     @property
     def records(self) -> int:
-        """The number of records in all lanes that are not parked."""
+        """The number of records in all lanes that are not excluded."""
         if not self._lane_of:
             return self._lane.records
         return sum(each.records for each in self._open)
@@ -91,7 +91,7 @@ class Buffer:
         self._lane = _Lane()
         self._lanes = [self._lane]
         self._lane_of = {}
-        self._parked = None
+        self._last_turn = None
 
     @property
     def divided(self) -> bool:
@@ -103,14 +103,14 @@ class Buffer:
         """Whether the lane whose turn it is has the deliveries of an old generation."""
         return self._lane is not self._lanes[0]
 
-    def park(self, turn: int | None) -> None:
+    def exclude_later(self, turn: int | None) -> None:
         """Exclude the lanes of generations later than this one; with None, exclude no lane."""
-        self._parked = turn
+        self._last_turn = turn
         if self._lane_of and not (self._is_open(self._lane) and self._lane.deliveries):
             self.next_lane()
 
     def next_lane(self) -> None:
-        """Give the turn to the next lane that has deliveries and is not parked."""
+        """Give the turn to the next lane that has deliveries and is not excluded."""
         if not self._lane_of:
             return
         place = self._lanes.index(self._lane) + 1
@@ -131,7 +131,7 @@ class Buffer:
         return [each for each in self._lanes if self._is_open(each)]
 
     def _is_open(self, lane: _Lane) -> bool:
-        return self._parked is None or lane.turn <= self._parked
+        return self._last_turn is None or lane.turn <= self._last_turn
 
     def _of(self, consumer_tag: str) -> _Lane:
         return self._lane_of.get(consumer_tag, self._lane) if self._lane_of else self._lane

@@ -246,6 +246,7 @@ class Runner:
             if not in_time:  # the broker's consumer timeout would expire
                 queues.return_deliveries()
             elif not arrived and not queues.unsubscribed:
+                # An outage is over when the subscriptions have lasted longer than the last pause.
                 run.holding.record_success_after(begun_at)
             self._pruning.look(raw)
             if queues.end():

@@ -78,7 +78,7 @@ class SwitchProgress:
         """Let the run go on without old queues."""
         self._waiting.follow(None)
         self._run.look_seconds = math.inf
-        self._run.buffer.park(None)
+        self._run.buffer.exclude_later(None)
 
     @property
     def over(self) -> bool:
@@ -106,7 +106,7 @@ class SwitchProgress:
         """Check the old queues, if it is time to; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
         full = self._limit.check(self._waiting.behind_old_queues)
-        self._run.buffer.park(self._predecessors.oldest_turn if full else None)
+        self._run.buffer.exclude_later(self._predecessors.oldest_turn if full else None)
         self._run.look_seconds = self._seconds_until_look
         now = self._run.clock.monotonic()
         if self._ended:

@@ -81,7 +81,7 @@ class BaseChannel(StdChannel):
 
     @contextmanager
     def _method(self) -> Iterator[Transaction]:
-        # What was published before on this channel is stored before, as on one TCP stream.
+        # Earlier messages of this channel must be stored first, as on one TCP stream.
         link = self._link
         self.flush()
         with self._refusals(), link.write() as tx:

@@ -185,7 +185,7 @@ class RegisteredConnection:
                 continue
             left = None if deadline is None else deadline - self.clock.monotonic()
             if left is not None and left <= 0:
-                msg = "timed out"
+                msg = "timed out: no event arrived on the connection to the broker file"
                 raise TimeoutError(msg)
             if due is not None:
                 due += self._spread_seconds()
