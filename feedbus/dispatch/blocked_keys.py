@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault
+from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.order_exceptions import Waits
@@ -73,12 +73,12 @@ class BlockedKeys:
         """Let a record wait for earlier records of its key."""
         self._decoder.fail(arrived, row, Waits())
 
-    def decide(self, fault: Fault) -> None:
+    def decide(self, invalid: InvalidRecord) -> None:
         """Decide on a record that no handler gets; if its key is blocked, let it wait instead."""
-        if fault.decision is None and self.waits(fault.arrived, fault.row):
-            self.defer(fault.arrived, fault.row)
+        if invalid.decision is None and self.waits(invalid.arrived, invalid.row):
+            self.defer(invalid.arrived, invalid.row)
         else:
-            self._decoder.decide(fault)
+            self._decoder.decide(invalid)
 
     def abandon(self, arrived: Decoded) -> None:
         """Register that a delivery with failed records will be handled again."""

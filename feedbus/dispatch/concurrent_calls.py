@@ -7,8 +7,8 @@ from itertools import count
 from typing import cast
 
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.concurrent_records import Part, Turn, Work
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault
+from feedbus.dispatch.concurrent_records import DeferredInvalidRecord, UnfinishedDelivery, Work
+from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.running_calls import RunningCalls
@@ -36,12 +36,12 @@ class ConcurrentCalls:
         self._resources = resources
         # Derived ids of messages that wait or are handled. An equal message must get another id.
         self._unidentified: set[str] = set()
-        self._sequencer: Sequencer[Work | Turn] = Sequencer(queue.concurrency)
+        self._sequencer: Sequencer[Work | DeferredInvalidRecord] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
         self._numbers = count()  # of the deliveries, in the order of their arrival
-        self._failed: list[Part] = []  # unfinished or held, with failed or waiting records
+        self._failed: list[UnfinishedDelivery] = []  # with failed or waiting records
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
@@ -52,7 +52,7 @@ class ConcurrentCalls:
     @property
     def running(self) -> set[Work]:
         """The records that were started and are not finished."""
-        return cast("set[Work]", self._sequencer.running)  # take() ends each Turn at once
+        return cast("set[Work]", self._sequencer.running)  # take() ends all others at once
 
     @property
     def in_handlers(self) -> list[Work]:
@@ -101,31 +101,31 @@ class ConcurrentCalls:
             return
         opened, inputs = self._dispatch.decode(self._came, self._unidentified)
         self._came = []
-        parts = {id(each): Part(each, next(self._numbers)) for each in opened}
+        unfinished = {id(each): UnfinishedDelivery(each, next(self._numbers)) for each in opened}
         self._unidentified.update(
             each.delivery.message_id for each in opened if not each.delivery.identified
         )
         for each in inputs:
-            if isinstance(each, Fault):
-                part = parts[id(each.arrived)]
-                part.left += 1
+            if isinstance(each, InvalidRecord):
+                delivery = unfinished[id(each.arrived)]
+                delivery.left += 1
                 key = self._blocked.key(each.arrived, each.row)
-                self._sequencer.add(Turn(key, part, each))
+                self._sequencer.add(DeferredInvalidRecord(key, delivery, each))
                 continue
             for chunk, owner in zip(each.chunks, each.arrived, strict=True):
-                part = parts[id(owner)]
-                part.left += len(chunk)
+                delivery = unfinished[id(owner)]
+                delivery.left += len(chunk)
                 for index, row in enumerate(chunk.rows):
                     key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
-                    self._sequencer.add(Work(key, part, row, each.wrapped, records))
-        for part in parts.values():
-            if part.opened.decisions:  # some of its records wait already
-                part.failed_keys.update(self._keys(part.opened))
-                self._failed.append(part)
-        empty = [part for part in parts.values() if not part.left]
+                    self._sequencer.add(Work(key, delivery, row, each.wrapped, records))
+        for delivery in unfinished.values():
+            if delivery.opened.decisions:  # some of its records wait already
+                delivery.failed_keys.update(self._keys(delivery.opened))
+                self._failed.append(delivery)
+        empty = [delivery for delivery in unfinished.values() if not delivery.left]
         self._unidentified.difference_update(each.opened.delivery.message_id for each in empty)
-        self._done += [part.opened for part in empty if not part.failed_keys]
+        self._done += [delivery.opened for delivery in empty if not delivery.failed_keys]
         self._release()
 
     def _keys(self, opened: Decoded) -> set[Hashable]:
@@ -141,9 +141,9 @@ class ConcurrentCalls:
             return []
         taken: list[Work] = []
         for each in self._sequencer.take():
-            if isinstance(each, Turn):
-                self._blocked.decide(each.fault)
-                self._end_turn(each, each.fault.row)
+            if isinstance(each, DeferredInvalidRecord):
+                self._blocked.decide(each.record)
+                self._end_record(each, each.record.row)
             else:
                 taken.append(each)
         return taken
@@ -219,48 +219,48 @@ class ConcurrentCalls:
     def _end(self, work: Work) -> None:
         if work.publications is not None:
             work.publications.discard()
-        opened, row = work.part.opened, work.row
+        opened, row = work.delivery.opened, work.row
         self._dispatch.record_ended(opened, row, work.error, work.seconds)
         self._slow.end(work)
         if work.error is None:
-            self._leave(work.part)
+            self._leave(work.delivery)
             self._sequencer.end(work)
         else:
-            self._end_turn(work, row)
+            self._end_record(work, row)
 
-    def _end_turn(self, ended: Work | Turn, row: int) -> None:
+    def _end_record(self, ended: Work | DeferredInvalidRecord, row: int) -> None:
         """Let the next record of a key run; if a record failed, let the later ones wait."""
         self._note_failed(ended)
-        self._leave(ended.part)
-        if not self._blocked.must_wait(ended.part.opened, row):
+        self._leave(ended.delivery)
+        if not self._blocked.must_wait(ended.delivery.opened, row):
             self._sequencer.end(ended)
             return
         for behind in self._sequencer.cut(ended):
-            if isinstance(behind, Turn):
-                self._blocked.decide(behind.fault)
+            if isinstance(behind, DeferredInvalidRecord):
+                self._blocked.decide(behind.record)
             else:
-                self._blocked.defer(behind.part.opened, behind.row)
+                self._blocked.defer(behind.delivery.opened, behind.row)
             self._note_failed(behind)
-            self._leave(behind.part)
+            self._leave(behind.delivery)
 
-    def _note_failed(self, ended: Work | Turn) -> None:
+    def _note_failed(self, ended: Work | DeferredInvalidRecord) -> None:
         """Register the key of a record that has failed, or that waits for a failed record."""
-        part = ended.part
-        if part not in self._failed:
-            self._failed.append(part)
+        delivery = ended.delivery
+        if delivery not in self._failed:
+            self._failed.append(delivery)
             self._failed.sort(key=lambda each: each.number)
-        part.failed_keys.add(ended.key)
+        delivery.failed_keys.add(ended.key)
 
-    def _leave(self, part: Part) -> None:
+    def _leave(self, delivery: UnfinishedDelivery) -> None:
         """Count a record of a delivery as finished."""
-        part.left -= 1
-        if part.left:
+        delivery.left -= 1
+        if delivery.left:
             return
-        self._unidentified.discard(part.opened.delivery.message_id)
-        if part.failed_keys:
+        self._unidentified.discard(delivery.opened.delivery.message_id)
+        if delivery.failed_keys:
             self._release()
         else:
-            self._done.append(part.opened)
+            self._done.append(delivery.opened)
 
     def _release(self) -> None:
         """Let finished deliveries with failed records be put aside; each key stays in order.
@@ -269,13 +269,13 @@ class ConcurrentCalls:
         the process then ended, it would overtake the failed record.
         """
         earlier: set[Hashable] = set()
-        held: list[Part] = []
-        for part in self._failed:
-            if part.left or not earlier.isdisjoint(part.failed_keys):
-                held.append(part)
-                earlier |= part.failed_keys - {None}
+        held: list[UnfinishedDelivery] = []
+        for delivery in self._failed:
+            if delivery.left or not earlier.isdisjoint(delivery.failed_keys):
+                held.append(delivery)
+                earlier |= delivery.failed_keys - {None}
             else:
-                self._done.append(part.opened)
+                self._done.append(delivery.opened)
         self._failed = held
 
     def forget(self) -> None:
@@ -290,9 +290,9 @@ class ConcurrentCalls:
             self._sequencer.end(work)
         self._unfinished = []
         self._unidentified = {
-            work.part.opened.delivery.message_id
+            work.delivery.opened.delivery.message_id
             for work in self.running
-            if not work.part.opened.delivery.identified
+            if not work.delivery.opened.delivery.identified
         }
 
     def close(self) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault
+from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
 from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class UnfinishedDelivery:
     """A delivery, and the number of its unfinished records.
 
     Attributes:
@@ -34,7 +34,7 @@ class Work:
     """A record that a handler must handle, and the result of its call."""
 
     key: Hashable
-    part: Part
+    delivery: UnfinishedDelivery
     row: int
     wrapped: WrappedHandler
     records: Records
@@ -49,13 +49,13 @@ class Work:
     @property
     def message_id(self) -> str:
         """The id of the message that contained the record."""
-        return self.part.opened.delivery.message_id
+        return self.delivery.opened.delivery.message_id
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
-    """A fault that waits until the earlier records of its key have ended."""
+class DeferredInvalidRecord:
+    """An invalid record that waits until the earlier records of its key have ended."""
 
     key: Hashable
-    part: Part
-    fault: Fault
+    delivery: UnfinishedDelivery
+    record: InvalidRecord

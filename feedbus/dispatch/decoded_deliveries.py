@@ -45,8 +45,8 @@ class HandlerInput:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A record that is passed to no handler, for example because it is not valid.
+class InvalidRecord:
+    """A record that no handler gets: it has errors, or no handler is declared for it.
 
     It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
     on the record is made after the earlier records of its key, so it blocks only the later ones.
@@ -65,4 +65,4 @@ class Fault:
     decision: Decision | None = None
 
 
-Inputs = list[HandlerInput | Fault]
+Inputs = list[HandlerInput | InvalidRecord]

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault, HandlerInput, Inputs
+from feedbus.dispatch.decoded_deliveries import Decoded, HandlerInput, Inputs, InvalidRecord
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.order_exceptions import Waits
 from feedbus.dispatch.ordered_retries import OrderedRetries
@@ -63,7 +63,7 @@ class Decoder:
         )
 
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and a list of records for handlers and of faults."""
+        """Decode deliveries; return them, and the records for handlers and the invalid records."""
         opened: list[Decoded] = []
         inputs: Inputs = []
         free = self._retries is None or self._retries.idle
@@ -85,8 +85,8 @@ class Decoder:
 
     def _take_ordered(self, inputs: Inputs, arrived: Decoded) -> None:
         """Remove records without the field of `order_by`, and records that must wait."""
-        faults = self._order.faults(arrived.pack) if self._order.field else {}
-        for row, errors in faults.items():
+        keyless = self._order.key_errors(arrived.pack) if self._order.field else {}
+        for row, errors in keyless.items():
             arrived.decisions.append(
                 self._failure_policy.decide(
                     arrived.delivery, arrived.pack, row, InvalidBody(errors)
@@ -95,7 +95,7 @@ class Decoder:
         left = [
             row
             for row in range(len(arrived.pack))
-            if row not in faults and not self._waits(arrived, row)
+            if row not in keyless and not self._waits(arrived, row)
         ]
         if len(left) == len(arrived.pack) and self._routes.only:
             self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack)
@@ -150,7 +150,7 @@ class Decoder:
     ) -> None:
         """Decide on a record that no handler gets: now, or after the earlier records of its key."""
         if self._in_turn:
-            inputs.append(Fault(arrived, row, error))
+            inputs.append(InvalidRecord(arrived, row, error))
         else:
             self.fail(arrived, row, error)
 
@@ -198,7 +198,7 @@ class Decoder:
         if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
             return self.with_decision(delivery, decision)
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        inputs.append(Fault(arrived, 0, decision=decision))
+        inputs.append(InvalidRecord(arrived, 0, decision=decision))
         return arrived
 
     def _read(self, delivery: Delivery) -> Pack:
@@ -225,12 +225,12 @@ class Decoder:
             decision = self._retries.after_whole(arrived.delivery, arrived.pack, decision)
         arrived.decisions.append(decision)
 
-    def decide(self, fault: Fault) -> None:
+    def decide(self, invalid: InvalidRecord) -> None:
         """Decide on a record that no handler gets, after the earlier records of its key."""
-        if fault.decision is not None:
-            self._add_decision(fault.arrived, fault.decision)
-        elif fault.error is not None:
-            self.fail(fault.arrived, fault.row, fault.error)
+        if invalid.decision is not None:
+            self._add_decision(invalid.arrived, invalid.decision)
+        elif invalid.error is not None:
+            self.fail(invalid.arrived, invalid.row, invalid.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
         """Decide on a failed record by its exception; note the decision in the delivery."""

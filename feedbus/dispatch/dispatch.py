@@ -10,7 +10,7 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault, Inputs
+from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
@@ -129,7 +129,7 @@ class Dispatch:
         decoded, inputs = self.decode(deliveries)
         count = 0
         for each in inputs:
-            if isinstance(each, Fault):  # no handler gets this record
+            if isinstance(each, InvalidRecord):  # no handler gets this record
                 self.blocked.decide(each)  # a dead letter, or it waits if its key is blocked
                 continue
             records = Records(each.chunks, each.arrived)
@@ -205,8 +205,8 @@ class Dispatch:
     ) -> tuple[list[Decoded], Inputs]:
         """Decode deliveries; return them, and what to do next, in order.
 
-        The second value is a list. Each item has records for one handler, or is a fault: a record
-        that no handler gets.
+        The second value is a list. Each item has records for one handler, or is an
+        invalid record, which no handler gets.
 
         Args:
             deliveries: the deliveries in the order of their arrival.

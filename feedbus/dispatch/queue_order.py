@@ -60,20 +60,20 @@ class Order:
             return text
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def faults(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
+    def key_errors(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
         """Return the errors of each record that has no usable ordering key."""
         values = self._values(pack)
         if values is None:
-            fault = _fault(pack.shared.get(self.field, MISSING))
-            return {row: {self.field: [fault]} for row in range(len(pack))} if fault else {}
-        faults = ((row, _fault(value)) for row, value in enumerate(values))
-        return {row: {self.field: [fault]} for row, fault in faults if fault}
+            error = _key_error(pack.shared.get(self.field, MISSING))
+            return {row: {self.field: [error]} for row in range(len(pack))} if error else {}
+        errors = ((row, _key_error(value)) for row, value in enumerate(values))
+        return {row: {self.field: [error]} for row, error in errors if error}
 
     def _values(self, pack: Pack) -> Any:
         return pack.columns.get(self.field)
 
 
-def _fault(value: object) -> str:
+def _key_error(value: object) -> str:
     """Return why a value cannot be an ordering key, or "" if it can."""
     if isinstance(value, str | int | float):
         return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
-from feedbus.dispatch.decoded_deliveries import Decoded, Fault, Inputs
+from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.errors import Outage
@@ -81,7 +81,7 @@ class SingleCalls:
         dispatch, calls = self._dispatch, self._dispatch.calls
         published: list[HandledRecord] = []
         for each in inputs:
-            if isinstance(each, Fault):
+            if isinstance(each, InvalidRecord):
                 self._blocked.decide(each)
                 continue
             for chunk in each.chunks:
