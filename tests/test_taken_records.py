@@ -8,7 +8,8 @@ import pytest
 
 from feedbus.dispatch.taken_records import TakenRecords
 from feedbus.dispatch.waiting_messages import Arrival
-from feedbus.dispatch.waiting_records import BLOCKED, WaitingRecord, WaitingRecords
+from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
+from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.wire import Delivery
 
 

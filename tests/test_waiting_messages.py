@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_messages import Arrival, Waiting, read, written
-from feedbus.dispatch.waiting_records import BLOCKED, WaitingRecord
+from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import ATTEMPT, KEY, NOT_BEFORE, PLACE, TRACEBACK
 

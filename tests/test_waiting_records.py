@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
+from feedbus.dispatch.waiting_record_copies import WaitingRecord
+from feedbus.dispatch.waiting_records import WaitingRecords
 
 DELAY = 3.0
 
@@ -224,13 +225,13 @@ def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
         record = WaitingRecord("abc"[number], waiting.next_place(1), f"m{number}", arrival="d")
         record.awaited = frozenset(awaited)
         waiting.arrived(record)
-    assert (waiting.behind_old_queues, set(waiting.awaited)) == (2, {"q", "r"})
+    assert (waiting.awaited.records, set(waiting.awaited.queues)) == (2, {"q", "r"})
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m2"]
     waiting.ended(["q"])
-    assert (waiting.behind_old_queues, set(waiting.awaited)) == (1, {"r"})
+    assert (waiting.awaited.records, set(waiting.awaited.queues)) == (1, {"r"})
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m0"]
     waiting.ended(["q", "r"])
-    assert waiting.behind_old_queues == 0
+    assert waiting.awaited.records == 0
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m1"]
 
 
@@ -260,7 +261,7 @@ def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_fi
     messages[1].awaited, messages[2].awaited = frozenset({"q"}), frozenset({"q", "r"})
     for each in messages[::-1] if newest_first else messages:
         assert waiting.arrived(each) == []
-    assert (len(waiting), waiting.behind_old_queues, list(waiting.awaited)) == (1, 0, [])
+    assert (len(waiting), waiting.awaited.records, list(waiting.awaited.queues)) == (1, 0, [])
     assert waiting.of_queue("newer") == messages[1:2]
     assert waiting.arrived(in_queues(("newer", 2))[0]) == ["newer"]  # delivered twice
     (taken,) = waiting.take(0.0, 10)
@@ -279,7 +280,7 @@ def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
     waiting.left(first[0])
     assert [*waiting] == [first[1], second]
     assert waiting.take(0.0, 10) == []
-    assert (waiting.behind_old_queues, list(waiting.awaited)) == (1, ["q"])
+    assert (waiting.awaited.records, list(waiting.awaited.queues)) == (1, ["q"])
     waiting.ended(["q"])
     assert waiting.take(0.0, 10) == [first[1], second]
 

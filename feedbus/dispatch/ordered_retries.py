@@ -12,7 +12,8 @@ from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePoli
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.taken_records import TakenRecords
 from feedbus.dispatch.waiting_messages import Arrival, read, written
-from feedbus.dispatch.waiting_records import BLOCKED, NOTHING, WaitingRecord, WaitingRecords
+from feedbus.dispatch.waiting_record_copies import BLOCKED, NOTHING, WaitingRecord
+from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.logs import EventLog
 from feedbus.records.packs import Pack
 from feedbus.wire import Delivery

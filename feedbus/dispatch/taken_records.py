@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from feedbus.dispatch.waiting_messages import Arrival, Waiting
-from feedbus.dispatch.waiting_records import BLOCKED, WaitingRecords
+from feedbus.dispatch.waiting_record_copies import BLOCKED
+from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.wire import Delivery
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
-from feedbus.dispatch.waiting_records import WaitingRecord
+from feedbus.dispatch.waiting_record_copies import BLOCKED as BLOCKED_ATTEMPT
+from feedbus.dispatch.waiting_record_copies import WaitingRecord
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
 

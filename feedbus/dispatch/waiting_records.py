@@ -5,53 +5,17 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
-Arrival = TypeVar("Arrival")
-
-
-BLOCKED = -1  # the attempt of a record that is a dead letter
-PLACES_OF_TURN = 2**40  # positions for the records of one generation's queues
-NOTHING: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True, eq=False)
-class WaitingRecord(Generic[Arrival]):
-    """A record that failed and will run again, or that waits for such a record of its key.
-
-    Attributes:
-        key: the ordering key.
-        place: records of one key run in the order of their places; records of other keys can have
-            the same place. The places of a generation's records are behind those of all earlier
-            generations.
-        message_id: the id of the record.
-        identified: whether the publisher gave the id, so that no other record has it.
-        attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
-        due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
-            others.
-        queue: the waiting queue that contains its message.
-        arrival: the delivery of its message; None if the message is being sent or was returned.
-        awaited: the queues of older generations that must be deleted before the record may run.
-        turn: the number of the generation whose waiting queue contains its message.
-        copy: the same record in the waiting queue of a newer generation.
-
-    """
-
-    key: str
-    place: int
-    message_id: str
-    identified: bool = True
-    attempt: int = 0
-    due_at: float = 0.0
-    queue: str = ""
-    arrival: Arrival | None = None
-    taken: bool = False
-    awaited: frozenset[str] = NOTHING
-    turn: int = 0
-    copy: WaitingRecord[Arrival] | None = None
+from feedbus.dispatch.awaited_queues import AwaitedQueues
+from feedbus.dispatch.waiting_record_copies import (
+    BLOCKED,
+    PLACES_OF_TURN,
+    Arrival,
+    WaitingRecord,
+    place_of,
+)
 
 
 class WaitingRecords(Generic[Arrival]):
@@ -64,26 +28,26 @@ class WaitingRecords(Generic[Arrival]):
 
     - two messages of one queue with one place and one id are one record, and the later attempt
       counts;
-    - in queues of two generations, the message in the newer one is a copy: the record is being
-      moved, or a crash has interrupted the move. The record waits in the older queue. If it leaves
-      that queue without being handled, its copy takes its position. If it is handled, its copy is
-      acknowledged too;
+    - in queues of two generations, the message in the newer one is a copy of the record;
     - a record that its own queue delivers again has the id of a record that waited when reading
       began; it is a repetition.
 
     A key is blocked from the time when a record of it is added until the last one is done. A record
     of an older generation's queue is not blocked by records of newer ones.
+
+    Attributes:
+        awaited: the queues of older generations that records wait for.
+
     """
 
     def __init__(self) -> None:
         """Start without records."""
+        self.awaited = AwaitedQueues()
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
         self._heads: list[tuple[float, int, str]] = []  # some are out of date
         self._count = 0
         self._last_places: dict[int, int] = {}  # by turn
         self._read: set[str] = set()
-        self._awaited: Counter[str] = Counter()  # the number of records for each queue
-        self.behind_old_queues = 0  # how many records wait for a queue
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -111,7 +75,7 @@ class WaitingRecords(Generic[Arrival]):
         return [
             each
             for record in self
-            for each in _with_copies(record)
+            for each in record.with_copies()
             if each.attempt == BLOCKED and message_id in {"", each.message_id}
         ]
 
@@ -137,35 +101,22 @@ class WaitingRecords(Generic[Arrival]):
         turn = record.place // PLACES_OF_TURN
         self._last_places[turn] = max(self._last_places.get(turn, 0), record.place)
         line = self._lines.setdefault(record.key, [])
-        insort(line, record, key=_place)
+        insort(line, record, key=place_of)
         self._count += 1
-        self._count_awaited(record, 1)
+        self.awaited.count(record.awaited, 1)
         self._look(line)
-
-    @property
-    def awaited(self) -> Collection[str]:
-        """The queues that records wait for."""
-        return self._awaited.keys()
 
     def ended(self, queues: Collection[str]) -> None:
         """Register that queues were deleted: records no longer wait for them."""
-        if self._awaited.keys().isdisjoint(queues):
+        if self.awaited.queues.isdisjoint(queues):
             return
         for line in self._lines.values():
             for record in line:
-                self._count_awaited(record, -1)
-                for each in _with_copies(record):
+                self.awaited.count(record.awaited, -1)
+                for each in record.with_copies():
                     each.awaited = each.awaited.difference(queues)
-                self._count_awaited(record, 1)
+                self.awaited.count(record.awaited, 1)
             self._look(line)
-
-    def _count_awaited(self, record: WaitingRecord[Arrival], change: int) -> None:
-        if record.awaited:
-            self.behind_old_queues += change
-            for queue in record.awaited:
-                self._awaited[queue] += change
-                if not self._awaited[queue]:
-                    del self._awaited[queue]
 
     def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Add a record whose message was delivered; return the deliveries to acknowledge.
@@ -189,32 +140,31 @@ class WaitingRecords(Generic[Arrival]):
             self._replace(known, record)
             record.copy = known
             return []
-        for each in _with_copies(known):
+        for each in known.with_copies():
             if each.queue == record.queue:
                 return self._again(each, record)
-        before = [each for each in _with_copies(known) if each.turn <= record.turn][-1]
-        before.copy, record.copy = record, before.copy
+        known.add_copy(record)
         return []
 
     def _replace(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> None:
         """Put another message of a record into the position of a known one."""
         line = self._lines[known.key]
         line[line.index(known)] = record
-        self._count_awaited(known, -1)
-        self._count_awaited(record, 1)
+        self.awaited.count(known.awaited, -1)
+        self.awaited.count(record.awaited, 1)
         self._look(line)
 
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
     ) -> list[Arrival]:
         """Note another message of a known record; return the message that it replaces."""
-        newer = record.attempt > known.attempt or (
-            record.attempt == known.attempt and known.arrival is None
-        )
-        old, new = (known.arrival, record.arrival) if newer else (record.arrival, known.arrival)
-        if newer:
-            known.attempt, known.due_at, known.arrival = record.attempt, record.due_at, new
+        if record.replaces(known):
+            old = known.arrival
+            known.attempt, known.due_at = record.attempt, record.due_at
+            known.arrival = record.arrival
             self._look(self._lines[known.key])
+        else:
+            old = record.arrival
         return [] if old is None else [old]
 
     def began(self) -> None:
@@ -234,15 +184,15 @@ class WaitingRecords(Generic[Arrival]):
 
     def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
         """Return the records and copies whose messages are in a queue, in order."""
-        found = (each for record in self for each in _with_copies(record) if each.queue == queue)
-        return sorted(found, key=_place)
+        found = (each for record in self for each in record.with_copies() if each.queue == queue)
+        return sorted(found, key=place_of)
 
     def next_due(self) -> float:
         """Return when the next record may run, in seconds since 1970; infinity without any."""
         while self._heads:
             due_at, place, key = self._heads[0]
             line = self._lines.get(key)
-            if line and (line[0].due_at, line[0].place) == (due_at, place) and _ready(line[0]):
+            if line and (line[0].due_at, line[0].place) == (due_at, place) and line[0].ready:
                 return due_at
             heapq.heappop(self._heads)
         return math.inf
@@ -269,7 +219,7 @@ class WaitingRecords(Generic[Arrival]):
             heapq.heappop(self._heads)
             for record in line:
                 several = len(taken) >= most or (taken and alone(record.message_id))
-                if several or not _ready(record) or record.due_at > now:
+                if several or not record.ready or record.due_at > now:
                     break
                 record.taken = True
                 taken.append(record)
@@ -282,7 +232,7 @@ class WaitingRecords(Generic[Arrival]):
 
         The next record of its key may run then.
         """
-        copies = [each for each in _with_copies(record) if each is not record]
+        copies = [each for each in record.with_copies() if each is not record]
         record.copy = None
         self.left(record)
         return [each.arrival for each in copies if each.arrival is not None]
@@ -293,19 +243,18 @@ class WaitingRecords(Generic[Arrival]):
         Its copy in a newer queue takes its position.
         """
         line = self._lines[record.key]
-        place = bisect_left(line, record.place, key=_place)
-        while record not in {*_with_copies(line[place])}:
+        place = bisect_left(line, record.place, key=place_of)
+        while record not in {*line[place].with_copies()}:
             place += 1
         first = line[place]
-        if first is not record:  # it is a copy
-            before = next(each for each in _with_copies(first) if each.copy is record)
-            before.copy = record.copy
+        if first is not record:
+            first.remove_copy(record)
         elif record.copy is not None:
             self._replace(record, record.copy)
         else:
             del line[place]
             self._count -= 1
-            self._count_awaited(record, -1)
+            self.awaited.count(record.awaited, -1)
             if line:
                 self._look(line)
             else:
@@ -344,23 +293,8 @@ class WaitingRecords(Generic[Arrival]):
         """Remove all records: the broker delivers them again."""
         self._lines, self._heads, self._count = {}, [], 0
         self._read = set()
-        self._awaited, self.behind_old_queues = Counter(), 0
+        self.awaited.clear()
 
     def _look(self, line: list[WaitingRecord[Arrival]]) -> None:
-        if line and _ready(line[0]):
+        if line and line[0].ready:
             heapq.heappush(self._heads, (line[0].due_at, line[0].place, line[0].key))
-
-
-def _place(record: WaitingRecord[Arrival]) -> int:
-    return record.place
-
-
-def _with_copies(record: WaitingRecord[Arrival]) -> Iterator[WaitingRecord[Arrival]]:
-    each: WaitingRecord[Arrival] | None = record
-    while each is not None:
-        yield each
-        each = each.copy
-
-
-def _ready(record: WaitingRecord[Arrival]) -> bool:
-    return record.arrival is not None and not record.taken and not record.awaited

@@ -72,12 +72,12 @@ class WaitingQueues:
     @property
     def awaited(self) -> Collection[str]:
         """The old queues that records wait for."""
-        return self._retries.records.awaited
+        return self._retries.records.awaited.queues
 
     @property
     def behind_old_queues(self) -> int:
         """How many records wait for old queues."""
-        return self._retries.records.behind_old_queues
+        return self._retries.records.awaited.records
 
     def put_probes(self) -> None:
         """Publish a probe to each waiting queue."""

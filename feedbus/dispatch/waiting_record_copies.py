@@ -1,0 +1,88 @@
+"""A waiting record, and its copies in the waiting queues of newer generations.
+
+If the waiting queues of two generations contain a record, the message in the newer queue is a copy:
+the record is being moved, or a crash has interrupted the move. The record waits in the older queue.
+If it leaves that queue without being handled, its copy takes its position. If it is handled, its
+copy is acknowledged too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Arrival = TypeVar("Arrival")
+
+BLOCKED = -1  # the attempt of a record that is a dead letter
+PLACES_OF_TURN = 2**40  # positions for the records of one generation's queues
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class WaitingRecord(Generic[Arrival]):
+    """A record that failed and will run again, or that waits for such a record of its key.
+
+    Attributes:
+        key: the ordering key.
+        place: records of one key run in the order of their places; records of other keys can have
+            the same place. The places of a generation's records are behind those of all earlier
+            generations.
+        message_id: the id of the record.
+        identified: whether the publisher gave the id, so that no other record has it.
+        attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
+        due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
+            others.
+        queue: the waiting queue that contains its message.
+        arrival: the delivery of its message; None if the message is being sent or was returned.
+        awaited: the queues of older generations that must be deleted before the record may run.
+        turn: the number of the generation whose waiting queue contains its message.
+        copy: the same record in the waiting queue of a newer generation.
+
+    """
+
+    key: str
+    place: int
+    message_id: str
+    identified: bool = True
+    attempt: int = 0
+    due_at: float = 0.0
+    queue: str = ""
+    arrival: Arrival | None = None
+    taken: bool = False
+    awaited: frozenset[str] = NOTHING
+    turn: int = 0
+    copy: WaitingRecord[Arrival] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may run as soon as it is due."""
+        return self.arrival is not None and not self.taken and not self.awaited
+
+    def with_copies(self) -> Iterator[WaitingRecord[Arrival]]:
+        """Yield the record and its copies, those of older generations first."""
+        each: WaitingRecord[Arrival] | None = self
+        while each is not None:
+            yield each
+            each = each.copy
+
+    def add_copy(self, copy: WaitingRecord[Arrival]) -> None:
+        """Add a copy after those of the same and of older generations."""
+        before = [each for each in self.with_copies() if each.turn <= copy.turn][-1]
+        before.copy, copy.copy = copy, before.copy
+
+    def remove_copy(self, copy: WaitingRecord[Arrival]) -> None:
+        """Remove one copy; the others stay."""
+        before = next(each for each in self.with_copies() if each.copy is copy)
+        before.copy = copy.copy
+
+    def replaces(self, known: WaitingRecord[Arrival]) -> bool:
+        """Whether this message of a record replaces a known message in the same queue."""
+        return self.attempt > known.attempt or (
+            self.attempt == known.attempt and known.arrival is None
+        )
+
+
+def place_of(record: WaitingRecord[Arrival]) -> int:
+    """Return the position of a record among the records of its key."""
+    return record.place
