@@ -248,7 +248,7 @@ def test_a_file_that_cannot_be_read_is_reported_by_its_reason(tmp_path, name, re
 
 def test_the_error_of_a_missing_file_names_the_command_that_creates_a_project(tmp_path):
     (problem,) = problems_of(tmp_path / "topology.toml")
-    assert problem.message.endswith("names another; `feedbus init NAME` creates a project")
+    assert problem.message.endswith("for another file; `feedbus init NAME` creates a project")
 
 
 def test_a_file_without_end_is_refused():

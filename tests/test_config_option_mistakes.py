@@ -66,7 +66,7 @@ WRONG_OPTIONS = {
     "a batch that waits without a size": (
         'batch = { ▸wait = "1s" }',
         (
-            "batch.wait: has no effect without size: without it, each batch has one record;"
+            "batch.wait: has no effect without size: each batch then has one record;"
             " expected also size"
         ),
     ),
@@ -189,8 +189,8 @@ WRONG_OPTIONS = {
     "an exclusive queue": (
         'type = "quorum"\narguments = { ▸exclusive = true }',
         (
-            "arguments.exclusive: cannot be set: queues of feedbus are always durable, not"
-            " exclusive and permanent"
+            "arguments.exclusive: cannot be set: queues of feedbus are always durable and"
+            " permanent, never exclusive"
         ),
     ),
     "an argument that an option says": (

@@ -54,8 +54,8 @@ class OfArguments(Schema):
     ("declared", "reason"),
     [
         (OfArguments, "without arguments, got OfArguments: TypeError: .*'name'"),
-        (Nesting, "exist and can be made, got Nesting, whose field 'inner' nests: .*Nowhere"),
-        (NestingDeep, "got Nesting, whose field 'inner' nests: .*Nowhere"),
+        (Nesting, "exist and can be made, got Nesting with the field 'inner': .*Nowhere"),
+        (NestingDeep, "got Nesting with the field 'inner': .*Nowhere"),
         (Custom, "got Custom"),
         (int, "got int"),
         (list[int], "got list"),

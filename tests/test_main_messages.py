@@ -131,8 +131,8 @@ MESSAGES = {
     ),
     "process/slots.py": (
         (
-            "{} already runs as process {} in slot {}; stop that one first (circusctl stop {}, or"
-            " feedbus down), or choose another --slot"
+            "{} already runs as process {} in slot {}; stop that process first (circusctl stop {},"
+            " or feedbus down), or choose another --slot"
         ),
     ),
     "process/watchdog.py": (

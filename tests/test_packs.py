@@ -168,7 +168,7 @@ def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None
         ({"keys": 1}, "keys: expected a list, got int"),
         ({"keys": ["a", "b", "c"]}, "keys: expected 2 values, as in ordinals, got 3"),
         ({"keys": ["\ud800", "b"]}, "keys: a text contains half of a surrogate pair"),
-        ({"keys": [], "ordinals": [], "columns": {}}, "keys: expected at least one, got none"),
+        ({"keys": [], "ordinals": [], "columns": {}}, "keys: expected at least one key, got none"),
         ({"shared": []}, "shared: expected a JSON object, got list"),
     ],
 )

@@ -18,7 +18,7 @@ DEFINITIONS = "#/$defs/"
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """The messages of a topology, and those of each queue.
+    """The messages of a topology, and the messages of each queue.
 
     Attributes:
         components: each message by its name in the document.

@@ -135,8 +135,8 @@ def _declare_written(
         return
     text = (
         f"{generation.exchange}: waiting {seconds:.0f} s until the broker has written the"
-        f" {len(consumers)} new quorum queues to its disk: if the broker were killed earlier, these"
-        " queues could lose confirmed messages"
+        f" {len(consumers)} new quorum queues to its disk: if the broker is killed earlier, these"
+        " queues can lose confirmed messages"
     )
     if report is None:
         events.info("queues_declared", text, exchange=generation.exchange, queues=len(consumers))

@@ -24,7 +24,7 @@ AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions ar
 
 
 class CommittedMessages:
-    """Sends the messages of a bus's transactions after their commit, those of each key in order."""
+    """Sends the messages of a bus's transactions after their commit; each key stays in order."""
 
     def __init__(self, store: Store, project: str, clock: Clock, requests: SharedSender) -> None:
         """Create the object for the outbox of a store.

@@ -13,7 +13,7 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 
 class Bus(ABC):
-    """Publishes records; exchange names are those of topology.toml.
+    """Publishes records; the names of exchanges are the names in topology.toml.
 
     In a batch handler, call records.publish(…) instead.
     """

@@ -70,7 +70,7 @@ class Sender:
         self._publisher: Publisher | None = None
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
-        """Send messages in order, and return those that the broker did not accept.
+        """Send messages in order, and return the messages that the broker did not accept.
 
         Raises:
             BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
@@ -156,7 +156,7 @@ class Sender:
         return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
-        """Declare the timer's objects for those messages that are delayed."""
+        """Declare the timer's objects for messages that are delayed."""
         delayed = [message for message in messages if TIMER_TARGET in message.headers]
         if not delayed:
             return

@@ -77,8 +77,8 @@ def show(context: Context, queue: str, message_id: str) -> None:
                 click.echo(printable_json(_values(letter), indent=2))
                 return
     msg = (
-        f"no dead letter '{message_id}' in {queue}; `feedbus dead list {queue}` lists those that"
-        " exist"
+        f"no dead letter '{message_id}' in {queue}; `feedbus dead list {queue}` lists its dead"
+        " letters"
     )
     raise UsageError(msg)
 
@@ -189,7 +189,7 @@ def _require(queue: str, missing: int) -> None:
     if missing > 0:
         msg = (
             f"{queue} has no dead letters with {missing} of these ids; `feedbus dead list {queue}`"
-            " lists those that exist"
+            " lists its dead letters"
         )
         raise UsageError(msg)
 

@@ -84,7 +84,7 @@ class Place:
 
     Attributes:
         consumer: the consumer.
-        slot: the number of the process among those of the consumer, from 1.
+        slot: the number of the process among the processes of the consumer, from 1.
         supervised: whether a supervisor has started it.
 
     """

@@ -101,7 +101,7 @@ def read(path: Path) -> str:
         TopologyError: it cannot be read, or is not a text.
 
     """
-    expected = "a topology file; --topology or FEEDBUS_TOPOLOGY names another"
+    expected = "a topology file; use --topology or FEEDBUS_TOPOLOGY for another file"
     try:
         with path.open("rb") as file:
             body = file.read(LARGEST_BYTES + 1)

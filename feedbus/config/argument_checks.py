@@ -50,7 +50,7 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
             reason = "is set by feedbus itself, for the dead-letter queue: remove it"
         elif name in NO_ARGUMENTS:
             reason = (
-                "cannot be set: queues of feedbus are always durable, not exclusive and permanent"
+                "cannot be set: queues of feedbus are always durable and permanent, never exclusive"
             )
         elif kind == "quorum" and name in CLASSIC_ONLY:
             reason = 'is not an argument of quorum queues: remove it, or set type = "classic"'

@@ -84,7 +84,7 @@ def _stream(draft: Draft, queue: str, options: Options) -> Found:
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
-        message = "has no effect without size: without it, each batch has one record"
+        message = "has no effect without size: each batch then has one record"
         yield (
             draft.at(queue, "batch", "wait"),
             Fault(message=message, expected="also size", at_key=True),

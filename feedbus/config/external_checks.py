@@ -12,7 +12,7 @@ from feedbus.config.problems import Fault
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
 DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exchange ""
-# These are for exchanges. Draft.misfits() has those of queues, because a queue can inherit them.
+# These options are for exchanges. Draft.misfits() checks queues, because they inherit options.
 OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",

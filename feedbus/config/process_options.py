@@ -18,9 +18,7 @@ START_RETRIES = Whole(
     least=0,
     most=1000,
 )
-MEMORY_LIMIT = Size(
-    "A process that takes more memory is restarted.", attribute="memory_limit_bytes"
-)
+MEMORY_LIMIT = Size("A process that uses more memory is restarted.", attribute="memory_limit_bytes")
 
 
 class ProcessTable(TableSchema):
@@ -44,7 +42,7 @@ class ProcessTable(TableSchema):
     memory_limit = MEMORY_LIMIT
     environment = Tables(
         Setting("The value of the variable."),
-        "Environment variables, in addition to those that it inherits.",
+        "Environment variables, in addition to the inherited ones.",
         of="texts",
         keys=EnvironmentName(""),
         default="{}",
@@ -70,7 +68,7 @@ class OperationsTable(TableSchema):
 
     enabled = Flag(
         "Whether each host runs the process that serves `/metrics`, `/healthz`, `/readyz` and the "
-        "operations page, and that publishes what is left in the outbox.",
+        "operations page, and that publishes messages that are left in the outbox.",
         default="true",
     )
     host = Text(

@@ -61,8 +61,8 @@ class QueueTable(TableSchema):
     )
     handlers_by_type = Tables(
         Dotted("The handler of the messages of this type."),
-        "In place of `handler`, several handlers: each takes the messages with an AMQP property "
-        "`type`.",
+        "In place of `handler`, several handlers by the AMQP property `type` of the messages that "
+        "each takes.",
         of="dotted names",
         keys=RoutingKey(""),
         empty=False,
@@ -107,7 +107,7 @@ class QueueTable(TableSchema):
     dead_letters = Table(
         DeadLettersTable,
         "Limits for the dead letters of the queue. Once a minute, its consumers drop and "
-        "count those that exceed a limit.",
+        "count the dead letters that exceed a limit.",
         default='{ max_age = "never", max_length = "unlimited" }',
     )
     dead_handler = Dotted(

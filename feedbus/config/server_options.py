@@ -23,11 +23,11 @@ class BrokerTable(TableSchema):
     """The table [broker]."""
 
     url = Url(
-        "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
-        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
-        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` sets "
-        "the heartbeat of consumers, 12 by default; the `ssl_` options are described in "
-        "[security](../security.md#tls).",
+        "Where the broker is. `sqlite:///FILE` is the embedded broker; the path of the file is "
+        "relative to this topology's folder. `amqp://` is RabbitMQ, `amqps://` the same over TLS. "
+        "The nodes of a cluster are separated by `;`; they are tried in this order. "
+        "`?heartbeat=SECONDS` sets the heartbeat of consumers, 12 by default; the `ssl_` options "
+        "are described in [security](../security.md#tls).",
         parse_broker_url,
         *BROKER_SCHEMES,
         example="amqp://user:${PASSWORD}@rabbit.example//",

@@ -118,8 +118,8 @@ class Dispatch:
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; after this call, all of them may be acknowledged.
 
-        The broker has then confirmed all messages that result from them: those that the handler
-        published, retries and dead letters.
+        The broker has then confirmed all messages that result from them: messages of the handler,
+        retries and dead letters.
 
         Raises:
             Outage: the store or the broker is unavailable; handle the same deliveries again later.

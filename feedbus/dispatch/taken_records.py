@@ -64,7 +64,7 @@ class TakenRecords:
         return self._stopped.get(key, 0) > 0
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Finish deliveries that were handled; return those to acknowledge in waiting queues.
+        """Finish deliveries that were handled; return the ones to acknowledge in waiting queues.
 
         The messages of records that have failed again must be confirmed before this call.
         """

@@ -15,7 +15,7 @@ KEPT = 20  # replaced rings that are remembered
 
 
 def refuse_older(states: Iterable[State], topology: Topology) -> None:
-    """Refuse a file whose rings would replace those of another host's newer file.
+    """Refuse a file whose rings would replace the rings of another host's newer file.
 
     Args:
         states: the states of all rings, read under the topology's lock before anything is changed.

@@ -52,7 +52,7 @@ class State:
             order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
-        scattered: the turns of those draining generations that were disordered.
+        scattered: the turns of draining generations that were disordered.
 
     """
 
@@ -177,7 +177,7 @@ def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:
-            # Older states come first, except those that a reader has returned to a quorum queue.
+            # Older states come first, except a state that a reader has returned to a quorum queue.
             channel.basic_reject(message.delivery_tag, requeue=True)
             return
         channel.basic_ack(message.delivery_tag)

@@ -39,7 +39,7 @@ class Predecessors:
         Args:
             names: builds the names of queues.
             state: the state of the ring.
-            queues: those queues of its draining generations that exist.
+            queues: the existing queues of its draining generations.
 
         """
         self.queues = set(queues)

@@ -41,9 +41,9 @@ def make_current(
     """Make the ring that the topology declares the current one, and return the resulting state.
 
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
-    ring, whose records are handled before those of the new ring. So each key stays in order. After
-    a crash, the function is called again, because every step can be repeated. It first completes
-    an interrupted switch, even if the topology has changed since.
+    ring, whose records are handled before the records of the new ring. So each key stays in order.
+    After a crash, the function is called again, because every step can be repeated. It first
+    completes an interrupted switch, even if the topology has changed since.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.

@@ -83,7 +83,7 @@ class Handler:
 
         Args:
             session_type: the type of the store's session, None if there is none.
-            resources: the resources of the process; those that the function requests are added.
+            resources: the resources of the process; resources that the function requests are added.
 
         Raises:
             Unfit: a parameter requests an unknown value.

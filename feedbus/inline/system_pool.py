@@ -17,7 +17,7 @@ class InlinePool:
     def __init__(self, project: Project, store: Store) -> None:
         """Create an empty pool; system() creates a system if none is free.
 
-        The arguments are those of InlineSystem.
+        The arguments have the same meaning as for InlineSystem.
         """
         self._project, self._store = project, store
         self._idle: list[InlineSystem] = []

@@ -21,7 +21,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
         " The queue's retry policy decides what happens to the record.",
         "batch_failed": "The handler raised an exception for a batch. Each record is handled"
-        " alone; `handler_failed` names those that fail.",
+        " alone; `handler_failed` names the records that fail.",
         "records_dropped": "The handler raised `Drop` for `records` records, which were"
         " acknowledged. They do not become dead letters.",
         "dead_letter": "A message became a dead letter; `reason` says why. `feedbus dead show`"
@@ -145,8 +145,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "outbox_relayed": "The relay has published messages that a process had left in the outbox.",
         "schedule_fired": "A schedule has published its message.",
         "schedule_missed": "No operations process ran at some times of a schedule. `fired` is the"
-        " latest of these times within `catch_up`: only its message was published, late. If `fired`"
-        " is `none`, all of them are longer ago than `catch_up`, and no message was published.",
+        " latest of these times within `catch_up`: only the message of this time was published."
+        " If `fired` is `none`, all of them are longer ago than `catch_up`, and no message was"
+        " published.",
         "schedule_failed": "A schedule cannot publish its message; feedbus tries again.",
     },
     BROKER: {

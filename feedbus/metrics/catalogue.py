@@ -99,8 +99,8 @@ HANDLING = Family(
 LAG = Family(
     "feedbus_lag_seconds",
     "histogram",
-    "Time of each delivery from when it was sent to its settlement. A retry, and a dead letter"
-    " that was requeued, count from when they were sent again.",
+    "Time of each delivery from the sending of the message to its settlement. For a retry, and"
+    " for a dead letter that was requeued, the time begins when it was sent again.",
     ("consumer",),
     LAG_BOUNDS,
 )
@@ -135,7 +135,7 @@ DROPPED = Family(
 UNIDENTIFIED = Family(
     "feedbus_unidentified_deliveries_total",
     "counter",
-    "Deliveries whose publisher gave no message id, so that equal ones cannot be distinguished.",
+    "Deliveries whose publisher gave no message id, so equal messages cannot be distinguished.",
     ("consumer",),
 )
 PUBLISHED = Family(
@@ -184,7 +184,7 @@ WAITING = Family(
     "feedbus_waiting_records",
     "gauge",
     "Records that wait in the order of their keys, because a record of the same key has failed: "
-    "those that processes of this host have received, and those that no process has received.",
+    "records that processes of this host have received, and records that no process has received.",
     ("consumer",),
 )
 DELAYED = Family(

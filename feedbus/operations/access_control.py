@@ -29,7 +29,7 @@ def token_from(environ: Mapping[str, str]) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Checks requests, and raises a problem for those without access.
+    """Checks requests, and raises a problem for a request without access.
 
     Attributes:
         token: the token that requests need, or None.

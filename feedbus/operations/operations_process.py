@@ -47,8 +47,8 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     Args:
         topology: the topology of the system.
         host: the address to listen on.
-        port: the port; None stands for OPERATIONS_PORT, or any free port if that one is in use; 0
-            stands for any free port.
+        port: the port; None stands for OPERATIONS_PORT, or any free port if OPERATIONS_PORT is in
+            use; 0 stands for any free port.
         supervised: True to try again if the address cannot be used; False to raise an error.
 
     Raises:

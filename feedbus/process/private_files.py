@@ -46,7 +46,7 @@ def private_folder(path: Path) -> Path:
     if found.st_mode & 0o022:
         msg = (
             f"{path}: other users may write to this folder (mode {found.st_mode & 0o777:04o});"
-            f" remove what is not yours from it, then run `chmod go-w {path}`"
+            f" remove the files of other users from it, then run `chmod go-w {path}`"
         )
         raise NotPrivate(msg)
     return path
@@ -91,8 +91,8 @@ def make_database_file(path: Path) -> None:
     """Make an empty file (0600) and its folders (0700) for SQLite, unless they exist.
 
     SQLite itself would make them readable for all users. An existing file is not opened, because
-    its close would release all locks of this process on the file, also those of other connections.
-    Then the next process that closes the database would delete the log that those connections still
+    its close would release all locks of this process on the file, also locks of other connections.
+    Then the next process that closes the database would delete the log that these connections still
     use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:

@@ -94,8 +94,8 @@ def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> in
         lock = take_lock(slot_path(folder, name, slot, "lock"), patience_seconds=patience_seconds)
     except BlockingIOError as error:
         msg = (
-            f"{name} already runs as process {error.args[1]} in slot {slot}; stop that one first"
-            f" (circusctl stop {name}, or feedbus down), or choose another --slot"
+            f"{name} already runs as process {error.args[1]} in slot {slot}; stop that process"
+            f" first (circusctl stop {name}, or feedbus down), or choose another --slot"
         )
         raise SlotTaken(msg) from None
     os.environ[READY_FILE] = str(slot_path(folder, name, slot, "ready"))

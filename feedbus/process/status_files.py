@@ -1,6 +1,6 @@
 """The files in which a process records its status: ready, holding, number of waiting records.
 
-Each slot has such files. A slot is the number of a process among those of its consumer.
+Each slot has such files. A slot is the number of a process among the processes of its consumer.
 """
 
 from __future__ import annotations

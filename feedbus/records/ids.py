@@ -72,8 +72,8 @@ def children(ordinal: int, first: int, count: int) -> range:
     """Return the ordinals of the children of a record, from a given child on.
 
     Written in digits of 32 bits, the lowest digit first, a child's ordinal has the digits of its
-    parent and then those of its own number. The first child has the number 0, so it has the ordinal
-    of its parent. So no two children get the same ordinal.
+    parent and then the digits of its own number. The first child has the number 0, so it has the
+    ordinal of its parent. So no two children get the same ordinal.
     """
     digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
     step = 1 << DIGIT_BITS * digits

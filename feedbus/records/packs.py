@@ -181,7 +181,7 @@ def _pack(payload: Mapping[str, Any]) -> Pack:
     keyed = _keyed(payload, columns, len(ids))
     pack = Pack(ids, keyed, _part(payload, "shared", dict), columns)
     if not len(pack):
-        msg = "keys: expected at least one, got none"
+        msg = "keys: expected at least one key, got none"
         raise ValueError(msg)
     if len(pack) != len(ids):
         _refuse_length("keys", pack.keys, ordinals)

@@ -71,7 +71,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
         found = serializer.to_python(payload, mode="json", by_alias=True)
     elif hasattr(payload, "__dataclass_fields__") or hasattr(payload, "__struct_fields__"):
         if hasattr(payload, "__dataclass_fields__"):
-            # msgspec itself leaves out those that have their default from the class.
+            # msgspec itself leaves out fields that have their default from the class.
             names = [field.name for field in fields(payload)]
             payload = {name: getattr(payload, name) for name in names if hasattr(payload, name)}
         found = msgspec.to_builtins(payload, str_keys=True)

@@ -86,7 +86,7 @@ class PublishingRecords:
         """Publish many messages that this one record causes, and return their number.
 
         A handler that reads its data in parts can call it once for each part. Small parts, also
-        those of different records, are joined into packs. On a queue with `stream = true`, messages
+        parts of different records, are joined into packs. On a queue with `stream = true`, messages
         are sent during the call, so little memory is used.
 
         Args:

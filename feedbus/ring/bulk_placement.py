@@ -1,6 +1,6 @@
 """Compute the buckets of many routing keys with numpy, ten times as fast as one by one.
 
-The algorithms are those of feedbus.ring.phash2 and feedbus.ring.jump_hash, for a column of keys.
+The algorithms of feedbus.ring.phash2 and feedbus.ring.jump_hash are used, for a column of keys.
 numpy's integers wrap around at their width, so no value must be cut. Loading numpy takes a tenth of
 a second and 16 MB, so a caller with few keys does not use this module.
 """

@@ -34,7 +34,7 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
 def _numbers(old: Ring, new: Ring) -> dict[str, int]:
     """Return a number for each queue of two rings."""
     if not (old and new):
-        msg = "expected two rings with buckets, got one without: bind a queue to it first"
+        msg = "expected two rings with buckets, got a ring without buckets: bind a queue first"
         raise UsageError(msg)
     names = dict.fromkeys(queue for ring in (old, new) for queue, _ in ring.buckets)
     return {name: number for number, name in enumerate(names)}

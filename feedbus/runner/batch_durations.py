@@ -10,7 +10,7 @@ KEPT = 0.9  # share of the weight that earlier batches keep with each new one
 class BatchDurations:
     """A line through the durations of the latest batches: fixed costs, and costs of each record.
 
-    Fixed costs are those that do not depend on the number of records, such as a commit, or the wait
+    Fixed costs do not depend on the number of records. Examples are a commit, and the wait
     for other processes that use the same database.
     """
 

@@ -135,7 +135,7 @@ class SwitchProgress:
         return LOOK_SECONDS if self._ended or self._waiting.awaited else SLOW_LOOK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
-        """Find deleted queues: always those that records wait for, sometimes also others."""
+        """Find deleted queues among the queues that records wait for; sometimes also others."""
         now = self._run.clock.monotonic()
         awaited = sorted(self._waiting.awaited)
         found = [each for each in awaited if not broker.queue_exists(raw, each)]

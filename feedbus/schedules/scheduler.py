@@ -142,7 +142,7 @@ class Scheduler:
         if first < (moment or now):
             fired_for = write_moment(moment) if moment else "none"
             late = (
-                f"only the message of the latest one, {fired_for}, was published, late"
+                f"only the message of the latest time, {fired_for}, was published"
                 if moment
                 else "all of them are longer ago than catch_up, so no message was published"
             )

@@ -103,7 +103,7 @@ def publish_entries(
 ) -> int:
     """Publish rows, remove the rows that the broker has accepted, and return their number.
 
-    The arguments are those of accepted().
+    The arguments have the same meaning as for accepted().
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -136,7 +136,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
 
     Args:
         store: the store with the outbox.
-        bus: publishes; message ids are those of the rows, so that repetitions are recognised.
+        bus: publishes the messages, with the message ids of the rows, so that repetitions are
+            recognised.
         project: the project of the rows.
         limit: rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.

@@ -51,8 +51,8 @@ class OwnStatements:
             if not timed_out(error):
                 raise
             msg = (
-                f"{self._store.describe(error)}, in feedbus's own tables; if this continues, a"
-                " session keeps their locks: pg_blocking_pids() names it"
+                f"{self._store.describe(error)}, in feedbus's own tables; if this continues,"
+                " another session keeps them locked: find it with pg_blocking_pids()"
             )
             raise StoreOutage(msg) from error
 

@@ -72,7 +72,7 @@ class StoreSession(Session):
 
 
 class SqlAlchemyStore(SqlStore):
-    """A store whose transactions are those of an engine's sessions."""
+    """A store on SQLAlchemy: its transactions are the transactions of an engine's sessions."""
 
     session_type = Session
 

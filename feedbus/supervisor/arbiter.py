@@ -61,8 +61,8 @@ def supervise(
 
     Args:
         topology: the topology to run.
-        settled: called once, with the processes that are not ready, those that hold, the reason for
-            each, and the seconds that the start took.
+        settled: called once, with the processes that are not ready, the processes that hold, the
+            reason for each, and the seconds that the start took.
         forks: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.

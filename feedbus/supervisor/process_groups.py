@@ -53,7 +53,7 @@ async def end(group: int) -> bool:
 
 
 async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
-    """End every descendant of this process, also those that have left their group.
+    """End every descendant of this process, also descendants that have left their group.
 
     They are known because this process adopts orphans.
 

@@ -55,8 +55,8 @@ class Supervision:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
             settled: called once, when every process is ready or was given up: with the processes
-                that are not ready, those that hold, the reason for each, and the seconds that the
-                start took.
+                that are not ready, the processes that hold, the reason for each, and the seconds
+                that the start took.
             forks: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.
@@ -140,7 +140,7 @@ class Supervision:
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
-        """Change the watchers to those of a topology; unchanged watchers continue to run.
+        """Change the watchers to the watchers of a topology; unchanged ones continue to run.
 
         Consumers that the new topology no longer has empty their queues, and end by themselves.
         """

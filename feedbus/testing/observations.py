@@ -71,7 +71,7 @@ class RecordingSender(Sender):
         self._codecs = Codecs.of(topology)
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
-        """Send messages in order, and return those that the broker did not accept."""
+        """Send messages in order, and return the messages that the broker did not accept."""
         sent = list(messages)
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}

@@ -23,7 +23,7 @@ class Declared(Protocol):
 
 
 class Channel(Protocol):
-    """A channel; the arguments are those of the AMQP methods with the same names."""
+    """A channel; its methods have the names and arguments of the AMQP methods."""
 
     @property
     def connection(self) -> RawConnection:

@@ -32,7 +32,7 @@ class Envelope:
     """The checked options of one call of publish().
 
     Attributes:
-        headers: the headers in addition to those of feedbus.
+        headers: the publisher's headers, without the headers of feedbus.
         priority: None for no priority.
         expires_milliseconds: None for a message that never expires.
         delay_milliseconds: None for a message without delay.

@@ -2,7 +2,7 @@
 
 This is necessary if they contain text that some clients cannot read, or if the frame has no room
 for the headers of the framework. The body of the outer message is the length of the original
-properties in four bytes, those properties as AMQP encodes them, and the original body.
+properties in four bytes, these properties as AMQP encodes them, and the original body.
 """
 
 from __future__ import annotations

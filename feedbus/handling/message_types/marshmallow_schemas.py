@@ -119,7 +119,7 @@ def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
                 inner = nested.schema
             except Exception as error:  # what a schema's own code raises, too
                 expected = "nested schemas that exist and can be made"
-                got = f"{type(schema).__name__}, whose field '{name}' nests: {described(error)}"
+                got = f"{type(schema).__name__} with the field '{name}': {described(error)}"
                 raise UnfitMessageType(expected, got) from error
             if type(inner) not in seen:
                 _check_nested(inner, seen)

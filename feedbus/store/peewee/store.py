@@ -27,7 +27,7 @@ NAMED = re.compile(r"(?<!:):(\w+)")
 
 
 class PeeweeStore(SqlStore):
-    """A store whose transactions are those of the project's peewee models."""
+    """A store on peewee: the project's peewee models use the same transactions."""
 
     session_type = peewee.Database
 

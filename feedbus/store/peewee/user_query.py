@@ -72,7 +72,7 @@ def _cursor(store: Database, query: str) -> Any:
 
 def _columns(cursor: Any) -> list[str]:
     if cursor.description is None:
-        msg = "query: expected one that returns rows, such as SELECT follower_id FROM feed"
+        msg = "query: expected a query that returns rows, such as SELECT follower_id FROM feed"
         raise UsageError(msg)
     return [column[0] for column in cursor.description]
 

@@ -191,7 +191,7 @@ def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> Fil
     if "locked" in said or "busy" in said:
         reason = (
             f"another process has kept it locked for {busy_timeout_seconds:g} seconds;"
-            " find the one that hangs and end it"
+            " find the process that hangs, and end it"
         )
     elif "full" in said or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
         reason = "the disk is full; free some space"

@@ -20,7 +20,7 @@ LONGEST_SOCKET_PATH = 107
 
 
 class Sockets:
-    """Sends wake-ups to the sockets of connections, and receives those for this one."""
+    """Sends wake-ups to the sockets of connections, and receives wake-ups for this connection."""
 
     def __init__(self, folder: Path) -> None:
         """Create the object; it can wake others from now on."""
