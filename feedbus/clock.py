@@ -1,7 +1,7 @@
 """An interface for time, waiting and random numbers; the machine's clock, and a virtual clock.
 
-Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
-minutes returns immediately, and the clock then shows a time that is minutes later. With a seed, a
+Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time. A wait of
+minutes then returns immediately, and the clock shows a time that is minutes later. With a seed, a
 run can be repeated. A clock also starts the threads that wait by it. Everything that uses a broker
 uses the clock of that broker (`broker.clock`).
 """

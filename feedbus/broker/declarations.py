@@ -216,7 +216,7 @@ def declare_delay(
     """Declare the queue in which the retries of a queue wait for one delay.
 
     After the delay, a retry of a queue on a ring is sent to the entry with its original routing
-    key, so it reaches the shard that then owns the key. Any other retry is sent only to its queue,
+    key. So it reaches the shard that then owns the key. Any other retry is sent only to its queue,
     and not to other queues of the exchange.
 
     Args:

@@ -22,7 +22,7 @@ def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
 
     """
     with outage(connection, url):
-        # Once: kombu's connect() sleeps for two seconds and tries again.
+        # Only one attempt: kombu's connect() would sleep for two seconds and try again.
         connection.ensure_connection(
             max_retries=0, interval_start=0, reraise_as_library_errors=False
         )

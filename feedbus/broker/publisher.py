@@ -1,7 +1,7 @@
 """Publish messages, and report for each whether the broker accepted it.
 
-feedbus publishes every message with a Publisher: messages of programs and handlers, retries, dead
-letters, rows of the outbox, messages of schedules, and messages that a change of a ring moves.
+feedbus publishes every message with a Publisher: messages of programs, handlers and schedules,
+retries, dead letters, rows of the outbox, and messages that a change of a ring moves.
 """
 
 from __future__ import annotations

@@ -69,10 +69,10 @@ def queue_milliseconds(place: int, digit: int) -> int:
 def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
     """Return a message that reaches its target after a delay.
 
-    Its priority becomes a header: in a quorum queue of RabbitMQ 4, messages of a high
-    priority overtake others, so the first would not be the next that is due. Its expiration becomes
-    a header, too: a message that expired in a queue of the timer would be due too early. The
-    consumer compares it with the time of publishing; see Delivery.expired().
+    Its priority becomes a header. In a quorum queue of RabbitMQ 4, messages of a high priority
+    overtake others. Then the first message would not be the next that is due. Its expiration
+    becomes a header, too: a message that expired in a queue of the timer would be due too early.
+    The consumer compares it with the time of publishing; see Delivery.expired().
 
     Args:
         names: the names of the topology's objects on the broker.

@@ -120,7 +120,7 @@ class Encoder:
                 f" [exchanges.{exchange.name}], or publish a mapping"
             )
             raise UsageError(msg)
-        if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- packs of one are none
+        if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- else plain messages
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
         for target, indexes in self._grouped(exchange, keys).items():

@@ -74,7 +74,7 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete the oldest dead letters of a queue while they are too old or too many.
 
-    Several processes can prune at the same time: each takes the oldest dead letter from the queue,
+    Several processes can prune at the same time. Each takes the oldest dead letter from the queue,
     and decides by the number of dead letters that are still behind it.
 
     Args:

@@ -49,7 +49,8 @@ class InvalidRecord:
     """A record that no handler gets: it has errors, or no handler is declared for it.
 
     It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
-    on the record is made after the earlier records of its key, so it blocks only the later ones.
+    on the record is made after the earlier records of its key, so the record blocks only the later
+    ones.
 
     Attributes:
         arrived: the delivery.

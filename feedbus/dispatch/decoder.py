@@ -233,7 +233,7 @@ class Decoder:
             self.fail(invalid.arrived, invalid.row, invalid.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a failed record by its exception; note the decision in the delivery."""
+        """Decide on a failed record by its exception; add the decision to the delivery."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
             decision = self._failure_policy.deferred(delivery, pack, row)

@@ -189,8 +189,7 @@ class Dispatch:
         Args:
             decoded: the deliveries.
             note: called with the message id before the dead handler gets failed records of the
-                message, so that the crash guard knows the message if the dead handler ends the
-                process.
+                message. So the crash guard knows the message if the dead handler ends the process.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised it; the call may be

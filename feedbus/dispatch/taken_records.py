@@ -15,9 +15,9 @@ from feedbus.wire import Delivery
 class TakenRecords:
     """The records that were taken from the waiting records of one consumer, to be handled.
 
-    A record is taken, then handled, then settled. There are three results: the record is done (no
-    other result was registered), it has failed again, or it was not run, because an earlier record
-    of its key has failed again.
+    A record is taken, then handled, then settled. There are three results. The record is done, if
+    nothing else was registered; or it has failed again; or it was not run, because an earlier
+    record of its key has failed again.
     """
 
     def __init__(self, records: WaitingRecords[Arrival]) -> None:

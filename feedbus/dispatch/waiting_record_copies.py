@@ -1,7 +1,7 @@
 """A waiting record, and its copies in the waiting queues of newer generations.
 
-If the waiting queues of two generations contain a record, the message in the newer queue is a copy:
-the record is being moved, or a crash has interrupted the move. The record waits in the older queue.
+If the waiting queues of two generations contain a record, the message in the newer queue is a copy.
+The record is being moved, or a crash has interrupted the move. The record waits in the older queue.
 If it leaves that queue without being handled, its copy takes its position. If it is handled, its
 copy is acknowledged too.
 """
@@ -26,8 +26,8 @@ class WaitingRecord(Generic[Arrival]):
     Attributes:
         key: the ordering key.
         place: records of one key run in the order of their places; records of other keys can have
-            the same place. The places of a generation's records are behind those of all earlier
-            generations.
+            the same place. The places of a generation's records are behind the places of all
+            earlier generations.
         message_id: the id of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
@@ -56,18 +56,18 @@ class WaitingRecord(Generic[Arrival]):
 
     @property
     def ready(self) -> bool:
-        """Whether it may run as soon as it is due."""
+        """Whether the record may run as soon as it is due."""
         return self.arrival is not None and not self.taken and not self.awaited
 
     def with_copies(self) -> Iterator[WaitingRecord[Arrival]]:
-        """Yield the record and its copies, those of older generations first."""
+        """Yield the record and its copies, the message of the oldest generation first."""
         each: WaitingRecord[Arrival] | None = self
         while each is not None:
             yield each
             each = each.copy
 
     def add_copy(self, copy: WaitingRecord[Arrival]) -> None:
-        """Add a copy after those of the same and of older generations."""
+        """Add a copy after the copies of the same and of older generations."""
         before = [each for each in self.with_copies() if each.turn <= copy.turn][-1]
         before.copy, copy.copy = copy, before.copy
 

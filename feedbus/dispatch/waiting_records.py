@@ -32,8 +32,8 @@ class WaitingRecords(Generic[Arrival]):
     - a record that its own queue delivers again has the id of a record that waited when reading
       began; it is a repetition.
 
-    A key is blocked from the time when a record of it is added until the last one is done. A record
-    of an older generation's queue is not blocked by records of newer ones.
+    A key is blocked from the time when its first record is added until its last record is done. A
+    record of an older generation's queue is not blocked by records of newer generations.
 
     Attributes:
         awaited: the queues of older generations that records wait for.
@@ -54,7 +54,7 @@ class WaitingRecords(Generic[Arrival]):
         return self._count
 
     def __iter__(self) -> Iterator[WaitingRecord[Arrival]]:
-        """Yield the records, those of one key in order."""
+        """Yield the records; each key stays in order."""
         for line in self._lines.values():
             yield from line
 
@@ -80,7 +80,7 @@ class WaitingRecords(Generic[Arrival]):
         ]
 
     def next_place(self, turn: int = 0) -> int:
-        """Return a position after all others of a generation, and before those of later ones."""
+        """Return a position after all others of a generation, and before all later generations."""
         place = self._last_places.get(turn, turn * PLACES_OF_TURN) + 1
         self._last_places[turn] = place
         return place
@@ -135,7 +135,7 @@ class WaitingRecords(Generic[Arrival]):
         return []
 
     def _also(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> list[Arrival]:
-        """Note another message of a known record; return the deliveries to acknowledge."""
+        """Register another message of a known record; return the deliveries to acknowledge."""
         if record.turn < known.turn:
             self._replace(known, record)
             record.copy = known
@@ -157,7 +157,7 @@ class WaitingRecords(Generic[Arrival]):
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
     ) -> list[Arrival]:
-        """Note another message of a known record; return the message that it replaces."""
+        """Register another message of a known record; return the message that it replaces."""
         if record.replaces(known):
             old = known.arrival
             known.attempt, known.due_at = record.attempt, record.due_at
@@ -168,7 +168,7 @@ class WaitingRecords(Generic[Arrival]):
         return [] if old is None else [old]
 
     def began(self) -> None:
-        """Record that all messages that waited when reading began have arrived."""
+        """Register that all messages that waited when reading began have arrived."""
         self._read |= {
             record.message_id for record in self if record.identified and record.attempt != BLOCKED
         }
@@ -179,7 +179,7 @@ class WaitingRecords(Generic[Arrival]):
         return not self._lines and not self._read
 
     def is_repetition(self, message_id: str) -> bool:
-        """Whether a record that its own queue delivers again is one that waits or waited."""
+        """Whether a record from its own queue is a repetition of one that waits or waited."""
         return message_id in self._read
 
     def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
@@ -188,7 +188,7 @@ class WaitingRecords(Generic[Arrival]):
         return sorted(found, key=place_of)
 
     def next_due(self) -> float:
-        """Return when the next record may run, in seconds since 1970; infinity without any."""
+        """Return when the next record may run, in seconds since 1970; infinity if none waits."""
         while self._heads:
             due_at, place, key = self._heads[0]
             line = self._lines.get(key)
@@ -200,7 +200,7 @@ class WaitingRecords(Generic[Arrival]):
     def take(
         self, now: float, most: int, alone: Callable[[str], bool] = lambda _: False
     ) -> list[WaitingRecord[Arrival]]:
-        """Return records that run now: those that are due, and those that wait only for these.
+        """Return records that run now: records that are due, and records that wait only for them.
 
         Each of them is to be given to handled(), stays() or again() afterwards; until then no other
         record of their keys is taken.
@@ -262,7 +262,7 @@ class WaitingRecords(Generic[Arrival]):
         record.copy = None
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
-        """Register that a record was not run, because an earlier one has failed again."""
+        """Register that a record was not run, because an earlier record has failed again."""
         record.taken = False
         self._look(self._lines[record.key])
 
@@ -272,7 +272,7 @@ class WaitingRecords(Generic[Arrival]):
         """Register that a record has failed again, and that its next message is being sent.
 
         Args:
-            record: returned by take().
+            record: a record that take() has returned.
             due_at: when it is to run.
             attempt: how often it has failed, once more than before by default.
 
@@ -281,7 +281,7 @@ class WaitingRecords(Generic[Arrival]):
         record.due_at, record.arrival, record.taken = due_at, None, False
 
     def given_back(self, record: WaitingRecord[Arrival]) -> None:
-        """Record that a message was returned to the broker, which delivers it again."""
+        """Register that a message was returned to the broker, which delivers it again."""
         record.arrival = None
 
     def drop(self, queue: str) -> None:

@@ -26,7 +26,7 @@ class Source:
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
+        unfenced: whether its reader must put a fence there as soon as the queue is ending. An
             earlier fence may have expired, or was refused because the queue was full.
         turn: the number of the queue's generation.
         in_turn: whether it is an old queue, to which a consumer subscribes only if the broker

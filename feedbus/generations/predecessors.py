@@ -16,9 +16,9 @@ def known(topology: Topology, queue: Queue) -> bool:
     """Whether it is known, for each record of a queue, which older queue can have its key.
 
     It is not known if the ring hashes another value than the routing key. The result is also False
-    for a queue without `order_by`, which has no waiting queue, and with `block_on_dead`: a dead
-    letter that was requeued takes the position of the record that blocks its key, so both must be
-    in the same queue.
+    for a queue without `order_by`, which has no waiting queue. With `block_on_dead` it is False,
+    too: a requeued dead letter takes the position of the record that blocks its key. So both must
+    be in the same queue.
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False

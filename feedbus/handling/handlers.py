@@ -164,9 +164,9 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
             the values of resources.
 
     Raises:
-        UnfitHandler: the type is not a message type, or the marked object is not a plain function,
-            for example a generator function: feedbus does not iterate over results. A callable
-            object and a functools.partial are accepted like functions.
+        UnfitHandler: the type is not a message type, or the marked object is not a plain function.
+            An example is a generator function, because feedbus does not iterate over results. A
+            callable object and a functools.partial are accepted like functions.
 
     """
     if message is not None and not _is_type(message):

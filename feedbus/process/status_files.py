@@ -65,7 +65,7 @@ def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob(f"*{suffix}")):
         noted, reason = _content(path)
-        # A look at a lock of this process's own would release it.
+        # Reading the lock file of this process itself would release its lock.
         if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
             name, _, _ = path.name.rsplit(".", 2)
             found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())

@@ -138,7 +138,7 @@ def decode(
 
     Raises:
         InvalidBody: the body does not match its content type, or its records cannot be published
-            one by one: they are too many or too large, or their routing keys or ids are invalid.
+            one by one, because they are too many or too large, or have invalid routing keys or ids.
 
     """
     payload = decode_payload(body, content_encoding)

@@ -39,8 +39,8 @@ class PublishingRecords:
             key: the routing key of all messages, or a list with one for each. An exchange with
                 shards needs one.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
-            columns: the fields that differ between the messages: maps the name of a message's field
-                to the name of a record's field, or to a list with one value for each record.
+            columns: the fields that differ between the messages. It maps the name of a message's
+                field to the name of a record's field, or to a list with one value for each record.
             shared: the fields that are the same in all messages.
             options: headers, priority, expires and delay, the same for all messages. With options,
                 each message is sent separately, without packs.

@@ -18,8 +18,8 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 class QueueReader:
     """A subscription to one queue on a separate channel, so that an error closes no other.
 
-    A queue that is ending always contains a fence, unless the queue is full: the next fence is put
-    there before the previous one is settled, and the last one is deleted with the queue. If this
+    A queue that is ending always contains a fence, unless the queue is full. The next fence is put
+    there before the previous one is settled. The last fence is deleted with the queue. If this
     consumer is killed, the fence stays in the queue for the next consumer.
     """
 

@@ -32,10 +32,10 @@ class WaitingRecordMover:
     """Moves the waiting records of one consumer's ending queues.
 
     Each record is moved to the waiting queue of the shard that owns its key in the current
-    generation. It does not run there before the old queue is deleted. Records are not moved, but
-    handled here first, in two cases: there are too many of them for the other waiting queue, or a
-    queue between the two generations can still have records of their keys. If all keys wait for
-    all old queues, the records are moved to the next generation, which is not read yet.
+    generation. It does not run there before the old queue is deleted. In two cases, records are not
+    moved, but handled here first. Either they are too many for the other waiting queue, or a queue
+    between the two generations can still have records of their keys. If all keys wait for all old
+    queues, the records are moved to the next generation, which is not read yet.
     """
 
     def __init__(

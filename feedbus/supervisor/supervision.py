@@ -54,9 +54,9 @@ class Supervision:
         Args:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            settled: called once, when every process is ready or was given up: with the processes
-                that are not ready, the processes that hold, the reason for each, and the seconds
-                that the start took.
+            settled: called once, when every process is ready or was given up. It gets the processes
+                that are not ready and the processes that hold, with the reasons, and the duration
+                of the start in seconds.
             forks: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.

@@ -1,4 +1,4 @@
-"""The message id of a message without one: it is derived from the content of the message.
+"""The id of a message that has no message id: it is derived from the content of the message.
 
 It is the same at each redelivery and in each process. Two messages without ids that are equal in
 body, routing key, headers and identifying properties cannot be distinguished.

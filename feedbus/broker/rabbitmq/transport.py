@@ -27,9 +27,9 @@ SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
 class Connection(frames.Connection):
     """A connection on which no call waits forever for a peer that does not answer.
 
-    It replaces three behaviours: py-amqp waits without a limit for the answer to a method, each
-    heartbeat that arrives restarts py-amqp's timeout, and Kombu opens a closed connection again at
-    the next use.
+    It replaces three behaviours. py-amqp waits without a limit for the answer to a method. Each
+    heartbeat that arrives restarts py-amqp's timeout. Kombu opens a closed connection again at the
+    next use.
     """
 
     clock: Clock = SYSTEM

@@ -1,9 +1,9 @@
 """Free disk space after a backlog: rewrite the broker file while nobody uses it.
 
-SQLite can also give pages back one by one (auto_vacuum), but then it has to keep a map of all
-pages, which costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
-file is rewritten as a whole, and only when that is quick: when nobody has written to it for a
-while, and when most of it is free.
+SQLite can also give pages back one by one (auto_vacuum). But then it has to keep a map of all
+pages. That costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
+file is rewritten as a whole, but only when that is quick: nobody has written to it for a while, and
+most of it is free.
 """
 
 from __future__ import annotations

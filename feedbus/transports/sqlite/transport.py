@@ -61,9 +61,10 @@ class Transport(base.Transport):
         >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
         >>> kombu.Connection(transport=Transport, virtual_host="/var/lib/app/broker.db")
 
-    The transport options are `busy_timeout_seconds`, the time limit of a wait for a locked file,
-    and `confirm_publish`, as py-amqp has it: a publish returns when its message is stored durably,
-    and raises amqp.exceptions.MessageNacked when a queue refuses it.
+    The transport options are `busy_timeout_seconds` and `confirm_publish`. The first is the time
+    limit of a wait for a locked file. The second is the same as in py-amqp: a publish returns when
+    its message is stored durably. It raises amqp.exceptions.MessageNacked when a queue refuses the
+    message.
     """
 
     Management = Management

@@ -1,8 +1,9 @@
 """Sockets by which the connections to one broker file wake each other.
 
-Each connection that consumes has a datagram socket in the folder next to the broker file, named by
-its id; a connection that puts messages into its queues wakes it after the commit. A socket's path
-can have at most 108 bytes; on Linux, a longer one is opened through a descriptor of the folder.
+Each connection that consumes has a datagram socket in the folder next to the broker file. The name
+of the socket is the id of the connection. A connection that puts messages into the queues of
+another one wakes it after the commit. A socket's path can have at most 108 bytes; on Linux, a
+longer one is opened through a descriptor of the folder.
 """
 
 from __future__ import annotations
