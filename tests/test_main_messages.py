@@ -173,7 +173,7 @@ MESSAGES = {
         ),
         "code has changed ({}) since {} started: {}",
         "run `feedbus restart` to run the current code",
-        "`feedbus up --reload` restarts what runs changed code",
+        "`feedbus up --reload` restarts processes with changed code",
     ),
     "supervisor/watcher_events.py": (
         "process {} is ready after {} s",

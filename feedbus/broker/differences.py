@@ -98,7 +98,7 @@ def _refusal(name: str, reply: str) -> str:
 def _type_remedy(exchange_type: str) -> str:
     if exchange_type in PLUGINS:
         return f"enable its plugin on every node: rabbitmq-plugins enable {PLUGINS[exchange_type]}"
-    return "change the type in the topology, or enable the plugin that has it on every node"
+    return "change the type in the topology, or enable the plugin that provides it on every node"
 
 
 def _value(argument: str, text: str) -> str:

@@ -80,7 +80,7 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
         ),
         Panel(
             f"{queue.name}: busiest over mean",
-            "Records of the busiest shard, weights considered, over the mean; 1 is perfectly even.",
+            "Records of the busiest shard over the mean, relative to the weights; 1 is even.",
             (Query(f"max({fair}) / avg({fair})", "max/mean"),),
             kind="stat",
             width=4,
@@ -194,10 +194,16 @@ def _handling(topology: Topology) -> list[Panel]:
             "Records a call", "How many records a handler gets in one call.", batches, width=THIRD
         ),
         Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
-        Panel("Misplaced/s", "Owned by another shard; always 0.", (misplaced,), "cps", width=THIRD),
+        Panel(
+            "Misplaced/s",
+            "Records of another shard; should be 0.",
+            (misplaced,),
+            "cps",
+            width=THIRD,
+        ),
         Panel(
             "Unidentified/s",
-            "Published without a message id: equal ones cannot be distinguished.",
+            "Published without a message id: equal messages cannot be distinguished.",
             (unidentified, repeats),
             "cps",
             width=THIRD,

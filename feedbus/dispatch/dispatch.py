@@ -107,8 +107,8 @@ class Dispatch:
         self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
-        # Messages without an id get one from their content, so equal ones have the same id. On a
-        # queue with `once = true`, only the first of them would be handled.
+        # Messages without an id get one from their content, so equal messages have the same id. On
+        # a queue with `once = true`, only the first of them would be handled.
         self._equal_messages = (
             EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once

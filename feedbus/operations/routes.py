@@ -35,7 +35,7 @@ events = EventLog(__name__)
 PAGE = Path(__file__).with_name("page.html")
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 NOT_FOUND = (
-    "There is nothing here; see / (the page), /operations.json (its figures), /metrics, /healthz"
+    "There is nothing here; see / (the page), /operations.json (its data), /metrics, /healthz"
     " and /readyz."
 )
 

@@ -90,7 +90,7 @@ def outdated_note(changed: Mapping[str, Sequence[str]], *, reloads: bool) -> str
         return ""
     files = sorted({file for one in changed.values() for file in one})
     restarts = (
-        "`feedbus up --reload` restarts what runs changed code"
+        "`feedbus up --reload` restarts processes with changed code"
         if reloads
         else "run `feedbus restart` to run the current code"
     )
