@@ -202,7 +202,7 @@ class Dispatch:
     def decode(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and what to do next, in order.
+        """Decode deliveries; return them, and their records for the handlers, in order.
 
         The second value is a list. Each item has records for one handler, or is an
         invalid record, which no handler gets.

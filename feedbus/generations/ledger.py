@@ -173,7 +173,7 @@ def write(channel: Channel, names: Names, state: State) -> State:
 
 
 def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
-    """Delete older states; if a reader has taken a state now, it is deleted at the next read."""
+    """Delete older states; a state that a reader has taken is deleted at the next read."""
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:

@@ -42,7 +42,7 @@ class Call:
 
     @property
     def messages(self) -> list[Message]:
-        """The message of each record; they are created on demand."""
+        """The messages of the records, in order; they are created on demand."""
         return self._records.messages
 
 

@@ -83,7 +83,7 @@ class LogFile:
         self._last = LogEntry(name, "", None, ())
 
     def last(self, count: int, least_level: int) -> list[LogEntry]:
-        """Return the last entries of at least a level; new() continues after them."""
+        """Return the last entries with at least this level; new() continues after them."""
         self._open()
         if self._file is None:
             return []

@@ -1,4 +1,4 @@
-"""The commands that circusctl sends: circus's commands as feedbus implements them, and its own.
+"""The commands that circusctl sends: feedbus's versions of circus's commands, and new ones.
 
 In circus, each command takes one lock, and all other commands are refused meanwhile. So a consumer
 that finishes a long handler would block all others. In these commands, each watcher waits only for

@@ -39,7 +39,7 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL; what it lacks, the login or certificate, it gets from a node."""
+        """Return this URL; a missing login or certificate is taken from a node."""
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:
             return filled

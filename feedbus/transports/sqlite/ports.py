@@ -47,7 +47,7 @@ class WakeUps(Protocol):
         """Stop receiving wake-ups; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close the copies that a forked child has inherited."""
+        """Close, in a forked child, the descriptors that it has inherited."""
 
 
 class Liveness(Protocol):
@@ -60,7 +60,7 @@ class Liveness(Protocol):
         """Show that this connection has ended; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close the copies that a forked child has inherited."""
+        """Close, in a forked child, the descriptors that it has inherited."""
 
     def lives(self, owner: int) -> bool:
         """Return whether a connection is live."""

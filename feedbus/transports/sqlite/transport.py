@@ -29,7 +29,7 @@ class ScheduledCall(Protocol):
 
 
 class Loop(Protocol):
-    """The methods that are used of Kombu's event loop, `kombu.asynchronous.Hub`."""
+    """The methods of Kombu's event loop, `kombu.asynchronous.Hub`, that the transport calls."""
 
     def add_reader(self, fds: int, callback: Callable[..., None], *args: Any) -> None:
         """Call back whenever a descriptor can be read."""
