@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -29,15 +29,21 @@ class HeldBus:
         self.asked: list[int] = []
         self.let_go = threading.Event()
 
-    def publish(self, exchange: str, payload: Any, key: str = "", **options: Any) -> None:
-        del exchange, options
-        self.asked.append(payload["n"])
+    def selects_shards(self, exchange: str) -> bool:
+        return exchange == "orders"
+
+    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+        return [self.publish(json.loads(row.payload)["n"], row.key) for row in rows]
+
+    def publish(self, number: int, key: str) -> Exception | None:
+        self.asked.append(number)
         if key == "held":
             assert self.let_go.wait(PATIENCE_SECONDS)
-        if key in self.refused or payload["n"] in self.refused_once:
-            self.refused_once.discard(payload["n"])
-            raise PublishError([("x", "the queue is full")])
-        self.published.append(payload["n"])
+        if key in self.refused or number in self.refused_once:
+            self.refused_once.discard(number)
+            return PublishError([("x", "the queue is full")])
+        self.published.append(number)
+        return None
 
     def close(self) -> None: ...
 

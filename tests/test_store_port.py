@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -34,16 +35,25 @@ class ListBus:
     def __init__(self, refused: tuple[str, ...] = (), *, away_after: int | None = None) -> None:
         self.published: list[tuple[str, dict, str, str | None]] = []
         self.refused, self.away_after = refused, away_after
+        self.waves: list[list[int]] = []
 
     def close(self):
         """Have no connection."""
 
-    def publish(self, exchange, payload, key="", *, message_id=None):
+    def selects_shards(self, exchange):
+        return exchange == "ring"
+
+    def publish_rows(self, rows):
+        self.waves.append([json.loads(row.payload).get("n") for row in rows])
+        return list(map(self.publish, rows))
+
+    def publish(self, row):
         if self.away_after is not None and len(self.published) >= self.away_after:
-            raise AWAY
-        if key in self.refused:
-            raise PublishError([(message_id or "", "nacked")])
-        self.published.append((exchange, payload, key, message_id))
+            return AWAY
+        if row.key in self.refused:
+            return PublishError([(row.message_id, "nacked")])
+        self.published.append((row.exchange, json.loads(row.payload), row.key, row.message_id))
+        return None
 
 
 def outbox_rows() -> int:
@@ -110,6 +120,22 @@ def test_a_refused_row_holds_back_its_own_key_alone(store_url):
     assert publish_pending(bound(), bus, "shop", limit=10, older_than_seconds=0) == 2
     assert [payload["n"] for _, payload, _, _ in bus.published] == [1, 3]
     assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":0}', '{"n":2}']
+
+
+def test_rows_of_different_keys_are_published_together_and_those_of_a_key_one_by_one(store_url):
+    for n, key in enumerate(["a", "b", "a", "c", "a"]):
+        bound().outbox.put("ring", {"n": n}, key)
+    bus = ListBus()
+    assert publish_pending(bound(), bus, "shop", older_than_seconds=0) == 5
+    assert bus.waves == [[0, 1, 3], [2], [4]]
+
+
+def test_without_shards_only_the_first_row_of_a_key_is_published_before_the_others(store_url):
+    for n, key in enumerate(["", "", "k", "", "k", ""]):
+        bound().outbox.put("publish_tweet", {"n": n}, key)
+    bus = ListBus(refused=("k",))
+    assert publish_pending(bound(), bus, "shop", older_than_seconds=0) == 4
+    assert bus.waves == [[0, 2], [1, 3, 5]]
 
 
 def test_a_broker_that_goes_away_leaves_the_rows_it_did_not_confirm(store_url):

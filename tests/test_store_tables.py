@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from feedbus import config
 from feedbus.cli import main
+from feedbus.clock import SYSTEM
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store.migrations import (
     INBOX,
@@ -24,7 +25,7 @@ from feedbus.store.migrations import (
     VERSION_TABLE,
     found_version,
 )
-from feedbus.store.outbox_rows import publish_entries
+from feedbus.store.outbox_rows import options_of, publish_entries
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology
@@ -254,11 +255,16 @@ class Broker:
     def __init__(self) -> None:
         self.published, self.options, self.error, self.closed = [], [], None, 0
 
-    def publish(self, exchange, payload, key="", *, message_id=None, **options):
-        if self.error is not None:
-            raise self.error
-        self.options.append(options)
-        self.published.append((exchange, payload, key, message_id))
+    def selects_shards(self, exchange):
+        return exchange == "orders"
+
+    def publish_rows(self, rows):
+        if self.error is None:
+            self.options += [options_of(row, SYSTEM) for row in rows]
+            self.published += [
+                (row.exchange, json.loads(row.payload), row.key, row.message_id) for row in rows
+            ]
+        return [self.error] * len(rows)
 
     def close(self):
         self.closed += 1

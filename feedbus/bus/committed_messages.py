@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
+from feedbus.bus.outbox_requests import request_of, sent_rows
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.bus.transactions import Transaction
@@ -16,7 +16,9 @@ from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.outbox_rows import waves
 from feedbus.store.protocol import Entry
+from feedbus.topology import Topology
 
 events = EventLog(__name__)
 
@@ -26,20 +28,23 @@ AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions ar
 class CommittedMessages:
     """Sends the messages of a bus's transactions after their commit; each key stays in order."""
 
-    def __init__(self, store: Store, project: str, clock: Clock, requests: SharedSender) -> None:
+    def __init__(
+        self, store: Store, topology: Topology, clock: Clock, requests: SharedSender
+    ) -> None:
         """Create the object for the outbox of a store.
 
         Args:
             store: the store of the transactions.
-            project: the project of the rows in the outbox.
+            topology: the topology of the system.
             clock: the clock of the broker.
             requests: sends the messages.
 
         """
         self.store = store
+        self._topology = topology
         self._clock = clock
         self._requests = requests
-        self._leftovers = Leftovers(store, project, clock)
+        self._leftovers = Leftovers(store, topology.name, clock)
         self._locks = KeyLocks()
         self._again_at = -math.inf
 
@@ -91,7 +96,7 @@ class CommittedMessages:
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send and remove rows that were left in the outbox; return whether all were sent."""
-        for part in first_alone(entries):
+        for part in waves(entries, self._topology.selects_shards):
             requests = [request_of(entry, self._clock) for entry in part]
             self._send_now(requests)
             sent = sent_rows(part, requests)

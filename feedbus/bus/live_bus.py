@@ -13,6 +13,7 @@ from typing import Any, Self, Unpack
 from feedbus import broker
 from feedbus.bus.committed_messages import CommittedMessages
 from feedbus.bus.interface import Bus
+from feedbus.bus.outbox_requests import request_of
 from feedbus.bus.publish_requests import Request, refuse_ended
 from feedbus.bus.record_encoding import columnar
 from feedbus.bus.sender import Sender
@@ -32,6 +33,7 @@ from feedbus.records.publish_arguments import (
 from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.no_store import refuse
+from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
@@ -226,7 +228,7 @@ class LiveBus(Bus):
                 self._store = store
             if self._outbox is None:
                 self._outbox = CommittedMessages(
-                    self._store, self._topology.name, self._clock, self._requests
+                    self._store, self._topology, self._clock, self._requests
                 )
             return self._outbox
 
@@ -248,6 +250,24 @@ class LiveBus(Bus):
             return
         self._requests.send(request)
         request.raise_answer()
+
+    def selects_shards(self, exchange: str) -> bool:
+        """Return whether an exchange selects shards by the routing keys; also if it is not known.
+
+        The relay uses this method and publish_rows().
+        """
+        return self._topology.selects_shards(exchange)
+
+    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+        """Publish rows of an outbox together; return an error, or None, for each row.
+
+        Args:
+            rows: the rows; the order of rows with the same key is kept only if none is refused.
+
+        """
+        requests = [request_of(row, self._clock) for row in rows]
+        self._requests.send_together(requests)
+        return [request.error() for request in requests]
 
     def send_together(self, requests: Sequence[Request]) -> None:
         """Send several requests and set their answers; no error of the broker is raised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from feedbus.bus.publish_requests import Request
 from feedbus.clock import Clock
@@ -27,11 +27,6 @@ def put_records(
     rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
     options = envelope.options() if envelope is not None else None
     return outbox.put_many(exchange, rows, options)
-
-
-def first_alone(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield the first row, then the others together: if it is refused, they may be refused, too."""
-    yield from (part for part in (entries[:1], entries[1:]) if part)
 
 
 def sent_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:

@@ -34,6 +34,14 @@ class Request:
     envelope: Envelope | None = None
     answer: list[Refusal] | Exception | None = None
 
+    def error(self) -> Exception | None:
+        """Return the error that raise_answer() raises, or None."""
+        try:
+            self.raise_answer()
+        except Exception as error:  # noqa: BLE001 -- the caller decides
+            return error
+        return None
+
     def raise_answer(self) -> None:
         """Raise the error of the request; return if every record was confirmed.
 

@@ -97,6 +97,10 @@ class Encoder:
         """Use this generation to predict the shards of its exchange from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
+    def selects_shards(self, exchange_name: str) -> bool:
+        """Return whether an exchange selects shards by the keys; also if it is not known."""
+        return self._topology.selects_shards(exchange_name)
+
     def shards(self, exchange_name: str) -> int:
         """Return the number of shards of an exchange, or 0 if it has no ring."""
         exchange = self._topology.exchange(exchange_name)

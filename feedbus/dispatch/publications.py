@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from feedbus.broker.refused_messages import Refusal, raise_refused
-from feedbus.bus.outbox_requests import first_alone, put_records, request_of
+from feedbus.bus.outbox_requests import put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.outbox_rows import waves
 from feedbus.store.protocol import Entry
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -122,7 +123,7 @@ class Publications(Spool):
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send rows that were left in the outbox, and remove them; return whether all were sent."""
-        return all(self._send_part(part) for part in first_alone(entries))
+        return all(map(self._send_part, waves(entries, self._sender.encoder.selects_shards)))
 
     def _send_part(self, entries: Sequence[Entry]) -> bool:
         assert self._left is not None  # noqa: S101 -- for the type checker

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Unpack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
-from feedbus.clock import SYSTEM, Clock
+from feedbus.clock import Clock
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
@@ -18,22 +19,17 @@ from feedbus.wire.message_options import PublishOptions
 events = EventLog(__name__)
 
 IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by the process that added them
-ROWS = 100  # published in a round
+ROWS = 500  # published in a round
 
 
 class RelayBus(Protocol):
     """The methods of a bus that the relay uses."""
 
-    def publish(
-        self,
-        exchange: str,
-        payload: Mapping[str, Any],
-        key: str = "",
-        *,
-        message_id: str | None,
-        **options: Unpack[PublishOptions],
-    ) -> None:
-        """Publish a message; return when the broker has confirmed it, otherwise raise."""
+    def selects_shards(self, exchange: str) -> bool:
+        """Return whether the exchange selects shards by the routing keys."""
+
+    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+        """Publish rows together and wait for their confirms; return an error or None for each."""
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
@@ -50,15 +46,35 @@ def options_of(entry: Entry, clock: Clock) -> PublishOptions:
     return options
 
 
-def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
-    payload, options = json.loads(entry.payload), options_of(entry, clock)
-    bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
+def waves(
+    rows: Iterable[Entry], selects_shards: Callable[[str], bool]
+) -> Iterator[Sequence[Entry]]:
+    """Yield the rows that can be sent together, so that a refused row can hold back later ones.
+
+    Each wave has one row of each exchange and key. If the exchange does not select shards by the
+    keys, the second wave has all remaining rows: many messages can have one key there.
+
+    Args:
+        rows: the rows in their order.
+        selects_shards: whether the exchange of this name selects shards by the keys.
+
+    """
+    counts = Counter[Key]()
+    found: list[list[Entry]] = []
+    for row in rows:
+        earlier = counts[row.exchange, row.key]
+        counts[row.exchange, row.key] += 1
+        place = earlier if selects_shards(row.exchange) else min(earlier, 1)
+        if place == len(found):
+            found.append([])
+        found[place].append(row)
+    yield from found
 
 
 def accepted(
-    bus: RelayBus, entries: Iterable[Entry], clock: Clock, stuck: set[Key] | None = None
+    bus: RelayBus, entries: Iterable[Entry], stuck: set[Key] | None = None
 ) -> Iterator[int]:
-    """Publish rows in order; yield the id of each row that the broker has accepted.
+    """Publish rows, those of each key in order; yield the id of each that the broker accepted.
 
     After a refused row, the later rows of the same exchange and key are not published, so that
     their order is kept; all other rows are published.
@@ -66,7 +82,6 @@ def accepted(
     Args:
         bus: publishes the messages.
         entries: the rows.
-        clock: the clock for the times in the rows.
         stuck: the keys of rows that were refused before; the keys of newly refused rows are added.
 
     Raises:
@@ -74,31 +89,35 @@ def accepted(
 
     """
     stuck = set() if stuck is None else stuck
-    for entry in entries:
-        if (entry.exchange, entry.key) in stuck:
-            continue
-        try:
-            _publish(bus, entry, clock)
-        except (PublishError, UsageError) as error:
-            stuck.add((entry.exchange, entry.key))
-            events.warning(
-                "outbox_message_refused",
-                "the broker refused a message; it and the later messages of the same exchange"
-                " and key stay in the outbox, and feedbus will try again",
-                row=entry.id,
-                exchange=entry.exchange,
-                key=entry.key,
-                error=one_line(error),
-            )
-        else:
-            yield entry.id
+    for wave in waves(entries, bus.selects_shards):
+        rows = [row for row in wave if (row.exchange, row.key) not in stuck]
+        outage: Outage | None = None
+        for row, error in zip(rows, bus.publish_rows(rows), strict=True):
+            if error is None:
+                yield row.id
+            elif isinstance(error, Outage):
+                outage = error
+            elif isinstance(error, PublishError | UsageError):
+                stuck.add((row.exchange, row.key))
+                events.warning(
+                    "outbox_message_refused",
+                    "the broker refused a message; it and the later messages of the same exchange"
+                    " and key stay in the outbox, and feedbus will try again",
+                    row=row.id,
+                    exchange=row.exchange,
+                    key=row.key,
+                    error=one_line(error),
+                )
+            else:
+                raise error
+        if outage is not None:
+            raise outage
 
 
 def publish_entries(
     store: Store,
     bus: RelayBus,
     entries: Iterable[Entry],
-    clock: Clock = SYSTEM,
     stuck: set[Key] | None = None,
 ) -> int:
     """Publish rows, remove the rows that the broker has accepted, and return their number.
@@ -111,7 +130,7 @@ def publish_entries(
     """
     sent: list[int] = []
     try:
-        for row in accepted(bus, entries, clock, stuck):
+        for row in accepted(bus, entries, stuck):
             sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent:
@@ -127,7 +146,6 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     *,
     limit: int = ROWS,
     older_than_seconds: float = IN_FLIGHT_SECONDS,
-    clock: Clock = SYSTEM,
     choose: Callable[[Sequence[Entry]], Sequence[Entry]] = tuple,
 ) -> int:
     """Publish and remove leftover rows in order; return how many were published.
@@ -141,7 +159,6 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         project: the project of the rows.
         limit: rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.
-        clock: the clock for the times in the store's rows.
         choose: returns the rows of a round to publish; the others stay.
 
     Raises:
@@ -155,7 +172,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             try:
-                published += publish_entries(store, bus, choose(entries), clock, stuck)
+                published += publish_entries(store, bus, choose(entries), stuck)
             except Outage as error:
                 failure = error  # the removals until then are committed
         if failure is not None:

@@ -104,7 +104,7 @@ class Relay:
             if left is None:
                 return
             older = [row for row in left if row.id not in done]
-            for row in accepted(self._bus, [*older, *rows], self._clock):
+            for row in accepted(self._bus, [*older, *rows]):
                 self._published.append(row)
                 yield row
 
@@ -177,7 +177,6 @@ class Relay:
             self._bus,
             self._project,
             older_than_seconds=younger,
-            clock=self._clock,
             choose=self._chooser(),
         )
         if count or self._away:

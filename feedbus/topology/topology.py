@@ -84,6 +84,10 @@ class Topology:
         """Return the exchange of that name, or raise UsageError with the known names."""
         return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
+    def selects_shards(self, exchange: str) -> bool:
+        """Whether an exchange selects shards by the routing keys; true if it is not known."""
+        return exchange not in self.exchanges or self.exchanges[exchange].hashed
+
     def schedule(self, name: str) -> Schedule:
         """Return the schedule of that name, or raise UsageError with the known names."""
         return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
