@@ -43,7 +43,7 @@ TIMEOUT_SECONDS = 10.0
 class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
-    It connects at the first publish, declares the topology if the broker has none of its objects,
+    It connects at the first publish, declares the topology if the broker has no objects of it,
     and reconnects after an outage. Messages that several threads publish at the same time are sent
     together, with one wait for their confirms. A forked process gets its own connection.
     """

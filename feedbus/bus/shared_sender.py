@@ -22,8 +22,8 @@ RECONNECT_SECONDS = 0.1
 class SharedSender:
     """Sends the requests of all threads on one connection, and sets their answers.
 
-    It declares the topology if the broker has none of its objects, for example after it was
-    replaced.
+    It declares the topology if the broker has no objects of the topology, for example because the
+    broker was replaced.
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
@@ -54,8 +54,8 @@ class SharedSender:
             self._waiting.append(request)
         with self._lock:
             if request.answer is None:
-                # Requests of other threads during a send are then sent together, with one wait for
-                # confirms.
+                # Requests that other threads add during a send are sent together by the next send,
+                # with one wait for confirms.
                 with self._requesting:
                     together, self._waiting = self._waiting, []
                 # If a thread has taken this request and failed without an answer, the request is

@@ -90,7 +90,7 @@ class TakenRecords:
         return done
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let records wait again that were taken and not handled."""
+        """Put taken records back that were not handled; they wait again."""
         for delivery in deliveries:
             self._records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
 

@@ -206,11 +206,11 @@ class Drain:
                 return
 
     def _alone(self, generation: Generation) -> bool:
-        """Return whether the consumers must take turns to read a generation's queues.
+        """Return whether a consumer must subscribe exclusively to a generation's queues.
 
-        With a single active consumer, the broker itself lets only one consumer read at a time. It
-        is not known here whether queues that were declared with other arguments have a single
-        active consumer.
+        With a single active consumer, the broker itself lets only one consumer read at a time. The
+        result is also False for queues that were declared with other arguments: whether they have
+        a single active consumer is not known here.
         """
         queue = self._consumer.queue
         alike = generation.shape == self._topology.generation(generation.exchange).shape

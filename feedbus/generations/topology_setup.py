@@ -111,7 +111,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
 
 
 def set_up_if_missing(topology: Topology) -> dict[str, State]:
-    """Return the state of each ring; declare the topology if the broker has none of its objects.
+    """Return the state of each ring; declare the topology if the broker has nothing of it.
 
     Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a
     process that was started before a change does not undo it.

@@ -86,11 +86,12 @@ class WaitingQueues:
 
     def probed(self) -> bool:
         """Return whether all probes have returned; then all moved records have arrived, too."""
-        returned = [opened.probed() for opened in self._open.values()]  # a lost one is published
+        # For each queue: probed() also publishes a lost probe again.
+        returned = [opened.probed() for opened in self._open.values()]
         return all(returned)
 
     def run_behind(self, queues: Collection[str]) -> None:
-        """Let the records run that wait only for these queues, which were deleted."""
+        """Let records run if they wait only for these queues, which were deleted."""
         self._retries.records.ended(queues)
 
     def take_notice(self) -> bytes | str | None:
@@ -190,7 +191,7 @@ class WaitingQueues:
         return self._retries.taken.take(self._retries.now(), most, alone)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let records wait again that were taken and not handled."""
+        """Put taken records back that were not handled; they wait again."""
         self._retries.taken.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
