@@ -43,7 +43,7 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
     def document() -> bytes:
         return typed(JSON, openapi_document(locked=locked))
 
-    app.route("/metrics", "GET", exposition, figures=True)
+    app.route("/metrics", "GET", exposition, metrics=True)
     app.route("/healthz", "GET", health, public=True)
     app.route("/openapi.json", "GET", document, public=True)
     return app
