@@ -75,7 +75,7 @@ class JsonTable(Option):
     expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table."""
+        """Return the table, after a check of its values."""
         if not isinstance(value, dict):
             self.refuse()
         if errors := _not_json(value):
@@ -93,7 +93,7 @@ class HeaderTable(JsonTable):
     expected = "a table of header names, each with a text, a number or a flag"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table."""
+        """Return the table, after a check of its values."""
         if not isinstance(value, dict):
             self.refuse()
         wrong = {name: [fault] for name in value if (fault := _wrong_header(name, value[name]))}

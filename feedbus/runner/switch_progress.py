@@ -122,7 +122,7 @@ class SwitchProgress:
             self._forget(raw, now)
 
     def _forget(self, raw: RawConnection, now: float) -> None:
-        """Remove the drained generations from the state, each consumer at another time."""
+        """Remove the drained generations from the state; consumers do this at different times."""
         if self._forget_at is None:
             self._forget_at = now + self._drain.place * APART_SECONDS
         if now >= self._forget_at:
