@@ -10,8 +10,8 @@ from pathlib import Path
 from kombu.connection import Connection
 
 from feedbus.broker import locks
+from feedbus.broker.interface import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.outages import opened
-from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
@@ -24,7 +24,7 @@ LOCK_TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The embedded broker of one SQLite file; see feedbus.broker.port.Broker."""
+    """The embedded broker of one SQLite file; see feedbus.broker.interface.Broker."""
 
     url: BrokerUrl
     file: Path

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from feedbus.broker import project_marks
+from feedbus.broker.interface import Kind, SeenBinding, SeenExchange, SeenQueue
 from feedbus.broker.kinds import broker_of
-from feedbus.broker.port import Kind, SeenBinding, SeenExchange, SeenQueue
 from feedbus.broker_names import Names
 from feedbus.topology import Topology
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.broker.port import Broker
+from feedbus.broker.interface import Broker
 from feedbus.errors import UsageError
 from feedbus.topology import Topology
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from kombu.connection import Connection
 
 from feedbus.broker.embedded import of_rows
+from feedbus.broker.interface import Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import opened
-from feedbus.broker.port import Survey
 from feedbus.broker_names import lock_queue
 from feedbus.clock import Clock
 from feedbus.transports import memory
@@ -21,7 +21,7 @@ from feedbus.wire import amqp_protocols
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """A broker in memory, found by its name; see feedbus.broker.port.Broker."""
+    """A broker in memory, found by its name; see feedbus.broker.interface.Broker."""
 
     url: BrokerUrl
     name: str

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from feedbus.broker.differences import differing
+from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.port import SeenBinding
 from feedbus.broker.timer import place_digits
 from feedbus.broker.timer_layout import exchanges_of_timer, guard_keys, has_guard
 from feedbus.broker_names import Names

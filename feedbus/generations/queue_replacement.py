@@ -23,8 +23,8 @@ from typing import Any
 from feedbus import broker
 from feedbus.broker import declarations, inventory, queue_arguments
 from feedbus.broker.differences import differing
+from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.port import SeenQueue
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock

@@ -8,8 +8,8 @@ from typing import Any
 
 from feedbus.broker import project_marks, timer_layout
 from feedbus.broker.differences import differing
+from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.port import SeenQueue
 from feedbus.broker_names import (
     OF_AN_EXCHANGE,
     Names,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from feedbus.broker.port import SeenBinding
+from feedbus.broker.interface import SeenBinding
 
 Action = Literal["create", "change", "delete", "dangerous"]
 Kind = Literal["exchange", "queue", "binding", "ring", "schedule", "consumer", "process"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from feedbus.broker import queue_arguments, timer_bindings, timer_layout
 from feedbus.broker.differences import differing
+from feedbus.broker.interface import SeenBinding, SeenQueue
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.port import SeenBinding, SeenQueue
 from feedbus.broker_names import Names
 from feedbus.cron import Cron
 from feedbus.generations import queue_replacement

@@ -1,4 +1,4 @@
-"""The port of time, waiting and chance, over a scheduler."""
+"""The interface of time, waiting and random numbers, over a scheduler."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from kombu.connection import Connection
 
+from feedbus.broker.interface import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import close, drop, opened, outage
-from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
@@ -40,7 +40,7 @@ QUEUE_WRITTEN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RabbitMQ:
-    """A RabbitMQ node or cluster with its management API; see feedbus.broker.port.Broker."""
+    """A RabbitMQ node or cluster with its management API; see feedbus.broker.interface.Broker."""
 
     url: BrokerUrl
     management_url: ManagementUrl | None = None

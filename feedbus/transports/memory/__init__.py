@@ -1,6 +1,6 @@
 """A broker in memory: RabbitMQ's semantics for the connections and threads of one process.
 
-It is the embedded broker of `feedbus.transports.sqlite` with other ports: a database in memory
+It is the embedded broker of `feedbus.transports.sqlite` with another backend: a database in memory
 instead of the file, no file locks, and any clock.
 """
 

@@ -1,4 +1,4 @@
-"""Brokers in memory, found by their names, and the tables and ports of their connections."""
+"""Brokers in memory, found by their names, and the backends of their connections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.transports.sqlite.backend import Backend
+from feedbus.transports.sqlite.backend_interfaces import NEWS
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.ports import NEWS
 from feedbus.transports.sqlite.read_only_view import BrokerRows, read_rows
 from feedbus.transports.sqlite.schema import create_tables
 from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
@@ -67,7 +67,7 @@ class MemoryBroker:
         self.tables = Tables(f"memory broker {name}", database, time, shared=True)
 
     def open(self) -> Backend:
-        """Return the tables and ports for a new connection.
+        """Return the backend of a new connection.
 
         Raises:
             FileUnavailable: this process was forked after the broker was made.

@@ -1,4 +1,4 @@
-"""The tables of a broker file, and the ports that a connection to it uses."""
+"""What a connection to a broker file uses: tables, wake-ups, locks and maintenance."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feedbus.clock import Clock, SystemClock
+from feedbus.transports.sqlite.backend_interfaces import Liveness, Upkeep, WakeUps
 from feedbus.transports.sqlite.broker_time import BrokerTime
 from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.liveness import Locks
-from feedbus.transports.sqlite.ports import Liveness, Upkeep, WakeUps
 from feedbus.transports.sqlite.schema import live_folder, open_database
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS, Tables, unavailable
 from feedbus.transports.sqlite.wakeup import Sockets
@@ -19,7 +19,7 @@ from feedbus.transports.sqlite.wakeup import Sockets
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The tables and the ports that one connection uses."""
+    """The tables of one connection, and the objects that implement the interfaces for it."""
 
     tables: Tables
     clock: Clock

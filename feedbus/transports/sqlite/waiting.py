@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Mapping
 
 from feedbus.clock import Clock
-from feedbus.transports.sqlite.ports import FAREWELL, WakeUps
+from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # between checks, if the kernel reports no changes

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from feedbus.transports.sqlite.ports import NEWS
+from feedbus.transports.sqlite.backend_interfaces import NEWS
 
 LONGEST_SOCKET_PATH = 107
 

@@ -1,4 +1,4 @@
-"""The interfaces of a connection's environment: time, wake-ups, liveness and maintenance.
+"""The interfaces that a backend implements: time, wake-ups, liveness and maintenance.
 
 A broker file has one implementation (`backend`), for many processes. A broker in memory has
 another (`feedbus.transports.memory`), for the connections of one process. The other modules are the
