@@ -9,7 +9,7 @@ import pytest
 
 from feedbus.generations import drain
 from feedbus.generations.drain import Drain
-from feedbus.generations.ledger import State, encode_generation
+from feedbus.generations.ring_state import State, encode_generation
 from tests.systems import queue, sharded, undeclared
 
 BEFORE = replace(undeclared().generation("ring"), turn=4)
@@ -47,5 +47,5 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
     monkeypatch: pytest.MonkeyPatch, notice: bytes, turn: int
 ) -> None:
     state = State(replace(BEFORE, turn=turn))
-    monkeypatch.setattr(drain.ledger, "states", lambda *_: {"ring": state})
+    monkeypatch.setattr(drain.ring_state, "states", lambda *_: {"ring": state})
     assert draining().announced(NO_CONNECTION, notice) is (turn == 5)

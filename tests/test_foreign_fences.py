@@ -12,13 +12,13 @@ import pytest
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, topology_setup
+from feedbus.generations import ring_state, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.systems import BATCH, System, publish_confirmed, queue, sharded, systems_on
 
-FLOOD = ledger.KEPT + 50
+FLOOD = ring_state.KEPT + 50
 
 
 make = systems_on("embedded", *versions.chosen())
@@ -98,16 +98,16 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
     system = make(sharded(1, batch=BATCH))
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
-        before = ledger.states(connection, system.topology)["ring"]
+        before = ring_state.states(connection, system.topology)["ring"]
         put(system.topology, names.generations("ring"), body)
-        assert ledger.states(connection, system.topology)["ring"] == before
+        assert ring_state.states(connection, system.topology)["ring"] == before
         put(system.topology, names.generations("ring"), body, times=FLOOD)  # the state is gone
         with caplog.at_level(logging.ERROR):
-            assert ledger.states(connection, system.topology)["ring"] == before
+            assert ring_state.states(connection, system.topology)["ring"] == before
         assert "feedbus did not write" in caplog.text
         topology_setup.set_up(system.topology)
         caplog.clear()
-        assert ledger.states(connection, system.topology)["ring"].current == before.current
+        assert ring_state.states(connection, system.topology)["ring"].current == before.current
         assert not caplog.text
     system.publish([1], "ring", "k")
     system.run(system.note, "shard_0")

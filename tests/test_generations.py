@@ -11,8 +11,8 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.generations import ledger, switch, topology_setup
-from feedbus.generations.ledger import State
+from feedbus.generations import ring_state, switch, topology_setup
+from feedbus.generations.ring_state import State
 from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.topology import Topology
@@ -34,7 +34,7 @@ def reshaped(system: System, shards: int) -> Topology:
 def state(system: System) -> State:
     """Return the state of the ring."""
     with broker.connect(system.topology) as connection:
-        return ledger.states(connection, system.topology)["ring"]
+        return ring_state.states(connection, system.topology)["ring"]
 
 
 def wait_for_messages(channel: Channel, queue: str, count: int) -> None:
@@ -125,7 +125,7 @@ def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
         channel = connection.channel()
         assert channel.basic_get(Names(system.topology).generations("ring")) is not None
         topology_setup.set_up(reshaped(system, 5))
-        found = ledger.read(channel, system.topology, "ring")
+        found = ring_state.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
 
@@ -141,7 +141,7 @@ def test_readers_take_the_newest_state_and_delete_an_older_one_that_a_reader_ret
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         wait_for_messages(channel, kept, 2)
-        found = ledger.read(channel, system.topology, "ring")
+        found = ring_state.read(channel, system.topology, "ring")
         assert found is not None
         assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
         wait_for_messages(channel, kept, 1)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from feedbus.broker_names import Names
 from feedbus.generations import predecessors
-from feedbus.generations.ledger import State
 from feedbus.generations.predecessors import Predecessors
+from feedbus.generations.ring_state import State
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.urls import parse_broker_url

@@ -12,7 +12,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
-from feedbus.generations import ledger
+from feedbus.generations import ring_state
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
@@ -159,11 +159,11 @@ def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
         message = channel.basic_get(names.generations("ring"))
         newer = system.reshaped(shards(3)).topology
         # Others have read the newer one and given it back: so it comes before the older.
-        assert len(ledger.states(reader, newer)["ring"].current.members) == 3
+        assert len(ring_state.states(reader, newer)["ring"].current.members) == 3
         channel.basic_reject(message.delivery_tag, requeue=True)
         channel.close()
         for _ in range(2):
-            found = ledger.states(reader, newer)["ring"]
+            found = ring_state.states(reader, newer)["ring"]
             assert len(found.current.members) == 3
         # A quorum queue counts a message that is given back a moment later.
         wait_until(lambda: broker.count(reader, names.generations("ring")) == 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import WAITING, Names
-from feedbus.generations import ledger
+from feedbus.generations import ring_state
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -34,7 +34,7 @@ def await_drained(
         left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
         waiting = [_count(connection, topology, queue) for queue in leaving]
         if all(count is None for count in left) and not any(waiting):
-            remembered = ledger.states(connection, topology).values()
+            remembered = ring_state.states(connection, topology).values()
             if not any(state.draining for state in remembered):
                 progress(0)
                 return
@@ -57,7 +57,7 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
     """Yield the queues that consumers empty and then delete."""
     names = Names(topology)
-    for state in ledger.states(connection, topology).values():
+    for state in ring_state.states(connection, topology).values():
         for old in state.draining:
             yield from names.members(old)
     for consumer in topology.consumers.values():

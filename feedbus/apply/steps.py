@@ -11,7 +11,13 @@ from feedbus.apply.drain_wait import await_drained
 from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
-from feedbus.generations import file_order, ledger, queue_deletion, queue_replacement, switch
+from feedbus.generations import (
+    older_topology_files,
+    queue_deletion,
+    queue_replacement,
+    ring_state,
+    switch,
+)
 from feedbus.generations.queue_emptying import REFILLED
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
@@ -99,8 +105,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         with broker.locked(connection, topology):
             if not older_file:
-                states = ledger.read_all_locked(connection.channel(), topology)
-                file_order.refuse_older(states.values(), topology)
+                states = ring_state.read_all_locked(connection.channel(), topology)
+                older_topology_files.refuse_older(states.values(), topology)
             _make(connection, topology, plan, supervisor)
             _unbind(connection, topology, plan)
             _switch(connection, topology, report)
@@ -183,7 +189,7 @@ def _switch(connection: Connection, topology: Topology, report: Callable[[str], 
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
-        known = ledger.read_locked(channel, topology, exchange.name)
+        known = ring_state.read_locked(channel, topology, exchange.name)
         state = switch.make_current(channel, topology, exchange.name, report)
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
@@ -225,4 +231,4 @@ def _delete(
 
 
 def _draining(connection: Connection, topology: Topology) -> bool:
-    return any(state.draining for state in ledger.states(connection, topology).values())
+    return any(state.draining for state in ring_state.states(connection, topology).values())

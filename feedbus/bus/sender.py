@@ -25,7 +25,7 @@ from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder
 from feedbus.clock import Waiting
 from feedbus.errors import BrokerOutage
-from feedbus.generations import ledger
+from feedbus.generations import ring_state
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
@@ -168,7 +168,7 @@ class Sender:
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the records of packs as plain messages, and read the current generations."""
-        for state in ledger.states(self._connected(), self._topology).values():
+        for state in ring_state.states(self._connected(), self._topology).values():
             self.encoder.use_generation(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.generations import ledger
+from feedbus.generations import ring_state
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Connection
@@ -42,7 +42,7 @@ def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) ->
     if not topology.on_ring(queue):
         yield from (names.waiting(names.queue(each)) for each in consumers)
         return
-    state = ledger.states(connection, topology).get(queue.exchange)
+    state = ring_state.states(connection, topology).get(queue.exchange)
     if state is not None:
         for generation in (*state.draining, state.current):
             yield from map(names.waiting, names.members(generation))

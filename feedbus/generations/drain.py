@@ -10,9 +10,9 @@ from feedbus import broker
 from feedbus.broker import external
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import ledger, predecessors, switch
-from feedbus.generations.ledger import State
+from feedbus.generations import predecessors, ring_state, switch
 from feedbus.generations.predecessors import Predecessors
+from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -161,7 +161,7 @@ class Drain:
         """
         if self._state is None:
             return False
-        current = ledger.decode_generation(self._state.current.exchange, notice)
+        current = ring_state.decode_generation(self._state.current.exchange, notice)
         if current is None:
             return self.switched(connection)
         return current.turn > self._state.current.turn and self._reads(current)
@@ -170,7 +170,7 @@ class Drain:
         """Whether the ring has changed again, and this consumer has a queue of the new ring."""
         if self._state is None:
             return False
-        now = ledger.states(connection, self._topology).get(self._state.current.exchange)
+        now = ring_state.states(connection, self._topology).get(self._state.current.exchange)
         if now is None or now.current == self._state.current:
             return False
         return self._reads(now.current)
@@ -235,7 +235,7 @@ class Drain:
     def _moved_on(self, connection: Connection) -> bool:
         if self._state is None:
             return False
-        current = ledger.states(connection, self._topology).get(self._state.current.exchange)
+        current = ring_state.states(connection, self._topology).get(self._state.current.exchange)
         return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
@@ -274,6 +274,6 @@ class Drain:
 
     def _remembered(self, connection: Connection, generation: Generation) -> bool:
         channel = connection.channel()
-        state = ledger.read(channel, self._topology, generation.exchange)
+        state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining

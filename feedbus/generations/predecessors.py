@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import Names
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.ring import Ring
 from feedbus.topology import Queue, Topology
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.generations import ledger
+from feedbus.generations import ring_state
 from feedbus.topology import Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -32,7 +32,9 @@ class Depths:
 def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
     """Return the depths of each consumer by name; a queue that is not declared yet is empty."""
     names = Names(topology)
-    current = {name: state.current for name, state in ledger.states(connection, topology).items()}
+    current = {
+        name: state.current for name, state in ring_state.states(connection, topology).items()
+    }
 
     def count(queue: str) -> int:
         return broker.count(connection, queue) or 0

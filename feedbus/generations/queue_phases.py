@@ -7,8 +7,8 @@ from typing import Literal
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger
-from feedbus.generations.ledger import State
+from feedbus.generations import ring_state
+from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
@@ -27,7 +27,7 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
         begun = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if begun else "ending"
     exchange = consumer.queue.exchange
-    seen = ledger.states(connection, topology).get(exchange)
+    seen = ring_state.states(connection, topology).get(exchange)
     if _phase_of(names, seen, queue) == "ending":
         return "ending"
     try:
@@ -35,9 +35,9 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
         # is not.
         with broker.locked(connection, topology):
             channel = connection.channel()
-            state = ledger.read_locked(channel, topology, exchange)
+            state = ring_state.read_locked(channel, topology, exchange)
             if state is not None and state != seen:
-                ledger.repair(channel, names, state)
+                ring_state.repair(channel, names, state)
             channel.close()
     except UsageError:  # a switch is in progress
         return "switching"
@@ -53,7 +53,7 @@ def generations_since(
     latest switch is not complete.
     """
     names = Names(topology)
-    state = ledger.read_locked(channel, topology, exchange)
+    state = ring_state.read_locked(channel, topology, exchange)
     if state is None or not state.settled:
         return ()
     chain = (*state.draining, state.current)

@@ -16,9 +16,9 @@ from amqp.exceptions import NotFound
 from feedbus import broker
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
-from feedbus.generations import file_order, ledger, probes
+from feedbus.generations import older_topology_files, probes, ring_state
 from feedbus.generations.held_messages import append_held
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -55,18 +55,18 @@ def make_current(
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
-    state = ledger.read_locked(channel, topology, exchange)
+    state = ring_state.read_locked(channel, topology, exchange)
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state, on_full)
     if state is None:
-        state = file_order.with_newer_source(State(wanted, settled=False), topology)
+        state = older_topology_files.with_newer_source(State(wanted, settled=False), topology)
     elif same_ring(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
-        known, state = state, file_order.with_newer_source(state, topology)
+        known, state = state, older_topology_files.with_newer_source(state, topology)
         if state != known:
-            state = ledger.write(channel, names, state)
+            state = ring_state.write(channel, names, state)
         else:
-            ledger.repair(channel, names, state)
+            ring_state.repair(channel, names, state)
         # Usually, no held messages are left. A slow broker can have held some after the last
         # switch.
         append_held(channel, names, exchange, (state.current,), on_full)
@@ -75,7 +75,7 @@ def make_current(
         draining = (*state.draining, state.current)
         scattered = (state.current.turn,) if state.disordered else ()
         state = replace(
-            file_order.with_replaced_ring(state, topology, wanted),
+            older_topology_files.with_replaced_ring(state, topology, wanted),
             current=next_generation(state, wanted),
             draining=draining,
             settled=False,
@@ -83,7 +83,7 @@ def make_current(
             scattered=(*state.scattered, *scattered),
         )
     # The ledger's queues are declared first: declare_ring() waits until all queues are on disk.
-    ledger.declare(channel, topology, exchange)
+    ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
     return _carry_out(channel, names, state, on_full)
@@ -93,7 +93,7 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
     """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
     # The state is written first. While it is not settled, consumers delete no queue. After a crash,
     # the ledger shows that this switch must be completed.
-    state = ledger.write(channel, names, state)
+    state = ring_state.write(channel, names, state)
     step("written")
     for old in state.draining:
         _disconnect(channel, names, old)
@@ -113,7 +113,7 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
         for old in state.draining:
             fence(channel, names, old)
         step("fenced")
-    state = ledger.write(channel, names, replace(state, settled=True))
+    state = ring_state.write(channel, names, replace(state, settled=True))
     step("settled")
     for old in state.draining:
         notify(channel.connection, names, old, state.current)
@@ -143,7 +143,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
     The caller holds the topology's lock.
     """
-    state = ledger.read_locked(channel, topology, generation.exchange)
+    state = ring_state.read_locked(channel, topology, generation.exchange)
     if state is None:
         return
     names = Names(topology)
@@ -153,7 +153,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         state = replace(state, draining=left, scattered=scattered)
     # The state is written even if nothing changes, because the caller may have read an earlier
     # state.
-    ledger.write(channel, names, state)
+    ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
     for queue in names.members(generation):
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
@@ -193,14 +193,14 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
     The next call of make_current() then makes a new generation with the same shards. The caller
     holds the topology's lock.
     """
-    state = ledger.read_locked(channel, topology, generation.exchange)
+    state = ring_state.read_locked(channel, topology, generation.exchange)
     if state is None:
         return
     if state.current == generation and not state.disordered:
-        ledger.write(channel, Names(topology), replace(state, disordered=True))
+        ring_state.write(channel, Names(topology), replace(state, disordered=True))
     elif generation in state.draining and generation.turn not in state.scattered:
         scattered = (*state.scattered, generation.turn)
-        ledger.write(channel, Names(topology), replace(state, scattered=scattered))
+        ring_state.write(channel, Names(topology), replace(state, scattered=scattered))
 
 
 def _connect(channel: Channel, names: Names, generation: Generation) -> None:
@@ -254,7 +254,7 @@ def notify(connection: Connection, names: Names, old: Generation, current: Gener
     """
     waiting = [names.waiting(queue) for queue in names.members(old)]
     read = [queue for queue in waiting if broker.consumers(connection, queue)]
-    body = ledger.encode_generation(current)
+    body = ring_state.encode_generation(current)
     notices = [probes.fence(queue, old.digest, body=body) for queue in read]
     publish_all(connection, notices, nacked_seconds=0.0)
 

@@ -8,8 +8,8 @@ from feedbus import broker
 from feedbus.broker import declarations, external, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import file_order, ledger, queue_replacement
-from feedbus.generations.ledger import State
+from feedbus.generations import older_topology_files, queue_replacement, ring_state
+from feedbus.generations.ring_state import State
 from feedbus.generations.switch import make_current
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
@@ -41,8 +41,8 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
     ):
         external.check_on_broker(connection, topology)
         channel = connection.channel()
-        before = ledger.read_all_locked(channel, topology)
-        file_order.refuse_older(before.values(), topology)
+        before = ring_state.read_all_locked(channel, topology)
+        older_topology_files.refuse_older(before.values(), topology)
         project_marks.claim(channel, topology)
         _end_replacements(connection, topology)
         broker.declare(channel, topology)
@@ -128,5 +128,5 @@ def set_up_if_missing(topology: Topology) -> dict[str, State]:
         ]
         declared = entries or project_marks.marks(topology)
         if any(broker.exchange_exists(connection, entry) for entry in declared):
-            return ledger.states(connection, topology)
+            return ring_state.states(connection, topology)
     return set_up(topology)

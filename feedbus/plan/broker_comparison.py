@@ -21,7 +21,7 @@ from feedbus.broker_names import (
     queue_of,
 )
 from feedbus.generations import queue_replacement, switch
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology

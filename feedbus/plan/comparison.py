@@ -7,8 +7,8 @@ from collections.abc import Collection
 from feedbus import broker
 from feedbus.broker import external, inventory
 from feedbus.broker.inventory import Inventory
-from feedbus.generations import ledger
-from feedbus.generations.ledger import State
+from feedbus.generations import ring_state
+from feedbus.generations.ring_state import State
 from feedbus.plan import rings
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
@@ -73,7 +73,7 @@ def _states(topology: Topology, seen: Inventory) -> dict[str, State]:
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        return ledger.states(connection, topology)
+        return ring_state.states(connection, topology)
 
 
 def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:

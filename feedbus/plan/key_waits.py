@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows

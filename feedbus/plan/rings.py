@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
-from feedbus.generations import file_order, predecessors, switch
-from feedbus.generations.ledger import State
+from feedbus.generations import older_topology_files, predecessors, switch
+from feedbus.generations.ring_state import State
 from feedbus.name_list import listed
 from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
 from feedbus.plan.key_waits import Rates, messages, shares, waits
@@ -41,7 +41,7 @@ def changes(
             change = _change(state, wanted, backlogs)
             known = [predecessors.known(topology, queue) for queue in _queues(topology, exchange)]
             change = replace(change, waits_for_all=not all(known))
-            if file_order.why_refused(state, topology):
+            if older_topology_files.why_refused(state, topology):
                 reason = f"{change.reason}; refused, because another host's file is newer"
                 change = replace(change, reason=reason)
             yield _predicted(change, state, wanted, backlogs, rates) if rates else change

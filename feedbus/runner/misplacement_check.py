@@ -8,7 +8,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import switch
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology

@@ -17,7 +17,7 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.generations.drain import Drain
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics

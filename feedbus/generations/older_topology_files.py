@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from feedbus.errors import UsageError
-from feedbus.generations.ledger import State
+from feedbus.generations.ring_state import State
 from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
 from feedbus.units import counted

@@ -8,7 +8,7 @@ import pytest
 from feedbus import broker
 from feedbus.apply import apply
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, topology_setup
+from feedbus.generations import ring_state, topology_setup
 from feedbus.plan.comparison import make_plan
 from tests.systems import System, sharded
 
@@ -52,7 +52,7 @@ class Host:
     @property
     def shards(self):
         with broker.connect(self.topology) as connection:
-            return len(ledger.states(connection, self.topology)["ring"].current.members)
+            return len(ring_state.states(connection, self.topology)["ring"].current.members)
 
 
 @pytest.fixture
