@@ -311,7 +311,7 @@ def test_a_name_that_leads_here_from_elsewhere_is_not_answered(site):
 def test_who_goes_on_sending_after_a_refusal_is_cut_off_in_the_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedbus.operations.connections.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("feedbus.operations.http_connections.LINGER_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(
             b"POST /api/v2/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"

@@ -16,7 +16,7 @@ from feedbus.bus.shared_sender import SharedSender
 from feedbus.clock import SYSTEM
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.store import leftover_rows
-from feedbus.store.outbox_rows import publish_pending
+from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.relay import Relay
 from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import System, closing_store, queue

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import Retry
 from feedbus.dispatch import running_calls
-from feedbus.dispatch.waker import Waker
+from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.topology import RetryPolicy
 from tests.systems import System, queue, systems_on

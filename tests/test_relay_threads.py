@@ -10,7 +10,7 @@ import pytest
 
 from feedbus.errors import PublishError
 from feedbus.store.key_locks import KeyLocks
-from feedbus.store.outbox_rows import publish_pending
+from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.protocol import Entry
 from feedbus.store.relay import Relay

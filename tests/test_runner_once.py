@@ -22,7 +22,7 @@ from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.queue_reader import QueueReader
-from feedbus.store.outbox_rows import publish_pending
+from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.projects import wait_until
 from tests.systems import (

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store import NoStore, open_store, ping
-from feedbus.store.outbox_rows import publish_entries, publish_pending
+from feedbus.store.outbox_publishing import publish_entries, publish_pending
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,

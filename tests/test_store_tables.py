@@ -25,7 +25,7 @@ from feedbus.store.migrations import (
     VERSION_TABLE,
     found_version,
 )
-from feedbus.store.outbox_rows import options_of, publish_entries
+from feedbus.store.outbox_publishing import options_of, publish_entries
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology

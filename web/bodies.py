@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import bottle
 from marshmallow import Schema, ValidationError
 
-from feedbus.operations.connections import BODY_BYTES, too_large
+from feedbus.operations.http_connections import BODY_BYTES, too_large
 from feedbus.operations.responses import BAD_REQUEST, Errors, problem
 
 MOST_PARAMETERS = 20

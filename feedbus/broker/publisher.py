@@ -13,7 +13,7 @@ from typing import Self
 from amqp import spec
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from feedbus.broker.blockage import Blockage
+from feedbus.broker.blocked_publishing import Blockage
 from feedbus.broker.refused_messages import NACKED, Refusal
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import BrokerOutage, UsageError

@@ -16,7 +16,7 @@ from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_rows import waves
+from feedbus.store.outbox_publishing import waves
 from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 

@@ -9,7 +9,7 @@ from feedbus.bus.publish_requests import Request
 from feedbus.clock import Clock
 from feedbus.records.packs import Pack, single
 from feedbus.records.publish_options import envelope_of
-from feedbus.store.outbox_rows import options_of
+from feedbus.store.outbox_publishing import options_of
 from feedbus.store.protocol import Entry, Outbox
 from feedbus.wire.message_options import Envelope
 

@@ -12,7 +12,7 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker.blockage import Blockage
+from feedbus.broker.blocked_publishing import Blockage
 from feedbus.broker.publisher import (
     CONFIRM_TIMEOUT_SECONDS,
     NACKED_SECONDS,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
-from feedbus.cli.running_names import expanded
 from feedbus.errors import UsageError
 from feedbus.printable import printable
 

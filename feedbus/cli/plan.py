@@ -102,7 +102,7 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
     """Add, for each changed ring, the busiest key of the sample, if it is too busy for a shard."""
     from feedbus.balance.key_traffic import Tally, pairs_of_keys
-    from feedbus.plan.rings import hot_key
+    from feedbus.plan.ring_changes import hot_key
 
     tally = Tally()
     tally.add(pairs_of_keys(keys, traffic))

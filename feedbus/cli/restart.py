@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
 from feedbus.cli.progress import BusyLines
-from feedbus.cli.running_names import expanded
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.units import counted
 

@@ -20,7 +20,7 @@ from feedbus.printable import printable
 from feedbus.process import interrupts
 
 if TYPE_CHECKING:
-    from feedbus.supervisor.forks import ForkServer
+    from feedbus.supervisor.forkserver_client import ForkServer
     from feedbus.topology import Topology
 
 PREPARED = b"prepared\n"
@@ -100,7 +100,7 @@ def _open_standard_descriptors() -> None:
 def _start(topology: Topology, options: UpOptions, detached: Detached | None = None) -> None:
     """Prepare the store and the broker, and supervise until a signal."""
     from feedbus.supervisor.arbiter import become_supervisor
-    from feedbus.supervisor.forks import ForkServer
+    from feedbus.supervisor.forkserver_client import ForkServer
     from feedbus.supervisor.preparation import prepare
 
     become_supervisor(topology)

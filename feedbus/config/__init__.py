@@ -72,7 +72,7 @@ def load(
     check(draft)
     whole = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links
     if import_handlers:
-        from feedbus.config.imports import check_imports
+        from feedbus.config.handler_imports import check_imports
 
         check_imports(draft, whole.parent)
     if report.faults:

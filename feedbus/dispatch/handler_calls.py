@@ -9,7 +9,7 @@ from typing import Any
 
 from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.lost_connections import LostConnections
+from feedbus.dispatch.lost_store_connections import LostConnections
 from feedbus.dispatch.order_exceptions import Overtook, Waits
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
 from feedbus.dispatch.wrapped_handlers import AsyncCall, WrappedHandler

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from feedbus.clock import NANOSECONDS, Clock
 from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePolicy
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.taken_records import TakenRecords
+from feedbus.dispatch.taken_waiting_records import TakenRecords
 from feedbus.dispatch.waiting_messages import Arrival, read, written
 from feedbus.dispatch.waiting_record_copies import BLOCKED, NOTHING, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords

@@ -12,7 +12,7 @@ from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_rows import waves
+from feedbus.store.outbox_publishing import waves
 from feedbus.store.protocol import Entry
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK

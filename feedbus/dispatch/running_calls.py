@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from feedbus.clock import Clock
 from feedbus.dispatch.concurrent_records import Work
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.waker import Waker
+from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.dispatch.wrapped_handlers import AsyncCall
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources

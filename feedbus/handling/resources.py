@@ -196,7 +196,7 @@ class Resources:
     def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
         if not resource.yields:
             return self.run(given)
-        from feedbus.handling.resource_life import Life  # asyncio takes long to import
+        from feedbus.handling.async_resources import Life  # asyncio takes long to import
 
         life = Life(given, lambda: self._dead.append(resource))
         value = self.run(life.begin())

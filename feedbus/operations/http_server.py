@@ -15,7 +15,7 @@ from waitress.adjustments import Adjustments
 from waitress.task import ThreadedTaskDispatcher
 
 from feedbus.errors import FeedbusError
-from feedbus.operations.connections import (
+from feedbus.operations.http_connections import (
     BODY_BYTES,
     MOST_CONNECTIONS,
     RESERVED_FILES,

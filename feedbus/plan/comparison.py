@@ -9,7 +9,7 @@ from feedbus.broker import external, inventory
 from feedbus.broker.inventory import Inventory
 from feedbus.generations import ring_state
 from feedbus.generations.ring_state import State
-from feedbus.plan import rings
+from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
 from feedbus.topology import Topology
@@ -52,13 +52,13 @@ def make_plan(
         " messages; remove this option"
         for name in unknown
     ]
-    draining = tuple(rings.draining(topology, seen, states))
-    ring_changes = tuple(rings.changes(topology, seen, states, predict=predict))
+    draining = tuple(ring_changes.draining(topology, seen, states))
+    changed_rings = tuple(ring_changes.changes(topology, seen, states, predict=predict))
     if watchers is None:
-        notes.append(NOTHING_DRAINS if draining or ring_changes else NOTHING_RUNS)
+        notes.append(NOTHING_DRAINS if draining or changed_rings else NOTHING_RUNS)
     return Plan(
         changes=tuple(changes),
-        rings=ring_changes,
+        rings=changed_rings,
         draining=draining,
         watchers=watchers,
         notes=tuple(notes),

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.connection_load import ConnectionLoad
+from feedbus.runner.connection_loss_causes import ConnectionLoad
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.overtaking import Overtaking

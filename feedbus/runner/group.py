@@ -11,7 +11,7 @@ from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
-from feedbus.runner.connection_load import NONE, ConnectionLoad
+from feedbus.runner.connection_loss_causes import NONE, ConnectionLoad
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.wire import Delivery
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from feedbus.generations.drain import Drain, Source
 from feedbus.logs import EventLog
 from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.runner.switch_progress import SwitchProgress
 from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)

@@ -27,11 +27,11 @@ from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.limits import Limits, RemainingLimits
 from feedbus.runner.misplacement_check import MisplacementCheck
 from feedbus.runner.mode_selection import mode_of
+from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.outage_pause import OutagePause
 from feedbus.runner.queues_to_read import QueuesToRead
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.runner.switch_progress import SwitchProgress
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology

@@ -14,7 +14,7 @@ from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store.key_locks import Key, KeyLocks
 from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_rows import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
+from feedbus.store.outbox_publishing import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
 from feedbus.store.protocol import Entry, Store
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from feedbus.errors import UsageError
 from feedbus.process.file_locks import take_lock
 from feedbus.process.slots import run_folder
-from feedbus.supervisor.forks import ForkServer, adopt_orphans
+from feedbus.supervisor.forkserver_client import ForkServer, adopt_orphans
 from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology

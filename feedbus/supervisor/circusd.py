@@ -12,7 +12,7 @@ from feedbus import config
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.supervisor.arbiter import become_supervisor
 from feedbus.supervisor.event_output import write_events
-from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.watcher_options import endpoint
 

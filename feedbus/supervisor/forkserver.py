@@ -24,7 +24,7 @@ from typing import cast
 from setproctitle import setproctitle
 
 from feedbus.process.supervised_process import default_signals
-from feedbus.supervisor.forks import Program
+from feedbus.supervisor.forkserver_client import Program
 
 ADOPTION_SECONDS = 0.0005
 

@@ -18,7 +18,7 @@ from feedbus.errors import FeedbusError, Outage, error_text
 from feedbus.process.slots import run_folder
 from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.process.wait_notices import notices
-from feedbus.supervisor.forks import ForkServer, Program
+from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.topology import Topology
 
 LOOK_SECONDS = 0.01

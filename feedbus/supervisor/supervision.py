@@ -24,7 +24,7 @@ from feedbus.process import watchdog
 from feedbus.process.slots import run_folder
 from feedbus.supervisor import process_groups, watcher_state
 from feedbus.supervisor.applied_settings import AppliedSettings, lack, write_applied
-from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.watcher import ProcessWatcher
 from feedbus.supervisor.watcher_list import WatcherList

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from circus.process import Process
 
-from feedbus.supervisor.forks import ForkServer, Program
+from feedbus.supervisor.forkserver_client import ForkServer, Program
 
 
 class WatchedProcess(Process):

@@ -20,7 +20,7 @@ from feedbus.process.status_files import ready_since
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
 from feedbus.supervisor import process_groups, process_stop
-from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
 from feedbus.supervisor.unlocked_watcher import UnlockedWatcher
 from feedbus.supervisor.watched_process import WatchedProcess

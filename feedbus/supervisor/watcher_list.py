@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
 WORTH_FORKING = 4  # processes: with fewer, a fork server takes longer than separate starts

@@ -21,7 +21,7 @@ from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import NO_KEY
 from feedbus.schedules.firing import fire
 from feedbus.store import Store, open_prepared, open_store
-from feedbus.store.outbox_rows import publish_pending
+from feedbus.store.outbox_publishing import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.message_options import PublishOptions

@@ -11,7 +11,7 @@ from feedbus.urls.management import (
     management_of,
     parse_management_url,
 )
-from feedbus.urls.parts import UrlError
+from feedbus.urls.parsing import UrlError
 from feedbus.urls.store import STORE_SCHEMES, StoreUrl, parse_store_url
 from feedbus.urls.tls import Tls
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from feedbus.urls.parts import (
+from feedbus.urls.parsing import (
     SQLITE,
     absolute,
     file_of,

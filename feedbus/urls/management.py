@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from feedbus.urls.broker import BrokerUrl, Node
-from feedbus.urls.parts import address, known_options, split
+from feedbus.urls.parsing import address, known_options, split
 from feedbus.urls.tls import TLS_OPTIONS, Tls, tls_of
 
 MANAGEMENT_SCHEMES = ("http", "https")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from feedbus.urls.parts import (
+from feedbus.urls.parsing import (
     HIGHEST_PORT,
     SQLITE,
     UrlError,

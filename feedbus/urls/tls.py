@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from feedbus.urls.parts import absolute, refuse
+from feedbus.urls.parsing import absolute, refuse
 
 TLS_OPTIONS = (
     "ssl_ca_certs",

@@ -133,6 +133,6 @@ def stuck(system: System) -> list[str]:
     faults += system.disagreements()
     if system.ticks_late():
         faults.append("the schedule is not fired any more")
-    if rows := system.outbox_rows():
+    if rows := system.outbox_publishing():
         faults.append(f"{rows} messages stay in the outbox")
     return faults or ["the system does not come to rest"]

@@ -120,7 +120,7 @@ class System:
             return False
         if self.scenario.schedulers and self.scheduler.now < TICKING_SECONDS * SECONDS:
             return False
-        if self.outbox_rows() or any(self.waiting()):
+        if self.outbox_publishing() or any(self.waiting()):
             return False
         return not self.disagreements() and not self.ticks_late()
 
@@ -148,7 +148,7 @@ class System:
         latest = max((tick.n for tick in self.ticks()), default=0)
         return latest < self.clock.wall_nanoseconds() // SECONDS - 2 * TICK_SECONDS
 
-    def outbox_rows(self) -> int:
+    def outbox_publishing(self) -> int:
         """Return how many messages are in the outbox."""
         if not self.scenario.stored:
             return 0

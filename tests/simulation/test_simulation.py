@@ -18,7 +18,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
-from feedbus.dispatch.waker import Waker
+from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.runner import CrashGuard
 from feedbus.transports import memory
 from feedbus.wire import Outgoing

@@ -193,7 +193,7 @@ class LoadedSystem:
         )
         if dead != self.expected_dead:
             left.append(f"{dead} dead letters instead of {self.expected_dead}")
-        rows = reader.outbox_rows(self.store_url)
+        rows = reader.outbox_publishing(self.store_url)
         return left + ([f"{rows} rows in the outbox"] if rows else [])
 
     def dead_letters(self) -> list[letters.DeadLetter]:

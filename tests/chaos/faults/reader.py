@@ -59,7 +59,7 @@ def latest(url: str, stage: str) -> dict[str, int]:
         return dict(rows.fetchall())
 
 
-def outbox_rows(url: str) -> int:
+def outbox_publishing(url: str) -> int:
     """Return how many messages are committed and not published."""
     with _connected(url) as connection:
         return int(connection.execute("SELECT count(*) FROM feedbus_outbox").fetchone()[0])

@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.bus import shared_sender
 from feedbus.dispatch import publications
 from feedbus.errors import StoreOutage
-from feedbus.store import leftover_rows, outbox_rows
+from feedbus.store import leftover_rows, outbox_publishing
 from feedbus.store import relay as relays
 from feedbus.wire.constants import PACK
 from tests.simulation.planted.change import Change
@@ -45,22 +45,22 @@ def own_rows_sent_past_refused_ones() -> list[Change]:
 
 def refused_rows_overtaken() -> list[Change]:
     """Publish the later rows of a key whose row the broker has refused."""
-    original = outbox_rows.accepted
+    original = outbox_publishing.accepted
 
     def accepted(bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> Any:
         return original(bus, entries, clock, _Forgetful())
 
-    return [(outbox_rows, "accepted", accepted), (relays, "accepted", accepted)]
+    return [(outbox_publishing, "accepted", accepted), (relays, "accepted", accepted)]
 
 
 def refused_keys_forgotten_between_rounds() -> list[Change]:
     """Publish a row that was added while an earlier one of its key was refused."""
-    original = outbox_rows.publish_entries
+    original = outbox_publishing.publish_entries
 
     def publish(store: Any, bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> int:
         return original(store, bus, entries, clock)
 
-    return [(outbox_rows, "publish_entries", publish)]
+    return [(outbox_publishing, "publish_entries", publish)]
 
 
 def packs_sent_before_single_messages() -> list[Change]:

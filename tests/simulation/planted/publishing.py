@@ -14,7 +14,7 @@ from feedbus.runner import (
     buffer,
     queue_reader,
 )
-from feedbus.store import leftover_rows, outbox_rows, tables
+from feedbus.store import leftover_rows, outbox_publishing, tables
 from tests.simulation.planted.change import Change
 
 
@@ -63,7 +63,7 @@ def an_outage_taken_for_success() -> list[Change]:
 
 def a_relay_that_deletes_too_soon() -> list[Change]:
     """Delete the rows of the outbox before the broker has confirmed their messages."""
-    original = outbox_rows.publish_entries
+    original = outbox_publishing.publish_entries
 
     def publish(store: Any, bus: Any, entries: Any, *rest: Any) -> int:
         entries = list(entries)
@@ -71,7 +71,7 @@ def a_relay_that_deletes_too_soon() -> list[Change]:
             store.outbox.remove([each.id for each in entries])
         return original(store, bus, entries, *rest)
 
-    return [(outbox_rows, "publish_entries", publish)]
+    return [(outbox_publishing, "publish_entries", publish)]
 
 
 def an_inbox_that_is_not_asked() -> list[Change]:

@@ -9,8 +9,8 @@ from feedbus.dispatch import (
 )
 from feedbus.generations import drain, predecessors, probes, queue_emptying, switch
 from feedbus.runner import (
+    old_queue_tracking,
     queue_reader,
-    switch_progress,
 )
 from tests.simulation.planted.change import Change
 
@@ -34,7 +34,7 @@ def a_queue_taken_for_deleted() -> list[Change]:
     def find(self: Any, _raw: Any) -> None:
         self._ended = sorted(self._waiting.awaited)
 
-    return [(switch_progress.SwitchProgress, "_find_ended", find)]
+    return [(old_queue_tracking.SwitchProgress, "_find_ended", find)]
 
 
 def moved_records_behind_others() -> list[Change]:

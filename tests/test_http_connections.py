@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from feedbus.operations import connections
+from feedbus.operations import http_connections
 from feedbus.operations.http_server import Address, Server, bind
 from tests.projects import PATIENCE_SECONDS
 
@@ -79,7 +79,7 @@ def is_closed(client: socket.socket) -> bool:
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 def test_more_half_open_connections_than_may_be_open_keep_nobody_out(server, monkeypatch, sent):
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 100)
+    monkeypatch.setattr(http_connections, "MOST_CONNECTIONS", 100)
     with half_open(server, 300, sent) as opened:
         for _ in range(3):
             assert ask(server) == b"hello"
@@ -89,13 +89,13 @@ def test_more_half_open_connections_than_may_be_open_keep_nobody_out(server, mon
 @pytest.mark.parametrize("kind", HALVES)
 def test_a_request_that_does_not_end_is_closed(server, monkeypatch, kind):
     limit = "REQUEST_SECONDS" if "body" in kind else "HEADERS_SECONDS"
-    monkeypatch.setattr(connections, limit, 0.1)
+    monkeypatch.setattr(http_connections, limit, 0.1)
     with half_open(server, 3, HALVES[kind]) as opened:
         assert all(map(is_closed, opened))
 
 
 def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
-    monkeypatch.setattr(connections, "HEADERS_SECONDS", 0.5)
+    monkeypatch.setattr(http_connections, "HEADERS_SECONDS", 0.5)
     ended = threading.Event()
 
     def trickle(client: socket.socket) -> None:
@@ -114,7 +114,7 @@ def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
 
 
 def test_a_connection_that_was_answered_outlives_those_that_were_not(server, monkeypatch):
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(http_connections, "MOST_CONNECTIONS", 20)
     kept = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     for _ in range(2):
         kept.request("POST", "/", b"hello")
@@ -130,7 +130,7 @@ def test_a_connection_that_was_answered_outlives_those_that_were_not(server, mon
 
 
 def test_an_idle_connection_is_closed_after_its_answer(server, monkeypatch):
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(http_connections, "IDLE_SECONDS", 0.1)
     with half_open(server, 1, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as (client,):
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
         assert is_closed(client)
@@ -140,8 +140,8 @@ def test_fewer_connections_are_kept_where_few_files_may_be_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (700, hard))
-        assert connections.most_connections() == 500
+        assert http_connections.most_connections() == 500
         resource.setrlimit(resource.RLIMIT_NOFILE, (220, hard))
-        assert connections.most_connections() == 50
+        assert http_connections.most_connections() == 50
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,4 +1,4 @@
-"""The state of a broker alarm: feedbus logs it once, and measures how long publishers wait."""
+"""Publishing while a broker alarm blocks it: logged once, and the time of the wait measured."""
 
 from __future__ import annotations
 

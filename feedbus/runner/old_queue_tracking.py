@@ -1,4 +1,4 @@
-"""A consumer while old queues exist: it reads them and its own queue at the same time."""
+"""Follow the old queues of a ring until all are deleted; records of newer queues wait for them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
-from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
+from feedbus.supervisor.forkserver_client import ForkServer, Program, adopt_orphans
 from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.watched_process import Forked, WatchedProcess
 from tests.projects import Project, gone, wait_until
@@ -156,7 +156,7 @@ def test_children_outlive_the_server_and_the_server_ends_with_who_started_it(fol
         "import time\n"
         "from pathlib import Path\n"
         "from feedbus import config\n"
-        "from feedbus.supervisor.forks import ForkServer\n"
+        "from feedbus.supervisor.forkserver_client import ForkServer\n"
         f"forks = ForkServer(config.load(Path({str(folder / 'topology.toml')!r})))\n"
         "print(forks._process.pid, flush=True)\n"
         "time.sleep(60)\n"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from feedbus.dispatch.taken_records import TakenRecords
+from feedbus.dispatch.taken_waiting_records import TakenRecords
 from feedbus.dispatch.waiting_messages import Arrival
 from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
