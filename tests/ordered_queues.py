@@ -13,7 +13,8 @@ from feedbus.broker_names import Names
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 DELAYS = RetryPolicy((0.1, 0.1, 0.1), "dead-letter")
 LONG_SECONDS = 600.0

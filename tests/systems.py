@@ -7,11 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker
@@ -27,11 +25,10 @@ from feedbus.metrics import Metrics
 from feedbus.process.watchdog import Note
 from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.store import NoStore, Store
-from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
-from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, StoreOptions, Topology
+from feedbus.store.peewee import PeeweeStore, bind, bound
+from feedbus.topology import Exchange, Queue, StoreOptions, Topology
 from feedbus.urls import BrokerUrl, parse_broker_url, parse_management_url, parse_store_url
 
-QUICK = RetryPolicy((0.02, 0.05), "dead-letter")
 NEAR_SECONDS = 0.5
 MOST_RUNS = 20
 
@@ -46,36 +43,6 @@ class Numbered(Schema):
         """Foreign fields are left out."""
 
         unknown = EXCLUDE
-
-
-def queue(name: str = "work", **options: Any) -> Queue:
-    """Make a queue with a quick retry policy."""
-    defaults = {"exchange": "work", "handler": "tests:none", "routing_keys": ("",), "retry": QUICK}
-    return Queue(name=name, **{**defaults, **options})
-
-
-def sharded(shards: int, **options: Any) -> Queue:
-    """Make a sharded queue on the hash exchange "ring"."""
-    return queue(
-        "shard",
-        **{"exchange": "ring", "routing_keys": (), "shards": shards, "weights": (1,) * shards}
-        | options,
-    )
-
-
-def undeclared(pack: int = 3) -> Topology:
-    """Return a topology that is declared nowhere."""
-    return Topology(
-        name="t",
-        path=Path("/nowhere/topology.toml"),
-        broker_url=parse_broker_url("sqlite:////nowhere/broker.db"),
-        store=StoreOptions(url=parse_store_url("sqlite:////nowhere/store.db")),
-        exchanges={
-            "ring": Exchange("ring", "x-consistent-hash", pack),
-            "work": Exchange("work", "direct", pack),
-        },
-        queues={"shard": sharded(4)},
-    )
 
 
 @dataclass(slots=True)
@@ -284,69 +251,3 @@ def publish_confirmed(channel: Any, message: Any, exchange: str, routing_key: st
     """
     publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
     publish(message, exchange, routing_key)
-
-
-@contextmanager
-def closing_store() -> Iterator[None]:
-    """Close the store after a test."""
-    try:
-        yield
-    finally:
-        close_bound()
-
-
-def on_broker(
-    kind: str,
-    folder: Path,
-    request: pytest.FixtureRequest,
-    *,
-    management: bool = False,
-    **options: Any,
-) -> Iterator[Callable[..., System]]:
-    """Yield what makes systems on a broker, and close the store after the test.
-
-    Args:
-        kind: "embedded", "rabbitmq" for the node that most tests share, or a version of RabbitMQ.
-        folder: for the files of the system.
-        request: of the fixture that yields from this.
-        management: whether the systems have the URL of RabbitMQ's management API.
-        options: of System.at.
-
-    """
-    urls: dict[str, str] = {}
-    if kind != "embedded":
-        if kind == "rabbitmq":
-            node = request.getfixturevalue("rabbitmq")
-        else:
-            node = request.getfixturevalue("rabbitmq_nodes")(kind)
-        urls["broker_url"] = node.url
-        if management:
-            urls["management_url"] = node.management_url
-    with closing_store():
-        yield partial(System.at, folder, **urls, **options)
-
-
-def systems_on(*kinds: str, **options: Any) -> Any:
-    """Return a fixture for a module that makes systems on several brokers; see on_broker()."""
-
-    @pytest.fixture(params=kinds, name="make")
-    def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-        yield from on_broker(request.param, tmp_path, request, **options)
-
-    return make
-
-
-def systems_on_either_broker() -> Any:
-    """Return a fixture that makes systems without a store on SQLite, and with one on RabbitMQ.
-
-    It is for tests of what is the same with and without a store.
-    """
-
-    @pytest.fixture(params=["embedded", "rabbitmq"], name="make")
-    def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-        yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
-
-    return make
-
-
-BATCH = Batch(1000, 0.02)

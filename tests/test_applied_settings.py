@@ -7,7 +7,8 @@ from pathlib import Path
 from feedbus.supervisor.applied_settings import AppliedSettings
 from feedbus.topology import Exchange, Operations, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
-from tests.systems import System, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.systems import System
 
 
 def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(

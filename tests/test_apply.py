@@ -28,7 +28,9 @@ from tests.applying import (
     publish,
     wait_for_retry,
 )
-from tests.systems import BATCH, System, on_broker, queue, sharded
+from tests.small_topologies import BATCH, queue, sharded
+from tests.system_fixtures import on_broker
+from tests.systems import System
 
 PROJECT = Path(__file__).parent.parent
 # Passed when nothing runs; those with a supervisor are in tests/integration/test_resharding.py.

@@ -19,7 +19,8 @@ from tests.resources_to_open import (
     needed,
     settings,  # noqa: F401 -- looked up in the module of the resource that needs it
 )
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,9 @@ from feedbus.records import Records
 from feedbus.topology import DeadLetters, Topology
 from servers import versions
 from tests.ordered_queues import ORDERED, published, work
-from tests.systems import System, sharded, systems_on
+from tests.small_topologies import sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", versions.chosen()[-1])
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from feedbus.broker_names import Derived, Names, Role, belongs_to_queue, derived, queue_of
 from feedbus.topology import Consumer
-from tests.systems import undeclared
+from tests.small_topologies import undeclared
 
 TOPOLOGY = undeclared()
 NAMES = Names(TOPOLOGY)

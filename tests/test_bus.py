@@ -21,7 +21,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.testing import RecordingBus
 from feedbus.wire import Outgoing
 from tests.projects import PATIENCE_SECONDS
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,9 @@ from feedbus.store import leftover_rows
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.relay import Relay
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import System, closing_store, queue
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 @pytest.fixture

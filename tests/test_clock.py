@@ -15,7 +15,9 @@ from feedbus.clock import NothingToWaitFor, SystemClock, VirtualClock
 from feedbus.errors import PublishError
 from feedbus.transports import memory
 from feedbus.urls import BrokerUrl
-from tests.systems import System, closing_store, queue
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 def test_a_virtual_clock_stands_still_until_somebody_waits():

@@ -24,7 +24,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.store.sqlalchemy import SqlAlchemyStore
 from servers.postgres import chosen
 from tests.projects import wait_until
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 THREADS = 6
 NEXT = queue("next", exchange="other", routing_keys=("n",))

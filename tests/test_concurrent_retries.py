@@ -11,7 +11,9 @@ import pytest
 from feedbus import Retry
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.decoded_deliveries import Decoded
-from tests.systems import System, queue, systems_on
+from tests.small_topologies import queue
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", "rabbitmq")
 

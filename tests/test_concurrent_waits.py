@@ -14,7 +14,9 @@ from feedbus.dispatch import running_calls
 from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.topology import RetryPolicy
-from tests.systems import System, queue, systems_on
+from tests.small_topologies import queue
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 FEW = 60  # waits of a second, where a consumer that polls has hundreds
 SECONDS = 1.0

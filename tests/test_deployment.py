@@ -19,7 +19,9 @@ from servers.prometheus import Prometheus
 from tests.operations import served
 from tests.projects import wait_until
 from tests.required_servers import PROMETHEUS, missing
-from tests.systems import System, closing_store, queue
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 pytestmark = pytest.mark.processes
 

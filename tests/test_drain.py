@@ -10,7 +10,7 @@ import pytest
 from feedbus.generations import drain
 from feedbus.generations.drain import Drain
 from feedbus.generations.ring_state import State, encode_generation
-from tests.systems import queue, sharded, undeclared
+from tests.small_topologies import queue, sharded, undeclared
 
 BEFORE = replace(undeclared().generation("ring"), turn=4)
 NO_CONNECTION: Any = None  # it fails if the state is read

@@ -14,7 +14,7 @@ from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, single
 from feedbus.ring import Ring
 from feedbus.wire.constants import PACK
-from tests.systems import undeclared
+from tests.small_topologies import undeclared
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40))

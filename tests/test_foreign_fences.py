@@ -16,7 +16,9 @@ from feedbus.generations import ring_state, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
-from tests.systems import BATCH, System, publish_confirmed, queue, sharded, systems_on
+from tests.small_topologies import BATCH, queue, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System, publish_confirmed
 
 FLOOD = ring_state.KEPT + 50
 

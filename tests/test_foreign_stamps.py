@@ -24,7 +24,8 @@ from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PUBLISHED_AT, SENT_AT
 from feedbus.wire.delivery import LONGEST_LAG_SECONDS
-from tests.systems import System, publish_confirmed, queue
+from tests.small_topologies import queue
+from tests.systems import System, publish_confirmed
 
 NOW = 1_800_000_000_000_000
 YEAR_SECONDS = 366 * 86_400

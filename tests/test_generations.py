@@ -21,7 +21,9 @@ from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.applying import Killed, switch_killed
 from tests.projects import wait_until
-from tests.systems import BATCH, System, publish_confirmed, sharded, systems_on
+from tests.small_topologies import BATCH, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System, publish_confirmed
 
 make = systems_on("embedded", *versions.chosen())
 

@@ -17,7 +17,8 @@ from feedbus.errors import BrokerOutage, Outage, Reject
 from feedbus.runner import CrashGuard, group
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 @pytest.fixture

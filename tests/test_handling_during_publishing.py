@@ -17,7 +17,9 @@ from feedbus.dispatch import handler_calls, publications
 from feedbus.errors import StoreOutage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import Batch, RetryPolicy
-from tests.systems import System, on_broker, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.system_fixtures import on_broker
+from tests.systems import System
 
 SLICE, SLICES = 10, 4
 RETRY_SECONDS = 0.2

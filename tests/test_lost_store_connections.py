@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from feedbus.store.peewee import bound
-from tests.systems import BATCH, System, queue
+from tests.small_topologies import BATCH, queue
+from tests.systems import System
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])

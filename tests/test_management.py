@@ -17,7 +17,8 @@ from feedbus.errors import UsageError
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.urls import parse_broker_url, parse_management_url
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 @contextmanager

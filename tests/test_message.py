@@ -11,7 +11,8 @@ from feedbus import Message, broker
 from feedbus.broker_names import Names
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Delivery
-from tests.systems import System, publish_confirmed, queue
+from tests.small_topologies import queue
+from tests.systems import System, publish_confirmed
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])

@@ -19,7 +19,7 @@ from feedbus.records import Records
 from feedbus.store.store_of_topology import open_prepared
 from feedbus.testing import RecordingBus, TestSystem
 from feedbus.topology import Topology
-from tests.systems import closing_store
+from tests.system_fixtures import closing_store
 
 TOPOLOGY = """\
 name = "shop"

@@ -10,7 +10,9 @@ import pytest
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.runner.group_mode import GroupMode
-from tests.systems import System, closing_store, queue
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from tests.applying import carry_out, nothing_to_do
-from tests.systems import System, queue, sharded, systems_on
+from tests.small_topologies import queue, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", "rabbitmq", management=True)
 

@@ -10,7 +10,8 @@ from feedbus.apply import apply
 from feedbus.errors import UsageError
 from feedbus.generations import ring_state, topology_setup
 from feedbus.plan.comparison import make_plan
-from tests.systems import System, sharded
+from tests.small_topologies import sharded
+from tests.systems import System
 
 NOON = 1_800_000_000.0
 

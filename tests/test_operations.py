@@ -28,7 +28,9 @@ from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
-from tests.systems import System, closing_store, queue, sharded, systems_on
+from tests.small_topologies import queue, sharded
+from tests.system_fixtures import closing_store, systems_on
+from tests.systems import System
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from tests.ordered_queues import (
     work,
 )
 from tests.projects import wait_until
-from tests.systems import BATCH, sharded, systems_on
+from tests.small_topologies import BATCH, sharded
+from tests.system_fixtures import systems_on
 
 make = systems_on("embedded", versions.chosen()[-1])
 

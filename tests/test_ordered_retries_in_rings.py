@@ -15,7 +15,8 @@ from tests.ordered_queues import (
     ORDERED,
     Failing,
 )
-from tests.systems import BATCH, sharded, systems_on
+from tests.small_topologies import BATCH, sharded
+from tests.system_fixtures import systems_on
 
 make = systems_on("embedded", versions.chosen()[-1])
 

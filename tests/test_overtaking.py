@@ -18,7 +18,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.topology import Batch
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE, PACK, RECORD_COUNT
-from tests.systems import System, sharded
+from tests.small_topologies import sharded
+from tests.systems import System
 
 QUEUE = sharded(1, batch=Batch(size=40, wait_seconds=0.0), order_by=True)  # small is 2 records
 

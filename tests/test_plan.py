@@ -20,7 +20,9 @@ from feedbus.plan.comparison import make_plan
 from feedbus.topology import Exchange, Topology
 from servers import versions
 from tests.projects import Project
-from tests.systems import System, queue, sharded, systems_on
+from tests.small_topologies import queue, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", *versions.chosen(), management=True)
 

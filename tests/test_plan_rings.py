@@ -19,7 +19,9 @@ from feedbus.ring import Ring
 from servers import versions
 from tests.ordered_queues import ORDERED
 from tests.projects import Project
-from tests.systems import BATCH, System, sharded, systems_on
+from tests.small_topologies import BATCH, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", *versions.chosen(), management=True)
 

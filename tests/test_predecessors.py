@@ -16,7 +16,7 @@ from feedbus.generations.ring_state import State
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.urls import parse_broker_url
-from tests.systems import sharded
+from tests.small_topologies import sharded
 
 
 def topology(exchange: Exchange | None = None, **options: object) -> Topology:

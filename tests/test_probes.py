@@ -12,7 +12,8 @@ from feedbus.broker.publisher import publish_all
 from feedbus.generations.probes import Probes
 from feedbus.store.peewee import close_bound
 from tests.projects import PATIENCE_SECONDS
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 def test_a_probe_that_is_delivered_before_its_confirm_has_returned(

@@ -19,7 +19,7 @@ from feedbus.records.ids import Ids, children
 from feedbus.records.packs import Pack, decode
 from feedbus.testing import RecordingBus
 from feedbus.wire.constants import PACK
-from tests.systems import undeclared
+from tests.small_topologies import undeclared
 
 
 def collected(

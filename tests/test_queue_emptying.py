@@ -15,7 +15,9 @@ from feedbus.generations.queue_emptying import Emptying
 from feedbus.wire import Outgoing
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import System, queue, systems_on
+from tests.small_topologies import queue
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 FOUR = [b"1", b"2", b"3", b"4"]
 

@@ -12,7 +12,9 @@ from feedbus.broker_names import Names
 from feedbus.generations import topology_setup
 from feedbus.generations.queue_phases import generations_since, phase_of
 from tests.applying import switch_killed
-from tests.systems import System, closing_store, sharded
+from tests.small_topologies import sharded
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from feedbus.generations.probes import Probes, fence
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
 from tests.projects import PATIENCE_SECONDS
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 
 @contextmanager

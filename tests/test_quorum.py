@@ -28,7 +28,8 @@ from tests.applying import (
     wait_for_retry,
 )
 from tests.projects import wait_until
-from tests.systems import BATCH, System, queue, sharded
+from tests.small_topologies import BATCH, queue, sharded
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 

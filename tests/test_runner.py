@@ -19,7 +19,9 @@ from feedbus.dispatch import publications
 from feedbus.errors import Outage, StoreOutage
 from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
-from tests.systems import System, closing_store, queue, systems_on_either_broker
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store, systems_on_either_broker
+from tests.systems import System
 
 make = systems_on_either_broker()
 

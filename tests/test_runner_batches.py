@@ -12,7 +12,9 @@ from feedbus.bus import Bus
 from feedbus.records import Records
 from feedbus.topology import Batch
 from tests.projects import wait_until
-from tests.systems import BATCH, System, queue, systems_on_either_broker
+from tests.small_topologies import BATCH, queue
+from tests.system_fixtures import systems_on_either_broker
+from tests.systems import System
 
 make = systems_on_either_broker()
 

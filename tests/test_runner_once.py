@@ -25,14 +25,9 @@ from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.projects import wait_until
-from tests.systems import (
-    BATCH,
-    System,
-    closing_store,
-    publish_confirmed,
-    queue,
-    systems_on_either_broker,
-)
+from tests.small_topologies import BATCH, queue
+from tests.system_fixtures import closing_store, systems_on_either_broker
+from tests.systems import System, publish_confirmed
 
 make = systems_on_either_broker()
 

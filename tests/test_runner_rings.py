@@ -19,7 +19,9 @@ from feedbus.ring import Ring
 from feedbus.wire import Outgoing
 from tests.ordered_queues import ORDERED
 from tests.projects import wait_until
-from tests.systems import BATCH, System, closing_store, sharded, systems_on_either_broker
+from tests.small_topologies import BATCH, sharded
+from tests.system_fixtures import closing_store, systems_on_either_broker
+from tests.systems import System
 
 IN_ORDER: dict[str, Any] = ORDERED | {"batch": BATCH}
 KEYS = [f"key-{number}" for number in range(200)]

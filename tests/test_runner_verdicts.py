@@ -17,7 +17,9 @@ from feedbus.records import Records
 from feedbus.topology import RetryPolicy
 from feedbus.wire.constants import TRACEBACK
 from feedbus.wire.failed_messages import sent_back
-from tests.systems import BATCH, System, publish_confirmed, queue, systems_on_either_broker
+from tests.small_topologies import BATCH, queue
+from tests.system_fixtures import systems_on_either_broker
+from tests.systems import System, publish_confirmed
 
 make = systems_on_either_broker()
 

@@ -19,7 +19,9 @@ from feedbus.generations.topology_setup import set_up
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
-from tests.systems import System, queue, systems_on
+from tests.small_topologies import queue
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", "rabbitmq")
 

@@ -10,7 +10,7 @@ import pytest
 from feedbus.errors import UsageError
 from feedbus.topology import DECLARED, Exchange, Topology
 from feedbus.topology.generation import shape_of
-from tests.systems import queue, sharded, undeclared
+from tests.small_topologies import queue, sharded, undeclared
 
 CHANGES: dict[str, Any] = {
     "type": "quorum",

@@ -14,7 +14,9 @@ from feedbus.broker.refused_messages import NACKED, raise_refused
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import PublishError, Unroutable
 from feedbus.wire import Outgoing
-from tests.systems import System, closing_store, queue
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from feedbus.runner.waiting_limit import RetryLimit, SwitchLimit
 from feedbus.topology import Consumer
-from tests.systems import undeclared
+from tests.small_topologies import undeclared
 
 
 def consumer(limit: int) -> Consumer:

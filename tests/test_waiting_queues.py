@@ -25,7 +25,8 @@ from tests.ordered_queues import (
     work,
 )
 from tests.projects import wait_until
-from tests.systems import sharded, systems_on
+from tests.small_topologies import sharded
+from tests.system_fixtures import systems_on
 
 make = systems_on("embedded", versions.chosen()[-1])
 

@@ -21,7 +21,9 @@ from tests.ordered_queues import (
     Failing,
     waiting_in,
 )
-from tests.systems import System, sharded, systems_on
+from tests.small_topologies import sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
 
 make = systems_on("embedded", versions.chosen()[-1])
 

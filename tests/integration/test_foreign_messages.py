@@ -24,7 +24,8 @@ from feedbus.topology import RetryPolicy
 from feedbus.wire.amqp_encoding import read_properties
 from servers import versions
 from tests import raw_client as raw
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 EXAMPLES = int(os.environ.get("FEEDBUS_FUZZ_EXAMPLES", "400"))  # on each of three brokers

@@ -13,7 +13,8 @@ from feedbus.generations import topology_setup
 from feedbus.store.peewee import close_bound
 from servers.rabbitmq import RabbitMQ
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import BATCH, System, sharded
+from tests.small_topologies import BATCH, sharded
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 MESSAGES = 200

@@ -12,7 +12,8 @@ from feedbus.bus import Bus
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound, database
 from tests.projects import wait_until
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 COUNT = 1_500

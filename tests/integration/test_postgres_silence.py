@@ -29,8 +29,9 @@ from feedbus.store.peewee import (
 from feedbus.store.stale_server_sessions import ServerSession, StaleServerSessions
 from servers.proxy import SilentProxy
 from tests.projects import wait_until
+from tests.small_topologies import queue
 from tests.stores import MAKERS
-from tests.systems import System, queue
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 SHORT = "?options=-c%20statement_timeout%3D1s"

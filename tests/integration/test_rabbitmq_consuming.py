@@ -24,7 +24,8 @@ from feedbus.store.peewee import close_bound, database
 from store import migrations
 from tests.projects import PATIENCE_SECONDS, meanwhile, wait_until
 from tests.site import served, topology_in, waiting
-from tests.systems import System, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 OUTAGES = "feedbus_outages_total"

@@ -22,7 +22,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from feedbus.urls import parse_broker_url, parse_management_url
 from servers.rabbitmq import RabbitMQ
-from tests.systems import System, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 PROJECT = Path(__file__).parents[2]

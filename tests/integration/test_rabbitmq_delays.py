@@ -13,7 +13,8 @@ from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import Retry
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import System, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.systems import System
 
 MESSAGES = 60
 LONGEST_SECONDS = 12.0

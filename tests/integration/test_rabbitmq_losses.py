@@ -23,7 +23,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
 from servers.rabbitmq import RabbitMQ
 from tests.projects import wait_until
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 OUTAGES = "feedbus_outages_total"

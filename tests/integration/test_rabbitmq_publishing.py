@@ -22,7 +22,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
 from servers.rabbitmq import RabbitMQ
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import System, queue
+from tests.small_topologies import queue
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 BLOCKED = "feedbus_publisher_blocked_seconds_total"

@@ -17,7 +17,8 @@ from feedbus.urls import parse_broker_url
 from servers.proxy import SilentProxy
 from tests.ordered_queues import LATER, Failing, published, work
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import BATCH, System, queue
+from tests.small_topologies import BATCH, queue
+from tests.systems import System
 
 pytestmark = pytest.mark.integration
 OUTAGES = "feedbus_outages_total"

@@ -25,7 +25,8 @@ from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
 from servers import versions
 from tests import raw_client as raw
-from tests.systems import System, publish_confirmed, queue, sharded
+from tests.small_topologies import queue, sharded
+from tests.systems import System, publish_confirmed
 
 pytestmark = pytest.mark.integration
 

@@ -26,7 +26,8 @@ from tests.conformance.drive import (
     texts,
 )
 from tests.projects import PATIENCE_SECONDS
-from tests.systems import System, sharded
+from tests.small_topologies import sharded
+from tests.systems import System
 
 TASKS = Queue("tasks", Exchange("tasks", "direct"), routing_key="t")
 

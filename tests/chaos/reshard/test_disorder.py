@@ -21,7 +21,8 @@ from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from servers.rabbitmq import RabbitMQ
-from tests.systems import BATCH, System, sharded
+from tests.small_topologies import BATCH, sharded
+from tests.systems import System
 
 WEIGHTS = (10, 9, 1, 2, 30, 3, 1, 1, 4, 12, 2, 1)
 KEYS = [f"key-{number}" for number in range(600)]
