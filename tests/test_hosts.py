@@ -14,7 +14,7 @@ from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement, decode
 from feedbus.hosts.assignment import assign
 from feedbus.hosts.assignment_file import AssignedConsumer, SeenHost, Sharing
-from feedbus.hosts.membership import GONE_SECONDS, LISTEN_SECONDS, Membership
+from feedbus.hosts.running_hosts import GONE_SECONDS, LISTEN_SECONDS, Membership
 
 HOSTS = st.sets(st.sampled_from("abcdefg"), min_size=1, max_size=6)
 SHARDS = st.dictionaries(st.sampled_from(["feed", "mail", "sms"]), st.integers(1, 13), min_size=1)

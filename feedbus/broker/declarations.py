@@ -22,8 +22,8 @@ EXPIRES_MARGIN_MILLISECONDS = 60_000
 def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; existing objects are not changed.
 
-    External objects must exist; see feedbus.broker.external. The entry of a hash exchange is not
-    bound to its ring here; see feedbus.generations.switch.
+    External objects must exist; see feedbus.broker.external_objects. The entry of a hash exchange
+    is not bound to its ring here; see feedbus.generations.switch.
 
     Raises:
         UsageError: an exchange or queue exists with other arguments.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from feedbus import broker
-from feedbus.broker import external
+from feedbus.broker import external_objects
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors, ring_state, switch
@@ -83,7 +83,7 @@ class Drain:
             hashed = self._topology.on_ring(self._consumer.queue)
             if hashed or not broker.queue_exists(connection, self._names.queue(self._consumer)):
                 if self._consumer.queue.external_name:
-                    raise BrokerOutage(external.missing_queue(self._consumer.queue))
+                    raise BrokerOutage(external_objects.missing_queue(self._consumer.queue))
                 msg = (
                     f"broker: there is no queue {self._names.queue(self._consumer)} for"
                     f" {self._consumer.name}; `feedbus apply` declares it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feedbus import broker
-from feedbus.broker import declarations, external, project_marks, timer_objects
+from feedbus.broker import declarations, external_objects, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state
@@ -39,7 +39,7 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
         broker.outage(connection, topology.broker_url),
         broker.locked(connection, topology),
     ):
-        external.check_on_broker(connection, topology)
+        external_objects.check_on_broker(connection, topology)
         channel = connection.channel()
         before = ring_state.read_all_locked(channel, topology)
         older_topology_files.refuse_older(before.values(), topology)

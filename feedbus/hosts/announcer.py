@@ -13,8 +13,8 @@ from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.announcement_link import Link
 from feedbus.hosts.assignment_file import SeenHost, Sharing
-from feedbus.hosts.membership import Membership
 from feedbus.hosts.ready_consumers import ReadyConsumers
+from feedbus.hosts.running_hosts import Membership
 from feedbus.hosts.topology_file import digest_in_use, host_id
 from feedbus.logs import EventLog
 from feedbus.topology import Topology

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from feedbus import broker
-from feedbus.broker import external, inventory
+from feedbus.broker import external_objects, inventory
 from feedbus.broker.inventory import Inventory
 from feedbus.generations import ring_state
 from feedbus.generations.ring_state import State
@@ -41,7 +41,7 @@ def make_plan(
 
     """
     seen = inventory.take(topology)
-    external.check_seen(topology, seen)
+    external_objects.check_seen(topology, seen)
     states = _states(topology, seen)
     comparison = Comparison(topology, seen, states, delete_nonempty)
     work = comparison.work()

@@ -20,7 +20,7 @@ from feedbus.handling.parameters.offered_values import (
     GivenDeadLetter,
     Offer,
 )
-from feedbus.handling.parameters.resource import Resource, declared, resource
+from feedbus.handling.parameters.resource_functions import Resource, declared, resource
 
 __all__ = [
     "ASKED_FOR",

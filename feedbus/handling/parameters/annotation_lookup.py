@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, namespace
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
-from feedbus.handling.parameters.resource import Resource, declared, match
+from feedbus.handling.parameters.resource_functions import Resource, declared, match
 
 Want = str | Resource
 UNIONS = (typing.Union, types.UnionType)

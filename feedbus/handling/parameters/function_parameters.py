@@ -12,7 +12,7 @@ from typing import Any
 from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, place
 from feedbus.handling.parameters.annotation_lookup import Want, shown, wanted
 from feedbus.handling.parameters.offered_values import BUS, OPENING, UNANNOTATED, Given, Offer
-from feedbus.handling.parameters.resource import Resource
+from feedbus.handling.parameters.resource_functions import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

@@ -1,7 +1,7 @@
 """The embedded broker: RabbitMQ's semantics in one SQLite file, without a server.
 
 To understand it, read the modules `schema` (the tables), `routing` (the queues of a message),
-`delivery` (the deliveries of a consumer) and `connection` (how an idle consumer is woken).
+`queued_messages` (how a consumer gets messages) and `connection` (how an idle consumer is woken).
 """
 
 from kombu.transport import TRANSPORT_ALIASES

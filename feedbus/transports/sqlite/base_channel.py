@@ -11,7 +11,7 @@ from amqp.exceptions import ChannelError, FrameSyntaxError, RecoverableConnectio
 from amqp.exceptions import ConnectionError as BrokenConnection
 from kombu.transport.base import StdChannel
 
-from feedbus.transports.sqlite import delivery, delivery_owners
+from feedbus.transports.sqlite import delivery_owners, queued_messages
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.confirms import Outcome, PublishedMessage
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
@@ -113,9 +113,9 @@ class BaseChannel(StdChannel):
         with link.write() as tx:
             for consumer in list(self._group.consumers.values()):
                 unseen = self._inbox.forget(consumer)
-                delivery.put_back(tx, link.owner, unseen, delivered=False)
+                queued_messages.put_back(tx, link.owner, unseen, delivered=False)
                 delivery_owners.end_consumer(tx, consumer.id)
-            delivery.put_back(tx, link.owner, [held.message for held in self._held.values()])
+            queued_messages.put_back(tx, link.owner, [held.message for held in self._held.values()])
         self._held.clear()
 
     def close(self) -> None:

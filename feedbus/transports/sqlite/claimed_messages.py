@@ -6,8 +6,8 @@ import json
 from collections import deque
 
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
-from feedbus.transports.sqlite.delivery import claim, content_of, settle
 from feedbus.transports.sqlite.delivery_owners import is_entered
+from feedbus.transports.sqlite.queued_messages import claim, content_of, settle
 from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 

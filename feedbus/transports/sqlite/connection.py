@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.consumers import Consumer
-from feedbus.transports.sqlite.delivery import put_back
+from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.registration import RegisteredConnection
 
 if TYPE_CHECKING:

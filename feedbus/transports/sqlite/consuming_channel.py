@@ -14,7 +14,7 @@ from amqp.exceptions import (
     PreconditionFailed,
 )
 
-from feedbus.transports.sqlite import delivery, delivery_owners, queues
+from feedbus.transports.sqlite import delivery_owners, queued_messages, queues
 from feedbus.transports.sqlite.base_channel import BaseChannel, Unsettled
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.message_content import unpack
@@ -115,7 +115,7 @@ class ConsumingChannel(BaseChannel):
             return  # a callback has closed the channel
         unseen = self._inbox.forget(consumer)
         with self._method() as tx:
-            delivery.put_back(tx, link.owner, unseen, delivered=False)
+            queued_messages.put_back(tx, link.owner, unseen, delivered=False)
             delivery_owners.end_consumer(tx, consumer.id)
 
     def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
@@ -148,13 +148,13 @@ class ConsumingChannel(BaseChannel):
         with self._method() as tx:
             found = queues.find_queue(tx, queue, owner, (60, 70))
             queues.touch(tx, found)
-            taken = delivery.claim(tx, found, owner, 1, 1)
+            taken = queued_messages.claim(tx, found, owner, 1, 1)
             if not taken:
                 return None
             ((message, returns),) = taken
-            content = delivery.content_of(tx, message)
+            content = queued_messages.content_of(tx, message)
             if no_ack:
-                delivery.settle(tx, owner, [message])
+                queued_messages.settle(tx, owner, [message])
             left = tx.depth(found.id)
         arrival = Arrival(None, message, returns, found.quorum, no_ack, content)
         got = self._open(arrival, None)
@@ -191,7 +191,7 @@ class ConsumingChannel(BaseChannel):
             tags = find_tags()  # an unknown one closes the channel
             messages = [self._held[tag].message for tag in tags]
             owner = self._link.owner or 0
-            held = delivery.settle(tx, owner, messages)
+            held = queued_messages.settle(tx, owner, messages)
             fenced = held < len(messages) and not delivery_owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
@@ -211,9 +211,9 @@ class ConsumingChannel(BaseChannel):
             message = self._held[delivery_tag].message
             owner = self._link.owner or 0
             if requeue:
-                held = bool(delivery.put_back(tx, owner, [message]))
+                held = bool(queued_messages.put_back(tx, owner, [message]))
             else:
-                held = delivery.reject(tx, owner, message)
+                held = queued_messages.reject(tx, owner, message)
             fenced = not held and not delivery_owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
@@ -233,7 +233,7 @@ class ConsumingChannel(BaseChannel):
                 raise AMQPNotImplementedError(msg, (60, 110))
             tags = list(self._held)
             messages = [self._held[tag].message for tag in tags]
-            delivery.put_back(tx, self._link.owner or 0, messages)
+            queued_messages.put_back(tx, self._link.owner or 0, messages)
         self._released(tags)
 
     def _tags(self, delivery_tag: int, *, multiple: bool) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from amqp.protocol import queue_declare_ok_t
 
-from feedbus.transports.sqlite import bindings, delivery, exchanges, queues
+from feedbus.transports.sqlite import bindings, exchanges, queued_messages, queues
 from feedbus.transports.sqlite.base_channel import BaseChannel
 from feedbus.transports.sqlite.message_content import check_key
 from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
@@ -104,7 +104,7 @@ class DeclaringChannel(BaseChannel):
                     arguments=arguments or {},
                 )
             if found.expiring:
-                delivery.expire_head(tx, found)
+                queued_messages.expire_head(tx, found)
             (consumers,) = tx.execute(
                 "SELECT count(*) FROM consumers WHERE queue = ?", (found.id,)
             ).fetchone()
@@ -175,4 +175,4 @@ class DeclaringChannel(BaseChannel):
         """Delete a queue's ready messages; return how many there were."""
         with self._method() as tx:
             found = queues.find_queue(tx, queue, self._link.owner, (50, 30))
-            return delivery.purge(tx, found)
+            return queued_messages.purge(tx, found)

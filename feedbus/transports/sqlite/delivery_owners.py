@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from feedbus.transports.sqlite.backend_interfaces import Liveness
-from feedbus.transports.sqlite.delivery import put_back
 from feedbus.transports.sqlite.liveness import process_namespace
+from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.queues import delete_queue, touch
 from feedbus.transports.sqlite.transactions import Transaction
 

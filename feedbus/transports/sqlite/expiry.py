@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.transports.sqlite.delivery import arm, expire_head, head_expiry, keep_limits
+from feedbus.transports.sqlite.queued_messages import arm, expire_head, head_expiry, keep_limits
 from feedbus.transports.sqlite.queues import delete_queue
 from feedbus.transports.sqlite.routing import Queue, load_routes
 from feedbus.transports.sqlite.transactions import Transaction

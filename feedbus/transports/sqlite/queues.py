@@ -7,7 +7,6 @@ import json
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
 from feedbus.transports.sqlite.bindings import drop_bindings_to
-from feedbus.transports.sqlite.delivery import arm, purge
 from feedbus.transports.sqlite.equivalence import (
     DECLARE_QUEUE,
     Arguments,
@@ -15,6 +14,7 @@ from feedbus.transports.sqlite.equivalence import (
     same_argument,
 )
 from feedbus.transports.sqlite.queue_arguments import check_arguments
+from feedbus.transports.sqlite.queued_messages import arm, purge
 from feedbus.transports.sqlite.routing import QUEUE, Queue, make_queue
 from feedbus.transports.sqlite.transactions import Transaction
 

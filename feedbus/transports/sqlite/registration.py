@@ -15,10 +15,10 @@ from amqp.exceptions import RecoverableConnectionError
 from feedbus.transports.sqlite import forks
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL
-from feedbus.transports.sqlite.delivery import keep_limits
 from feedbus.transports.sqlite.delivery_owners import enter, reap, take_out
 from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace
+from feedbus.transports.sqlite.queued_messages import keep_limits
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 

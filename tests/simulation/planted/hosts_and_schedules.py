@@ -11,7 +11,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import queue_arguments
-from feedbus.hosts import assignment_file, membership
+from feedbus.hosts import assignment_file, running_hosts
 from feedbus.runner import (
     run_state,
 )
@@ -68,12 +68,12 @@ def ids_of_a_schedule_that_no_two_hosts_share() -> list[Change]:
 
 def hosts_that_are_never_missed() -> list[Change]:
     """Count a host as running although it announces itself no more."""
-    return [(membership, "GONE_SECONDS", math.inf)]
+    return [(running_hosts, "GONE_SECONDS", math.inf)]
 
 
 def announcements_that_nobody_hears() -> list[Change]:
     """Let each host take itself for the only one."""
-    return [(membership.Membership, "note", lambda *_: None)]
+    return [(running_hosts.Membership, "note", lambda *_: None)]
 
 
 def hosts_that_keep_what_they_had() -> list[Change]:
