@@ -16,8 +16,8 @@ from feedbus.topology import Topology
 class Inventory:
     """A topology's exchanges and queues by name, and the bindings between them in their order.
 
-    The bindings of the timer's exchanges are separate. The objects by which hosts announce
-    themselves are left out: they are deleted with the hosts' connections.
+    The bindings of the timer's exchanges are only in `timer_bindings`. The objects by which hosts
+    announce themselves are left out: they are deleted with the hosts' connections.
     """
 
     exchanges: Mapping[str, SeenExchange]

@@ -1,6 +1,6 @@
 """Metrics: each process writes them to its own file, and `/metrics` reads the files of all."""
 
-from feedbus.metrics.catalogue import Limit, Outcome, Part, Verdict
+from feedbus.metrics.catalogue import Limit, OutagePart, Outcome, Verdict
 from feedbus.metrics.exposition import (
     CONTENT_TYPE,
     Settled,
@@ -17,8 +17,8 @@ __all__ = [
     "ConsumerMetrics",
     "Limit",
     "Metrics",
+    "OutagePart",
     "Outcome",
-    "Part",
     "Settled",
     "Verdict",
     "deliveries",

@@ -7,13 +7,13 @@ from typing import Literal
 
 Verdict = Literal["ack", "reject", "retry", "dead_letter", "invalid", "drop"]
 Outcome = Literal["confirmed", "returned", "nacked", "unconfirmed"]
-Part = Literal["broker", "store", "handler"]
+OutagePart = Literal["broker", "store", "handler"]
 Limit = Literal["max_age", "max_length"]
 
 VERDICTS: tuple[Verdict, ...] = ("ack", "reject", "retry", "dead_letter", "invalid", "drop")
 OUTCOMES: tuple[Outcome, ...] = ("confirmed", "returned", "nacked", "unconfirmed")
 LIMITS: tuple[Limit, ...] = ("max_age", "max_length")
-PARTS: tuple[Part, ...] = ("broker", "store", "handler")
+OUTAGE_PARTS: tuple[OutagePart, ...] = ("broker", "store", "handler")
 
 
 @dataclass(frozen=True, slots=True)

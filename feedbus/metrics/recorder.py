@@ -13,14 +13,14 @@ from feedbus.logs import EventLog
 from feedbus.metrics import catalogue
 from feedbus.metrics.catalogue import (
     LIMITS,
+    OUTAGE_PARTS,
     OUTCOMES,
-    PARTS,
     RECORDED,
     VERDICTS,
     Family,
     Limit,
+    OutagePart,
     Outcome,
-    Part,
     Verdict,
 )
 from feedbus.metrics.counter_file import Counts
@@ -136,8 +136,8 @@ class ConsumerMetrics:
 
         self._deliveries = by(catalogue.DELIVERIES, VERDICTS)
         self._records = by(catalogue.RECORDS, VERDICTS)
-        self._outages = by(catalogue.OUTAGES, PARTS)
-        self._held = by(catalogue.HELD, PARTS)
+        self._outages = by(catalogue.OUTAGES, OUTAGE_PARTS)
+        self._held = by(catalogue.HELD, OUTAGE_PARTS)
         self._dropped = by(catalogue.DROPPED, LIMITS)
         self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
         self._taken_for_repeats = _Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
@@ -191,11 +191,11 @@ class ConsumerMetrics:
         """Count time for which an async handler blocked the event loop."""
         self._loop_blocked.add(seconds)
 
-    def outage(self, part: Part) -> None:
+    def outage(self, part: OutagePart) -> None:
         """Count one outage, when it begins."""
         self._outages[part].add(1)
 
-    def held(self, part: Part, seconds: float) -> None:
+    def held(self, part: OutagePart, seconds: float) -> None:
         """Count the time that a consumer waits during an outage, also while the outage lasts."""
         self._held[part].add(max(0.0, seconds))
 

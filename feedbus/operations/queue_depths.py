@@ -111,7 +111,7 @@ class QueueDepths:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection; a later read opens another."""
+        """Close the connection; a later read connects again."""
         with self._lock:
             self._drop()
 

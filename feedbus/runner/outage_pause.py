@@ -7,7 +7,7 @@ from collections.abc import Callable
 from feedbus.clock import Clock
 from feedbus.errors import FeedbusError, Outage, StoreOutage, UsageError
 from feedbus.logs import EventLog
-from feedbus.metrics import ConsumerMetrics, Part
+from feedbus.metrics import ConsumerMetrics, OutagePart
 
 events = EventLog(__name__)
 
@@ -104,7 +104,7 @@ class OutagePause:
         self._last_line, self._logged_at, self._folded = text, now, 0
 
 
-def part_of(error: FeedbusError) -> Part:
+def part_of(error: FeedbusError) -> OutagePart:
     """Return what is unavailable: the store, something else that a handler needs, or the broker."""
     if isinstance(error, StoreOutage):
         return "store"

@@ -32,7 +32,7 @@ class RelayBus(Protocol):
         """Publish rows together and wait for their confirms; return an error or None for each."""
 
     def close(self) -> None:
-        """Close the connection; the next publish opens another."""
+        """Close the connection; the next publish connects again."""
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:

@@ -74,7 +74,7 @@ class BaseChannel(StdChannel):
     @property
     def _link(self) -> RegisteredConnection:
         if self.connection is None or not self.is_open:
-            msg = "the channel is closed; open another"
+            msg = "the channel is closed; open another channel"
             raise RecoverableConnectionError(msg)
         self.connection.check_open()
         return self.connection

@@ -3,7 +3,7 @@
 SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
 its parent's locks. This is then also true for each connection that it opens to the same file.
 Therefore a fork waits until no thread uses an inherited file, and the child closes it before it
-opens another.
+opens a connection of its own.
 """
 
 from __future__ import annotations
