@@ -113,6 +113,20 @@ def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(store_url, 
     assert outbox_rows() == 0
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_no_row_passes_a_younger_row_of_its_key_that_was_added_before(store_url, hours):
+    for n, key in enumerate(["a", "a", "b", "b", "b"]):
+        bound().outbox.put("publish_tweet", {"n": n}, key)
+    moved = f"created_at + {hours * 3_600_000_000}"
+    ids = [entry.id for entry in bound().outbox.pending()]
+    sql = f"UPDATE feedbus_outbox SET created_at = {moved} WHERE id = :id"
+    for row in (ids[1], ids[2]):
+        bound().execute(sql, {"id": row})
+    bus = ListBus()
+    assert publish_pending(bound(), bus, "shop", older_than_seconds=60) == 1
+    assert [payload["n"] for _, payload, _, _ in bus.published] == [2]
+
+
 def test_a_refused_row_holds_back_its_own_key_alone(store_url):
     for n, key in enumerate(["bad", "good", "bad", "good"]):
         bound().outbox.put("publish_tweet", {"n": n}, key)

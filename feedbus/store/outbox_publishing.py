@@ -20,6 +20,7 @@ events = EventLog(__name__)
 
 IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by the process that added them
 ROWS = 500  # published in a round
+MOST_ROWS = 10_000  # rows of the keys of a round that are read
 
 
 class RelayBus(Protocol):
@@ -139,6 +140,22 @@ def publish_entries(
     return len(sent)
 
 
+def _keys_passed_over(store: Store, entries: Sequence[Entry]) -> set[Key]:
+    """Return the keys of which an earlier row was left out, because it is too young.
+
+    Usually rows are as old as their order says. They are not if the clock was set back, if the
+    clocks of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS: then rows
+    that were added meanwhile seem to come from the future, and earlier ones to be young.
+    """
+    last_of = {(entry.exchange, entry.key): entry.id for entry in entries}
+    if not last_of:
+        return set()
+    chosen = {entry.id for entry in entries}
+    rows = store.outbox.pending(MOST_ROWS, up_to=entries[-1].id, keys=last_of)
+    keys = ((row.id, (row.exchange, row.key)) for row in rows if row.id not in chosen)
+    return {key for row, key in keys if row < last_of[key]}
+
+
 def publish_pending(  # noqa: PLR0913 -- options, each given by name
     store: Store,
     bus: RelayBus,
@@ -171,6 +188,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         failure: Outage | None = None
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
+            if older_than_seconds:
+                stuck |= _keys_passed_over(store, entries)
             try:
                 published += publish_entries(store, bus, choose(entries), stuck)
             except Outage as error:
