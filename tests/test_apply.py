@@ -45,9 +45,9 @@ STEPS = [
         "disconnected",
         "connected",
         "appended",
-        "fenced",
         "settled",
         "switched",
+        "fenced",
     ),
     *("queue-removed", "deleted"),
 ]

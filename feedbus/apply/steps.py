@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,14 +17,17 @@ from feedbus.generations import (
     queue_replacement,
     ring_state,
     switch,
+    switch_notices,
 )
+from feedbus.generations.held_messages import repeat_while_full
 from feedbus.generations.queue_emptying import REFILLED
+from feedbus.generations.ring_state import State
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
 from feedbus.plan.comparison import make_plan
 from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
-from feedbus.wire.amqp_protocols import Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 
 # The ring, the queue of held messages and the retry queues are needed until the last message is
 # handled.
@@ -103,13 +106,20 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        with broker.locked(connection, topology):
+        made: list[dict[str, State]] = []  # the states before the changes, once these are made
+
+        def change(channel: Channel) -> list[State]:
+            states = ring_state.read_all_locked(channel, topology)
             if not older_file:
-                states = ring_state.read_all_locked(connection.channel(), topology)
                 older_topology_files.refuse_older(states.values(), topology)
-            _make(connection, topology, plan, supervisor)
-            _unbind(connection, topology, plan)
-            _switch(connection, topology, report)
+            if not made:
+                _make(connection, topology, plan, supervisor)
+                _unbind(connection, topology, plan)
+                made.append(states)
+            return _switch(channel, topology, made[0], report)
+
+        settled = repeat_while_full(connection, topology, change)
+        switch_notices.notify_consumers(connection, topology, settled)
         if supervisor is not None:
             supervisor.follow()
             step("followed")
@@ -184,17 +194,24 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     step("left-behind")
 
 
-def _switch(connection: Connection, topology: Topology, report: Callable[[str], None]) -> None:
-    channel = connection.channel()
+def _switch(
+    channel: Channel,
+    topology: Topology,
+    before: Mapping[str, State],
+    report: Callable[[str], None],
+) -> list[State]:
+    """Switch the rings that differ from their states before the apply; return the new states."""
+    states = []
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
-        known = ring_state.read_locked(channel, topology, exchange.name)
+        known = before.get(exchange.name)
         state = switch.make_current(channel, topology, exchange.name, report)
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
-    channel.close()
+        states.append(state)
     step("switched")
+    return states
 
 
 def _delete(

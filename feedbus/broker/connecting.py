@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from kombu.connection import Connection
 
 from feedbus.broker.kinds import broker_of
+from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.clock import Clock
 from feedbus.topology import Topology
 from feedbus.wire import amqp_protocols
@@ -38,15 +39,24 @@ def load_transport(topology: Topology) -> None:
 
 
 def locked(
-    connection: amqp_protocols.Connection, topology: Topology
+    connection: amqp_protocols.Connection,
+    topology: Topology,
+    *,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> AbstractContextManager[None]:
     """Hold the topology's lock, under which rings are switched; it is released if its holder dies.
 
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        wait_seconds: time limit for another process that holds it; 0 for a consumer, which must go
+            on to handle messages, and tries again later.
+
     Raises:
-        UsageError: another process holds it for longer than ten seconds.
+        UsageError: another process holds it for longer than wait_seconds.
 
     """
-    return broker_of(topology).locked(connection, topology.name)
+    return broker_of(topology).locked(connection, topology.name, wait_seconds)
 
 
 def refusal(topology: Topology) -> str:

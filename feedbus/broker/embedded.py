@@ -19,8 +19,6 @@ from feedbus.transports.sqlite.read_only_view import BrokerRows, survey
 from feedbus.urls import BrokerUrl
 from feedbus.wire import amqp_protocols
 
-LOCK_TIMEOUT_SECONDS = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -43,11 +41,11 @@ class Embedded:
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
 
     def locked(
-        self, connection: amqp_protocols.Connection, project: str
+        self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold a lock file next to the broker file; all projects in the file share it."""
         del connection, project
-        return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)
+        return locks.held(Path(f"{self.file}.lock"), wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects in the file; the file is read without a connection."""

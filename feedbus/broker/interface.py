@@ -99,12 +99,12 @@ class Broker(Protocol):
         """
 
     def locked(
-        self, connection: amqp_protocols.Connection, project: str
+        self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold a project's lock; it is released when its holder dies.
 
         Raises:
-            UsageError: another process holds it for too long.
+            UsageError: another process holds it for longer than wait_seconds.
 
         """
 

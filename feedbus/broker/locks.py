@@ -12,7 +12,7 @@ from feedbus.errors import UsageError
 from feedbus.process import file_locks
 from feedbus.wire.amqp_protocols import Connection
 
-QUEUE_TIMEOUT_SECONDS = 10.0
+WAIT_SECONDS = 10.0  # the default time limit for the lock of a topology
 QUEUE_POLL_SECONDS = 0.1
 
 
@@ -32,23 +32,25 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive_queue(connection: Connection, name: str, clock: Clock) -> Iterator[None]:
+def exclusive_queue(
+    connection: Connection, name: str, clock: Clock, wait_seconds: float
+) -> Iterator[None]:
     """Hold a lock in the form of a queue that is exclusive to one connection.
 
     Raises:
-        UsageError: another connection holds it for longer than QUEUE_TIMEOUT_SECONDS.
+        UsageError: another connection holds it for longer than wait_seconds.
 
     """
     from amqp.exceptions import ResourceLocked
 
-    deadline = clock.monotonic() + QUEUE_TIMEOUT_SECONDS
+    deadline = clock.monotonic() + wait_seconds
     while True:
         channel = connection.channel()
         try:
             channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
             break
         except ResourceLocked as error:
-            if clock.monotonic() > deadline:
+            if clock.monotonic() >= deadline:
                 msg = (
                     f"another `feedbus apply` or `feedbus up` is running (it has locked {name} on"
                     " the broker); wait until it has ended, or stop it"

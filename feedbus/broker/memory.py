@@ -43,10 +43,10 @@ class InMemory:
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
     def locked(
-        self, connection: amqp_protocols.Connection, project: str
+        self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold the project's lock: a queue that is exclusive to the connection."""
-        return exclusive_queue(connection, lock_queue(project), self.clock)
+        return exclusive_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return all objects of the broker."""

@@ -7,7 +7,7 @@ retries, dead letters, rows of the outbox, and messages that a change of a ring 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from amqp import spec
@@ -26,7 +26,6 @@ WINDOW = 1000  # messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
-FULL_SECONDS = 5.0  # after which a full queue is reported
 SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
 WOKEN_SECONDS = 0.01  # a pause after a wait that a thread has ended
 
@@ -37,10 +36,6 @@ class Publisher:
     If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
     because of one message, that message is refused, and the others are published. While the broker
     blocks publishers, the publisher waits.
-
-    Attributes:
-        on_full: called once in a call of send() if a queue is full for FULL_SECONDS.
-
     """
 
     def __init__(
@@ -65,7 +60,6 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
-        self.on_full: Callable[[], None] = lambda: None
         self._silent = False
         self._channel: Channel | None = connection.channel()
         # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
@@ -101,7 +95,6 @@ class Publisher:
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         started = self._clock.monotonic()
         refusals: list[Refusal] = []
-        reported = False
         while True:
             found = self._publish(messages)
             messages = [each.message for each in found if each.reason == NACKED]
@@ -113,9 +106,6 @@ class Publisher:
             seconds = self._clock.monotonic() - started
             if seconds >= self._nacked_seconds:
                 return refusals + found
-            if seconds >= FULL_SECONDS and not reported:
-                self.on_full()
-                reported = True
             refusals += [each for each in found if each.reason != NACKED]
             with self._blockage.waiting():
                 self._clock.sleep(NACKED_PAUSE_SECONDS)
@@ -240,25 +230,18 @@ def publish_all(
     connection: Connection,
     messages: Sequence[Outgoing],
     *,
-    at_once: int = WINDOW,
     nacked_seconds: float = math.inf,
-    on_full: Callable[[], None] = lambda: None,
 ) -> list[Refusal]:
     """Publish messages that a change of a ring moves; wait while queues are full.
 
     Args:
         connection: other code may use it, too.
         messages: the messages in their order.
-        at_once: how many messages are published before the first one is confirmed; 1 if a queue may
-            refuse a message and accept a later one, because it is full.
         nacked_seconds: time limit for a queue that is full.
-        on_full: called if a queue is full for FULL_SECONDS.
 
     Raises:
         BrokerOutage: the messages were not confirmed in time.
 
     """
     with Publisher(connection, nacked_seconds=nacked_seconds) as publisher:
-        publisher.on_full = on_full
-        parts = (messages[at : at + at_once] for at in range(0, len(messages), at_once))
-        return [refusal for part in parts for refusal in publisher.send(part)]
+        return publisher.send(messages)

@@ -264,11 +264,11 @@ class Drain:
         """Remove a generation from the state; return False if another process changes it."""
         while self._remembered(connection, generation):
             try:
-                with broker.locked(connection, self._topology):
+                with broker.locked(connection, self._topology, wait_seconds=0.0):
                     channel = connection.channel()
                     switch.forget_drained(channel, self._topology, generation)
                     channel.close()
-            except UsageError:  # a switch is in progress, or another consumer is doing this
+            except UsageError:  # a switch is in progress, or another consumer has the lock
                 return False
         return True
 

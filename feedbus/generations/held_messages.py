@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from feedbus.broker.publisher import WINDOW, publish_all
+from feedbus import broker
+from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
-from feedbus.generations.queue_emptying import Emptying
+from feedbus.generations.queue_emptying import AT_ONCE, Emptying
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp_protocols import Channel
+from feedbus.wire.amqp_protocols import Channel, Connection
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
 
+ROOM_SECONDS = 1.0  # between two attempts to append messages to a full queue
+
+Changed = TypeVar("Changed")
+
+
+class NoRoomError(Exception):
+    """A queue is full, so that a held message cannot be appended to it yet.
+
+    Attributes:
+        generation: the ring of the queue.
+
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        """Create it for the ring of a full queue."""
+        super().__init__(generation.exchange)
+        self.generation = generation
+
 
 def append_held(
-    channel: Channel,
-    names: Names,
-    exchange: str,
-    generations: Sequence[Generation],
-    on_full: Callable[[], None],
+    channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
-    """Append held messages, in their order, to the first of these generations that exists."""
-    waits = False
+    """Append held messages, in their order, to the first of these generations that exists.
 
-    def wait(generation: Generation) -> None:
-        nonlocal waits
-        if waits:
-            return
-        waits = True
-        shards = ", ".join(member for member, _ in generation.members)
-        events.warning(
-            "held_messages_wait",
-            f"{exchange}: messages that arrived during a change of its shards cannot be moved yet,"
-            f" because a queue of the old shards ({shards}) is full; they are moved when a consumer"
-            " has read messages from it",
-            exchange=exchange,
-        )
-        on_full()
+    Raises:
+        NoRoomError: a queue is full. The messages that are not appended yet are still held.
+
+    """
+    # One by one, so that no message overtakes one that a full queue has refused.
+    one_by_one = any(_may_refuse(names.topology, generation) for generation in generations)
 
     def append(messages: Sequence[Any]) -> None:
         moved = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
@@ -51,18 +57,70 @@ def append_held(
             refusals = publish_all(
                 channel.connection,
                 moved,
-                # One by one, so that no message overtakes one that a full queue has refused.
-                at_once=1 if _may_refuse(names.topology, generation) else WINDOW,
-                on_full=partial(wait, generation),
+                nacked_seconds=NACKED_SECONDS if one_by_one else math.inf,
             )
+            if any(each.outcome == "nacked" and not each.final for each in refusals):
+                raise NoRoomError(generation)
             refused = {id(each.message) for each in refusals}
             moved = [each for each in moved if id(each) in refused]
         if moved:
             msg = f"broker: no shard accepts {len(moved)} messages of queue {names.held(exchange)}"
             raise Outage(msg)
 
-    with Emptying(channel.connection, names.held(exchange), append) as emptying:
+    at_once = 1 if one_by_one else AT_ONCE
+    with Emptying(channel.connection, names.held(exchange), append, at_once=at_once) as emptying:
         emptying.move_all()
+
+
+def repeat_while_full(
+    connection: Connection,
+    topology: Topology,
+    change: Callable[[Channel], Changed],
+    on_full: Callable[[], None] = lambda: None,
+) -> Changed:
+    """Call a function that switches rings under the topology's lock, until no queue is full.
+
+    Between two calls, the lock is free. The consumers of old queues may need it before they can
+    make room.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        change: called with a channel. It continues after an interruption, as make_current() does.
+            Its result is returned.
+        on_full: called once if messages wait for room in a full queue.
+
+    Raises:
+        UsageError: another process holds the lock for too long.
+
+    """
+    waits = False
+    while True:
+        channel = connection.channel()
+        try:
+            with broker.locked(connection, topology):
+                found = change(channel)
+        except NoRoomError as error:
+            if not waits:
+                _report(error.generation)
+                on_full()
+            waits = True
+        else:
+            channel.close()
+            return found
+        channel.close()
+        broker.clock(topology).sleep(ROOM_SECONDS)
+
+
+def _report(generation: Generation) -> None:
+    shards = ", ".join(member for member, _ in generation.members)
+    events.warning(
+        "held_messages_wait",
+        f"{generation.exchange}: messages that arrived during a change of its shards cannot be"
+        f" moved yet, because a queue of the old shards ({shards}) is full; they are moved when a"
+        " consumer has read messages from it",
+        exchange=generation.exchange,
+    )
 
 
 def _may_refuse(topology: Topology, generation: Generation) -> bool:

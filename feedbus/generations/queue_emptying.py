@@ -37,7 +37,9 @@ class Emptying:
     feedbus.generations.probes.
     """
 
-    def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
+    def __init__(
+        self, connection: Connection, queue: str, move: Move | None, *, at_once: int = AT_ONCE
+    ) -> None:
         """Create the object with a separate channel of a connection.
 
         Args:
@@ -45,8 +47,10 @@ class Emptying:
             queue: the name of the queue on the broker.
             move: moves messages, and returns when the broker has confirmed them; None if the queue
                 may be deleted only if it is empty.
+            at_once: the number of messages that are moved together.
 
         """
+        self._at_once = at_once
         self._connection = connection
         self._channel = connection.channel()
         self._clock = self._channel.connection.clock
@@ -114,7 +118,7 @@ class Emptying:
             came = True
             if self._move is None:
                 break
-            taken = [self._came.popleft() for _ in range(min(AT_ONCE, len(self._came)))]
+            taken = [self._came.popleft() for _ in range(min(self._at_once, len(self._came)))]
             self._move(taken)
             self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
         return came

@@ -33,13 +33,13 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
     try:
         # The readers' copy of the state can be out of date. The state that is read under the lock
         # is not.
-        with broker.locked(connection, topology):
+        with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)
             if state is not None and state != seen:
                 ring_state.repair(channel, names, state)
             channel.close()
-    except UsageError:  # a switch is in progress
+    except UsageError:  # another process has the lock, perhaps for a switch
         return "switching"
     return _phase_of(names, state, queue)
 
@@ -50,12 +50,13 @@ def generations_since(
     """Return the generation of a shard's old queue and all later ones, the current one last.
 
     The caller holds the topology's lock. The result is empty if the queue is not old, or if the
-    latest switch is not complete.
+    switch that made it old is not complete.
     """
     names = Names(topology)
     state = ring_state.read_locked(channel, topology, exchange)
-    if state is None or not state.settled:
+    if _phase_of(names, state, queue) != "ending":
         return ()
+    assert state is not None  # noqa: S101 -- for the type checker
     chain = (*state.draining, state.current)
     for place, old in enumerate(state.draining):
         if queue in names.members(old):
@@ -64,8 +65,12 @@ def generations_since(
 
 
 def _phase_of(names: Names, state: State | None, queue: str) -> Phase:
-    if state is not None:
-        for old in state.draining:
-            if queue in names.members(old):
-                return "ending" if state.settled else "switching"
+    if state is None:
+        return "in use"
+    for old in state.draining:
+        if queue in names.members(old):
+            # A switch that is not complete concerns only the newest old ring: the switches before
+            # it were completed first, and no message is put into the queues of older rings.
+            newest = old == state.draining[-1]
+            return "switching" if newest and not state.settled else "ending"
     return "in use"

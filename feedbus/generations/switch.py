@@ -14,14 +14,13 @@ from dataclasses import replace
 from amqp.exceptions import NotFound
 
 from feedbus import broker
-from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
-from feedbus.generations import older_topology_files, probes, ring_state
+from feedbus.generations import older_topology_files, ring_state
 from feedbus.generations.held_messages import append_held
 from feedbus.generations.ring_state import State
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp_protocols import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE, KEY
 
 events = EventLog(__name__)
@@ -35,29 +34,31 @@ def make_current(
     topology: Topology,
     exchange: str,
     report: Callable[[str], None] | None = None,
-    *,
-    on_full: Callable[[], None] = lambda: None,
 ) -> State:
     """Make the ring that the topology declares the current one, and return the resulting state.
 
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
     ring, whose records are handled before the records of the new ring. So each key stays in order.
     After a crash, the function is called again, because every step can be repeated. It first
-    completes an interrupted switch, even if the topology has changed since.
+    completes an interrupted switch, even if the topology has changed since. After it, the caller
+    calls switch_notices.notify_consumers().
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
         exchange: the name of the exchange.
         report: called with the reason if the switch takes long.
-        on_full: called if held messages wait for a full queue.
+
+    Raises:
+        NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
+            caller releases the lock for a moment, and calls the function again.
 
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
     state = ring_state.read_locked(channel, topology, exchange)
     if state is not None and not state.settled:
-        state = _carry_out(channel, names, state, on_full)
+        state = _carry_out(channel, names, state)
     if state is None:
         state = older_topology_files.with_newer_source(State(wanted, settled=False), topology)
     elif same_ring(state.current, wanted) and not state.disordered:
@@ -69,7 +70,7 @@ def make_current(
             ring_state.repair(channel, names, state)
         # Usually, no held messages are left. A slow broker can have held some after the last
         # switch.
-        append_held(channel, names, exchange, (state.current,), on_full)
+        append_held(channel, names, exchange, (state.current,))
         return state
     else:
         draining = (*state.draining, state.current)
@@ -86,13 +87,13 @@ def make_current(
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
-    return _carry_out(channel, names, state, on_full)
+    return _carry_out(channel, names, state)
 
 
-def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[], None]) -> State:
+def _carry_out(channel: Channel, names: Names, state: State) -> State:
     """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
-    # The state is written first. While it is not settled, consumers delete no queue. After a crash,
-    # the ledger shows that this switch must be completed.
+    # The state is written first. While it is not settled, consumers delete no queue of the newest
+    # old ring. After a crash, the ledger shows that this switch must be completed.
     state = ring_state.write(channel, names, state)
     step("written")
     for old in state.draining:
@@ -107,16 +108,11 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
     # The held messages go to the newest old ring. If this step is repeated after a crash, that ring
     # may already be deleted; then they go to the new ring.
     generations = (*state.draining[-1:], state.current)
-    append_held(channel, names, state.current.exchange, generations, on_full)
+    append_held(channel, names, state.current.exchange, generations)
     if state.draining:
         step("appended")
-        for old in state.draining:
-            fence(channel, names, old)
-        step("fenced")
     state = ring_state.write(channel, names, replace(state, settled=True))
     step("settled")
-    for old in state.draining:
-        notify(channel.connection, names, old, state.current)
     return state
 
 
@@ -225,42 +221,3 @@ def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
             continue
         own_channel.close()
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")
-
-
-def fence(channel: Channel, names: Names, old: Generation) -> None:
-    """Publish a fence to each queue of a ring.
-
-    The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
-    generation, the consumer proves that it is empty and deletes it. The caller has removed all
-    bindings to the ring. A full queue without a consumer gets no fence: the consumer that begins to
-    read it puts a fence there.
-    """
-    connection = channel.connection
-    queues = names.members(old)
-    while queues:
-        fences = [probes.fence(queue, old.digest) for queue in queues]
-        refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
-        full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
-        queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
-
-
-def notify(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
-    """Notify the consumers of an old ring that it was replaced, before they reach the fences.
-
-    The notice is a fence in the waiting queue of each queue. It contains the current generation. So
-    the consumers do not have to read the state: only one process at a time can read it. A consumer
-    that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
-    version, learns of the switch when it reads the fence of its queue.
-    """
-    waiting = [names.waiting(queue) for queue in names.members(old)]
-    read = [queue for queue in waiting if broker.consumers(connection, queue)]
-    body = ring_state.encode_generation(current)
-    notices = [probes.fence(queue, old.digest, body=body) for queue in read]
-    publish_all(connection, notices, nacked_seconds=0.0)
-
-
-def _has_no_consumer(connection: Connection, queue: str) -> bool:
-    """Whether a queue has messages and no consumer."""
-    # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers; then the result
-    # is False, and the fence is tried again.
-    return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feedbus import broker
-from feedbus.broker import declarations, external_objects, project_marks, timer_objects
+from feedbus.broker import declarations, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import older_topology_files, queue_replacement, ring_state
+from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
+from feedbus.generations.held_messages import repeat_while_full
 from feedbus.generations.ring_state import State
 from feedbus.generations.switch import make_current
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
 from feedbus.units import counted
-from feedbus.wire.amqp_protocols import Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 
 events = EventLog(__name__)
 
@@ -34,26 +35,18 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
             to be declared again.
 
     """
+    before: dict[str, State] = {}
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
-        broker.locked(connection, topology),
     ):
-        external_objects.check_on_broker(connection, topology)
-        channel = connection.channel()
-        before = ring_state.read_all_locked(channel, topology)
-        older_topology_files.refuse_older(before.values(), topology)
-        project_marks.claim(channel, topology)
-        _end_replacements(connection, topology)
-        broker.declare(channel, topology)
-        timer_objects.restore(channel, Names(topology))
-        for seen in before.values():
-            _refuse_consumed(connection, topology, seen)
-        states = {
-            exchange.name: make_current(channel, topology, exchange.name, on_full=on_full)
-            for exchange in topology.exchanges.values()
-            if exchange.hashed
-        }
+
+        def change(channel: Channel) -> dict[str, State]:
+            external_objects.check_on_broker(connection, topology)
+            return _declare_and_switch(channel, topology, before)
+
+        states = repeat_while_full(connection, topology, change, on_full)
+        switch_notices.notify_consumers(connection, topology, states.values())
     for name, state in before.items():
         earlier, now = state.current, states[name].current
         if earlier != now:
@@ -67,6 +60,34 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
                 generation=now.digest,
             )
     return states
+
+
+def _declare_and_switch(
+    channel: Channel, topology: Topology, before: dict[str, State]
+) -> dict[str, State]:
+    """Declare a topology and make its rings current; return the states of the rings.
+
+    Args:
+        channel: a channel to the broker; the caller holds the topology's lock.
+        topology: the topology.
+        before: gets the states before the first call.
+
+    """
+    connection = channel.connection
+    seen = ring_state.read_all_locked(channel, topology)
+    older_topology_files.refuse_older(seen.values(), topology)
+    project_marks.claim(channel, topology)
+    _end_replacements(connection, topology)
+    broker.declare(channel, topology)
+    timer_objects.restore(channel, Names(topology))
+    for name in sorted(seen.keys() - before.keys()):  # later, consumers of this host run
+        _refuse_consumed(connection, topology, seen[name])
+        before[name] = seen[name]
+    return {
+        exchange.name: make_current(channel, topology, exchange.name)
+        for exchange in topology.exchanges.values()
+        if exchange.hashed
+    }
 
 
 def _refuse_consumed(connection: Connection, topology: Topology, state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from feedbus import broker
@@ -15,6 +16,8 @@ from feedbus.topology import Generation, Topology
 from feedbus.wire import Delivery
 
 events = EventLog(__name__)
+
+AGAIN_SECONDS = 10.0  # between two attempts to record that a ring must be repaired
 
 
 class MisplacementCheck:
@@ -31,6 +34,8 @@ class MisplacementCheck:
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
         self._reported: set[Generation] = set()
+        self._clock = broker.clock(topology)
+        self._again_at = -math.inf
 
     def use_rings(self, states: Iterable[State]) -> None:
         """Use the rings of these states."""
@@ -60,7 +65,7 @@ class MisplacementCheck:
         owner = self._rings[generation].route(key)
         if owner == member:
             return False
-        if generation not in self._reported:
+        if generation not in self._reported and self._clock.monotonic() >= self._again_at:
             self._reported.add(generation)
             self._report(generation, queue, key, owner)
         return True
@@ -78,15 +83,16 @@ class MisplacementCheck:
             with (
                 broker.connect(self._topology) as connection,
                 broker.outage(connection, self._topology.broker_url),
-                broker.locked(connection, self._topology),
+                broker.locked(connection, self._topology, wait_seconds=0.0),
             ):
                 switch.record_disorder(connection.channel(), self._topology, generation)
         except (Outage, UsageError) as error:
             self._reported.discard(generation)
+            self._again_at = self._clock.monotonic() + AGAIN_SECONDS
             events.warning(
                 "misplaced_not_recorded",
                 f"feedbus could not record that the ring of exchange {generation.exchange} must be"
-                " repaired; it tries again with the next message on a wrong shard",
+                " repaired; it tries again with a later message on a wrong shard",
                 exchange=generation.exchange,
                 error=error,
             )

@@ -74,9 +74,9 @@ class WaitingRecordMover:
         try:
             # Under the lock, the current generation remains the current one. So none of its queues
             # can be deleted before the records are there.
-            with broker.locked(connection, self._topology):
+            with broker.locked(connection, self._topology, wait_seconds=0.0):
                 return self._move(connection, queue, waiting_queue, records, arrivals)
-        except UsageError:  # a switch is in progress
+        except UsageError:  # another process has the lock, perhaps for a switch
             return False
 
     def _move(

@@ -118,11 +118,13 @@ class Protocol:
             yield from self._end_switch(world)
 
     def _begin_switch(self, world: World) -> Iterator[World]:
-        current, _, settled = world.reported
+        current, draining, settled = world.reported
         if not settled and ("ending" not in self.without or world.goals[:1] == (current,)):
             yield replace(world, step=self._steps[1])
         elif world.goals and world.goals[0] <= current:
-            yield replace(world, goals=world.goals[1:])
+            # What is settled may lack its fences, if whoever settled it died then.
+            ended = replace(world, goals=world.goals[1:])
+            yield replace(ended, step="fence") if draining else ended
         elif world.goals:
             yield replace(put(world, world.goals[0]), step="write")
 
@@ -131,12 +133,13 @@ class Protocol:
         steps = ["write", "leave keys", "leave entry", "lead entry", "lead keys"]
         if "leaving first" in self.without:
             steps = ["write", "lead entry", "lead keys", "leave keys", "leave entry"]
-        last = ["fence", "append"] if "appending first" in self.without else ["append", "fence"]
-        return [*steps, *last, "settle"]
+        if "appending first" in self.without:
+            return [*steps, "settle", "fence", "append"]
+        return [*steps, "append", "settle", "fence"]
 
     def _on(self, world: World, **changes: Any) -> World:
         """Do what a step does and go on to the next."""
-        following = self._steps[self._steps.index(world.step) + 1]
+        following = [*self._steps, IDLE][self._steps.index(world.step) + 1]
         return replace(world, step=following, **changes)
 
     def _end_switch(self, world: World) -> Iterator[World]:
@@ -155,9 +158,7 @@ class Protocol:
                     world = put(world, old, FENCE)
             yield self._on(world)
         elif world.step == "settle":
-            yield replace(
-                world, reported=(current, draining, True), before=world.reported, step=IDLE
-            )
+            yield self._on(world, reported=(current, draining, True), before=world.reported)
 
     def _consume(self, world: World, place: int) -> Iterator[World]:
         view = world.views[place]
@@ -204,7 +205,7 @@ class Protocol:
             yield remove(effect, target, tuple(rest))
             if world.deaths:  # after the effect and before the ack
                 yield replace(look(effect, place, None), deaths=world.deaths - 1)
-        elif not world.reported[2]:
+        elif not world.reported[2] and target not in world.reported[1][:-1]:
             return  # it waits: more may be appended until the switch is settled
         elif rest:
             yield remove(world, target, tuple(rest))

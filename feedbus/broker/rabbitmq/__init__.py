@@ -63,10 +63,10 @@ class RabbitMQ:
             return opened(_connection(last, beating=beating), last)
 
     def locked(
-        self, connection: amqp_protocols.Connection, project: str
+        self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold the project's lock: a queue that is exclusive to the connection."""
-        return exclusive_queue(connection, lock_queue(project), self.clock)
+        return exclusive_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects that the management API lists; AMQP gives the message counts.

@@ -20,7 +20,7 @@ from tests.chaos.reshard.publishing import PAUSE
 KEYS = 2_000
 MOST_BACKLOG = 50_000  # records; with more, publishing pauses, so that kills go on until the end
 FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
-STEPS = ("declared", "written", "disconnected", "connected", "appended", "fenced", "settled")
+STEPS = ("declared", "written", "disconnected", "connected", "appended", "settled", "fenced")
 
 
 class Arena:

@@ -7,7 +7,14 @@ from typing import Any
 from feedbus.dispatch import (
     waiting_records,
 )
-from feedbus.generations import drain, predecessors, probes, queue_emptying, switch
+from feedbus.generations import (
+    drain,
+    predecessors,
+    probes,
+    queue_emptying,
+    switch,
+    switch_notices,
+)
 from feedbus.runner import (
     old_queue_tracking,
     queue_reader,
@@ -17,7 +24,7 @@ from tests.simulation.planted.change import Change
 
 def lost_fences() -> list[Change]:
     """Put no fence at the end of an old queue."""
-    return [(switch, "fence", lambda *_, **__: None)]
+    return [(switch_notices, "fence", lambda *_: None)]
 
 
 def a_new_ring_read_too_soon() -> list[Change]:
@@ -69,8 +76,8 @@ def held_messages_behind_the_switch() -> list[Change]:
     """Append what was held to the new ring instead of the old one."""
     original = switch.append_held
 
-    def append(channel: Any, names: Any, exchange: str, generations: Any, on_full: Any) -> None:
-        original(channel, names, exchange, generations[-1:], on_full)
+    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
+        original(channel, names, exchange, generations[-1:])
 
     return [(switch, "append_held", append)]
 
@@ -115,8 +122,7 @@ def held_messages_settled_before_they_are_moved() -> list[Change]:
             came = True
             if self._move is None:
                 break
-            taken = list(self._came)
-            self._came.clear()
+            taken = [self._came.popleft() for _ in range(min(self._at_once, len(self._came)))]
             self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
             self._move(taken)
         return came

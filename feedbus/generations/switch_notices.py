@@ -1,0 +1,75 @@
+"""Notify the consumers of old rings of a switch: by notices, and by fences in the old queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from feedbus import broker
+from feedbus.broker.publisher import NACKED_SECONDS, publish_all
+from feedbus.broker_names import Names
+from feedbus.generations import probes, ring_state
+from feedbus.generations.ring_state import State
+from feedbus.generations.switch import step
+from feedbus.topology import Generation, Topology
+from feedbus.wire.amqp_protocols import Connection
+
+
+def notify_consumers(connection: Connection, topology: Topology, states: Iterable[State]) -> None:
+    """Notify the consumers of all old queues that the switches to these states are complete.
+
+    It can be repeated, and the next call does what an interrupted one has not done. The caller does
+    not hold the topology's lock: a fence can wait for room in a full queue, and the consumer of
+    that queue may need the lock before it can make room.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        states: the settled states of the rings.
+
+    """
+    names = Names(topology)
+    for state in states:
+        for old in state.draining:
+            notify(connection, names, old, state.current)
+        for old in state.draining:
+            fence(connection, names, old)
+        if state.draining:
+            step("fenced")
+
+
+def notify(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
+    """Notify the consumers of an old ring that it was replaced, before they reach the fences.
+
+    The notice is a fence in the waiting queue of each queue. It contains the current generation. So
+    the consumers do not have to read the state: only one process at a time can read it. A consumer
+    that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
+    version, learns of the switch when it reads the fence of its queue.
+    """
+    waiting = [names.waiting(queue) for queue in names.members(old)]
+    read = [queue for queue in waiting if broker.consumers(connection, queue)]
+    body = ring_state.encode_generation(current)
+    notices = [probes.fence(queue, old.digest, body=body) for queue in read]
+    publish_all(connection, notices, nacked_seconds=0.0)
+
+
+def fence(connection: Connection, names: Names, old: Generation) -> None:
+    """Publish a fence to each queue of a ring.
+
+    The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
+    generation, the consumer proves that it is empty and deletes it. The switch is complete before.
+    So a consumer that has received a fence goes on, and a full queue gets room. A full queue
+    without a consumer gets no fence: the consumer that begins to read it puts a fence there.
+    """
+    queues = names.members(old)
+    while queues:
+        fences = [probes.fence(queue, old.digest) for queue in queues]
+        refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
+        full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
+        queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
+
+
+def _has_no_consumer(connection: Connection, queue: str) -> bool:
+    """Whether a queue has messages and no consumer."""
+    # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers; then the result
+    # is False, and the fence is tried again.
+    return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)
