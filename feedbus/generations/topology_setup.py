@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feedbus import broker
-from feedbus.broker import declarations, project_marks, timer_objects
+from feedbus.broker import declarations, external_objects, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices

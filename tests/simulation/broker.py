@@ -66,15 +66,20 @@ class SimulatedBroker(MemoryBroker):
             " ORDER BY consumers.id"
         )
 
-    def dead_letters(self) -> list[tuple[dict[str, Any], str, bytes]]:
-        """Return the headers, the content type and the body of each dead letter."""
+    def dead_letters(self) -> list[tuple[dict[str, Any], str, str, bytes]]:
+        """Return the headers, the content type, the id and the body of each dead letter."""
         rows = self.tables.read(
             "SELECT properties, body FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message WHERE name LIKE '%.dead' ORDER BY message"
         )
         found = [(json.loads(properties), body) for properties, body in rows]
         return [
-            (properties.get("application_headers") or {}, properties.get("content_type", ""), body)
+            (
+                properties.get("application_headers") or {},
+                properties.get("content_type", ""),
+                properties.get("message_id", ""),
+                body,
+            )
             for properties, body in found
         ]
 

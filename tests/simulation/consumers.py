@@ -96,10 +96,9 @@ class Supervisor:
         process = system.scheduler.current
         assert process is not None
         process.at_death.append(lambda _: system.ready.discard(place))
-        process.at_death.append(
-            lambda killed: system.blame(process, consumer.queue.name) if killed else None
-        )
+        process.at_death.append(lambda killed: system.blame(process) if killed else None)
         with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
+            system.guards[process] = consumer.queue.name, crash_guard
             runner = Runner(
                 topology,
                 consumer,

@@ -11,6 +11,8 @@ KINDS = (
     *("restart", "restart", "pause", "service", "service", "cancel", "cancel"),
 )
 OF_STORES = ("store", "answer", "answer")  # besides, where there is a store
+FEW_SHARE = 0.5
+FEW = (1, 2, 3)  # kinds of faults in half of the seeds, many of a rare kind then
 KILLED_SHARE = 0.5  # of the outages: a process is killed while it waits for their end
 
 
@@ -21,6 +23,11 @@ class Faults:
         """Strike a system."""
         self._system = system
         self._left = system.scenario.faults
+        self._kinds = list((*KINDS, *OF_STORES) if system.scenario.stored else KINDS)
+        chosen = system.scheduler.random
+        if chosen.random() < FEW_SHARE:
+            few = chosen.sample(sorted({*self._kinds}), chosen.choice(FEW))
+            self._kinds = [kind for kind in self._kinds if kind in few]
 
     def strike(self) -> None:
         """Let something go wrong now and then."""
@@ -29,7 +36,6 @@ class Faults:
         if not self._left or not system.network.faulty or chosen.random() > 0.03:
             return
         self._left -= 1
-        kinds = (*KINDS, *OF_STORES) if system.scenario.stored else KINDS
         {
             "kill": self._kill,
             "cut": self._cut,
@@ -40,7 +46,7 @@ class Faults:
             "service": self._lose_service,
             "store": self._lose_store,
             "answer": self._lose_answer,
-        }[chosen.choice(kinds)]()
+        }[chosen.choice(self._kinds)]()
 
     def _cut(self) -> None:
         """Cut a connection."""
@@ -113,8 +119,7 @@ class Faults:
         until = self._moment(scheduler.random.choice((0.5, 10.0, 60.0)))
         scheduler.note("IS PAUSED", by=process.name)
         # feedbus may take the message in the handler for the reason of missing heartbeats.
-        for queue in ("work", "shard"):
-            self._system.blame(process.owner or process, queue)
+        self._system.blame(process.owner or process)
         ready, at = process.ready, process.until
         process.ready = None
         process.until = until if at is None else max(at, until)

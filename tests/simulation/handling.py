@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +51,12 @@ class Calls:
 
     def one(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record."""
-        self._note_given([message])
         with self._running(message):
             self.system.clock.sleep(self._seconds())
             self._handle(message, publisher(bus))
 
     async def one_async(self, message: dict[str, Any], bus: Any) -> None:
         """Handle a single record in the event loop."""
-        self._note_given([message])
         with self._running(message):
             await asyncio.sleep(self._seconds())
             self._handle(message, publisher(bus))
@@ -90,22 +88,13 @@ class Calls:
 
         Their effects could not be rolled back.
         """
-        self._note_given([single[0] for single in records.singles()])
         for single in records.singles():
             if not self.system.scenario.ordered or single[0]["key"] not in refused:
                 yield single
 
-    def _note_given(self, messages: Iterable[dict[str, Any]]) -> None:
-        """Note which records the process handles now."""
-        process, history = self.system.process(), self.system.history
-        given = {Record(each["key"], each["n"]) for each in messages}
-        if self.system.scenario.concurrency > 1:
-            given |= history.given.get(process, set())
-        history.given[process] = given
-
     def _seconds(self) -> float:
         """Return how long a record takes."""
-        return self.system.scheduler.random.choice((0.0, 0.001, 0.05, 1.0))
+        return self.system.scheduler.random.choice(self.system.scenario.seconds)
 
     @contextmanager
     def _running(self, message: dict[str, Any]) -> Iterator[None]:

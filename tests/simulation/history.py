@@ -35,8 +35,8 @@ class History:
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
         refused: how often a handler has refused each record of a queue.
-        given: the records that the handlers of each process have got last.
-        blamed: how often a process ended while its handler had only this record of a queue.
+        blamed: by queue and message id, how often a process ended, or stood still, while this was
+            the only message in its handler.
         fired: the moments of the schedule that a host has begun to record as fired.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
@@ -53,8 +53,7 @@ class History:
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
-    given: dict[object, set[Record]] = field(default_factory=dict)
-    blamed: Counter[tuple[str, Record]] = field(default_factory=Counter)
+    blamed: Counter[tuple[str, str]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0

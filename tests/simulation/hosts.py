@@ -18,7 +18,7 @@ from feedbus.hosts.announcer import Announcer
 from feedbus.hosts.assignment_file import AssignedConsumer
 from feedbus.topology import Topology
 from tests.simulation.consumers import Supervisor
-from tests.simulation.reached import replaced
+from tests.simulation.replacing import replaced
 from tests.simulation.scheduler import Process
 from tests.simulation.system import System
 

@@ -8,12 +8,14 @@ from tests.simulation.clock import START
 from tests.simulation.history import Record
 from tests.simulation.scenario import TICK_SECONDS, Scenario, records_of
 from tests.simulation.scheduler import SECONDS
-from tests.simulation.system import System
+from tests.simulation.system import DeadLetter, System
 
 
 def judge(system: System) -> list[str]:
     """Return what is wrong with the history."""
     done, queue, scenario = system.history, "shard", system.scenario
+    if scenario.threads > 1:
+        done.accepted = system.committed()
     letters = system.dead()
     kind = scenario.kind
     effects = done.effects[queue]
@@ -23,7 +25,7 @@ def judge(system: System) -> list[str]:
     free = unordered(system)
     caused = scenario.caused
     dead = {
-        name: {one for q, _, some in letters if q == name for one in some}
+        name: {one for letter in letters if letter.queue == name for one in letter.records}
         for name in ("work", queue)
     }
     faults += unfounded(system, letters)
@@ -66,19 +68,13 @@ def as_bytes(body: bytes | str) -> bytes:
     return body.encode() if isinstance(body, str) else body
 
 
-def unfounded(system: System, letters: list[tuple[str, str, list[Record]]]) -> list[str]:
-    """Return a fault for each dead letter that was not alone in a handler when processes ended.
-
-    A crash while a record is sent to the waiting queue is counted, too, and is not known here.
-    """
-    scenario = system.scenario
-    if scenario.ordered and (scenario.failing or scenario.full):
-        return []
-    blamed, limit = system.history.blamed, scenario.delivery_limit
+def unfounded(system: System, letters: list[DeadLetter]) -> list[str]:
+    """Return a fault for each dead letter that was not alone in a handler when processes ended."""
+    blamed, limit = system.history.blamed, system.scenario.delivery_limit
     return [
-        f"{queue}: {', '.join(map(str, records))} became a dead letter: {reason}"
-        for queue, reason, records in letters
-        if all(blamed[queue, each] < limit for each in records)
+        f"{each.queue}: {', '.join(map(str, each.records))} became a dead letter: {each.reason}"
+        for each in letters
+        if blamed[each.queue, each.message_id] < limit
     ]
 
 
@@ -130,9 +126,10 @@ def stuck(system: System) -> list[str]:
     """Return what is left at the end."""
     faults = [f"{name} does not end" for name in sorted(system.unfinished)]
     faults += system.waiting()
+    faults += [f"{each.queue}: a dead letter blocks a key" for each in system.blocking()]
     faults += system.disagreements()
     if system.ticks_late():
         faults.append("the schedule is not fired any more")
-    if rows := system.outbox_publishing():
+    if rows := system.outbox_rows():
         faults.append(f"{rows} messages stay in the outbox")
     return faults or ["the system does not come to rest"]

@@ -1,4 +1,4 @@
-"""The publishers of the simulated project, the relay of its outbox, and its schedule."""
+"""The publishers of the simulated project, its relay, its schedule, and its operator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 from feedbus.bus import LiveBus
+from feedbus.dead_letters import letters as dead_letters
+from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import Outage, PublishError
 from feedbus.metrics import Metrics
 from feedbus.schedules.scheduler import Scheduler
@@ -19,6 +21,8 @@ from tests.simulation.system import System
 MOST_RECORDS = 60  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0
+REQUEUE_SECONDS = 5.0
+PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
 SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
 
@@ -44,13 +48,20 @@ class Workload:
         self.most -= 1
         self.todo.append(Record(key, self.counts[key]))
 
+    def goes_on(self, system: System) -> bool:
+        """Whether more records are to be added to those of the scenario.
+
+        It is so while the number of shards changes, and until the seed has enough events.
+        """
+        few = system.scheduler.steps < LEAST_STEPS
+        return (few or "apply" in system.unfinished) and self.most > 0
+
 
 def publish(system: System, name: str, work: Workload) -> None:
-    """Publish records one after the other, each again until it is accepted.
-
-    While the number of shards changes, and until the seed has enough events, there are more of them
-    than the scenario says.
-    """
+    """Publish records one after the other, each again until it is accepted."""
+    if system.scenario.threads > 1:
+        publish_in_threads(system, name, work)
+        return
     todo, scheduler = work.todo, system.scheduler
     store, chosen = system.store(), scheduler.random
     bus = LiveBus(
@@ -59,17 +70,13 @@ def publish(system: System, name: str, work: Workload) -> None:
         store=None if isinstance(store, NoStore) else store,
     )
 
-    def more() -> bool:
-        few = scheduler.steps < LEAST_STEPS
-        return (few or "apply" in system.unfinished) and work.most > 0
-
     def accepted(some: list[Record]) -> None:
         scheduler.note(f"accepted {', '.join(map(str, some))}")
         system.history.accepted += some
         del todo[: len(some)]
 
     sure = not transactional(system)  # whether it is known what was committed
-    while todo or more():
+    while todo or work.goes_on(system):
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
@@ -86,7 +93,50 @@ def publish(system: System, name: str, work: Workload) -> None:
             sure = not transactional(system)
             continue
         accepted(some)
-        system.clock.sleep(chosen.choice((0.0, 0.0, 0.0, 0.01, 0.2, 2.0)))
+        system.clock.sleep(chosen.choice(PAUSES))
+    bus.close()
+    system.done(name)
+
+
+def publish_in_threads(system: System, name: str, work: Workload) -> None:
+    """Publish in transactions of several threads that share a bus.
+
+    The transactions determine the numbers of their records. So the numbers of a key are in the
+    order of the commits, and a number is used again after a rollback.
+    """
+    scheduler, store, chosen = system.scheduler, system.store(), system.scheduler.random
+    assert isinstance(store, SimulatedStore)
+    bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS, store=store)
+
+    def send(keys: list[str]) -> None:
+        with bus.transaction():
+            records = []
+            for key in keys:
+                records.append(Record(key, store.next_number(key)))
+                store.note_published(key, records[-1].n)
+            system.history.tried += records
+            _publish(system, bus, records)
+
+    def run() -> None:
+        while work.todo or work.goes_on(system):
+            if not work.todo:
+                work.add(chosen)
+            size = chosen.choice(SIZES)
+            keys = [each.key for each in work.todo[:size]]
+            del work.todo[:size]
+            try:
+                send(keys)
+            except (Outage, PublishError) as error:
+                scheduler.note(f"is refused: {type(error).__name__}: {error}")
+                system.clock.sleep(0.5)
+            system.clock.sleep(chosen.choice(PAUSES))
+
+    threads = [
+        system.clock.threads.start(f"{name}_{number}", run)
+        for number in range(system.scenario.threads)
+    ]
+    for thread in threads:
+        thread.join()
     bus.close()
     system.done(name)
 
@@ -135,6 +185,19 @@ def run_scheduler(system: System) -> None:
     """Run what fires the schedule on one host."""
     bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS)
     Scheduler(system.topology, bus, Metrics.none(), system.clock)._run()
+
+
+def run_operator(system: System) -> None:
+    """Requeue all dead letters now and then."""
+    topology = system.topology
+    while True:
+        system.clock.sleep(REQUEUE_SECONDS)
+        for queue in topology.queues.values():
+            try:
+                with dead_letters.opened(topology) as channel, Requeue(topology, queue) as back:
+                    dead_letters.settle(channel, topology, queue, lambda _: True, back.send)
+            except (Outage, PublishError) as error:
+                system.scheduler.note(f"cannot requeue: {error}")
 
 
 def run_relay(system: System) -> None:

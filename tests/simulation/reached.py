@@ -16,6 +16,7 @@ from feedbus.runner.run_state import Run
 from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from tests.simulation.history import Record
+from tests.simulation.replacing import replaced
 from tests.simulation.scenario import TICK
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.system import System
@@ -29,20 +30,6 @@ PATHS = (
     ("held", Emptying, "_drain"),
 )
 STEP_SECONDS = (0.0, 0.0, 0.5, 2.0)  # after a step of a switch
-
-
-@contextmanager
-def replaced(owner: Any, attribute: str, value: Any) -> Iterator[None]:
-    """Give an attribute another value within the block."""
-    before = owner.__dict__.get(attribute)  # None if it is inherited
-    setattr(owner, attribute, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, attribute)
-        else:
-            setattr(owner, attribute, before)
 
 
 @contextmanager
@@ -71,9 +58,12 @@ def noted_holds(system: System) -> Iterator[None]:
     hold = Run.hold
 
     def noted_hold(self: Run, *arguments: Any) -> None:
-        if system.scenario.concurrency == 1:
-            system.history.given.pop(system.process(), None)
-        hold(self, *arguments)
+        process = system.process()
+        system.holding.add(process)
+        try:
+            hold(self, *arguments)
+        finally:
+            system.holding.discard(process)
 
     with replaced(Run, "hold", noted_hold):
         yield

@@ -19,12 +19,13 @@ from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
-from tests.simulation.publishers import Workload, publish, run_relay, run_scheduler
+from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
 from tests.simulation.reached import counted, noted_firings, noted_holds, slow_switches, small
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
 from tests.simulation.system import System
+from tests.simulation.threads import simulated_locks
 
 KEYS = "abcde"
 FAULTY_SECONDS = 100.0
@@ -50,7 +51,13 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
     scheduler = Scheduler(seed, tracing=tracing)
     scenario = Scenario.of(scheduler)
     network = Network(scheduler)
-    with silent(), small(), counted(scheduler) as reached, folder() as path:
+    with (
+        silent(),
+        small(),
+        simulated_locks(scheduler),
+        counted(scheduler) as reached,
+        folder() as path,
+    ):
         broker = SimulatedBroker(BROKER, network, declared(scenario_of_declaration(scenario)))
         memory.create(broker)
         try:
@@ -92,6 +99,9 @@ def run(system: System) -> list[str]:
         system.store().set_up()
         system.again("relay", run_relay, system)
         system.unfinished.discard("relay")
+    if scenario.block_on_dead:
+        system.again("operator", run_operator, system)
+        system.unfinished.discard("operator")
     for number in range(scenario.schedulers):
         system.again(f"scheduler_{number}", run_scheduler, system)
         system.unfinished.discard(f"scheduler_{number}")

@@ -21,8 +21,7 @@ MORE_RECORDS = {"outbox": 3, "stream": 2}
 TICK_SECONDS = 4  # between the moments of the schedule
 MOST_CRASHES = 5  # of a process that handles a message alone
 SOON, LATE = (0.5, 2.0), (4.0, 12.0)  # the delays of retries
-ROOM = 3  # messages in a queue that can be full; with fewer, the fences of an apply that is
-# interrupted several times can fill it
+QUICK, SLOW = (0.0, 0.001, 0.05, 1.0), (0.05, 1.0, 4.0)  # seconds that a handler takes
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
 
 
@@ -49,9 +48,11 @@ class Scenario:
         pack: records in a message at most, 0 for plain messages.
         fan: how many records the handler of a stream publishes for each record.
         ordered: whether the queues keep the order of their keys also when a record is retried.
+        block_on_dead: whether a dead letter blocks its key, until an operator requeues it.
         failing: one record in so many is refused at first, 0 for none.
         delays: of its retries, in seconds.
-        full: whether the queues of the shards refuse what is more than a few messages.
+        room: how many messages the queues of the shards accept, 0 without a limit.
+        slow: whether handlers are so slow that messages wait in several generations.
         prefetch: of each queue.
         concurrency: how many records a process handles at the same time.
         asynchronous: whether the handlers are coroutines.
@@ -63,12 +64,12 @@ class Scenario:
             declares queues with an order; otherwise a consumer reads it exclusively.
         schedulers: how many hosts fire the schedule, 0 where there is none.
         publishers: how many.
+        threads: how many threads of a publisher share its bus, in transactions of the store.
         records: of each publisher.
         faults: how many at most.
         waiting_limit: of the queues.
         patient: whether an apply ends only when the old queues are deleted. Otherwise the next one
-            can begin while several generations have queues. That takes too long where queues are
-            full: see the known faults in docs/reliability.md.
+            can begin while several generations have queues.
 
     """
 
@@ -78,9 +79,11 @@ class Scenario:
     pack: int
     fan: int
     ordered: bool
+    block_on_dead: bool
     failing: int
     delays: tuple[float, ...]
-    full: bool
+    room: int
+    slow: bool
     prefetch: int
     concurrency: int
     asynchronous: bool
@@ -90,6 +93,7 @@ class Scenario:
     single_active: bool
     schedulers: int
     publishers: int
+    threads: int
     records: int
     faults: int
     waiting_limit: int
@@ -104,6 +108,16 @@ class Scenario:
     def worked(self) -> bool:
         """Whether there is a queue whose handler publishes on to the shards."""
         return self.kind in {"chain", "once", "stream"}
+
+    @property
+    def full(self) -> bool:
+        """Whether the queues of the shards can be full."""
+        return self.room > 0
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """How long a handler can take for a record."""
+        return SLOW if self.slow else QUICK
 
     def caused(self, record: Record) -> list[Record]:
         """Return the records that the shards get for one that is published."""
@@ -120,6 +134,7 @@ class Scenario:
         )
         full = kind != "stream" and chosen.random() < (0.5 if kind == "outbox" else 0.3)
         failing = 0 if full else chosen.choice((0, 3, 7))
+        ordered = chosen.random() < (0.8 if kind == "stream" else 0.5)
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
         batch = chosen.random() < 0.5
         single_active = hosts > 1 or chosen.random() < 0.5
@@ -129,10 +144,12 @@ class Scenario:
             batch=batch,
             pack=chosen.choice((0, 0, 0, 2, 5, 5)),
             fan=chosen.choice((1, 2, 3)) if kind == "stream" else 1,
-            ordered=chosen.random() < (0.8 if kind == "stream" else 0.5),
+            ordered=ordered,
+            block_on_dead=ordered and chosen.random() < 0.3,
             failing=failing,
             delays=chosen.choice((SOON, LATE)) if failing > 3 and kind != "stream" else SOON,
-            full=full,
+            room=chosen.choice((1, 3)) if full else 0,
+            slow=chosen.random() < (0.5 if changes > 1 or full else 0.1),
             prefetch=chosen.choice((1, 3, 100)),
             concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
             # A handler in a transaction is not async, and an async one has no pauses.
@@ -143,10 +160,11 @@ class Scenario:
             single_active=single_active,
             schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
             publishers=chosen.choice((1, 2)),
+            threads=chosen.choice((1, 2)) if kind == "outbox" else 1,
             records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
             waiting_limit=chosen.choice((1, 3, 10_000, 10_000)),
-            patient=full or chosen.random() < 0.4,
+            patient=chosen.random() < 0.4,
         )
 
 
@@ -164,13 +182,14 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "concurrency": scenario.concurrency,
         "single_active_consumer": scenario.single_active,
         "order_by": scenario.ordered,
+        "block_on_dead": scenario.block_on_dead,
         "waiting_limit": scenario.waiting_limit,
         "processes": scenario.processes,
         "delivery_limit": scenario.delivery_limit,
     }
     shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)
     if scenario.full:
-        shard = replace(shard, max_length=ROOM, overflow="reject-publish")
+        shard = replace(shard, max_length=scenario.room, overflow="reject-publish")
     queues = [shard]
     if scenario.worked:
         once, stream = scenario.kind == "once", scenario.kind == "stream"

@@ -126,6 +126,12 @@ class SimulatedStore(SqlStore):
         row = {"key": key, "n": number}
         self.execute("INSERT INTO published (key, n) VALUES (:key, :n)", row)
 
+    def next_number(self, key: str) -> int:
+        """Return the number of the next record of a key, in the caller's transaction."""
+        sql = "SELECT coalesce(max(n), 0) + 1 FROM published WHERE key = :key"
+        ((number,),) = self.execute(sql, {"key": key}).fetchall()
+        return int(number)
+
     def published(self) -> set[tuple[str, int]]:
         """Return the key and the number of each record whose transaction was committed."""
         return set(self.execute("SELECT key, n FROM published", {}).fetchall())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.broker_names import Names
+from feedbus.runner import CrashGuard
 from feedbus.store import NoStore, Store
 from feedbus.topology import Topology
 from feedbus.wire.constants import QUEUE, REASON
@@ -23,6 +24,16 @@ DEAD = ".dead"  # at the end of the name of a queue of dead letters
 TICKING_SECONDS = 25.0  # a schedule is fired for so long
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter: the queue of its message, the reason, the message id and the records."""
+
+    queue: str
+    reason: str
+    message_id: str
+    records: list[Record]
+
+
 @dataclass(eq=False)
 class System:
     """The broker, the database and the history of one seed.
@@ -33,6 +44,8 @@ class System:
         lasting: processes that are started again when they are killed.
         ready: the folder and the name of each consumer that is ready.
         disagreements: returns what is wrong with the assignment of shards to hosts.
+        guards: the queue, and the crash guard, of each process of a consumer.
+        holding: processes that wait for the end of an outage.
         service_away_until: the moment until which a service that all handlers use is unavailable.
 
     """
@@ -48,6 +61,8 @@ class System:
     lasting: set[str] = field(default_factory=set)
     ready: set[tuple[Path, str]] = field(default_factory=set)
     disagreements: Callable[[], list[str]] = list
+    guards: dict[Process, tuple[str, CrashGuard]] = field(default_factory=dict)
+    holding: set[Process | None] = field(default_factory=set)
     service_away_until: int = 0
 
     def __post_init__(self) -> None:
@@ -72,26 +87,23 @@ class System:
         thread = self.scheduler.current
         return thread.owner or thread if thread is not None else None
 
-    def blame(self, process: Process, queue: str) -> None:
-        """Note that a process is killed, or stands still, if its handler has a single record.
+    def blame(self, process: Process) -> None:
+        """Note that a process is killed, or stands still, if a single message is in its handler.
 
-        A message with several records, and one of several that run at the same time, may have been
-        alone in the view of feedbus.
+        Of several that are handled at the same time, each can be the only one a moment later.
         """
-        given, scenario = self.history.given.get(process, set()), self.scenario
-        if (
-            len(given) == 1
-            or scenario.pack
-            or scenario.kind == "stream"
-            or scenario.concurrency > 1
-        ):
-            self.history.blamed.update((queue, each) for each in given)
+        if process not in self.guards or process in self.holding:
+            return
+        queue, guard = self.guards[process]
+        inside = guard._in_handler
+        if len(inside) == 1 or self.scenario.concurrency > 1:
+            self.history.blamed.update((queue, each) for each in inside)
 
-    def dead(self) -> list[tuple[str, str, list[Record]]]:
-        """Return the queue, the reason and the records of each dead letter."""
+    def dead(self) -> list[DeadLetter]:
+        """Return the dead letters."""
         return [
-            (headers[QUEUE], headers[REASON], records_of(body, content_type))
-            for headers, content_type, body in self.broker.dead_letters()
+            DeadLetter(headers[QUEUE], headers[REASON], message_id, records_of(body, content_type))
+            for headers, content_type, message_id, body in self.broker.dead_letters()
         ]
 
     def again(self, name: str, run: Callable[..., None], *arguments: Any) -> None:
@@ -120,9 +132,13 @@ class System:
             return False
         if self.scenario.schedulers and self.scheduler.now < TICKING_SECONDS * SECONDS:
             return False
-        if self.outbox_publishing() or any(self.waiting()):
+        if self.outbox_rows() or any(self.waiting()) or self.blocking():
             return False
         return not self.disagreements() and not self.ticks_late()
+
+    def blocking(self) -> list[DeadLetter]:
+        """Return the dead letters that block their keys, and that an operator is to requeue."""
+        return self.dead() if self.scenario.block_on_dead else []
 
     def waiting(self) -> Iterator[str]:
         """Yield what is left in which queue, but for the states of the rings and dead letters."""
@@ -134,6 +150,11 @@ class System:
         """Return the effects in the store: those of the schedule, or the others."""
         records = [Record(key, n) for key, n in self.database.effects()]
         return [each for each in records if (each.key == TICK.name) is ticks]
+
+    def committed(self) -> list[Record]:
+        """Return the records whose publishing was committed in the store."""
+        rows = self.database.connection.execute("SELECT key, n FROM published ORDER BY rowid")
+        return [Record(key, n) for key, n in rows]
 
     def ticks(self) -> list[Record]:
         """Return the effects of the schedule."""
@@ -148,7 +169,7 @@ class System:
         latest = max((tick.n for tick in self.ticks()), default=0)
         return latest < self.clock.wall_nanoseconds() // SECONDS - 2 * TICK_SECONDS
 
-    def outbox_publishing(self) -> int:
+    def outbox_rows(self) -> int:
         """Return how many messages are in the outbox."""
         if not self.scenario.stored:
             return 0

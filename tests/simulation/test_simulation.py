@@ -26,7 +26,8 @@ from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
-from tests.simulation.reached import PATHS, replaced
+from tests.simulation.reached import PATHS
+from tests.simulation.replacing import replaced
 from tests.simulation.runs import simulate
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler

@@ -6,13 +6,83 @@ import asyncio
 import math
 import selectors
 from asyncio import events
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import greenlet
 
+from feedbus.bus import live_bus, shared_sender
+from feedbus.store import key_locks
+from tests.simulation.replacing import replaced
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
+
+
+class SimulatedLock:
+    """A lock between the threads of a simulated process."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Be free."""
+        self._scheduler = scheduler
+        self._held = False
+
+    def __enter__(self) -> None:
+        """Give the turn away until it is free."""
+        while self._held:
+            self._scheduler.wait("waits for a lock", ready=lambda: not self._held)
+        self._held = True
+
+    def __exit__(self, *_: object) -> None:
+        """Free it."""
+        self._held = False
+
+
+class SimulatedCondition(SimulatedLock):
+    """A condition between the threads of a simulated process."""
+
+    def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Free the lock and give the turn away until something is so."""
+        while not predicate():
+            self._held = False
+            self._scheduler.wait("waits for another thread", ready=predicate)
+            self.__enter__()
+
+    def notify_all(self) -> None:
+        """Do nothing: the scheduler looks at what is waited for."""
+
+
+class OfThread:
+    """The current transaction of each simulated thread."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Have none."""
+        self._scheduler = scheduler
+        self._by_thread: dict[Process | None, Any] = {}
+
+    @property
+    def transaction(self) -> Any:
+        """The transaction of the thread whose turn it is, or None."""
+        return self._by_thread.get(self._scheduler.current)
+
+    @transaction.setter
+    def transaction(self, transaction: Any) -> None:
+        self._by_thread[self._scheduler.current] = transaction
+
+
+@contextmanager
+def simulated_locks(scheduler: Scheduler) -> Iterator[None]:
+    """Let the threads of a process share a bus under a scheduler."""
+    locks = SimpleNamespace(
+        Lock=lambda: SimulatedLock(scheduler), Condition=lambda: SimulatedCondition(scheduler)
+    )
+    with (
+        replaced(key_locks, "threading", locks),
+        replaced(shared_sender, "threading", locks),
+        replaced(live_bus, "Current", lambda: OfThread(scheduler)),
+    ):
+        yield
 
 
 class SimulatedThread:
