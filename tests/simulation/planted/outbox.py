@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
-from feedbus.bus import shared_sender
+from feedbus.bus import shared_sender, transactions
 from feedbus.dispatch import publications
 from feedbus.errors import StoreOutage
-from feedbus.store import leftover_rows, outbox_publishing
+from feedbus.store import key_locks, leftover_rows, outbox_publishing
 from feedbus.store import relay as relays
 from feedbus.wire.constants import PACK
 from tests.simulation.planted.change import Change
@@ -74,3 +75,24 @@ def packs_sent_before_single_messages() -> list[Change]:
         original(self, sorted(requests, key=has_no_pack), timeout_seconds)
 
     return [(shared_sender.SharedSender, "_send", send)]
+
+
+def rows_of_refused_packs_removed() -> list[Change]:
+    """Remove the rows of a pack that the broker has refused from the outbox."""
+    original = transactions._confirmed
+
+    def confirmed(request: Any, ids: Any, refusals: Any) -> Any:
+        packs = any(each.message.content_type == PACK for each in refusals)
+        return list(ids) if packs else original(request, ids, refusals)
+
+    return [(transactions, "_confirmed", confirmed)]
+
+
+def rows_sent_without_the_locks_of_their_keys() -> list[Change]:
+    """Let two threads send rows of one key at the same time."""
+    return [(key_locks.KeyLocks, "hold", lambda *_: nullcontext())]
+
+
+def younger_rows_passed_over() -> list[Change]:
+    """Let the relay publish a row before an earlier row of its key that seems younger."""
+    return [(outbox_publishing, "_keys_passed_over", lambda *_: set())]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from feedbus.broker_names import Names
 from feedbus.dispatch import (
     waiting_records,
 )
@@ -12,6 +15,7 @@ from feedbus.generations import (
     predecessors,
     probes,
     queue_emptying,
+    ring_state,
     switch,
     switch_notices,
 )
@@ -133,3 +137,53 @@ def held_messages_settled_before_they_are_moved() -> list[Change]:
 def queues_kept_while_others_read_them() -> list[Change]:
     """Wait for the end of a queue although another consumer reads it, too."""
     return [(queue_reader.QueueReader, "consumers", lambda _: 1)]
+
+
+def old_rings_drained_from_the_latest() -> list[Change]:
+    """Read a newer old ring before an older one."""
+    original = drain.Drain.queues
+
+    def queues(self: Any, connection: Any) -> Iterator[Any]:
+        if self._state is not None and not self.at_once:
+            self._state = replace(self._state, draining=self._state.draining[::-1])
+        yield from original(self, connection)
+
+    return [(drain.Drain, "queues", queues)]
+
+
+def other_old_rings_forgotten() -> list[Change]:
+    """Remove all old rings from the state with the first that is drained."""
+    original = switch.forget_drained
+
+    def forget(channel: Any, topology: Any, generation: Any) -> None:
+        original(channel, topology, generation)
+        state = ring_state.read_locked(channel, topology, generation.exchange)
+        if state is not None and state.draining:
+            ring_state.write(channel, Names(topology), replace(state, draining=()))
+
+    return [(switch, "forget_drained", forget)]
+
+
+def fences_settled_before_the_next_probe() -> list[Change]:
+    """Acknowledge the fence of an old queue before the next probe is in the queue."""
+    original = queue_reader.QueueReader._go_on
+
+    def go_on(self: Any) -> None:
+        if self.last_fence_tag:
+            self.channel.basic_ack(self.last_fence_tag)
+            self.last_fence_tag = 0
+        original(self)
+
+    return [(queue_reader.QueueReader, "_go_on", go_on)]
+
+
+def fences_before_the_end_of_a_switch() -> list[Change]:
+    """Put fences while the switch is not complete, and wait for their room with the lock."""
+    original = switch.append_held
+
+    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
+        original(channel, names, exchange, generations)
+        for old in generations[:-1]:
+            switch_notices.fence(channel.connection, names, old)
+
+    return [(switch, "append_held", append)]
