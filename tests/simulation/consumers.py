@@ -140,26 +140,29 @@ class Followers:
 
 
 def reshard(supervisor: Supervisor, name: str, todo: list[Topology]) -> None:
-    """Apply one topology after the other, each again until it is done."""
+    """Apply one topology after the other, each again until its queues are used.
+
+    A patient apply is repeated until the old queues are deleted.
+    """
     system = supervisor.system
     scheduler = system.scheduler
     while todo:
         system.clock.sleep(scheduler.random.choice((0.0, 0.2, 1.0, 5.0)))
-        wanted = todo[0]
+        wanted, patient = todo[0], system.scenario.patient or len(todo) == 1
         try:
             plan = make_plan(wanted, None, predict=False)
             done = apply(
                 wanted,
                 plan,
                 Followers(supervisor, wanted),
-                wait=system.scenario.patient or len(todo) == 1,
+                wait=patient,
                 report=scheduler.note,
                 progress=lambda _: None,
             )
         except (Outage, UsageError) as error:
             scheduler.note(f"cannot apply: {error}")
             continue
-        if done:
+        if done or not patient:
             scheduler.note(f"has applied {wanted.queues['shard'].shards} shards")
             del todo[0]
     system.done(name)
