@@ -101,8 +101,10 @@ def judge_schedule(system: System) -> list[str]:
     # One of several hosts is also killed where no other faults happen.
     if scenario.stored or (not scenario.faults and scenario.hosts == 1):
         faults += history.repeated("ticks", ticks)
-    # While an apply waits for a full queue, it holds the lock that a schedule needs.
-    if not scenario.faults and not scenario.full:
+    # An apply holds the lock that a schedule needs. Its steps are slow here, and repeated while a
+    # queue is full; an impatient apply is followed by another one.
+    waits = scenario.full or (len(scenario.shards) > 2 and not scenario.patient)
+    if not scenario.faults and not waits:
         first = START // SECONDS // TICK_SECONDS + 1
         moments = range(first * TICK_SECONDS, now - TICK_SECONDS, TICK_SECONDS)
         faults += history.gaps(ticks, moments)

@@ -91,8 +91,3 @@ def rows_of_refused_packs_removed() -> list[Change]:
 def rows_sent_without_the_locks_of_their_keys() -> list[Change]:
     """Let two threads send rows of one key at the same time."""
     return [(key_locks.KeyLocks, "hold", lambda *_: nullcontext())]
-
-
-def younger_rows_passed_over() -> list[Change]:
-    """Let the relay publish a row before an earlier row of its key that seems younger."""
-    return [(outbox_publishing, "_keys_passed_over", lambda *_: set())]

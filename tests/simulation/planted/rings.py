@@ -162,28 +162,3 @@ def other_old_rings_forgotten() -> list[Change]:
             ring_state.write(channel, Names(topology), replace(state, draining=()))
 
     return [(switch, "forget_drained", forget)]
-
-
-def fences_settled_before_the_next_probe() -> list[Change]:
-    """Acknowledge the fence of an old queue before the next probe is in the queue."""
-    original = queue_reader.QueueReader._go_on
-
-    def go_on(self: Any) -> None:
-        if self.last_fence_tag:
-            self.channel.basic_ack(self.last_fence_tag)
-            self.last_fence_tag = 0
-        original(self)
-
-    return [(queue_reader.QueueReader, "_go_on", go_on)]
-
-
-def fences_before_the_end_of_a_switch() -> list[Change]:
-    """Put fences while the switch is not complete, and wait for their room with the lock."""
-    original = switch.append_held
-
-    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
-        original(channel, names, exchange, generations)
-        for old in generations[:-1]:
-            switch_notices.fence(channel.connection, names, old)
-
-    return [(switch, "append_held", append)]
