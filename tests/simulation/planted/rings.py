@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from feedbus.broker_names import Names
 from feedbus.dispatch import (
     waiting_records,
 )
@@ -15,7 +14,6 @@ from feedbus.generations import (
     predecessors,
     probes,
     queue_emptying,
-    ring_state,
     switch,
     switch_notices,
 )
@@ -149,16 +147,3 @@ def old_rings_drained_from_the_latest() -> list[Change]:
         yield from original(self, connection)
 
     return [(drain.Drain, "queues", queues)]
-
-
-def other_old_rings_forgotten() -> list[Change]:
-    """Remove all old rings from the state with the first that is drained."""
-    original = switch.forget_drained
-
-    def forget(channel: Any, topology: Any, generation: Any) -> None:
-        original(channel, topology, generation)
-        state = ring_state.read_locked(channel, topology, generation.exchange)
-        if state is not None and state.draining:
-            ring_state.write(channel, Names(topology), replace(state, draining=()))
-
-    return [(switch, "forget_drained", forget)]
