@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from amqp.exceptions import PreconditionFailed
 
@@ -12,6 +12,7 @@ from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
 CUT_SHARE = 0.1  # of acknowledgements that are sent together: the connection is cut after them
+NO_MESSAGE = 0  # ids of messages begin at 1
 LATE_ACKNOWLEDGEMENTS = 0.2  # of all
 
 
@@ -22,6 +23,12 @@ class SimulatedChannel(Channel):
         super()._start()
         self.answers_at: int | None = None
         self._unsent: list[tuple[int, bool]] = []
+
+    def forget_deliveries(self, messages: Collection[int]) -> None:
+        """Settle no delivery of these messages any more; their tags stay valid."""
+        for tag, held in self._held.items():
+            if held.message in messages:
+                self._held[tag] = held._replace(message=NO_MESSAGE)
 
     @property
     def _network(self) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.delivery_owners import end_consumer, take_out
+from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.channel import SimulatedChannel
 from tests.simulation.network import Network
@@ -104,9 +106,26 @@ class SimulatedConnection(Connection):
             self.collect()
 
     def cancel(self, consumer: int) -> None:
-        """End a subscription, as a broker does when the leader of its queue changes."""
+        """End a subscription, as a broker does when the leader of its queue changes.
+
+        The new leader delivers again what was not acknowledged. It ignores acknowledgements of
+        earlier deliveries.
+        """
         with self.without_turns(), Connection.write(self) as tx:
+            rows = tx.execute(
+                "SELECT message FROM unacked JOIN consumers"
+                " ON consumers.queue = unacked.queue AND consumers.owner = unacked.owner"
+                " WHERE consumers.id = ?",
+                (consumer,),
+            ).fetchall()
             end_consumer(tx, consumer)
+            if self.owner is not None:
+                put_back(tx, self.owner, [message for (message,) in rows])
+        returned = {message for (message,) in rows}
+        inbox = self._inbox
+        inbox._arrivals = deque(each for each in inbox._arrivals if each.message not in returned)
+        for channel in self.channels.values():
+            channel.forget_deliveries(returned)
 
     def close(self) -> None:
         """Close the connection in good order, unless its process is dead."""
