@@ -16,7 +16,7 @@ from tests.chaos.reshard.evidence import Evidence, Seen
 from tests.chaos.reshard.project import Project
 
 # Every message of a quorum queue is written to disk before it is confirmed.
-RECORDS = {"embedded": 10_000, "classic": 8_000, "quorum": 2_000}
+RECORDS = {"embedded": 10_000, "classic": 8_000, "quorum": 1_500}
 SEED = int(os.environ.get("FEEDBUS_CHAOS_SEED", "20"))
 PATIENCE_SECONDS = 180.0  # without any progress
 REPORT_SECONDS = 30.0
