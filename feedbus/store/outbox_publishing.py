@@ -92,6 +92,8 @@ def accepted(
     stuck = set() if stuck is None else stuck
     for wave in waves(entries, bus.selects_shards):
         rows = [row for row in wave if (row.exchange, row.key) not in stuck]
+        if not rows:
+            continue
         outage: Outage | None = None
         for row, error in zip(rows, bus.publish_rows(rows), strict=True):
             if error is None:

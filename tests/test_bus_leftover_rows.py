@@ -1,0 +1,214 @@
+"""Rows that a program has left in the outbox: sent before later messages of their keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import feedbus
+from feedbus.bus import LiveBus, committed_messages
+from feedbus.bus.shared_sender import SharedSender
+from feedbus.clock import SYSTEM
+from feedbus.errors import StoreOutage
+from feedbus.store import leftover_rows
+from feedbus.store.outbox_publishing import publish_pending
+from feedbus.store.relay import Relay
+from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.small_topologies import queue
+from tests.system_fixtures import closing_store
+from tests.systems import System
+from tests.transactions import broken_broker, handled, impatient_bus, numbers, system_with_orders
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    with system_with_orders(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def bus(system: System) -> Iterator[LiveBus]:
+    with impatient_bus(system) as bus:
+        yield bus
+
+
+def leave(system: System, *numbers: int) -> None:
+    """Leave rows in the outbox, as a program that was killed after its commit some time ago."""
+    outbox = system.store.outbox
+    with system.store.transaction():
+        for number in numbers:
+            outbox.put("work", {"n": number})
+    system.store.database.execute_sql(
+        "UPDATE feedbus_outbox SET created_at = created_at - 60000000"
+    )
+
+
+def publish(bus: LiveBus, number: int) -> None:
+    """Publish a record in a transaction."""
+    with bus.transaction():
+        bus.publish("work", {"n": number})
+
+
+def test_what_a_killed_program_has_left_is_sent_before_later_messages_of_its_key(
+    system, bus
+) -> None:
+    leave(system, 1, 2)
+    publish(bus, 3)
+    publish(bus, 4)
+    assert (handled(system), numbers(system)) == ([1, 2, 3, 4], [])
+
+
+def test_a_commit_whose_answer_was_lost_is_sent_before_later_messages_of_its_key(
+    system, bus, monkeypatch
+) -> None:
+    publish(bus, 1)
+    transaction = system.store.transaction
+
+    @contextmanager
+    def lose_answer() -> Iterator[object]:
+        outermost = not system.store.database.in_transaction()
+        with transaction() as session:
+            yield session
+        if outermost:
+            msg = "the store went away during the commit"
+            raise StoreOutage(msg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(system.store, "transaction", lose_answer)
+        with pytest.raises(StoreOutage):
+            publish(bus, 2)
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 2, 3], [])
+
+
+def test_of_two_threads_that_publish_one_key_the_one_that_committed_first_sends_first(
+    system, bus, monkeypatch
+) -> None:
+    sends, let_go = [], threading.Event()
+    send_together = SharedSender.send_together
+
+    def send(self, requests, **options) -> None:
+        sends.append(requests)
+        if len(sends) == 1:
+            assert let_go.wait(PATIENCE_SECONDS)
+        send_together(self, requests, **options)
+
+    monkeypatch.setattr(SharedSender, "send_together", send)
+    threads = [threading.Thread(target=publish, args=(bus, number)) for number in (1, 2)]
+    threads[0].start()
+    wait_until(lambda: sends)
+    threads[1].start()
+    wait_until(lambda: len(sends) > 1 or bus._outbox._locks._waiting)
+    let_go.set()
+    for thread in threads:
+        thread.join()
+    assert handled(system) == [1, 2]
+
+
+def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = queue(max_length=1, overflow="reject-publish", once=True)
+    with closing_store():
+        system = System.at(tmp_path, full, pack=5)
+        with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.1) as bus:
+            bus.publish("work", {"n": 0})
+            with bus.transaction():
+                bus.publish_many("work", [({"n": n}, "") for n in (1, 2, 3)])
+            assert numbers(system) == [1, 2, 3]
+            assert "event=outbox_messages_left" in caplog.text
+            assert "event=outbox_message_refused" not in caplog.text
+            assert handled(system) == [0]
+            for _ in (1, 2, 3):
+                publish_pending(system.store, bus, system.topology.name, older_than_seconds=0.0)
+                handled(system)
+        assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
+        assert "event=outbox_message_refused" in caplog.text
+
+
+def test_a_refused_row_is_not_overtaken_by_rows_of_a_later_round(tmp_path: Path) -> None:
+    with closing_store():
+        system = System.at(tmp_path, queue(max_length=1, overflow="reject-publish", once=True))
+        with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.1) as bus:
+            leave(system, 1, 2)
+            bus.publish("work", {"n": 0})
+            rounds: list[int] = []
+
+            def choose(rows):
+                if rounds:
+                    handled(system)  # there is room for the second row
+                rounds.append(len(rows))
+                return rows
+
+            for _ in range(3):
+                publish_pending(
+                    system.store,
+                    bus,
+                    system.topology.name,
+                    limit=1,
+                    older_than_seconds=0.0,
+                    choose=choose,
+                )
+                handled(system)
+    assert system.seen == [0, 1, 2]
+
+
+def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> None:
+    left = leftover_rows.Leftovers(system.store, system.topology.name, SYSTEM)
+    with system.store.transaction():
+        sent, refused = (system.store.outbox.put("work", {"n": n}).id for n in (1, 2))
+        system.store.outbox.remove([sent])
+    left.add(refused)
+    left.forget()
+    assert not left.look(sent)  # a thread sends the first row although the second is left
+    assert left.possible
+
+
+def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
+    leave(system, 1)
+    with bus.transaction():
+        bus.publish("work", {"n": 2}, "unbound")
+    assert numbers(system) == [1, 2]
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 3], [2])
+
+
+def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
+    system, bus, monkeypatch
+) -> None:
+    broken = broken_broker(monkeypatch)
+    monkeypatch.setattr(committed_messages, "AWAY_SECONDS", 0.0)
+    broken.append(True)
+    for number in (1, 2):
+        publish(bus, number)
+    assert numbers(system) == [1, 2]
+    broken.clear()
+    for number in (3, 4):
+        publish(bus, number)  # no relay runs
+        assert numbers(system) == []
+    assert handled(system) == [1, 2, 3, 4]
+
+
+def test_while_the_relay_works_later_messages_stay_behind_what_it_sends(
+    system, bus, monkeypatch
+) -> None:
+    monkeypatch.setattr(leftover_rows, "LOCK_SECONDS", 0.0)
+    leave(system, 1)
+    with system.store.exclusive(f"relay.{system.topology.name}"):
+        publish(bus, 2)
+    assert numbers(system) == [1, 2]
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 2, 3], [])
+
+
+def test_a_relay_in_a_program_sends_what_was_left_before_new_rows(system, bus) -> None:
+    leave(system, 1)
+    relay = Relay(system.topology, system.store, bus)
+    with system.store.transaction():
+        entry = system.store.outbox.put("work", {"n": 2})
+    relay.publish([entry])
+    assert handled(system) == [1, 2]
