@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from kombu.connection import Connection
 
+from feedbus.broker.interface import Heartbeats
 from feedbus.broker.kinds import broker_of
 from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.clock import Clock
@@ -13,19 +14,18 @@ from feedbus.topology import Topology
 from feedbus.wire import amqp_protocols
 
 
-def connect(topology: Topology, *, beating: bool = False) -> Connection:
+def connect(topology: Topology, heartbeats: Heartbeats = Heartbeats.BACKGROUND) -> Connection:
     """Return an open connection to the topology's broker: to the first node that answers.
 
     Args:
         topology: the topology with the URL of the broker.
-        beating: True if the caller sends heartbeats. The broker then closes the connection when
-            they stop. Without heartbeats, only TCP detects that a connection is lost.
+        heartbeats: what sends the heartbeats of the connection.
 
     Raises:
         BrokerOutage: the broker cannot be reached, or refuses the login.
 
     """
-    return broker_of(topology).connect(beating=beating)
+    return broker_of(topology).connect(heartbeats)
 
 
 def clock(topology: Topology) -> Clock:

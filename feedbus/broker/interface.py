@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Literal, Protocol
 
 from kombu.connection import Connection
@@ -60,6 +61,23 @@ class Survey:
     bindings: Sequence[SeenBinding]
 
 
+class Heartbeats(Enum):
+    """What sends the heartbeats of a connection; the broker closes the connection when they stop.
+
+    Attributes:
+        BACKGROUND: a thread of the connection. This is the choice for a connection that holds
+            something for which other processes wait: the topology's lock, or messages.
+        CALLER: the code that uses the connection.
+        NONE: nothing. Only TCP, which can take for ever, detects that such a connection is lost. So
+            the connection must hold nothing on the broker.
+
+    """
+
+    BACKGROUND = auto()
+    CALLER = auto()
+    NONE = auto()
+
+
 class Broker(Protocol):
     """The operations that feedbus needs from a kind of broker in addition to AMQP."""
 
@@ -86,12 +104,11 @@ class Broker(Protocol):
     def load(self) -> None:
         """Import the modules that connect() needs, without connecting."""
 
-    def connect(self, *, beating: bool) -> Connection:
+    def connect(self, heartbeats: Heartbeats) -> Connection:
         """Return an open connection.
 
         Args:
-            beating: True if the caller sends heartbeats. The broker then closes the connection when
-                they stop. Without heartbeats, only TCP detects that a connection is lost.
+            heartbeats: what sends the heartbeats of the connection.
 
         Raises:
             BrokerOutage: the broker cannot be reached, or refuses the login.

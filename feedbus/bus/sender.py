@@ -152,7 +152,7 @@ class Sender:
     def _connected(self) -> Connection:
         if self._connection is None:
             self._timer.forget()
-            self._connection = broker.connect(self._topology)
+            self._connection = broker.connect(self._topology, broker.Heartbeats.NONE)
         return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
@@ -168,8 +168,10 @@ class Sender:
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the records of packs as plain messages, and read the current generations."""
-        for state in ring_state.states(self._connected(), self._topology).values():
-            self.encoder.use_generation(state.current)
+        # A separate connection, with heartbeats: a read takes the state's message for a moment.
+        with broker.connect(self._topology) as connection:
+            for state in ring_state.states(connection, self._topology).values():
+                self.encoder.use_generation(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 
     def _count(

@@ -60,9 +60,7 @@ class QueueDepths:
         self._delayed = self._remembered(
             lambda connection: timer.count(connection, Names(topology)), DELAYED_FRESH_SECONDS
         )
-        self._fired = self._remembered(
-            lambda connection: fired_moments(connection, topology), FIRED_FRESH_SECONDS
-        )
+        self._fired = Remembered(self._read_fired, FIRED_FRESH_SECONDS)
         self._refusal = Remembered(lambda: broker.refusal(topology), REFUSAL_FRESH_SECONDS)
 
     def _remembered(
@@ -119,7 +117,7 @@ class QueueDepths:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = broker.connect(self._topology)
+                    self._connection = broker.connect(self._topology, broker.Heartbeats.NONE)
                 with broker.outage(self._connection, self._topology.broker_url):
                     return question(self._connection)
             except Outage:
@@ -130,6 +128,15 @@ class QueueDepths:
                 self._drop()
                 msg = f"broker {self._topology.broker_url}: {error}"
                 raise Outage(msg) from error
+
+    def _read_fired(self) -> Mapping[str, datetime]:
+        topology = self._topology
+        # A separate connection, with heartbeats: a read takes the schedules' messages for a moment.
+        with (
+            broker.connect(topology) as connection,
+            broker.outage(connection, topology.broker_url),
+        ):
+            return fired_moments(connection, topology)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -46,7 +46,7 @@ def stop(
     supervised = _end_supervisor(topology, within_seconds, progress)
     # The processes of a killed supervisor end by themselves, but this may take some time.
     folder = run_folder(topology)
-    slots = [_end_holder(topology, lock, within_seconds, progress) for lock in slot_locks(folder)]
+    slots = _end_holders(topology, within_seconds, progress)
     strays = end_strays(folder)
     for lock in slot_locks(folder):
         with contextlib.suppress(BlockingIOError):
@@ -56,7 +56,7 @@ def stop(
     for pattern in ("*.ready", "*.sock", "*.url"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    return supervised or any(slots) or bool(strays)
+    return supervised or slots or bool(strays)
 
 
 def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
@@ -87,32 +87,53 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
     return True
 
 
-def _end_holder(
-    topology: Topology, lock: Path, within_seconds: float | None, progress: Progress
-) -> bool:
-    """End the process that holds a slot: by SIGTERM, and by SIGKILL after its time."""
+def _end_holders(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
+    """End all processes that hold a slot: by SIGTERM, and each by SIGKILL after its time.
+
+    Returns:
+        Whether a process held a slot.
+
+    """
+    started = shown = time.monotonic()
+    patience = {
+        lock: _patience_seconds(topology, _holder_name(lock), within_seconds)
+        for lock in slot_locks(run_folder(topology))
+    }
+    holders = {lock: pid for lock in patience if (pid := lock_holder(lock)) is not None}
+    found = bool(holders)
+    for pid in holders.values():
+        _signal(pid, signal.SIGTERM)
+    while holders:
+        passed = time.monotonic() - started
+        for lock, pid in holders.items():
+            if passed >= patience[lock]:
+                _signal(pid, signal.SIGKILL)
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            progress(
+                [
+                    Busy(_holder_name(lock), pid, passed, max(patience[lock] - passed, 0.0))
+                    for lock, pid in holders.items()
+                ]
+            )
+        time.sleep(LOOK_SECONDS)
+        holders = {lock: pid for lock in holders if (pid := lock_holder(lock)) is not None}
+    return found
+
+
+def _holder_name(lock: Path) -> str:
+    """Return the name of the consumer or process that holds a slot's lock."""
+    return lock.name.rsplit(".", 2)[0].replace("%2F", "/")
+
+
+def _patience_seconds(topology: Topology, name: str, within_seconds: float | None) -> float:
+    """Return how long the holder of a slot may take to end before it is killed."""
     from feedbus.supervisor.watcher_options import stop_seconds
 
-    name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")
     consumer = topology.consumers.get(name)
     source = consumer.queue if consumer else topology.supervised.get(name)
     patience = PATIENCE_SECONDS if source is None else stop_seconds(source)
-    if within_seconds is not None:
-        patience = min(patience, within_seconds)
-    started = shown = time.monotonic()
-    pid = lock_holder(lock)
-    if pid is None:
-        return False
-    _signal(pid, signal.SIGTERM)
-    while (pid := lock_holder(lock)) is not None:
-        now = time.monotonic()
-        if now - started >= patience:
-            _signal(pid, signal.SIGKILL)
-        elif now - shown > PROGRESS_SECONDS:
-            shown = now
-            progress([Busy(name, pid, now - started, patience - (now - started))])
-        time.sleep(LOOK_SECONDS)
-    return True
+    return patience if within_seconds is None else min(patience, within_seconds)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -209,6 +209,7 @@ def hosts(request: pytest.FixtureRequest, rabbitmq, tmp_path: Path) -> Iterator[
     yield hosts
     for host in "abc":
         if (tmp_path / host).exists():
+            hosts.signal(host, signal.SIGCONT)  # a test that failed may have stopped them
             hosts.feedbus(host, "down")
 
 

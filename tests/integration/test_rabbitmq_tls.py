@@ -19,6 +19,7 @@ from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from servers.certificates import Authority
 from servers.rabbitmq import RabbitMQ, free_port
 from tests import required_servers as required
+from tests.background_heartbeats import exchange_messages, stays_open
 from tests.projects import Project
 
 pytestmark = pytest.mark.integration
@@ -113,6 +114,15 @@ def test_a_server_is_spoken_to_whose_certificate_and_name_are_right(tls, tmp_pat
     given = topology(tmp_path, tls.urls(host, **options))
     broker.connect(given).release()
     assert inventory.take(given).queues == {}
+
+
+def test_a_thread_sends_heartbeats_while_its_connection_is_in_use_or_not(
+    tls, tmp_path, monkeypatch
+):
+    url, management_url = tls.urls("localhost")
+    given = topology(tmp_path, (f"{url}&heartbeat=1", management_url))
+    stays_open(given, seconds=4.0)
+    exchange_messages(given, monkeypatch)
 
 
 @pytest.mark.parametrize(

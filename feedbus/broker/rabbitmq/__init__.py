@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
-from feedbus.broker.interface import SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.broker.interface import Heartbeats, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import close, drop, opened, outage
 from feedbus.broker.rabbitmq import alarms, management
@@ -52,15 +52,15 @@ class RabbitMQ:
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
-    def connect(self, *, beating: bool) -> Connection:
+    def connect(self, heartbeats: Heartbeats) -> Connection:
         """Connect to the first node that answers."""
         *others, last = self.url.nodes
         seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
         with notices.during(f"waiting for broker {self.url} to answer, at most {seconds:.0f} s"):
             for node in others:
                 with contextlib.suppress(Outage):
-                    return opened(_connection(node, beating=beating), node)
-            return opened(_connection(last, beating=beating), last)
+                    return opened(_connection(node, heartbeats), node)
+            return opened(_connection(last, heartbeats), last)
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
@@ -73,7 +73,7 @@ class RabbitMQ:
 
         It connects by AMQP first. So if the broker is unavailable, the error names the broker.
         """
-        with self.connect(beating=False) as connection, outage(connection, self.url):
+        with self.connect(Heartbeats.NONE) as connection, outage(connection, self.url):
             return self._surveyed(connection, prefixes)
 
     def _surveyed(self, connection: Connection, prefixes: tuple[str, ...]) -> Survey:
@@ -102,7 +102,7 @@ class RabbitMQ:
 
     def refusal(self) -> str:
         """Return why RabbitMQ accepts no messages now, or "" if it does."""
-        connection = self.connect(beating=False)
+        connection = self.connect(Heartbeats.NONE)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
@@ -142,7 +142,7 @@ def _counted(
     return found
 
 
-def _connection(node: Node, *, beating: bool) -> Connection:
+def _connection(node: Node, heartbeats: Heartbeats) -> Connection:
     heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
     return Connection(
         hostname=f"[{node.host}]" if ":" in node.host else node.host,
@@ -152,11 +152,12 @@ def _connection(node: Node, *, beating: bool) -> Connection:
         virtual_host=node.virtual_host,
         transport=Transport,
         ssl=amqp_options(node.tls, node.host, f"broker {node}") if node.tls else False,
-        heartbeat=heartbeat_seconds if beating else 0,
+        heartbeat=0 if heartbeats is Heartbeats.NONE else heartbeat_seconds,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={
             "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
             "confirm_publish": False,
             "write_timeout": WRITE_TIMEOUT_SECONDS,
+            "beats_itself": heartbeats is Heartbeats.BACKGROUND,
         },
     )

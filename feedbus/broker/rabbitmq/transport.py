@@ -11,6 +11,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from feedbus.broker.rabbitmq import frames
+from feedbus.broker.rabbitmq.background_heartbeats import BackgroundHeartbeats
 from feedbus.clock import SYSTEM, Clock
 from feedbus.process.fork_safety import close_in_forks
 
@@ -34,6 +35,19 @@ class Connection(frames.Connection):
 
     clock: Clock = SYSTEM
     is_blocked = False
+    _background: BackgroundHeartbeats | None = None
+
+    def __init__(self, *arguments: Any, beats_itself: bool = False, **options: Any) -> None:
+        """Create a connection.
+
+        Args:
+            arguments: the arguments of py-amqp's connection.
+            beats_itself: whether a thread of the connection sends its heartbeats.
+            options: the options of py-amqp's connection.
+
+        """
+        super().__init__(*arguments, **options)
+        self._beats_itself = beats_itself
 
     def connect(self, callback: Any = None) -> Any:
         """Open the connection; from then on, each read takes all available bytes."""
@@ -49,7 +63,15 @@ class Connection(frames.Connection):
         close_in_forks(transport.sock)
         self._arrivals = select.poll()
         self._arrivals.register(transport.sock, select.POLLIN)
+        if self._beats_itself and self.heartbeat:
+            self._background = BackgroundHeartbeats(transport, self.heartbeat)
         return result
+
+    def collect(self) -> None:
+        """Close the socket, without a word to the broker."""
+        if self._background is not None:
+            self._background.stop()
+        super().collect()
 
     def wake_on(self, descriptor: int) -> None:
         """Make drain_events() raise TimeoutError as soon as a descriptor can be read."""

@@ -1,0 +1,80 @@
+"""A thread that sends the heartbeats of a connection while its user does other work."""
+
+from __future__ import annotations
+
+import select
+import ssl
+import struct
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+BEATS_AN_INTERVAL = 4  # the broker closes a connection after two intervals without data
+FRAME = struct.pack(">BHIB", 8, 0, 0, 0xCE)  # type, channel and bytes of a heartbeat, and its end
+
+
+class BackgroundHeartbeats:
+    """Sends the heartbeats of one connection from a thread, until the connection is closed."""
+
+    def __init__(self, transport: Any, interval_seconds: float) -> None:
+        """Start the thread.
+
+        Args:
+            transport: the open transport of a py-amqp connection.
+            interval_seconds: the interval that was agreed with the broker.
+
+        """
+        self._using_socket = threading.Lock()
+        self._send: Callable[[bytes], None] = transport._write  # noqa: SLF001 -- py-amqp has no name for it
+        self._over = threading.Event()
+        self._pause_seconds = interval_seconds / BEATS_AN_INTERVAL
+        transport._write = self._write  # noqa: SLF001 -- as above
+        if isinstance(transport.sock, ssl.SSLSocket):
+            transport._quick_recv = self._guarded(transport.sock, transport._quick_recv)  # noqa: SLF001 -- as above
+        thread = threading.Thread(
+            target=self._run, args=(weakref.ref(transport),), name="heartbeats", daemon=True
+        )
+        thread.start()
+
+    def stop(self) -> None:
+        """End the thread soon."""
+        self._over.set()
+
+    def _run(self, transport: weakref.ref[Any]) -> None:
+        while not self._over.wait(self._pause_seconds):
+            if (open_transport := transport()) is None:
+                return
+            try:
+                self._write(FRAME)
+            except (OSError, ValueError):
+                open_transport.connected = False  # the next use raises the error
+                return
+            del open_transport
+
+    def _write(self, data: bytes) -> None:
+        """Send whole frames; a heartbeat cannot get between the bytes of another frame."""
+        with self._using_socket:
+            self._send(data)
+
+    def _guarded(
+        self, sock: ssl.SSLSocket, receive: Callable[[int], bytes]
+    ) -> Callable[[int], bytes]:
+        """Return a function that receives while the thread does not write.
+
+        OpenSSL does not allow two threads to use a connection at the same time. The wait for data
+        comes first, so that the thread can write meanwhile.
+        """
+
+        def received(count: int) -> bytes:
+            timeout = sock.gettimeout()
+            if not sock.pending():
+                arrivals = select.poll()
+                arrivals.register(sock, select.POLLIN)
+                if not arrivals.poll(None if timeout is None else timeout * 1000):
+                    msg = "timed out: no data arrived from RabbitMQ"
+                    raise TimeoutError(msg)
+            with self._using_socket:
+                return receive(count)
+
+        return received

@@ -1,0 +1,62 @@
+"""`feedbus down` without a supervisor: processes that do not end are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from feedbus import config
+from feedbus.supervisor.client import Busy
+from feedbus.supervisor.shutdown import stop
+
+TOPOLOGY = """
+name = "stops"
+[exchanges]
+jobs = { type = "fanout" }
+[queues.one]
+exchange = "jobs"
+handler = "handle:one"
+[queues.two]
+exchange = "jobs"
+handler = "handle:two"
+"""
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from feedbus.process import slots
+class Folder: var = Path(sys.argv[1])
+with slots.hold_slot(Folder, sys.argv[2], 1):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_processes_that_do_not_end_are_waited_for_at_the_same_time(tmp_path: Path) -> None:
+    (tmp_path / "topology.toml").write_text(TOPOLOGY)
+    topology = config.load(tmp_path / "topology.toml", environ={}, import_handlers=False)
+    waits: list[list[str]] = []
+
+    def show(busy: list[Busy]) -> None:
+        waits.append(sorted(one.name for one in busy))
+
+    with ExitStack() as stack:
+        started = []
+        for name in ("one", "two"):
+            command = [sys.executable, "-c", HOLD, str(topology.var), name]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            os.kill(process.pid, signal.SIGSTOP)
+            started.append(process)
+        assert stop(topology, within_seconds=3.0, progress=show)
+        assert [process.wait() for process in started] == [-signal.SIGKILL] * 2
+    assert waits[0] == ["one", "two"]
+    assert not stop(topology)
