@@ -251,6 +251,15 @@ def test_the_error_of_a_missing_file_names_the_command_that_creates_a_project(tm
     assert problem.message.endswith("for another file; `feedbus init NAME` creates a project")
 
 
+def test_a_deleted_current_folder_is_reported_as_a_missing_file(tmp_path, monkeypatch):
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    (problem,) = problems_of(Path("topology.toml"))
+    assert problem.message.startswith("cannot be read: no such file")
+
+
 def test_a_file_without_end_is_refused():
     (problem,) = problems_of(Path("/dev/zero"))
     assert problem.message == "expected at most 10,000,000 bytes, got more"

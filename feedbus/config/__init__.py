@@ -90,8 +90,9 @@ def located(
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
     """Return the applied file in a process of the supervisor, otherwise the topology file."""
     kept = environ.get(APPLIED)
-    ours = environ.get("FEEDBUS_TOPOLOGY") == os.path.abspath(path)  # noqa: PTH100 -- as above
-    return Path(kept) if kept and ours and os.access(kept, os.R_OK) else path
+    if not kept or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
+        return path
+    return Path(kept) if os.access(kept, os.R_OK) else path
 
 
 def read(path: Path) -> str:
