@@ -14,7 +14,7 @@ BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
 LOCK = "lock"  # the queue by which a topology is locked, after the topology's name
-DIGEST = r"[0-9a-f]{8}"  # of a generation
+DIGEST = r"[0-9a-f]{8}"  # the digest of a generation
 
 
 class Role(Enum):
@@ -151,11 +151,11 @@ class Names:
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
-        """Return the name of a consumer's queue, which has no shards and is on no ring."""
+        """Return the name of a consumer's queue, which has no shards and is not part of a ring."""
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:
-        """Return the name of a queue without shards that is on no ring."""
+        """Return the name of a queue without shards that is not part of a ring."""
         return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:
@@ -187,7 +187,7 @@ class Names:
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:
-        """Return the timer's exchange for a position; below 0, the one for due messages."""
+        """Return the timer's exchange for a position; below 0, the exchange for due messages."""
         return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
 
     def timer_queue(self, place: int, digit: int) -> str:
@@ -218,7 +218,7 @@ class Names:
 
     @property
     def hosts(self) -> str:
-        """Return the exchange to which hosts announce themselves, the prefix of their queues."""
+        """Return the exchange for announcements of hosts; their queues have it as a prefix."""
         return f"{self.topology.name}.:hosts"
 
     def is_of_timer(self, name: str) -> bool:

@@ -24,7 +24,7 @@ from feedbus.process.threads import Threads
 
 NANOSECONDS = 1_000_000_000
 Events = list[tuple[selectors.SelectorKey, int]]
-Waiting = Callable[[], AbstractContextManager[None]]  # around a wait that is no handler's fault
+Waiting = Callable[[], AbstractContextManager[None]]  # around waits that no handler causes
 
 
 class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is
@@ -143,7 +143,7 @@ class VirtualClock:
         """Advance by a number of seconds; 0 or less changes nothing."""
         if seconds > 0:
             with self._lock:
-                self._passed += math.ceil(seconds * NANOSECONDS)  # a wait always ends
+                self._passed += math.ceil(seconds * NANOSECONDS)  # so each wait ends
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
         """Return whether an event is set; if it is not, advance by the seconds.

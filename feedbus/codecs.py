@@ -111,7 +111,7 @@ class Codecs:
             reads: the kind of body that the handler reads if there is no codec.
 
         Raises:
-            InvalidBody: the body is not what its content type says.
+            InvalidBody: the body does not match its content type.
 
         """
         codec = self.codecs.get(bare_type(content_type)) if content_type else None

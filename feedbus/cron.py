@@ -1,4 +1,4 @@
-"""Cron expressions in time zones: the times that they match, also when a clock changes.
+"""Cron expressions in time zones: the times that they match, also when daylight saving time begins.
 
 A line with fixed times of day (`30 2 * * *`) is fired once on each day. If the clock skips that
 time, it is fired at the first minute after the gap. If the clock shows it twice, it is fired the

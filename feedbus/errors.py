@@ -78,7 +78,7 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
     """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        """Create the error; the key "" is the whole body. Long lists are shortened."""
+        """Create the error; the key "" stands for the whole body. Long lists are shortened."""
         self.errors = {
             _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
             for field, texts in islice(errors.items(), FIELDS_KEPT)

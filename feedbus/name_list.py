@@ -1,4 +1,4 @@
-"""Write names into a sentence: a list of them, or what a wrong name may mean."""
+"""Write names into a sentence: a list of names, or the name that a wrong name probably means."""
 
 from __future__ import annotations
 

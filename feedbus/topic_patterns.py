@@ -14,7 +14,7 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
     """Whether words match: `*` stands for one word, `#` for any number, none included."""
     if list(pattern) == [""]:
         return not words
-    reached = {0}  # positions in the pattern after the words so far, past any #
+    reached = {0}  # the positions in the pattern that the words so far reach; a # can be empty
     reached = _skip_hashes(pattern, reached)
     for word in words:
         following = set()

@@ -26,7 +26,7 @@ WRONG = {
     '"stock.all"|"order.all"': "to match a binding of 'orders' ('stock.#'), got 'order.all'",
     '"stock.all"|7': "key: expected a routing key",
     '{ kind = "stocktaking", shelves = [1, 2] }|"all"': "payload: expected a table",
-    "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected a value that JSON has: write a date",
+    "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected a value that JSON can represent: write",
     "shelves = [1, 2]|shelves = nan": "expected a finite number",
     "payload  =|headers = ['a']\npayload =": "headers: expected a table of header names",
     "payload  =|headers = { when = 2026-01-31 }\npayload =": (

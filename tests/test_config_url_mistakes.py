@@ -69,7 +69,7 @@ WRONG_FILES = {
         START + ORDERS + '[store]\nurl = ▸"postgresql://u@h/db?sslmod=require"\n',
         (
             "[store] url: expected postgresql://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE, "
-            "as PostgreSQL's libpq takes it, got 'postgresql://…'; did you mean 'sslmode'?"
+            "as PostgreSQL's libpq reads it, got 'postgresql://…'; did you mean 'sslmode'?"
         ),
     ),
     "an sqlite URL with a question": (

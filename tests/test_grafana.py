@@ -88,7 +88,7 @@ def test_the_spread_considers_weights(topology):
     (fair,) = [
         target["expr"]
         for panel in printed(topology)["panels"]
-        if panel["title"] == "sort.v2: busiest over mean"
+        if panel["title"] == "sort.v2: busiest shard / mean"
         for target in panel["targets"]
     ]
     assert 'sort\\\\.v2_(0|2)",job=~"$job"}[$__range])) / 1 or ' in fair

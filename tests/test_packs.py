@@ -157,7 +157,7 @@ def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None
     [
         ({"columns": 1}, "columns: expected a JSON object, got int"),
         ({"columns": {"x": 7}}, "columns: 'x': expected a list, got int"),
-        ({"columns": {"x": [1]}}, "columns: 'x': expected 2 values, as in ordinals, got 1"),
+        ({"columns": {"x": [1]}}, "columns: 'x': expected 2 values, one for each ordinal, got 1"),
         ({"origins": "o"}, "origins: expected a list, got str"),
         ({"origins": []}, "origins: expected at least one text"),
         ({"owners": None}, "owners: expected a list, got NoneType"),
@@ -166,7 +166,7 @@ def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None
         ({"ordinals": [0, True]}, "ordinals: expected integers from 0 to "),
         ({"keys": "gone"}, "keys: there is no column 'gone'"),
         ({"keys": 1}, "keys: expected a list, got int"),
-        ({"keys": ["a", "b", "c"]}, "keys: expected 2 values, as in ordinals, got 3"),
+        ({"keys": ["a", "b", "c"]}, "keys: expected 2 values, one for each ordinal, got 3"),
         ({"keys": ["\ud800", "b"]}, "keys: a text contains half of a surrogate pair"),
         ({"keys": [], "ordinals": [], "columns": {}}, "keys: expected at least one key, got none"),
         ({"shared": []}, "shared: expected a JSON object, got list"),

@@ -235,8 +235,8 @@ WRONG = [
     (
         {"delay": 1, "expires": 1},
         (
-            "expires: expected more than the delay of 1 s, because both count from the publish;"
-            " got 1 s"
+            "expires: expected more than the delay of 1 s, because both begin when the"
+            " message is published; got 1 s"
         ),
     ),
     (

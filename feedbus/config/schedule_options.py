@@ -124,7 +124,7 @@ def _not_json(value: Any) -> Any:
         return [Fault(expected="a finite number")]
     if value is None or isinstance(value, str | int | float):
         return []
-    return [Fault(expected="a value that JSON has: write a date or a time as a text")]
+    return [Fault(expected="a value that JSON can represent: write a date or a time as a text")]
 
 
 def check_schedules(draft: Draft) -> Found:

@@ -79,8 +79,8 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
             height=10,
         ),
         Panel(
-            f"{queue.name}: busiest over mean",
-            "Records of the busiest shard over the mean, relative to the weights; 1 is even.",
+            f"{queue.name}: busiest shard / mean",
+            "Records of the busiest shard, relative to the mean and the weights; 1 is even.",
             (Query(f"max({fair}) / avg({fair})", "max/mean"),),
             kind="stat",
             width=4,
@@ -191,12 +191,12 @@ def _handling(topology: Topology) -> list[Panel]:
             "s",
         ),
         Panel(
-            "Records a call", "How many records a handler gets in one call.", batches, width=THIRD
+            "Records per call", "How many records a handler gets in one call.", batches, width=THIRD
         ),
         Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
         Panel(
             "Misplaced/s",
-            "Records of another shard; should be 0.",
+            "Records that belong to another shard; should be 0.",
             (misplaced,),
             "cps",
             width=THIRD,

@@ -39,7 +39,7 @@ class DeadLetter:
         key: the routing key with which it was published.
         reason: the reason that the handler, the validation or the broker gave.
         attempts: how often the handler was called for it.
-        errors: each field's errors, if it did not validate.
+        errors: the errors of each field, if the record is not valid.
         failed_at_microseconds: the time of the failure, since the epoch; None if the broker
             dead-lettered it.
         content_type: the content type of the body.
@@ -75,7 +75,7 @@ class DeadLetter:
 
 @contextmanager
 def opened(topology: Topology) -> Iterator[Channel]:
-    """Open a channel to read dead letters; at the end, unsettled ones return to the queue."""
+    """Open a channel to read dead letters; at the end, unsettled letters return to the queue."""
     topology_setup.set_up_if_missing(topology)
     connection = broker.connect(topology)
     try:
@@ -92,7 +92,7 @@ def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tupl
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
-    # Only the dead letters that exist now: one that is sent back may fail again meanwhile.
+    # Only the dead letters that exist now: a letter that is sent back may fail again meanwhile.
     count = channel.queue_declare(name, passive=True).message_count
     for _ in range(count):
         message = channel.basic_get(name)

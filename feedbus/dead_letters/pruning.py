@@ -21,7 +21,7 @@ events = EventLog(__name__)
 
 INTERVAL_SECONDS = 60.0
 FIRST_SECONDS = 1.0
-DROPPED_AT_ONCE = 500  # before the consumer handles messages again
+DROPPED_AT_ONCE = 500  # deleted before the consumer handles messages again
 UNDATED_AT_ONCE = 100
 
 
@@ -107,12 +107,12 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             dropped["max_age"] += 1
         else:
             undated.append(tag)
-            # A foreign message without a time must not protect the ones behind it.
+            # A foreign message without a time must not protect the dead letters behind it.
             if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
                 break
             continue
         exceeding[tag] = letter.message_id
-    if queue.block_on_dead and exceeding:  # before they are gone: a crash leaves no key blocked
+    if queue.block_on_dead and exceeding:  # before the deletion: a crash leaves no key blocked
         release(connection, topology, queue, exceeding.values())
     for tag in exceeding:
         channel.basic_ack(tag)

@@ -16,7 +16,7 @@ from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-LOOKS_A_STATE = 10  # a waiting consumer reads the state after this many checks of a queue
+LOOKS_A_STATE = 10  # number of checks of a queue after which a waiting consumer reads the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ class Source:
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        unfenced: whether its reader must put a fence there as soon as the queue is ending. An
-            earlier fence may have expired, or was refused because the queue was full.
+        unfenced: whether the consumer must put a fence into the queue as soon as the phase of the
+            queue is "ending". An earlier fence may have expired, or the queue was full and refused
+            it.
         turn: the number of the queue's generation.
         in_turn: whether it is an old queue, to which a consumer subscribes only if the broker
             reports no other reader.
@@ -42,7 +43,7 @@ class Source:
 
 
 class Drain:
-    """The order in which one consumer goes through the generations of its exchange.
+    """Determines which queues of its exchange one consumer reads, and in which order.
 
     The queues of an old generation are divided among the current consumers. Each queue is read up
     to its fence, then deleted. A consumer reads its share of them together with its own queue. A
@@ -57,13 +58,14 @@ class Drain:
         states: Mapping[str, State],
         pause: Callable[[], bool],
     ) -> None:
-        """Use the state of the consumer's exchange, if that is a hash exchange.
+        """Use the state of the consumer's exchange, if the exchange has a ring.
 
         Args:
             topology: the topology as the file declares it now.
             consumer: the reader of the queues.
             states: the broker's state of each ring, by exchange.
-            pause: waits a moment while other consumers drain; returns False when the run is over.
+            pause: waits a short time while other consumers read old queues; returns False when the
+                run is over.
 
         """
         self._topology = topology
@@ -94,7 +96,7 @@ class Drain:
         return None
 
     def queues(self, connection: Connection) -> Iterator[Sequence[Source]]:
-        """Yield lists of queues; each list is read until all its queues are fenced or deleted."""
+        """Yield lists of queues; the consumer reads each list until all its queues have ended."""
         if self._state is None:
             before = self._names.before(self._consumer)
             yield from self._in_turn(connection, [Source(before)])
@@ -108,7 +110,7 @@ class Drain:
             turn=current.turn,
         )
         if self.at_once:
-            # The newest queue comes first: its records wait for no backlog of another key.
+            # The newest queue comes first: its records do not wait for old records of other keys.
             old = [each for old in reversed(self._state.draining) for each in self._sources(old)]
             yield [own, *(replace(each, in_turn=True) for each in old)]
             return
@@ -152,7 +154,7 @@ class Drain:
         return [name for name, _ in members].index(self._consumer.name)
 
     def announced(self, connection: Connection, notice: bytes | str) -> bool:
-        """Whether a notice reports a newer ring; see switched().
+        """Whether a notice announces a newer ring with a queue of this consumer; see switched().
 
         Args:
             connection: reads the state if the notice contains no generation.
@@ -176,7 +178,7 @@ class Drain:
         return self._reads(now.current)
 
     def _reads(self, generation: Generation) -> bool:
-        """Whether this consumer reads a queue of a generation while it reads old queues."""
+        """Whether this consumer reads a queue of this generation together with old queues."""
         there = self._consumer.name in dict(generation.members)
         return there and predecessors.known(self._topology, self._consumer.queue)
 
@@ -191,9 +193,9 @@ class Drain:
     def _in_turn(
         self, connection: Connection, sources: Sequence[Source]
     ) -> Iterator[Sequence[Source]]:
-        """Yield ending queues, each while no other consumer reads it, until all are deleted.
+        """Yield the old queues that no other consumer reads now, until all of them are deleted.
 
-        Only a consumer that reads a queue alone can prove that it is empty.
+        Only the single reader of a queue can prove that the queue is empty.
         """
         for look in itertools.count(1):
             readers = {each: broker.consumers(connection, each.queue) for each in sources}

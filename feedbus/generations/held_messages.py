@@ -33,7 +33,7 @@ class NoRoomError(Exception):
     """
 
     def __init__(self, generation: Generation) -> None:
-        """Create it for the ring of a full queue."""
+        """Create the error for the ring of a full queue."""
         super().__init__(generation.exchange)
         self.generation = generation
 
@@ -80,14 +80,14 @@ def repeat_while_full(
 ) -> Changed:
     """Call a function that switches rings under the topology's lock, until no queue is full.
 
-    Between two calls, the lock is free. The consumers of old queues may need it before they can
-    make room.
+    Between two calls, the lock is free. The consumers of old queues may need the lock before they
+    can make room in these queues.
 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        change: called with a channel. It continues after an interruption, as make_current() does.
-            Its result is returned.
+        change: called with a channel, and called again after NoRoomError: like make_current(), it
+            then continues. Its result is returned.
         on_full: called once if messages wait for room in a full queue.
 
     Raises:

@@ -11,7 +11,7 @@ from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
 from feedbus.units import counted
 
-KEPT = 20  # replaced rings that are remembered
+KEPT = 20  # the number of replaced rings that a state contains
 
 
 def refuse_older(states: Iterable[State], topology: Topology) -> None:

@@ -66,7 +66,7 @@ class Predecessors:
         self.queues.difference_update(queues)
 
     def by_generation(self) -> Iterator[list[str]]:
-        """Yield the existing queues of each generation that has some, the oldest first."""
+        """Yield the existing queues of each generation, the oldest generation first."""
         for _, members, _ in self._rings:
             existing = [each for each in members.values() if each in self.queues]
             if existing:

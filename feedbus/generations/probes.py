@@ -102,7 +102,8 @@ class Probes:
     def put_fence(self) -> None:
         """Publish the missing fence.
 
-        It is no probe: its reader first checks that the queue is ending.
+        The fence is not a probe: the consumer that receives it first checks whether the queue is
+        ending.
 
         Raises:
             Outage: the broker does not confirm it.
@@ -129,7 +130,7 @@ class Probes:
         return True
 
     def disturb(self) -> None:
-        """Register that another message has arrived, so that the proof starts again."""
+        """Register that a message other than a probe has arrived: the proof starts again."""
         self._quiet = 0
 
 

@@ -1,4 +1,4 @@
-"""Delete a queue that has no consumer: only if it is empty, or with its messages."""
+"""Delete a queue that has no consumer: either only if it is empty, or with its messages."""
 
 from __future__ import annotations
 

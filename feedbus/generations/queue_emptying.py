@@ -62,7 +62,7 @@ class Emptying:
         self._probing = False
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,10 +138,10 @@ class Emptying:
             channel = self._connection.channel()
             try:
                 got = channel.basic_get(self._queue)
-            except ResourceLocked:  # which closes the channel
+            except ResourceLocked:  # this error closes the channel
                 self._probing = True
             else:
-                channel.close()  # which returns the message to the queue
+                channel.close()  # so the message returns to the queue
                 return got is None
         probes = Probes(self._channel, self._queue, pause_seconds=0.0)
         probes.put()

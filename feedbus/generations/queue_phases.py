@@ -31,8 +31,8 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
     if _phase_of(names, seen, queue) == "ending":
         return "ending"
     try:
-        # The readers' copy of the state can be out of date. The state that is read under the lock
-        # is not.
+        # The copy of the state for consumers can be out of date. The ledger, which is read under
+        # the lock, is always up to date.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)

@@ -51,7 +51,7 @@ def equal(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 
 
 def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether the queue of a consumer on no ring exists with other arguments."""
+    """Whether the queue of a consumer exists with other arguments; False for a queue of a ring."""
     names = Names(topology)
     found = seen.queues.get(names.queue(consumer))
     wanted = queue_arguments.of_queue(names, consumer.queue)
@@ -64,7 +64,7 @@ def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 
 def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
-    """Return (queue, its retry queue) for parked retries that have not been returned."""
+    """Return (queue, retry queue) for each retry queue whose retries are still parked."""
     found = []
     for name in seen.queues:
         made = derived(name)
@@ -94,7 +94,7 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
     """Delete a retry queue with wrong arguments, after its retries were parked.
 
-    Until the queue is declared again, a consumer that sends a retry to it holds.
+    A consumer that sends a retry to the queue holds until the queue is declared again.
     """
     channel = connection.channel()
     if broker.queue_exists(connection, delay):
@@ -232,7 +232,8 @@ class Replacement:
         self._clock.sleep(broker.in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
-        # Their messages go to the queue by its name, and would be lost while it does not exist.
+        # The retry queues send their messages to the queue by its name. While the queue does not
+        # exist, these messages would be lost.
         return (name for name in seen.queues if derived(name) == Derived(self._queue, Role.RETRY))
 
     def _empty(self) -> None:

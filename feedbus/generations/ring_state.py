@@ -30,11 +30,12 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
-LOCKED_ATTEMPTS = 10  # fewer: under the lock, only a reader that is ending can have the message
+LOCKED_ATTEMPTS = 10  # fewer, because under the lock only a reader that ends can have it
 READ_PAUSE_SECONDS = 0.03
-# A quorum queue puts returned messages in the order of their return, and drops its first message if
-# there are too many. With room for one, a reader that returns an old state after another reader has
-# returned the newer one would replace the newer state by the old one, permanently.
+# A quorum queue puts returned messages back in the order of their return, and drops its first
+# message if there are too many. If the queue had room for only one message, a reader could return
+# the old state after another reader has returned the newer state. Then the old state would replace
+# the newer one permanently.
 KEPT = 100
 
 
@@ -96,7 +97,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | 
     names = Names(topology)
     there = (names.ledger(exchange), names.generations(exchange))
     if not any(broker.queue_exists(channel.connection, queue) for queue in there):
-        return None  # without a wait: there is no queue from which a reader could have the message
+        return None  # no wait, because without the queue no reader can have the message
     damaged = []
     for queue in there:
         _declare(channel, topology, exchange, queue)
@@ -114,7 +115,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | 
             f" that feedbus did not write, so the current ring is not known; stop the program that"
             f" publishes there, delete these queues and the exchange {entry}, and run `feedbus"
             " apply`, which makes a first ring; `feedbus plan` then lists the shards of"
-            " older rings with messages"
+            " older rings that still have messages"
         )
         raise UsageError(msg)
     return None
@@ -221,8 +222,8 @@ def _take(
             found[message.delivery_tag] = state if ours else None
         tag, latest = max(found.items(), key=_serial, default=(0, None))
         for each in found:
-            # If there is a state, older ones and foreign messages are deleted. Otherwise all stay,
-            # so that an operator can look at them.
+            # If there is a state, older states and foreign messages are deleted. Otherwise all
+            # messages stay, so that an operator can look at them.
             if latest is None or each == tag:
                 channel.basic_reject(each, requeue=True)
             else:
@@ -241,7 +242,7 @@ def _serial(found: tuple[int, State | None]) -> int:
 
 
 def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
-    """Whether the current ring exists: others can publish a state, but not declare a ring."""
+    """Whether the current ring exists: other programs may publish a state, but declare no ring."""
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
 
@@ -252,7 +253,7 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
     except UsageError as error:
         if differs_in(error.__cause__) != "x-max-length":
             raise
-        # feedbus 0.1 has declared the queue in this way.
+        # feedbus 0.1 declared the queue in this way.
         declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 

@@ -91,7 +91,7 @@ def make_current(
 
 
 def _carry_out(channel: Channel, names: Names, state: State) -> State:
-    """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
+    """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
     # The state is written first. While it is not settled, consumers delete no queue of the newest
     # old ring. After a crash, the ledger shows that this switch must be completed.
     state = ring_state.write(channel, names, state)

@@ -17,9 +17,9 @@ from feedbus.wire.amqp_protocols import Connection
 def notify_consumers(connection: Connection, topology: Topology, states: Iterable[State]) -> None:
     """Notify the consumers of all old queues that the switches to these states are complete.
 
-    It can be repeated, and the next call does what an interrupted one has not done. The caller does
-    not hold the topology's lock: a fence can wait for room in a full queue, and the consumer of
-    that queue may need the lock before it can make room.
+    If a call is interrupted, the next call does the rest. The caller does not hold the topology's
+    lock: a fence can wait for room in a full queue, and the consumer of that queue may need the
+    lock before it can make room.
 
     Args:
         connection: a connection to the topology's broker.
@@ -56,9 +56,10 @@ def fence(connection: Connection, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
     The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
-    generation, the consumer proves that it is empty and deletes it. The switch is complete before.
-    So a consumer that has received a fence goes on, and a full queue gets room. A full queue
-    without a consumer gets no fence: the consumer that begins to read it puts a fence there.
+    generation, the consumer proves that it is empty and deletes it. The switch was completed
+    before. So a consumer that receives a fence does not have to wait, and a full queue gets room. A
+    full queue without a consumer gets no fence: the consumer that begins to read it puts a fence
+    there.
     """
     queues = names.members(old)
     while queues:

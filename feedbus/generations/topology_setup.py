@@ -70,7 +70,7 @@ def _declare_and_switch(
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
-        before: gets the states before the first call.
+        before: a dict that gets the state of each ring as it was before the first call.
 
     """
     connection = channel.connection
@@ -93,8 +93,8 @@ def _declare_and_switch(
 def _refuse_consumed(connection: Connection, topology: Topology, state: State) -> None:
     """Refuse to declare a ring's queues again while other hosts consume them.
 
-    Each start of a host would switch the ring back to how that host declares its queues. Consumers
-    of feedbus 0.1 could not even delete the quorum queues that they have drained.
+    Otherwise, each start of one of the hosts would switch the ring to the arguments of that host.
+    Consumers of feedbus 0.1 could not even delete the quorum queues that they have drained.
     """
     exchange = state.current.exchange
     if state.current.shape == topology.generation(exchange).shape:

@@ -42,7 +42,7 @@ class Project:
 
     @cached_property
     def metrics(self) -> ConsumerMetrics:
-        """The metrics of all consumers, which nothing reads."""
+        """The metrics of all consumers; no program reads them."""
         return Metrics.none().consumer("inline")
 
     @cached_property

@@ -79,7 +79,7 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
-            self._own_messages = self._broker.message_count()  # the states of the rings
+            self._own_messages = self._broker.message_count()  # states of rings
             sender = make_sender(self.topology)
             ends.callback(sender.close)
             self.bus = InlineBus(self.topology, sender, store)
@@ -233,7 +233,7 @@ class InlineSystem:
         )
 
     def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
-        """Return the number of messages in the timer for these targets, retries or not."""
+        """Return the number of retries, or of other messages, in the timer for these targets."""
         return sum(
             each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
             for each in self._broker.headers(self._names.is_of_timer)

@@ -17,7 +17,7 @@ from feedbus.errors import UsageError
 from feedbus.operations.http_server import Address, is_loopback
 from feedbus.operations.responses import problem
 
-USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # of nearly all requests
+USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # nearly always
 TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
@@ -33,8 +33,8 @@ class Guard:
 
     Attributes:
         token: the token that requests need, or None.
-        loopback: whether only this machine can reach the server. Then metrics need no token.
-            If no token is set, no request needs one.
+        loopback: whether only this machine can reach the server. Then requests for metrics need no
+            token, and without a configured token no request needs one.
 
     """
 

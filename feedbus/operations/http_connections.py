@@ -18,7 +18,7 @@ from feedbus.operations.responses import PROBLEM, problem_body
 
 events = EventLog(__name__)
 
-BODY_BYTES = 64 * 1024  # of one request
+BODY_BYTES = 64 * 1024  # the largest body of a request
 MOST_CONNECTIONS = 1000
 RESERVED_FILES = 200  # for the database, broker, logs and closing connections
 FEWEST_CONNECTIONS = 50

@@ -24,7 +24,7 @@ from feedbus.operations.http_connections import (
 
 BACKLOG = 1024
 THREADS = 16  # most of them wait for the database
-HEADERS_BYTES = 16 * 1024  # of one request; a slow client keeps it in memory
+HEADERS_BYTES = 16 * 1024  # the largest headers of a request; a slow client keeps them in memory
 LOOP_SECONDS = 5.0
 OPEN_LOOP_SECONDS = 1.0  # while there are open connections, which can become overdue
 UNREAD_SECONDS = 60  # how long a client may read nothing of an answer

@@ -52,7 +52,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
         supervised: True to try again if the address cannot be used; False to raise an error.
 
     Raises:
-        SlotTaken: another operations process runs in this folder of state.
+        SlotTaken: another operations process uses the same folder `var`.
         CannotListen: the address is in use, or does not exist.
         UsageError: other machines can reach the address, and no token is set.
 

@@ -25,7 +25,7 @@ def figures(
         topology: the topology of the consumers, whose metrics are read.
         depths: the depths by consumer; empty while the broker is unavailable.
         holding: why consumers hold, by consumer.
-        waiting: how many records wait in the order of their keys in this host's processes.
+        waiting: how many records wait for earlier records of their keys, in this host's processes.
 
     """
     handled = settled(topology.var / "metrics")
@@ -59,7 +59,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
         "name": queue.name,
         "exchange": queue.exchange,
         "sharded": queue.shards is not None,
-        "retrying": shared.retrying + in_order if shared else None,  # shards share these two
+        "retrying": shared.retrying + in_order if shared else None,  # the same for all shards
         "dead": shared.dead if shared else None,
         "consumers": [
             {

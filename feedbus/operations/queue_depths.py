@@ -18,9 +18,9 @@ from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
-DELAYED_FRESH_SECONDS = 10.0  # it needs a request for each queue of the timer
-FIRED_FRESH_SECONDS = 5.0  # the scheduler waits while it is read
-REFUSAL_FRESH_SECONDS = 5.0  # it needs a new connection each time
+DELAYED_FRESH_SECONDS = 10.0  # a read needs a request for each queue of the timer
+FIRED_FRESH_SECONDS = 5.0  # the scheduler waits during a read
+REFUSAL_FRESH_SECONDS = 5.0  # a read needs a new connection
 
 Counts = Mapping[str, Depths]
 Answer = TypeVar("Answer")
@@ -30,7 +30,7 @@ class Remembered(Generic[Answer]):
     """An answer that is read again only when it is older than some seconds."""
 
     def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
-        """Create the object without an answer; the first read asks."""
+        """Create the object without an answer; the first read asks for it."""
         self._ask = ask
         self._fresh_seconds = fresh_seconds
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class Remembered(Generic[Answer]):
         self._asked_at = 0.0
 
     def read(self) -> Answer:
-        """Return the answer; if asking raises an error, the next read asks again."""
+        """Return the answer; if the request for it raises an error, the next read asks again."""
         with self._lock:
             if not self._answers or time.monotonic() - self._asked_at > self._fresh_seconds:
                 self._answers = [self._ask()]

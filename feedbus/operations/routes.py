@@ -96,7 +96,7 @@ class Operations:
             ),
         }
         if not away:
-            found["broker"] = (self._refusal(), "Takes no messages.")
+            found["broker"] = (self._refusal(), "Accepts no messages.")
         for part, (error, _) in found.items():
             if error:
                 events.warning(

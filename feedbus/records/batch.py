@@ -14,8 +14,8 @@ from feedbus.records.ids import Ids, pick
 from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
 
-SMALL = 8  # mean number of records per chunk
-LARGE = 100  # records: a chunk with as many is published as messages of its own
+SMALL = 8  # with fewer records per chunk on average, access by record is faster
+LARGE = 100  # records; the records of a chunk with at least as many are published separately
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Chunk:
         return len(self.ids)
 
     def column(self, name: str) -> Iterable[Any]:
-        """Return one value per record; raise KeyError if the records do not have the field."""
+        """Return the value of a field for each record; raise KeyError if it is missing."""
         if name in self.columns:
             return self.columns[name]
         return repeat(self.shared[name], len(self))
@@ -128,7 +128,7 @@ class Batch:
         """Return one value per record; the caller must not change the list.
 
         Raises:
-            KeyError: a record has no such field; the message lists the fields that there are.
+            KeyError: a record has no such field; the error lists the existing fields.
 
         """
         found = self._columns.get(name)
@@ -142,7 +142,7 @@ class Batch:
         return found
 
     def check(self, *names: str) -> None:
-        """Raise KeyError with the known fields if a record lacks one of the given fields."""
+        """Raise KeyError, with the existing fields, if a record lacks one of these fields."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -159,7 +159,7 @@ class Batch:
         """Return one value for each of the given ascending indexes; see column()."""
         if not places:
             return ()
-        if isinstance(places, range):  # all are in one chunk: no column of another is needed
+        if isinstance(places, range):  # if all are in one chunk, only its column is needed
             number, start = self.find(places.start)
             chunk = self.chunks[number]
             if start + len(places) <= len(chunk) and name in chunk.columns:
@@ -179,7 +179,7 @@ class Batch:
 
         Args:
             places: the indexes of the records, ascending.
-            names: the fields that matter.
+            names: the fields whose values are compared.
 
         Yields:
             (fields that these records share, their indexes).

@@ -1,4 +1,4 @@
-"""The message ids of many records in a compact form: a common beginning and numbers."""
+"""The message ids of many records in a compact form: a common beginning, and a number for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Ids(Sequence[str]):
 
     Attributes:
         origins: the beginning of the ids: one for all records, or one per record.
-        ordinals: the number at the end of each id; None for one record whose id is its origin.
+        ordinals: the number at the end of each id; None if there is one record, whose id is the
+            origin itself.
 
     """
 
@@ -30,7 +31,7 @@ class Ids(Sequence[str]):
 
     @classmethod
     def of(cls, message_id: str) -> Self:
-        """Return the ids of a plain message, which may be a record of an earlier pack."""
+        """Return the ids for a plain message, which may once have been a record of a pack."""
         origin, dash, ordinal = message_id.rpartition("-")
         if dash and ORDINAL.fullmatch(ordinal):
             return cls(origin, [int(ordinal)])
@@ -69,7 +70,7 @@ class Ids(Sequence[str]):
 
 
 def children(ordinal: int, first: int, count: int) -> range:
-    """Return the ordinals of the children of a record, from a given child on.
+    """Return the ordinals of a record's children: of the messages that the record causes.
 
     Written in digits of 32 bits, the lowest digit first, a child's ordinal has the digits of its
     parent and then the digits of its own number. The first child has the number 0, so it has the
@@ -84,7 +85,7 @@ def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
     """Return the values at these indexes; operator.itemgetter makes this fast."""
     if isinstance(indexes, range) and indexes.step == 1:
         return values[indexes.start : indexes.stop]
-    if len(indexes) < 2:  # noqa: PLR2004 -- for one, itemgetter returns no tuple
+    if len(indexes) < 2:  # noqa: PLR2004 -- for one index, itemgetter returns no tuple
         return [values[index] for index in indexes]
     found: Any = itemgetter(*indexes)(values)
     return found  # type: ignore[no-any-return]

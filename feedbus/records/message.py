@@ -20,7 +20,7 @@ def _empty() -> Mapping[str, Any]:
 class Message:
     """The message of a record; a handler gets it through a parameter with this annotation.
 
-    A test of one handler makes one: `mail(order, Message(routing_key="mail.ann"))`.
+    A test can create it: `mail(order, Message(routing_key="mail.ann"))`.
 
     Attributes:
         routing_key: the routing key with which the record was published, also after a retry.
@@ -33,7 +33,7 @@ class Message:
             letter; None if the message does not contain a time.
         redelivered: whether the broker has delivered it before, for example to a process that died.
         queue: the name of the queue in topology.toml.
-        consumer: the queue's name, or the shard's.
+        consumer: the name of the queue or, on a queue with shards, of the shard.
         content_type: the content type of the body; None if the publisher gave none.
         type: AMQP's property of that name, None if the publisher gave none.
         correlation_id: AMQP's property of that name, None if the publisher gave none.
@@ -95,5 +95,5 @@ def _moment(delivery: Delivery) -> datetime | None:
         if microseconds is not None:
             return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
         return datetime.fromtimestamp(seconds, UTC) if type(seconds) is int else None
-    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+    except (ValueError, OverflowError, OSError):  # a year that datetime does not have
         return None

@@ -17,9 +17,9 @@ from feedbus.records.payloads import (
 )
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
-EXPANDED_BYTES = 256 * 1024 * 1024  # of a pack's records, each as a message of its own
-ORIGIN_BYTES = 150  # with an ordinal a message id
-NAME_CHARACTERS = 60  # of a name in an error
+EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as separate messages
+ORIGIN_BYTES = 150  # limit for an origin: together with an ordinal, it is a message id
+NAME_CHARACTERS = 60  # limit for a name in the text of an error
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
 Kind = TypeVar("Kind")
@@ -31,7 +31,7 @@ class Pack:
 
     Attributes:
         ids: the message id of each record.
-        keyed: the routing key of each record, or the name of the column that contains them.
+        keyed: the routing key of each record, or the name of the column that contains the keys.
         shared: maps each field to the value that all records have.
         columns: maps each field to a list with one value per record.
 
@@ -85,7 +85,7 @@ class Pack:
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body of the pack; routing keys that are a column are stored once."""
+        """Return the body of the pack; routing keys that a column contains are not stored again."""
         origins, owners = _distinct(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
@@ -131,7 +131,7 @@ def decode(
 
     Args:
         body: the bytes of the message.
-        content_type: PACK for a pack; all else is read as one JSON object.
+        content_type: PACK for a pack; a body of any other type is read as one JSON object.
         message_id: the id of a plain message.
         key: the routing key of a plain message.
         content_encoding: the property of the message: the encoding of the body's text.
@@ -168,7 +168,7 @@ def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
 
 
 def _pack(payload: Mapping[str, Any]) -> Pack:
-    """Return the pack in the object of a body; raise ValueError, with the part that is wrong."""
+    """Return the pack that a decoded body contains, or raise ValueError with the wrong part."""
     columns: Mapping[str, Any] = _part(payload, "columns", dict)
     origins = _part(payload, "origins", list)
     owners = _part(payload, "owners", list)
@@ -189,7 +189,7 @@ def _pack(payload: Mapping[str, Any]) -> Pack:
 
 
 def _refuse_length(where: str, values: Sequence[Any], ordinals: Sequence[int]) -> NoReturn:
-    msg = f"{where}: expected {len(ordinals)} values, as in ordinals, got {len(values)}"
+    msg = f"{where}: expected {len(ordinals)} values, one for each ordinal, got {len(values)}"
     raise ValueError(msg)
 
 
@@ -203,7 +203,7 @@ def _part(payload: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
 def _checked(kind: type[Kind], value: object, where: str) -> Kind:
     if not isinstance(value, kind):
         msg = f"{where}: expected {KINDS[kind]}, got {type(value).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 -- a fault of the body, as all others
+        raise ValueError(msg)  # noqa: TRY004 -- the body is invalid
     return value
 
 
@@ -250,7 +250,7 @@ def _short_numbers(column: list[Any]) -> bool:
     """Whether all values of a column are short numbers, as most keys are."""
     try:
         short: bool = min(column) >= -LARGEST_ORDINAL and max(column) <= LARGEST_ORDINAL
-    except (TypeError, ValueError):  # texts or a mixture, or none
+    except (TypeError, ValueError):  # texts, texts and numbers, or no value
         return False
     return short
 

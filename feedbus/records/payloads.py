@@ -1,6 +1,6 @@
 """The payload of one record: a JSON object within limits, so that it can be encoded again.
 
-Publishing takes mappings, and instances of the classes that messages are loaded as.
+Mappings can be published, and instances of the classes that handlers get as records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DEEPEST = 200  # with this limit, a payload that was read can also be written
 ERROR_CHARACTERS = 200
 SIMPLE = frozenset({str, int, bool, type(None)})  # all JSON libraries write them in the same way
-# The usual names of encodings. Python has more; some need seconds for some thousand characters.
+# The usual names of encodings. Python knows more, but some need seconds for a thousand characters.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
     **{name: name for name in ("utf-7", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le")},
@@ -81,7 +81,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable(payload: Mapping[str, Any]) -> str:
-    """Return the field of a payload that JSON cannot represent, and why; "" for none."""
+    """Return the field of a payload that JSON cannot represent, and why; "" if there is none."""
     for name, value in payload.items():
         found = _unencodable(value, str(name), 0)
         if found:
@@ -102,7 +102,7 @@ def _unencodable(value: object, where: str, depth: int) -> str:
     if not isinstance(value, PLAIN):
         advice = "write it as text, or publish an instance of a dataclass"
         shown = f"{value!r:.60} of type {type(value).__name__}"
-        return f"'{where}': expected a value that JSON has, got {shown}; {advice}"
+        return f"'{where}': expected a value that JSON can represent, got {shown}; {advice}"
     try:
         _write({"": value}, ensure_ascii=True)
     except ValueError as error:
@@ -121,7 +121,7 @@ def encode_simple(payload: Mapping[str, Any]) -> bytes:
     """
     try:
         return _write_simple(payload)
-    except (ValueError, OverflowError):  # half of a surrogate pair, or more than 64 bits
+    except (ValueError, OverflowError):  # half of a surrogate pair, or a long integer
         return encode_payload(payload)
 
 
@@ -129,7 +129,7 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """Return compact JSON; raise ValueError or TypeError for values that JSON lacks."""
     try:
         return _write(payload, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can contain it only as an escape
         return _write(payload, ensure_ascii=True).encode()
 
 
@@ -147,7 +147,7 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
         content_encoding: the property of the message: the encoding of the body's text.
 
     Raises:
-        InvalidBody: it is not a JSON object; the error names what it is.
+        InvalidBody: the body is not a JSON object; the error names the type that was found.
 
     """
     if content_encoding and content_encoding != "utf-8":
@@ -170,7 +170,7 @@ def _read_slowly(body: bytes) -> Any:
     """Return the object in a body that msgspec cannot read, such as one with a byte order mark.
 
     Raises:
-        InvalidBody: it cannot be read at all.
+        InvalidBody: the body cannot be read.
 
     """
     try:

@@ -21,7 +21,7 @@ class _NoKey(str):
     __slots__ = ()
 
 
-NO_KEY: str = _NoKey()  # the default of `key`: the caller has given no routing key, not even ""
+NO_KEY: str = _NoKey()  # the default of `key`; it differs from "", which a caller can give as a key
 
 
 def without_key(exchange: str, *, has_shards: bool) -> str:
@@ -32,7 +32,7 @@ def without_key(exchange: str, *, has_shards: bool) -> str:
         has_shards: whether it is a hash exchange.
 
     Raises:
-        UsageError: the exchange has shards: all these messages would go to the same shard.
+        UsageError: the exchange has shards. All these messages would go to the same shard.
 
     """
     if has_shards:
@@ -103,7 +103,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
     """Return (payload, key) pairs in which each payload is converted to a mapping.
 
     Args:
-        pairs: the pairs, of which some are not mappings.
+        pairs: the pairs; some of their payloads are not mappings.
         first: the index of the first pair in the caller's argument.
 
     Raises:

@@ -24,7 +24,7 @@ def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
 
     Raises:
         TypeError: an option is unknown or has a wrong type.
-        ValueError: a value is out of its limits, or the name of a header is reserved.
+        ValueError: a value is not within its limits, or the name of a header is reserved.
 
     """
     for name in options:
@@ -39,8 +39,8 @@ def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
     delay = _milliseconds("delay", options.get("delay"), LONGEST_WAIT_SECONDS)
     if expires is not None and delay is not None and expires <= delay:
         msg = (
-            f"expires: expected more than the delay of {delay / 1000:g} s, because both count from"
-            f" the publish; got {expires / 1000:g} s"
+            f"expires: expected more than the delay of {delay / 1000:g} s, because both begin"
+            f" when the message is published; got {expires / 1000:g} s"
         )
         raise ValueError(msg)
     return Envelope(

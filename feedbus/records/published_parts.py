@@ -16,20 +16,20 @@ from feedbus.wrong_argument import refuse
 COLUMN = "a field's name or a list of values"
 
 
-@dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
+@dataclass(slots=True, eq=False)  # frozen instances take longer, and each call creates one
 class Part:
     """The messages that one call in a batch handler publishes.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
-        key: the routing key of all messages, or one for each; NO_KEY until the publisher of parts
-            has checked that the exchange needs none.
+        key: the routing key of all messages, or one for each; NO_KEY if the caller gave none, until
+            the publisher of parts has checked that the exchange needs no key.
         key_column: instead of key, the name of the column that contains the routing keys.
         columns: maps each field to a list with one value per message.
         shared: maps each field to the value that all messages have.
         causes: for each message, the index of the record that causes it.
-        options: the options of publish(); if there are any, each message is sent by itself, without
-            packs.
+        options: the options of publish(); if there are any, each message is sent separately,
+            without packs.
 
     """
 
@@ -115,7 +115,7 @@ def check_fields(columns: object, shared: object) -> None:
 
     """
     if columns is not None and not _is_mapping(columns):
-        refuse("columns", f"a mapping of fields, each to {COLUMN}", columns)
+        refuse("columns", f"a mapping of fields (for each field: {COLUMN})", columns)
     if shared is not None and not _is_mapping(shared):
         refuse("shared", "a mapping of fields to values", shared)
 
@@ -127,7 +127,7 @@ class PartPublisher(Protocol):
         """Publish the messages of a part, in order."""
 
 
-# The usual types first: to ask an abstract class takes ten times as long.
+# The usual types come first: a check against an abstract class takes ten times as long.
 
 
 def _is_list(values: object) -> bool:

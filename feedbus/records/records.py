@@ -16,7 +16,7 @@ from feedbus.records.published_parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selection import choose, group
 
-if TYPE_CHECKING:  # type checkers know it even if it is not installed
+if TYPE_CHECKING:  # for type checkers, also if it is not installed
     from typing_extensions import TypeVar
 
     Row = TypeVar("Row", default=dict[str, Any])
@@ -159,7 +159,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(lacks)
 
     def where_contains(self, name: str, item: Any) -> Records[Row]:
-        """Return the records in which a field, a text or a list, contains an item."""
+        """Return the records in which a field contains an item; the field is a text or a list."""
 
         def flags(values: Sequence[Any]) -> list[bool]:
             return [value is not None and item in value for value in values]
@@ -245,7 +245,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """The verdicts so far, by index in the batch; records without one are acknowledged."""
         return self._batch.verdicts
 
-    # for the framework alone
+    # only for the framework
 
     @property
     def batch(self) -> Batch:
@@ -265,7 +265,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             kept = []
             for index, name in enumerate(chunk.ids):
                 if name in wanted:
-                    wanted.discard(name)  # a message that was published twice, in one batch
+                    wanted.discard(name)  # the batch may contain a message twice
                     kept.append(index)
             if kept:
                 chunks.append(chunk.select(kept))
@@ -273,7 +273,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
-        """Return a batch of the records at these indexes of this batch, which must ascend."""
+        """Return a batch of the records at these ascending indexes of this batch."""
         found: dict[int, list[int]] = {}
         for place in indexes:
             number, index = self._batch.find(place)

@@ -19,7 +19,7 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
         batch: the records.
         places: the indexes of the records to choose from.
         name: the name of the field.
-        flags: takes values, and returns for each value whether it is wanted.
+        flags: a function that gets values, and returns for each value whether it is wanted.
 
     """
     if len(places) < len(batch) or batch.scattered:

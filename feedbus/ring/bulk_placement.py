@@ -1,8 +1,9 @@
 """Compute the buckets of many routing keys with numpy, ten times as fast as one by one.
 
 The algorithms of feedbus.ring.phash2 and feedbus.ring.jump_hash are used, for a column of keys.
-numpy's integers wrap around at their width, so no value must be cut. Loading numpy takes a tenth of
-a second and 16 MB, so a caller with few keys does not use this module.
+numpy's integers drop the bits beyond their width, so the code does not have to cut them off.
+Loading numpy takes a tenth of a second and 16 MB, so a caller with few keys does not use this
+module.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from feedbus.ring.jump_hash import (
 from feedbus.ring.phash2 import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
 
 WORDS_OF_BLOCK = 3
-AT_ONCE = 1 << 14  # classes whose words fit into a processor's cache
+AT_ONCE = 1 << 14  # number of classes whose words fit into a processor's cache
 STEP = 4  # every fourth class is a sample, and shares of it are exact to a tenth of a per cent
 SAMPLED = CLASSES // STEP
-SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # to the left where positive
+SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # a positive number shifts to the left
 
 Words = NDArray[np.uint32]
 Longs = NDArray[np.uint64]
@@ -85,7 +86,7 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
     """Count the sampled classes of keys by (owner of the old bucket, owner of the new one).
 
-    One walk finds both buckets: the jumps are the same, only their end differs.
+    One sequence of jumps gives both buckets: it only ends earlier on the ring with fewer buckets.
 
     Args:
         old: for each bucket of the old ring, the number of its owner, 0 or more.
@@ -127,7 +128,7 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
         for buckets, size in zip(found, sizes, strict=True):
             within = bucket < size
             buckets[active[within]] = bucket[within]
-        # A draw of 0 is an infinite jump, which ends behind all buckets.
+        # A random number of 0 is an infinite jump, which ends after all buckets.
         with np.errstate(divide="ignore"):
             reached = np.minimum(ONE * following / draws.astype(np.float64), float(sizes[-1]))
         following = reached.astype(np.int64) + 1

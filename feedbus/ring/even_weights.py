@@ -128,8 +128,8 @@ class _Cutter:
     def cut(self, least: int, most: int) -> Cut | None:
         """Return the sizes of runs whose loads are from `least` to `most`, or None.
 
-        For each run in turn, it computes every index where the run may end, and for each such index
-        one where the run may start.
+        For each run in turn, the method computes every index where the run may end. For each such
+        index, it also computes an index where the run may start.
         """
         layers: list[dict[int, int]] = [{0: 0}]
         for run in range(1, self.runs + 1):

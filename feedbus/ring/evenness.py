@@ -9,7 +9,8 @@ def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, in
     """Return the largest ratio of a member's load to its share by weight; 1 is even.
 
     Args:
-        records: the load of each member, 0 for one that is missing; at least one is not 0.
+        records: the load of each member; a missing member has the load 0. At least one load is not
+            0.
         members: names with their weights.
 
     Example:

@@ -21,7 +21,7 @@ READ_PAUSE_SECONDS = 0.03
 class FiredMoment:
     """The last fired moment of a schedule; hold the topology's lock to change it.
 
-    A later moment replaces an earlier one, so a message that a crash left behind changes nothing.
+    A later moment replaces an earlier moment. So an older message that a crash left has no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
@@ -41,7 +41,7 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            # Another reader may have received it for a moment.
+            # Another reader may have received the message for a short time.
             self._channel.connection.clock.sleep(READ_PAUSE_SECONDS)
         return None
 

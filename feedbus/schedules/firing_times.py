@@ -18,8 +18,8 @@ class ScheduleOverview:
         cron: the cron expression.
         timezone: the time zone of the cron expression.
         exchange: the exchange of its message.
-        last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
-            None if none was.
+        last: the moment that was fired last, in ISO 8601 and the schedule's time zone; None if no
+            moment of this cron expression was fired yet.
         next: the moment that will be fired next.
 
     """

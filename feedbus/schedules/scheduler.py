@@ -23,11 +23,11 @@ from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 5.0  # at most, before the clock is read again, because it may have been set
+LOOK_SECONDS = 5.0  # the longest time between two reads of the clock, which may have been set
 AWAY_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
-JOIN_SECONDS = 3.0  # less than the time that this process has to end
-AHEAD = timedelta(minutes=1)  # hosts' clocks differ by less
+JOIN_SECONDS = 3.0  # less than the time in which this process must end
+AHEAD = timedelta(minutes=1)  # the clocks of hosts differ by less
 
 
 class Scheduler:
@@ -95,7 +95,7 @@ class Scheduler:
         while not self._clock.wait(self._over, wait):
             try:
                 wait = self.fire_due()
-            except Exception as error:  # noqa: BLE001 -- without this thread nothing would fire
+            except Exception as error:  # noqa: BLE001 -- the thread must go on
                 expected = isinstance(error, Outage | UsageError)
                 self._log_once("", logging.WARNING if expected else logging.ERROR, str(error))
                 wait = AWAY_SECONDS

@@ -10,7 +10,7 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 
 
 class KeyLocks:
-    """A lock for each key of the outbox; threads get it in the order of their rows.
+    """A lock for each key of the outbox; threads get a lock in the order of their rows.
 
     Without the locks, a thread could send a row while an earlier row of its key is refused in
     another thread. It could also send a leftover row that another thread is sending at this moment.
@@ -24,7 +24,7 @@ class KeyLocks:
 
     @contextmanager
     def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
-        """Hold the locks of keys; wait for other threads with these keys and with earlier rows.
+        """Hold the locks of keys; wait for threads that send or have earlier rows of these keys.
 
         Args:
             first: the first row to send.

@@ -16,7 +16,7 @@ YOUNG_SECONDS = 1.0  # younger rows of another process are usually being sent
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 5.0
 PAGE_ROWS = 1_000
-MOST_ROWS = 10_000  # sent before others; if there are more, the relay sends them
+MOST_ROWS = 10_000  # sent before new rows; if there are more, the relay sends them
 
 
 class Leftovers:
@@ -40,7 +40,7 @@ class Leftovers:
         self.clock = clock
         self._changing = threading.Lock()
         self._sending: dict[int, Sequence[int]] = {}
-        self._foreign_up_to = 0  # rows of other processes that were there at the first look
+        self._foreign_up_to = 0  # the last row of another process at the first look
         self._up_to = 0  # the last row that may be left; 0 for none
         self._unknown = True  # whether rows of other processes may be left, too
 
@@ -50,7 +50,7 @@ class Leftovers:
         return self._unknown or self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Register that a row, and all rows before it, may be left in the outbox."""
+        """Register that a row and the earlier rows may be left in the outbox."""
         with self._changing:
             self._up_to = max(self._up_to, row)
 

@@ -10,9 +10,9 @@ from feedbus.store.tables import Database
 # 1: feedbus 0.1, without a table of versions and with one project; 2: without options; 3: SQLite
 # gave the id of a removed row to another row.
 VERSION = 4
-# The types of a number that is given to one row only. Without AUTOINCREMENT, SQLite gives the id of
-# the last row again after that row was removed. A slow relay that then removes the rows that it has
-# published would remove a later message.
+# The types of ids that are never used again. Without AUTOINCREMENT, SQLite gives the id of the last
+# row to a new row after the last row was removed. A slow relay that then removes its published rows
+# would remove the new message.
 SERIAL = {
     "sqlite": "integer NOT NULL PRIMARY KEY AUTOINCREMENT",
     "postgresql": "bigserial NOT NULL PRIMARY KEY",
@@ -93,7 +93,7 @@ def upgrade(database: Database, project: str) -> None:
 def _steps(found: int, project: str, serial: str) -> Iterator[str]:
     if found == 1:
         default = f" DEFAULT '{project}'"
-        # Transactions of running hosts use the inbox first; the other order could be a deadlock.
+        # Transactions of running hosts use the inbox first; another order could cause a deadlock.
         yield "ALTER TABLE feedbus_inbox RENAME TO feedbus_inbox_1"
         yield INBOX.format(default=default)
         yield (

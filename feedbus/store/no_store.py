@@ -34,7 +34,7 @@ class NoStore:
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False: without a store, no work is left to one process."""
+        """Yield False: without a store, there is no work that needs the lock."""
         del name, wait_seconds
         yield False
 

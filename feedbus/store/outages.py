@@ -29,7 +29,7 @@ NO_TABLES = (
 # The codes of POSTGRES_TIMEOUTS are not among them: the message may be the cause, if its handling
 # needs too much time. So the retry policy applies, which also gives a slow server time.
 POSTGRES_CONNECTION = "08"
-POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # and insufficient resources, system error
+POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # 53: too few resources, 58: system error
 POSTGRES_CODES = {
     "25006",  # read-only: a standby, until it is promoted
     "40001",  # serialization failure: the transaction must be repeated
@@ -44,8 +44,8 @@ POSTGRES_TIMEOUTS = {
     "55P03",  # a lock timeout
 }
 POSTGRES_NO_TABLE = "42P01"
-# The code 42501 is also that of a row that a row security policy refuses, which a message may
-# cause; only the server's own function distinguishes it from a role without a privilege.
+# PostgreSQL also sends the code 42501 if a row security policy refuses a row, which a message may
+# cause. Only the name of the server's function distinguishes this case from a missing privilege.
 POSTGRES_NO_PRIVILEGE = "42501"
 PRIVILEGE_CHECK = "aclcheck_error"
 POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}

@@ -19,7 +19,7 @@ from feedbus.wire.message_options import PublishOptions
 events = EventLog(__name__)
 
 IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by the process that added them
-ROWS = 500  # published in a round
+ROWS = 500  # rows that are published in a round
 MOST_ROWS = 10_000  # rows of the keys of a round that are read
 
 
@@ -37,7 +37,7 @@ class RelayBus(Protocol):
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:
-    """Return the options of a row; the time in the outbox counts for expiry and delay."""
+    """Return the options of a row; its time in the outbox is subtracted from expiry and delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
@@ -145,9 +145,9 @@ def publish_entries(
 def _keys_passed_over(store: Store, entries: Sequence[Entry]) -> set[Key]:
     """Return the keys of which an earlier row was left out, because it is too young.
 
-    Usually rows are as old as their order says. They are not if the clock was set back, if the
-    clocks of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS: then rows
-    that were added meanwhile seem to come from the future, and earlier ones to be young.
+    Usually, a row with a lower id is older. This is not so if the clock was set back, if the clocks
+    of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS. Then new rows can
+    have a time in the future, and earlier rows can seem to be young.
     """
     last_of = {(entry.exchange, entry.key): entry.id for entry in entries}
     if not last_of:
@@ -176,7 +176,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         bus: publishes the messages, with the message ids of the rows, so that repetitions are
             recognised.
         project: the project of the rows.
-        limit: rows in a round; rounds are repeated until no row is left.
+        limit: the number of rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.
         choose: returns the rows of a round to publish; the others stay.
 

@@ -17,7 +17,7 @@ class Entry:
     """A row of the outbox; its message has the same id each time that it is published.
 
     Attributes:
-        id: the number of the row; a later row has a higher one, even if this row was removed.
+        id: the number of the row; a later row has a higher number, even if this row was removed.
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: a JSON object as text.
@@ -95,10 +95,10 @@ class Outbox(Protocol):
         Args:
             limit: the largest number of rows to return.
             older_than_seconds: do not return younger rows: the process that added them is
-                publishing them. Rows whose time is further in the future than this are returned,
-                because the clock was set back after they were added.
-            after: only rows with an id above this.
-            up_to: only rows with an id that is not above this.
+                publishing them. Rows whose time is more than these seconds in the future are
+                returned, because the clock was set back after they were added.
+            after: only rows with a higher id.
+            up_to: only rows with this id or a lower one.
             keys: only rows with one of these pairs of exchange and routing key.
 
         """
@@ -114,7 +114,7 @@ class Inbox(Protocol):
         """Return which of the given message ids the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Store the message ids that a queue handles; return the ids that were not stored yet.
+        """Store the message ids that a queue handles; return the ids that were not stored before.
 
         The ids and the handler's effects are in one transaction: both commit or neither. A message
         that comes twice in ids is returned once.

@@ -125,14 +125,14 @@ class Relay:
 
     def run(self) -> None:
         """Publish leftover rows until stop() is called; the thread calls this method."""
-        patience = 0.0  # at the start, for rows that an earlier process has left
+        patience = 0.0  # the first wait: an earlier process may have left rows
         while not self._over.is_set():
             woken = self._clock.wait(self._wake, patience)
             self._clock.wait(self._over, GATHER_SECONDS)
             self._wake.clear()
             try:
                 self._work(woken=woken)
-            except Exception as error:  # noqa: BLE001 -- without this thread nothing would follow
+            except Exception as error:  # noqa: BLE001 -- the thread must go on
                 away = isinstance(error, Outage) or self.store.is_outage(error)
                 level = logging.INFO if away else logging.ERROR
                 events.write(
@@ -194,7 +194,7 @@ class Relay:
 
         def choose(rows: Sequence[Entry]) -> Sequence[Entry]:
             busy.update(self._locks.in_use())
-            done = set(self._published)  # read last: a thread adds its rows before it ends
+            done = set(self._published)  # read last, because a thread adds its rows before it ends
             return [
                 row for row in rows if (row.exchange, row.key) not in busy and row.id not in done
             ]

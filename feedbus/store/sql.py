@@ -29,7 +29,7 @@ def not_the_owner(call: str, savepoint: str) -> str:
 class OwnStatements:
     """feedbus's own statements, on its own tables; a timeout counts as an outage.
 
-    No message is the cause if the database is too slow, or if another session keeps a lock.
+    If the database is too slow, or another session keeps a lock, no message is the cause.
     """
 
     def __init__(self, store: SqlStore) -> None:
@@ -116,8 +116,8 @@ class SqlStore(ABC):
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         """Hold the lock of that name in a `with` block; yield False if it is not free.
 
-        On PostgreSQL, the block is one transaction, and the lock ends with it, also with a
-        connection pooler.
+        On PostgreSQL, the block is one transaction. The lock ends with the transaction, also behind
+        a connection pooler.
         """
         if self.dialect == "postgresql":
             with self.transaction():

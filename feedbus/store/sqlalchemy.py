@@ -169,8 +169,9 @@ class SqlAlchemyStore(SqlStore):
     def _begin_of(self, turn: WriteTurn | None) -> Callable[..., None]:
         """Return a function that begins a write transaction of SQLite, at its first statement.
 
-        Python's sqlite3 begins only before the first INSERT. A transaction that has read before
-        its first INSERT is refused immediately if another one has written meanwhile.
+        Python's sqlite3 begins only before the first INSERT. If a transaction reads before its
+        first INSERT, and another transaction writes meanwhile, SQLite refuses the INSERT
+        immediately.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

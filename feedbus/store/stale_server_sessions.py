@@ -26,7 +26,7 @@ OWN = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """A session on the server; the time distinguishes it from a later one with the same number.
+    """A session on the server; the time distinguishes it from a later session with the same number.
 
     Attributes:
         number: the process id of the session on the server.

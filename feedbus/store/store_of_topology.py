@@ -20,7 +20,7 @@ def open_store(
 ) -> Store:
     """Return the store of a topology; it connects at the first use.
 
-    With peewee, the project's models use this store from now on, and no longer an earlier one.
+    With peewee, the project's models use this store from now on, instead of an earlier store.
 
     Args:
         topology: the topology of the system.
@@ -145,7 +145,7 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
 
 
 def _check_place(file: str, root: Path) -> None:
-    """Raise UsageError for a relative SQLite path that means another file for consumers."""
+    """Raise UsageError for a relative SQLite path that would be another file in a consumer."""
     if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
         return
     if Path.cwd() != root:

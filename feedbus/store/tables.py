@@ -83,7 +83,7 @@ class SqlOutbox(Table):
         self._has_shards: Callable[[str], bool] = lambda _: False
 
     def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
-        """Refuse in put() what a bus refuses in publish(); without this call, accept any exchange.
+        """Let put() refuse what publish() refuses; without this call, put() accepts any exchange.
 
         Args:
             has_shards: returns whether an exchange has shards, or raises UsageError if there is no
@@ -205,7 +205,7 @@ class SqlInbox(Table):
     def __init__(self, database: Database, project: str) -> None:
         """Create the object for the rows of a project in the table of a database."""
         super().__init__(database, project)
-        # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
+        # WHERE true: otherwise SQLite would read ON CONFLICT as the condition of a join.
         self._add = (
             "INSERT INTO feedbus_inbox (project, queue, message_id, created_at)"  # noqa: S608 -- no input in it
             f" SELECT :project, :queue, value, :now FROM {self._values('ids', 'text')} WHERE true"

@@ -14,7 +14,7 @@ TURN_SECONDS = 10.0
 
 
 class WriteTurn:
-    """The turn of one connection to write; a lock on a file makes writers wait for each other.
+    """The turn of one connection to write; a file lock lets only one connection write at a time.
 
     In SQLite itself, a writer sleeps for up to 100 ms and tries again: with a dozen writers, some
     wait for seconds. With this lock, the kernel wakes the next writer directly, and releases the
@@ -42,7 +42,7 @@ class WriteTurn:
     def give(self) -> None:
         """End the turn, so that the next connection can write; without a turn, do nothing."""
         if self._held is not None:
-            unlock(self._held)  # a forked process may share it
+            unlock(self._held)  # explicitly, because a forked process may share it
             os.close(self._held)
             self._held = None
 

@@ -24,8 +24,8 @@ BROKER_SCHEMES = (SQLITE, "amqp", "amqps", "pyamqp")
 AMQP_PORT = 5672
 AMQPS_PORT = 5671
 GUEST = "guest"
-# A password can contain a semicolon, but a '/' in it is written as %2F. So a semicolon with a
-# scheme after it begins the URL of the next node.
+# A password can contain a semicolon, but no '/', which is written as %2F. So a semicolon before a
+# scheme ends a URL, and the next node's URL follows.
 NEXT_NODE = re.compile(r";(?=[a-z0-9+.-]*://)")
 
 
@@ -66,7 +66,7 @@ class BrokerUrl:
 
     @classmethod
     def unknown(cls) -> Self:
-        """Return the URL of a topology that was loaded without a URL: it cannot be used."""
+        """Return a URL that cannot be used, for a topology that was loaded without a URL."""
         return cls("")
 
     @property

@@ -91,8 +91,8 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
     """Return the parts of a URL of one of the schemes.
 
     Raises:
-        UrlError: it is not well-formed. A character that separates parts has to be written as %XX
-            within a part: a '/' in a password would end the host.
+        UrlError: it is not well-formed. Within a part, a character that separates parts must be
+            written as %XX: a '/' in a password would end the host.
 
     """
     scheme = scheme_of(text, schemes)

@@ -25,7 +25,7 @@ from feedbus.urls.parsing import (
 
 STORE_SCHEMES = (SQLITE, "postgresql", "postgres")
 POSTGRES_HOST = re.compile(r"[\w.~:%/-]*")
-# Names that libpq 15 to 17 know, to suggest one for a misspelt name; libpq itself decides.
+# The options of libpq 15 to 17, only to suggest a name for a misspelt one; libpq itself decides.
 LIBPQ_NAMES = (
     *("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth"),
     *("channel_binding", "connect_timeout", "client_encoding", "options", "application_name"),
@@ -110,7 +110,7 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
         return dict(parse_dsn(text))
     names = [pair.partition("=")[0] for pair in query.split("&")]
     unknown = [name for name in names if name not in LIBPQ_NAMES]
-    form = f"{scheme}://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE, as PostgreSQL's libpq takes it"
+    form = f"{scheme}://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE, as PostgreSQL's libpq reads it"
     raise UrlError(form, shown(scheme), name=unknown[0] if unknown else "", known=LIBPQ_NAMES)
 
 

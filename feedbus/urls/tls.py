@@ -83,7 +83,7 @@ def tls_of(scheme: str, options: dict[str, str], *, encrypted: bool) -> Tls | No
     """Return the TLS options of a URL, or None for a URL without encryption.
 
     Raises:
-        UrlError: there are such options, but no encryption.
+        UrlError: there are TLS options, but the scheme has no encryption.
 
     """
     if encrypted:

@@ -1,4 +1,4 @@
-"""AMQP's properties and header tables: any content can be read, and is written unchanged.
+"""AMQP's properties and header tables: any content can be read and written back unchanged.
 
 py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
 UTF-8. Here such a value is kept in a special form, and named in a list of undecodable parts.
@@ -130,7 +130,7 @@ def _read_value(  # noqa: C901, PLR0911 -- a return a type
         return _moment(seconds, name, undecodable), at + 8
     if letter == _FIXED_POINT:
         scale, digits = _DECIMAL.unpack_from(buffer, at)
-        return Decimal(f"{digits}e-{scale}"), at + 5  # exact, whatever the context
+        return Decimal(f"{digits}e-{scale}"), at + 5  # exact, in any decimal context
     (size,) = _LONG.unpack_from(buffer, at)
     start, end = at + 4, at + 4 + size
     if letter == _TEXT:
@@ -168,7 +168,7 @@ def write_properties(properties: Mapping[str, Any]) -> bytes:
     """Return the encoded properties, which begin with their flags.
 
     Raises:
-        ValueError: a value that AMQP has no form for, or a text of more than 255 bytes.
+        ValueError: AMQP cannot represent a value, or a text has more than 255 bytes.
 
     """
     flags, written = 0, [b""]

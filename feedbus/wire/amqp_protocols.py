@@ -187,7 +187,7 @@ class RawConnection(Connection, Protocol):
     """A connection that is not opened again when it is lost, unlike Kombu's.
 
     Attributes:
-        clock: everything that uses the broker waits by it.
+        clock: all code that uses the broker takes the time from it, and waits by it.
         on_blocked: called with the reason when the broker accepts nothing from publishers.
         on_unblocked: called when it accepts messages again.
         is_blocked: whether it accepts nothing from publishers now.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 JSON = "application/json"
 PACK = "application/vnd.feedbus.pack+json"
-SEALED = "application/vnd.feedbus.sealed"  # a whole message as another one's body
+SEALED = "application/vnd.feedbus.sealed"  # a message in the body of another message
 
 OWN = "feedbus-"  # the prefix of the headers of the framework
 OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # headers by which RabbitMQ routes a copy
@@ -12,7 +12,7 @@ OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # headers by which RabbitMQ routes a c
 # Headers of the framework on each message that it publishes.
 FENCE = "feedbus-fence"
 GENERATION = "feedbus-generation"
-PUBLISHED_AT = "feedbus-published-at"  # for the first time
+PUBLISHED_AT = "feedbus-published-at"  # when the message was first published
 RECORD_COUNT = "feedbus-records"
 
 # Its headers on a failed message; they are removed when the message is requeued.
@@ -27,7 +27,7 @@ KEY = "feedbus-key"
 PRIORITY = "feedbus-priority"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
-SENT_AT = "feedbus-sent-at"  # as a retry, as a dead letter or from the dead letters
+SENT_AT = "feedbus-sent-at"  # when it was sent as a retry or dead letter, or requeued
 TRACEBACK = "feedbus-traceback"
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
@@ -37,7 +37,7 @@ BLOCKED = "feedbus-blocked"  # on a message that represents a dead letter, which
 NOT_BEFORE = "feedbus-not-before"
 ORDER_KEY = "feedbus-order-key"
 PLACE = "feedbus-place"
-RELEASE = "feedbus-release"  # the id of the dead letter whose records are released, or any
+RELEASE = "feedbus-release"  # the id of the dead letter whose records are released; "" for all
 # The time that a message waits in the timer, one digit for each position, and its target.
 TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
 TIMER_TARGET = "feedbus-timer-target"

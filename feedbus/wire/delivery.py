@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
 MOST_PRIORITY = 255
-# A time outside of these years is not from a clock: it has another unit, or is invented.
+# A time outside of these years is not the time of a clock: it has another unit, or is wrong.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
 AHEAD_SECONDS = 60.0  # the clocks of two hosts may differ by this
@@ -51,8 +51,8 @@ class Delivery:
         content_type: the content type of the body, if the publisher has set it.
         message_id: the id that the publisher gave. If it is missing or invalid: an id derived from
             the message, which is the same at each redelivery.
-        exchange: the name on the broker.
-        routing_key: the key with which it was published; text that is not UTF-8 has its bytes as
+        exchange: the name of the exchange on the broker.
+        routing_key: the routing key of this delivery; text that is not UTF-8 has its bytes as
             lone surrogates.
         headers: the headers of the publisher and of feedbus.
         redelivered: whether it was delivered before.
@@ -120,7 +120,7 @@ class Delivery:
     def published_at_microseconds(self) -> int | None:
         """When the message was first published; None if it is not known.
 
-        A retry, and a dead letter that was sent back, keep it.
+        A retry and a requeued dead letter keep this time.
         """
         return moment_of(self.headers.get(PUBLISHED_AT))
 

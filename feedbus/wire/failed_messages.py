@@ -34,7 +34,7 @@ from feedbus.wire.sealed_message import opened
 # must not expire, and RabbitMQ accepts only the user id of the connection.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
-CUT = "...\n"  # in front of the end of a long traceback
+CUT = "...\n"  # replaces the beginning of a long traceback
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
 KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
@@ -92,7 +92,8 @@ def sent_back(
 ) -> Outgoing:
     """Return the message that requeues a dead letter in its original form.
 
-    If it has the time of its first publishing, the time of the requeue is added.
+    If the dead letter has the time of its first publishing, the message also gets the time of the
+    requeue.
 
     Args:
         delivery: the dead letter.
@@ -138,8 +139,9 @@ def reason_text(reason: str) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the end of an exception's traceback as the text of a header.
 
-    It has no values of variables. The text of each exception is shortened like a reason, so that
-    the calls of the handler remain. Returns "" if the traceback cannot be formatted.
+    It contains no values of variables. The text of each exception is shortened like a reason, so
+    that there is room for the calls of the handler. Returns "" if the traceback cannot be
+    formatted.
     """
     try:
         lines = TracebackException.from_exception(error).format()
@@ -154,7 +156,7 @@ def traceback_text(error: BaseException) -> str:
 
 
 def _cut(text: str, limit_bytes: int) -> str:
-    """Return the beginning of a text, in characters that UTF-8 has."""
+    """Return the beginning of a text, without characters that UTF-8 cannot represent."""
     raw = text[:limit_bytes].encode(errors="backslashreplace")
     return raw[:limit_bytes].decode(errors="ignore")
 

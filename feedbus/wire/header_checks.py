@@ -10,7 +10,7 @@ from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
 from feedbus.wire.message_ids import is_of_deaths, is_short_text
 from feedbus.wrong_argument import refuse
 
-HEADERS_BYTES = 65_536  # the smallest frame size of a broker is twice as large
+HEADERS_BYTES = 65_536  # half of the smallest frame size of a broker
 LARGEST_INTEGER = 2**63 - 1
 VALUES = (str, int, float, type(None))
 
@@ -20,7 +20,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
 
     Raises:
         TypeError: they are not a mapping of texts, or a value has a wrong type.
-        ValueError: a name or a value is out of its limits, or a name is reserved.
+        ValueError: a name or a value is not within its limits, or a name is reserved.
 
     """
     if not isinstance(headers, Mapping):

@@ -19,7 +19,7 @@ from feedbus.wire.constants import (
 )
 
 DIGITS = 32
-# Without properties that a broker, or a change of a queue, may remove from the message.
+# These properties are part of the id. A broker, or a change of a queue, may remove the others.
 IDENTIFYING = (
     "content_type",
     "content_encoding",

@@ -10,7 +10,7 @@ from feedbus.wire.outgoing_message import Outgoing
 
 
 class PublishOptions(TypedDict, total=False):
-    """The keyword arguments of publish(); None is the same as no argument.
+    """The keyword arguments of publish(); None means that the option is not set.
 
     Attributes:
         headers: maps each name to a text, a number, a flag or None.

@@ -18,17 +18,19 @@ class Outgoing:
     """A message that is ready to be sent to the broker.
 
     Attributes:
-        exchange: the name on the broker.
+        exchange: the name of the exchange on the broker.
         routing_key: the routing key of the message.
         body: the bytes.
         content_type: the content type of the body; None if there is none.
         message_id: a text of at most 255 bytes; "" for none.
-        headers: the framework's own and, on a retry or a dead letter, the publisher's.
+        headers: the headers of feedbus and, on a retry or a dead letter, the headers of the
+            publisher.
         counted_as: the label in the metrics: the exchange's name in the topology, or the purpose.
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
         content_encoding: the encoding of the body; None if there is none.
-        stamp: the header for the time of sending, if the headers do not have it yet; None for none.
+        stamp: the name of the header that gets the time of sending, if it is not set yet; None for
+            no such header.
         records: the number of its records, for the metrics.
 
     """
@@ -87,7 +89,7 @@ class Moved(Outgoing):
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
         """Return a message that a channel has delivered, to publish it to an exchange."""
-        taken.properties.pop("user_id", None)  # the broker accepts only our own
+        taken.properties.pop("user_id", None)  # the broker accepts only the current user
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""
         return cls(exchange, routing_key, taken.body, None, message_id, stamp=None, taken=taken)

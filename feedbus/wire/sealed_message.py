@@ -18,9 +18,9 @@ from feedbus.wire.amqp_encoding import read_properties, write_properties
 from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED, TRACEBACK
 from feedbus.wire.outgoing_message import Outgoing
 
-FRAME_OVERHEAD = 8 + 12  # a frame's own bytes, and those of a content header before its properties
+FRAME_OVERHEAD = 8 + 12  # bytes of a frame, and of a content header before its properties
 SHORT_REASON = 200
-FEW_HEADERS = 3  # of the framework's own, which fit into any frame
+FEW_HEADERS = 3  # a number of feedbus's headers that fit into any frame
 
 _LENGTH = struct.Struct(">I")
 

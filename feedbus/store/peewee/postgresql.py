@@ -17,7 +17,7 @@ POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
     "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
     "jit": "off",  # compiling takes longer than any statement here
-    # So that the server ends the sessions of a host that is gone, which keep their locks.
+    # So that the server ends the sessions of a host that is lost, and releases their locks.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -82,8 +82,8 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
-        # The transaction had no statement yet, so nothing is lost, and peewee does not notice the
-        # change.
+        # The transaction had no statement yet. So nothing is lost, and peewee does not notice that
+        # the connection is another one.
         self._connect_within()
         return self._execute_cursor(sql, params, **options)
 

@@ -18,8 +18,9 @@ from feedbus.store.write_queue import WriteTurn
 BUSY_TIMEOUT_SECONDS = 10.0
 PRAGMAS = {
     "journal_mode": "wal",
-    # A delivery is settled after its commit, so a commit must survive a power cut. An fsync a
-    # batch costs little; NORMAL would lose the last commits, and with them settled messages.
+    # A delivery is settled after its commit, so a commit must survive a power cut. One fsync for
+    # each batch costs little. The setting NORMAL could lose the last commits, and so the effects of
+    # settled messages.
     "synchronous": "full",
     "foreign_keys": 1,
     "cache_size": -8_000,

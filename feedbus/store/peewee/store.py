@@ -21,7 +21,7 @@ from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.urls import StoreUrl
 
-# The database that a project's models use: the one of the bound store.
+# The database that a project's models use: the database of the bound store.
 database = peewee.DatabaseProxy()
 NAMED = re.compile(r"(?<!:):(\w+)")
 
@@ -49,7 +49,7 @@ class PeeweeStore(SqlStore):
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:
-            UsageError: the URL is not that of a store.
+            UsageError: the URL is not the URL of a store.
 
         """
         self.database: Database = make_database(url, application_name, waiting=waiting)
