@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from feedbus.handling.parameters import resource
     from feedbus.records import Records
     from feedbus.records.message import Message
-    from feedbus.records.raw import Raw
+    from feedbus.records.raw_payload import Raw
 
 # Imported at the first use, because `feedbus check` needs no broker library.
 HOMES = {
@@ -47,7 +47,7 @@ HOMES = {
     "Middleware": "feedbus.handling.middleware",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
-    "Raw": "feedbus.records.raw",
+    "Raw": "feedbus.records.raw_payload",
     "Records": "feedbus.records",
     "Reject": "feedbus.errors",
     "Retry": "feedbus.errors",

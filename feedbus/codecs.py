@@ -13,7 +13,7 @@ from feedbus.handling.handlers import resolve_object
 from feedbus.handling.message_types.message_type import Reads
 from feedbus.records.packs import Pack, decode, single
 from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable
-from feedbus.records.raw import BASE64, RAW
+from feedbus.records.raw_payload import BASE64, RAW
 from feedbus.wire.constants import PACK
 from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
 

@@ -22,7 +22,7 @@ from feedbus.records.packs import (
     single,
 )
 from feedbus.records.payloads import ENCODINGS
-from feedbus.records.raw import RAW
+from feedbus.records.raw_payload import RAW
 from feedbus.wire.constants import JSON, PACK
 from tests.any_packs import packs
 

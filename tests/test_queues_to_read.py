@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from feedbus.generations.drain import Source
+from feedbus.generations.consumer_queues import Source
 from feedbus.runner.queues_to_read import QueuesToRead
 
 OWN, OTHER = Source("own"), Source("other")
@@ -58,7 +58,7 @@ def queues_to_read(steps: Steps) -> QueuesToRead:
     )
     parts: Any = (run, mode, steps, None)
     nothing: Any = None
-    return QueuesToRead(*parts, queues=[OWN, OTHER], drain=nothing, progress=None)
+    return QueuesToRead(*parts, queues=[OWN, OTHER], consumer_queues=nothing, progress=None)
 
 
 def test_a_queue_that_another_consumer_reads_is_left_until_it_is_free() -> None:

@@ -29,7 +29,7 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
 )
 from feedbus.wire.failed_messages import errors_text, reason_text, traceback_text
-from feedbus.wire.sealed_message import fitted, sealed
+from feedbus.wire.message_in_message import fitted, sealed
 from tests import raw_client as raw
 
 PLAIN = {

@@ -20,7 +20,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
-from feedbus.wire.sealed_message import fitted
+from feedbus.wire.message_in_message import fitted
 
 WINDOW = 1000  # messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0

@@ -16,13 +16,13 @@ from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable
 from feedbus.records.publish_arguments import as_mappings, refuse_keys
-from feedbus.records.raw import RAW
+from feedbus.records.raw_payload import RAW
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
+from feedbus.wire.derived_ids import is_id
 from feedbus.wire.failed_messages import of_record
-from feedbus.wire.message_ids import is_id
 from feedbus.wire.message_options import Envelope
 
 ID_DIGITS = 24

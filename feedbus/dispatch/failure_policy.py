@@ -37,7 +37,7 @@ from feedbus.wire.failed_messages import (
     reason_text,
     traceback_text,
 )
-from feedbus.wire.sealed_message import sealed
+from feedbus.wire.message_in_message import sealed
 
 PARTS_NAMED = 5
 DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import msgspec
 
 from feedbus.errors import InvalidBody
-from feedbus.records.raw import Raw
+from feedbus.records.raw_payload import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024

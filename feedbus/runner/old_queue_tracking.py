@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from feedbus import broker
-from feedbus.generations.drain import Drain
+from feedbus.generations.consumer_queues import ConsumerQueues
 from feedbus.generations.predecessors import Predecessors
 from feedbus.runner.run_state import Run
 from feedbus.runner.waiting_limit import SwitchLimit
@@ -33,7 +33,7 @@ class SwitchProgress:
     def __init__(
         self,
         run: Run,
-        drain: Drain,
+        consumer_queues: ConsumerQueues,
         waiting: WaitingQueues,
         predecessors: Predecessors,
     ) -> None:
@@ -41,13 +41,13 @@ class SwitchProgress:
 
         Args:
             run: the run of the consumer.
-            drain: knows the state of the ring.
+            consumer_queues: knows the state of the ring.
             waiting: the waiting queues of the run.
             predecessors: the old queues, which are updated here.
 
         """
         self._run = run
-        self._drain = drain
+        self._consumer_queues = consumer_queues
         self._waiting = waiting
         self._predecessors = predecessors
         self._ended: list[str] = []  # deleted, while the probes have not returned
@@ -60,7 +60,9 @@ class SwitchProgress:
         self._retry_at = now
 
     @classmethod
-    def begin(cls, run: Run, drain: Drain, raw: RawConnection) -> SwitchProgress | None:
+    def begin(
+        cls, run: Run, consumer_queues: ConsumerQueues, raw: RawConnection
+    ) -> SwitchProgress | None:
         """Let records wait for the old queues of a new connection's run.
 
         Returns:
@@ -70,9 +72,11 @@ class SwitchProgress:
         if run.waiting is None:
             return None
         run.waiting.take_notice()  # an earlier connection has received it
-        predecessors = drain.predecessors(raw)
+        predecessors = consumer_queues.predecessors(raw)
         run.waiting.follow(predecessors)
-        return None if predecessors is None else cls(run, drain, run.waiting, predecessors)
+        return (
+            None if predecessors is None else cls(run, consumer_queues, run.waiting, predecessors)
+        )
 
     def finish(self) -> None:
         """Let the run go on without old queues."""
@@ -91,7 +95,7 @@ class SwitchProgress:
         if now < self._state_at:
             return False
         self._state_at = now + STATE_SECONDS
-        return self._drain.switched(raw)
+        return self._consumer_queues.switched(raw)
 
     @property
     def subscribes_again(self) -> bool:
@@ -124,9 +128,9 @@ class SwitchProgress:
     def _forget(self, raw: RawConnection, now: float) -> None:
         """Remove the drained generations from the state; consumers do this at different times."""
         if self._forget_at is None:
-            self._forget_at = now + self._drain.place * APART_SECONDS
+            self._forget_at = now + self._consumer_queues.place * APART_SECONDS
         if now >= self._forget_at:
-            self._forgotten = self._drain.forget_drained(raw)
+            self._forgotten = self._consumer_queues.forget_drained(raw)
             self._forget_at = now + SLOW_LOOK_SECONDS
 
     @property

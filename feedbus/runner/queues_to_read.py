@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feedbus.generations.drain import Drain, Source
+from feedbus.generations.consumer_queues import ConsumerQueues, Source
 from feedbus.logs import EventLog
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.old_queue_tracking import SwitchProgress
@@ -26,7 +26,7 @@ class QueuesToRead:
         raw: RawConnection,
         *,
         queues: Sequence[Source],
-        drain: Drain,
+        consumer_queues: ConsumerQueues,
         progress: SwitchProgress | None,
     ) -> None:
         """Begin without subscriptions.
@@ -37,7 +37,7 @@ class QueuesToRead:
             subscriptions: the queues that are subscribed to.
             raw: the connection.
             queues: the queues to read.
-            drain: knows the generations of the ring.
+            consumer_queues: knows the generations of the ring.
             progress: follows the old queues; None if no old queue is read with the own queue.
 
         """
@@ -46,7 +46,7 @@ class QueuesToRead:
         self._subscriptions = subscriptions
         self._raw = raw
         self._queues = queues
-        self._drain = drain
+        self._consumer_queues = consumer_queues
         self._progress = progress
         self.unsubscribed = list(queues)  # for example, another consumer reads them
         subscriptions.begin(divided=progress is not None)
@@ -69,7 +69,7 @@ class QueuesToRead:
         """Whether there is a newer ring, so that the consumers must divide the queues again."""
         waiting = self._run.waiting
         notice = None if waiting is None else waiting.take_notice()
-        if notice is not None and self._drain.announced(self._raw, notice):
+        if notice is not None and self._consumer_queues.announced(self._raw, notice):
             return True
         return self._progress is not None and self._progress.must_begin_anew(self._raw)
 

@@ -16,7 +16,7 @@ from feedbus.dead_letters.pruning import Pruning
 from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
-from feedbus.generations.drain import Drain
+from feedbus.generations.consumer_queues import ConsumerQueues
 from feedbus.generations.ring_state import State
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
@@ -200,24 +200,26 @@ class Runner:
     def _read_generations(self, raw: RawConnection, states: Mapping[str, State]) -> None:
         """Read the queues of all generations, in the order that keeps each key in order."""
         run = self._run
-        drain = Drain(self._topology, self._consumer, states, self._wait_for_others)
+        consumer_queues = ConsumerQueues(
+            self._topology, self._consumer, states, self._wait_for_others
+        )
         descriptor = self._mode.fileno()
         if descriptor is not None:
             # It becomes readable when a concurrent handler call has ended. This interrupts the wait
             # for the broker.
             raw.wake_on(descriptor)
-        run.removal_reason = drain.removal_reason(raw)
+        run.removal_reason = consumer_queues.removal_reason(raw)
         if run.removal_reason is not None:
             return
-        progress = SwitchProgress.begin(run, drain, raw)
-        for sources in drain.queues(raw):
+        progress = SwitchProgress.begin(run, consumer_queues, raw)
+        for sources in consumer_queues.queues(raw):
             queues = QueuesToRead(
                 run,
                 self._mode,
                 self._subscriptions,
                 raw,
                 queues=sources,
-                drain=drain,
+                consumer_queues=consumer_queues,
                 progress=progress,
             )
             self._read(raw, queues)

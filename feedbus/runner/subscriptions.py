@@ -10,7 +10,7 @@ from amqp.exceptions import NotFound
 
 from feedbus import broker
 from feedbus.errors import BrokerOutage
-from feedbus.generations.drain import Source
+from feedbus.generations.consumer_queues import Source
 from feedbus.generations.queue_phases import phase_of
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
@@ -78,7 +78,7 @@ class Subscriptions:
         try:
             return self._subscribe(connection, source)
         except NotFound:
-            if not source.in_turn:
+            if not source.when_unread:
                 raise
             return True
 
@@ -86,7 +86,7 @@ class Subscriptions:
         queue, waiting = self._run.consumer.queue, self._run.waiting
         tag = f"{self._run.consumer.name}.{source.queue}"
         cancel = self.cancelled.append
-        if source.in_turn:
+        if source.when_unread:
             readers = broker.consumers(connection, source.queue)
             if readers is None:
                 return True  # it is deleted
@@ -195,7 +195,7 @@ class Subscriptions:
             if consumers > 1:  # other consumers have deliveries; the last one deletes the queue
                 self.drop(reader.tag)
                 source = self._sources[reader.tag]
-                if source.in_turn:
+                if source.when_unread:
                     self._left_to_others.append(source)
                 return True
             if phase == "switching" or not consumers:
@@ -245,7 +245,7 @@ class Subscriptions:
             if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working(tag)):  # type: ignore[misc]
                 del self.readers[tag]
                 self.drop_waiting(tag)
-                newest |= not self._sources[tag].in_turn
+                newest |= not self._sources[tag].when_unread
         return newest
 
     def drop(self, tag: str) -> None:

@@ -16,7 +16,7 @@ from feedbus.errors import InvalidBody
 from feedbus.handling.handlers import Handler
 from feedbus.records import Records
 from feedbus.records.packs import single
-from feedbus.records.raw import RAW
+from feedbus.records.raw_payload import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import EXPIRATION, FAILED_AT, OWN, PRIORITY

@@ -22,8 +22,8 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
     USER_ID,
 )
-from feedbus.wire.message_ids import derived_id, is_id, is_of_deaths, is_short_text
-from feedbus.wire.sealed_message import opened
+from feedbus.wire.derived_ids import derived_id, is_id, is_of_deaths, is_short_text
+from feedbus.wire.message_in_message import opened
 
 if TYPE_CHECKING:
     from feedbus.clock import Clock

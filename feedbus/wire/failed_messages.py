@@ -26,9 +26,9 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
 )
 from feedbus.wire.delivery import AS_HEADERS, Delivery
-from feedbus.wire.message_ids import is_of_deaths
+from feedbus.wire.derived_ids import is_of_deaths
+from feedbus.wire.message_in_message import opened
 from feedbus.wire.outgoing_message import Outgoing
-from feedbus.wire.sealed_message import opened
 
 # Properties that are fields of Outgoing, and properties that must not be sent again: a dead letter
 # must not expire, and RabbitMQ accepts only the user id of the connection.

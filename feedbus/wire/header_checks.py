@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
-from feedbus.wire.message_ids import is_of_deaths, is_short_text
+from feedbus.wire.derived_ids import is_of_deaths, is_short_text
 from feedbus.wrong_argument import refuse
 
 HEADERS_BYTES = 65_536  # half of the smallest frame size of a broker

@@ -9,7 +9,7 @@ from typing import Any
 from feedbus.handling.message_types.message_type import Loaded, MessageType, Reads
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
-from feedbus.records.raw import RAW
+from feedbus.records.raw_payload import RAW
 
 
 class DictType(MessageType):

@@ -10,7 +10,7 @@ from feedbus.dispatch import (
     waiting_records,
 )
 from feedbus.generations import (
-    drain,
+    consumer_queues,
     predecessors,
     probes,
     queue_emptying,
@@ -32,7 +32,7 @@ def lost_fences() -> list[Change]:
 def a_new_ring_read_too_soon() -> list[Change]:
     """Let records of new queues wait for no old queue."""
     return [
-        (drain.Drain, "_await_others", lambda *_: True),
+        (consumer_queues.ConsumerQueues, "_await_others", lambda *_: True),
         (predecessors.Predecessors, "of", lambda *_: frozenset()),
     ]
 
@@ -66,7 +66,7 @@ def copies_before_their_records() -> list[Change]:
 
 def old_rings_passed_over() -> list[Change]:
     """Read each old queue in the share of nobody."""
-    return [(drain.Drain, "_share", lambda *_: [])]
+    return [(consumer_queues.ConsumerQueues, "_share", lambda *_: [])]
 
 
 def held_messages_forgotten() -> list[Change]:
@@ -139,11 +139,11 @@ def queues_kept_while_others_read_them() -> list[Change]:
 
 def old_rings_drained_from_the_latest() -> list[Change]:
     """Read a newer old ring before an older one."""
-    original = drain.Drain.queues
+    original = consumer_queues.ConsumerQueues.queues
 
     def queues(self: Any, connection: Any) -> Iterator[Any]:
         if self._state is not None and not self.at_once:
             self._state = replace(self._state, draining=self._state.draining[::-1])
         yield from original(self, connection)
 
-    return [(drain.Drain, "queues", queues)]
+    return [(consumer_queues.ConsumerQueues, "queues", queues)]

@@ -30,7 +30,7 @@ class Source:
             queue is "ending". An earlier fence may have expired, or the queue was full and refused
             it.
         turn: the number of the queue's generation.
-        in_turn: whether it is an old queue, to which a consumer subscribes only if the broker
+        when_unread: whether it is an old queue, to which a consumer subscribes only if the broker
             reports no other reader.
 
     """
@@ -39,10 +39,10 @@ class Source:
     exclusive: bool = False
     unfenced: bool = False
     turn: int = 0
-    in_turn: bool = False
+    when_unread: bool = False
 
 
-class Drain:
+class ConsumerQueues:
     """Determines which queues of its exchange one consumer reads, and in which order.
 
     The queues of an old generation are divided among the current consumers. Each queue is read up
@@ -99,7 +99,7 @@ class Drain:
         """Yield lists of queues; the consumer reads each list until all its queues have ended."""
         if self._state is None:
             before = self._names.before(self._consumer)
-            yield from self._in_turn(connection, [Source(before)])
+            yield from self._unread_queues(connection, [Source(before)])
             if not broker.queue_exists(connection, before):
                 yield [Source(self._names.queue(self._consumer))]
             return
@@ -112,10 +112,10 @@ class Drain:
         if self.at_once:
             # The newest queue comes first: its records do not wait for old records of other keys.
             old = [each for old in reversed(self._state.draining) for each in self._sources(old)]
-            yield [own, *(replace(each, in_turn=True) for each in old)]
+            yield [own, *(replace(each, when_unread=True) for each in old)]
             return
         for generation in self._state.draining:
-            yield from self._in_turn(connection, self._sources(generation))
+            yield from self._unread_queues(connection, self._sources(generation))
             if not self._await_others(connection, generation):
                 return
         yield [own]
@@ -190,7 +190,7 @@ class Drain:
             for queue in self._share(generation)
         ]
 
-    def _in_turn(
+    def _unread_queues(
         self, connection: Connection, sources: Sequence[Source]
     ) -> Iterator[Sequence[Source]]:
         """Yield the old queues that no other consumer reads now, until all of them are deleted.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from feedbus.generations import drain
-from feedbus.generations.drain import Drain
+from feedbus.generations import consumer_queues
+from feedbus.generations.consumer_queues import ConsumerQueues
 from feedbus.generations.ring_state import State, encode_generation
 from tests.small_topologies import queue, sharded, undeclared
 
@@ -16,12 +16,12 @@ BEFORE = replace(undeclared().generation("ring"), turn=4)
 NO_CONNECTION: Any = None  # it fails if the state is read
 
 
-def draining(name: str = "shard_1", **options: Any) -> Drain:
-    """Return the drain of a shard that knows the generation BEFORE."""
+def draining(name: str = "shard_1", **options: Any) -> ConsumerQueues:
+    """Return the queues of a shard that knows the generation BEFORE."""
     options = {"order_by": True, **options}
     topology = replace(undeclared(), queues={"shard": sharded(4, **options), "work": queue()})
     state = {"ring": State(BEFORE)}
-    return Drain(topology, topology.consumer(name), state, lambda: True)
+    return ConsumerQueues(topology, topology.consumer(name), state, lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
     monkeypatch: pytest.MonkeyPatch, notice: bytes, turn: int
 ) -> None:
     state = State(replace(BEFORE, turn=turn))
-    monkeypatch.setattr(drain.ring_state, "states", lambda *_: {"ring": state})
+    monkeypatch.setattr(consumer_queues.ring_state, "states", lambda *_: {"ring": state})
     assert draining().announced(NO_CONNECTION, notice) is (turn == 5)
