@@ -50,6 +50,7 @@ def exclusive_queue(
             channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
             break
         except ResourceLocked as error:
+            channel.close()  # the client has opened it again
             if clock.monotonic() >= deadline:
                 msg = (
                     f"another `feedbus apply` or `feedbus up` is running (it has locked {name} on"

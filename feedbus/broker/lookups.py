@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from feedbus.broker.channels import short_channel
 from feedbus.errors import Outage
 from feedbus.wire.amqp_protocols import Connection
 
@@ -27,14 +28,13 @@ def is_anothers(connection: Connection, queue: str) -> bool:
     """Whether a queue is exclusive to another open connection."""
     from amqp.exceptions import NotFound, ResourceLocked
 
-    channel = connection.channel()
     try:
-        channel.queue_declare(queue, passive=True)
+        with short_channel(connection) as channel:
+            channel.queue_declare(queue, passive=True)
     except NotFound:
         return False
     except ResourceLocked:
         return True
-    channel.close()
     return False
 
 
@@ -47,10 +47,10 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     """
     from amqp.exceptions import NotFound, ResourceLocked
 
-    channel = connection.channel()
     try:
-        counts = channel.queue_declare(queue, passive=True)
-    except NotFound as error:  # which has closed the channel
+        with short_channel(connection) as channel:
+            counts = channel.queue_declare(queue, passive=True)
+    except NotFound as error:
         if "no queue" in str(error.reply_text):
             return None
         msg = f"broker: the cluster node of queue {queue} is down: {error.reply_text}"
@@ -61,7 +61,6 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
             " it without exclusive"
         )
         raise Outage(msg) from error
-    channel.close()
     return int(counts.message_count), int(counts.consumer_count)
 
 
@@ -69,10 +68,9 @@ def exchange_exists(connection: Connection, name: str) -> bool:
     """Whether the broker has an exchange of that name."""
     from amqp.exceptions import NotFound
 
-    channel = connection.channel()
     try:
-        channel.exchange_declare(name, "", passive=True)
+        with short_channel(connection) as channel:
+            channel.exchange_declare(name, "", passive=True)
     except NotFound:
-        return False  # which has closed the channel
-    channel.close()
+        return False
     return True

@@ -8,6 +8,7 @@ from collections import Counter
 from amqp.exceptions import ChannelError
 
 from feedbus import broker
+from feedbus.broker.channels import short_channel
 from feedbus.broker_names import Names
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.key_release import release
@@ -92,31 +93,30 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
     exceeding: dict[int, str] = {}  # message ids by delivery tag
-    channel = connection.channel()
-    channel.auto_decode = False
-    while dropped.total() < DROPPED_AT_ONCE:
-        message = channel.basic_get(name)
-        if message is None:
-            break
-        tag, behind = message.delivery_tag, message.delivery_info["message_count"]
-        letter = letters.read(queue, message)
-        age = seconds_since(letter.failed_at_microseconds, now)
-        if limits.max_length is not None and behind >= limits.max_length:
-            dropped["max_length"] += 1
-        elif most_seconds is not None and age is not None and age > most_seconds:
-            dropped["max_age"] += 1
-        else:
-            undated.append(tag)
-            # A foreign message without a time must not protect the dead letters behind it.
-            if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
+    with short_channel(connection) as channel:
+        channel.auto_decode = False
+        while dropped.total() < DROPPED_AT_ONCE:
+            message = channel.basic_get(name)
+            if message is None:
                 break
-            continue
-        exceeding[tag] = letter.message_id
-    if queue.block_on_dead and exceeding:  # before the deletion: a crash leaves no key blocked
-        release(connection, topology, queue, exceeding.values())
-    for tag in exceeding:
-        channel.basic_ack(tag)
-    for tag in undated:
-        channel.basic_reject(tag, requeue=True)
-    channel.close()
+            tag, behind = message.delivery_tag, message.delivery_info["message_count"]
+            letter = letters.read(queue, message)
+            age = seconds_since(letter.failed_at_microseconds, now)
+            if limits.max_length is not None and behind >= limits.max_length:
+                dropped["max_length"] += 1
+            elif most_seconds is not None and age is not None and age > most_seconds:
+                dropped["max_age"] += 1
+            else:
+                undated.append(tag)
+                # A foreign message without a time must not protect the dead letters behind it.
+                if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
+                    break
+                continue
+            exceeding[tag] = letter.message_id
+        if queue.block_on_dead and exceeding:  # before the deletion: a crash leaves no key blocked
+            release(connection, topology, queue, exceeding.values())
+        for tag in exceeding:
+            channel.basic_ack(tag)
+        for tag in undated:
+            channel.basic_reject(tag, requeue=True)
     return dropped

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from amqp.exceptions import NotFound, ResourceLocked
 
+from feedbus.broker.channels import short_channel
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
@@ -135,14 +136,11 @@ class Emptying:
     def _is_empty(self) -> bool:
         """Whether the queue is empty, according to its leader."""
         if not self._probing:
-            channel = self._connection.channel()
             try:
-                got = channel.basic_get(self._queue)
-            except ResourceLocked:  # this error closes the channel
+                with short_channel(self._connection) as channel:  # its close returns the message
+                    return channel.basic_get(self._queue) is None
+            except ResourceLocked:
                 self._probing = True
-            else:
-                channel.close()  # so the message returns to the queue
-                return got is None
         probes = Probes(self._channel, self._queue, pause_seconds=0.0)
         probes.put()
         others: list[Any] = []

@@ -14,6 +14,7 @@ from dataclasses import replace
 from amqp.exceptions import NotFound
 
 from feedbus import broker
+from feedbus.broker.channels import short_channel
 from feedbus.broker_names import Names
 from feedbus.generations import older_topology_files, ring_state
 from feedbus.generations.held_messages import append_held
@@ -214,10 +215,9 @@ def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
     """
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
-        own_channel = channel.connection.channel()
         try:
-            own_channel.queue_unbind(queue, names.packs(generation.exchange), key)
-        except NotFound:  # the queue is already drained; the error closes the channel
+            with short_channel(channel.connection) as own_channel:
+                own_channel.queue_unbind(queue, names.packs(generation.exchange), key)
+        except NotFound:  # the queue is already drained
             continue
-        own_channel.close()
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
+from feedbus.broker.channels import short_channel
 from feedbus.broker.interface import Heartbeats, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import close, drop, opened, outage
@@ -121,12 +122,11 @@ def _counted(
     from amqp.exceptions import ChannelError
 
     found = []
-    channel = connection.channel()
     for name, (arguments, unacknowledged) in held.items():
         try:
-            counts = channel.queue_declare(name, passive=True)
-        except ChannelError:  # deleted meanwhile, or exclusive; the channel is closed
-            channel = connection.channel()
+            with short_channel(connection) as channel:
+                counts = channel.queue_declare(name, passive=True)
+        except ChannelError:  # deleted meanwhile, or exclusive
             continue
         if not counts.consumer_count:
             unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
