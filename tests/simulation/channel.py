@@ -22,7 +22,7 @@ class SimulatedChannel(Channel):
     def _start(self) -> None:
         super()._start()
         self.answers_at: int | None = None
-        self._unsent: list[tuple[int, bool]] = []
+        self.unsent: list[tuple[int, bool]] = []
 
     def forget_deliveries(self, messages: Collection[int]) -> None:
         """Settle no delivery of these messages any more; their tags stay valid."""
@@ -111,7 +111,7 @@ class SimulatedChannel(Channel):
         link.network.scheduler.step(f"acknowledges {delivery_tag}{' and before' * multiple}")
         if self.connection is None or not link.connected:
             return
-        self._unsent.append((delivery_tag, multiple))
+        self.unsent.append((delivery_tag, multiple))
         if link.network.chance(LATE_ACKNOWLEDGEMENTS):
             seconds = link.network.scheduler.random.choice((0.001, 0.1, 2.0))
             link.network.scheduler.after(seconds, self.send_acknowledgements)
@@ -131,7 +131,7 @@ class SimulatedChannel(Channel):
         link = self.connection
         if link is None or not link.connected:
             return
-        unsent, self._unsent = self._unsent, []
+        unsent, self.unsent = self.unsent, []
         for tag, multiple in unsent:
             with link.without_turns():
                 try:

@@ -53,7 +53,11 @@ class SimulatedClock:
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
         """Give the turn away until the broker or a thread wakes this process."""
-        events, woken = selector.select(0), self._woken
+        woken = self._woken
+        if woken is not None and len(selector.get_map()) == 1 and not woken():
+            events: Events = []  # it waits for wake-ups alone
+        else:
+            events = selector.select(0)
         if not events and seconds != 0:
             until = None if seconds is None else self._in(seconds)
             what, ready = "waits for the broker", woken

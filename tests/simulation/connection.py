@@ -49,7 +49,8 @@ class SimulatedConnection(Connection):
         """Ask something of the broker: another process may be first, and the answer may be lost."""
         if not self._turnless:
             for channel in list(self.channels.values()):
-                channel.send_acknowledgements()
+                if channel.unsent:
+                    channel.send_acknowledgements()
             self.network.scheduler.step("asks the broker")
             self.check_open()
         with super().write(durable=durable) as tx:

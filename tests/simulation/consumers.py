@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from feedbus.apply import apply
@@ -47,9 +47,24 @@ class Supervisor:
         self._handlers = Handlers(system)
         self._processes: dict[Slot, Process] = {}
         self._runners: dict[Slot, Runner] = {}
+        self._seen_deaths = -1  # of the scheduler, -1 if the wanted consumers have changed
+
+    def want(self, topology: Topology) -> None:
+        """Want the consumers of a topology, besides the others."""
+        self.wanted.update(dict.fromkeys(topology.consumers, topology))
+        self._seen_deaths = -1
+
+    def end(self, names: Iterable[str]) -> None:
+        """Want consumers no more, and stop them."""
+        for name in list(names):
+            del self.wanted[name]
+            self.stop(name)
 
     def keep_running(self) -> None:
         """Start each wanted consumer that does not run."""
+        if self._seen_deaths == self.system.scheduler.deaths:
+            return
+        self._seen_deaths = self.system.scheduler.deaths
         for name in sorted(self.wanted):
             for number in range(self.wanted[name].consumer(name).queue.processes):
                 self._keep_running((name, number))
@@ -127,16 +142,14 @@ class Followers:
 
     def follow(self) -> None:
         """Let the consumers of the topology start anew; those that it has no more go on."""
+        self.supervisor.want(self.topology)
         for name in self.topology.consumers:
-            self.supervisor.wanted[name] = self.topology
             self.supervisor.stop(name)
 
     def finish(self) -> None:
         """End the consumers that the topology has no more."""
-        wanted = self.supervisor.wanted
-        for name in [each for each in wanted if each not in self.topology.consumers]:
-            del wanted[name]
-            self.supervisor.stop(name)
+        wanted, kept = self.supervisor.wanted, self.topology.consumers
+        self.supervisor.end(each for each in list(wanted) if each not in kept)
 
 
 def reshard(supervisor: Supervisor, name: str, todo: list[Topology]) -> None:

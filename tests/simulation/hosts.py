@@ -50,7 +50,7 @@ class Host:
         self._system.scheduler.note("JOINS", by=self.name)
         self.up = True
         self._over = threading.Event()
-        self.supervisor.wanted.update(dict.fromkeys(self._topology.consumers, self._topology))
+        self.supervisor.want(self._topology)
 
     def keep_running(self) -> None:
         """Start what has to run and does not."""
@@ -71,9 +71,7 @@ class Host:
         """End in good order: the consumers finish, and the other hosts are notified."""
         self._system.scheduler.note("LEAVES", by=self.name)
         self.up = False
-        for consumer in list(self.supervisor.wanted):
-            del self.supervisor.wanted[consumer]
-            self.supervisor.stop(consumer)
+        self.supervisor.end(self.supervisor.wanted)
         self._over.set()
 
     def kill(self) -> None:

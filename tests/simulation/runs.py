@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from feedbus.generations.topology_setup import set_up
 from feedbus.transports import memory
+from feedbus.transports.sqlite import delivery_owners, registration, routing
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
@@ -21,6 +25,7 @@ from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
 from tests.simulation.reached import counted, noted_firings, noted_holds, slow_switches, small
+from tests.simulation.replacing import replaced
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
@@ -53,6 +58,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
     network = Network(scheduler)
     with (
         silent(),
+        cheap(),
         small(),
         simulated_locks(scheduler),
         counted(scheduler) as reached,
@@ -149,6 +155,34 @@ def folder() -> Iterator[Path]:
         prefix="feedbus-", dir=shared if shared.is_dir() else None
     ) as path:
         yield Path(path)
+
+
+@contextmanager
+def cheap() -> Iterator[None]:
+    """Save time where it has no effect on what happens.
+
+    The garbage is collected at the end. What a broker has declared is parsed once.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # what there is already is not looked at in the end
+    try:
+        with (
+            replaced(registration, "process_namespace", lambda: ""),
+            replaced(delivery_owners, "process_namespace", lambda: ""),
+            replaced(routing, "make_queue", made_queue),
+            replaced(routing, "json", SimpleNamespace(loads=parsed)),
+        ):
+            yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+        if collects:
+            gc.enable()
+
+
+made_queue = lru_cache(10_000)(routing.make_queue)
+parsed = lru_cache(10_000)(json.loads)
 
 
 @contextmanager

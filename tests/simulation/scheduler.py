@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,12 +48,6 @@ class Process:
     at_death: list[Callable[[bool], None]] = field(default_factory=list)
     owner: Process | None = None
 
-    def runnable(self, now: int) -> bool:
-        """Whether it can go on."""
-        return (self.until is not None and self.until <= now) or (
-            self.ready is not None and self.ready()
-        )
-
 
 class Scheduler:
     """Virtual time, the processes, and what is to happen at certain times."""
@@ -62,6 +57,7 @@ class Scheduler:
         self.random = random.Random(seed)
         self.now = 0
         self.steps = 0
+        self.deaths = 0
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.failures: list[tuple[str, BaseException]] = []
@@ -71,6 +67,7 @@ class Scheduler:
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._running: Process | None = None
+        self._listed_deaths = 0  # of the processes that are left out of `processes`
 
     @property
     def current(self) -> Process | None:
@@ -103,7 +100,8 @@ class Scheduler:
                 if not process.dead:
                     self.note(f"fails: {type(error).__name__}: {error}", by=name)
                     self.failures.append((name, error))
-            process.dead = True
+            if not process.dead:
+                self._note_death(process)
 
         process = Process(name, greenlet.greenlet(body, parent=self._hub), until=self.now)
         process.owner = owner.owner or owner if owner is not None else None
@@ -117,7 +115,7 @@ class Scheduler:
         if process.dead:
             return
         self.note("IS KILLED", by=process.name)
-        process.dead = True
+        self._note_death(process)
         for do in process.at_death:
             do(True)
         self._crash(process)
@@ -127,9 +125,13 @@ class Scheduler:
         """End the threads of a process that has ended."""
         threads = [each for each in self.processes if each.owner is process and not each.dead]
         for each in threads:
-            each.dead = True
+            self._note_death(each)
         for each in threads:
             self._crash(each)
+
+    def _note_death(self, process: Process) -> None:
+        process.dead = True
+        self.deaths += 1
 
     def _crash(self, process: Process) -> None:
         """Leave the code of a process or thread where it stands."""
@@ -176,12 +178,31 @@ class Scheduler:
             self._turn()
         return True
 
+    def _runnable(self) -> list[Process]:
+        """Return the processes that can go on."""
+        now, found = self.now, []
+        for each in self.processes:
+            until, ready = each.until, each.ready
+            if (until is not None and until <= now) or (ready is not None and ready()):
+                found.append(each)
+        return found
+
+    def _chosen(self, runnable: list[Process]) -> Process:
+        """Choose as random.choices() does, which takes more time."""
+        total, weights = 0.0, []
+        for each in runnable:
+            total += each.weight
+            weights.append(total)
+        return runnable[bisect(weights, self.random.random() * total, 0, len(runnable) - 1)]
+
     def _turn(self) -> None:
         self.between_steps()
         while self._due and self._due[0][0] <= self.now:
             heapq.heappop(self._due)[2]()
-        self.processes = [each for each in self.processes if not each.dead]
-        runnable = [each for each in self.processes if each.runnable(self.now)]
+        if self._listed_deaths != self.deaths:
+            self._listed_deaths = self.deaths
+            self.processes = [each for each in self.processes if not each.dead]
+        runnable = self._runnable()
         if not runnable:
             moments = [each.until for each in self.processes if each.until is not None]
             moments += [self._due[0][0]] if self._due else []
@@ -190,7 +211,7 @@ class Scheduler:
         if self.steps % REWEIGH_STEPS == 0:
             for each in self.processes:
                 each.weight = self.random.choice(WEIGHTS)
-        (chosen,) = self.random.choices(runnable, [each.weight for each in runnable])
+        chosen = self._chosen(runnable)
         self.steps += 1
         self.now += self.random.randrange(1, 400) * MICROSECONDS
         self._running = chosen
