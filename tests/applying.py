@@ -14,7 +14,7 @@ from feedbus.apply import apply, exclusive
 from feedbus.broker_names import Names
 from feedbus.generations import switch, topology_setup
 from feedbus.plan import Plan
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy, Topology
 from tests.projects import PATIENCE_SECONDS, wait_until

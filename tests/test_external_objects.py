@@ -21,7 +21,7 @@ from feedbus.broker.kinds import broker_of
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
 from feedbus.generations import topology_setup
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.store.no_store import NoStore
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange as TopologyExchange

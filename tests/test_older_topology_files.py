@@ -9,7 +9,7 @@ from feedbus import broker
 from feedbus.apply import apply
 from feedbus.errors import UsageError
 from feedbus.generations import ring_state, topology_setup
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from tests.small_topologies import sharded
 from tests.systems import System
 

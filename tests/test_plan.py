@@ -16,7 +16,7 @@ from feedbus.broker_names import Names
 from feedbus.cli import main
 from feedbus.generations import topology_setup
 from feedbus.plan import Plan, Watchers
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.topology import Exchange, Topology
 from servers import versions
 from tests.projects import Project

@@ -14,7 +14,7 @@ import pytest
 from feedbus.cli.plan import show
 from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.ring import Ring
 from servers import versions
 from tests.ordered_queues import ORDERED

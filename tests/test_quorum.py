@@ -13,7 +13,7 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.generations import ring_state
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 from servers.rabbitmq import RabbitMQ

@@ -21,7 +21,7 @@ from feedbus.errors import Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.inline.loaded_projects import on_broker, unused_name
 from feedbus.metrics import Metrics
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.schedules import scheduler as scheduler_module
 from feedbus.schedules.fired_moment import FiredMoment, fired_moments
 from feedbus.schedules.scheduler import Scheduler

@@ -16,7 +16,7 @@ from feedbus.bus import Bus
 from feedbus.cli.status import gather
 from feedbus.errors import Retry
 from feedbus.generations.topology_setup import set_up
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
 from tests.small_topologies import queue

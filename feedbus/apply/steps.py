@@ -24,7 +24,7 @@ from feedbus.generations.queue_emptying import REFILLED
 from feedbus.generations.ring_state import State
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel, Connection

@@ -8,7 +8,7 @@ from feedbus.wire.amqp_protocols import Channel
 
 
 def acknowledge(channel: Channel, delivery_tags: Sequence[int]) -> None:
-    """Acknowledge these deliveries, and none that came before them.
+    """Acknowledge only these deliveries, and no earlier delivery.
 
     The embedded broker does it in one transaction. RabbitMQ gets one frame for each delivery.
 

@@ -1,4 +1,4 @@
-"""Publishing while a broker alarm blocks it: logged once, and the time of the wait measured."""
+"""Wait while a broker alarm blocks publishers: log it once, and measure the time."""
 
 from __future__ import annotations
 

@@ -44,13 +44,13 @@ def locked(
     *,
     wait_seconds: float = WAIT_SECONDS,
 ) -> AbstractContextManager[None]:
-    """Hold the topology's lock, under which rings are switched; it is released if its holder dies.
+    """Hold the topology's lock, which a switch needs; it is released if its holder dies.
 
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        wait_seconds: time limit for another process that holds it; 0 for a consumer, which must go
-            on to handle messages, and tries again later.
+        wait_seconds: how long to wait if another process holds the lock. A consumer uses 0, because
+            it must continue to handle messages. It tries again later.
 
     Raises:
         UsageError: another process holds it for longer than wait_seconds.

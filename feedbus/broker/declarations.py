@@ -160,7 +160,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             raise
         there = found_in(error.__cause__)
         arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
-        with explained(name):  # on the same channel: an error closes it; the client opens it again
+        with explained(name):  # after the error, the client opens the channel again
             channel.queue_declare(
                 name,
                 durable=True,
@@ -194,7 +194,7 @@ def declare_auxiliary(
     except UsageError as error:
         if differs_in(error.__cause__) not in differing(wanted, other):
             raise
-        with explained(name):  # on the same channel: an error closes it; the client opens it again
+        with explained(name):  # after the error, the client opens the channel again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 

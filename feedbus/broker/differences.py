@@ -19,10 +19,12 @@ INEQUIVALENT = re.compile(
     re.DOTALL,
 )
 VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '.*')?", re.DOTALL)
-# The plugin that brings an exchange type. An unknown type is refused by 503 on 3.x, by 406 on 4.x.
+# The plugins that provide exchange types. RabbitMQ 3.x refuses an unknown type with 503, 4.x with
+# 406.
 PLUGINS = {"x-consistent-hash": "rabbitmq_consistent_hash_exchange"}
 UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(?P<type>[^']+)'")
-# Values that mean the same as none: 4.x reports a type where none was declared, 3.x does not.
+# Values that mean the same as a missing argument. If no queue type was declared, RabbitMQ 4.x
+# reports the type, and 3.x reports none.
 DEFAULTS = {"x-queue-type": "classic"}
 
 # The names of these arguments in topology.toml.
@@ -37,9 +39,9 @@ OPTIONS = {
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the arguments that differ, by name, as (found, wanted); None is a missing argument.
+    """Return the different arguments: name to (found, wanted). None is a missing argument.
 
-    A default that the broker reports equals a missing argument.
+    If the broker reports a default, this is the same as a missing argument.
     """
     values = {
         name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))
@@ -69,7 +71,7 @@ def differs_in(error: BaseException | None) -> str:
 
 
 def found_in(error: BaseException | None) -> str:
-    """Return the value of an argument on the broker, from its 406 error; "none" for no value."""
+    """Return the value that an argument has on the broker, from the 406 error, or "none"."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(found["argument"], found["got"]) if found else ""
 

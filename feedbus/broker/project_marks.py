@@ -2,7 +2,7 @@
 
 Everything that a project has on a broker begins with its name and a dot. If one project is called
 `shop` and another `shop.eu`, the names of the second begin with both prefixes. Marks are exchanges
-that nothing is bound to; no name in a topology has a colon.
+without bindings. Their names contain a colon, which no name in a topology contains.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
 
 PROJECT = ".:project"
-PART = ".:part"  # no project may have the name before this suffix
+PART = ".:part"  # the name before this suffix cannot be the name of a project
 
 
 def marks(topology: Topology) -> Iterator[str]:

@@ -22,12 +22,12 @@ from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
 from feedbus.wire.message_in_message import fitted
 
-WINDOW = 1000  # messages that share one wait for confirms
+WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
-SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
-WOKEN_SECONDS = 0.01  # a pause after a wait that a thread has ended
+SILENT_SECONDS = 1.0  # a wait for confirms counts as long after this time
+WOKEN_SECONDS = 0.01  # a pause after a wait that another thread has ended
 
 
 class Publisher:
@@ -173,7 +173,7 @@ class Publisher:
             while unconfirmed.waiting:
                 self._drain()
         except ChannelError as error:
-            if error.method_sig != spec.Basic.Publish:  # the error does not concern this publish
+            if error.method_sig != spec.Basic.Publish:  # this publish did not cause the error
                 raise
             unanswered = [*unconfirmed.waiting.values(), *messages[put:]]
             self.close()
@@ -219,8 +219,8 @@ class Publisher:
             if self._clock.monotonic() - now > wait_seconds / 2:
                 self._silent = True
             else:
-                # A thread has ended the wait to wake the owner of the connection. It ends every
-                # wait until the owner has seen it.
+                # Another thread has ended this wait, to wake the owner of the connection. Every
+                # further wait ends immediately until the owner has seen the wake-up.
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirmed_by = self._clock.monotonic() + self._timeout_seconds

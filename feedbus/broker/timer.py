@@ -2,18 +2,19 @@
 
 A time is written as digits of base 16, in milliseconds. Each position of a digit (a *place*) has a
 queue for each digit, whose time to live is the time of that digit. All messages of a queue wait
-equally long, so the first is always the next that is due. A message passes the places from the
-highest to the lowest. The exchange of a place (of type headers) sends it into the queue of its
-digit, or to the next place if the digit is 0. A message that expires in a queue is dead-lettered to
-the next place. After the last place the exchange `due` sends it to its target. The digits and the
-target are headers, so the routing key does not change. Above 2**32 ms, the longest time to live of
-a queue, there is one queue for each further 49.7 days.
+equally long. So the first message of a queue is always the next one that is due. A message passes
+the places from the highest to the lowest. Each place has an exchange of the type headers. This
+exchange sends the message to the queue of its digit, or to the next place if the digit is 0. A
+message that expires in a queue is dead-lettered to the next place. After the last place the
+exchange `due` sends it to its target. The digits and the target are headers, so the routing key
+does not change. Above 2**32 ms, the longest time to live of a queue, there is one queue for each
+further 49.7 days.
 
 The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
 queues of a place are declared when the first message needs one of them, so a project without delays
-has none. That message is published after the broker has written them to its disk; then the exchange
-`written` of the place exists. If no queue accepts a message when it is due, the message waits in
-the queue `undelivered` until one does.
+has none. This message is published after the broker has written the queues to its disk. From then
+on, the exchange `written` of the place exists. If no queue accepts a message when it is due, the
+message waits in the queue `undelivered` until one does.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def digits_of(milliseconds: int) -> list[int]:
     """Return the digits of a delay, the lowest position first, without zeros at the end.
 
     Args:
-        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS; it is rounded up as ROUNDED says.
+        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS; it is rounded up; see ROUNDED.
 
     """
     unit = next(unit for below, unit in ROUNDED if milliseconds < below)

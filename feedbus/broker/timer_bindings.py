@@ -43,14 +43,14 @@ def foreign_bindings(
 
     """
     wanted = {_identity(each) for each in _wanted(names, seen, queues)}
-    kept = exchanges_of_timer(names)  # others are deleted with their bindings
+    kept = exchanges_of_timer(names)  # the other queues are deleted with their bindings
     for binding in seen.timer_bindings:
         if binding.source not in kept or _identity(binding) in wanted:
             continue
         if binding.kind == "queue" and binding.destination in queues:
             found = seen.queues.get(binding.destination)
             if found is None or differing(found.arguments, queues[binding.destination]):
-                continue  # it is declared again
+                continue  # the queue is declared again
         if not _routes_to_target(names, binding):
             yield binding
 

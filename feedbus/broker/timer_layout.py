@@ -54,7 +54,7 @@ def exchanges_of_timer(names: Names) -> set[str]:
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the queues that are missing at positions that have other queues."""
+    """Yield the missing queues of each position that already has a queue."""
     for place in range(len(TIMER_PLACES)):
         queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
         missing = [name for name in queues if name not in seen]

@@ -92,7 +92,7 @@ class Timer:
 
 
 def _places_of(message: Outgoing) -> Iterator[int]:
-    """Yield the positions of the delay's digits that are not 0: a message waits once for each."""
+    """Yield the positions of the delay's digits other than 0: the message waits at each of them."""
     for place, header in enumerate(TIMER_PLACES):
         digit = message.headers.get(header)
         if digit is None:  # no digit at this position, and at all higher positions
@@ -116,7 +116,7 @@ def restore(channel: Channel, names: Names) -> None:
     ours = [each for each in topology.exchanges.values() if not each.external_name]
     targets = {target_of(names, queue) for queue in topology.queues.values()}
     targets |= {exchange_target(names, exchange.name) for exchange in ours}
-    for exchange in ours:  # a guard may have binding keys that its exchange no longer has
+    for exchange in ours:  # a guard may have old binding keys, which its exchange no longer has
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
@@ -171,11 +171,11 @@ def _declare_places(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
-    """Declare the missing queues of a position that exists, and bind all its queues."""
+    """Declare the missing queues of a digit's position, and bind all queues of the position."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
-        channel.exchange_delete(names.timer_written(place))  # they are not on the disk yet
+        channel.exchange_delete(names.timer_written(place))  # new queues are not on the disk yet
         _declare_queues(channel, names, place, [queues[name] for name in missing])
     if len(missing) < len(queues):
         for name, digit in queues.items():

@@ -14,11 +14,11 @@ from feedbus.wire.amqp_protocols import Channel
 class UnconfirmedMessages:
     """The messages of one channel without an answer, by delivery tag.
 
-    Kombu's own confirm_publish accepts any confirm as that of its message. Here each message is
-    identified by its own delivery tag.
+    Kombu's own confirm_publish accepts any confirm as the confirm of the message. Here each message
+    is identified by its own delivery tag.
 
     Attributes:
-        waiting: the messages without an answer by delivery tag, which ascends.
+        waiting: maps delivery tags, in ascending order, to the messages without an answer.
         last_tag: the delivery tag of the last message that was published.
         refusals: the messages that the broker did not accept.
 

@@ -3,8 +3,8 @@
 A RabbitMQ that starts may build a ring again from its bindings. It then sorts the bindings, byte by
 byte: by the binding key (the weight as text), then by the queue's name. So "10" comes before "9",
 and most keys move. RabbitMQ reads a weight with leading zeros as the same number, but sorts it
-before others. So zeros are put before some weights, until the sorted order is the order in which
-the queues were bound.
+before weights without them. So zeros are put before some weights, until the sorted order is the
+order in which the queues were bound.
 """
 
 from __future__ import annotations

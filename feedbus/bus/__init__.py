@@ -22,7 +22,7 @@ HOMES = {
     "connect_async": "feedbus.bus.connecting",
 }
 
-if not TYPE_CHECKING:  # with it, a type checker would accept every name
+if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts every name
 
     def __getattr__(name: str) -> Any:
         """Import a public name from the module that defines it."""

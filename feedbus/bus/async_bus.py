@@ -51,7 +51,7 @@ class AsyncBus:
     A cancelled task stops waiting; its messages may arrive anyway.
     """
 
-    SLICE = 1_000  # pairs that are prepared in one iteration of the event loop
+    SLICE = 1_000  # the number of pairs that are prepared in one iteration of the event loop
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class AsyncBus:
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        If message_id is given, a repetition is recognised by it. Raises the same errors as
-        LiveBus.publish.
+        A queue with `once = true` handles only one of several records with the same message_id.
+        Raises the same errors as LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
         if key is NO_KEY:

@@ -20,7 +20,7 @@ from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
 
-AT_ONCE = 50_000  # messages that are packed together: enough for the packs of many shards
+AT_ONCE = 50_000  # the number of messages that are packed together, enough for many shards
 
 
 class Collect(Protocol):

@@ -48,7 +48,7 @@ async def connect_async(
 ) -> AsyncBus:
     """Return a bus for programs that run an event loop.
 
-    Args and Raises: as connect(), without a store.
+    The arguments and exceptions are the same as for connect(), except that there is no store.
 
     Example:
         async with await feedbus.connect_async("topology.toml") as bus:

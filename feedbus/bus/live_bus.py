@@ -61,8 +61,8 @@ class LiveBus(Bus):
     ) -> None:
         """Create a bus; it connects at the first publish.
 
-        Messages that are not confirmed in time are sent again, with the same ids. The time is
-        timeout_seconds, but at least the first and at most the second of CONFIRM_SECONDS.
+        Messages that are not confirmed in time are sent again, with the same ids. The time limit
+        for a confirm is timeout_seconds, restricted to the range CONFIRM_SECONDS.
 
         Args:
             topology: the topology of the system.
@@ -121,8 +121,9 @@ class LiveBus(Bus):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> None:
-        """Publish one record; if message_id is given, a repetition is recognised by it.
+        """Publish one record; return when the broker has confirmed it.
 
+        A queue with `once = true` handles only one of several records with the same message_id.
         Raises the same errors as Bus.publish and publish_many.
         """
         fields = check_record(exchange, payload, key, message_id)
@@ -252,7 +253,7 @@ class LiveBus(Bus):
         request.raise_answer()
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether an exchange selects shards by the routing keys; also if it is not known.
+        """Return whether an exchange selects shards by routing keys; True if this is not known.
 
         The relay uses this method and publish_rows().
         """

@@ -35,7 +35,7 @@ class Request:
     answer: list[Refusal] | Exception | None = None
 
     def error(self) -> Exception | None:
-        """Return the error that raise_answer() raises, or None."""
+        """Return the error that raise_answer() would raise, or None."""
         try:
             self.raise_answer()
         except Exception as error:  # noqa: BLE001 -- the caller decides

@@ -98,7 +98,7 @@ class Encoder:
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def selects_shards(self, exchange_name: str) -> bool:
-        """Return whether an exchange selects shards by the keys; also if it is not known."""
+        """Return whether an exchange selects shards by routing keys; True if this is not known."""
         return self._topology.selects_shards(exchange_name)
 
     def shards(self, exchange_name: str) -> int:
@@ -111,7 +111,7 @@ class Encoder:
     ) -> list[Outgoing]:
         """Return the messages for the records of a pack; messages of one key stay in order.
 
-        With an envelope each record has a message of its own.
+        If there is an envelope, each record has a message of its own.
         """
         if envelope is not None:
             return self._enveloped(exchange_name, pack, envelope)
@@ -128,8 +128,8 @@ class Encoder:
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
         for target, indexes in self._grouped(exchange, keys).items():
-            # The packs get similar sizes. Otherwise a little too many records would make a tiny
-            # second pack.
+            # The packs get similar sizes. Otherwise, for example, 2,501 records would make a pack
+            # of 2,500 and a pack of one.
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]

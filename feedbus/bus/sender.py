@@ -177,7 +177,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count records of refused messages under the refusal's outcome, others under `outcome`."""
+        """Count refused records by the outcome of their refusal, and other records by `outcome`."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

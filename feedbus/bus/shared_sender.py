@@ -11,7 +11,7 @@ from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import topology_setup
-from feedbus.process.wait_notices import notices
+from feedbus.process.slow_server_notices import notices
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -92,7 +92,7 @@ class SharedSender:
                 continue
             try:
                 messages = self._encoded(request)
-            except Exception as error:  # noqa: BLE001 -- only the caller of this request gets it
+            except Exception as error:  # noqa: BLE001 -- this request's caller gets it
                 request.answer = error
                 continue
             if any(message.content_type == PACK for message in messages):
@@ -149,7 +149,7 @@ class SharedSender:
     def _sent(
         self, messages: Sequence[Outgoing], timeout_seconds: float
     ) -> list[Refusal] | Exception:
-        """Send messages, again after an outage; return the refused messages, or the error.
+        """Send messages, repeatedly in an outage; return the refused messages, or the error.
 
         After an outage, the broker may be a new one without any objects.
         """

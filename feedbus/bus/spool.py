@@ -69,5 +69,5 @@ class Spool:
             end = self._file.tell()
             self._file.seek(0)
             while self._file.tell() < end:
-                yield from pickle.load(self._file)  # noqa: S301 -- what add wrote, in a file without a name
+                yield from pickle.load(self._file)  # noqa: S301 -- only add() writes this file
         yield from self._recent

@@ -92,7 +92,7 @@ class Transaction:
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
     """Return the rows whose messages the broker accepted."""
     if any(refusal.message.content_type == PACK for refusal in refusals):
-        return []  # it is not known which of its records arrived
+        return []  # it is not known which records of the request arrived
     refused = {refusal.message.message_id for refusal in refusals}
     return [row for row, name in zip(ids, request.pack.ids, strict=True) if name not in refused]
 

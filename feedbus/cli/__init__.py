@@ -15,7 +15,7 @@ import click
 from feedbus import __version__
 from feedbus.errors import FeedbusError, error_text
 from feedbus.process import interrupts
-from feedbus.process.wait_notices import notices
+from feedbus.process.slow_server_notices import notices
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology

@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
 
 def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
     """Make the plan of a topology."""
-    from feedbus.plan.comparison import make_plan
+    from feedbus.plan.planning import make_plan
     from feedbus.supervisor.outdated_processes import watched
 
     watchers, note = watched(topology) or (None, "")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from feedbus.dispatch.blocked_keys import BlockedKeys, origin
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.order_exceptions import Overtook, Waits
+from feedbus.dispatch.waiting_record_exceptions import Overtook, Waits
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
 Failures = dict[int, BaseException]
 
-MOST_CALLS = 3  # with a batch of which a record was overtaken; then its records are handled alone
+MOST_CALLS = 3  # for a batch in which records were overtaken; then each is handled alone
 
 
 class BatchCalls:
@@ -44,7 +44,7 @@ class BatchCalls:
         many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
         found = self._together(wrapped, records) if many else None
         if found is not None:
-            for index, verdict in sorted(found.items()):  # in order: each gets the next position
+            for index, verdict in sorted(found.items()):  # each gets the next position
                 fail(index, verdict)
             return failures
         # One at a time, also after a batch handler has raised: a bad record does not fail the

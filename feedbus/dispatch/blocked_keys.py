@@ -8,8 +8,8 @@ from typing import Any
 from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failure_policy import FailurePolicy
-from feedbus.dispatch.order_exceptions import Waits
 from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.waiting_record_exceptions import Waits
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 
@@ -86,7 +86,7 @@ class BlockedKeys:
             self._retries.abandoned = True
 
     def overtaken_failures(self, records: Records) -> list[Row]:
-        """Return the failed records of a batch whose key has later records that were handled.
+        """Return the failed records of a batch that handled records of the same key have overtaken.
 
         The result has the first failed record of each key that blocks its key.
         """

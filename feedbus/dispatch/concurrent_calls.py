@@ -34,14 +34,14 @@ class ConcurrentCalls:
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
-        # Derived ids of messages that wait or are handled. An equal message must get another id.
+        # The derived ids of the messages that wait or run. An equal message must get another id.
         self._unidentified: set[str] = set()
         self._sequencer: Sequencer[Work | DeferredInvalidRecord] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
         self._numbers = count()  # of the deliveries, in the order of their arrival
-        self._failed: list[UnfinishedDelivery] = []  # with failed or waiting records
+        self._failed: list[UnfinishedDelivery] = []  # deliveries with failed or waiting records
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
@@ -161,7 +161,7 @@ class ConcurrentCalls:
     def finish(self) -> None:
         """Publish the messages of calls that have ended; the caller then calls put_aside().
 
-        Records whose call met an outage run again; self.outage is that outage.
+        If a call ended with an outage, its records run again, and self.outage is the outage.
 
         Raises:
             Outage: the broker or store is unavailable; the next call continues.
@@ -184,7 +184,7 @@ class ConcurrentCalls:
         """Send retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
                 repeated.
 
         """
@@ -263,7 +263,7 @@ class ConcurrentCalls:
             self._done.append(delivery.opened)
 
     def _release(self) -> None:
-        """Let finished deliveries with failed records be put aside; each key stays in order.
+        """Release finished deliveries with failed records for put_aside(); each key stays in order.
 
         A record that waits is sent after the failed record of its key. If it were sent first, and
         the process then ended, it would overtake the failed record.

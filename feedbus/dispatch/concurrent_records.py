@@ -19,7 +19,7 @@ class UnfinishedDelivery:
         opened: the delivery.
         number: the position of the delivery in the order of arrival.
         left: how many of its records are unfinished.
-        failed_keys: the keys of its records that have failed or wait for a failed one.
+        failed_keys: the keys of its records that have failed, or that wait for a failed record.
 
     """
 

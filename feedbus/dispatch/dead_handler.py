@@ -76,7 +76,7 @@ class DeadHandler:
             consumer: the consumer whose dead letters the function gets.
             sender: sends the messages that the function publishes.
             store: the store in whose transactions the function is called.
-            left: see Publications.
+            left: the leftover rows of the outbox; see Publications.
             resources: the resources that the function requests.
 
         Raises:
@@ -103,7 +103,7 @@ class DeadHandler:
     def before(self, delivery: Delivery, decision: Decision) -> Decision:
         """Call the function if the decision is a dead letter; return the resulting decision.
 
-        If the function raises, the dead letter's reason includes it.
+        If the function raises, the dead letter's reason includes the exception.
 
         Raises:
             Outage: something that it needs is unavailable; the dead letter must not be sent yet.

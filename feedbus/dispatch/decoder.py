@@ -11,9 +11,9 @@ from typing import Any
 from feedbus.codecs import Codecs
 from feedbus.dispatch.decoded_deliveries import Decoded, HandlerInput, Inputs, InvalidRecord
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
-from feedbus.dispatch.order_exceptions import Waits
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.waiting_record_exceptions import Waits
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.routes import HandlerRoutes

@@ -12,10 +12,10 @@ from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
-from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
+from feedbus.dispatch.messages_without_ids import MessagesWithoutIds
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.settled_counts import SettledCounts
@@ -109,8 +109,8 @@ class Dispatch:
         self._paused_seconds = 0.0
         # Messages without an id get one from their content, so equal messages have the same id. On
         # a queue with `once = true`, only the first of them would be handled.
-        self._equal_messages = (
-            EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
+        self._messages_without_ids = (
+            MessagesWithoutIds(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
             else None
         )
@@ -151,8 +151,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A nested call of handle() can have pauses, too, and adds them to the total. This pause
-            # includes them. So the total before this pause is used here.
+            # During pause(), a nested call of handle() may add pauses of its own to the total. They
+            # are part of this pause, and must not count twice. So this pause is added to the
+            # earlier total.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -179,7 +180,7 @@ class Dispatch:
             self.record_failed(delivery, row, error)
 
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a record whose call raised an exception; see HandlerCalls.judge()."""
+        """Decide on a record whose handler raised an exception; see HandlerCalls.judge()."""
         self._log_drops([error])
         self._decoder.fail(delivery, row, error)  # adds the decision to delivery.decisions
 
@@ -192,7 +193,7 @@ class Dispatch:
                 message. So the crash guard knows the message if the dead handler ends the process.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
                 repeated.
 
         """
@@ -204,8 +205,8 @@ class Dispatch:
     ) -> tuple[list[Decoded], Inputs]:
         """Decode deliveries; return them, and their records for the handlers, in order.
 
-        The second value is a list. Each item has records for one handler, or is an
-        invalid record, which no handler gets.
+        The second value is a list. Each item is either the records for one handler, or an invalid
+        record, which no handler gets.
 
         Args:
             deliveries: the deliveries in the order of their arrival.
@@ -215,9 +216,9 @@ class Dispatch:
             StoreOutage: the store is unavailable, on a queue with `once = true`.
 
         """
-        if self._equal_messages is not None:
+        if self._messages_without_ids is not None:
             try:
-                deliveries = self._equal_messages.with_distinct_ids(deliveries, running)
+                deliveries = self._messages_without_ids.with_distinct_ids(deliveries, running)
             except Exception as error:
                 if isinstance(error, Outage) or not self._store.is_outage(error):
                     raise

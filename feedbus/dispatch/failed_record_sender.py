@@ -47,7 +47,7 @@ class FailedRecordSender:
                 message.
 
         Raises:
-            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
                 repeated.
 
         """

@@ -10,8 +10,8 @@ from typing import Any
 from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_store_connections import LostConnections
-from feedbus.dispatch.order_exceptions import Overtook, Waits
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
+from feedbus.dispatch.waiting_record_exceptions import Overtook, Waits
 from feedbus.dispatch.wrapped_handlers import AsyncCall, WrappedHandler
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
@@ -73,7 +73,7 @@ class HandlerCalls:
             return self.collect(wrapped, records), None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 -- CancelledError and SystemExit are its own
+        except BaseException as error:  # noqa: BLE001 -- it may raise SystemExit
             return None, self.judge(records, error)
 
     def judge(self, records: Records, error: BaseException) -> BaseException:
@@ -128,7 +128,7 @@ class HandlerCalls:
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if len(given) < len(records):
-                    self.look_again()  # the process that handled the others may have left rows
+                    self.look_again()  # their process may have left rows
                 if not len(given):
                     return publications
                 try:

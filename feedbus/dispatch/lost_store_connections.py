@@ -11,7 +11,7 @@ MOST = 1_000  # calls that are remembered
 
 
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
-    """A handler has closed the connection of the store, or its statements end it."""
+    """A handler has closed the store's connection, or its statements have ended the connection."""
 
 
 class LostConnections:

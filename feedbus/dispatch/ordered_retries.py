@@ -121,7 +121,7 @@ class OrderedRetries:
         return [record.arrival.delivery for record in found if record.arrival is not None]
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Finish deliveries that were handled; return the ones to acknowledge in waiting queues.
+        """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
         Before this call, all messages that result from them must be confirmed.
         """

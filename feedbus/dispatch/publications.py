@@ -18,8 +18,8 @@ from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
 
-# Encoded and sent together with stream = true. With fewer, the handler would wait for the broker
-# more often.
+# With stream = true, this many records or messages are encoded and sent together. With a smaller
+# number, the handler would wait for the broker more often.
 STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 

@@ -45,7 +45,7 @@ class Sequencer(Generic[Item]):
 
     @property
     def hungry(self) -> bool:
-        """Whether fewer records can start than may run at the same time."""
+        """Whether more records may run than are running or ready to run."""
         return len(self._ready) + len(self._running) < self._most
 
     def add(self, item: Item) -> None:

@@ -23,7 +23,7 @@ class SettledCounts:
     def add(self, opened: Sequence[Decoded]) -> None:
         """Count deliveries whose retries and dead letters have been sent."""
         now = self._clock.wall_nanoseconds() // 1000
-        deliveries = records = 0  # that are acknowledged
+        deliveries = records = 0  # acknowledged deliveries and records
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"
             if arrived.decisions:
@@ -33,7 +33,7 @@ class SettledCounts:
                 waiting = sum(decision.verdict == "wait" for decision in arrived.decisions)
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:
-                    continue  # it is counted when it is handled
+                    continue  # the delivery is counted when its waiting records are handled
                 first = "ack" if acknowledged else next(iter(failed))
                 for verdict, count in failed.items():
                     self._metrics.settled(verdict, int(verdict == first), count)

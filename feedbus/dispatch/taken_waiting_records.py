@@ -15,9 +15,9 @@ from feedbus.wire import Delivery
 class TakenRecords:
     """The records that were taken from the waiting records of one consumer, to be handled.
 
-    A record is taken, then handled, then settled. There are three results. The record is done, if
-    nothing else was registered; or it has failed again; or it was not run, because an earlier
-    record of its key has failed again.
+    A record is taken, then handled, then settled. There are three results: the record has failed
+    again, or it was not run, because an earlier record of its key has failed again. If neither was
+    registered, the record is done.
     """
 
     def __init__(self, records: WaitingRecords[Arrival]) -> None:
@@ -64,7 +64,7 @@ class TakenRecords:
         return self._stopped.get(key, 0) > 0
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Finish deliveries that were handled; return the ones to acknowledge in waiting queues.
+        """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
         The messages of records that have failed again must be confirmed before this call.
         """

@@ -32,7 +32,7 @@ class WaitingRecord(Generic[Arrival]):
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
         due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
-            others.
+            other records.
         queue: the waiting queue that contains its message.
         arrival: the delivery of its message; None if the message is being sent or was returned.
         awaited: the queues of older generations that must be deleted before the record may run.

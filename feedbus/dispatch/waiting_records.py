@@ -44,7 +44,7 @@ class WaitingRecords(Generic[Arrival]):
         """Start without records."""
         self.awaited = AwaitedQueues()
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
-        self._heads: list[tuple[float, int, str]] = []  # some are out of date
+        self._heads: list[tuple[float, int, str]] = []  # some entries are out of date
         self._count = 0
         self._last_places: dict[int, int] = {}  # by turn
         self._read: set[str] = set()

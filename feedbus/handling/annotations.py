@@ -19,7 +19,7 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
     Attributes:
         expected: what would work.
         got: the found object.
-        at_import: whether the module that contains it cannot be imported because of it.
+        at_import: whether this error prevents the import of the module that contains the object.
 
     """
 
@@ -76,13 +76,13 @@ def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
     if isinstance(home, functools.partial):
         home = home.func
     if not hasattr(home, "__globals__"):
-        home = type(home).__call__  # of an object that is called
+        home = type(home).__call__  # a callable object has its globals in the method __call__
     names: Mapping[str, Any] = getattr(home, "__globals__", {})
     return names
 
 
 def name_of(marked: object) -> str:
-    """Return the name of a function, class or annotation, as its writer knows it."""
+    """Return the name of a function, class or annotation, as it is written in the code."""
     name = getattr(marked, "__qualname__", None)
     if isinstance(name, str):
         return name

@@ -48,8 +48,8 @@ class Life:
         try:
             await self._closing.wait()
         except asyncio.CancelledError as error:
-            # A task group in the generator cancelled it, because one of its tasks has failed. The
-            # task group raises the error.
+            # A task group in the generator has cancelled the generator, because a task of the group
+            # has failed. The task group then raises the error.
             with contextlib.suppress(StopAsyncIteration):
                 await self._generator.athrow(error)
             raise

@@ -159,9 +159,9 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
     Args:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
             pydantic model or dict; by default, the annotation of the first parameter.
-        batch: True for a function of Records, False for one of a single record. Further parameters
-            get their values by their annotations: a Bus, the Message, the session of the store, and
-            the values of resources.
+        batch: True for a function of Records, False for a function of a single record. Further
+            parameters get their values by their annotations: a Bus, the Message, the session of the
+            store, and the values of resources.
 
     Raises:
         UnfitHandler: the type is not a message type, or the marked object is not a plain function.

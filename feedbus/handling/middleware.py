@@ -31,7 +31,7 @@ class Call:
     Attributes:
         queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.
-        records: how many records the handler is given.
+        records: the number of records of the call.
 
     """
 
@@ -86,7 +86,7 @@ class SwallowedError(Exception):
 
 
 def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[Middleware]:
-    """Return a middleware's class by its dotted name.
+    """Return the class of a middleware by its dotted name.
 
     Args:
         dotted: "package.module:name".

@@ -77,7 +77,7 @@ class Resources:
         need one of them.
 
         Raises:
-            Outage: a resource cannot be opened; the open ones stay open.
+            Outage: a resource cannot be opened; the resources that are open stay open.
 
         """
         if self.ready:
@@ -126,7 +126,7 @@ class Resources:
             end()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 -- the others have to be closed
+        except BaseException as error:  # noqa: BLE001 -- the other resources must still be closed
             text = f"the resource {_shown(resource)} could not be closed; the others are closed"
             events.error("resource_not_closed", text, exc_info=error)
 

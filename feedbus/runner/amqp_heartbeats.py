@@ -12,7 +12,7 @@ from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import RawConnection
 
 LOOK_SECONDS = 1.0
-BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one
+BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
 
 
 class Heartbeats:
@@ -61,14 +61,15 @@ class Heartbeats:
         try:
             yield
         finally:
-            # Two threads that write at the same time would mix up their frames: now it is ours.
+            # The lock waits for the thread's current frame: frames that two threads write at the
+            # same time would be mixed up.
             with self._writing:
                 self._working = False
             self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """Within while_working(), let only the caller use the connection in a `with` block."""
+        """Within while_working(), stop the thread's heartbeats in a `with` block."""
         with self._writing:
             self._working = False
         gap = self._longest_gap

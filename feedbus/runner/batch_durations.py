@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-KEPT = 0.9  # share of the weight that earlier batches keep with each new one
+KEPT = 0.9  # each new batch reduces the weight of the earlier batches to this share
 
 
 class BatchDurations:
-    """A line through the durations of the latest batches: fixed costs, and costs of each record.
+    """Computes the fixed costs of a batch, and the costs of each record, from the latest batches.
 
     Fixed costs do not depend on the number of records. Examples are a commit, and the wait
     for other processes that use the same database.
@@ -28,10 +28,10 @@ class BatchDurations:
         self._products = self._products * KEPT + records * seconds
 
     def records_within(self, seconds: float) -> float:
-        """Return how many records take this time, without the fixed costs; it can be infinity.
+        """Return how many records take this time, without the fixed costs.
 
-        The result is infinity if records add no time. If all batches had the same number of
-        records, the fixed costs are not known, and count as costs of the records.
+        The result is infinity if records add no time. If all batches so far had the same number of
+        records, the fixed costs are not known. They then count as costs of the records.
         """
         spread = self._records_squared * self._count - self._records**2
         common = self._products * self._count - self._records * self._seconds

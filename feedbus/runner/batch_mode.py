@@ -30,7 +30,7 @@ class BatchMode:
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
-        """Handle the deliveries of a run's subscriptions."""
+        """Create the mode for the deliveries of a run's subscriptions."""
         self._run = run
         self._subscriptions = subscriptions
         self._overtaking = Overtaking.of(run.consumer.queue)
@@ -46,7 +46,7 @@ class BatchMode:
 
     @property
     def working(self) -> bool:
-        """Whether decoded deliveries are not settled; only the concurrent mode has them."""
+        """Whether decoded deliveries are not settled; possible only in the concurrent mode."""
         return False
 
     def works_on(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
@@ -121,7 +121,7 @@ class BatchMode:
         """
         run = self._run
         if not run.buffer:
-            return True  # all were handled in the pauses of a waiting record that was due
+            return True  # all were handled in pauses of the call for a waiting record
         if run.timeout.too_close(run.buffer.oldest_at):
             return False
         if run.full() or run.limits.messages <= 0:
@@ -151,7 +151,7 @@ class BatchMode:
         """End the threads of the handlers, if there are any."""
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a batch and settle it; return False to return it to the broker."""
+        """Handle a batch and settle it; return False if it must go back to the broker."""
         arrived_at = self._run.buffer.oldest_at
         return self._work(raw, self._next_batch(), arrived_at)
 
@@ -170,7 +170,7 @@ class BatchMode:
         return buffer.take(size, most, suspected)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
-        """Handle deliveries and settle them; return False to return all of them to the broker."""
+        """Handle deliveries and settle them; return False if all must go back to the broker."""
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = run.clock.monotonic()

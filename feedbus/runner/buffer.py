@@ -47,16 +47,16 @@ class Buffer:
 
     Their number is at most the prefetch. While a consumer also reads queues of older generations,
     the deliveries of each generation are in a separate lane. The lanes take turns, so that new
-    records do not wait for the backlog of an old queue. All methods use the lane whose turn it is,
-    if they do not say otherwise.
+    records do not wait for the backlog of an old queue. A method uses the lane whose turn it is,
+    except where its docstring names other lanes.
     """
 
     def __init__(self) -> None:
         """Create an empty buffer, with one lane."""
         self._lane = _Lane()
         self._lanes = [self._lane]  # the newest generation first
-        self._lane_of: dict[str, _Lane] = {}  # by consumer tag, if there are several
-        self._last_turn: int | None = None  # later generations are excluded
+        self._lane_of: dict[str, _Lane] = {}  # by consumer tag, if there are several lanes
+        self._last_turn: int | None = None  # the lanes of later generations are excluded
 
     def __len__(self) -> int:
         """Count the deliveries of all lanes that are not excluded."""
@@ -74,7 +74,7 @@ class Buffer:
     # -- lanes -----------------------------------------------------------------------------------
 
     def divide(self, consumer_tag: str, turn: int) -> None:
-        """Put later deliveries of a consumer tag into the lane of a generation."""
+        """Put the deliveries of a consumer tag into the lane of a generation from now on."""
         found = [each for each in self._lanes if each.turn == turn]
         if not found:
             if not self._lane_of:  # the first lane has no turn yet
@@ -87,7 +87,7 @@ class Buffer:
         self._lane_of[consumer_tag] = found[0]
 
     def unite(self) -> None:
-        """Put later deliveries into one lane, for a new connection; the buffer must be empty."""
+        """Use one lane from now on, for a new connection; the buffer must be empty."""
         self._lane = _Lane()
         self._lanes = [self._lane]
         self._lane_of = {}

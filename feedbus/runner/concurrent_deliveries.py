@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 events = EventLog(__name__)
 
-NOTED_MORE = 64  # ended messages in the file before it is rewritten
+NOTED_MORE = 64  # the file is rewritten when it has more ended messages than this
 
 
 class ConcurrentDeliveries:
@@ -121,10 +121,11 @@ class ConcurrentDeliveries:
         self._calls.look()
 
     def ignore_wakes(self) -> None:
-        """Undo a wake-up that has no ended record.
+        """Undo a wake-up for a record that was already finished or forgotten.
 
-        A thread wakes this one after it has added its record to the ended ones. By then the record
-        may be finished or forgotten. Without this call, every later wait would end immediately.
+        A thread first adds its record to the ended records, and then wakes the consumer's thread.
+        Between these two steps, the record may be finished or forgotten. Without this call, every
+        later wait would end immediately.
         """
         self._calls.waker.sleep()
 
@@ -199,7 +200,7 @@ class ConcurrentDeliveries:
             reader = readers.get(consumer_tag)
             if reader is not None:
                 reader.settle_done(settlement)
-            else:  # of a waiting queue, which acknowledges by itself
+            else:  # a waiting queue acknowledges its deliveries itself
                 settlement.acknowledgements()
 
     def abandon(self) -> None:

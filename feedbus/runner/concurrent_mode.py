@@ -68,7 +68,7 @@ class ConcurrentMode(BatchMode):
         self._concurrent.close()
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait for a delivery or the end of a record; return whether there is work."""
+        """Wait for a delivery or the end of a call; return whether there is work."""
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         may_take = run.buffer and concurrent.hungry and not run.full()
@@ -85,12 +85,12 @@ class ConcurrentMode(BatchMode):
             concurrent.ignore_wakes()
         return arrived
 
-    def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- begun with what has arrived
+    def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
         """Do nothing: handle_next() also starts the waiting records that are due."""
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Settle ended records, and start others; return False to return all deliveries."""
+        """Settle ended records, and start others; return False if all must be returned."""
         run, concurrent = self._run, self._concurrent
         taken_for_message = False
         run.buffer.next_lane()
@@ -118,7 +118,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
-        """Decode deliveries while more records can run; return False to return all deliveries.
+        """Decode deliveries while more records can run; return False if all must be returned.
 
         Args:
             raw: the connection.
@@ -145,7 +145,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _admit_due(self, raw: RawConnection) -> bool:
-        """Add waiting records that are due; return False to return all deliveries."""
+        """Add waiting records that are due; return False if all deliveries must be returned."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         self._defers_due = False
         if waiting is None or not waiting:

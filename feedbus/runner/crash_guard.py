@@ -37,8 +37,8 @@ class CrashGuard:
     process crashed. From then on they are handled alone. A message that was alone in the handler
     during `delivery_limit` crashes becomes a dead letter. The same is true for a message whose
     handling causes the loss of the connection to the broker. If several messages were in the
-    handler, the crash is counted against none of them: an operator may have killed the process. A
-    classic queue has no delivery count that would show this.
+    handler, the crash is counted against none of them: an operator may have killed the process.
+    This file is needed because a classic queue does not count the deliveries of a message.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CrashGuard:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._until: float | None = None
-        self._end = 0  # the end of the line in the file
+        self._end = 0  # the length of the line in the file
         # The file is empty, or incomplete because of the crash: no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
@@ -170,8 +170,9 @@ class CrashGuard:
         self._write(None)
 
     def _write(self, until: float | None) -> None:
-        # The new line overwrites the old one, whose rest stays behind it. Changing the size of the
-        # file twice for each batch would cost the file system much more.
+        # The new line overwrites the start of the old line. The rest of the old line stays behind
+        # the new one, and is ignored. Changing the size of the file twice for each batch would cost
+        # the file system much more.
         self._until = until
         line = b"\n"
         if self._deaths or self._in_handler:

@@ -41,7 +41,7 @@ class Group:
         seconds: float,
         clock: Clock,
     ) -> None:
-        """Read at most half of the prefetch from the buffer, so that more can arrive during calls.
+        """Create a group of at most half of the prefetch, so that more can arrive during calls.
 
         Args:
             dispatch: calls the handler.

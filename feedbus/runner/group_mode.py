@@ -15,7 +15,7 @@ class GroupMode(BatchMode):
     """A mode of the runner for queues without transactions: messages are settled in groups."""
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
-        """Handle the deliveries of a run's subscriptions; the sender sends the messages."""
+        """Create the mode for the deliveries of a run; the sender sends the handler's messages."""
         super().__init__(run, subscriptions)
         self._group = Group(
             run.dispatch,
@@ -33,7 +33,7 @@ class GroupMode(BatchMode):
         self._group.forget()
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a group of single records; return False to return it to the broker."""
+        """Handle a group of single records; return False if it must go back to the broker."""
         run = self._run
         if run.crash_guard.suspected(run.buffer.first.message_id):
             return super()._handle(raw)

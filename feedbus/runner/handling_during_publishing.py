@@ -14,7 +14,7 @@ from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 
-MOST_CALLS = 8  # handler calls within each other
+MOST_CALLS = 8  # the largest number of nested handler calls
 
 
 @dataclass(eq=False)
@@ -46,8 +46,8 @@ class PublishingPauses:
     """The pauses of a handler on a queue with `stream` and `order_by`.
 
     The handler's messages are sent in slices while it runs. After each slice the handler is called
-    for small deliveries that have arrived, within the running call. They have no key of a record
-    that is being handled, so the records of each key stay in order.
+    for small deliveries that have arrived, within the running call. Their keys differ from the keys
+    of all records that are being handled, so the records of each key stay in order.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PublishingPauses:
             try:
                 run.receive(call.raw, 0.0)
                 self._handle_some(call, message_ids)
-            except Exception as error:  # noqa: BLE001 -- not for the handler that is paused
+            except Exception as error:  # noqa: BLE001 -- the paused handler must not get it
                 call.over, call.error = True, error
 
     def _possible(self) -> bool:

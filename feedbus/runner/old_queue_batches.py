@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from feedbus.runner.batch_durations import BatchDurations
 
-ADDED_SECONDS = 0.1  # by which the records of such a batch may delay new records
-FIRST_RECORDS = 100.0  # the size of the first one
-STEP = 2.0  # by which the size changes at most
+ADDED_SECONDS = 0.1  # a batch from an old queue may delay new records by this time
+FIRST_RECORDS = 100.0  # the size of the first batch
+STEP = 2.0  # the largest factor by which the size changes
 
 
 class OldQueueBatches:

@@ -13,7 +13,7 @@ from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.wire.amqp_protocols import RawConnection
 
 LOOK_SECONDS = 0.05  # between two checks of the old queues for which records wait
-LOOK_SHARE = 0.2  # of the time is at most spent on these checks
+LOOK_SHARE = 0.2  # the largest share of the time that these checks take
 SLOW_LOOK_SECONDS = 0.5  # between two checks of other queues
 APART_SECONDS = 0.2  # between the consumers that remove drained generations from the state
 RETRY_SECONDS = 0.1  # between two checks whether old queues of other consumers are free
@@ -50,7 +50,7 @@ class SwitchProgress:
         self._consumer_queues = consumer_queues
         self._waiting = waiting
         self._predecessors = predecessors
-        self._ended: list[str] = []  # deleted, while the probes have not returned
+        self._ended: list[str] = []  # deleted queues, until the probes have returned
         self._limit = SwitchLimit(run.consumer)
         self._forgotten = False
         now = run.clock.monotonic()
@@ -71,7 +71,7 @@ class SwitchProgress:
         """
         if run.waiting is None:
             return None
-        run.waiting.take_notice()  # an earlier connection has received it
+        run.waiting.take_notice()  # ignore a notice that an earlier connection received
         predecessors = consumer_queues.predecessors(raw)
         run.waiting.follow(predecessors)
         return (
@@ -79,7 +79,7 @@ class SwitchProgress:
         )
 
     def finish(self) -> None:
-        """Let the run go on without old queues."""
+        """Continue the run without old queues."""
         self._waiting.follow(None)
         self._run.look_seconds = math.inf
         self._run.buffer.exclude_later(None)
@@ -107,7 +107,7 @@ class SwitchProgress:
         return True
 
     def look(self, raw: RawConnection) -> None:
-        """Check the old queues, if it is time to; called often."""
+        """Check the old queues if their next check is due; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
         full = self._limit.check(self._waiting.behind_old_queues)
         self._run.buffer.exclude_later(self._predecessors.oldest_turn if full else None)
@@ -135,7 +135,7 @@ class SwitchProgress:
 
     @property
     def _seconds_until_look(self) -> float:
-        """Return in how many seconds look() has work."""
+        """Return in how many seconds look() must be called."""
         return LOOK_SECONDS if self._ended or self._waiting.awaited else SLOW_LOOK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
@@ -154,7 +154,7 @@ class SwitchProgress:
         """Find deleted queues for which no record waits, from the oldest generation on.
 
         While too many records wait, only the oldest generation is read. So all its queues are
-        checked then. Otherwise the first one that exists ends the search.
+        checked then. Otherwise the search ends at the first queue that exists.
         """
         found: list[str] = []
         for queues in self._predecessors.by_generation():

@@ -16,7 +16,7 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 @dataclass(slots=True)
 class QueueReader:
-    """A subscription to one queue on a separate channel, so that an error closes no other.
+    """A subscription to one queue on a separate channel, so that an error closes no other channel.
 
     A queue that is ending always contains a fence, unless the queue is full. The next fence is put
     there before the previous one is settled. The last fence is deleted with the queue. If this
@@ -57,7 +57,7 @@ class QueueReader:
             )
         except AccessRefused as error:
             if "exclusive" not in str(error.reply_text):
-                raise  # it may not read the queue
+                raise  # the user has no permission to read the queue
             if channel.is_open:
                 channel.close()
             return None

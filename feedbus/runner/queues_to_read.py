@@ -110,7 +110,8 @@ class QueuesToRead:
         for tag in tags:
             subscriptions.drop_reader(tag)
         if begun:
-            # Before the waiting queues are closed: records that run now may have come from them.
+            # This comes before the waiting queues are closed, because records that run now may have
+            # come from them.
             mode.let_finish()
         for tag in tags:
             subscriptions.drop_waiting(tag)

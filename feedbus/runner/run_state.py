@@ -76,7 +76,7 @@ class Run:
     look_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
-        """Return why the run is over, or None if it is not.
+        """Return why the run is over, or None if it continues.
 
         Args:
             working: whether deliveries are handled now.

@@ -83,7 +83,7 @@ class Runner:
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
-        # While the sender waits for the broker, the time limit of a handler does not run.
+        # The time that the sender waits for the broker does not count as time of the handler.
         self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked, clock=clock)
         self._heartbeats = Heartbeats(clock)
@@ -154,11 +154,11 @@ class Runner:
         return reason
 
     def _ended(self) -> str | None:
-        """Return why the run is over, or None if it is not."""
+        """Return why the run is over, or None if it continues."""
         return self._run.ended(working=self._mode.working)
 
     def _goes_on(self) -> bool:
-        """Whether the run is not over, and the queue is still assigned to this host."""
+        """Return whether the run continues, and the queue is still assigned to this host."""
         return self._run.goes_on(working=self._mode.working)
 
     def _consume(self) -> None:
@@ -248,7 +248,8 @@ class Runner:
             if not in_time:  # the broker's consumer timeout would expire
                 queues.return_deliveries()
             elif not arrived and not queues.unsubscribed:
-                # An outage is over when the subscriptions have lasted longer than the last pause.
+                # The outage counts as over if the subscriptions have already worked for longer than
+                # the pause before them.
                 run.holding.record_success_after(begun_at)
             self._pruning.look(raw)
             if queues.end():

@@ -71,9 +71,9 @@ class Subscriptions:
         return left
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
-        """Start to read a queue; return False if another consumer reads it, and it allows only one.
+        """Start to read a queue; return False if it allows one consumer and already has another.
 
-        An old queue that was deleted is left out.
+        For an old queue that was deleted, nothing is done.
         """
         try:
             return self._subscribe(connection, source)
@@ -175,7 +175,7 @@ class Subscriptions:
         return due_at - self._run.clock.monotonic()
 
     def postpone_fence(self, seconds: float) -> None:
-        """Process the fence that is first in the buffer only after some seconds."""
+        """Postpone the fence that is first in the buffer by some seconds."""
         tag = self._run.buffer.first.consumer_tag
         self._fences_due[tag] = self._run.clock.monotonic() + seconds
 
@@ -266,7 +266,7 @@ class Subscriptions:
             self._run.waiting.close(tag)
 
     def return_deliveries(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return all unsettled deliveries; return the queues to subscribe to again.
+        """Give back all unsettled deliveries, and return the queues to subscribe to again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
         consumer would get later messages before the unsettled ones, which return with the channel.

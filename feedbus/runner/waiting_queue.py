@@ -35,8 +35,8 @@ class WaitingQueue:
     turn: int = 0  # the number of the queue's generation
     on_notice: Callable[[Any], None] = lambda _: None
     ending: bool = False  # whether no record is moved here any more
-    cancelled: bool = False  # by the broker; the deliveries have returned to the queue
-    arrived_at: float = 0.0  # when a message came last
+    cancelled: bool = False  # by the broker; all deliveries are in the queue again
+    arrived_at: float = 0.0  # when the last message arrived
 
     @classmethod
     def open(  # noqa: PLR0913, PLR0917 -- a subscription's parts
@@ -104,10 +104,10 @@ class WaitingQueue:
         return opened
 
     def is_complete(self) -> bool:
-        """Return whether all waiting records have arrived since the first call.
+        """Return whether all records that were moved here before the first call have arrived.
 
         The first call is made when the queue is ending: from then on no consumer moves a record
-        here. But a record that was moved before may not have been delivered yet.
+        here. But a record that was moved here earlier may not have been delivered yet.
         """
         if not self.ending:
             self.ending = True
@@ -117,7 +117,7 @@ class WaitingQueue:
     def probed(self) -> bool:
         """Return whether the probe has returned; publish another one if it is lost."""
         if self.closed:
-            return True  # its records are read again
+            return True  # the next subscription reads its records again
         if self.probes.fence_needed or (self.probes.lost and self.silent):
             self.probes.put()
         return not (self.probes.awaited or self.probes.fence_needed)
@@ -129,10 +129,10 @@ class WaitingQueue:
 
     def _on_message(self, message: Any) -> None:
         if self.closed:
-            return  # it is delivered again
+            return  # the broker delivers the message again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
-        if FENCE in headers:  # also one whose consumer has ended
+        if FENCE in headers:  # also a fence of a consumer that has ended
             message_id = message.properties.get("message_id")
             self.probes.came(message_id)
             self.channel.basic_ack(message.delivery_tag)
@@ -144,7 +144,7 @@ class WaitingQueue:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
         if self.cancelled:
-            return  # the records run again, each in its position
+            return  # each of these records runs again in its position
         if deliveries:
             acknowledge(self.channel, [delivery.tag for delivery in deliveries])
 

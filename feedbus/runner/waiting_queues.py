@@ -23,7 +23,7 @@ events = EventLog(__name__)
 
 BESIDE = ".waiting"  # at the end of a subscription's tag
 COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
-RENEWED_SECONDS = 300.0  # older deliveries are returned, and delivered again
+RENEWED_SECONDS = 300.0  # deliveries older than this are returned, and delivered again
 RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
 
 
@@ -86,7 +86,8 @@ class WaitingQueues:
 
     def probed(self) -> bool:
         """Return whether all probes have returned; then all moved records have arrived, too."""
-        # For each queue: probed() also publishes a lost probe again.
+        # No generator expression: probed() must be called for each queue, because it also publishes
+        # a lost probe again.
         returned = [opened.probed() for opened in self._open.values()]
         return all(returned)
 

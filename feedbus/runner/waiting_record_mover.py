@@ -25,7 +25,7 @@ from feedbus.wire.outgoing_message import Moved
 events = EventLog(__name__)
 
 SHORTEST_CHAIN = 2  # the generation of an ending queue, and a newer one
-MOST_MOVED = 50_000  # to one waiting queue: its reader gets at most PREFETCH
+MOST_MOVED = 50_000  # into one waiting queue, because its reader gets at most PREFETCH
 
 
 class WaitingRecordMover:
@@ -67,7 +67,8 @@ class WaitingRecordMover:
         exchange = self._consumer.queue.exchange
         if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
             return False  # the ring hashes another value than the routing key
-        # Others have failed again and are being sent to this queue, or a handler has them.
+        # The other records have failed again and are being sent to this queue, or a handler has
+        # them.
         arrivals = [each.arrival for each in records if each.arrival and not each.taken]
         if len(arrivals) < len(records):
             return False

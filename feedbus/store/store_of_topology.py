@@ -8,7 +8,7 @@ from pathlib import Path
 from feedbus.clock import Waiting
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
-from feedbus.process.wait_notices import notices
+from feedbus.process.slow_server_notices import notices
 from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Store
 from feedbus.store.sql import SqlStore

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from feedbus.errors import FeedbusError, Outage, error_text
 from feedbus.process.slots import run_folder
+from feedbus.process.slow_server_notices import notices
 from feedbus.process.supervised_process import SUPERVISED, follow_parent
-from feedbus.process.wait_notices import notices
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.topology import Topology
 

@@ -17,7 +17,7 @@ from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import topology_setup
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from feedbus.urls import parse_broker_url, parse_management_url

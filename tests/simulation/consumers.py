@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feedbus.apply import apply
 from feedbus.errors import Outage, UsageError
 from feedbus.metrics import Metrics
-from feedbus.plan.comparison import make_plan
+from feedbus.plan.planning import make_plan
 from feedbus.process.slots import run_folder
 from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.topology import Topology

@@ -20,7 +20,7 @@ from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage
-from feedbus.process.wait_notices import notices
+from feedbus.process.slow_server_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
 from feedbus.wire import amqp_protocols
 
@@ -29,7 +29,7 @@ WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 # RabbitMQ drops a silent connection after two to three intervals, here 24 to 36 s.
 HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
-TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
+TCP_USER_TIMEOUT = 18  # the number on Linux; on other systems the socket module lacks it
 # How long RabbitMQ may take to put a message into its queue after it has routed the message. A
 # message that an old ring has routed must not arrive in the queue after the ring's fence.
 IN_FLIGHT_SECONDS = 0.2

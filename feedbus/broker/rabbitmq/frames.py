@@ -15,7 +15,7 @@ from kombu.transport import pyamqp
 from feedbus.wire.amqp_encoding import read_properties, read_text, write_properties
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
-HEADER_BYTES = 12  # class, weight and body size, before the properties
+HEADER_BYTES = 12  # the header begins with class, weight and body size
 WITH_CONTENT = frozenset({spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return})
 
 _METHOD = struct.Struct(">HH")

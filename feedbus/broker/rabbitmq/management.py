@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from feedbus.broker.rabbitmq.tls import make_context
 from feedbus.errors import FeedbusError, Outage, UsageError
-from feedbus.process.wait_notices import notices
+from feedbus.process.slow_server_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
 TIMEOUT_SECONDS = 10.0

@@ -51,7 +51,7 @@ def _define(schema: Schema, definitions: dict[str, Any]) -> str:
     """Add the definition of a schema, unless it is there; return its name."""
     shown = list(schema.load_fields)
     name = type(schema).__name__
-    if schema.only is not None or schema.exclude:  # some fields only: another definition
+    if schema.only is not None or schema.exclude:  # a schema with some of its fields
         name = f"{name}_{'_'.join(shown)}"
     if name in definitions:
         return name

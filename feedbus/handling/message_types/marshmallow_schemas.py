@@ -56,7 +56,7 @@ class SchemaType(MessageType):
         """
         try:
             self._schema = schema()
-        except Exception as error:  # what a schema's own code raises, too
+        except Exception as error:  # also exceptions of the schema's own code
             expected = "a marshmallow schema that can be made without arguments"
             raise UnfitMessageType(expected, f"{schema.__name__}: {described(error)}") from error
         _check_nested(self._schema, set())
@@ -117,7 +117,7 @@ def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
         for nested in _nested(declared):
             try:
                 inner = nested.schema
-            except Exception as error:  # what a schema's own code raises, too
+            except Exception as error:  # also exceptions of the schema's own code
                 expected = "nested schemas that exist and can be made"
                 got = f"{type(schema).__name__} with the field '{name}': {described(error)}"
                 raise UnfitMessageType(expected, got) from error
@@ -144,7 +144,7 @@ def wire_name(name: str, declared: fields.Field[Any]) -> str:
 
 
 def _columns(schema: Schema) -> Sequence[Column] | None:
-    """Return how to load each field; None if a field depends on other fields.
+    """Return how to load each field; return None if a field depends on other fields.
 
     Fields depend on each other if a schema has hooks, cross-field rules or custom fields.
     """

@@ -38,8 +38,8 @@ class Loaded:
 
     Attributes:
         chunk: the valid records.
-        errors: maps the index of an invalid record in the pack to its errors by field; "" is the
-            record as a whole.
+        errors: maps the index of an invalid record in the pack to its errors by field; "" stands
+            for the record as a whole.
 
     """
 

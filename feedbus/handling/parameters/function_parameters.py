@@ -80,7 +80,7 @@ class Parameters:
         """Return the needed resources; each comes after the resources that it needs.
 
         Args:
-            asking: the chain of resources that request these parameters, from the first request on.
+            asking: the resources that have led to these parameters: each one requests the next.
 
         Raises:
             Unfit: a resource requests an unknown value, or itself.

@@ -18,7 +18,7 @@ from feedbus.wire import Delivery
 events = EventLog(__name__)
 
 
-class EqualMessages:
+class MessagesWithoutIds:
     """Distinguishes equal messages of one queue from repeated deliveries, as far as possible."""
 
     def __init__(

@@ -15,7 +15,7 @@ NOTICE_SECONDS = 1.0
 Show = Callable[[str], None]
 
 
-class WaitNotices:
+class SlowServerNotices:
     """Shows a notice for each wait that takes longer than a second, but each text once."""
 
     def __init__(self) -> None:
@@ -54,4 +54,4 @@ class WaitNotices:
             timer.cancel()
 
 
-notices = WaitNotices()
+notices = SlowServerNotices()

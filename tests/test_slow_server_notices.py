@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus.cli import main
-from feedbus.process.wait_notices import WaitNotices
+from feedbus.process.slow_server_notices import SlowServerNotices
 from tests.projects import PATIENCE_SECONDS
 
 TOPOLOGY = """\
@@ -50,7 +50,7 @@ def output(folder: Path, port: int, *words: str, code: int = 1) -> str:
 
 
 def test_a_notice_is_shown_during_a_long_wait() -> None:
-    notices, shown, lines = WaitNotices(), threading.Event(), []
+    notices, shown, lines = SlowServerNotices(), threading.Event(), []
     notices.show_with(lambda line: (lines.append(line), shown.set()))
     with notices.during("waiting"):
         assert shown.wait(PATIENCE_SECONDS)
@@ -59,7 +59,7 @@ def test_a_notice_is_shown_during_a_long_wait() -> None:
 
 def test_without_a_command_no_thread_is_started_for_a_notice() -> None:
     before = threading.active_count()
-    with WaitNotices().during("waiting"):
+    with SlowServerNotices().during("waiting"):
         assert threading.active_count() == before
 
 

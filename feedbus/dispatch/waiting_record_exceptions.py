@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Waits(Exception):  # noqa: N818 -- names what it is
-    """A record is not handled, because an earlier one of its key waits."""
+    """A record is not handled, because an earlier record of its key waits."""
 
 
 class Overtook(Waits):
