@@ -70,7 +70,7 @@ def build(draft: Draft, path: Path) -> Topology:
 
 
 def _broker_url(draft: Draft, options: Mapping[str, Any]) -> BrokerUrl:
-    if ("broker", "url") in draft.report.blocked:  # a variable in it is not set
+    if ("broker", "url") in draft.report.blocked:  # a variable in the URL is not set
         return BrokerUrl.unknown()
     url: BrokerUrl = options.get("url") or parse_broker_url(BROKER_URL)
     return url
@@ -101,7 +101,7 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     given.setdefault("exchange", "")  # as for an external queue
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
-    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # whose values replace the defaults
+    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # their values replace the defaults
     given.setdefault("prefetch", max(PREFETCH, ahead))
     return Queue(name, **given)
 

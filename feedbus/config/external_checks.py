@@ -11,7 +11,8 @@ from feedbus.config.problems import Fault
 
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
-DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exchange ""
+# The management API and rabbitmqctl call the exchange "" by this name.
+DEFAULT_EXCHANGE = "amq.default"
 # These options are for exchanges. Draft.misfits() checks queues, because they inherit options.
 OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",

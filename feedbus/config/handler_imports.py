@@ -24,11 +24,12 @@ from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import Handler, refuse_in_transaction, resolve
 from feedbus.handling.parameters import SESSION
 
-EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the extra that has it
+# Maps a module to the extra that installs it.
+EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every handler and the objects of [store]; only find the modules of commands.
+    """Import every handler and the objects of [store]; check that modules of commands exist.
 
     Output of a handler's module goes to stderr, because stdout can contain a report.
     """

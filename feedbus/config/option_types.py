@@ -21,7 +21,8 @@ class Option(fields.Field[Any]):
     kind: str = "anything"
     expected: str = "a value"
     pattern: str = ""
-    hidden: bool = False  # whether errors show only the kind of a wrong value
+    # Whether errors show only the kind of a wrong value, because it may be a secret.
+    hidden: bool = False
     none: str = ""  # in the file's notation, the value that read() returns as None
     example: Any = None  # an example that suits most options of this type, for editors
 

@@ -149,7 +149,7 @@ def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> No
     """Report a command whose program is not installed on this machine."""
     first = process.get("command", ("python",))[0]
     if first in {"python", "python3"}:
-        return  # the one that runs feedbus
+        return  # the Python that runs feedbus
     path = process.get("environment", {}).get("PATH", os.environ.get("PATH"))
     # The supervisor starts it in the folder of the topology, too.
     program = str(root / first) if os.sep in first else first

@@ -9,7 +9,7 @@ from typing import Any
 from feedbus.config.key_paths import KeyPath, lookup
 from feedbus.config.problems import Fault, Report
 
-Found = Iterator[tuple[KeyPath, Fault]]  # what a check finds
+Found = Iterator[tuple[KeyPath, Fault]]  # the faults that a check finds
 Options = dict[str, Any]  # of a queue
 
 RING = "x-consistent-hash"

@@ -13,7 +13,7 @@ from feedbus.errors import Problem
 
 TEXT_SHOWN = 80
 LISTED = 12
-LONGEST_EXPECTED = 200  # characters; a longer list does not help
+LONGEST_EXPECTED = 200  # in characters; a longer list does not help
 LONG_BITS = 63
 
 
@@ -22,8 +22,9 @@ class Fault:
     """One problem, without its position in the file.
 
     The found value is read from the file, unless `got` is given. If `hidden` is true, it may
-    contain a secret, and only its kind is shown. Of several faults with one `cause`
-    outside of the file, such as a module with an error, only the first in the file is reported.
+    contain a secret, and only its kind is shown. Several faults can have the same `cause` outside
+    of the file, such as a module with an error. Then only the first of them in the file is
+    reported.
     """
 
     expected: str = ""
@@ -103,7 +104,7 @@ def _with_expected(fault: Fault) -> str:
 
 
 def describe(value: Any) -> str:
-    """Return a short text of a value, as the author of the file wrote it."""
+    """Return a short text for a value, as the file contains it."""
     if isinstance(value, bool):
         shown = str(value).lower()
     elif isinstance(value, str):

@@ -18,7 +18,7 @@ from feedbus.config.value_types import (
 
 MOST_PREFETCH = 65_535
 MOST_CONCURRENCY = 10_000
-MOST_WAITING = 50_000  # a quorum queue delivers at most 65,535 messages ahead
+MOST_WAITING = 50_000  # the largest prefetch of a quorum queue
 
 
 class BatchTable(TableSchema):

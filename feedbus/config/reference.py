@@ -15,7 +15,8 @@ from feedbus.config.table_types import (
     table_schema,
 )
 
-DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors know
+# The version of JSON Schema that TOML editors know.
+DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def json_schema() -> dict[str, Any]:

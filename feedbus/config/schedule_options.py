@@ -22,7 +22,7 @@ from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.header_checks import checked_headers
 
-LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
+LEAST_CATCH_UP_SECONDS = 10.0  # a schedule is always fired some moments late
 
 
 class CronLine(Text):
@@ -101,7 +101,7 @@ class HeaderTable(JsonTable):
             raise ValidationError(wrong)
         try:
             return dict(checked_headers(value))
-        except ValueError as error:  # too large in all
+        except ValueError as error:  # the headers together are too large
             raise ValidationError([Fault(message=str(error))]) from error
 
 

@@ -21,7 +21,7 @@ NAMED_TABLES: Mapping[str, type[TableSchema]] = {
     "schedules": ScheduleTable,
 }
 WORD = re.compile(r"[\w.:/@+-]+")
-SHOWN = 40  # characters of a word
+SHOWN = 40  # the characters of a word
 INSTEAD = {
     **dict.fromkeys(("true", "yes", "on"), "write true"),
     **dict.fromkeys(("false", "no", "off"), "write false"),
@@ -79,7 +79,8 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
         reason: the reason that the parser gave.
 
     """
-    from feedbus.config.toml_positions import Places, write  # loads a parser: for an error alone
+    # It loads a parser, which is needed only for an error.
+    from feedbus.config.toml_positions import Places, write
 
     for path, (line, column), first in Places(text).repeated:
         if line <= place[0]:

@@ -1,6 +1,6 @@
 """Find the line and column of every table, key and value of a TOML text.
 
-The text may have syntax errors: what cannot be read there has no position of its own.
+The text may have syntax errors. A part that cannot be read has no position of its own.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class _Tree:
             return self._splice(_end(neighbour), _end(neighbour), f", {prefix}{name} = {value}")
         line = self.text.rfind(b"\n", 0, key.start_byte) + 1
         indent = self.text[line : key.start_byte].decode()
-        # The key is padded as its neighbour is, so that the equals signs stay in one column.
+        # The key is padded like its neighbour, so that the equals signs stay in one column.
         between = self.text[last.start_byte : old.start_byte].decode().partition("=")[0]
         return self._put_line(
             _end(neighbour), f"{indent}{prefix}{name:<{max(len(between) - 1, 0)}} = {value}"

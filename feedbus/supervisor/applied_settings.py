@@ -23,7 +23,7 @@ PLACED = ("shards", "weights")  # they change only the ring: an existing shard i
 
 @dataclass(frozen=True, slots=True)
 class AppliedSettings:
-    """Digests by watcher and by exchange, and the number of processes of each watcher."""
+    """Digests of the applied options of watchers and exchanges, and the numbers of processes."""
 
     watchers: dict[str, str]
     exchanges: dict[str, str]

@@ -26,7 +26,8 @@ def lock_path(topology: Topology) -> Path:
 def become_supervisor(topology: Topology) -> int:
     """Make this process the only supervisor of the topology's `var` until the process ends.
 
-    Orphans of its processes become its children, so that it can end them.
+    If one of its processes ends, the child processes of that process become its children, so that
+    it can end them.
 
     Returns:
         The descriptor of the lock; closing it gives up the role of supervisor.
@@ -72,7 +73,7 @@ def supervise(
 
     importlib.import_module(
         "feedbus.supervisor.circus_commands"
-    )  # before the arbiter looks for them
+    )  # this must happen before the arbiter looks for its sockets
     from feedbus.supervisor.reloader import Reloader
     from feedbus.supervisor.supervision import Supervision
 

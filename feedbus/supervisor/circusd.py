@@ -40,7 +40,7 @@ class Seed:
         write_events(self.topology)
         importlib.import_module(
             "feedbus.supervisor.circus_commands"
-        )  # before the arbiter looks for them
+        )  # this must happen before the arbiter looks for its sockets
         self.forks = ForkServer.start(self.topology)
         if not prepare(self.topology, self.forks):
             sys.exit(1)

@@ -104,7 +104,8 @@ def ask(
                     raise FeedbusError(msg)
                 if progress is not None and now - shown > PROGRESS_SECONDS:
                     shown = now
-                    with contextlib.suppress(FeedbusError):  # it is working: the answer follows
+                    # The supervisor is still working, and will answer later.
+                    with contextlib.suppress(FeedbusError):
                         progress(busy(state(topology) or NOTHING))
             answer: dict[str, Any] = json.loads(socket.recv())
         finally:

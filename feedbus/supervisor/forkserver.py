@@ -1,7 +1,7 @@
 """The process from which consumers are forked: `python -m feedbus.supervisor.forkserver`.
 
-It imports feedbus and its libraries, but no handler, since a project's imports may start threads,
-which a fork does not copy. Each child is forked by a process that then ends: Linux makes it a
+It imports feedbus and its libraries, but no handler. A project's imports may start threads, which a
+fork does not copy. Each child is forked by a process that then ends. So Linux makes the child a
 child of the supervisor.
 """
 
@@ -31,11 +31,12 @@ ADOPTION_SECONDS = 0.0005
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     """Import modules and serve requests; each child runs its program."""
-    setproctitle(f"feedbus fork server of {topology_path}")  # also finds where titles are written
+    # This call also finds the memory for titles.
+    setproctitle(f"feedbus fork server of {topology_path}")
     default_signals()
     gc.disable()
     preload(topology_path, modules)
-    gc.freeze()  # a garbage collection in a child would copy the pages
+    gc.freeze()  # a garbage collection in a child would copy shared memory pages
     gc.enable()
     program = serve(Connection(handle))
     setproctitle(shlex.join(program.command))

@@ -1,7 +1,7 @@
 """Start many Python processes fast: fork each from a process that has imported their modules.
 
-The fork server is feedbus.supervisor.forkserver, a separate process. It ends when all processes
-are started: a process that is started later imports everything again and so runs the current code.
+The fork server is feedbus.supervisor.forkserver, a separate process. It ends when all processes are
+started. A process that is started later imports everything again, and so runs the current code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from feedbus.topology import Topology
 
 PR_SET_CHILD_SUBREAPER = 36
 PRELOADED = ("feedbus.cli.run", "feedbus.runner")  # the modules that the watchers' commands import
-PATIENCE_SECONDS = 30.0  # for its imports and a fork, on a slow and busy machine
+PATIENCE_SECONDS = 30.0  # time limit for its imports and a fork, also on a slow and busy machine
 # A process's title takes the place of the arguments and environment that it was started with.
 TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 

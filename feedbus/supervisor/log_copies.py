@@ -23,14 +23,14 @@ class LogCopies:
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
-        """Create the object for a descriptor; names are padded to a width, 0 means no names."""
+        """Create the object for a descriptor; names are padded to a width; 0 means no names."""
         self.dropped_lines = 0
         self._width = width
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._stands = False
-        self._within_line = False  # a part of a line is written
+        self._within_line = False  # only a part of a line is written so far
 
     def of(self, name: str) -> Callable[[bytes], None]:
         """Return a function that copies the lines of one consumer or process."""

@@ -41,7 +41,7 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
 
 
 def other_version(found: Mapping[str, Any]) -> str:
-    """Return what to do if the supervisor has another version of feedbus, or ""."""
+    """Return the advice for a supervisor of another version of feedbus, or ""."""
     from feedbus.supervisor.applied_settings import PROTOCOL
 
     if found.get("protocol") == PROTOCOL:

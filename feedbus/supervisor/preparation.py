@@ -36,7 +36,8 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     environment = os.environ | {SUPERVISED: str(os.getpid())}
     waits = _waits(topology)
     waits.unlink(missing_ok=True)
-    importlib.import_module("feedbus.supervisor.supervision")  # while the server imports too
+    # The fork server imports at the same time.
+    importlib.import_module("feedbus.supervisor.supervision")
     # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
     # without a traceback.
     try:
@@ -55,7 +56,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     except BaseException:
         os.kill(pid, signal.SIGTERM)
         raise
-    return status == 0  # also if it waits for the consumers
+    return status == 0  # also when the process waits for the consumers
 
 
 def _waits(topology: Topology) -> Path:

@@ -29,7 +29,7 @@ async def end(
     The signal is sent only to this process, so that child processes of a handler can finish.
 
     Args:
-        process: the process; its `kill_at` can become earlier meanwhile.
+        process: the process; its `kill_at` can become earlier while this function waits.
         stop_signal: the number of the signal that asks it to end.
         patience_seconds: the time limit; 0 kills the process without that signal.
         report_busy: called once when it takes long, with the seconds until it is killed.

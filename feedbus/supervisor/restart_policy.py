@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-SETTLED_SECONDS = 1.0  # a process that was ready for this time did not end right after its start
+SETTLED_SECONDS = 1.0  # a process that was ready for longer has not ended right after its start
 SILENT_SECONDS = 10.0  # the same for a process that does not report when it is ready
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
@@ -18,7 +18,7 @@ class RestartPolicy:
     Attributes:
         start_retries: the number of failures in a row after which no process is started.
         failures: the number of failures in a row.
-        ends: the number of ends in a row, with ends that are no failures.
+        ends: the number of ends in a row, including ends that are no failures.
 
     """
 

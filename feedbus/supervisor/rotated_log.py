@@ -13,7 +13,7 @@ from feedbus.errors import FeedbusError
 from feedbus.logs import TEXT, Event, log_line
 from feedbus.process.private_files import open_private
 
-LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
+LONGEST_LINE_BYTES = 65_536  # a longer line is written in pieces
 
 
 class RotatedLog:

@@ -24,7 +24,7 @@ from feedbus.supervisor.client import (
 )
 from feedbus.topology import Topology
 
-PATIENCE_SECONDS = 10.0  # added to the time that its processes may take
+PATIENCE_SECONDS = 10.0  # added to the stop time of the processes
 
 
 def stop(
@@ -34,7 +34,8 @@ def stop(
 
     Args:
         topology: the topology of the supervisor.
-        within_seconds: the longest that a process may take, None for its own stop time.
+        within_seconds: the longest time that a process may take; None for the stop time of each
+            process.
         progress: called repeatedly with the processes that are still busy.
 
     Returns:

@@ -88,7 +88,8 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            for passage in (topology.var, folder):  # so that these users reach their slots' files
+            # So that these users can open the files of their slots.
+            for passage in (topology.var, folder):
                 passage.chmod(0o711)
         self.watchers = WatcherList(
             arbiter,
@@ -214,7 +215,8 @@ class Supervision:
         """End all processes.
 
         Args:
-            within_seconds: the longest that any process may take; each has its own stop time too.
+            within_seconds: the longest time that any process may take; a process with a shorter
+                stop time takes only that time.
 
         """
         for watcher in self.arbiter.watchers:

@@ -57,7 +57,7 @@ class Forked(psutil.Process):
             try:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
-                self.returncode = 0  # circus has reaped it, and knows
+                self.returncode = 0  # circus has reaped it, and knows the exit code
             else:
                 if ended:
                     self.returncode = os.waitstatus_to_exitcode(status)

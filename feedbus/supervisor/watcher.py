@@ -53,7 +53,8 @@ class ProcessWatcher(UnlockedWatcher):
         """
         super().__init__(**options)
         self.spawned = spawned
-        self.stderr_stream = self.stdout_stream  # one log, in the order of writing
+        # Stdout and stderr go to one log, in the order of writing.
+        self.stderr_stream = self.stdout_stream
         self.run_folder = run_folder
         self.marks = marks
         self.events = WatcherEvents(self.name, marks)
@@ -64,7 +65,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.last_exit = ""
         self.ready_pids: set[int] = set()
         self.leaving = False  # the topology no longer has it: a process that ends is not restarted
-        self.paused = False  # by apply, until it has replaced the queue
+        self.paused = False  # paused by `feedbus apply`, until it has replaced the queue
         self.forks: ForkServer | None = None  # while many processes start
         self._asked_to_end: set[int] = set()
         self._watchdogs: dict[int, Watchdog] = {}
@@ -102,7 +103,7 @@ class ProcessWatcher(UnlockedWatcher):
             await self.manage_processes()
 
     async def manage_processes(self) -> None:
-        """Start missing processes, and end processes that are too many."""
+        """Start missing processes, and end surplus processes."""
         if not self.is_active() or self._filling or self.gave_up:
             return
         for process in list(self.processes.values()):

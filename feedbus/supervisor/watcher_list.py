@@ -10,7 +10,7 @@ from typing import Any
 from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
-WORTH_FORKING = 4  # processes: with fewer, a fork server takes longer than separate starts
+WORTH_FORKING = 4  # with fewer processes, a fork server takes longer than separate starts
 TOGETHER_SECONDS = 2.0  # processes that end within this time are started together
 
 

@@ -24,7 +24,7 @@ KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 SUPERVISOR = "supervisor"  # the name of its log, and the field `consumer` of its own events
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
-STOP_SECONDS = 5.0  # for a process; for a consumer, its handler's time is added
+STOP_SECONDS = 5.0  # for a process; a consumer gets the time limit of its handler in addition
 LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl adds some
 
 
@@ -94,7 +94,7 @@ def _watcher(
             **KEEP_BYTECODE,
         },
         "respawn": True,
-        "max_retry": 2,  # attempts of one start that the system refuses, not starts
+        "max_retry": 2,  # attempts at one start that the system refuses; not the number of starts
         "stdout_stream": {
             "class": "feedbus.supervisor.rotated_log.RotatedLog",
             "filename": str(log_path(topology, name)),

@@ -105,7 +105,7 @@ class MemoryBroker:
         return int(count)
 
     def headers(self, of_queue: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the headers of each waiting message in these queues."""
+        """Return the headers of each ready message in these queues."""
         rows = self.tables.read(
             "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message"
@@ -203,12 +203,12 @@ class Presence:
         self._own: int | None = None
 
     def begin(self, owner: int) -> None:
-        """Register this connection as live."""
+        """Register this connection as a live connection."""
         self._own = owner
         self._broker.living.add(owner)
 
     def end(self) -> None:
-        """Remove this connection from the live ones; a second call does nothing."""
+        """Unregister this connection; a second call does nothing."""
         self._broker.living.discard(self._own or 0)
 
     def drop(self) -> None:

@@ -54,7 +54,7 @@ def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS)
     return Backend(
         Tables(name, database, time, busy_timeout_seconds=busy_timeout_seconds),
         SystemClock(),
-        random.SystemRandom(),  # another one in each forked child
+        random.SystemRandom(),  # each forked child uses another one
         Sockets(live),
         Locks(live),
         Compaction(database, path, live),

@@ -51,7 +51,7 @@ class WakeUps(Protocol):
 
 
 class Liveness(Protocol):
-    """Shows other connections that this one is live, and checks whether they are."""
+    """Shows other connections that this connection is live, and checks whether they are live."""
 
     def begin(self, owner: int) -> None:
         """Show that this connection is live, under the given id."""

@@ -94,7 +94,7 @@ class BaseChannel(StdChannel):
         except ChannelError:
             self._revive()
             raise
-        except FrameSyntaxError:  # an error that is found before anything is sent to the broker
+        except FrameSyntaxError:  # the error was found before anything was sent to the broker
             raise
         except BrokenConnection:
             if self.connection is not None:

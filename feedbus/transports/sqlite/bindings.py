@@ -86,7 +86,8 @@ def unbind(
         (source, kind, destination, routing_key, json.dumps(dict(arguments), sort_keys=True)),
     ).rowcount
     if changed:
-        # Any unbinding removes all buckets of the destination: it stays bound, but gets no message.
+        # Any unbinding removes all buckets of the destination. If another binding of it is left,
+        # the destination stays bound, but gets no message.
         tx.execute(
             "UPDATE bindings SET bucketed = 0 WHERE source = ? AND kind = ? AND destination = ?",
             (source, kind, destination),

@@ -1,8 +1,9 @@
 """The time of the broker in milliseconds; it advances evenly, also if the wall clock is changed.
 
-Times to live, delays and unused queues are measured by it. It is the kernel's time since boot plus
-an offset that the file keeps, so all processes agree on it and a restart changes nothing. After a
-reboot it continues from the wall clock or from its last value, whichever is later.
+It measures times to live, delays, and how long queues are unused. It is the kernel's time since
+boot, plus an offset that the file keeps. So it is the same in all processes, and a restart of a
+process does not change it. After a reboot it continues from the wall clock or from its last value,
+whichever is later.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from pathlib import Path
 from feedbus.process.file_locks import try_lock
 from feedbus.process.private_files import open_private
 
-QUIET_SECONDS = 1.0  # without a write of any process
+QUIET_SECONDS = 1.0  # the time without a write of any process, after which the file is checked
 SPARE_BYTES = 16_000_000  # size of free pages and log that is kept, for the next burst of messages
-# The rest is copied, at some 10 ms a megabyte, while publishers wait for the write lock.
+# A rewrite copies everything else, at about 10 ms for each megabyte, while publishers wait for the
+# write lock.
 MOST_KEPT_BYTES = 100_000_000
 
 
@@ -31,8 +32,8 @@ class Compaction:
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = live / "compaction"
-        self._due: float | None = 0.0  # on the monotonic clock; 0: from the next wait on
-        self._version = -1  # of the file's content at the last check
+        self._due: float | None = 0.0  # on the monotonic clock; 0 means that the next wait sets it
+        self._version = -1  # the version of the file's content at the last check
 
     def postpone(self) -> None:
         """Register that this connection has used the file, so that the wait starts again."""
@@ -51,7 +52,8 @@ class Compaction:
     def run(self) -> None:
         """Rewrite the file if most of it is free and nobody uses it; else check again later."""
         self._due = None
-        with contextlib.suppress(sqlite3.OperationalError):  # busy, or no room for the copy
+        # The file is busy, or the disk has no room for the copy.
+        with contextlib.suppress(sqlite3.OperationalError):
             if not self._is_worth_it():
                 return
             if self._pragma("data_version") != self._version:  # others are busy
@@ -79,7 +81,8 @@ class Compaction:
             if not try_lock(handle):
                 return  # another process does it
             self._database.execute("PRAGMA busy_timeout = 0")  # other connections have priority
-            # The first copies the log without stopping writers, so that the last is quick.
+            # The first checkpoint copies the log without stopping writers, so that the last one is
+            # quick.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self._has_space():
                 self._database.execute("VACUUM")

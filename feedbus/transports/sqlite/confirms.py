@@ -65,7 +65,7 @@ Outcome = Confirm | Returned
 def store(
     tx: Transaction, outgoing: Sequence[PublishedMessage]
 ) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; return the outcomes, and the error that ended the work."""
+    """Put messages into their queues; return the outcomes, and the error if one ended the work."""
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together
     failure = None

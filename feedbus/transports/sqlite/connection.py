@@ -115,7 +115,7 @@ class Connection(RegisteredConnection):
     def _cancelled(self, consumer: Consumer) -> None:
         self._inbox.forget(consumer)
         if consumer.on_cancel is None:
-            self.read_connections_again()  # others may have ended too
+            self.read_connections_again()  # other consumers may have ended, too
             raise ConsumerCancelled(consumer.tag, BASIC_CANCEL)
         consumer.on_cancel(consumer.tag)
 

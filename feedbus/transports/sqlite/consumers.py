@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-UNLIMITED_AT_ONCE = 200  # claimed together for a consumer without prefetch
+# The number of messages that are claimed together, for a consumer without prefetch.
+UNLIMITED_AT_ONCE = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +28,8 @@ class Consumer:
 
     id: int
     group: ConsumerGroup
-    deliver: Callable[[Arrival, Consumer], None]  # of the channel; it calls the callback
+    # A method of the channel, which calls the callback.
+    deliver: Callable[[Arrival, Consumer], None]
     queue_id: int
     tag: str
     no_ack: bool

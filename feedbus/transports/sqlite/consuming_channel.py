@@ -31,13 +31,13 @@ class ConsumingChannel(BaseChannel):
         prefetch_count: int = 0,
         a_global: bool = False,
     ) -> None:
-        """Limit unsettled deliveries of each later consumer, or of all together."""
+        """Limit the unsettled deliveries of each later consumer, or of the whole channel."""
         if prefetch_size:
             msg = "NOT_IMPLEMENTED - prefetch_size!=0"
             raise AMQPNotImplementedError(msg, (60, 10))
         if a_global:
             self._group.shared_prefetch = prefetch_count
-            self._link.stir()  # there may be room for more
+            self._link.stir()  # there may be room for more deliveries
         else:
             self._prefetch = prefetch_count
 
@@ -173,7 +173,7 @@ class ConsumingChannel(BaseChannel):
         self._acknowledge(lambda: self._tags(delivery_tag, multiple=multiple))
 
     def ack_together(self, delivery_tags: Sequence[int]) -> None:
-        """Acknowledge deliveries in one transaction, and no other deliveries before them.
+        """Acknowledge only these deliveries, in one transaction.
 
         This is faster than basic_ack() for each, because only one process can write at a time.
 
@@ -188,7 +188,7 @@ class ConsumingChannel(BaseChannel):
 
     def _acknowledge(self, find_tags: Callable[[], list[int]]) -> None:
         with self._method() as tx:
-            tags = find_tags()  # an unknown one closes the channel
+            tags = find_tags()  # an unknown tag closes the channel
             messages = [self._held[tag].message for tag in tags]
             owner = self._link.owner or 0
             held = queued_messages.settle(tx, owner, messages)

@@ -72,7 +72,7 @@ def note_death(
         expiration = properties.get("expiration")
         if expiration is not None:
             death["original-expiration"] = expiration
-    properties.pop("expiration", None)  # otherwise it would expire again in the next queue
+    properties.pop("expiration", None)  # otherwise the message would expire again in the next queue
     headers["x-death"] = [death, *deaths]
     headers.setdefault("x-first-death-queue", queue)
     headers.setdefault("x-first-death-reason", reason)
@@ -81,7 +81,7 @@ def note_death(
 
 
 def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a message comes back to a queue without a rejection on its way."""
+    """Return whether a message comes back to a queue, and was not rejected on its way."""
     for position, death in enumerate(deaths):
         if death.get("queue") == queue:
             return all(step.get("reason") != REJECTED for step in deaths[: position + 1])

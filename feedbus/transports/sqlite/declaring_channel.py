@@ -164,7 +164,7 @@ class DeclaringChannel(BaseChannel):
         if_empty: bool = False,
         nowait: bool = False,
     ) -> int:
-        """Delete a queue; return how many ready messages it had, 0 if it did not exist."""
+        """Delete a queue; return the number of its ready messages, 0 if it did not exist."""
         with self._method() as tx:
             if queue not in tx.routes.queues:
                 return 0

@@ -17,7 +17,7 @@ def enter(tx: Transaction) -> int:
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
     ).fetchone()
-    tx.owners_changed = tx.everyone = True  # the others must watch its process
+    tx.owners_changed = tx.everyone = True  # other connections must watch the process of this one
     return int(owner)
 
 
@@ -48,7 +48,7 @@ def take_out(tx: Transaction, owner: int) -> None:
 
 
 def end_consumer(tx: Transaction, consumer: int) -> None:
-    """End a consumer; wake the next of a single-active queue, delete an auto-delete queue."""
+    """End a consumer; wake the next single active consumer, or delete an auto-delete queue."""
     row = tx.execute("DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer,)).fetchone()
     tx.owners_changed = True
     queue = tx.routes.queues_by_id.get(row[0]) if row else None

@@ -30,7 +30,7 @@ def declare_exchange(
     Raises:
         PreconditionFailed: it exists with other properties.
         InvalidCommand: there is no such type.
-        AccessRefused: the name is that of a built-in exchange.
+        AccessRefused: a built-in exchange has this name.
 
     """
     if not name:

@@ -39,7 +39,7 @@ class Locks:
             self._handle = -1
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection is live: its file is locked; hold the write lock."""
+        """Return whether a connection is live, so that its file is locked; needs the write lock."""
         try:
             handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -17,7 +17,7 @@ from feedbus.wire.nesting import deeper_than
 
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
 TAG = "\x00type"  # marks values that JSON cannot represent; no header has this name
-DEEPEST = 100  # depth of tables in headers, so that a consumer can read them recursively
+DEEPEST = 100  # the deepest nesting of tables in headers that a consumer can read recursively
 LONGEST_KEY_BYTES = LARGEST_OCTET = 255
 
 Properties = dict[str, Any]
@@ -133,7 +133,7 @@ def _unmark(found: dict[str, Any]) -> Any:
     kind, value = found.get(TAG), found.get("value")
     # A publisher's header may have such a field; then it is an ordinary table.
     with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
-        if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
+        if kind == "time":  # without a time zone and in UTC, as py-amqp reads an AMQP timestamp
             return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)
         if kind == "decimal":
             return Decimal(str(value))

@@ -40,7 +40,8 @@ class PublishingChannel(BaseChannel):
 
         Raises:
             MessageNacked: confirm_publish is set, and a full queue refuses the message.
-            NotFound: no such exchange; in confirm mode raised when the messages are stored.
+            NotFound: there is no such exchange; in confirm mode, it is raised when the messages are
+                stored.
             FileUnavailable: it could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.
 

@@ -10,7 +10,7 @@ from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.transactions import Transaction
 
 HEADS_AT_ONCE = 1000
-PASSES = 4  # steps that remove expired rows, before others may write
+PASSES = 4  # the number of steps that remove expired rows before other connections may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
@@ -49,7 +49,7 @@ def claim(
         queue: the queue.
         owner: the connection that gets the messages.
         wanted: how many messages the consumer has room for.
-        sharers: how many consumers the queue has, this one included.
+        sharers: the number of consumers of the queue, including this one.
 
     Returns:
         The id of each message and how often it was returned to the queue before, in queue order.
@@ -80,7 +80,8 @@ def claim(
         tx.count(queue.id, -len(rows))
         taken = [(message, returns) for message, returns, _ in rows]
     if passes and queue.expiring:
-        tx.unsettled[queue.id] = queue  # it has a new first message: set the clock
+        # The queue has a new first message, which may expire at another time.
+        tx.unsettled[queue.id] = queue
     return taken
 
 

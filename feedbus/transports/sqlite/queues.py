@@ -108,7 +108,8 @@ def delete_queue(
     """Delete a queue, its bindings and messages; return how many messages were ready.
 
     Raises:
-        PreconditionFailed: if_unused is set and it has consumers, or if_empty and it has messages.
+        PreconditionFailed: if_unused is set, and the queue has consumers; or if_empty is set, and
+            the queue has messages.
 
     """
     where = f"queue '{queue.name}' in vhost '/'"
@@ -130,6 +131,7 @@ def delete_queue(
     tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
     drop_bindings_to(tx, QUEUE, queue.name)
     tx.unsettled.pop(queue.id, None)
-    tx.stirred.update(holder for (holder,) in holders)  # their connections must be woken
+    # The connections of its consumers must be woken.
+    tx.stirred.update(holder for (holder,) in holders)
     tx.topology_changed = tx.owners_changed = True
     return gone

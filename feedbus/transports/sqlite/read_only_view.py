@@ -38,7 +38,7 @@ def survey(path: Path) -> BrokerRows:
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
         database.execute("BEGIN")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:  # created just now, its tables not yet
+        if version == 0:  # the file exists, but its tables do not exist yet
             return BrokerRows([], [], [])
         if version != SCHEMA_VERSION:
             msg = f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}"

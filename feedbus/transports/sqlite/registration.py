@@ -1,7 +1,7 @@
 """A connection's registration in the broker file: its id, its writes, and its wake-ups.
 
 Each connection that consumes, or that declares exclusive queues, is entered in the tables as an
-owner. Others see that it lives, and they can wake it.
+owner. Other connections can see that it is live, and can wake it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from feedbus.transports.sqlite.queued_messages import keep_limits
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
-SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all wake at once
+SPREAD_SECONDS = 0.004  # so that connections that wait for the same time do not all wake at once
 LOOK_SECONDS = 0.05
 
 
@@ -176,7 +176,7 @@ class RegisteredConnection:
         while self._watch is not None:
             due = self._look_around()
             if due is not None and due <= 0:
-                with self.write():  # every write checks the clock first
+                with self.write():  # every write first checks what has expired
                     return
             quiet = self._upkeep.seconds()
             if quiet is not None and quiet <= 0:
@@ -266,7 +266,8 @@ class RegisteredConnection:
             self._watch = None
         if self.owner is not None:
             self.liveness.end()
-            with contextlib.suppress(FileUnavailable):  # its process lives, so nobody would notice
+            # The process still lives, so no other connection would notice the loss.
+            with contextlib.suppress(FileUnavailable):
                 others = self.tables.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
                 self._wake_ups.wake((owner for (owner,) in others), FAREWELL)
         self._wake_ups.close(self.owner)

@@ -17,7 +17,7 @@ from feedbus.topic_patterns import topic_matches, words_of
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
 REMEMBERED_ROUTES = 20_000
-NUMBER_BITS = 48  # of a message's id; the bits above are its rank in a queue with priorities
+NUMBER_BITS = 48  # bits of a message's id; the higher bits are its rank in a queue with priorities
 
 Destination = tuple[str, str]  # kind, name
 Match = Callable[[str], Iterable[Destination]]
@@ -126,7 +126,7 @@ class Routes:
         if not exchange:
             return (self.queues[routing_key],) if routing_key in self.queues else ()
         queues, by_headers = self._walk(exchange, routing_key, properties)
-        if not by_headers:  # else another message with this key may go elsewhere
+        if not by_headers:  # otherwise another message with this key may get other queues
             if len(self._known) >= REMEMBERED_ROUTES:
                 self._known.clear()
             self._known[exchange, routing_key] = queues

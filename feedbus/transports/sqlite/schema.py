@@ -15,9 +15,10 @@ SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38)  # with RETURNING, and with JSON built in
 JOURNAL_BYTES = 64_000_000  # size to which the journal is truncated after a burst
 
-# A message is written once and never changed. Only its state changes: `ready` has small rows of
-# messages in queues, `unacked` has those that a connection holds. By the keys of both tables, the
-# first message of a queue is found by one seek, however long the queue is.
+# A message is written once and never changed. Only its state changes: `ready` has a small row for
+# each message in a queue, and `unacked` has a row for each message that a connection holds. With
+# the keys of both tables, the first message of a queue is found by one seek, however long the queue
+# is.
 TABLES = """
 CREATE TABLE state (
     topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings

@@ -35,7 +35,8 @@ class Pipe:
             self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if before not in {-1, self._writer}:
-            self._foreign = before  # an event loop's; it gets the signals that are read here
+            # The descriptor of an event loop, which also gets the signals that are read here.
+            self._foreign = before
         return self.reader
 
     def hear(self) -> None:
@@ -46,13 +47,14 @@ class Pipe:
                 os.write(self._foreign, heard)
 
     def leave(self) -> None:
-        """Count one user less; the last one closes the pipe."""
+        """Remove one user; the last user closes the pipe."""
         with self._counting:
             self._users -= 1
             left = self._users
         if left or self.reader < 0:
             return
-        if threading.current_thread() is threading.main_thread():  # only its owner may restore it
+        # Only the owner of the pipe may restore the earlier descriptor.
+        if threading.current_thread() is threading.main_thread():
             current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
             if current != self._writer:
                 signal.set_wakeup_fd(current, warn_on_full_buffer=False)
@@ -65,7 +67,7 @@ class Pipe:
                 os.close(end)
         self.reader = self._writer = self._foreign = -1
         self._users = 0
-        self._counting = threading.Lock()  # a forked child may have copied one that is held
+        self._counting = threading.Lock()  # a forked child may have copied a lock that is held
 
 
 pipe = Pipe()

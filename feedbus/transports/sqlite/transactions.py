@@ -36,7 +36,8 @@ class Transaction:
         self.topology_changed = False  # exchanges, queues, bindings
         self.owners_changed = False  # owners, consumers
         self.supplied: dict[int, Queue] = {}  # queues with new messages
-        self.unsettled: dict[int, Queue] = {}  # queues whose limits and clocks must be looked at
+        # Queues whose limits and expiry times must be checked.
+        self.unsettled: dict[int, Queue] = {}
         self.stirred: set[int] = set()  # owners that must be woken for another reason
         self.everyone = False  # whether to wake all owners
         self._depths: dict[int, int] = defaultdict(int)
@@ -121,7 +122,8 @@ class Tables:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
-        self.use = threading.RLock()  # used by one thread at a time, and by none during a fork
+        # One thread at a time uses the database, and no thread during a fork.
+        self.use = threading.RLock()
 
     def now_ms(self) -> int:
         """Return the broker's time in milliseconds, by which messages expire."""

@@ -10,8 +10,8 @@ from feedbus.clock import Clock
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
-FALLBACK_SECONDS = 1.0  # between checks, if the kernel reports no changes
-LINGER_SECONDS = 0.1  # between checks of a lock that outlives its process
+FALLBACK_SECONDS = 1.0  # the time between checks, if the kernel reports no changes
+LINGER_SECONDS = 0.1  # the time between checks of a lock that is held longer than its process lives
 WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
@@ -32,7 +32,7 @@ class Watch:
         self._others: Mapping[int, int] = {}  # owner: pid
         self._processes: dict[int, int] = {}  # pid: descriptor
         self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
-        self._unseen = False  # whether some cannot be watched by their pid
+        self._unseen = False  # whether some processes cannot be watched by their pid
 
     def wake_on(self, descriptor: int) -> None:
         """Also end a wait as soon as a descriptor can be read."""

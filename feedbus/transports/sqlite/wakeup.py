@@ -24,7 +24,7 @@ class Sockets:
     """Sends wake-ups to the sockets of connections, and receives wake-ups for this connection."""
 
     def __init__(self, folder: Path) -> None:
-        """Create the object; it can wake others from now on."""
+        """Create the object; from now on, it can wake other connections."""
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._path = folder
         self._long = len(os.fsencode(folder)) + 20 > LONGEST_SOCKET_PATH
