@@ -106,7 +106,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        made: list[dict[str, State]] = []  # the states before the changes, once these are made
+        made: list[dict[str, State]] = []  # after the changes: the states before them
 
         def change(channel: Channel) -> list[State]:
             states = ring_state.read_all_locked(channel, topology)
@@ -229,7 +229,7 @@ def _delete(
                 connection, topology, queue, nonempty=queue in doomed
             )
         else:
-            continue  # gone, or part of a ring by now
+            continue  # already deleted, or now part of a ring
         done = done and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         step("queue-removed")

@@ -151,7 +151,7 @@ def _amount(value: Any, where: str) -> int | Decimal:
         return value
     try:
         amount = Decimal(str(value))
-        if 0 <= amount < MOST_TRAFFIC:  # which also refuses NaN, by an error
+        if 0 <= amount < MOST_TRAFFIC:  # NaN raises InvalidOperation here
             rounded = round(amount, PLACES)
             return int(rounded) if rounded == int(rounded) else rounded
     except InvalidOperation:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 DEFAULT_TOPOLOGY = "topology.toml"
-LOGGING = {"run", "operations"}  # they log what they wait for
-INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # the others have nothing to clean up
+LOGGING = {"run", "operations"}  # these commands log what they wait for
+INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # other commands need no cleanup
 
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from feedbus.plan import Change, Draining, Evenness, HotKey, Plan, RingChange, Wait
     from feedbus.topology import Topology
 
-SHOWN = 3  # old shards
+SHOWN = 3  # the number of old shards that the text names
 SIGNS = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),

@@ -131,7 +131,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     on_waiting=status_files.mark_waiting,
                     assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
-            gc.freeze()  # and later collections do not check these objects either
+            gc.freeze()  # later collections do not check these objects
             gc.enable()
             with stopping_on_signals(runner.stop):
                 events.info("started", "the consumer has started", consumer=consumer.name)

@@ -94,7 +94,7 @@ def _open_standard_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # this gets the lowest free number
 
 
 def _start(topology: Topology, options: UpOptions, detached: Detached | None = None) -> None:
@@ -106,7 +106,7 @@ def _start(topology: Topology, options: UpOptions, detached: Detached | None = N
     become_supervisor(topology)
     with ForkServer.start(topology) or contextlib.nullcontext() as forks:
         if not prepare(topology, forks):
-            sys.exit(1)  # its reason is on stderr
+            sys.exit(1)  # prepare() has written the reason to stderr
         if detached is not None:
             detached.prepared()
         _supervise(topology, options, detached, forks)
@@ -146,7 +146,7 @@ def _supervise(
     events.info("starting", text, consumer=SUPERVISOR)
     copies = None
     if options.logs and detached is None:
-        # With a name before it, a line would not be JSON.
+        # A line that begins with a name would not be JSON.
         copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
     supervise(topology, settled, forks, copies=copies, reload=options.reload)
     events.info("stopped", "every process has ended", consumer=SUPERVISOR)

@@ -24,7 +24,7 @@ events = EventLog(__name__)
 ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.25
 AWAY_SECONDS = 1.0
-UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, until the assignment is dropped
+UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, the assignment is dropped after this time
 LEAVING_SECONDS = 1.5
 JOIN_SECONDS = 3.0  # less than the time that this process has to end
 

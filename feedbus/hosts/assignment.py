@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 Able = Mapping[str, Mapping[str, Collection[str]]]
-UNEVEN = 2  # a difference that a move makes smaller
+UNEVEN = 2  # the smallest difference that a move can reduce
 
 
 def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.assignment import assign
 
-GONE_SECONDS = 5.0  # without an announcement
-LISTEN_SECONDS = 2.5  # after a connection was opened, until all hosts must have announced
+GONE_SECONDS = 5.0  # a host without an announcement for this time has ended
+LISTEN_SECONDS = 2.5  # all hosts announce themselves within this time after a connection was opened
 
 
 class Membership:

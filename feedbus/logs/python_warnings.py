@@ -64,8 +64,8 @@ def _log(  # noqa: PLR0913, PLR0917 -- the arguments of warnings.showwarning()
 def _place(text: str, filename: str, lineno: int) -> tuple[str, str]:
     """Return where a coroutine was created, and its function; "" if that is not known.
 
-    If Python has not noted it, this is where the coroutine was deleted: in the same line, unless a
-    variable contained it.
+    If Python has not recorded this place, the result is the place where the coroutine was deleted.
+    Both are in the same line, unless a variable contained the coroutine.
     """
     noted = CREATED_AT.findall(text)
     if noted:

@@ -174,7 +174,7 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
     """Yield each entry: its key, the start and the end of its numbers, and the numbers."""
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
-        # A segment of zeros is one whose writer was stopped before it wrote anything.
+        # If a segment contains only zeros, its writer was stopped before it wrote anything.
         if any(segment):
             msg = "expected a file of feedbus's metrics, got something else"
             raise ValueError(msg)

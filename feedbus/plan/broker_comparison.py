@@ -199,7 +199,7 @@ class Comparison:
         return leaving, deleted, nonempty
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
-        """Return kind, name and reason of the change of a queue with feedbus's state, or None."""
+        """Return the change (kind, name, reason) of a queue that keeps feedbus's state, or None."""
         schedules = self._names.schedule("")
         if name.startswith(schedules):
             reason = "no longer in the topology; the time of its last firing is deleted"
@@ -270,5 +270,6 @@ class Comparison:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))
-        # Entries first, so that no message is published to a ring without queues and lost.
+        # Entries come first. Otherwise a message could be published to a ring without queues, and
+        # be lost.
         yield from sorted(found, key=lambda name: (has_role(name, BEHIND_AN_ENTRY), name))

@@ -69,7 +69,7 @@ def waits(
     moving: Shares,
     rates: Mapping[str, float],
 ) -> tuple[Wait, ...]:
-    """Return the wait for each old shard that is not empty, the one with most messages first.
+    """Return the wait for each old shard with messages, the shard with most messages first.
 
     Args:
         backlogs: the messages of each generation by shard.

@@ -81,12 +81,12 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
         handle = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- fstat's twin
+            if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- as os.fstat()
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
                 return handle
         except FileNotFoundError:
-            pass  # feedbus down has just deleted it
+            pass  # `feedbus down` has just deleted the file
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
                 holder = _holder(handle)

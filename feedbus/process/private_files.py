@@ -15,7 +15,7 @@ PROBE_BYTES = 65_536
 _making = threading.Lock()
 
 
-class NotPrivate(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+class NotPrivate(FeedbusError):  # noqa: N818 -- it names a state, as Outage does
     """A file or folder belongs to another user, or others may write to it."""
 
 
@@ -66,7 +66,8 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
         OSError: see os.open().
 
     """
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # do not block on a pipe, which is refused
+    # Do not block on a pipe; pipes are refused below.
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags & ~os.O_TRUNC | safe, 0o600)
     except OSError as error:

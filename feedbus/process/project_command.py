@@ -31,7 +31,7 @@ def become(arguments: Sequence[str]) -> None:
     os.set_inheritable(take_slot(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)
     limit_memory(asked.memory_limit)
     try:
-        os.execvp(asked.command[0], asked.command)  # noqa: S606 -- no shell is meant
+        os.execvp(asked.command[0], asked.command)  # noqa: S606 -- no shell is wanted
     except OSError as error:
         msg = f"cannot start {asked.command[0]}: {error.strerror}"
         raise UsageError(msg) from None

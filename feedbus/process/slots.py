@@ -28,7 +28,7 @@ class HasVar(Protocol):
         """The folder of the system's state, as an absolute path."""
 
 
-class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+class SlotTaken(FeedbusError):  # noqa: N818 -- it names a state, as Outage does
     """Another process holds the slot and did not release it in time."""
 
 

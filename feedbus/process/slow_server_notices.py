@@ -1,6 +1,6 @@
 """Lines that a command prints while it waits for a server that does not answer.
 
-Only commands show them: a program and a consumer's process have a log.
+Only commands show these lines: a program and a consumer's process have a log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Show = Callable[[str], None]
 
 
 class SlowServerNotices:
-    """Shows a notice for each wait that takes longer than a second, but each text once."""
+    """Shows a notice for each wait that takes longer than a second; each text is shown once."""
 
     def __init__(self) -> None:
         """Create the object; nothing is shown until show_with()."""

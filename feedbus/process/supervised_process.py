@@ -39,8 +39,8 @@ def follow_parent() -> bool:
         return False
     os.environ[SUPERVISED] = ""  # child processes of this process follow it, not the supervisor
     default_signals()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed socket is an error
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so is a file that grows too large
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in Python: a closed socket raises an error
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # and so does a file that grows too large
     parent = int(parent_id)
     if sys.platform == "linux":
         import ctypes

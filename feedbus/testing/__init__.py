@@ -24,7 +24,7 @@ HOMES = {
     "TestSystem": "feedbus.testing.system",
 }
 
-if not TYPE_CHECKING:  # with it, a type checker would accept every name
+if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts every name
 
     def __getattr__(name: str) -> Any:
         """Import a public name from the module that defines it."""

@@ -25,7 +25,8 @@ class Process:
     start_retries: int = 10
     stop_timeout_seconds: float | None = None
     memory_limit_bytes: int | None = None
-    environment: Mapping[str, str] = field(default_factory=empty_mapping, repr=False)  # secrets
+    # It may have secrets.
+    environment: Mapping[str, str] = field(default_factory=empty_mapping, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

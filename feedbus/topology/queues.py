@@ -15,7 +15,7 @@ WAITING_LIMIT = 10_000
 
 
 def empty_mapping() -> Mapping[str, Any]:
-    """Return a mapping without entries that cannot be changed."""
+    """Return an empty mapping that cannot be changed."""
     return MappingProxyType({})
 
 
