@@ -253,7 +253,7 @@ class LiveBus(Bus):
         request.raise_answer()
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True if this is not known.
+        """Return whether an exchange selects shards by routing keys; True for an unknown exchange.
 
         The relay uses this method and publish_rows().
         """

@@ -98,7 +98,7 @@ class Encoder:
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def selects_shards(self, exchange_name: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True if this is not known."""
+        """Return whether an exchange selects shards by routing keys; True if it is unknown."""
         return self._topology.selects_shards(exchange_name)
 
     def shards(self, exchange_name: str) -> int:

@@ -196,10 +196,12 @@ def _detach(topology: Topology, options: UpOptions) -> None:
         with os.fdopen(reader, "rb") as pipe:
             if pipe.readline() != PREPARED:
                 _, status = os.waitpid(supervisor, 0)
-                sys.exit(os.waitstatus_to_exitcode(status))  # it has already printed the reason
+                # The supervisor has already printed the reason.
+                sys.exit(os.waitstatus_to_exitcode(status))
             answer = pipe.read()
     except KeyboardInterrupt:
-        os.kill(supervisor, signal.SIGTERM)  # it is in another session than the terminal
+        # The supervisor is in another session than the terminal.
+        os.kill(supervisor, signal.SIGTERM)
         os.waitpid(supervisor, 0)
         raise
     if not answer:

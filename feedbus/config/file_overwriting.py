@@ -14,10 +14,10 @@ from pathlib import Path
 def overwrite(path: Path, content: bytes) -> None:
     """Replace a file's content: atomically if this changes nothing else, otherwise in place.
 
-    If a new file can have the same owner, mode and extended attributes (also access lists), it is
-    renamed to the name of the old one. Otherwise the old file is written in place. This happens if
-    the file has hard links, if it is a mount point, or if its folder or owner does not allow a
-    copy. The space is reserved first, so that a full disk changes nothing.
+    If a new file can have the same owner, mode, access lists and other attributes, it is renamed to
+    the name of the old one. Otherwise the old file is written in place. This happens if the file
+    has hard links, if it is a mount point, or if its folder or owner does not allow a copy. The
+    space is reserved first, so that a full disk changes nothing.
 
     Args:
         path: the file; a symbolic link is followed, and stays a link.

@@ -23,7 +23,7 @@ class Option(fields.Field[Any]):
     pattern: str = ""
     # Whether errors show only the kind of a wrong value, because it may be a secret.
     hidden: bool = False
-    none: str = ""  # in the file's notation, the value that read() returns as None
+    none: str = ""  # the value, in the file's notation, for which read() returns None
     example: Any = None  # an example that suits most options of this type, for editors
 
     def __init__(

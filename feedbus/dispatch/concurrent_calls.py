@@ -40,7 +40,7 @@ class ConcurrentCalls:
         self._came: list[Delivery] = []
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
-        self._numbers = count()  # of the deliveries, in the order of their arrival
+        self._numbers = count()  # numbers the deliveries in the order of their arrival
         self._failed: list[UnfinishedDelivery] = []  # deliveries with failed or waiting records
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)

@@ -176,8 +176,8 @@ class OrderedRetries:
         """Return the decision on a record, with the message that is sent for it.
 
         If the record has to wait, or its dead letter blocks its key, the message gets the record's
-        position among the records of its key (`feedbus-place`). A record that is in the waiting
-        queue and has not run gets no new message: its message stays in that queue.
+        position in the order of the key (`feedbus-place`). A record that is in the waiting queue
+        and has not run gets no new message: its message stays in that queue.
         """
         blocks = self._block_on_dead and decision.verdict in DEAD_LETTERED
         if decision.message is None or (decision.waits_milliseconds is None and not blocks):

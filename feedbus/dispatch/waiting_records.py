@@ -46,7 +46,7 @@ class WaitingRecords(Generic[Arrival]):
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
         self._heads: list[tuple[float, int, str]] = []  # some entries are out of date
         self._count = 0
-        self._last_places: dict[int, int] = {}  # by turn
+        self._last_places: dict[int, int] = {}  # for each turn
         self._read: set[str] = set()
 
     def __len__(self) -> int:

@@ -181,7 +181,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
 
 def _is_type(given: Any) -> bool:
-    """Whether the argument of @handler(…) is a message type, not the function."""
+    """Whether the argument of @handler(…) is a message type, and not the function."""
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 
 

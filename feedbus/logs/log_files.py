@@ -125,7 +125,7 @@ class LogFile:
         self.close()
         try:
             self._file = self.path.open("rb")
-        except OSError:  # not written yet, or being replaced
+        except OSError:  # the file does not exist yet, or is being replaced
             self._file = None
 
     def _replaced(self) -> bool:

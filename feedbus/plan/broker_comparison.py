@@ -250,7 +250,7 @@ class Comparison:
             return (
                 f"declared again with {', '.join(changes)}, so that messages can be delayed again"
             )
-        if name in self.waiting:  # its queue has no order any more
+        if name in self.waiting:  # the queue of this waiting queue has no order any more
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._bare(made.owner) if made else ""

@@ -50,7 +50,7 @@ def end_fork() -> NoReturn:
 def _close() -> None:
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for holder in list(_holders):
-        with contextlib.suppress(Exception):  # it is closed already
+        with contextlib.suppress(Exception):  # the descriptor is already closed
             descriptor = holder.fileno()
             if descriptor >= 0:
                 os.dup2(nothing, descriptor, inheritable=False)

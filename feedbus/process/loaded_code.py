@@ -41,7 +41,7 @@ def changed(line: str) -> list[Path]:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)
     except (ValueError, AttributeError):
-        return []  # not a process of feedbus, or the process is writing the file
+        return []  # no process of feedbus wrote the line, or the file is incomplete
 
 
 def _time(path: str) -> int:

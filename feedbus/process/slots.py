@@ -15,7 +15,7 @@ from feedbus.process.file_locks import take_lock
 from feedbus.process.private_files import private_folder
 from feedbus.process.supervised_process import SUPERVISED
 
-READY_FILE = "FEEDBUS_READY_FILE"  # in which this process records that it is ready
+READY_FILE = "FEEDBUS_READY_FILE"  # the file in which this process records that it is ready
 PATIENCE_SECONDS = 15.0
 SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 

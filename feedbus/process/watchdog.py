@@ -188,7 +188,7 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
     if supervised:
         yield
         return
-    import subprocess  # not in the child, nor under a supervisor
+    import subprocess  # only a process without a supervisor needs it
 
     words = [sys.executable, "-IS", __file__, str(path), str(os.getpid())]
     words += [name, log_format]
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str]) -> None:
     """Watch the process that has started this one, until that process ends."""
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it ends when its parent ends
+        signal.signal(number, signal.SIG_IGN)  # this process ends when its parent ends
     watchdog = Watchdog(path, pid)
     # The parent holds the other end of stdin, which ends with it.
     while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
@@ -215,7 +215,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _line(name: str, log_format: str, note: Note) -> str:
     """Return the log line for a process that hangs."""
-    sys.path.insert(0, str(Path(__file__).parents[2]))  # this process was started without it
+    # This process was started without the path of the package.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     from feedbus.logs import Event, log_line
 
     event = Event("hangs", describe(note), {"consumer": name, "pid": note.pid})

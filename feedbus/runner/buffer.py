@@ -55,7 +55,8 @@ class Buffer:
         """Create an empty buffer, with one lane."""
         self._lane = _Lane()
         self._lanes = [self._lane]  # the newest generation first
-        self._lane_of: dict[str, _Lane] = {}  # by consumer tag, if there are several lanes
+        # The lane of each consumer tag, if there are several lanes.
+        self._lane_of: dict[str, _Lane] = {}
         self._last_turn: int | None = None  # the lanes of later generations are excluded
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import re
 
 from feedbus.clock import Clock
 
-SAFE_SHARE = 0.9  # of the timeout; a delivery that would take longer is returned
+SAFE_SHARE = 0.9  # share of the timeout; a delivery that would take longer is returned
 FORGOTTEN_SHARE = 0.9  # factor for the estimate of the duration, after each quick batch
 TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
 

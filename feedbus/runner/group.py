@@ -61,8 +61,9 @@ class Group:
         self._heartbeats = heartbeats
         self._seconds = seconds
         self._most = max(prefetch // 2, 1)
-        self._begun: Delivery | None = None  # its call is repeated after an outage
-        self.load = NONE  # of the latest call: a slow one ends its group
+        # After an outage, the call for this delivery is repeated.
+        self._begun: Delivery | None = None
+        self.load = NONE  # the load of the latest call; a slow call ends its group
 
     def __len__(self) -> int:
         """Count the deliveries."""

@@ -105,7 +105,7 @@ class PublishingPauses:
         run, call = self._run, self._calls[-1]
         with run.heartbeats.resting(), run.crash_guard.nested() as message_ids:
             if any(map(run.crash_guard.suspected, message_ids)):
-                call.over = True  # it must be handled alone
+                call.over = True  # the message must be handled alone
                 return
             try:
                 run.receive(call.raw, 0.0)

@@ -115,7 +115,7 @@ class Overtaking:
             try:
                 keys = known.get(name) or self._keys_of(delivery)
             except InvalidBody:
-                break  # its keys are not known
+                break  # the keys of this delivery are not known
             small = delivery.record_count <= self._small
             if small and records < self._most_records and all(map(keys.isdisjoint, left)):
                 chosen.append(position)

@@ -89,7 +89,7 @@ class Subscriptions:
         if source.when_unread:
             readers = broker.consumers(connection, source.queue)
             if readers is None:
-                return True  # it is deleted
+                return True  # the queue is deleted
             if readers:
                 return False
         if waiting is not None and not waiting.open(

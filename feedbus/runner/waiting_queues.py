@@ -56,7 +56,7 @@ class WaitingQueues:
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
-        self._open: dict[str, WaitingQueue] = {}  # by the tag of the queue's subscription
+        self._open: dict[str, WaitingQueue] = {}  # for the tag of each queue's subscription
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, retries.records)
         self._renewed_at = self._clock.monotonic()

@@ -18,7 +18,8 @@ from feedbus.topology import OPERATIONS, Queue, Topology
 PROTOCOL = 2  # version of the supervisor's requests and answers; feedbus 0.1 sends none
 OPTIONS_CHANGED = "its options have changed since it was started"
 SHOWN_CHANGED = "the queues that it shows, its schedules, or its own options, have changed"
-PLACED = ("shards", "weights")  # they change only the ring: an existing shard is not restarted
+# These options change only the ring, so an existing shard is not restarted.
+PLACED = ("shards", "weights")
 
 
 @dataclass(frozen=True, slots=True)

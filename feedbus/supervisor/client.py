@@ -16,7 +16,7 @@ from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
-ANSWER_SECONDS = 10.0  # it does not answer while it forks processes
+ANSWER_SECONDS = 10.0  # the supervisor does not answer while it forks processes
 LOOK_SECONDS = 0.05
 LOOK_MILLISECONDS = 50
 PROGRESS_SECONDS = 1.0

@@ -78,7 +78,7 @@ async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> 
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    with contextlib.suppress(psutil.Error):  # it has ended, or belongs to another user
+    with contextlib.suppress(psutil.Error):  # the process has ended, or belongs to another user
         process.send_signal(number)
 
 
@@ -115,5 +115,5 @@ def _members(group: int, run_folder: Path) -> list[psutil.Process]:
             if ours and one.environ().get(RUN_FOLDER) == str(run_folder):
                 found.append(one)
         except (psutil.Error, OSError):
-            continue  # it has ended meanwhile, or belongs to another user
+            continue  # the process has ended meanwhile, or belongs to another user
     return found

@@ -80,7 +80,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
                     within_seconds = None
                 progress(busy(state(topology) or NOTHING))
                 silent_since = None
-            except FeedbusError:  # it is starting, or hangs
+            except FeedbusError:  # the supervisor is starting, or hangs
                 silent_since = silent_since or now
                 if now - silent_since > PATIENCE_SECONDS:
                     _signal(pid, signal.SIGKILL)

@@ -308,7 +308,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def waits_to_restart(self) -> bool:
-        """Whether a process has failed and was not started again yet."""
+        """Whether a process has failed, and its restart is still to come."""
         missing = len(self.processes) < self.numprocesses
         return missing and time.monotonic() < self._resume_at
 

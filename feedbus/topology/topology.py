@@ -85,7 +85,7 @@ class Topology:
         return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
     def selects_shards(self, exchange: str) -> bool:
-        """Whether an exchange selects shards by the routing keys; true if it is not known."""
+        """Whether an exchange selects shards by routing keys; True for an unknown exchange."""
         return exchange not in self.exchanges or self.exchanges[exchange].hashed
 
     def schedule(self, name: str) -> Schedule:

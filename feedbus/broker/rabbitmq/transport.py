@@ -18,7 +18,7 @@ from feedbus.process.fork_safety import close_in_forks
 READ_AHEAD_BYTES = 16_384
 FRAME_HEADER = struct.Struct(">BHI")  # type, channel, bytes
 FRAME_END = 0xCE
-SHORTEST_SECONDS = 0.0001  # with 0, an incomplete frame would make the loop spin
+SHORTEST_SECONDS = 0.0001  # with 0, an incomplete frame would cause a busy loop
 STEP_SECONDS = 1.0
 ANSWER_SECONDS = 40.0
 CLOSE_SECONDS = 5.0

@@ -1,6 +1,6 @@
 """The embedded broker: RabbitMQ's semantics in one SQLite file, without a server.
 
-To understand it, read the modules `schema` (the tables), `routing` (the queues of a message),
+To understand it, read four modules: `schema` (the tables), `routing` (the queues of a message),
 `queued_messages` (how a consumer gets messages) and `connection` (how an idle consumer is woken).
 """
 

@@ -120,7 +120,7 @@ class ClaimedMessages:
             arrival = self._arrivals.popleft()
             if arrival.consumer is None:
                 continue
-            if arrival.content is None:  # its queue was deleted meanwhile
+            if arrival.content is None:  # the message's queue was deleted meanwhile
                 arrival.consumer.held -= not arrival.settled
                 continue
             arrival.consumer.deliver(arrival, arrival.consumer)

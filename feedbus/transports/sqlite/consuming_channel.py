@@ -103,7 +103,7 @@ class ConsumingChannel(BaseChannel):
         consumer = self._group.consumers.get(consumer_tag)
         if consumer is None or consumer.cancelling or link.owner is None:
             return
-        consumer.cancelling = True  # its callback may cancel it again
+        consumer.cancelling = True  # the callback may cancel the consumer again
         try:
             self._inbox.hand_over_all(consumer)
         finally:

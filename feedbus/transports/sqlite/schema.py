@@ -12,7 +12,7 @@ from feedbus.process import file_locks
 from feedbus.process.private_files import make_database_file, open_private, private_folder
 
 SCHEMA_VERSION = 1
-OLDEST_SQLITE = (3, 38)  # with RETURNING, and with JSON built in
+OLDEST_SQLITE = (3, 38)  # this version has RETURNING, and has JSON built in
 JOURNAL_BYTES = 64_000_000  # size to which the journal is truncated after a burst
 
 # A message is written once and never changed. Only its state changes: `ready` has a small row for
