@@ -15,8 +15,8 @@ import msgspec
 from feedbus.handling.message_types.marshmallow_schemas import SchemaType
 from feedbus.handling.message_types.message_type import MessageType, UnfitMessageType
 from feedbus.handling.message_types.msgspec_types import MsgspecType
-from feedbus.handling.message_types.plain import BodyType, DictType
 from feedbus.handling.message_types.pydantic_models import PydanticType, is_pydantic
+from feedbus.handling.message_types.unvalidated_types import BodyType, DictType
 
 UNTYPED = {inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping}
 EXPECTED = (
