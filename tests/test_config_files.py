@@ -159,7 +159,7 @@ OWN_LINE = "write each option on a line of its own, and texts in quotes"
         ),
         (
             "a.b = 1\n▸a = 2\n",
-            "expected each name once, got a name that is set already; remove it, or the other one",
+            "expected each name once, got a name that is already set; remove one of the two",
         ),
     ],
     ids=[

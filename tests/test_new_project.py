@@ -151,7 +151,7 @@ def test_systemd_accepts_the_unit_of_a_new_project(shop):
         ("a" * 31, "1 to 30 lower-case letters"),
         ("shop-", "did you mean 'shop'"),
         ("feedbus", "the project depends on the distribution of that name"),
-        ("amq", "the broker's own"),
+        ("amq", "the broker reserves names"),
     ],
 )
 def test_a_name_that_cannot_be_one_is_refused_and_nothing_is_written(

@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "publish": "Publish messages to an exchange.",
     "dead": "List, show, requeue, drop and purge dead letters.",
     "spread": "Predict how keys spread over shards.",
-    "balance": "Find weights that even out keys over shards.",
+    "balance": "Find weights that spread keys evenly over shards.",
     "schema": "Print the JSON Schema of topology.toml.",
     "asyncapi": "Print the AsyncAPI document of the topology.",
     "grafana": "Print a Grafana dashboard of the topology.",

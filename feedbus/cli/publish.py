@@ -47,7 +47,8 @@ Examples:
     help="A file with one JSON object on each line; - is standard input.",
 )
 @click.option(
-    "--message-id", help="The id of the message: a queue with once recognises a repetition by it."
+    "--message-id",
+    help="The id of the message. A queue with once = true handles only one message with this id.",
 )
 @click.option(
     "--header", "headers", multiple=True, metavar="NAME=TEXT", help="A header of every message."

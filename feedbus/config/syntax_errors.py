@@ -96,8 +96,8 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
         advice = _as_value(word)
     got = _shown(word) if word else _character(text, place)
     if reason.startswith(SET_TWICE):
-        expected, got = "each name once", "a name that is set already"
-        advice = "remove it, or the other one"
+        expected, got = "each name once", "a name that is already set"
+        advice = "remove one of the two"
         written = text.split("\n")[place[0] - 1]
         place = place[0], len(written) - len(written.lstrip()) + 1
     message = f"expected {expected}, got {got}; {advice}"

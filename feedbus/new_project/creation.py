@@ -21,9 +21,12 @@ SUFFIX = ".template"
 # A name that is valid for a Linux user, a systemd unit, a Compose project and a Python
 # distribution.
 NAME = re.compile(r"[a-z](?:[a-z0-9_-]{0,28}[a-z0-9])?")
-NAMED = "1 to 30 lower-case letters, digits, '-' and '_', a letter first and no '-' or '_' last"
+NAMED = (
+    "1 to 30 lower-case letters, digits, '-' and '_', that begins with a letter and does not end"
+    " with '-' or '_'"
+)
 TAKEN: Mapping[str, str] = {
-    "amq": "names that begin with it are the broker's own",
+    "amq": "the broker reserves names that begin with it",
     "feedbus": "the project depends on the distribution of that name",
 }
 # The files of --minimal by template: the test is in the same folder as the module that it imports.
