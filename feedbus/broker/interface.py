@@ -62,7 +62,7 @@ class Survey:
 
 
 class Heartbeats(Enum):
-    """What sends the heartbeats of a connection; the broker closes the connection when they stop.
+    """Sends the heartbeats of a connection; the broker closes the connection when they stop.
 
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds

@@ -12,7 +12,7 @@ from feedbus.wire.amqp_protocols import Channel
 
 
 class UnconfirmedMessages:
-    """The messages of one channel without an answer, by delivery tag.
+    """The messages of one channel that the broker has not answered yet, by delivery tag.
 
     Kombu's own confirm_publish accepts any confirm as the confirm of the message. Here each message
     is identified by its own delivery tag.

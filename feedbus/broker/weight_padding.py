@@ -17,7 +17,7 @@ MOST_ZEROS = 240
 
 
 def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the binding key of each (queue's name on the broker, weight), in the order given.
+    """Return the binding keys of (queue's name on the broker, weight) pairs, in their order.
 
     Raises:
         UsageError: the weights differ so much that the keys would be longer than AMQP allows.

@@ -46,7 +46,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on each line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """List dead letters, oldest first, of one QUEUE or of all."""
+    """List the dead letters of one QUEUE or of all queues; the oldest comes first."""
     from feedbus.dead_letters import letters
 
     topology = context.load()

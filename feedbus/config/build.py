@@ -1,4 +1,4 @@
-"""Build a Topology from a draft without problems."""
+"""Build a Topology from a draft in which no check has found a problem."""
 
 from __future__ import annotations
 

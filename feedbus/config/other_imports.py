@@ -100,7 +100,7 @@ def cause_of(error: UsageError) -> str:
 
 
 def _within_module(error: ModuleNotFoundError) -> bool:
-    """Whether a module that was found imports another one, which was not found."""
+    """Whether a module was found, but imports another module that was not found."""
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     code = [file for file in files if "importlib" not in file]
     return bool(code) and not Path(code[-1]).is_relative_to(Path(__file__).parents[1])

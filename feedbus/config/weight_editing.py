@@ -146,7 +146,7 @@ class _Tree:
         return self._fill(last.start_byte, old.end_byte, f"{name}{kept}{value}")
 
     def remove(self, path: Keys) -> bytes:
-        """Return the text without a pair; a comment after it stays on its line."""
+        """Return the text without a pair; a comment after the pair stays on its line."""
         node = self.pairs[path]
         table = node.parent
         if table is not None and table.type == "inline_table":

@@ -21,7 +21,7 @@ class TakenRecords:
     """
 
     def __init__(self, records: WaitingRecords[Arrival]) -> None:
-        """Take records from these waiting records."""
+        """Create the object; records are taken from these waiting records."""
         self._records = records
         self._taken: dict[tuple[str, int], Waiting] = {}
         self._failed_again: dict[Waiting, float] = {}  # when each of them runs again

@@ -138,7 +138,7 @@ class SetOptions(Set):
     """The command `set`: set options of a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Change an option that may differ from the topology for a while; refuse others."""
+        """Change an option that may differ from the topology for a while; refuse other options."""
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
             options = ", ".join(sorted(fixed))

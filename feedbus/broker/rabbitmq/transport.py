@@ -157,7 +157,7 @@ class Connection(frames.Connection):
             )
 
     def close(self, *arguments: Any, **options: Any) -> Any:
-        """Close in order, without waiting long for a peer that may be silent."""
+        """Close by AMQP's handshake, without waiting long for a peer that may be silent."""
         self._answer_seconds = min(self._answer_seconds, CLOSE_SECONDS)
         return super().close(*arguments, **options)
 
@@ -211,7 +211,7 @@ class Connection(frames.Connection):
         return self._transport
 
     def _give_up(self, reason: str) -> None:
-        self.collect()  # closing in order would wait for the broker
+        self.collect()  # AMQP's handshake would wait for the broker
         raise RecoverableConnectionError(reason)
 
 
