@@ -13,7 +13,7 @@ from store.queries.sql import rows, run, run_each
 PATIENCE_SECONDS = 120.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, LONGEST_SECONDS = 0.1, 0.03, 2.0
 
-# Pairs of queries: the rows that had to be stored, and those that are.
+# Pairs of queries: the rows that had to be stored, and the rows that are stored.
 FEED = (
     """
     SELECT follower_id, id, text FROM expected JOIN follower USING (author_id)

@@ -179,7 +179,7 @@ def brokers(folder: Path, *, embedded: bool) -> Iterator[tuple[str, psutil.Proce
 def measure(
     messages: int, rate: float, publish_rate: float, folder: Path, *, embedded: bool
 ) -> Run:
-    """Publish and consume, and return what was seen."""
+    """Publish and consume, and return the measured values."""
     with brokers(folder, embedded=embedded) as (url, process):
         system = topology(url, folder)
         with broker.connect(system) as connection:

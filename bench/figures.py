@@ -123,6 +123,6 @@ FIGURES = (
 
 
 def chosen(names: tuple[str, ...]) -> list[Figure]:
-    """Return the figures of some names, all where none is given; those that can be taken here."""
+    """Return the measurements with these names, or all; only measurements that can run here."""
     named = [figure for figure in FIGURES if not names or figure.name in names]
     return [figure for figure in named if set(figure.runs) <= RUNS.keys()]

@@ -14,7 +14,7 @@ from store.queries.sql import numbers, rows, run
 
 SEED = 11
 POWER = 0.8
-FOREIGN_IDS = 2**53  # tweets below it are those that the API has numbered
+FOREIGN_IDS = 2**53  # the API has numbered the tweets below it
 SENTENCE = "the ring turns and every key finds its shard while queues hum in the quiet night"
 ALL = "all"
 LONG, SHORT = "long", "brief"
@@ -73,7 +73,7 @@ def tweets(graph: str, count: int) -> list[Tweet]:
 
 
 def authors(graph: str) -> Sequence[tuple[int, str]]:
-    """Return id and login of those who tweet in a graph, in order."""
+    """Return the id and login of each author in a graph, in order."""
     return [
         (int(number), str(login))
         for number, login in rows(
@@ -107,7 +107,7 @@ def _fan(graph: str, followers: int) -> None:
 
 
 def _everyday(scale: Scale) -> None:
-    """Users who all tweet and follow; the n-th has followers in proportion to n ** -POWER."""
+    """All users tweet and follow; user n has followers in proportion to n ** -POWER."""
     count = scale.everyday_users
     dice = random.Random(SEED)  # noqa: S311 -- a graph, the same each time
     weights = [rank**-POWER for rank in range(1, count + 1)]

@@ -135,7 +135,7 @@ def measure(
     """Fill a queue, start one consumer, and return its rate and its processor seconds a message.
 
     Args:
-        scenario: what is measured.
+        scenario: the measured scenario.
         framework: with which.
         urls: of a virtual host of the broker, and of the management API.
         folder: to be made for this run.

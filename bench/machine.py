@@ -16,7 +16,7 @@ PACKAGES = ("kombu", "marshmallow", "peewee", "psycopg2-binary", "waitress", "bo
 
 
 def facts(stage: Stage) -> dict[str, str]:
-    """Return processor, memory, load, and the versions of what was measured."""
+    """Return processor, memory, load, and the versions of the measured programs."""
     connection = psycopg2.connect(stage.postgres.url())
     try:
         postgres = connection.info.server_version

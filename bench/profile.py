@@ -112,7 +112,7 @@ def _spied(system: System, folder: Path, stacks: dict[str, Counter[str]]) -> Ite
 
 
 def _report(name: str, counted: Counter[str]) -> None:
-    """Print in which functions a process was, those that they called included."""
+    """Print in which functions a process was, including the functions that they called."""
     total = counted.total()
     within: Counter[str] = Counter()
     itself: Counter[str] = Counter()

@@ -11,12 +11,12 @@ class Scale:
 
     Attributes:
         shared: whether one running system serves all runs, which saves the time of starting it.
-        wide_followers: of the one author of the wide graph.
+        wide_followers: the number of followers of the author of the wide graph.
         wide_tweets: of that author, on feedbus and on the database alone.
         wide_tweets_by_message: of that author, on designs of a message a follower.
-        million_followers: of the one author of the largest graph.
-        fair_followers: of the one author of the graph for bench.fairness.
-        everyday_users: who follow each other by a power law.
+        million_followers: the number of followers of the author of the largest graph.
+        fair_followers: the number of followers of the author of the graph for bench.fairness.
+        everyday_users: the number of users, who follow each other by a power law.
         everyday_mean: followers of one of them.
         everyday_tweets: on feedbus.
         everyday_tweets_by_message: on designs of a message a follower.

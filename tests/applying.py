@@ -43,7 +43,7 @@ def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch
 
 
 def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:
-    """Apply a topology while nothing runs; return the plan, whether all is done, what was said."""
+    """Apply a topology while nothing runs; return the plan, whether it is done, and the output."""
     said: list[str] = []
     with exclusive(topology):
         plan = make_plan(topology, None, delete_nonempty=doomed, predict=False)

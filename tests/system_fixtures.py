@@ -67,7 +67,7 @@ def systems_on(*kinds: str, **options: Any) -> Any:
 def systems_on_either_broker() -> Any:
     """Return a fixture that makes systems without a store on SQLite, and with one on RabbitMQ.
 
-    It is for tests of what is the same with and without a store.
+    It is for tests whose results are the same with and without a store.
     """
 
     @pytest.fixture(params=["embedded", "rabbitmq"], name="make")

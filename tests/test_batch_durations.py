@@ -11,7 +11,7 @@ from feedbus.runner.batch_durations import BatchDurations
 
 
 def after(durations: Callable[[int], float], sizes: list[int]) -> BatchDurations:
-    """Return what is known after batches of these sizes."""
+    """Return the estimate after batches of these sizes."""
     known = BatchDurations()
     for size in sizes:
         known.add(size, durations(size))

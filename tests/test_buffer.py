@@ -1,4 +1,4 @@
-"""The buffer of deliveries: what is taken from it and put back is in the order of its arrival."""
+"""The buffer of deliveries: deliveries that are put back keep the order of their arrival."""
 
 from __future__ import annotations
 

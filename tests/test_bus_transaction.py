@@ -1,4 +1,4 @@
-"""bus.transaction(): what is published in it commits with the store, or not at all."""
+"""bus.transaction(): its messages commit with the store, or not at all."""
 
 from __future__ import annotations
 

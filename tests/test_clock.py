@@ -1,4 +1,4 @@
-"""Time as a port: a virtual clock goes on by what is waited for, and by nothing else."""
+"""Time as a port: a virtual clock advances only by waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading topology.toml: what is right loads, and what is wrong is reported at its place."""
+"""Reading topology.toml: a correct file loads, and each mistake is reported at its position."""
 
 from __future__ import annotations
 

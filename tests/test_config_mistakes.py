@@ -1,4 +1,4 @@
-"""A wrong table, exchange or process is reported at its place, with what was expected."""
+"""A wrong table, exchange or process is reported at its position, with the expected value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong option of a queue or a ring is reported at its place, with what was expected."""
+"""A wrong option of a queue or a ring is reported at its position, with the expected value."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def external_things(system: System) -> list[Any]:
 
 
 def carry_out(topology: Topology) -> list[str]:
-    """Apply a topology, and return what was changed, by kind and name."""
+    """Apply a topology, and return the changes by kind and name."""
     with exclusive(topology):
         plan = make_plan(topology, None, predict=False)
         apply(topology, plan, None, wait=True, report=str, progress=float)

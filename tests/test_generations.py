@@ -150,7 +150,7 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
     def killed(*_: object) -> bool:
         raise Killed
 
-    # Nobody puts another fence there, as whoever begins to drain does.
+    # No process puts another fence there, as a consumer that begins to drain does.
     monkeypatch.setattr(switch_notices, "fence", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(QueueReader, "end", killed)

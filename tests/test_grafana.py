@@ -70,7 +70,7 @@ def test_the_provisioned_dashboard_is_current():
 def test_every_metric_is_shown(topology):
     known = {*catalogue.RECORDED, *catalogue.GAUGES}
     asked = " ".join(questions(printed(topology)))
-    # Deliveries count the messages; what is shown is the records in them.
+    # Deliveries are counted in messages; the output shows the records in them.
     assert {name for name in known if name not in asked} == {"feedbus_deliveries_total"}
 
 

@@ -94,7 +94,7 @@ def test_only_the_message_that_ends_the_process_is_counted(make: Callable[..., S
     (letter,) = system.dead()
     assert json.loads(letter.body) == {"n": 2}
     assert "ended 5 times" in letter.reason
-    # In the first run in a group; from then on 2 alone, with what was before it settled.
+    # In the first run in a group; from then on 2 alone, after the earlier messages were settled.
     assert begun == [0, 1, 2, 0, 1, 2, 2, 2, 2, 3, 4]
 
 

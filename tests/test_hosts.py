@@ -1,4 +1,4 @@
-"""Which host works on which shard: the assignment, who leads, and what a consumer reads of it."""
+"""Which host works on which shard: the assignment, the leader, and what a consumer reads."""
 
 import os
 import random
@@ -185,7 +185,7 @@ def test_a_consumer_follows_the_file_of_its_supervisor(path):
         (False, {"feed_1": "other"}),
         (True, {"feed_1": "me"}),
         (False, {"feed_1": "other", "feed_0": "me"}),
-        (True, {"feed_0": "me"}),  # no host can run it: whoever can
+        (True, {"feed_0": "me"}),  # no host can run it: any host may work on it
     ):
         assignment_file.write(path, sharing("me", assignment))
         clock.sleep(1)

@@ -1,4 +1,4 @@
-"""Log lines: their two forms, what is escaped in them, and the list of events."""
+"""Log lines: their two forms, the escaped characters, and the list of events."""
 
 from __future__ import annotations
 

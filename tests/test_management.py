@@ -23,7 +23,7 @@ from tests.systems import System
 
 @contextmanager
 def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[tuple[str, list[str]]]:
-    """Serve one answer to every request; give the URL and what was asked for."""
+    """Serve one answer to every request; yield the URL and the received requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Metrics: what is counted, and how Prometheus gets it."""
+"""Metrics: the counted events, and how Prometheus reads them."""
 
 import math
 import shutil

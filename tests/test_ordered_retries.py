@@ -1,4 +1,4 @@
-"""Retries in the order of their keys, on every broker: what waits, how long, and who reads it."""
+"""Retries in the order of their keys, on every broker: which records wait, how long, and where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies and packs: what is written, read and refused."""
+"""Bodies and packs: which ones are written, read and refused."""
 
 from __future__ import annotations
 

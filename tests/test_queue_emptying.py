@@ -1,4 +1,4 @@
-"""Emptying a queue, on every broker: an interrupted move leaves what was not moved in the queue."""
+"""Emptying a queue, on every broker: after an interrupted move, the rest is still in the queue."""
 
 from __future__ import annotations
 

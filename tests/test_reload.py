@@ -164,7 +164,7 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
         up.replace("app.py", "receipt posted to", "receipt sent to")
         up.replace("topology.toml", '"post.#"]', '"sent.#"]')
         up.wait_for("event=ready consumer=reserve_0 ", times=3)
-        # A line asks nobody to do what the supervisor itself does.
+        # No line asks the operator to do something that the supervisor does itself.
         assert "`feedbus restart`" not in up.output
         assert 'message=""' not in up.output
     assert "receipt posted to ann" in (folder / "var" / "log" / "mail.log").read_text()

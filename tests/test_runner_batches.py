@@ -1,4 +1,4 @@
-"""Batches of a runner: what is in them, and what becomes of single records."""
+"""Batches of a runner: their records, and the verdicts on single records."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def host(
 
 
 def published(topology: Topology) -> list[str]:
-    """Take what is in the queue, and return the message ids without the project's part."""
+    """Take the messages of the queue, and return their ids without the project's part."""
     found = []
     with broker.connect(topology) as connection:
         channel = connection.channel()

@@ -1,4 +1,4 @@
-"""feedbus schema: what is written down about topology.toml is what is so."""
+"""feedbus schema: the description of topology.toml is correct."""
 
 from __future__ import annotations
 

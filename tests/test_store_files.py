@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_made_is_an_outage_in_words(tmp_path: Path):
 def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
     bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
     bound().set_up()
-    database.pragma("query_only", 1)  # as a read-only file is to those who are not root
+    database.pragma("query_only", 1)  # as a read-only file is for users other than root
     with pytest.raises(Outage, match="writable"), transaction():
         bound().outbox.put("x", {})
     close_bound()

@@ -30,7 +30,7 @@ AWAY = Outage("the broker is unavailable")
 
 
 class ListBus:
-    """Keeps what is published; refuses some keys, or is unavailable."""
+    """Keeps the published messages; refuses some keys, or is unavailable."""
 
     def __init__(self, refused: tuple[str, ...] = (), *, away_after: int | None = None) -> None:
         self.published: list[tuple[str, dict, str, str | None]] = []

@@ -175,7 +175,7 @@ def test_a_transaction_within_another_joins_it(made):
 def test_each_thread_has_a_transaction_of_its_own(made):
     seen = []
     with made.store.transaction() as session:
-        if made.store.dialect == "postgresql":  # SQLite lets nobody else begin meanwhile
+        if made.store.dialect == "postgresql":  # SQLite lets no other connection begin meanwhile
             made.effect(session, 1)
         thread = threading.Thread(target=lambda: seen.append(made.effects()))
         thread.start()

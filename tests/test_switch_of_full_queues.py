@@ -75,7 +75,7 @@ def test_a_full_queue_that_refuses_messages_is_drained_after_a_switch(
     for number in (1, 2):
         publish(system, number)
     after = System(replace(system.topology, queues={"shard": sharded(2, **full)}))
-    topology_setup.set_up(after.topology)  # which nobody reads meanwhile
+    topology_setup.set_up(after.topology)  # which no consumer reads meanwhile
     owner = Ring.of(after.topology.generation("ring").members).route("k")
     publish(system, 3)
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""The messages in waiting queues: what is written can be read again."""
+"""The messages in waiting queues: a written message can be read again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The waiting queues of a consumer, on every broker: who reads them, and how much may wait."""
+"""The waiting queues of a consumer, on every broker: their reader, and their limit."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Message:
 
 @dataclass
 class Broker:
-    """A queue of (id, key), its waiting queue, and what was delivered and is not acknowledged."""
+    """A queue of (id, key), its waiting queue, and the unacknowledged deliveries."""
 
     main: list[tuple[str, str]]
     waiting: list[Message] = field(default_factory=list)

@@ -176,7 +176,7 @@ def letter(**options: Any) -> Outgoing:
 
 
 def arrived(sent: Outgoing) -> Delivery:
-    """Read what was sent."""
+    """Read the sent data."""
     return Delivery.of(message(sent.body, **sent.all_properties()))
 
 

@@ -33,12 +33,12 @@ def impatient_bus(system: System) -> LiveBus:
 
 
 def numbers(system: System) -> list[int]:
-    """Return what is in the outbox."""
+    """Return the numbers of the messages in the outbox."""
     return [json.loads(entry.payload)["n"] for entry in system.store.outbox.pending()]
 
 
 def handled(system: System) -> list[int]:
-    """Handle what is in the queue, and return it in order."""
+    """Handle the messages in the queue, and return them in order."""
     system.run(system.note)
     return system.seen
 

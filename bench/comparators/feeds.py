@@ -27,7 +27,7 @@ class Model(peewee.Model):
 
 
 class User(Model):
-    """Somebody who may be notified by e-mail or phone."""
+    """A person who may be notified by e-mail or phone."""
 
     id = peewee.BigAutoField()
     login = peewee.CharField()

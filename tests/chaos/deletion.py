@@ -99,7 +99,8 @@ class Deletion:
             return
         others = sum(each.subscribed for each in world.readers) - reader.subscribed
         if not reader.subscribed:
-            # Whoever begins to drain waits until nobody reads; who read before waits for nobody.
+            # A consumer that begins to drain waits until no other consumer reads; an earlier reader
+            # does not wait.
             if world.leader and not others:
                 yield _with(world, place, Reader(subscribed=True))
             return

@@ -10,7 +10,7 @@ class AnyWorld(Hashable, Protocol):
     """Where everything stands.
 
     Attributes:
-        fault: what is wrong, "" if nothing is.
+        fault: the error that was found, or "".
 
     """
 
@@ -31,7 +31,7 @@ def explore_from(
     Args:
         start: the first world.
         following: returns what may come next. A world that follows itself is no step.
-        unfinished: returns what is not as it should be where nothing more can happen.
+        unfinished: returns the errors of a state in which nothing more can happen.
 
     """
     seen, left = {start}, [start]

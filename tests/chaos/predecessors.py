@@ -37,7 +37,7 @@ class Consumer:
         line: the records that it knows to wait, in order.
         read: the numbers of the records that waited when it began.
         gone: the older generations of which it knows that their queue is deleted.
-        probing: those that it found to be deleted, until its probe returns.
+        probing: the queues that it found to be deleted, until its probe returns.
         complete: whether all waiting records have arrived since its queue is ending; None while
             the probe that shows this is not published.
         name: distinguishes its probes from those of an earlier consumer.
@@ -68,7 +68,7 @@ class World:
         redelivered: records that were delivered to a consumer that was killed.
         done: up to which number there was an effect.
         deaths: how many there may still be.
-        fault: what is wrong.
+        fault: the error that was found.
 
     """
 
@@ -187,7 +187,7 @@ class Predecessors:
         )
 
     def _look(self, world: World, place: int, consumer: Consumer) -> Iterator[World]:
-        """Find older queues that are deleted, and put a probe behind what was moved from them."""
+        """Find older queues that are deleted, and put a probe behind the moved records."""
         found = self._gone(world, place) - consumer.gone
         if not found or consumer.probing:
             return
@@ -221,7 +221,7 @@ class Predecessors:
         yield at(world, place, replace(consumer, line=rest, doing=("settle", message)))
 
     def _settled(self, world: World, place: int, done: Waiting) -> World:
-        """Acknowledge a message, and those that it has replaced."""
+        """Acknowledge a message, and the messages that it has replaced."""
         left = tuple(
             each
             for each in world.waiting[place]
@@ -340,7 +340,7 @@ def explore(start: World, protocol: Predecessors) -> tuple[int, str]:
 
 
 def _unfinished(world: World) -> str:
-    """Return what is wrong in a world in which nothing more can happen."""
+    """Return the errors of a state in which nothing more can happen."""
     count = len(world.failures)
     faults = {
         f"{world.done} of {count} had their effect": world.done != count,

@@ -122,7 +122,7 @@ class Protocol:
         if not settled and ("ending" not in self.without or world.goals[:1] == (current,)):
             yield replace(world, step=self._steps[1])
         elif world.goals and world.goals[0] <= current:
-            # What is settled may lack its fences, if whoever settled it died then.
+            # A settled switch may lack its fences, if the process that settled it was killed then.
             ended = replace(world, goals=world.goals[1:])
             yield replace(ended, step="fence") if draining else ended
         elif world.goals:
@@ -272,7 +272,7 @@ def explore(start: World, protocol: Protocol) -> tuple[int, str]:
 
 
 def _unfinished(world: World, count: int) -> str:
-    """Return what is not as it should be where nothing more can happen."""
+    """Return the errors of a state in which nothing more can happen."""
     _, draining, settled = world.reported
     faults = {
         f"{world.done} of {count} had their effect": world.done != count,

@@ -50,7 +50,7 @@ class World:
         done: up to which number there was an effect.
         other: how often the record of the other key is still to fail; -1 when it had its effect.
         deaths: how many there may still be.
-        fault: what is wrong.
+        fault: the error that was found.
 
     """
 
@@ -326,7 +326,7 @@ def explore(start: World, retries: Retries) -> tuple[int, str]:
 
 
 def _unfinished(world: World) -> str:
-    """Return what is not as it should be where nothing more can happen."""
+    """Return the errors of a state in which nothing more can happen."""
     faults = {
         f"{world.done} of {len(world.failures)} had their effect": world.done
         != len(world.failures),

@@ -17,7 +17,7 @@ class Broker:
     """Connects as a client would; what it opened it closes.
 
     Args:
-        version: RabbitMQ's version; None for the embedded broker and the one in memory.
+        version: RabbitMQ's version; None for the embedded broker and the broker in memory.
         clock: by which it goes.
         parameters: what a connection of Kombu takes.
 

@@ -26,7 +26,7 @@ def drain_until(channel, reached, seconds=DEADLINE_SECONDS):
 
 
 def drain_quietly(channel, seconds=QUIET_SECONDS):
-    """Let happen what is under way."""
+    """Process all events that have arrived."""
     deadline = clock.monotonic() + seconds
     while (left := deadline - clock.monotonic()) > 0:
         try:
@@ -85,7 +85,7 @@ class Publisher:
         self._open.add(self.sent)
 
     def wait(self):
-        """Wait until each message is acked or nacked; return those that were acked."""
+        """Wait until each message is acked or nacked; return the acked messages."""
         drain_until(self.channel, lambda: not self._open)
         return [each[1] for each in self.reported if each[0] == "ack"]
 

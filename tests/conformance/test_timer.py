@@ -1,4 +1,4 @@
-"""The timer: what is delayed comes back when it is due, with its key, and never without a way."""
+"""The timer: a delayed message comes back when it is due, with its key, and always has a target."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _closed_store():
 
 @contextmanager
 def consumer_timeout(node: RabbitMQ, milliseconds: int):
-    """Let a node take back what is not acknowledged within so long, looking often."""
+    """Set the consumer timeout of a node, and let the node check it often."""
     before = node.evaluate("application:get_env(rabbit, consumer_timeout)")
     change = (
         "application:set_env(rabbit, consumer_timeout, {}),"
@@ -146,7 +146,7 @@ def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given
         assert (
             "the broker cancelled the consumer, because handling the message took" in letter.reason
         )
-        assert system.seen.count(1) <= 8  # a broker that looks late takes back what is settled
+        assert system.seen.count(1) <= 8  # a broker that checks late takes back settled deliveries
     else:
         assert "the broker waits only 1 s for an acknowledgement" in letter.reason
         assert system.seen.count(1) <= 3

@@ -107,7 +107,7 @@ def test_a_publisher_gives_up_a_broker_that_is_silent(
         LiveBus(through(system, proxy).topology, timeout_seconds=PATIENCE_SECONDS) as bus,
     ):
         bus.publish("work", {"n": 1})
-        first = proxy.accepted  # to see what is declared, and to publish
+        first = proxy.accepted  # to see the declared objects, and to publish
         proxy.swallow()
         bus.publish("work", {"n": 2})
         assert proxy.accepted == 2 * first

@@ -105,7 +105,7 @@ class System:
         return reported["consumers"] | reported["processes"]
 
     def pids(self) -> dict[str, int]:
-        """Return who runs, but for the operations process: each change of queues restarts it."""
+        """Return the running processes except operations, which each change of queues restarts."""
         found = self.status()
         found.pop("operations", None)
         return {name: one["processes"][0]["pid"] for name, one in found.items()}

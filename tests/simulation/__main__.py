@@ -25,7 +25,7 @@ SHOWN = 4  # faults of a seed
 
 
 def main() -> int:
-    """Return 0 when nothing was found, or when what was planted was found."""
+    """Return 0 if no error was found, or if the planted error was found."""
     # Python finds the coroutines of a killed process unused.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     fault, seed = os.environ.get("FAULT", ""), os.environ.get("SEED", "")
@@ -60,7 +60,7 @@ def search(fault: str, seeds: Sequence[int]) -> int:
 
 
 def run(seeds: Sequence[int]) -> int:
-    """Run seeds, and show what was found."""
+    """Run seeds, and show the errors."""
     started, events, found = time.monotonic(), [], 0
     paths: Counter[str] = Counter()
     for seed in seeds:

@@ -35,7 +35,7 @@ class SimulatedChannel(Channel):
         return self._link.network
 
     def flush(self) -> None:
-        """Send what is buffered, in portions."""
+        """Send the buffered data in parts."""
         self.send_acknowledgements()
         self._link.check_open()  # a refused acknowledgement has cut it
         while self._outgoing:

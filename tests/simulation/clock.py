@@ -71,7 +71,7 @@ class SimulatedClock:
         return events
 
     def check_open(self) -> None:
-        """Raise an error where what is waited for can never come."""
+        """Raise an error if the awaited event can never come."""
 
     def _in(self, seconds: float) -> int:
         if math.isinf(seconds):

@@ -109,7 +109,7 @@ class SimulatedConnection(Connection):
     def cancel(self, consumer: int) -> None:
         """End a subscription, as a broker does when the leader of its queue changes.
 
-        The new leader delivers again what was not acknowledged. It ignores acknowledgements of
+        The new leader delivers unacknowledged messages again. It ignores acknowledgements of
         earlier deliveries.
         """
         with self.without_turns(), Connection.write(self) as tx:

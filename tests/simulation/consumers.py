@@ -141,7 +141,7 @@ class Followers:
         raise NotImplementedError
 
     def follow(self) -> None:
-        """Let the consumers of the topology start anew; those that it has no more go on."""
+        """Restart the consumers of the topology; consumers that it no longer has continue."""
         self.supervisor.want(self.topology)
         for name in self.topology.consumers:
             self.supervisor.stop(name)

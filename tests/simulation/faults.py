@@ -55,7 +55,7 @@ class Faults:
             self._system.scheduler.random.choice(links).cut("by the network")
 
     def _cut_after(self) -> None:
-        """Cut a connection when the broker has done what is asked next."""
+        """Cut a connection when the broker has carried out the next request."""
         links = self._system.network.open_links()
         if links:
             self._system.scheduler.random.choice(links).cut_after_next = True

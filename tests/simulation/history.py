@@ -69,7 +69,7 @@ def missing(queue: str, expected: Iterable[Record], effects: Sequence[Record]) -
 
 
 def invented(queue: str, tried: Iterable[Record], effects: Sequence[Record]) -> list[str]:
-    """Return a fault for each effect of a record that nobody has published."""
+    """Return a fault for each effect of a record that was not published."""
     known = set(tried)
     return [f"{queue}: {record} was never published" for record in effects if record not in known]
 
@@ -82,7 +82,7 @@ def repeated(
     Args:
         queue: the queue.
         effects: in any order.
-        ids: of each record; those that are missing have one.
+        ids: the ids of each record; missing records have one, too.
 
     """
     return [

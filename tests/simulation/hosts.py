@@ -122,7 +122,7 @@ class Hosts:
         self._system.done(name)
 
     def disagreements(self) -> list[str]:
-        """Return what is wrong with the assignments that the running hosts follow."""
+        """Return the errors of the assignments that the running hosts follow."""
         up = [host for host in self.all if host.up]
         found = [host.assignment() for host in up]
         shards = sorted(self._system.topology.consumers.keys() - {"work", "ticks"})

@@ -12,7 +12,7 @@ from tests.simulation.system import DeadLetter, System
 
 
 def judge(system: System) -> list[str]:
-    """Return what is wrong with the history."""
+    """Return the errors in the history."""
     done, queue, scenario = system.history, "shard", system.scenario
     if scenario.threads > 1:
         done.accepted = system.committed()
@@ -92,7 +92,7 @@ def exact(scenario: Scenario) -> bool:
 
 
 def judge_schedule(system: System) -> list[str]:
-    """Return what is wrong with the moments of the schedule."""
+    """Return the errors in the moments of the schedule."""
     scenario, done, ticks = system.scenario, system.history, system.ticks()
     now = system.clock.wall_nanoseconds() // SECONDS
     faults = history.mistimed(ticks, now, TICK_SECONDS) + history.missing(
@@ -125,7 +125,7 @@ def unordered(system: System) -> set[Record]:
 
 
 def stuck(system: System) -> list[str]:
-    """Return what is left at the end."""
+    """Return the objects that are left at the end."""
     faults = [f"{name} does not end" for name in sorted(system.unfinished)]
     faults += system.waiting()
     faults += [f"{each.queue}: a dead letter blocks a key" for each in system.blocking()]

@@ -75,7 +75,7 @@ def publish(system: System, name: str, work: Workload) -> None:
         system.history.accepted += some
         del todo[: len(some)]
 
-    sure = not transactional(system)  # whether it is known what was committed
+    sure = not transactional(system)  # whether the committed rows are known
     while todo or work.goes_on(system):
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))

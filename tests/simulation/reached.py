@@ -71,7 +71,7 @@ def noted_holds(system: System) -> Iterator[None]:
 
 @contextmanager
 def noted_firings(system: System) -> Iterator[None]:
-    """Note the moments that hosts record as fired, without the one at which a schedule is new."""
+    """Collect the moments that hosts store as fired, without the start of a new schedule."""
     take, write = FiredMoment.take, FiredMoment.write
     new: set[FiredMoment] = set()
 

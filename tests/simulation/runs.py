@@ -85,7 +85,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
 
 
 def run(system: System) -> list[str]:
-    """Run a system with its faults, and without more of them to its end; return what is wrong."""
+    """Run a system with its faults, and then to its end without more faults; return the errors."""
     scenario, scheduler, network = system.scenario, system.scheduler, system.network
     faults = Faults(system)
     keeper: Supervisor | Hosts

@@ -1,4 +1,4 @@
-"""Simulated processes that take turns: a seed decides who goes on, who is killed, and when.
+"""Simulated processes that take turns: a seed selects which one continues, and which is killed.
 
 Each process is a greenlet that runs feedbus's own code. It gives its turn away at ports alone: when
 it waits, speaks to the broker, or uses the store. So everything that happens follows from the seed.
@@ -50,7 +50,7 @@ class Process:
 
 
 class Scheduler:
-    """Virtual time, the processes, and what is to happen at certain times."""
+    """Virtual time, the processes, and the events at certain times."""
 
     def __init__(self, seed: int, *, tracing: bool = False) -> None:
         """Let a seed decide."""

@@ -44,7 +44,7 @@ class Database:
         self.lose_answer = False
 
     def effects(self) -> list[tuple[str, int]]:
-        """Return what was committed, in order: key and number."""
+        """Return the committed effects in order: key and number."""
         return self.connection.execute("SELECT key, n FROM effects ORDER BY id").fetchall()
 
 

@@ -39,11 +39,11 @@ class System:
     """The broker, the database and the history of one seed.
 
     Attributes:
-        topologies: the first, and those that are applied after it.
+        topologies: the first topology, and the topologies that are applied after it.
         unfinished: processes whose work has an end that is not reached.
         lasting: processes that are started again when they are killed.
         ready: the folder and the name of each consumer that is ready.
-        disagreements: returns what is wrong with the assignment of shards to hosts.
+        disagreements: returns the errors in the assignment of shards to hosts.
         guards: the queue, and the crash guard, of each process of a consumer.
         holding: processes that wait for the end of an outage.
         service_away_until: the moment until which a service that all handlers use is unavailable.
@@ -141,7 +141,7 @@ class System:
         return self.dead() if self.scenario.block_on_dead else []
 
     def waiting(self) -> Iterator[str]:
-        """Yield what is left in which queue, but for the states of the rings and dead letters."""
+        """Yield the messages left in each queue, without states of rings and dead letters."""
         for name, _, ready, unacked, _ in self.broker.survey().queues:
             if (ready or unacked) and name not in self._states and not name.endswith(DEAD):
                 yield f"{ready} ready and {unacked} delivered messages stay in {name}"

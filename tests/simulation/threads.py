@@ -50,7 +50,7 @@ class SimulatedCondition(SimulatedLock):
             self.__enter__()
 
     def notify_all(self) -> None:
-        """Do nothing: the scheduler looks at what is waited for."""
+        """Do nothing: the scheduler checks the awaited conditions itself."""
 
 
 class OfThread:
@@ -178,7 +178,7 @@ class TurningSelector(selectors.DefaultSelector):
         super().__init__()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready, after others have had their turns."""
+        """Return the ready files, after other processes have had their turns."""
         scheduler, running = self._scheduler, events._get_running_loop()
         if scheduler.current is not None and scheduler.current.dead:
             raise greenlet.GreenletExit

@@ -1,4 +1,4 @@
-"""The broker file gives disk space back when a backlog is gone and nobody uses it."""
+"""The broker file gives disk space back when a backlog is gone and no process uses the file."""
 
 from __future__ import annotations
 

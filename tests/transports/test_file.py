@@ -1,4 +1,4 @@
-"""The broker file: who may read it, and what happens when it cannot be written."""
+"""The broker file: which users may read it, and what happens if it cannot be written."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_disk_that_became_read_only_is_reported(tmp_path):
 
 @contextmanager
 def as_owner_without_privileges(folder):
-    """Act as an owner of a folder who is not root, since root may write what is read-only."""
+    """Act as an owner of a folder who is not root, because root may write read-only files."""
     if os.geteuid() != 0:
         yield
         return

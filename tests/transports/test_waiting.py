@@ -19,7 +19,7 @@ from feedbus.transports.sqlite import Transport
 from tests.conformance.drive import consume, depth, drain_until, put, queue, text, texts
 from tests.projects import PATIENCE_SECONDS
 
-LONG_SECONDS = 30  # far beyond what is waited for: who oversleeps times out
+LONG_SECONDS = 30  # much longer than the wait: a wait that is too long ends with a timeout
 
 
 def test_a_message_of_another_process_ends_the_wait(connect, client):

@@ -39,7 +39,7 @@ class OrderSchema(Schema):
 
 @handler
 async def mail(order: Order, message: Message, bus: Bus) -> None:
-    """Mail what was ordered."""
+    """Mail the ordered product."""
     bus.publish("notes", Raw(f"{message.routing_key}: {order.product}"))
 
 

@@ -83,7 +83,7 @@ def run_loaded(
     """Publish, inject faults, wait until all is handled, and judge by the store.
 
     Args:
-        cell: what is run.
+        cell: the scenario and the broker.
         system: the application.
         injector: of the faults.
         figures: what else is measured.

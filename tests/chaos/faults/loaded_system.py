@@ -154,7 +154,7 @@ class LoadedSystem:
     def run(self, records: int, injector: Injector) -> list[str]:
         """Inject faults until everything is published, then wait until it is handled.
 
-        Returns what is left over and should not be.
+        Returns the objects that should not be left.
         """
         while any(each.process and each.process.poll() is None for each in self.publishers):
             rounds = sum(each.rounds * (each.last - each.first) for each in self.publishers)
@@ -166,7 +166,7 @@ class LoadedSystem:
         return self.settle(records)
 
     def settle(self, records: int) -> list[str]:
-        """Wait until every record has had its effects and nothing is left; return what is left."""
+        """Wait until every record has had its effects and nothing is left; return the rest."""
         latest, moved = {}, time.monotonic()
         while time.monotonic() - moved < STALLED_SECONDS:
             self.running.keep_up()

@@ -13,7 +13,7 @@ BEGIN, END = "<!-- measured -->", "<!-- end: measured -->"
 
 
 def measured(results: Results, earlier: str = "") -> str:
-    """Return the table of the results, and what was run when.
+    """Return the table of the results, and the list of runs with their times.
 
     Args:
         results: of the cells that were run.

@@ -192,7 +192,7 @@ def _publisher(cell: Cell, servers: Servers) -> PoisonPublisher:
 
 
 def judge_letters(letters: Sequence[DeadLetter], published: Mapping[str, Poison]) -> list[str]:
-    """Return what is wrong with the dead letters: each poison message has one, and nothing else."""
+    """Return the problems of the dead letters: only poison messages have one, and each has one."""
     wrong = []
     by_key: dict[str, list[DeadLetter]] = {}
     for letter in letters:

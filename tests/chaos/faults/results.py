@@ -30,7 +30,7 @@ class Result:
         column: the name of the broker and store.
         seed: of everything that is random.
         servers: what ran, with versions.
-        load: what was done, as the table shows it.
+        load: the load, in the form of the table.
         faults: how many of each kind were injected.
         lost, doubled, disordered: how many records.
         problems: the first lines of everything that is wrong.

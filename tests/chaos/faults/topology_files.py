@@ -141,7 +141,7 @@ def run(cell: Cell, folder: Path) -> Result:
 
 
 def checked(runner: CliRunner, path: Path) -> tuple[str, list[str]]:
-    """Run `feedbus check` on a file; return how it ended, and what is wrong with that."""
+    """Run `feedbus check` on a file; return how it ended, and the problem with that."""
     signal.alarm(SECONDS)
     try:
         done = runner.invoke(main, ["--topology", str(path), "check"])

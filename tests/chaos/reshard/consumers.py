@@ -80,7 +80,7 @@ class Consumers:
                 self.kills += 1
 
     def _ripe(self) -> list[str]:
-        """Return the consumers that may be killed: those that have been at work for a while.
+        """Return the consumers that may be killed: the consumers that have run for a while.
 
         One that dies five times with the same message alone gives that message up, as it should.
         """

@@ -14,7 +14,7 @@ from tests.chaos.reshard.project import Project
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One effect: what was handled, by whom, in the database's order."""
+    """One effect: the record and its consumer, in the database's order."""
 
     sequence: int
     key: str

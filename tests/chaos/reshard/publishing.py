@@ -3,9 +3,9 @@
 python -m tests.chaos.reshard.publishing KIND TOPOLOGY FIRST LAST ROUNDS RATE REPORTED STOP
 
 KIND:
-    bus: through a LiveBus, in packs; what is uncertain is published again, as other messages.
+    bus: through a LiveBus, in packs; unconfirmed records are published again, as other messages.
     foreign: as a client that knows nothing of feedbus, in messages without an id.
-    identified: the same with message ids; what is uncertain is published again under its ids.
+    identified: the same with message ids; unconfirmed records are published again with their ids.
     web: by requests to a web process, which are repeated until they are answered.
 
 While a file "pause" is in the folder of STOP, they begin no round.
@@ -46,7 +46,7 @@ def through_the_bus(path: Path) -> Callable[[Pairs], None]:
         while True:
             try:
                 bus.publish_many("ring", pairs)
-            except Outage:  # what was confirmed comes twice then, in the same order
+            except Outage:  # confirmed messages come twice then, in the same order
                 time.sleep(0.2)
             else:
                 return

@@ -1,4 +1,4 @@
-"""Faults of the outbox: what is left there, and in which order it is sent."""
+"""Faults of the outbox: which rows are left, and in which order they are sent."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def pauses_that_forget_what_is_handled() -> list[Change]:
 
 
 def fences_overtaken() -> list[Change]:
-    """Take a fence for a small message, and what is behind it."""
+    """Treat a fence and the messages behind it as small messages."""
     return [(overtaking, "FENCE", "none")]
 
 

@@ -19,7 +19,7 @@ from tests.simulation.planted.change import Change
 
 
 def an_early_acknowledgement() -> list[Change]:
-    """Acknowledge whatever was delivered, instead of what was handled."""
+    """Acknowledge all deliveries, not only the handled ones."""
 
     def settle(self: queue_reader.QueueReader, _tag: int) -> None:
         held = getattr(self.channel, "_held", {})
@@ -75,7 +75,7 @@ def a_relay_that_deletes_too_soon() -> list[Change]:
 
 
 def an_inbox_that_is_not_asked() -> list[Change]:
-    """Handle what was handled before."""
+    """Handle records again that were handled before."""
     original = tables.SqlInbox.unseen
 
     def unseen(self: Any, queue: str, ids: Any) -> list[str]:

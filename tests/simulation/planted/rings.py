@@ -65,7 +65,7 @@ def copies_before_their_records() -> list[Change]:
 
 
 def old_rings_passed_over() -> list[Change]:
-    """Read each old queue in the share of nobody."""
+    """Assign no old queue to any consumer."""
     return [(consumer_queues.ConsumerQueues, "_share", lambda *_: [])]
 
 
@@ -75,7 +75,7 @@ def held_messages_forgotten() -> list[Change]:
 
 
 def held_messages_behind_the_switch() -> list[Change]:
-    """Append what was held to the new ring instead of the old one."""
+    """Append held messages to the new ring instead of the old ring."""
     original = switch.append_held
 
     def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
