@@ -58,8 +58,8 @@ class SharedSender:
                 # with one wait for confirms.
                 with self._requesting:
                     together, self._waiting = self._waiting, []
-                # If a thread has taken this request and failed without an answer, the request is
-                # still here.
+                # If another thread has taken this request, and has failed without an answer, this
+                # thread sends the request itself.
                 if request not in together:
                     together = [request, *together]
                 self._send(together, self._timeout_seconds)
@@ -112,7 +112,7 @@ class SharedSender:
     def _send_plain(
         self, plain: Sequence[tuple[Request, Sequence[Outgoing]]], timeout_seconds: float
     ) -> BrokerOutage | None:
-        """Send the messages of several requests together; return the outage that ended it."""
+        """Send the messages of several requests together; return the outage, if there was one."""
         if not plain:
             return None
         found = self._sent([message for _, some in plain for message in some], timeout_seconds)

@@ -77,7 +77,7 @@ class HandlerCalls:
             return None, self.judge(records, error)
 
     def judge(self, records: Records, error: BaseException) -> BaseException:
-        """Return the exceptions of records, and log the failures among them.
+        """Return the exception for records, and log it if it is a failure.
 
         Raises:
             Outage: an outage is the cause.
@@ -128,7 +128,8 @@ class HandlerCalls:
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if len(given) < len(records):
-                    self.look_again()  # their process may have left rows
+                    # The process that handled the other records may have left rows.
+                    self.look_again()
                 if not len(given):
                     return publications
                 try:

@@ -66,7 +66,7 @@ class ConcurrentDeliveries:
         return self._calls.unfinished
 
     def take_outage(self) -> Outage | None:
-        """Return the outage of the latest finish(), and forget it; its records run again."""
+        """Return and forget the outage of the latest finish(); the affected records run again."""
         outage, self._calls.outage = self._calls.outage, None
         return outage
 

@@ -131,7 +131,7 @@ class Subscriptions:
     def _on_message(self, message: Any) -> None:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
         if self._unread and delivery.consumer_tag in self._unread:
-            # If the queue has a single active consumer, this was perhaps another process until now.
+            # With a single active consumer, another process may have read the queue until now.
             self._unread.remove(delivery.consumer_tag)
             self._run.dispatch.calls.look_again()
         self._run.buffer.add(delivery, now)
@@ -163,7 +163,7 @@ class Subscriptions:
             self._metrics.misplaced()
 
     def at_fence(self) -> bool:
-        """Whether a fence must be processed next; before it is due, other deliveries are next."""
+        """Whether a fence must be processed next; a fence that is not due yet is passed over."""
         buffer = self._run.buffer
         if buffer.at_fence and self._until_fence_due() > 0:
             buffer.pass_over_fence()
@@ -201,7 +201,7 @@ class Subscriptions:
             if phase == "switching" or not consumers:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
-        if not self._waits_on(raw, reader):
+        if not self._nothing_waits(raw, reader):
             # The probe may already be on its way. It must be received even if the buffer is full.
             self.postpone_fence(WAITING_POLL_SECONDS)
             return True
@@ -209,7 +209,7 @@ class Subscriptions:
         reader.pass_fence(fence.tag, fence.message_id)
         return True
 
-    def _waits_on(self, raw: RawConnection, reader: QueueReader) -> bool:
+    def _nothing_waits(self, raw: RawConnection, reader: QueueReader) -> bool:
         """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
@@ -234,7 +234,7 @@ class Subscriptions:
             working: called with a consumer tag; returns whether deliveries of it are handled now.
 
         Returns:
-            Whether the newest queue of this consumer was deleted: there is a newer generation.
+            Whether this consumer's newest queue was deleted, because there is a newer generation.
 
         """
         newest = False
