@@ -64,7 +64,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.restarts = 0
         self.last_exit = ""
         self.ready_pids: set[int] = set()
-        self.leaving = False  # the topology no longer has it: a process that ends is not restarted
+        self.leaving = False  # not in the topology any more: a process that ends is not restarted
         self.paused = False  # paused by `feedbus apply`, until it has replaced the queue
         self.forks: ForkServer | None = None  # while many processes start
         self._asked_to_end: set[int] = set()
