@@ -27,7 +27,7 @@ NAMES = list(dict.fromkeys(figure.name for figure in FIGURES))
 @click.option("--json", "as_json", is_flag=True, help="Print figures and results as JSON.")
 @click.option("--short", is_flag=True, help="Run everything tiny: proof that it runs, no figures.")
 def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: bool) -> None:
-    """Measure the figures, each the median of rounds that take all of them in turns.
+    """Measure all figures in each round, and print the median of each.
 
     RabbitMQ and PostgreSQL are started privately, on loopback and in temporary folders; both have
     to be installed. Every row that a run stores is checked.

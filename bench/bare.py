@@ -1,4 +1,4 @@
-"""`python -m bench.bare PORT THREADS < BODY`: bare Bottle, on the server that web has."""
+"""`python -m bench.bare PORT THREADS < BODY`: only Bottle, on the same HTTP server as web."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import waitress
 
 
 def main() -> None:
-    """Answer every GET of a feed with what standard input has, as JSON."""
+    """Answer every GET of a feed with the JSON text from standard input."""
     app = bottle.Bottle()
     body = sys.stdin.buffer.read()
 

@@ -56,7 +56,7 @@ JSON_FEED = (
 
 
 def expect(tweets: Sequence[Tweet]) -> int:
-    """Note which tweets a run is to deliver; return to how many followers in all."""
+    """Register the tweets that a run must deliver; return the number of their followers."""
     run("DROP TABLE IF EXISTS expected")
     run(
         "CREATE TABLE expected (id bigint PRIMARY KEY, source text, author_id bigint, text text,"
@@ -80,7 +80,7 @@ def count(query: str) -> int:
 
 
 def notifications() -> int:
-    """Count all notifications: each is the last that becomes of a feed update."""
+    """Count all notifications; each is the last effect of a feed update."""
     emails, messages = "SELECT 1 FROM email_notification", "SELECT 1 FROM sms_notification"
     return count(emails) + count(messages)
 
@@ -112,7 +112,7 @@ def check(feed: tuple[str, str] = FEED) -> int:
     """Compare the expected tweets' feed entries and notifications; return how many entries.
 
     Raises:
-        AssertionError: a row is lost, doubled, or says something else.
+        AssertionError: a row is missing, exists twice, or has other content.
 
     """
     for what, (wanted, stored) in {"feed": feed, "e-mail": EMAILS, "SMS": MESSAGES}.items():

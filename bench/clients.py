@@ -19,7 +19,7 @@ END_OF_HEAD = b"\r\n\r\n"
 
 
 class Client:
-    """One connection that is kept."""
+    """A connection that stays open."""
 
     def __init__(self, port: int) -> None:
         """Connect to a port of this machine at the first request."""
@@ -44,7 +44,7 @@ class Client:
         return seconds, body
 
     def post(self, path: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a POST is answered."""
+        """Return the answer to a POST."""
         headers = {"Content-Type": "application/json"}
         self._connection.request("POST", path, json.dumps(payload), headers)
         answer = self._connection.getresponse()
@@ -55,7 +55,7 @@ class Client:
 
 
 def await_server(port: int) -> None:
-    """Wait until a port of this machine is listened on."""
+    """Wait until a program listens on a port of this machine."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -70,13 +70,13 @@ def await_server(port: int) -> None:
 def post_tweets(
     port: int, posts: Sequence[tuple[int, str]], *, rate: float | None = None
 ) -> list[tuple[int, float]]:
-    """Post tweets of (author, text) from eight clients; return id and moment of each.
+    """Post tweets of (author, text) from eight clients; return the id and the time of each.
 
     Args:
-        port: of this machine.
-        posts: in order.
-        rate: tweets a second, whose moments are those at which they were due, so that a tweet
-            that waits for a free client has waited; None posts as fast as the server answers.
+        port: the port of the server on this machine.
+        posts: the tweets, in order.
+        rate: tweets per second. The time of a tweet is then the time at which it was due, so the
+            wait for a free client counts. None posts as fast as the server answers.
 
     """
     begun = time.time()
@@ -94,14 +94,14 @@ def post_tweets(
 
     with ThreadPoolExecutor(POSTERS) as clients:
         for _ in clients.map(work, range(POSTERS)):
-            pass  # raises what a client has raised
+            pass  # raises the exception of a client
     return made
 
 
 def requests_per_second(port: int, paths: Sequence[str], seconds: float) -> float:
-    """Return how many GETs a second a server answers 32 clients that ask without a pause."""
+    """Return how many GETs per second a server answers to 32 clients without pauses."""
     with _connected(port, paths) as chosen:
-        _run(chosen, seconds / 4)  # until it is warm
+        _run(chosen, seconds / 4)  # before the measurement
         started = time.perf_counter()
         answered = _run(chosen, seconds)
         return answered / (time.perf_counter() - started)

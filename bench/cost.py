@@ -71,7 +71,7 @@ def _git(*arguments: str) -> None:
 
 
 def _run(tree: Path, *, short: bool) -> Cost:
-    # -P: the folder of the script, which has modules named as the standard library's, stays out.
+    # -P: not from the folder of the script, whose modules have names of the standard library.
     done = subprocess.run(
         [sys.executable, "-P", str(RUN), *(["--short"] if short else [])],
         cwd=tree,

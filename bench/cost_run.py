@@ -23,7 +23,7 @@ UPDATES = 100_000
 
 
 def main(*, short: bool) -> None:
-    """Print a JSON object: for each graph the seconds of feedbus's processes and of the servers."""
+    """Print a JSON object with the seconds of feedbus's processes and of the servers per graph."""
     full = replace(scale.FULL, wide_tweets=10, everyday_tweets=5_000)
     chosen = scale.SHORT if short else full
     found: dict[str, dict[str, float]] = {}

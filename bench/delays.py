@@ -50,7 +50,7 @@ SILENT_SECONDS = 240.0  # longer than RabbitMQ waits before it forwards a messag
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the broker had taken at a moment, in seconds since the start of publishing."""
+    """The memory and time that the broker had used at a time since the start of publishing."""
 
     seconds: float
     memory_bytes: int
@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Run:
-    """What a run has seen so far."""
+    """The measurements of a run so far."""
 
     messages: int
     rate: float
@@ -118,7 +118,7 @@ def publish(url: str, folder: Path, run: Run) -> None:
 
 
 def consume(system: Topology, run: Run) -> None:
-    """Take what arrives until all has, or nothing has for a long time."""
+    """Receive messages until all have arrived, or none has arrived for a long time."""
     seen = bytearray(run.messages)
     with broker.connect(system) as connection:
         channel = connection.channel()
@@ -150,7 +150,7 @@ def consume(system: Topology, run: Run) -> None:
 
 
 def sample(processes: Sequence[psutil.Process], run: Run, over: threading.Event) -> None:
-    """Note the memory and processor time of processes and what they start, until it is over."""
+    """Measure memory and processor time of processes and their children until the run is over."""
     while not over.wait(SAMPLE_SECONDS):
         memory, processor = 0, 0.0
         for process in processes:
@@ -209,7 +209,7 @@ def measure(
 
 
 def report(run: Run) -> dict[str, object]:
-    """Return the figures of a run."""
+    """Return the results of a run."""
     late = sorted(run.late)
     begins = run.first_due - run.started
     ends = begins + run.messages / run.rate
@@ -266,7 +266,7 @@ def _mb(count: float) -> int:
 @click.option("--publish-rate", default=1_500.0, show_default=True, help="Expected, a second.")
 @click.option("--embedded", is_flag=True, help="On the embedded broker instead of RabbitMQ.")
 def main(messages: int, rate: float, publish_rate: float, *, embedded: bool) -> None:
-    """Measure, and print the figures as JSON."""
+    """Measure, and print the results as JSON."""
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         run = measure(messages, rate, publish_rate, Path(folder), embedded=embedded)

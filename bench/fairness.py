@@ -44,7 +44,7 @@ NOTIFICATIONS = """
 
 @dataclass(slots=True)
 class SmallTweets:
-    """Tweets to one follower each, published and awaited in a thread of their own."""
+    """Tweets to one follower each; a separate thread publishes them and waits for them."""
 
     bus: LiveBus
     first_id: int
@@ -54,7 +54,7 @@ class SmallTweets:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Publish within the block; then wait for the last of them."""
+        """Publish during the block; then wait for the last tweet."""
         thread = threading.Thread(target=self._run)
         thread.start()
         try:

@@ -15,13 +15,13 @@ class Figure:
     """One row of the table.
 
     Attributes:
-        name: what --only takes.
-        text: what it is.
-        must: the least, or where lower is better the most, that will do; None for no demand.
-        aim: what we want.
-        unit: a format of the value.
-        runs: whose results it is made of.
-        value: makes it of the results of one round.
+        name: the name for the option --only.
+        text: the description.
+        must: the worst value that is accepted; None if every value is accepted.
+        aim: the wanted value.
+        unit: the format of the value.
+        runs: the runs whose results are used.
+        value: computes the value from the results of one round.
         lower: whether lower is better.
 
     """
@@ -36,7 +36,7 @@ class Figure:
     lower: bool = False
 
     def met(self, value: float) -> str:
-        """Return whether a value reaches the aim or what must be."""
+        """Return whether a value reaches a limit, such as the aim."""
         if self.must is None or self.aim is None:
             return ""
         if value <= self.aim if self.lower else value >= self.aim:

@@ -37,7 +37,7 @@ ADD_EDGES = """
 
 @dataclass(frozen=True, slots=True)
 class Tweet:
-    """A tweet on its way to its author's followers."""
+    """A tweet for the followers of its author."""
 
     id: int
     author_id: int
@@ -45,7 +45,7 @@ class Tweet:
     text: str
 
     def payload(self) -> dict[str, Any]:
-        """Return it as publish_tweet carries it."""
+        """Return the tweet as a payload of publish_tweet."""
         return {
             "id": self.id,
             "author": self.author,
@@ -56,7 +56,7 @@ class Tweet:
 
 
 def seed(graph: str, scale: Scale) -> None:
-    """Fill the open store with a graph; ALL is each of them, beside one another."""
+    """Fill the open store with a graph; ALL means all graphs together."""
     everywhere = list(GRAPHS) if on_postgres() else ["wide", "everyday"]
     chosen = everywhere if graph == ALL else [graph]
     for name in chosen:
@@ -68,7 +68,7 @@ def seed(graph: str, scale: Scale) -> None:
 
 
 def tweets(graph: str, count: int) -> list[Tweet]:
-    """Make tweets of a graph's authors, the same at each call but for their ids."""
+    """Create tweets of a graph's authors; only their ids differ between calls."""
     return make_tweets(authors(graph), count)
 
 
@@ -97,7 +97,7 @@ def make_tweets(chosen: Sequence[tuple[int, str]], count: int) -> list[Tweet]:
 
 
 def text(dice: random.Random) -> str:
-    """Return what a tweet says: some of it too long for a short message."""
+    """Return the text of a tweet; some texts are too long for a short message."""
     return " ".join(dice.choices(SENTENCE.split(), k=dice.randint(5, 20)))
 
 

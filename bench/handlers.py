@@ -57,14 +57,14 @@ CONSUMERS: dict[str, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is measured, and with which frameworks.
+    """A measurement, and the frameworks that take part.
 
     Attributes:
-        name: of the scenario.
-        frameworks: that take part, ours first.
-        messages: in the queue.
-        keys: among which they are spread.
-        options: of the queue in our topology.
+        name: the name of the scenario.
+        frameworks: the frameworks that take part, feedbus first.
+        messages: the number of messages in the queue.
+        keys: the number of keys of the messages.
+        options: the options of the queue in feedbus's topology.
 
     """
 
@@ -114,7 +114,7 @@ def main(names: tuple[str, ...], rounds: int, *, short: bool) -> None:
 
 @contextlib.contextmanager
 def _virtual_host(node: RabbitMQ, framework: str) -> Iterator[str]:
-    """Make a virtual host; Repid can name none, and uses the node's own."""
+    """Create a virtual host; Repid cannot name one, and uses the node's default."""
     if framework == "repid":
         yield ""
         node.request("DELETE", f"/api/queues/%2F/{QUEUE}")
@@ -136,9 +136,9 @@ def measure(
 
     Args:
         scenario: the measured scenario.
-        framework: with which.
-        urls: of a virtual host of the broker, and of the management API.
-        folder: to be made for this run.
+        framework: the framework that handles the messages.
+        urls: the URL of a virtual host, and the URL of the management API.
+        folder: a folder that is created for this run.
         short: whether a few messages are enough.
 
     """

@@ -63,7 +63,7 @@ def main(graph: str, *, embedded: bool) -> None:
 
 
 def _used(stage: Stage, system: System) -> Mapping[tuple[str, int], float]:
-    """Return processor seconds so far by (kind, pid)."""
+    """Return the processor seconds until now by (kind, pid)."""
     used: dict[tuple[str, int], float] = {}
 
     def add(name: Callable[[psutil.Process], str], processes: list[psutil.Process]) -> None:

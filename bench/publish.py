@@ -55,7 +55,7 @@ def _rate(channel: Any, count: int, publish: Callable[[Sequence[Outgoing]], None
     started = time.perf_counter()
     publish(messages)
     seconds = time.perf_counter() - started
-    # Publishing is measured apart, so the broker may catch up before the next.
+    # Only publishing is measured, so the broker may finish its work before the next round.
     while channel.queue_declare(QUEUE, passive=True).message_count < count:
         time.sleep(0.05)
     assert channel.queue_purge(QUEUE) == count
@@ -75,7 +75,7 @@ def _unconfirmed(connection: Connection) -> Callable[[Sequence[Outgoing]], None]
                 properties={"delivery_mode": 2, "message_id": message.message_id},
             )
             channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
-        # An answer on the same channel: the broker has read them, else it is a socket's rate.
+        # An answer on the same channel shows that the broker has read the messages.
         channel.queue_declare(QUEUE, passive=True)
 
     return publish

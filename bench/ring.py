@@ -13,7 +13,7 @@ ROUNDS = 5
 
 
 def measure(members: Sequence[tuple[str, int]], keys: Sequence[str]) -> tuple[float, float]:
-    """Return keys a second, fresh and remembered: the best of some rounds of plain calls."""
+    """Return keys per second, for new and for cached keys: the best of some rounds."""
     fresh = remembered = 0.0
     for _ in range(ROUNDS):
         ring = Ring.of(members)

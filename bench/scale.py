@@ -12,21 +12,21 @@ class Scale:
     Attributes:
         shared: whether one running system serves all runs, which saves the time of starting it.
         wide_followers: the number of followers of the author of the wide graph.
-        wide_tweets: of that author, on feedbus and on the database alone.
-        wide_tweets_by_message: of that author, on designs of a message a follower.
+        wide_tweets: the tweets of that author, on feedbus and on only the database.
+        wide_tweets_by_message: the same, on designs with one message for each follower.
         million_followers: the number of followers of the author of the largest graph.
         fair_followers: the number of followers of the author of the graph for bench.fairness.
         everyday_users: the number of users, who follow each other by a power law.
-        everyday_mean: followers of one of them.
-        everyday_tweets: on feedbus.
-        everyday_tweets_by_message: on designs of a message a follower.
-        peak_tweets: posted over HTTP to find the peak.
-        latency_seconds: of load at half that peak.
-        long_feed: entries of the longest feed.
-        all_feeds: entries of all feeds beside it, itself included.
-        reads: of each feed that is read one request after the other.
-        serving_seconds: for which 32 clients ask without a pause.
-        idle_seconds: for which an idle system is looked at.
+        everyday_mean: the mean number of followers of a user.
+        everyday_tweets: the number of tweets on feedbus.
+        everyday_tweets_by_message: the same, on designs with one message for each follower.
+        peak_tweets: the number of tweets that are posted over HTTP to find the peak.
+        latency_seconds: the duration of the load at half of that peak.
+        long_feed: the number of entries of the longest feed.
+        all_feeds: the number of entries of all feeds, including the longest one.
+        reads: the number of reads of each feed, one request after the other.
+        serving_seconds: the time during which 32 clients send requests without a pause.
+        idle_seconds: the time during which an idle system is measured.
 
     """
 

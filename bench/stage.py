@@ -36,7 +36,7 @@ SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A broker and a store of a run's own, and the topology that speaks to them."""
+    """The broker and the store of one run, and the topology that uses them."""
 
     broker_url: str
     store_url: str
@@ -62,7 +62,7 @@ class Stage:
     @classmethod
     @contextmanager
     def started(cls, scale: Scale) -> Iterator[Self]:
-        """Start the servers, and end them with all that is on them."""
+        """Start the servers, and end them with all their data."""
         with ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix="feedbus-bench-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -80,7 +80,7 @@ class Stage:
 
     @contextmanager
     def place(self, kind: str, graph: str) -> Iterator[Place]:
-        """Make a place whose store holds a graph; it is open within the block.
+        """Create a place whose store contains a graph; the store is open within the block.
 
         Args:
             kind: SERVERS for RabbitMQ and PostgreSQL, EMBEDDED for SQLite alone.
@@ -118,7 +118,7 @@ class Stage:
 
     @contextmanager
     def kept_place(self, kind: str, graph: str) -> Iterator[Place]:
-        """Open a place that runs only read; it is made once and kept."""
+        """Open a place that runs only read; it is created once and kept."""
         if (kind, graph) not in self._places:
             self._places[kind, graph] = self.kept.enter_context(self.place(kind, graph))
         place = self._places[kind, graph]
@@ -126,11 +126,11 @@ class Stage:
         yield place
 
     def reopen(self, place: Place) -> None:
-        """Open the store of a place that was made before."""
+        """Open the store of a place that was created before."""
         bind(PeeweeStore(place.store_url))
 
     def _template(self, kind: str, graph: str) -> str:
-        """Return the database or the file that holds a graph; it is seeded once."""
+        """Return the database or the file with a graph; it is filled once."""
         if (kind, graph) in self._templates:
             return self._templates[kind, graph]
         name = f"{graph}_{kind}"

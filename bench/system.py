@@ -34,8 +34,8 @@ def processes(topology: Topology) -> Sequence[psutil.Process]:
 
 
 def name_of(process: psutil.Process) -> str:
-    """Name a process by what it runs."""
-    words = " ".join(process.cmdline()).split()  # a process that was forked has one text
+    """Return the name of a process: the consumer or process that it runs."""
+    words = " ".join(process.cmdline()).split()  # the command line of a forked process is one text
     if "run" in words and "feedbus" in words:
         return words[words.index("run") + 1]
     if "operations" in words:
@@ -59,7 +59,7 @@ class System:
         return found
 
     def peak_bytes(self) -> dict[str, int]:
-        """Return the most memory that each process has held so far, by what it runs."""
+        """Return the largest memory of each process so far, by its name."""
         peaks: dict[str, int] = {}
         for process in self.processes():
             with contextlib.suppress(*ENDED):
@@ -70,7 +70,7 @@ class System:
         return peaks
 
     def pss_bytes(self) -> int:
-        """Return the memory that the processes take in all, what they share counted once."""
+        """Return the memory of all processes; shared memory is counted once."""
         return sum(int(process.memory_full_info().pss) for process in self.processes())
 
     def cpu_seconds(self) -> float:
@@ -81,7 +81,7 @@ class System:
 
 @contextmanager
 def running(stage: Stage, kind: str, graph: str) -> Iterator[System]:
-    """Run a system on a new place, or where runs share one, on the kind's one place."""
+    """Run a system on a new place, or on the shared place of its kind."""
     if not stage.scale.shared:
         with _started(stage, kind, graph) as system:
             yield system
@@ -105,7 +105,7 @@ def _started(stage: Stage, kind: str, graph: str) -> Iterator[System]:
 
 
 def _report_failures(place: Place) -> None:
-    """Show what consumers complained of: a figure of a failing system is none."""
+    """Show the errors of consumers: a figure of a failing system is not valid."""
     for log in sorted((place.topology.var / "log").glob("*.log")):
         for line in log.read_text(errors="replace").splitlines():
             if " ERROR " in line or " CRITICAL " in line or "Traceback" in line:

@@ -39,7 +39,7 @@ Publish = Callable[[Sequence[str]], object]
 
 
 def evenness(weights: Sequence[int], loads: Counter[int]) -> float:
-    """Return max/mean of what the shards of a ring get."""
+    """Return max/mean of the numbers of messages of a ring's shards."""
     place = placer(Ring.of((str(shard), weight) for shard, weight in enumerate(weights)))
     found: Counter[str] = Counter()
     for each, load in loads.items():
@@ -48,7 +48,7 @@ def evenness(weights: Sequence[int], loads: Counter[int]) -> float:
 
 
 def report_evenness() -> None:
-    """Compare equal weights with balanced ones, on the keys they were found for and on others."""
+    """Compare equal with balanced weights, on the keys of the balancing and on other keys."""
     stream = random.Random(5)  # noqa: S311 -- the same keys each time
     heads = ("weights of 1", "of 20", "of 100", "balanced", "buckets", "on other keys")
     print(f"max/mean over {SHARDS} shards, the median of {SETS} sets of random keys")
@@ -69,10 +69,10 @@ def report_evenness() -> None:
 
 
 def report_cost() -> None:
-    """Publish the same records to rings of ever more buckets on a private RabbitMQ, in turns.
+    """Publish the same records to rings with more and more buckets on a private RabbitMQ.
 
-    Bare messages are transient and unconfirmed, and their queues keep one: what they cost is
-    little else than placing them.
+    Bare messages are transient and unconfirmed, and their queues keep one message. So their cost is
+    mostly the cost of placing them.
     """
     keys = [str(number) for number in range(RECORDS)]
     print(f"\nRabbitMQ, {RECORDS:,} records: the median of {ROUNDS} rounds")
@@ -107,7 +107,7 @@ def clocked(node: RabbitMQ, publish: Publish, keys: Sequence[str]) -> tuple[floa
 
 
 def spent_seconds(node: RabbitMQ) -> float:
-    """Return the processor time that a node has taken: its neighbours do not change it."""
+    """Return the processor time that a node has used; other processes do not change it."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -119,7 +119,7 @@ def spent_seconds(node: RabbitMQ) -> float:
 
 @contextmanager
 def bare(node: RabbitMQ, buckets: int) -> Iterator[Publish]:
-    """Give what publishes bare messages to a ring, and returns once all are placed."""
+    """Yield a function that publishes bare messages to a ring, and returns when all are placed."""
     with amqp.Connection(f"127.0.0.1:{node.port}", userid=USER, password=PASSWORD) as connection:
         channel, ring = connection.channel(), f"bare{buckets}"
         channel.exchange_declare(ring, "x-consistent-hash", durable=True, auto_delete=False)
@@ -133,14 +133,14 @@ def bare(node: RabbitMQ, buckets: int) -> Iterator[Publish]:
         def publish(keys: Sequence[str]) -> None:
             for key in keys:
                 channel.basic_publish(amqp.Message(b""), ring, key)
-            channel.queue_declare(f"{ring}.0", passive=True)  # answered after all before it
+            channel.queue_declare(f"{ring}.0", passive=True)  # answered after all earlier messages
 
         yield publish
 
 
 @contextmanager
 def confirmed(node: RabbitMQ, buckets: int, pack: int) -> Iterator[Publish]:
-    """Give what publishes to a ring as feedbus does; empty its queues afterwards."""
+    """Yield a function that publishes to a ring as feedbus does; empty the queues afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "topology.toml"
         weight = buckets // SHARDS

@@ -24,7 +24,7 @@ NAMES = st.sampled_from(["id", "followerId", "text", "flag", "note", "stranger"]
 def packs(
     draw: st.DrawFn, names: st.SearchStrategy[str] = NAMES, values: st.SearchStrategy[Any] = VALUES
 ) -> Pack:
-    """Any records with like fields, some of them shared."""
+    """Return any records with the same fields, some with shared values."""
     count = draw(st.integers(1, 5))
     shared = draw(st.dictionaries(names, values, max_size=4))
     columns = draw(

@@ -1,4 +1,4 @@
-"""Applies topologies to systems, and reads what they hold afterwards."""
+"""Apply topologies to systems, and read their messages afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAITING = RetryPolicy((600.0,), "dead-letter")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Represents the end of the process."""
 
 
 def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def nothing_to_do(topology: Topology) -> bool:
 
 
 def killed_at(step: str, work: Callable[[], object]) -> bool:
-    """Do something in a process that ends at a step; return whether it came there."""
+    """Call a function in a process that ends at a step; return whether it reached the step."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -71,7 +71,7 @@ def killed_at(step: str, work: Callable[[], object]) -> bool:
 
 
 def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
-    """Run every shard at once until each key came so often; return its numbers as handled."""
+    """Run every shard at once until each key was handled so often; return the numbers in order."""
     seen: dict[str, list[int]] = {key: [] for key in KEYS}
     lock, over = threading.Lock(), threading.Event()
 
@@ -98,7 +98,7 @@ def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
 
 
 def consume_work(topology: Topology, count: int) -> list[int]:
-    """Run the queue "work" until so many came; return their numbers as handled."""
+    """Run the queue "work" until so many messages were handled; return their numbers in order."""
     system = System(topology)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(system.seen) < count and time.monotonic() < deadline:

@@ -11,18 +11,18 @@ from feedbus import broker
 from feedbus.broker.rabbitmq import background_heartbeats
 from feedbus.topology import Topology
 
-BYTES = 300_000  # more than a frame
+BYTES = 300_000  # larger than a frame
 
 
 def stays_open(topology: Topology, seconds: float) -> None:
-    """See that the broker keeps a connection whose user does something else for some seconds."""
+    """Check that the broker keeps a connection that is not used for some seconds."""
     with broker.connect(topology) as connection:
         time.sleep(seconds)
         assert connection.channel().queue_declare(exclusive=True).message_count == 0
 
 
 def exchange_messages(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    """See that messages arrive unchanged while a heartbeat is sent every 0.1 ms."""
+    """Check that messages arrive unchanged while a heartbeat is sent every 0.1 ms."""
     monkeypatch.setattr(background_heartbeats, "BEATS_AN_INTERVAL", 10_000)
     with broker.connect(topology) as connection:
         channel = connection.connection.channel()

@@ -12,7 +12,7 @@ from celery.signals import worker_process_init
 
 from bench.comparators import feeds
 
-NAME = "feeds"  # of tasks, whether this is imported by a worker or run to publish
+NAME = "feeds"  # the prefix of tasks, both in a worker and in a publisher
 app = Celery(NAME, broker=os.environ["FEEDBUS_BROKER_URL"])
 app.conf.update(
     task_acks_late=True,

@@ -22,16 +22,16 @@ class Counted:
     """How many messages this process has handled, and in which order for each key."""
 
     def __init__(self) -> None:
-        """Begin at none."""
+        """Begin with no messages."""
         self.count = 0
         self._begun = (0.0, 0.0)
         self._latest: dict[str, int] = {}
 
     def handle(self, payload: Mapping[str, Any]) -> None:
-        """Take one message; the last one of all writes the result.
+        """Count one message; the last message writes the result.
 
         Raises:
-            AssertionError: messages of one key came out of order where they must not.
+            AssertionError: messages of one key came out of order, although the queue must keep it.
 
         """
         if ORDERED:
@@ -55,7 +55,7 @@ counted = Counted()
 
 
 def payload(number: int, keys: int) -> dict[str, Any]:
-    """Return the n-th message's payload."""
+    """Return the payload of message n."""
     return {
         "key": f"customer-{number % keys}",
         "number": number,

@@ -21,5 +21,5 @@ app.conf.update(
 
 @app.task(name="handle")
 def handle(message: dict[str, Any]) -> None:
-    """Count it."""
+    """Count the message."""
     counted.handle(message)

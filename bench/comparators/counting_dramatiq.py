@@ -16,5 +16,5 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(queue_name=QUEUE)
 def handle(message: dict[str, Any]) -> None:
-    """Count it."""
+    """Count the message."""
     counted.handle(message)

@@ -21,7 +21,7 @@ if os.environ["BENCH_SCENARIO"] == "async":
 
     @broker.subscriber(queue)
     async def handle(message: dict[str, Any]) -> None:
-        """Wait, as for a service that answers."""
+        """Wait, as for the answer of a service."""
         await asyncio.sleep(SLEEP_SECONDS)
         counted.handle(message)
 
@@ -29,5 +29,5 @@ else:
 
     @broker.subscriber(queue)
     async def handle(message: dict[str, Any]) -> None:
-        """Count it."""
+        """Count the message."""
         counted.handle(message)

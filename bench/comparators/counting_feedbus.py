@@ -13,7 +13,7 @@ if os.environ["BENCH_SCENARIO"] == "async":
 
     @handler
     async def handle(message: dict[str, Any]) -> None:
-        """Wait, as for a service that answers."""
+        """Wait, as for the answer of a service."""
         await asyncio.sleep(SLEEP_SECONDS)
         counted.handle(message)
 
@@ -21,5 +21,5 @@ else:
 
     @handler
     def handle(message: dict[str, Any]) -> None:
-        """Count it."""
+        """Count the message."""
         counted.handle(message)

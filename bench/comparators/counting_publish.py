@@ -51,11 +51,11 @@ def by_dramatiq(payloads: Payloads) -> None:
 
 
 def by_taskiq(payloads: Payloads) -> None:
-    """Kick tasks, a hundred at once."""
+    """Send tasks, a hundred at a time."""
     from bench.comparators.counting_taskiq import broker, handle
 
     async def publish() -> None:
-        broker.is_worker_process = True  # else it does not declare its queues
+        broker.is_worker_process = True  # otherwise it does not declare its queues
         await broker.startup()
         for start in range(0, len(payloads), 100):
             await asyncio.gather(*map(handle.kiq, payloads[start : start + 100]))

@@ -17,7 +17,7 @@ router = Router()
 
 @router.actor(channel=QUEUE, routing_strategy=catch_all_routing_strategy, converter=BasicConverter)
 async def handle(**message: Any) -> None:
-    """Count it, after a wait as for a service that answers."""
+    """Count the message after a wait, as for the answer of a service."""
     if SLEEPS:
         await asyncio.sleep(SLEEP_SECONDS)
     counted.handle(message)

@@ -18,6 +18,6 @@ broker = AioPikaBroker(os.environ["FEEDBUS_BROKER_URL"], qos=PREFETCH).with_queu
 
 @broker.task(task_name="handle")
 async def handle(message: dict[str, Any]) -> None:
-    """Wait, as for a service that answers."""
+    """Wait, as for the answer of a service."""
     await asyncio.sleep(SLEEP_SECONDS)
     counted.handle(message)

@@ -18,10 +18,10 @@ TWEET, UPDATE, NOTIFICATION = PublishTweet(), UpdateFeed(), SendNotification()
 
 
 class Model(peewee.Model):
-    """What the tables have in common."""
+    """The common base of the tables."""
 
     class Meta:
-        """Where they are."""
+        """The database of the tables."""
 
         database = database
 
@@ -35,19 +35,19 @@ class User(Model):
     phone = peewee.CharField(null=True)
 
     class Meta:
-        """Which table it is."""
+        """The name of the table."""
 
         table_name = "users"
 
 
 class Follower(Model):
-    """Who follows whom."""
+    """A follower of a user."""
 
     author_id = peewee.BigIntegerField()
     follower_id = peewee.BigIntegerField()
 
     class Meta:
-        """Which table it is."""
+        """The name of the table."""
 
         primary_key = peewee.CompositeKey("author_id", "follower_id")
 
@@ -59,7 +59,7 @@ class JsonFeed(Model):
     tweets = peewee.TextField()
 
     class Meta:
-        """Which table it is."""
+        """The name of the table."""
 
         table_name = "json_feed"
 
@@ -73,7 +73,7 @@ class EmailNotification(Model):
     text = peewee.CharField()
 
     class Meta:
-        """Which table it is."""
+        """The name of the table."""
 
         table_name = "email_notification"
         primary_key = peewee.CompositeKey("source", "user_id")
@@ -88,7 +88,7 @@ class SmsNotification(Model):
     text = peewee.CharField()
 
     class Meta:
-        """Which table it is."""
+        """The name of the table."""
 
         table_name = "sms_notification"
         primary_key = peewee.CompositeKey("source", "user_id")

@@ -45,7 +45,7 @@ class Worker(ConsumerProducerMixin):
         }.get(name, self.update_feed)
 
     def get_consumers(self, consumer: type[Consumer], channel: Any) -> Sequence[Consumer]:  # noqa: ARG002 -- kombu's signature
-        """Return the one consumer."""
+        """Return the only consumer."""
         return [consumer([self._queue], callbacks=[self.on_message], prefetch_count=1)]
 
     def on_message(self, body: dict[str, Any], message: Any) -> None:
@@ -67,7 +67,7 @@ class Worker(ConsumerProducerMixin):
 
 
 def publish(connection: Connection) -> None:
-    """Publish the tweets that standard input has, as the web application would."""
+    """Publish the tweets from standard input, as the web application does."""
     for queue in QUEUES.values():
         queue(connection.default_channel).declare()
     with connection.Producer() as producer:

@@ -19,7 +19,7 @@ def deliver(
     count: int,
     watch: Callable[[System], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, float]:
-    """Publish a graph's tweets and wait for the last row of them, under watch's eyes."""
+    """Publish a graph's tweets and wait for the last row; watch measures meanwhile."""
     with running(stage, kind, graph) as system:
         tweets = graphs.tweets(graph, count)
         wanted, before = checking.expect(tweets), checking.notifications()

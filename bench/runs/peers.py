@@ -28,7 +28,7 @@ CELERY, DRAMATIQ, FASTSTREAM = (
 )
 CELERY_QUEUES = "publish_tweet,update_feed,send_email,send_sms"
 
-# For each peer what runs its consumers, and how many consumers the broker then knows at least.
+# For each peer: the command of its consumers, and how many consumers the broker then has.
 PEERS: dict[str, tuple[list[list[str]], int]] = {
     "port": (
         [["bench.comparators.port", consumer] for consumer in PORT_CONSUMERS],
@@ -41,12 +41,12 @@ PEERS: dict[str, tuple[list[list[str]], int]] = {
     "dramatiq_app": ([["dramatiq", DRAMATIQ, "--processes", "2", "--threads", "4"]], 8),
     "faststream_app": ([["faststream", "run", f"{FASTSTREAM}:app", "--workers", "2"]], 8),
 }
-# What is measured only where it is installed: the extra `bench`.
+# These are measured only if they are installed: the extra `bench`.
 PACKAGES = {"celery_app": "celery", "dramatiq_app": "dramatiq", "faststream_app": "faststream"}
 
 
 def installed(peer: str) -> bool:
-    """Whether there is all that a peer needs."""
+    """Whether everything that a peer needs is installed."""
     return peer not in PACKAGES or importlib.util.find_spec(PACKAGES[peer]) is not None
 
 
@@ -65,7 +65,8 @@ def deliver(stage: Stage, peer: str, graph: str, count: int) -> dict[str, float]
     with _working(stage, peer, graph) as place, ExitStack() as stack:
         tweets = graphs.tweets(graph, count)
         wanted, before = checking.expect(tweets), checking.notifications()
-        # Whoever takes a post stores the tweet before it publishes; so their ids are taken, too.
+        # The receiver of a post stores the tweet before it publishes it; so these ids are used,
+        # too.
         queries.ensure_tweets(
             {"id": t.id, "author_id": t.author_id, "text": t.text, "created_at": moments.EPOCH}
             for t in tweets
@@ -81,7 +82,7 @@ def deliver(stage: Stage, peer: str, graph: str, count: int) -> dict[str, float]
 
 @contextmanager
 def _working(stage: Stage, peer: str, graph: str) -> Iterator[Place]:
-    """Run a peer's consumers on a new place, or where runs share one, on the peer's one place."""
+    """Run a peer's consumers on a new place, or on the shared place of the peer."""
     if not stage.scale.shared:
         with _consuming(stage, peer, graph) as place:
             yield place
@@ -97,7 +98,7 @@ def _consuming(stage: Stage, peer: str, graph: str) -> Iterator[Place]:
     commands, consumers = PEERS[peer]
     with stage.place(SERVERS, graph) as place, ExitStack() as stack:
         run(CREATE)
-        _publisher(stack, place, peer).communicate(b"[]")  # it declares what is consumed
+        _publisher(stack, place, peer).communicate(b"[]")  # it declares the queues
         children = [_started(stack, place, words) for words in commands]
         deadline = time.monotonic() + START_SECONDS
         while stage.consumers(place) < consumers:
@@ -109,7 +110,7 @@ def _consuming(stage: Stage, peer: str, graph: str) -> Iterator[Place]:
 
 
 def _publisher(stack: ExitStack, place: Place, peer: str) -> subprocess.Popen[bytes]:
-    """Start the process that publishes the tweets it is sent; it is ready on return."""
+    """Start the process that publishes received tweets; return when it is ready."""
     words = [f"bench.comparators.{peer}", "publish"]
     publisher = _started(stack, place, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert publisher.stdout is not None

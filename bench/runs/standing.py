@@ -13,7 +13,7 @@ SETTLE_SECONDS = 3.0
 
 
 def idle(stage: Stage, kind: str) -> dict[str, float]:
-    """Look at an idle system's memory and at its processor time."""
+    """Measure the memory and the processor time of an idle system."""
     with running(stage, kind, "wide") as system:
         time.sleep(min(SETTLE_SECONDS, stage.scale.idle_seconds))
         before, started = system.cpu_seconds(), time.monotonic()

@@ -44,7 +44,7 @@ def reading(stage: Stage) -> dict[str, float]:
 
 
 def serving(stage: Stage) -> dict[str, float]:
-    """Ask for feeds from 32 clients at once, then ask bare Bottle for the same bytes."""
+    """Request feeds from 32 clients at once, then the same bytes from a server with only Bottle."""
     with stage.kept_place(SERVERS, "feeds") as place:
         readers = rows("SELECT id FROM users WHERE login LIKE ? ORDER BY id LIMIT 500", "reader%")
         paths = [_path(int(reader)) for (reader,) in readers]

@@ -1,4 +1,4 @@
-"""A model of how a queue is read to its end and deleted, small enough to look at every way.
+"""A model of how a queue is read to its end and deleted, with few enough states to try all.
 
 A switch has left one queue: nothing is placed there any more but what the switch appends. Messages
 that were placed before may be on their way still. Two readers subscribe, are delivered messages,
@@ -35,7 +35,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where everything stands; the queue is None when it is deleted."""
+    """The state of the model; the queue is None when it is deleted."""
 
     queue: tuple[Item, ...] | None = ()
     flying: tuple[int, ...] = ()
@@ -56,7 +56,7 @@ class Deletion:
     without: frozenset[str] = field(default_factory=frozenset)
 
     def next(self, world: World) -> Iterator[World]:
-        """Go through all that may happen next."""
+        """Yield every state that can follow."""
         if world.leader:
             yield from self._arrive(world)
             yield from self._switch(world)
@@ -186,7 +186,7 @@ def _delete(world: World) -> World:
 
 
 def explore(start: World, protocol: Deletion) -> tuple[int, str]:
-    """Go every way from a start; return how many worlds there are and the first fault, if any."""
+    """Explore all states from a start; return their number and the first fault, if any."""
     everything = {
         item
         for item in (*(start.queue or ()), *start.flying, *start.switch)

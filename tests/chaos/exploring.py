@@ -1,4 +1,4 @@
-"""Every way from a start: the search that the models share."""
+"""Explore all states from a start: the search that the models share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 
 class AnyWorld(Hashable, Protocol):
-    """Where everything stands.
+    """The state of a model.
 
     Attributes:
         fault: the error that was found, or "".
@@ -26,7 +26,7 @@ def explore_from(
     following: Callable[[World], Iterable[World]],
     unfinished: Callable[[World], str],
 ) -> tuple[int, str]:
-    """Go every way from a start; return how many worlds there are and the first fault, if any.
+    """Explore all states from a start; return their number and the first fault, if any.
 
     Args:
         start: the first world.

@@ -29,7 +29,7 @@ Reported = tuple[int, tuple[int, ...], bool]  # current, draining, settled
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where everything stands."""
+    """The state of a model."""
 
     # each send is a run of ("pack" or "plain", number); the first is under way
     sends: tuple[tuple[tuple[str, int], ...], ...]
@@ -56,7 +56,7 @@ class Protocol:
     without: frozenset[str] = field(default_factory=frozenset)
 
     def next(self, world: World) -> Iterator[World]:
-        """Go through all that may happen next."""
+        """Yield every state that can follow."""
         yield from self._publish(world)
         yield from self._switch(world)
         for place in range(len(world.views)):
@@ -266,7 +266,7 @@ def begin(*sends: str, switches: int, deaths: int) -> World:
 
 
 def explore(start: World, protocol: Protocol) -> tuple[int, str]:
-    """Go every way from a start; return how many worlds there are and the first fault, if any."""
+    """Explore all states from a start; return their number and the first fault, if any."""
     count = sum(len(send) for send in start.sends)
     return explore_from(start, protocol.next, lambda world: _unfinished(world, count))
 

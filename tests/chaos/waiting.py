@@ -33,7 +33,7 @@ Pair = tuple[tuple[Any, ...], tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where everything stands.
+    """The state of a model.
 
     Attributes:
         left: how many records are not published yet.
@@ -111,7 +111,7 @@ class Retries:
     movable: bool = True
 
     def next(self, world: World) -> Iterator[World]:
-        """Go through all that may happen next."""
+        """Yield every state that can follow."""
         if world.left:
             number = len(world.failures) - world.left + 1
             yield put(replace(world, left=world.left - 1), int(world.switched), number)
@@ -321,7 +321,7 @@ def effect(world: World, number: int) -> World:
 
 
 def explore(start: World, retries: Retries) -> tuple[int, str]:
-    """Go every way from a start; return how many worlds there are and the first fault, if any."""
+    """Explore all states from a start; return their number and the first fault, if any."""
     return explore_from(start, retries.next, _unfinished)
 
 

@@ -1,6 +1,6 @@
-"""A cluster of three nodes and consumers on two hosts: nodes and hosts die, no message does.
+"""A cluster of three nodes and consumers on two hosts: no killed node or host loses a message.
 
-The hosts are two supervisors with folders of their own, each connected to another node first.
+The hosts are two supervisors with separate folders, each connected to a different node first.
 `make cluster` goes round three times and also starts again what it stopped; `make test` once.
 """
 
@@ -68,7 +68,7 @@ def note(message, bus):
 
 @dataclass(slots=True)
 class Host:
-    """One supervisor and its consumers, all of which can be lost at once."""
+    """A supervisor and its consumers, which can all be killed at once."""
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
@@ -96,14 +96,14 @@ class Host:
             )
 
     def output(self) -> str:
-        """Return what the supervisor printed, and see that it lives."""
+        """Return the output of the supervisor, and check that it runs."""
         text = (self.folder / "output").read_text()
         assert self.process is not None
         assert self.process.poll() is None, text
         return text
 
     def lose(self) -> None:
-        """Kill the supervisor and every consumer of it at once."""
+        """Kill the supervisor and all its consumers at once."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -133,7 +133,7 @@ class Publishing:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What the handlers noted."""
+    """The records of the handlers."""
 
     log: Path
 

@@ -15,13 +15,13 @@ from tests.chaos.faults.verdict import Verdict, judge
 
 @dataclass(slots=True)
 class Cell:
-    """What is to be run.
+    """A run of the table.
 
     Attributes:
         row: the name of the fault.
         column: the name of the broker and store.
-        size: records, or what else the row counts.
-        seed: of everything that is random.
+        size: the number of records, or of other objects that the row counts.
+        seed: the seed of all random numbers.
         short: whether this is the short form, which does everything less often.
 
     """
@@ -85,8 +85,8 @@ def run_loaded(
     Args:
         cell: the scenario and the broker.
         system: the application.
-        injector: of the faults.
-        figures: what else is measured.
+        injector: injects the faults.
+        figures: the other measurements.
         rate: records a second; 0 for the usual rate of the column.
         records: 0 for the size of the cell.
 

@@ -28,7 +28,7 @@ class Result:
     Attributes:
         row: the name of the fault.
         column: the name of the broker and store.
-        seed: of everything that is random.
+        seed: the seed of all random numbers.
         servers: what ran, with versions.
         load: the load, in the form of the table.
         faults: how many of each kind were injected.

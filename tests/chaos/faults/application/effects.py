@@ -1,6 +1,6 @@
 """The application under load: each numbered record has one effect, and causes one notice.
 
-An effect is a row that nothing makes unique: a second effect of a record is a second row.
+An effect is a row without a unique key: a second effect of a record is a second row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Numbered:
 
 
 class Effect(peewee.Model):
-    """What a record has done, in the order of the database's own sequence."""
+    """The effect of a record, in the order of the database's sequence."""
 
     sequence = peewee.BigAutoField()
     stage = peewee.TextField()
@@ -40,7 +40,7 @@ class Effect(peewee.Model):
     attempt = peewee.IntegerField()
 
     class Meta:
-        """Where it is stored."""
+        """The name of the table."""
 
         database = database
         table_name = "effects"
@@ -52,7 +52,7 @@ class Request(peewee.Model):
     name = peewee.TextField(primary_key=True)
 
     class Meta:
-        """Where it is stored."""
+        """The name of the table."""
 
         database = database
         table_name = "requests"
@@ -121,7 +121,7 @@ def raises() -> None:
 
 
 def eats_memory() -> None:
-    """Allocate without end."""
+    """Allocate memory without end."""
     kept = []
     while True:
         kept.append(bytearray(50_000_000))

@@ -14,7 +14,7 @@ from feedbus.errors import Outage
 from feedbus.process.status_files import mark_ready
 from feedbus.process.supervised_process import follow_parent
 
-BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes what the request could not
+BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes the messages
 bus = feedbus.connect(timeout_seconds=BROKER_PATIENCE_SECONDS)
 
 
@@ -24,7 +24,7 @@ class Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Commit the request and its messages, or nothing."""
+        """Commit the request and its messages, or neither."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
             with bus.transaction():
