@@ -2,8 +2,8 @@
 
 One key, so that each generation has one queue that matters, with a waiting queue. Numbered records
 are published to the queue of the current generation. At any moment the ring can be switched: the
-old queue gets a fence, and the next generation is the current one. Every queue has a consumer of
-its own. All of them work at the same time, and each can be killed between any two steps. A record
+old queue gets a fence, and the next generation is the current one. Every queue has its own
+consumer. All of them work at the same time, and each can be killed between any two steps. A record
 of a newer queue waits until its consumer knows that all older queues are deleted.
 
 The steps of a switch are left out: protocol.py is a model of them.
@@ -36,7 +36,7 @@ class Consumer:
         arrived: the messages of the waiting queue that it has received.
         line: the records that it knows to wait, in order.
         read: the numbers of the records that waited when it began.
-        gone: the older generations of which it knows that their queue is deleted.
+        gone: the older generations whose queues are deleted, as far as it knows.
         probing: the queues that it found to be deleted, until its probe returns.
         complete: whether all waiting records have arrived since its queue is ending; None while
             the probe that shows this is not published.
@@ -60,14 +60,14 @@ class World:
 
     Attributes:
         left: how many records are not published yet.
-        failures: for each record, how often it is still to fail.
+        failures: for each record, how often it will still fail.
         queues: the queue of each generation; None if it is deleted.
         waiting: the waiting queue of each generation.
         consumers: the consumer of each queue; None if it does not run.
         current: the generation to which records are published.
         redelivered: records that were delivered to a consumer that was killed.
-        done: up to which number there was an effect.
-        deaths: how many there may still be.
+        done: the highest number with an effect.
+        deaths: the number of consumers that may still be killed.
         fault: the error that was found.
 
     """
@@ -91,7 +91,7 @@ class Predecessors:
     without: frozenset[str] = field(default_factory=frozenset)
 
     def next(self, world: World) -> Iterator[World]:
-        """Yield all worlds that can be next."""
+        """Yield every state that can follow."""
         if world.left:
             number = len(world.failures) - world.left + 1
             yield put(replace(world, left=world.left - 1), world.current, number)
@@ -119,7 +119,7 @@ class Predecessors:
         return Consumer(("read",), gone=self._gone(world, place), name=world.deaths)
 
     def _gone(self, world: World, place: int) -> frozenset[int]:
-        """Return the older generations whose queues are deleted, or that are taken for such."""
+        """Return the older generations whose queues are deleted, or are treated as deleted."""
         return frozenset(
             older
             for older in range(place)
@@ -294,7 +294,7 @@ def records(messages: tuple[Waiting, ...]) -> list[Waiting]:
 
 
 def begin(*failures: int, generations: int, deaths: int) -> World:
-    """Return the first world, whose records fail so often."""
+    """Return the first state; each record fails a given number of times."""
     return World(
         left=len(failures),
         failures=failures,
@@ -306,7 +306,7 @@ def begin(*failures: int, generations: int, deaths: int) -> World:
 
 
 def change(world: World, name: str, place: int, value: object) -> World:
-    """Return a world in which one value of a tuple differs."""
+    """Return a state in which one value of a tuple differs."""
     values = list(getattr(world, name))
     values[place] = value
     changed: dict[str, Any] = {name: tuple(values)}
@@ -314,7 +314,7 @@ def change(world: World, name: str, place: int, value: object) -> World:
 
 
 def at(world: World, place: int, consumer: Consumer | None) -> World:
-    """Return a world with another state of one consumer."""
+    """Return a state in which one consumer has another state."""
     return change(world, "consumers", place, consumer)
 
 
@@ -335,7 +335,7 @@ def effect(world: World, number: int) -> World:
 
 
 def explore(start: World, protocol: Predecessors) -> tuple[int, str]:
-    """Go every way from a start; return the number of worlds, and the first fault, if any."""
+    """Explore all states from a start; return their number and the first fault, if any."""
     return explore_from(start, protocol.next, _unfinished)
 
 

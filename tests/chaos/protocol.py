@@ -138,7 +138,7 @@ class Protocol:
         return [*steps, "append", "settle", "fence"]
 
     def _on(self, world: World, **changes: Any) -> World:
-        """Do what a step does and go on to the next."""
+        """Carry out a step and go to the next one."""
         following = [*self._steps, IDLE][self._steps.index(world.step) + 1]
         return replace(world, step=following, **changes)
 
@@ -236,14 +236,14 @@ def put(world: World, generation: int, *items: object) -> World:
 
 
 def remove(world: World, generation: int, left: Queue) -> World:
-    """Leave that in a generation's queue."""
+    """Set the content of a generation's queue."""
     queues = list(world.queues)
     queues[generation] = left
     return replace(world, queues=tuple(queues))
 
 
 def look(world: World, place: int, reported: Reported | None) -> World:
-    """Let a consumer go by that."""
+    """Set the state that a consumer has read."""
     views = list(world.views)
     views[place] = reported
     # Consumers are alike: which of them has read what makes no difference.

@@ -33,7 +33,7 @@ def test_a_queue_that_is_deleted_was_empty_and_every_message_handled(start: Worl
         ("fence kept", "a message is on its way", "stuck"),
         ("state", "a foreign fence", "it was appended after the deletion"),
         ("state", "a switch that is done again", "it was appended after the deletion"),
-        ("alone", "two readers", "stuck"),  # each is given the other's probe
+        ("alone", "two readers", "stuck"),  # each gets the probe of the other
     ],
 )
 def test_a_deletion_that_lacks_one_of_its_parts_is_found_out(

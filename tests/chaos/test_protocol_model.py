@@ -9,11 +9,11 @@ import pytest
 from tests.chaos.protocol import Protocol, begin, explore
 
 SENDS = [
-    ("PPP",),  # one send that straddles a switch
+    ("PPP",),  # one send that begins before and ends after a switch
     ("P", "P", "P"),
     ("p", "P", "p"),  # one record is plain, another packed, each confirmed before the next
     ("PP", "p"),
-    ("ppp",),  # a foreign publisher, which waits for nothing
+    ("ppp",),  # a foreign publisher, which does not wait
 ]
 
 

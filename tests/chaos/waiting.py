@@ -47,9 +47,9 @@ class World:
         arrived: those messages of its waiting queue that it has received.
         line: what it knows of what waits, in order.
         read: what waited when it began.
-        done: up to which number there was an effect.
+        done: the highest number with an effect.
         other: how often the record of the other key is still to fail; -1 when it had its effect.
-        deaths: how many there may still be.
+        deaths: the number of consumers that may still be killed.
         fault: the error that was found.
 
     """

@@ -17,10 +17,10 @@ class Column:
     """A broker and a store.
 
     Attributes:
-        title: as the table names it.
+        title: the title in the table.
         rabbitmq: the beginning of RabbitMQ's version; "" for the embedded broker.
         postgres: PostgreSQL's major version; None for SQLite.
-        queue_type: of every queue.
+        queue_type: the type of every queue.
 
     """
 
@@ -58,7 +58,7 @@ class Servers:
 
     @property
     def names(self) -> str:
-        """What runs, with versions."""
+        """The running servers, with their versions."""
         node, server = self.rabbitmq, self.postgres
         shown = f"RabbitMQ {node.version.name}" if node else "embedded broker"
         return f"{shown}, {f'PostgreSQL {server.major}' if server else 'SQLite'}"
@@ -69,8 +69,8 @@ def started(column: Column, folder: Path, *, postgres: int | None = None) -> Ite
     """Start the servers of a column, and end them.
 
     Args:
-        column: which servers.
-        folder: for their files, and for those of the system.
+        column: the column whose servers are started.
+        folder: the folder for their files, and for the files of the system.
         postgres: a version of PostgreSQL also for a column that has none.
 
     """

@@ -21,7 +21,7 @@ from tests.simulation.history import Record
 from tests.small_disks import fill, small_disk
 
 FULL_SECONDS = 8.0
-SECONDS_OF_A_FAULT = 15  # the load goes on until the last of them
+SECONDS_OF_A_FAULT = 15  # the load continues until the last one
 MOST_PROBES = 100
 PROBE_BYTES = 1_000_000
 TIMES = 3
@@ -30,7 +30,7 @@ SAYS_SO = re.compile(r"disk|space", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Filling:
-    """Fills a disk for some seconds, and publishes meanwhile to see the error."""
+    """Fills a disk for some seconds, and publishes meanwhile, to get the error."""
 
     system: LoadedSystem
     errors: list[str] = field(default_factory=list)

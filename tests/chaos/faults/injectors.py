@@ -1,4 +1,4 @@
-"""What injects faults; each draws from a random source with a seed, and counts what it did."""
+"""Injectors of faults; each uses a random source with a seed, and counts its faults."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Interval:
             self.done[name] += 1
 
     def inject(self, system: LoadedSystem) -> str:
-        """Inject a fault and return its name, "" where none was possible."""
+        """Inject a fault and return its name, or "" if no fault was possible."""
         raise NotImplementedError
 
     def omitted(self) -> list[str]:
-        """Return that nothing was injected, if so."""
+        """Return a text if nothing was injected."""
         return [] if self.done else ["no fault was injected"]
 
 
@@ -49,8 +49,9 @@ class Interval:
 class RandomKills(Interval):
     """Kills a random process at each interval: a consumer, web, operations or the supervisor.
 
-    A process is killed also while it starts. Only after a supervisor has ended, which ends all,
-    the next kill waits until every process was started: else nothing would ever run.
+    A process is killed also while it starts. After the end of a supervisor, which ends all
+    processes, the next kill waits until every process was started. Otherwise no process would ever
+    run.
     """
 
     _starting: bool = True
@@ -94,7 +95,7 @@ class Sequential:
     done: Counter[str] = field(default_factory=Counter)
 
     def strike(self, _system: LoadedSystem, progress: float) -> None:
-        """Inject the next fault if the load has reached its place."""
+        """Inject the next fault if the load has reached its position."""
         at = self.done.total()
         if at < len(self.faults) and progress >= (at + 1) / (len(self.faults) + 1):
             name, inject = self.faults[at]

@@ -21,7 +21,7 @@ SILENT_SECONDS = 30.0
 HEARTBEAT_SECONDS = 20.0
 RESTART_SECONDS = 5.0
 PATIENCE_SECONDS = 180.0
-SECONDS_OF_A_FAULT = 50  # the load goes on until the last of them
+SECONDS_OF_A_FAULT = 50  # the load continues until the last one
 SHORT_RATE = 300
 
 

@@ -35,7 +35,7 @@ MOST_STARTS = 100_000
 
 
 class Injector(Protocol):
-    """What injects faults into a loaded system, and counts them by name."""
+    """Injects faults into a loaded system, and counts them by name."""
 
     done: Counter[str]
 
@@ -47,10 +47,10 @@ class Injector(Protocol):
 
 
 class Supervision(Protocol):
-    """What keeps the processes of a system running."""
+    """Keeps the processes of a system running."""
 
     def keep_up(self) -> None:
-        """Start again what has ended."""
+        """Start ended processes again."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Publisher:
 
     @property
     def rounds(self) -> int:
-        """How many numbers each of its keys has."""
+        """The number of records that each of its keys has."""
         try:
             return int(self.reported.read_text())
         except FileNotFoundError:
@@ -83,13 +83,13 @@ class LoadedSystem:
     """A system at work; use `loaded` to start and end it.
 
     Attributes:
-        servers: of its column.
-        topology: of the application.
-        environment: of its processes and publishers.
-        running: `feedbus up`.
-        kinds: of the publishers; each publishes an equal part of the keys.
-        publishers: of the load.
-        expected_dead: how many messages are to become dead letters.
+        servers: the servers of its column.
+        topology: the topology of the application.
+        environment: the environment of its processes and publishers.
+        running: the process of `feedbus up`.
+        kinds: the kinds of the publishers; each publishes an equal part of the keys.
+        publishers: the publishers of the load.
+        expected_dead: how many messages must become dead letters.
         uncertain: records that were published beside the load, and may have an effect or none.
 
     """
@@ -117,8 +117,8 @@ class LoadedSystem:
         """Start the publishers; return how many records they publish.
 
         Args:
-            records: about how many.
-            rate: records a second in all.
+            records: the approximate number of records.
+            rate: the records per second of all publishers.
 
         """
         folder = self.servers.folder
@@ -135,7 +135,7 @@ class LoadedSystem:
         return keys * rounds
 
     def start(self, publisher: Publisher) -> None:
-        """Start a publisher; one that was killed goes on where it was."""
+        """Start a publisher; a killed publisher continues at its last round."""
         with (self.servers.folder / "publishers.log").open("ab") as log:
             publisher.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.reshard.publishing", *publisher.words],
@@ -217,9 +217,9 @@ def loaded(
     """Start the application on servers, and end it with its publishers.
 
     Args:
-        servers: where the independent reader looks.
-        broker_url: instead of the servers' own, as through a proxy.
-        store_url: the same of the store.
+        servers: the servers that the independent reader uses.
+        broker_url: the URL that is used instead of the broker's, for example of a proxy.
+        store_url: the same for the store.
         variables: more environment variables of the system and of its publishers.
 
     """

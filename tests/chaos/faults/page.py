@@ -16,7 +16,7 @@ def measured(results: Results, earlier: str = "") -> str:
     """Return the table of the results, and the list of runs with their times.
 
     Args:
-        results: of the cells that were run.
+        results: the results of the cells that were run.
         earlier: the table of the page; cells that were not run now are taken from it.
 
     """

@@ -1,4 +1,4 @@
-"""The row of poison messages: each becomes one dead letter of its own, and its neighbours go on."""
+"""The row of poison messages: each becomes one dead letter, and other messages are handled."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Poison:
     """A kind of message that cannot be handled.
 
     Attributes:
-        name: of the kind.
-        body: of the message; KEY in it is replaced by the routing key.
+        name: the name of the kind.
+        body: the body of the message; KEY in it is replaced by the routing key.
         reason: a part of the reason of its dead letter.
-        attempts: of its dead letter.
-        content_type, content_encoding, headers: of the message.
+        attempts: the number of attempts in its dead letter.
+        content_type, content_encoding, headers: the properties of the message.
         identified: whether it has a message id.
-        properties: its encoded properties, for what only RabbitMQ takes.
+        properties: its encoded properties, for messages that only RabbitMQ accepts.
 
     """
 
@@ -132,13 +132,13 @@ class PoisonPublisher:
     """Publishes the kinds of poison one after the other, one message for so many records."""
 
     kinds: Sequence[Poison]
-    every: float  # the part of the load after which one is published
+    every: float  # the part of the load after which a poison message is published
     port: int | None  # of RabbitMQ
     done: Counter[str] = field(default_factory=Counter)
     published: dict[str, Poison] = field(default_factory=dict)
 
     def strike(self, system: LoadedSystem, progress: float) -> None:
-        """Publish the next message if the load has reached its place."""
+        """Publish the next message if the load has reached its position."""
         while len(self.published) < int(progress / self.every):
             kind = self.kinds[len(self.published) % len(self.kinds)]
             key = f"poison-{len(self.published)}"

@@ -1,4 +1,4 @@
-"""An independent reader: it reads the effects from the store by a plain connection of its own."""
+"""An independent reader: it reads the effects from the store by a separate connection."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Servers:
     ports: dict[str, int]
 
     def memory_bytes(self) -> dict[str, int]:
-        """Return what each of the two processes holds."""
+        """Return the memory of each of the two processes."""
         named = {name_of(each): each for each in processes(self.topology)}
         return {name: named[name].memory_info().rss for name in self.ports}
 
@@ -149,7 +149,7 @@ def answered(port: int, request: bytes) -> str:
 
 
 def run(cell: Cell, folder: Path) -> Result:
-    """Send requests to both servers, and look at their memory before and after."""
+    """Send requests to both servers, and measure their memory before and after."""
     verdict = Verdict()
     with served(folder) as servers:
         examples = "5" if cell.short else "100"

@@ -23,22 +23,22 @@ def revision() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one cell.
+    """The result of a cell.
 
     Attributes:
         row: the name of the fault.
         column: the name of the broker and store.
         seed: the seed of all random numbers.
-        servers: what ran, with versions.
+        servers: the servers, with their versions.
         load: the load, in the form of the table.
         faults: how many of each kind were injected.
-        lost, doubled, disordered: how many records.
-        problems: the first lines of everything that is wrong.
-        figures: what else was measured, by name.
-        size: the records, or what else the row counts, that were asked for.
-        seconds: how long it took.
-        date: of its end.
-        feedbus: the version and commit.
+        lost, doubled, disordered: the numbers of such records.
+        problems: the first lines of each kind of error.
+        figures: the other measurements, by name.
+        size: the requested number of records, or of other objects that the row counts.
+        seconds: the duration of the run.
+        date: the date of its end.
+        feedbus: the version and commit of feedbus.
 
     """
 
@@ -60,11 +60,11 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no error."""
         return not (self.lost or self.doubled or self.disordered or self.problems)
 
     def covers(self, size: int) -> bool:
-        """Whether a run of this size would show nothing new."""
+        """Whether a run of this size would add no information."""
         return self.ok and self.size >= size
 
     def cell(self) -> str:
@@ -75,7 +75,7 @@ class Result:
         return f"**failed**: {self.load}; {wrong}; {len(self.problems)} problems"
 
     def details(self) -> str:
-        """Return how many faults of each kind were injected, and what else was measured."""
+        """Return how many faults of each kind were injected, and the other measurements."""
         counts = [f"{name}: {count:,}" for name, count in sorted(self.faults.items())]
         return "; ".join([*counts, *(f"{name}: {text}" for name, text in self.figures.items())])
 

@@ -27,7 +27,7 @@ RATES = {True: 25, False: 300}  # by whether it is the short form
 
 @dataclass(slots=True)
 class Hosts:
-    """Three supervisors with folders of their own, which begin with 0.1."""
+    """Three supervisors with separate folders, which begin with 0.1."""
 
     servers: Servers
     old: Path
@@ -57,7 +57,7 @@ class Hosts:
             time.sleep(0.1)
 
     def upgrade(self, host: int) -> Callable[[], None]:
-        """Return what stops a host and starts it with this version."""
+        """Return a function that stops a host and starts it with this version."""
 
         def inject() -> None:
             self.running.pop(host).__exit__()

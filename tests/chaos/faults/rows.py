@@ -17,12 +17,12 @@ class Row:
     """A row of the table.
 
     Attributes:
-        title: the fault, as the table names it.
+        title: the fault, with its name in the table.
         run: run a cell in an empty folder.
-        size: records, or what else it counts, at full length.
-        short_size: the same in the short form.
-        columns: on which brokers it is run.
-        unit: of the sizes.
+        size: the number of records, or of other objects that it counts, at full length.
+        short_size: the size in the short form.
+        columns: the brokers on which it is run.
+        unit: the unit of the sizes.
 
     """
 

@@ -19,13 +19,13 @@ from tests.chaos.faults.results import Result
 RATE = 300  # records a second
 SAMPLES = 60
 FLAT = 1.05
-SLACK_BYTES = 3_000_000  # an allocator's, which no growth for ever stays within
+SLACK_BYTES = 3_000_000  # the share of an allocator, which endless growth would exceed
 SLACK_FILES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a process holds at a moment."""
+    """The memory and files of a process at one time."""
 
     memory_bytes: int
     files: int
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Sampler:
-    """Injects nothing, and looks at each process again and again."""
+    """Injects nothing, and measures each process at each interval."""
 
     interval_seconds: float
     done: Counter[str] = field(default_factory=Counter)
@@ -41,7 +41,7 @@ class Sampler:
     _due: float = 0.0
 
     def strike(self, system: LoadedSystem, _progress: float) -> None:
-        """Look at each process if the interval is over."""
+        """Measure each process if the interval is over."""
         now = time.monotonic()
         if now < self._due:
             return
@@ -86,7 +86,7 @@ class Sampler:
 
 
 def run(cell: Cell, folder: Path) -> Result:
-    """Work under a steady load for so many seconds."""
+    """Work under a steady load for a number of seconds."""
     with started(cell.where, folder) as servers, loaded(servers) as system:
         sampler = Sampler(cell.size / SAMPLES)
         records = cell.size * RATE

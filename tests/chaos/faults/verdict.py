@@ -1,4 +1,4 @@
-"""The comparison of what publishers were promised with what the store holds."""
+"""The comparison of the accepted records with the rows in the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 10
 
 @dataclass(slots=True)
 class Verdict:
-    """What is wrong, in one line for each record."""
+    """The errors, in one line for each record."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no error."""
         return not (self.lost or self.doubled or self.disordered or self.other)
 
     def lines(self) -> list[str]:

@@ -18,8 +18,8 @@ from tests.chaos.reshard.project import ROOT, Project
 from tests.chaos.reshard.publishing import PAUSE
 
 KEYS = 2_000
-MOST_BACKLOG = 50_000  # records; with more, publishing pauses, so that kills go on until the end
-FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
+MOST_BACKLOG = 50_000  # records; with more, publishing pauses, so that kills continue until the end
+FOREIGN_KEYS = 200  # the last keys, published as plain JSON by a separate client
 STEPS = ("declared", "written", "disconnected", "connected", "appended", "settled", "fenced")
 
 
@@ -76,7 +76,7 @@ class Arena:
             ).returncode
 
     def publish(self, records: int, rate: int) -> None:
-        """Start publishers: they go on until there are so many records and stop() was called."""
+        """Start publishers: they continue until there are enough records and stop() was called."""
         third = (KEYS - FOREIGN_KEYS) // 2
         spans = [
             ("bus", 0, third),
@@ -108,7 +108,7 @@ class Arena:
         return self.project.folder / "stop"
 
     def stop(self) -> None:
-        """Let the publishers end with the round that they are in."""
+        """Let the publishers end after their current round."""
         self._stop.touch()
         for process, _ in self._publishers:
             assert process.wait(600) == 0, self.evidence.logs()
@@ -121,7 +121,7 @@ class Arena:
         }
 
     def await_round(self, number: int) -> None:
-        """Wait until every publisher has come so far."""
+        """Wait until every publisher has reached a round."""
         while min(self.rounds().values()) < number:
             for process, _ in self._publishers:
                 assert process.poll() is None, self.evidence.logs()

@@ -23,7 +23,7 @@ class Consumers:
     def __init__(
         self, project: Project, seed: int, pause_seconds: tuple[float, float], most_kills: float
     ) -> None:
-        """Start none; they are started when run() has named them.
+        """Create the object without consumers; run() starts them.
 
         Args:
             project: the project whose consumers they are.
@@ -57,7 +57,7 @@ class Consumers:
             process.wait()
 
     def run(self) -> None:
-        """From now on, run the consumers that the project's file names."""
+        """Start the consumers of the project's file, and keep them running."""
         with self._lock:
             self._wanted = set(self._project.topology.consumers)
 
@@ -82,7 +82,8 @@ class Consumers:
     def _ripe(self) -> list[str]:
         """Return the consumers that may be killed: the consumers that have run for a while.
 
-        One that dies five times with the same message alone gives that message up, as it should.
+        A consumer that is killed five times while it handles one message alone makes it a dead
+        letter.
         """
         folder, ripe = self._project.folder / "var" / "run", []
         for name, process in sorted(self._processes.items()):

@@ -1,4 +1,4 @@
-"""What a run has left: effects in the database, messages in queues, the ring's state, logs."""
+"""The results of a run: effects in the database, messages in queues, the ring's state, logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Seen:
 
 
 class Evidence:
-    """Reads what the consumers of a project have done."""
+    """Reads the results of the consumers of a project."""
 
     def __init__(self, project: Project) -> None:
         """Read the project's database, broker and logs."""
@@ -48,7 +48,7 @@ class Evidence:
             return int(store.execute("SELECT max(sequence) FROM seen").fetchone()[0] or 0)
 
     def count_of(self, number: int) -> int:
-        """Return how many keys have had this number's effect."""
+        """Return how many keys have the effect of this number."""
         with closing(self._project.store()) as store:
             count = store.execute("SELECT count(*) FROM seen WHERE number = ?", (number,))
             return int(count.fetchone()[0])

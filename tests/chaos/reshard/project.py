@@ -123,11 +123,11 @@ class Project:
 
     @property
     def topology(self) -> Topology:
-        """What the file says now."""
+        """The current content of the file."""
         return config.load(self.path)
 
     def edit(self, shards: int, weights: str = "{}") -> None:
-        """Write the file anew."""
+        """Write the file again."""
         text = TOPOLOGY.format(
             name=self.name,
             url=self.url,
@@ -150,5 +150,5 @@ class Project:
         return (self.folder / "logs" / name).open("ab")
 
     def store(self) -> sqlite3.Connection:
-        """Open the database with a connection of its own."""
+        """Open the database with a separate connection."""
         return sqlite3.connect(self.folder / "var" / "store.db", timeout=60)

@@ -1,4 +1,4 @@
-"""A publisher in a process of its own: round after round, each of its keys gets its next number.
+"""A publisher in a separate process: in each round, each of its keys gets its next number.
 
 python -m tests.chaos.reshard.publishing KIND TOPOLOGY FIRST LAST ROUNDS RATE REPORTED STOP
 
@@ -9,8 +9,8 @@ KIND:
     web: by requests to a web process, which are repeated until they are answered.
 
 While a file "pause" is in the folder of STOP, they begin no round.
-A publisher that was killed goes on with the round after the last one that it has reported.
-FEEDBUS_CHAOS_COPIES is how often everything is published, 1 by default.
+A killed publisher continues with the round after the last round that it has reported.
+FEEDBUS_CHAOS_COPIES sets how often each message is published, 1 by default.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def through_the_web(path: Path) -> Callable[[Pairs], None]:
 
 
 class Foreign:
-    """A client that knows nothing of feedbus but an exchange's name."""
+    """A client that knows only the name of an exchange of feedbus."""
 
     def __init__(self, path: Path, *, identified: bool = False) -> None:
         topology = config.load(path)
@@ -87,7 +87,7 @@ class Foreign:
         self._connection: Any = None
 
     def __call__(self, pairs: Pairs) -> None:
-        """Publish pairs and wait for the confirms; begin anew with those not confirmed."""
+        """Publish pairs and wait for the confirms; publish unconfirmed pairs again."""
         left = pairs
         while left:
             try:
@@ -156,7 +156,7 @@ PUBLISHERS: dict[str, Callable[[Path], Callable[[Pairs], None]]] = {
 
 
 def main() -> None:
-    """Publish until there are enough rounds and somebody says stop."""
+    """Publish until there are enough rounds and the file STOP exists."""
     kind, topology, first, last, rounds, rate, reported, stop = sys.argv[1:]
     keys = [f"key-{number}" for number in range(int(first), int(last))]
     copies = int(os.environ.get("FEEDBUS_CHAOS_COPIES", "1"))

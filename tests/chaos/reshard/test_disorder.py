@@ -1,4 +1,4 @@
-"""A ring in another order than predicted: kept out by how it is bound, noticed where it is not."""
+"""A ring in another order than predicted: the bindings prevent it, and consumers detect it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_restart_of_the_broker_leaves_every_key_where_it_is_predicted(
 
 
 def disordered(system: System) -> None:
-    """Bind the current ring's queues anew in the opposite order, as a restart might."""
+    """Bind the current ring's queues again in the opposite order, as a restart might."""
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
@@ -77,7 +77,7 @@ def disordered(system: System) -> None:
 
 
 def consume(system: System, seen: list[tuple[str, int]], metrics: Metrics) -> None:
-    """Run every consumer for a moment, each in a thread, and note what it was given."""
+    """Run every consumer for a short time, each in a thread, and collect its records."""
 
     def note(records: Records, _bus: Bus) -> None:
         seen.extend((row["text"], row["n"]) for row in records)
@@ -97,14 +97,14 @@ def consume(system: System, seen: list[tuple[str, int]], metrics: Metrics) -> No
 
 
 def publish_plain(system: System, number: int) -> None:
-    """Publish a record of each key as a foreign publisher does: the ring alone places it."""
+    """Publish a record of each key as a foreign publisher does: only the ring places it."""
     plain = replace(system.topology, exchanges={"ring": Exchange("ring", "x-consistent-hash")})
     with System(plain).bus() as bus:
         bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
 
 
 def misplaced(metrics: Metrics, system: System) -> float:
-    """Return what the counter says, over all consumers."""
+    """Return the value of the counter, over all consumers."""
     name = "feedbus_misplaced_deliveries_total"
     return sum(metrics.value(name, consumer) for consumer in system.topology.consumers)
 

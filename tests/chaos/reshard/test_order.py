@@ -51,7 +51,7 @@ else:  # publishing goes on until all is switched, which takes longer on a busy 
     # seconds: so only the long form restarts the broker.
     MOST_KILLS = {"embedded": 5, "classic": 5, "quorum": 2}
     RESTARTED = set()
-    WAITING_LIMIT = 100  # so that it is reached
+    WAITING_LIMIT = 100  # so that the limit is reached
 FIRST_SHAPE, *LATER_SHAPES = LONG_SHAPES if LONG else SHORT_SHAPES
 
 
@@ -69,7 +69,7 @@ def violations(seen: list[Seen]) -> list[str]:
 
 
 def missing(seen: list[Seen], rounds: dict[int, int]) -> list[str]:
-    """Return the records that were confirmed to their publisher and had no effect."""
+    """Return the records that the broker confirmed and that had no effect."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for each in seen:
         numbers[each.key].add(each.number)

@@ -16,7 +16,7 @@ except ImportError:  # in 0.1
     from feedbus import outbox
 
     def prepare(topology: Any) -> None:
-        """Create the tables; 0.1 leaves also its own to the project."""
+        """Create the tables; with 0.1, the project also creates the tables of feedbus."""
         outbox.open_store(topology.store_url)
         outbox.create_tables()
         create()
