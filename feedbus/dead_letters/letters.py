@@ -36,9 +36,9 @@ class DeadLetter:
     Attributes:
         message_id: the id of the record, or of the message if its body could not be read.
         queue: the name of the queue in topology.toml.
-        key: the routing key with which it was published.
+        key: the routing key with which the message was published.
         reason: the reason that the handler, the validation or the broker gave.
-        attempts: how often the handler was called for it.
+        attempts: how often the handler was called for the record.
         errors: the errors of each field, if the record is not valid.
         failed_at_microseconds: the time of the failure, since the epoch; None if the broker
             dead-lettered it.

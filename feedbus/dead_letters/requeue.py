@@ -29,10 +29,11 @@ events = EventLog(__name__)
 class Requeue:
     """Publishes a queue's dead letters again, with no attempt counted.
 
-    For a queue with shards, they are published to its exchange, and reach the shard that owns the
-    key now. For any other queue, they are published to a temporary exchange that is bound only to
-    this queue. So they keep their routing keys, and no other queue gets a copy. An external queue
-    gets them by the default exchange, because feedbus does not bind it.
+    The dead letters of a queue with shards are published to its exchange, and reach the shard that
+    owns the key now. The dead letters of any other queue are published to a temporary exchange that
+    is bound only to this queue. So they keep their routing keys, and no other queue gets a copy. An
+    external queue gets its dead letters by the default exchange, because feedbus does not bind
+    external queues.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:

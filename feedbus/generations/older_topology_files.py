@@ -22,8 +22,8 @@ def refuse_older(states: Iterable[State], topology: Topology) -> None:
         topology: the topology of the file.
 
     Raises:
-        UsageError: the file of the current ring is another host's, and is newer; or the ring that
-            this file asks for was already replaced.
+        UsageError: the current ring was declared from a newer file of another host; or the ring
+            that this file asks for was already replaced.
 
     """
     for state in states:

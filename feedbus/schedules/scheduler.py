@@ -75,7 +75,7 @@ class Scheduler:
         """Fire the schedules that are due; return the seconds until the next check.
 
         Raises:
-            Outage: the broker is unavailable; nothing is lost by calling it again.
+            Outage: the broker is unavailable; the caller can call this method again.
             UsageError: another process holds the topology's lock for too long.
 
         """
