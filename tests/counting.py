@@ -1,4 +1,4 @@
-"""Processes that count, and what their files hold."""
+"""Processes that count, and the content of their files."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Calls of the application's handlers as a runner calls them, with users to call them for."""
+"""Calls of the application's handlers, as by a runner, and users for these calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOMENT = "2026-11-24T22:15:57.123456Z"
 
 
 class CausedBus(RecordingBus):
-    """Records also which record of the batch caused what."""
+    """Also records which record of the batch has caused each message."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class CausedBus(RecordingBus):
 
 
 def run(function: Any, records: Records, bus: RecordingBus) -> None:
-    """Call a batch handler as dispatch does: what records publish goes to the bus."""
+    """Call a batch handler as dispatch does: messages of records are published by the bus."""
     records.bind(bus)
     function(records)
 

@@ -1,4 +1,4 @@
-"""feedbus 0.1, which running systems are upgraded from.
+"""feedbus 0.1, the version of systems that are upgraded.
 
 tests/data/feedbus-0.1.tar.xz is its package: `git archive 69f69b0 feedbus | xz -9`.
 """

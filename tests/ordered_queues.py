@@ -24,7 +24,7 @@ EIGHT = list(range(1, 9))
 
 
 class Failing:
-    """Handlers that note what they handle, and fail on some numbers so many times."""
+    """Handlers that record the handled numbers, and fail for some of them several times."""
 
     def __init__(self, failures: dict[int, int], error: type[Exception] = ValueError) -> None:
         self.left = Counter(failures)

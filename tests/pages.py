@@ -1,4 +1,4 @@
-"""What the pages of the documentation contain: code blocks, sessions, links and headings.
+"""The content of the documentation pages: code blocks, sessions, links and headings.
 
 A fenced block is one of these:
 
@@ -36,7 +36,7 @@ class Block:
     language: str
     text: str
     project: str  # the folder of the nearest file, this one included
-    file: str | None  # its path within the project, where it is a file
+    file: str | None  # its path within the project, if it is a file
     not_run: str | None  # the reason that the page gives
 
     @property

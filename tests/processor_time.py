@@ -1,7 +1,7 @@
 """Report the tests that take the most processor time: unlike duration, it does not grow with load.
 
-What a test's child processes take counts too, also while they still run. The start of what several
-tests share, such as a server, is listed by itself and counts for no test.
+The time of a test's child processes counts, too, also while they still run. The start of objects
+that several tests share, such as a server, is listed separately and counts for no test.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SHARED = "shared_processor_seconds"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STARTED = pytest.StashKey[float]()
 
-_shared: list[tuple[str, float]] = []  # what the current test has started for others, too
+_shared: list[tuple[str, float]] = []  # shared objects that the current test has started
 
 
 @contextmanager
 def shared(name: str) -> Iterator[None]:
-    """Count what the block takes for itself, not for the test that runs it first."""
+    """Count the time of the block separately, not as time of the test that runs it first."""
     started, inner = processor_seconds(), len(_shared)
     try:
         yield

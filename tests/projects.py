@@ -66,7 +66,7 @@ def work(message, bus):
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A folder with a topology and a handler that writes what it saw to a log."""
+    """A folder with a topology and a handler that writes each handled message to a log."""
 
     folder: Path
 
@@ -82,11 +82,11 @@ class Project:
 
     @property
     def log(self) -> Path:
-        """Where the handler notes what it saw."""
+        """The file to which the handler writes."""
         return self.folder / "seen.log"
 
     def seen(self) -> list[str]:
-        """Return what the handler noted."""
+        """Return the messages that the handler has written."""
         return self.log.read_text().split() if self.log.exists() else []
 
     def command(self, *words: str) -> list[str]:
@@ -99,7 +99,7 @@ class Project:
         return self.folder / "topology.toml"
 
     def feedbus(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end and see its exit code, any when code is None."""
+        """Run a command to its end and check its exit code; None allows any exit code."""
         done = subprocess.run(
             self.command(*words),
             capture_output=True,
@@ -132,7 +132,7 @@ class Project:
 def status(topology: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return what `feedbus status --json` prints, without the start of a process.
 
-    A start takes much more processor time than what it prints, and many tests ask repeatedly.
+    The start of a process takes most of the processor time, and many tests ask repeatedly.
     tests/integration/test_supervision.py runs the command.
     """
     found: dict[str, Any] = json.loads(
@@ -149,7 +149,7 @@ def environment_without_options() -> dict[str, str]:
 def run_feedbus(
     folder: Path, environment: Mapping[str, str], *words: str, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of feedbus in a project's folder and see its exit code."""
+    """Run a command of feedbus in a project's folder and check its exit code."""
     done = subprocess.run(
         [sys.executable, "-m", "feedbus", *words],
         cwd=folder,
@@ -202,7 +202,7 @@ def wait_until(true: Callable[[], object], shown: Callable[[], object] = lambda:
 
     Args:
         true: the condition.
-        shown: what the failure shows, where the condition does not become true.
+        shown: returns a text for the failure if the condition does not become true.
 
     Raises:
         AssertionError: it did not become true.
@@ -214,7 +214,7 @@ def wait_until(true: Callable[[], object], shown: Callable[[], object] = lambda:
         if true():
             return
         assert time.monotonic() < deadline, f"it did not become true {shown()}"
-        # A condition that starts a process would otherwise slow down what it waits for.
+        # Otherwise a condition that starts a process would slow down the awaited processes.
         time.sleep(max(0.02, time.monotonic() - asked_at))
 
 
@@ -228,7 +228,7 @@ def gone(process_id: int) -> bool:
 
 
 def is_alive(process_id: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Whether a process runs; a zombie does not run."""
     try:
         stat = Path(f"/proc/{process_id}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""A publisher that puts any bytes at all into properties, headers and routing keys."""
+"""A publisher that can put any bytes into properties, headers and routing keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADERS, DELIVERY_MODE, PRIORITY, EXPIRATION, TIMESTAMP, USER_ID = 2, 3, 4, 7, 9
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A message as it goes over the wire: flags and properties, the routing key, the body."""
+    """The bytes of a message: flags and properties, the routing key, the body."""
 
     properties: bytes
     routing_key: bytes
@@ -44,7 +44,7 @@ def publish(channel: Any, exchange: str, raw: Raw) -> None:
 
 @contextmanager
 def publisher(port: int) -> Iterator[Callable[[str, Raw], None]]:
-    """Connect, and give a function that publishes to an exchange and returns when confirmed."""
+    """Connect, and return a function that publishes to an exchange and waits for the confirm."""
     with amqp.Connection(f"127.0.0.1:{port}", confirm_publish=False) as connection:
         channel = connection.channel()
         channel.confirm_select()

@@ -1,4 +1,4 @@
-"""What a test does where something is missing: skip on a laptop, fail where all is required.
+"""Skip a test if a server is missing, or let it fail if all servers are required.
 
 conftest.py registers this module as a plugin of pytest. Where FEEDBUS_REQUIRE_SERVERS=1, every test
 that is skipped, or fails as expected, is a failure, whatever skipped it.
@@ -45,12 +45,12 @@ def only_if(possible: bool, reason: str) -> pytest.MarkDecorator:
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test, for want of something."""
+    """Skip the test, because something is missing."""
     pytest.skip(reason)
 
 
 def skip_where_unwanted() -> None:
-    """Skip the test where no server is to be started."""
+    """Skip the test if no server may be started."""
     if UNWANTED:
         missing("FEEDBUS_SERVERS=none lets no server start")
 

@@ -16,14 +16,14 @@ FAILURES: list[Exception] = []
 
 
 class Settings:
-    """What clients are made by."""
+    """The settings of clients."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Client:
-    """What handlers call."""
+    """The client that handlers call."""
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.name

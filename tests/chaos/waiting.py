@@ -1,11 +1,11 @@
-"""A model of retries in order, small enough to look at every way in which they may go.
+"""A model of retries in order, with few enough states to try all.
 
-One key, whose numbered records come to the queue of one shard; each fails as often as is said.
-The consumer handles them as feedbus does: what failed, and what comes behind it, is in the waiting
-queue before it is acknowledged. It has only what it has received, and while its buffer is full it
-receives nothing. It may die between any two steps. At some moment the ring is switched: what is
-published from then on goes to another queue, with a waiting queue of its own, whose consumer begins
-when the first queue is gone.
+One key, whose numbered records come to the queue of one shard; each fails a given number of times.
+The consumer handles them as feedbus does: a failed record and the later ones are put into the
+waiting queue before they are acknowledged. It has only what it has received, and while its buffer
+is full it receives nothing. It may be killed between any two steps. At some moment the ring is
+switched: later records go to another queue with its own waiting queue. The consumer of that queue
+begins when the first queue is deleted.
 
 Another key may have one record, which waits from the beginning. It can have the place of a record
 of the first key, since it may have waited beside another queue, and can run in one batch with it.
@@ -37,18 +37,18 @@ class World:
 
     Attributes:
         left: how many records are not published yet.
-        failures: of each record, how often it is still to fail.
-        queues: the two shards' queues, of numbers; None when gone.
+        failures: for each record, how often it will still fail.
+        queues: the queues of the two shards, with numbers; None if deleted.
         waiting: the two waiting queues.
         switched: whether publishing goes to the second queue.
-        redelivered: records that were delivered to a consumer that died.
-        doing: what the consumer is at; "" while there is none.
+        redelivered: records that were delivered to a consumer that was killed.
+        doing: the current step of the consumer; "" while there is none.
         held: how many messages of its queue the consumer has received and not acknowledged.
-        arrived: those messages of its waiting queue that it has received.
-        line: what it knows of what waits, in order.
-        read: what waited when it began.
+        arrived: the messages of its waiting queue that it has received.
+        line: the waiting records that it knows, in order.
+        read: the records that waited when it began.
         done: the highest number with an effect.
-        other: how often the record of the other key is still to fail; -1 when it had its effect.
+        other: how often the record of the other key will still fail; -1 after its effect.
         deaths: the number of consumers that may still be killed.
         fault: the error that was found.
 
@@ -72,12 +72,12 @@ class World:
 
     @property
     def at(self) -> int:
-        """The generation whose turn it is."""
+        """The generation that is read now."""
         return 1 if self.queues[0] is None else 0
 
     @property
     def at_fence(self) -> bool:
-        """Whether the end of the queue is what the consumer has next."""
+        """Whether the next message of the consumer is the fence."""
         return self.held > 0 and (self.queues[self.at] or ())[:1] == (FENCE,)
 
     @property
@@ -92,7 +92,7 @@ class World:
         return tuple(each for each in heads.values() if each in self.arrived)
 
     def fails(self, number: int) -> bool:
-        """Whether a record is to fail now."""
+        """Whether a record fails now."""
         return (self.other if number == OTHER else self.failures[number - 1]) > 0
 
 
@@ -102,8 +102,8 @@ class Retries:
 
     Attributes:
         without: the parts that it lacks.
-        movable: whether what waits can be sent to the next ring. Where that places records by a
-            header, what waits has to be handled before the queue ends.
+        movable: whether waiting records can be sent to the next ring. If that ring places records
+            by a header, the waiting records must be handled before the queue ends.
 
     """
 
@@ -135,7 +135,7 @@ class Retries:
         yield from self._go_on(world)
 
     def _begin(self, world: World) -> World:
-        """Read all that waits; of two messages of a record the later attempt counts."""
+        """Read all waiting records; of two messages of a record, the later attempt counts."""
         if "reading first" in self.without:
             return replace(world, doing=READY)
         found: dict[tuple[int, int], Waiting] = {}
@@ -172,7 +172,7 @@ class Retries:
                 yield from self._receive(world)
 
     def _empty(self, world: World) -> World:
-        """Acknowledge one of the messages that have been sent on: the last one first."""
+        """Acknowledge one of the moved messages, the last one first."""
         left = sorted(world.waiting[0])
         if left:
             left.pop(-1 if "emptying from the end" not in self.without else 0)
@@ -180,7 +180,7 @@ class Retries:
         return replace(world, line=(), arrived=frozenset(), doing=READY)
 
     def _receive(self, world: World) -> Iterator[World]:
-        """Receive the next message of the queue, or the next of what waits."""
+        """Receive the next message of the queue, or of the waiting queue."""
         if world.held < min(ROOM, len(world.queues[world.at] or ())):
             yield replace(world, held=world.held + 1)
         new = [each for each in world.waiting[world.at] if each not in world.arrived]
@@ -202,7 +202,7 @@ class Retries:
         return replace(effect(world, number), doing=f"acknowledge {number}")
 
     def _wait(self, world: World, number: int, attempt: int) -> World:
-        """Send a record to the waiting queue, and acknowledge it where it came from."""
+        """Send a record to the waiting queue, and acknowledge its first message."""
         place = max((each[0] for each in world.line), default=0) + 1
         if "publishing first" in self.without:
             return replace(take(world, number), doing=f"publish {place} {number} {attempt}")
@@ -232,7 +232,7 @@ class Retries:
     def _settle(
         self, world: World, batch: tuple[Waiting, ...], failed: tuple[Waiting, ...]
     ) -> World:
-        """Acknowledge the messages of a batch; what did not fail waits no more."""
+        """Acknowledge the messages of a batch; records that did not fail no longer wait."""
         apart = "distinguishing queues" not in self.without
         marks = [each if apart else each[0] for each in failed]
         line = list(world.line)
@@ -251,7 +251,7 @@ class Retries:
         )
 
     def _pass_fence(self, world: World) -> World:
-        """End the queue; what waits has gone on before, once all of it has been received."""
+        """End the queue; before that, the waiting records were received and moved."""
         if world.line and "moving" not in self.without:
             if not self.movable or not world.arrived.issuperset(world.line):
                 return world

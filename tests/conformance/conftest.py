@@ -14,12 +14,12 @@ from tests.conformance import drive
 
 
 class Broker:
-    """Connects as a client would; what it opened it closes.
+    """Connects as a client does, and closes its connections at the end.
 
     Args:
         version: RabbitMQ's version; None for the embedded broker and the broker in memory.
-        clock: by which it goes.
-        parameters: what a connection of Kombu takes.
+        clock: the clock of the broker.
+        parameters: the arguments of a Kombu connection.
 
     """
 

@@ -1,4 +1,4 @@
-"""What conformance tests say to a channel, in short."""
+"""Short functions on a channel, for conformance tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def link(channel):
 
 
 def drain_until(channel, reached, seconds=DEADLINE_SECONDS):
-    """Let events happen until reached() is true; fail when it does not come true."""
+    """Process events until reached() is true; fail if it does not become true."""
     deadline = clock.monotonic() + seconds
     while not reached():
         assert clock.monotonic() < deadline, "what was waited for did not happen"
@@ -36,7 +36,7 @@ def drain_quietly(channel, seconds=QUIET_SECONDS):
 
 
 def eventually(found, seconds=DEADLINE_SECONDS):
-    """Return what found() gives once it is true."""
+    """Return the result of found() when it is true."""
     deadline = clock.monotonic() + seconds
     while not (result := found()):
         assert clock.monotonic() < deadline, "what was waited for did not happen"
@@ -45,7 +45,7 @@ def eventually(found, seconds=DEADLINE_SECONDS):
 
 
 def make(channel, body, *, headers=None, **properties):
-    """Make a message; its body goes as bytes."""
+    """Create a message; its body is sent as bytes."""
     body = body.encode() if isinstance(body, str) else body
     named = {
         name: properties.pop(name)
@@ -56,7 +56,7 @@ def make(channel, body, *, headers=None, **properties):
 
 
 class Publisher:
-    """Publishes on a channel in confirm mode and notes what became of each message."""
+    """Publishes on a channel in confirm mode, and records the outcome of each message."""
 
     def __init__(self, channel):
         self.channel = channel
@@ -99,7 +99,7 @@ class Publisher:
 
 
 def put(channel, queue, *bodies, **properties):
-    """Publish to a queue and wait for the confirms, on a channel of its own."""
+    """Publish to a queue and wait for the confirms, on a separate channel."""
     with link(channel).channel() as own:
         publisher = Publisher(own)
         for body in bodies:
@@ -140,7 +140,7 @@ def take(channel, name, *, no_ack=True):
 
 
 def contents(channel, name):
-    """Take all that a queue has ready; return the bodies in order."""
+    """Take all ready messages of a queue; return the bodies in order."""
     found = []
     while (message := channel.basic_get(name, no_ack=True)) is not None:
         found.append(text(message))
@@ -148,7 +148,7 @@ def contents(channel, name):
 
 
 def depth(channel, name):
-    """Count what a queue has ready."""
+    """Count the ready messages of a queue."""
     return channel.queue_declare(name, passive=True).message_count
 
 

@@ -1,4 +1,4 @@
-"""Deliveries: order, what they carry, and consumers."""
+"""Deliveries: order, content, and consumers."""
 
 from __future__ import annotations
 

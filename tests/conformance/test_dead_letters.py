@@ -1,4 +1,4 @@
-"""Where messages go that were rejected, expired, pushed out or returned too often."""
+"""Dead letters: messages that were rejected, expired, dropped or returned too often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declaring, asking, deleting."""
+"""Declarations, passive declarations and deletions."""
 
 from __future__ import annotations
 

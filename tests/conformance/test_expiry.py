@@ -1,4 +1,4 @@
-"""What expires, and when it does not."""
+"""Which messages and queues expire, and when they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queues with priorities: which message is next, and what else follows from the order."""
+"""Queues with priorities: which message is next, and the other effects of the order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A RabbitMQ that tests may stop, restart and frighten; what others need runs on another."""
+"""A RabbitMQ that tests may stop and restart; other tests use another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONFIG = "max_message_size = 200000\n"
 
 @pytest.fixture(scope="session")
 def fragile_rabbitmq(tmp_path_factory):
-    """Run a RabbitMQ that does not survive every test unharmed, but is up at each one's start."""
+    """Run a RabbitMQ that tests may damage, but that runs at the start of each test."""
     folder = tmp_path_factory.mktemp("fragile")
     with RabbitMQ(folder, config=CONFIG, version=required.rabbitmq()) as node:
         yield node

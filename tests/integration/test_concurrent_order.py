@@ -1,7 +1,7 @@
-"""Order by key where several records run at once: kills and a reshard meanwhile, seen from outside.
+"""Order by key while several records run at once, with kills and a reshard, seen from outside.
 
 The handlers note when each record begins and ends in one file, which all processes append to. A
-record may begin only when all earlier ones of its key have ended, whatever was killed or moved.
+record may begin only when all earlier ones of its key have ended, also after kills and moves.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Ordered(Project):
         self.topology.write_text(TOPOLOGY.format(**values, kind=kind, handler=handler))
 
     def lines(self) -> list[list[str]]:
-        """Return what the handlers have noted."""
+        """Return the lines that the handlers have written."""
         return (
             [line.split() for line in self.log.read_text().splitlines()]
             if self.log.exists()
@@ -103,7 +103,7 @@ class Ordered(Project):
         thread.join()
 
     def kill_one(self, chance: random.Random) -> None:
-        """Kill one of the processes that have noted something of late."""
+        """Kill one of the processes that have written a line recently."""
         pid = int(chance.choice(self.lines()[-20:])[3])
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

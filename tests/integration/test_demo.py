@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, also while its processes are killed."""
+"""The demo as a new user runs it, also while its processes are killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = ("demo", "--authors", "5", "--followers", "2000", "--tweets", "150")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
-    """The reference application in a folder of its own; whatever still runs there is ended."""
+    """The reference application in a separate folder; processes that still run there are ended."""
     for name in ("handlers", "web", "store", "topology.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     yield tmp_path
@@ -47,7 +47,7 @@ def start(project: Path) -> subprocess.Popen[str]:
 
 
 def processes(project: Path) -> dict[int, str]:
-    """Return what runs for a project by its command line: consumers, web, supervisor."""
+    """Return the processes of a project by their command lines: consumers, web, supervisor."""
     found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():

@@ -1,4 +1,4 @@
-"""Whatever a foreign publisher puts on the wire ends in one verdict, and the next is handled.
+"""Every message of a foreign publisher gets one verdict, and the next message is handled.
 
 FEEDBUS_FUZZ_EXAMPLES=100000 is the long form (`make fuzz`).
 """
@@ -74,7 +74,7 @@ def publish_raw(node: Any, exchange: str, examples: Sequence[raw.Raw]) -> int:
 
 
 def publish_kombu(system: System, exchange: str, examples: Sequence[raw.Raw]) -> int:
-    """Publish over Kombu's channel what the embedded broker takes; return how many that were."""
+    """Publish on Kombu's channel; return how many messages the embedded broker has accepted."""
     count = 0
     with broker.connect(system.topology) as connection:
         channel: Any = connection.channel()
@@ -99,7 +99,7 @@ def publish_kombu(system: System, exchange: str, examples: Sequence[raw.Raw]) ->
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def place(request):
-    """Return where the broker is: a node, or None for the embedded one."""
+    """Return the node of the broker, or None for the embedded broker."""
     if request.param == "embedded":
         return None
     return request.getfixturevalue("rabbitmq_nodes")(request.param)
@@ -119,7 +119,7 @@ def system(place, tmp_path):
 
 
 def made(count: int) -> list[raw.Raw]:
-    """Generate messages, each an example of its own: in one of many they would be much alike."""
+    """Generate messages, each as a separate example: within one example they would be similar."""
     found: list[raw.Raw] = []
 
     @settings(
@@ -167,7 +167,7 @@ def check(place: Any, system: System, examples: Sequence[raw.Raw]) -> None:
 
 def test_whatever_is_published_ends_in_one_verdict_and_the_next_message_is_handled(place, system):
     examples = made(EXAMPLES)
-    assert len(examples) >= EXAMPLES // 2  # fewer only where all that there are were generated
+    assert len(examples) >= EXAMPLES // 2  # fewer only if all possible messages were generated
     for start in range(0, len(examples), AT_ONCE):
         some = examples[start : start + AT_ONCE]
         try:

@@ -1,4 +1,4 @@
-"""Three hosts, each a project folder with a supervisor of its own, share a queue's shards."""
+"""Three hosts, each a project folder with its own supervisor, share a queue's shards."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Hosts:
         return found
 
     def check(self) -> None:
-        """See that every record was handled once, each key's one after the other in order."""
+        """Check that every record was handled once, and the records of each key in order."""
         wait_until(
             lambda: sum(map(len, self.seen().values())) >= 2 * sum(self.sent.values()),
             lambda: self.feedbus("a", "status"),
@@ -181,7 +181,7 @@ class Hosts:
 
 
 def check_effects(hosts: Hosts) -> None:
-    """See that every record had its effect, each key's in order but for repeats after a loss."""
+    """Check that every record had its effect, in the order of its key except for repetitions."""
 
     def first_ends() -> dict[str, list[int]]:
         return {

@@ -1,4 +1,4 @@
-"""A RabbitMQ that is killed just after a change keeps what it has confirmed."""
+"""A RabbitMQ that is killed directly after a change keeps the confirmed messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations process under a real supervisor, in small projects of their own."""
+"""The operations process under a real supervisor, in separate small projects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch) -> Project:
 
 @contextmanager
 def up(project: Project) -> Iterator[str]:
-    """Run a project until the block ends; gives what `up` wrote to stderr."""
+    """Run a project until the block ends; yield the stderr of `up`."""
     started = project.feedbus("up", "--detach")
     try:
         yield started.stderr
@@ -50,7 +50,7 @@ def process(project: Project) -> int:
 
 
 def url_without(project: Project, killed: int) -> str | None:
-    """Return the URL of the operations process, None while it is that of a killed one."""
+    """Return the URL of the operations process; None while the URL is of a killed process."""
     found = status(project)
     running = found["processes"]["operations"]["processes"]
     return None if killed in {each["pid"] for each in running} else found["operations"]["url"]

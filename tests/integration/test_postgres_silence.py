@@ -1,4 +1,4 @@
-"""A PostgreSQL that answers nothing any more is given up, and asked again on another connection."""
+"""If PostgreSQL does not answer, its connection is closed, and another connection is opened."""
 
 from __future__ import annotations
 

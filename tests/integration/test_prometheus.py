@@ -1,4 +1,4 @@
-"""All that docker-compose.yml would run, run without containers, and watched by its Prometheus."""
+"""The services of docker-compose.yml, run without containers, with its Prometheus."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HANDLED = f'sum by (consumer) (feedbus_records_total{{{SHARDS},verdict="ack"}})'
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The running whole: broker, store, application, Prometheus."""
+    """The running services: broker, store, application, Prometheus."""
 
     compose: Compose
     rabbitmq: ShippedRabbitMQ
@@ -106,7 +106,7 @@ class Stack:
             self.post("/api/v1/post-tweet", userId=author, text=f"tweet {number}")
 
     def followers(self) -> int:
-        """Count whom the application has made followers."""
+        """Count the followers that the application has created."""
         with Tally(self.topology):
             return Follower.select().count()
 
@@ -166,7 +166,7 @@ def made(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def author(stack):
-    """Somebody with 300 followers, whose 20 tweets have been handled."""
+    """A user with 300 followers, whose 20 tweets were handled."""
     ask = stack.prometheus
     seen = "count(count by (consumer) (feedbus_records_total))"
     wait_until(lambda: ask.value(seen) == len(stack.topology.consumers))
@@ -221,7 +221,7 @@ def empty(prometheus: Prometheus, expr: str) -> bool:
 
 
 def meant(expr: str) -> str:
-    """Put in what Grafana would."""
+    """Replace the variables as Grafana does."""
     for variable, value in {
         "$job": ".*",
         "$__rate_interval": "5m",

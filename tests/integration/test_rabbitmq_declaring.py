@@ -1,4 +1,4 @@
-"""What a topology says is what RabbitMQ has; where it cannot be, the reason is reported."""
+"""RabbitMQ has the objects of the topology; if this is not possible, the reason is reported."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _closed_store():
 
 
 def had(node, kind: str, name: str) -> dict:
-    """Return what the broker has of that name."""
+    """Return the objects of that name on the broker."""
     return json.loads(node.get(f"/api/{kind}/%2F/{quote(name, safe='')}"))
 
 

@@ -69,7 +69,7 @@ def test_the_first_use_of_a_delay_does_not_count_towards_the_time_of_its_handler
 
 
 def arrived(system: System) -> dict[str, Any]:
-    """Return the payloads of what waits in the queues, by message id; it stays there."""
+    """Return the payloads of the messages in the queues, by message id; the messages stay there."""
     found = {}
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel

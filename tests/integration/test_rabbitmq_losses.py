@@ -1,4 +1,4 @@
-"""What a consumer on RabbitMQ loses (its channel, its peer, its queue, its rights) costs little."""
+"""A consumer on RabbitMQ survives the loss of its channel, its peer, its queue or its rights."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_after_a_lost_connection_what_ran_at_once_is_repeated_when_it_has_ended(
     system.run(slow, idle_seconds=1.5)
     assert system.dead() == []
     assert set(system.seen) == set(range(12))
-    assert len(begun) <= 12 + 4  # what ran, and nothing that waited beside it
+    assert len(begun) <= 12 + 4  # only the records that ran, not the ones that waited
 
 
 def test_a_message_whose_handler_stops_the_heartbeats_is_given_up(rabbitmq, tmp_path: Path):

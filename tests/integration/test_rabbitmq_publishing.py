@@ -1,4 +1,4 @@
-"""Of every message that is published on RabbitMQ it is known what became of it."""
+"""The publisher knows the outcome of every message that it publishes on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _closed_store():
 
 @contextmanager
 def alarm(node: RabbitMQ):
-    """Let a node be out of memory, so that it blocks publishers, until the block ends."""
+    """Let a node have too little memory, so that it blocks publishers, until the block ends."""
     node.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1})")
     try:
         yield
@@ -52,7 +52,7 @@ def end_alarm(node: RabbitMQ) -> None:
 
 
 def numbers(system: System) -> list[int]:
-    """Take all that waits for "work"."""
+    """Take all messages of "work"."""
     system.run(system.note)
     return system.seen
 

@@ -42,7 +42,7 @@ management.ssl.fail_if_no_peer_cert = true
 
 
 class TlsNode:
-    """A node that asks for a client's certificate; its own is for "localhost" alone."""
+    """A node that requires a client certificate; its own certificate is only for "localhost"."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority.at(folder / "ours")
@@ -98,7 +98,7 @@ def topology(folder: Path, urls: tuple[str, str]) -> Topology:
 
 
 def refusals(given: Topology) -> tuple[str, str]:
-    """Return why the broker and why its management API is not spoken to."""
+    """Return the reasons why the broker and its management API are refused."""
     with pytest.raises(Outage) as by_broker:
         broker.connect(given)
     with pytest.raises(UsageError) as by_management:

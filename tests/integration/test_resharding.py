@@ -1,4 +1,4 @@
-"""A running system that follows its topology: real processes, messages coming all the while."""
+"""A running system whose topology changes: real processes, and messages all the time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def mail(message, bus):
 
 
 class System:
-    """A project in a folder, its command line, and a publisher that does not know of changes."""
+    """A project in a folder, its commands, and a publisher that does not know about changes."""
 
     def __init__(self, root: Path, broker: str = 'url = "sqlite:///var/broker.db"') -> None:
         self.root = root
@@ -142,7 +142,7 @@ class System:
         )
 
     def check(self) -> None:
-        """See that every record was handled once, each key's in their order."""
+        """Check that every record was handled once, and in the order of its key."""
         self.wait_for_all()
         assert self.seen() == {key: list(range(count)) for key, count in self.sent.items()}
 

@@ -47,7 +47,7 @@ PARTS = {
 
 @dataclass(slots=True)
 class Commands:
-    """Runs commands of the project in a folder, and keeps all that they say."""
+    """Runs commands of the project in a folder, and keeps their output."""
 
     folder: Path
     environment: dict[str, str]
@@ -100,7 +100,7 @@ class Commands:
                     self.written.append((str(path), path.read_bytes()))
 
     def fetch(self, port: int, *paths: str) -> None:
-        """Keep what the web answers."""
+        """Keep the answers of the web process."""
         for path in paths:
             client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
             client.request("GET", path)
@@ -144,7 +144,7 @@ def guarded(rabbitmq: RabbitMQ, postgres: Postgres) -> Iterator[dict[str, str]]:
 
 
 def put(node: RabbitMQ, path: str, **properties: str) -> None:
-    """Make something through the management API, which costs less than rabbitmqctl."""
+    """Create an object through the management API, which is faster than rabbitmqctl."""
     client = http.client.HTTPConnection("127.0.0.1", node.management_port, timeout=PATIENCE_SECONDS)
     login = b64encode(b"guest:guest").decode()
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}

@@ -1,4 +1,4 @@
-"""How processes start and start again, as real ones: what they inherit, and restarts."""
+"""How real processes start and restart, and what they inherit."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""A process that stops while it holds something on the broker, as if its host had no power."""
+"""A process that stops while it holds a lock or messages, as if its host had lost its power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How processes end, as real ones: by commands, by signals, with what they have started."""
+"""How real processes end: by commands, by signals, together with their child processes."""
 
 import os
 import re

@@ -30,7 +30,7 @@ def system(tmp_path):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """A system that several tests look at, each leaving it whole."""
+    """A system that several tests use and leave unchanged."""
     system = System(tmp_path_factory.mktemp("running"))
     with system.up():
         system.wait_for_output("all 5 processes are ready")

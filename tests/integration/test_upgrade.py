@@ -1,4 +1,4 @@
-"""A system that feedbus 0.1 has left behind, taken over by this version in place."""
+"""A system of feedbus 0.1 that this version takes over in place."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Shop:
         )
 
     def run(self, *words: str, old: bool = False, code: int = 0) -> str:
-        """Run a command to its end and return what it printed."""
+        """Run a command to its end and return its output."""
         running = self.start(*words, old=old)
         try:
             printed, _ = running.communicate(timeout=PATIENCE_SECONDS)
@@ -196,7 +196,7 @@ class Shop:
         )
 
     def seen(self) -> list[tuple[str, str, int]]:
-        """Return (queue, key, number) of all that was handled, in order."""
+        """Return (queue, key, number) of all handled messages, in order."""
         log = self.folder / "seen.log"
         lines = log.read_text().splitlines() if log.exists() else []
         return [(queue, key, int(number)) for queue, key, number in map(str.split, lines)]
@@ -247,7 +247,7 @@ def leave_behind(shop: Shop) -> None:
 
 
 def take_over(shop: Shop) -> None:
-    """Start this version where 0.1 was, and see that everything is handled once and in order."""
+    """Start this version instead of 0.1, and check that all is handled once and in order."""
     plan = shop.run("plan")
     changes = [line for line in plan.splitlines() if line[:1] in {"~", "+", "-"}]
     wanted = [each.format(**shop.fields) for each in CHANGES if shop.fields["quorum"]]

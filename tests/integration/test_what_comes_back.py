@@ -1,4 +1,4 @@
-"""What came with a message comes back with it: after a retry, as a dead letter, sent back."""
+"""A message keeps its properties: after a retry, as a dead letter, and after a requeue."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def taken(system: System, name: str) -> Any:
 
 
 def fail(_message: Any, _bus: Any) -> None:
-    """Fail on everything."""
+    """Raise an exception for every message."""
     msg = "it always fails"
     raise RuntimeError(msg)
 
@@ -181,12 +181,12 @@ def test_a_dead_letter_does_not_expire(url, tmp_path):
 
 
 class Strict(Schema):
-    """Nothing but a number."""
+    """A message with only a number."""
 
     n = fields.Integer(strict=True, required=True)
 
     class Meta:
-        """Refuse all else."""
+        """Refuse all other fields."""
 
         unknown = RAISE
 
