@@ -27,7 +27,7 @@ class SharedSender:
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
-        """Create the sender; nothing is sent yet.
+        """Create the object; nothing is sent yet.
 
         Args:
             topology: the topology of the system.

@@ -67,7 +67,7 @@ def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
         if draft.report.has((*path, option)):
             yield (*path, option), Fault(message=reason, at_key=True)
     if options.get("type") == RING:
-        message = "an external exchange cannot have shards: feedbus must declare their exchanges"
+        message = "an external exchange cannot have shards: only feedbus can declare a ring"
         yield (*path, "type"), Fault(message=message, expected="'direct', 'topic' or 'fanout'")
 
 

@@ -23,7 +23,7 @@ class Places:
     """The line and column of each path, from 1, in characters.
 
     Attributes:
-        repeated: each key and table that is written again, with its position and the first one.
+        repeated: each key and table that the file has twice, with both positions.
 
     """
 

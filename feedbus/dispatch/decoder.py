@@ -194,7 +194,7 @@ class Decoder:
         return Decoded(self._consumer, delivery, pack)
 
     def _refuse_whole(self, inputs: Inputs, delivery: Delivery, decision: Decision) -> Decoded:
-        """Decide on a delivery that cannot be decoded: now, or after earlier records of its key."""
+        """Decide on an undecodable delivery now, or let it wait for earlier records of its key."""
         if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
             return self.with_decision(delivery, decision)
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))

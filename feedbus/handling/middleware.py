@@ -91,7 +91,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
     Args:
         dotted: "package.module:name".
         root: the folder of the topology.
-        asynchronous: whether each handler that it runs around is async.
+        asynchronous: whether the handlers whose calls it wraps are async.
 
     Raises:
         UsageError: it cannot be imported, or cannot be a middleware there.

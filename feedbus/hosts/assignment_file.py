@@ -109,7 +109,7 @@ class AssignedConsumer:
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
-        """Create the object for a consumer and for the supervisor with this process id."""
+        """Create the object for a consumer; `supervisor` is the process id of its supervisor."""
         self._path = path
         self._consumer = consumer
         self._supervisor = supervisor

@@ -45,7 +45,7 @@ class LogEntry:
 
 
 def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
-    """Yield the entries of whole lines; indented lines at the beginning belong to `before`."""
+    """Yield the entries in a text; indented lines at its beginning belong to the entry `before`."""
     current = replace(before, lines=())
     for line in text.splitlines():
         if line.startswith("  "):

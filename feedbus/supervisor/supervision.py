@@ -98,7 +98,7 @@ class Supervision:
         )
         self.settings = AppliedSettings.of(topology)
         write_applied(topology, config.read(topology.path))
-        arbiter.supervision = self  # for the commands below
+        arbiter.supervision = self  # for circus_commands
 
     def _make(self, options: dict[str, Any]) -> ProcessWatcher:
         if self.copies is not None:
@@ -116,7 +116,7 @@ class Supervision:
         """Start every watcher; from then on, restart processes that end."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
-        # circus's own check would log every command at the same time, and make it fail.
+        # With circus's own check, a command that arrives during the check would fail and be logged.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
@@ -129,7 +129,7 @@ class Supervision:
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Stop and remove a watcher, until a topology with it is applied."""
+        """Stop and remove a watcher; an apply of a topology that contains it adds it again."""
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
 
@@ -247,7 +247,7 @@ class Supervision:
             watcher.end_hung()
 
     def _child_ended(self) -> None:
-        # Immediately; the periodic check finds only what this has missed.
+        # This is done immediately; the periodic check finds only processes that were missed here.
         self.arbiter.reap_processes()
         if not self.stopping:
             for watcher in self.watchers:
