@@ -27,7 +27,7 @@ Events = list[tuple[selectors.SelectorKey, int]]
 Waiting = Callable[[], AbstractContextManager[None]]  # around waits that no handler causes
 
 
-class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is
+class NothingToWaitFor(FeedbusError):  # noqa: N818 -- clear without "Error"
     """A wait without a limit on a virtual clock would never end."""
 
 

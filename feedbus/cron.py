@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 from feedbus.topology import Schedule
 
 
-class WrongCron(ValueError):  # noqa: N818 -- names what it is
+class WrongCron(ValueError):  # noqa: N818 -- clear without "Error"
     """A text that is not a cron expression, with the reason."""
 
 

@@ -54,7 +54,7 @@ class TopologyError(FeedbusError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the message
+class Outage(FeedbusError):  # noqa: N818 -- an outage is a state
     """Something that a handler needs is unavailable; the message is not the cause.
 
     A handler may raise it: the consumer then holds and handles the same messages again later,
@@ -74,7 +74,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= CHARACTERS_KEPT else f"{text[:CHARACTERS_KEPT]}…"
 
 
-class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
+class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
     """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:

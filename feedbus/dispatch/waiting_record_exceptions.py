@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class Waits(Exception):  # noqa: N818 -- names what it is
+class Waits(Exception):  # noqa: N818 -- clear without "Error"
     """A record is not handled, because an earlier record of its key waits."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from feedbus.errors import UsageError
 
 
-class Unfit(UsageError):  # noqa: N818 -- names what it is
+class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
     """A function or class that can never work in its role, such as a handler.
 
     Attributes:

@@ -31,7 +31,7 @@ from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 MOST_DELIVERIES = 100_000
 
 
-class NeverDone(FeedbusError):  # noqa: N818 -- names what it is
+class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
     """Handling was stopped, because it did not end: handlers publish to each other without end."""
 
 

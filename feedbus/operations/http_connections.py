@@ -20,11 +20,11 @@ events = EventLog(__name__)
 
 BODY_BYTES = 64 * 1024  # the largest body of a request
 MOST_CONNECTIONS = 1000
-RESERVED_FILES = 200  # for the database, broker, logs and closing connections
+RESERVED_FILES = 200  # files for the database, the broker, logs and closing connections
 FEWEST_CONNECTIONS = 50
 ACCEPTED_AT_ONCE = 64
-HEADERS_SECONDS = 10.0  # from the connection, or from a later request's first byte
-REQUEST_SECONDS = 30.0  # from the same time to the body's last byte
+HEADERS_SECONDS = 10.0  # time for the headers, from the connection or a later request's first byte
+REQUEST_SECONDS = 30.0  # time for headers and body, from the same start
 IDLE_SECONDS = 60.0  # between an answer and the next request
 LINGER_SECONDS = 3.0
 

@@ -31,7 +31,7 @@ UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
 FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
 
 
-class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+class CannotListen(FeedbusError):  # noqa: N818 -- an outage is a state
     """The server cannot listen on an address."""
 
 

@@ -31,7 +31,7 @@ def figures(
     handled = settled(topology.var / "metrics")
     return {
         "name": topology.name,
-        "at": time.monotonic(),  # for rates, by the monotonic clock
+        "at": time.monotonic(),  # the monotonic time, for rates
         "queues": [
             of_queue(topology, queue, handled, depths, holding, waiting)
             for queue in topology.queues.values()

@@ -99,7 +99,7 @@ class Relay:
 
     def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
-        done = set(self._published)  # and not removed yet
+        done = set(self._published)  # the rows that are not removed yet
         with self._left.before(rows[0].id, rows[-1].id) as left:
             if left is None:
                 return

@@ -23,7 +23,7 @@ from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.write_queue import TURN_SECONDS, WriteTurn
 
-SERVER_SESSION = "feedbus_server_session"  # in the pool's record of a connection
+SERVER_SESSION = "feedbus_server_session"  # a key in the pool's data about a connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def _place(scheme: str, place: str) -> tuple[str, int | None]:
     if port in {"", ":"}:
         return host, None
     digits = port[1:]
-    known = port[0] == ":" and digits.isascii() and digits.isdecimal() and len(digits) < 6  # noqa: PLR2004 -- 65535 has five
+    known = port[0] == ":" and digits.isascii() and digits.isdecimal() and len(digits) < 6  # noqa: PLR2004 -- 65535 has five digits
     if not (known and 0 < int(digits) <= HIGHEST_PORT):
         refuse(f"a port from 1 to {HIGHEST_PORT} after the host", shown(scheme))
     return host, int(digits)

@@ -113,7 +113,7 @@ def _read_table(
     return found
 
 
-def _read_value(  # noqa: C901, PLR0911 -- a return a type
+def _read_value(  # noqa: C901, PLR0911 -- one return per type
     buffer: bytes, at: int, name: str, undecodable: list[str], depth: int
 ) -> tuple[Any, int]:
     letter = buffer[at]
@@ -230,7 +230,7 @@ def _write_table(table: Mapping[str, Any]) -> bytes:
     return b"".join(written)
 
 
-def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- a return a type
+def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- one return per type
     if isinstance(value, str):
         return b"S" + _sized(_encoded(value))
     if isinstance(value, bool):

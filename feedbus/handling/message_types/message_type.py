@@ -16,7 +16,7 @@ Reads = Literal["object", "text", "bytes"]
 Errors = dict[int, dict[str, list[str]]]
 
 
-class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
+class UnfitMessageType(TypeError):  # noqa: N818 -- clear without "Error"
     """A type that cannot be used as a message type.
 
     Attributes:

@@ -23,7 +23,7 @@ POSTGRES_SETTINGS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
 }
-SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
+SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # a setting in libpq's options
 
 
 class PostgresDatabase(Database, peewee.PostgresqlDatabase):
