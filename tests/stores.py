@@ -1,4 +1,4 @@
-"""A store of each kind, for tests of what all of them promise."""
+"""A store of each kind, for tests that every store must pass."""
 
 from __future__ import annotations
 

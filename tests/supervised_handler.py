@@ -32,7 +32,7 @@ class System:
 
     @contextmanager
     def up(self, prefix=(), ready=True):
-        """Run it in the foreground for as long as the block does."""
+        """Run the project in the foreground until the block ends."""
         (self.folder / "release").unlink(missing_ok=True)
         with (self.folder / "output").open("w") as output:
             process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A project under a supervisor, and the commands that a person would type there."""
+"""A project under a supervisor, and the commands of an operator."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Fixtures that make systems on one broker or on several, and close their store afterwards."""
+"""Fixtures that create systems on one broker or on several, and close their store afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def on_broker(
     management: bool = False,
     **options: Any,
 ) -> Iterator[Callable[..., System]]:
-    """Yield what makes systems on a broker, and close the store after the test.
+    """Yield a function that creates systems on a broker, and close the store after the test.
 
     Args:
         kind: "embedded", "rabbitmq" for the node that most tests share, or a version of RabbitMQ.

@@ -34,7 +34,7 @@ MOST_RUNS = 20
 
 
 class Numbered(Schema):
-    """What these systems carry."""
+    """The message of these systems."""
 
     n = fields.Integer(strict=True, required=True)
     text = fields.String()
@@ -47,7 +47,7 @@ class Numbered(Schema):
 
 @dataclass(slots=True)
 class System:
-    """A topology at work in a folder."""
+    """A running topology in a folder."""
 
     topology: Topology
     seen: list[Any] = field(default_factory=list)
@@ -88,7 +88,7 @@ class System:
         return cls(topology, store=bound() if uses_store else NoStore())
 
     def bus(self) -> LiveBus:
-        """Return a bus from outside."""
+        """Return a bus for a program outside of the system."""
         return LiveBus(self.topology)
 
     def run(
@@ -159,7 +159,7 @@ class System:
         metrics: Metrics | None = None,
         assigned: Callable[[], bool] = lambda: True,
     ) -> Iterator[threading.Thread]:
-        """Run a consumer in a thread for as long as the block does."""
+        """Run a consumer in a thread until the block ends."""
         with self._runner(function, name, batch, metrics, {}, assigned=assigned) as runner:
             thread = threading.Thread(target=runner.run)
             thread.start()
@@ -218,7 +218,7 @@ class System:
             channel.queue_purge(Names(self.topology).dead(self.topology.queues[name]))
 
     def ready(self) -> dict[str, int]:
-        """Return what waits for each consumer."""
+        """Return the number of waiting messages of each consumer."""
         with broker.connect(self.topology) as connection:
             depths = depths_of(connection, self.topology)
         return {name: found.ready for name, found in depths.items()}

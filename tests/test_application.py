@@ -1,4 +1,4 @@
-"""The reference application's handlers together, as its topology puts them."""
+"""The handlers of the reference application together, as in its topology."""
 
 from __future__ import annotations
 

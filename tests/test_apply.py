@@ -1,4 +1,4 @@
-"""Applying a change: what it does, and that a crash at any step of it is mended by the next."""
+"""Applying a change: its effects, and a crash at any step, which the next apply repairs."""
 
 from __future__ import annotations
 

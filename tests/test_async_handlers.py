@@ -38,7 +38,7 @@ SILENT = "Silent, whose text raised KeyError"
 
 
 class Silent(Reject):
-    """Has no text."""
+    """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
         raise KeyError

@@ -48,7 +48,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def balance(path):
-    """Return what runs the command."""
+    """Return a function that runs the command."""
 
     def run(*arguments, stdin=None):
         words = ["--topology", str(path), "balance", *map(str, arguments)]
@@ -302,7 +302,7 @@ def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, re
 
 
 def published(topology, keys):
-    """Publish a record for each key, and return how many lie in each shard's queue."""
+    """Publish a record for each key, and return the number of messages in each shard's queue."""
     topology_setup.set_up(topology)
     with LiveBus(topology) as bus:
         bus.publish_many("feed", (({}, key) for key in keys))

@@ -87,7 +87,7 @@ def test_it_is_never_less_even_than_before_nor_takes_more_buckets(loads, weights
         return
     assert found.after.max_over_mean < found.before.max_over_mean
     assert len(found.after.ring) <= most
-    # What is reported is what the file would say.
+    # The report has the same weights as the file.
     proposed = weighted(stands, found.weights)
     assert found.after.members == [(one.name, one.weight) for one in proposed.consumers.values()
                                    if one.queue.exchange == "feed"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prove that every measurement runs, and that each figure of the table comes out of it."""
+"""Check that every measurement runs, and computes each figure of the table."""
 
 from __future__ import annotations
 

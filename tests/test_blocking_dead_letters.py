@@ -30,7 +30,7 @@ make = systems_on("embedded", versions.chosen()[-1])
 
 @dataclass
 class Loaded:
-    """What the commands get."""
+    """The message of the commands."""
 
     topology: Topology
 

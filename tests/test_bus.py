@@ -1,4 +1,4 @@
-"""What a bus sends, and what it says of messages that are not taken."""
+"""The messages that a bus sends, and its errors for messages that are not accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What feedbus check says of handlers and of what surrounds them, before anything runs."""
+"""The problems that feedbus check reports about handlers, their resources and middleware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What feedbus check says of a store, and of what handlers ask for."""
+"""The problems that feedbus check reports about a store, and about parameters of handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies that are not JSON: text, bytes, and content types of the project's own codecs."""
+"""Bodies that are not JSON: text, bytes, and content types of the project's codecs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ handler = "foreign_handlers:rows"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Iterator[Any]:
-    """Return the folder of a project whose handlers note what they see."""
+    """Return the folder of a project whose handlers record their messages."""
     (tmp_path / "foreign_handlers.py").write_text(HANDLERS)
     (tmp_path / "topology.toml").write_text(TOPOLOGY)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Handlers in several threads, each call in a transaction of its own of one store."""
+"""Handlers in several threads; each call has its own transaction of one store."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Made:
             return [row[0] for row in found.fetchall()]
 
     def children(self) -> list[tuple[str, int]]:
-        """Take what the handlers have published, with its message ids."""
+        """Take the messages that the handlers have published, with their ids."""
         topology, found = self.system.topology, []
         with broker.connect(topology) as connection:
             channel = connection.default_channel

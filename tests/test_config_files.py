@@ -1,4 +1,4 @@
-"""What is wrong with a file as a whole: its text, its syntax, its encoding; and where it is."""
+"""Errors of a whole file: its text, its syntax and its encoding, with their positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong queue is reported at its place: its name, its exchange, its routing keys."""
+"""A wrong queue is reported at its position: its name, its exchange, its routing keys."""
 
 from __future__ import annotations
 

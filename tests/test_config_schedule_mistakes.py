@@ -1,4 +1,4 @@
-"""What is wrong with a schedule is reported at its place."""
+"""A wrong schedule is reported at its position."""
 
 from __future__ import annotations
 

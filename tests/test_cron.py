@@ -1,4 +1,4 @@
-"""The moments of a cron expression, also where the clock changes."""
+"""The moments of a cron expression, also when daylight saving time begins or ends."""
 
 from __future__ import annotations
 

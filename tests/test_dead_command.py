@@ -1,4 +1,4 @@
-"""feedbus dead: what it prints of a full queue, and its question."""
+"""feedbus dead: its output for a full queue, and its question."""
 
 from __future__ import annotations
 

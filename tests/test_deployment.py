@@ -1,4 +1,4 @@
-"""What ships for running it elsewhere: Compose, the image, Prometheus, Grafana."""
+"""The files for a deployment: Compose, the image, Prometheus, Grafana."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_every_file_that_is_mounted_exists(compose):
 
 
 def test_the_image_is_made_of_files_that_exist_and_are_let_in():
-    """And of all that the topology names: its commands, handlers and processes."""
+    """It also has everything that the topology names: its commands, handlers and processes."""
     copied = set()
     for line in (DEPLOY / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY "):

@@ -1,4 +1,4 @@
-"""What is made of records that are published: messages and packs."""
+"""The messages and packs of published records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/: each project is without problems and does what its README says."""
+"""examples/: each project has no problems and works as its README describes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/topology.toml"))
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Return what copies an example into a folder of its own and works there."""
+    """Return a function that copies an example into a separate folder and works there."""
     known = set(sys.modules)
 
     def use(name):

@@ -190,13 +190,13 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
 
 @contextmanager
 def foreign(system: System) -> Iterator[Any]:
-    """Give a channel of a program that knows nothing of feedbus."""
+    """Yield a channel of a program that does not know feedbus."""
     with broker.connect(system.topology) as connection:
         yield connection.default_channel
 
 
 def declare(system: System, kind: str = "topic") -> None:
-    """Declare what another system has, in its own way."""
+    """Declare the objects of another system, with its own arguments."""
     with foreign(system) as channel:
         exchange = Exchange("erp.events", kind, channel=channel)
         exchange.declare()
@@ -214,7 +214,7 @@ def publish(system: System, number: int) -> None:
 
 
 def external_things(system: System) -> list[Any]:
-    """Return all that the broker has of the other system, but for our own bindings."""
+    """Return all objects of the other system on the broker, without bindings of feedbus."""
     seen = broker_of(system.topology).survey(("erp.",))
     return [
         [each for each in seen.exchanges if each.name.startswith("erp.")],

@@ -1,4 +1,4 @@
-"""Whatever a program says about when it published a message, no figure and no queue suffers."""
+"""Wrong times in the headers of a program affect neither metrics nor queues."""
 
 from __future__ import annotations
 

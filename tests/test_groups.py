@@ -44,7 +44,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Unforeseen(KeyboardInterrupt):
-    """What ends a process: any other exception is a failure of the message."""
+    """An exception that ends a process; any other exception is a failure of the message."""
 
 
 def test_what_has_arrived_is_handled_in_order_and_acknowledged_by_half_the_prefetch(

@@ -72,7 +72,7 @@ handlers = { "*.created" = "several:all_created", "#" = "several:all_changed" }
 
 @pytest.fixture
 def make(tmp_path, monkeypatch) -> Iterator[Any]:
-    """Return what makes a system of a topology, whose handlers note what they see."""
+    """Return a function that creates a system of a topology; its handlers record their messages."""
     (tmp_path / "several.py").write_text(HANDLERS)
     monkeypatch.syspath_prepend(tmp_path)
     systems = []

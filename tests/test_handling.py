@@ -1,4 +1,4 @@
-"""What can be a handler, and what happens when it returns something."""
+"""Which objects can be a handler, and the effect of a returned value."""
 
 from __future__ import annotations
 

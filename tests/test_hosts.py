@@ -126,7 +126,7 @@ class Group:
 
     def counts(self):
         known = {tuple(sorted(one.assignment.items())) for one, _ in self.hosts.values()}
-        assert len(known) == 1  # all go by the same
+        assert len(known) == 1  # all hosts use the same assignment
         return Counter(dict(known.pop()).values())
 
 

@@ -1,4 +1,4 @@
-"""Clients that open connections and send little: others are served, and they are closed."""
+"""Clients that open connections and send little are closed, and other clients are served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Systems within a thread that are kept, and the store that a project prepares for them."""
+"""Systems within a thread that are used again, and the store that their project prepares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logins name one user each, and nothing in them is unseen."""
+"""Each login names one user, and contains no invisible characters."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ WRITERS = {"info", "warning", "error", "write", "write_event", "_event_line"}
 
 @pytest.fixture
 def written(request):
-    """What this process logs as text or JSON, as the consumer `mail`."""
+    """The log lines of this process as text or JSON, as the consumer `mail`."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers.clear()

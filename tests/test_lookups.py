@@ -1,4 +1,4 @@
-"""Lookups of what does not exist, or belongs to another connection."""
+"""Lookups of objects that do not exist, or belong to another connection."""
 
 from __future__ import annotations
 

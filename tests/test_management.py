@@ -1,4 +1,4 @@
-"""What the management API may answer: no redirect, proxy or endless answer gets anywhere."""
+"""Answers of the management API: redirects, proxies and endless answers are refused."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.any_packs import packs
 
 
 class ByField(Schema):
-    """Each field stands alone."""
+    """A schema with independent fields."""
 
     id = fields.Integer(strict=True, required=True, validate=validate.Range(min=1))
     follower_id = fields.Integer(strict=True, data_key="followerId", required=True)
@@ -27,16 +27,16 @@ class ByField(Schema):
 
 
 class Lenient(ByField):
-    """Leaves out what it does not know."""
+    """A schema that ignores unknown fields."""
 
     class Meta:
-        """How unknown fields are met."""
+        """The handling of unknown fields."""
 
         unknown = EXCLUDE
 
 
 class Hooked(ByField):
-    """Has a rule over the whole record."""
+    """A schema with a rule over the whole record."""
 
     @post_load
     def add(self, loaded: dict[str, Any], **_: object) -> dict[str, Any]:

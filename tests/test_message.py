@@ -1,4 +1,4 @@
-"""What a handler can know of the message of a record, from any publisher and on either broker."""
+"""The data that a handler gets about the message of a record, from any publisher and broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def system(request, tmp_path):
 
 
 def publish(system: System, **properties: Any) -> None:
-    """Publish as a program does that knows nothing of feedbus."""
+    """Publish as a program that does not know feedbus."""
     connection = broker.connect(system.topology)
     channel: Any = connection.default_channel
     priority, headers = properties.pop("priority", None), properties.pop("headers", None)

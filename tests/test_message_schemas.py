@@ -1,4 +1,4 @@
-"""What the schemas of the application's messages refuse, and with which field."""
+"""The messages that the application's schemas refuse, and the fields in the errors."""
 
 from __future__ import annotations
 

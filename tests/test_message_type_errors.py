@@ -1,4 +1,4 @@
-"""What is wrong with a record, as its message type reports it: by field, and for it alone."""
+"""The errors of a record that its message type reports, by field, and only for this record."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ SILENT = "SilentError, whose text raised KeyError"
 
 
 class SilentError(Exception):
-    """Has no text."""
+    """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
         raise KeyError

@@ -1,4 +1,4 @@
-"""Counts must be true whatever happens to the processes that count and to their files."""
+"""Counters are correct, whatever happens to the counting processes and to their files."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ def test_counts_go_on_in_one_file_when_their_process_is_killed_and_started_again
         reported += 50 * life + process.stdout.read().count("counted\n")
         process.communicate()
         counted = samples(tmp_path)["feedbus_deliveries_total", "ack", "update_feed_3"]
-        # It may have been killed after it counted and before it said so.
+        # It may have been killed after it counted and before it reported that.
         assert reported <= counted <= reported + life
     # The two counters of a delivery are two writes, and a kill may come between them.
     assert reported * 1000 <= totals(tmp_path)["update_feed_3"]["ack"] <= counted * 1000

@@ -1,4 +1,4 @@
-"""Two projects on one broker, one of whose names begins with the other's."""
+"""Two projects on one broker; the name of one begins with the name of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`feedbus init`: what it writes runs immediately, and what it refuses is left as it was."""
+"""`feedbus init`: the written project runs immediately, and a refused folder is not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts whose topology files differ do not take turns in switching the ring."""
+"""Hosts whose topology files differ do not switch the ring back and forth."""
 
 import os
 from dataclasses import replace
@@ -17,7 +17,7 @@ NOON = 1_800_000_000.0
 
 
 class Host:
-    """A host of a system: a folder with a file of its own."""
+    """A host of a system: a folder with its own file."""
 
     def __init__(self, system, folder):
         self._system = system

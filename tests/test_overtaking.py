@@ -1,4 +1,4 @@
-"""Small deliveries go before large ones that came earlier, and each key's records stay in order."""
+"""Small deliveries overtake large ones, and the records of each key stay in order."""
 
 from __future__ import annotations
 

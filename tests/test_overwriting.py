@@ -1,4 +1,4 @@
-"""A file that is given other content stays where and what it is."""
+"""A file that gets other content keeps its place, its owner and its mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel: it needs what it says that it needs, and users' programs are typed with it."""
+"""The wheel: its requirements are complete, and users' programs get its types."""
 
 from __future__ import annotations
 

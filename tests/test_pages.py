@@ -1,4 +1,4 @@
-"""README.md and docs/: their code runs, their links lead somewhere, each page is listed."""
+"""README.md and docs/: their code runs, their links have targets, each page is listed."""
 
 from __future__ import annotations
 

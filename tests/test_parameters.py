@@ -1,4 +1,4 @@
-"""What handlers are given beside the message, and what feedbus says where it cannot give it."""
+"""The other parameters of handlers, and the errors for parameters that feedbus cannot fill."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Own:
 
 
 class Engine:
-    """What resources give."""
+    """The object of a resource."""
 
 
 class Fast(Engine):
-    """A kind of it."""
+    """A subclass of it."""
 
 
 @resource
@@ -275,7 +275,7 @@ def test_a_sync_handler_cannot_ask_for_an_async_resource():
 
 @dataclass
 class Delivered:
-    """What brought some records."""
+    """The deliveries of some records."""
 
     keys: list[str]
 

@@ -1,4 +1,4 @@
-"""What a plan says of a topology, its broker and its supervisor; it reads only."""
+"""The plan for a topology, its broker and its supervisor; it only reads."""
 
 from __future__ import annotations
 

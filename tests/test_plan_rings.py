@@ -1,4 +1,4 @@
-"""What a plan reports of a ring that changes: shares, backlog, waits and hot keys."""
+"""The plan for a ring that changes: shares, backlog, waits and hot keys."""
 
 from __future__ import annotations
 

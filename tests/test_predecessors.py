@@ -1,4 +1,4 @@
-"""Who waits for whom after a switch: the old queues that had a key."""
+"""Which records wait for which old queues after a switch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: what comes back to the reader of a queue, and when."""
+"""Probes: how they return to the reader of a queue, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of the longest tests counts what their processes take, dead or alive."""
+"""The report of the longest tests counts the time of their processes, ended or running."""
 
 from __future__ import annotations
 

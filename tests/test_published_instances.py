@@ -1,4 +1,4 @@
-"""Instances of message types are published as they travel: by every bus, with clear refusals."""
+"""Instances of message types are published by every bus, and clear errors refuse the others."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def anything(message):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch) -> Iterator[Any]:
-    """Return what makes a system whose queue of orders has a handler."""
+    """Return a function that creates a system whose queue of orders has a handler."""
     (tmp_path / "typed_handlers.py").write_text(HANDLERS)
     monkeypatch.syspath_prepend(tmp_path)
     systems = []

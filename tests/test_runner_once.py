@@ -216,7 +216,7 @@ def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_
     system = make(queue())
 
     class Unforeseen(KeyboardInterrupt):
-        """What ends a process: any other exception is a failure of the message."""
+        """An exception that ends a process; any other exception is a failure of the message."""
 
     def end(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 1:

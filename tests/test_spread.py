@@ -48,7 +48,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def spread(path):
-    """Return what runs the command."""
+    """Return a function that runs the command."""
 
     def run(*arguments, stdin=None):
         words = ["--topology", str(path), "spread", *map(str, arguments)]
