@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import feedbus
 from feedbus.bus import LiveBus
 from feedbus.store.outbox_publishing import publish_pending
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store
 from tests.systems import System
@@ -93,6 +96,67 @@ def test_a_transaction_of_one_thread_takes_nothing_of_another(system, bus) -> No
         assert system.ready() == {"work": 1}
         assert numbers(system) == [1]
     assert system.ready() == {"work": 2}
+
+
+class StoreWithALateCommit:
+    """A store that returns from one commit only when it is allowed to."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.late = False
+        self.committed, self.allowed = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        late, self.late = self.late, False
+        with self._store.transaction() as session:
+            yield session
+        if late:
+            self.committed.set()
+            assert self.allowed.wait(PATIENCE_SECONDS)
+
+
+def test_a_thread_sends_no_row_before_an_earlier_row_that_another_thread_has_just_committed(
+    system,
+) -> None:
+    store: Any = StoreWithALateCommit(system.store)
+    with feedbus.connect(system.topology, store=store) as bus:
+
+        def publish(n: int) -> None:
+            with bus.transaction():
+                bus.publish("work", {"n": n})
+
+        publish(0)  # so that the bus looks for rows of other processes before
+        store.late = True
+        first = threading.Thread(target=publish, args=(1,))
+        first.start()
+        assert store.committed.wait(PATIENCE_SECONDS)
+        second = threading.Thread(target=publish, args=(2,))
+        second.start()
+        assert bus._outbox is not None
+        waiting = bus._outbox._locks._waiting
+        wait_until(lambda: len(waiting) == 2 or not second.is_alive())
+        store.allowed.set()
+        for thread in (first, second):
+            thread.join(PATIENCE_SECONDS)
+    assert handled(system) == [0, 1, 2]
+
+
+def test_a_transaction_that_is_rolled_back_keeps_no_other_waiting(system, bus) -> None:
+    def fail() -> None:
+        with bus.transaction():
+            bus.publish("work", {"n": 1})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with bus.transaction():
+        bus.publish("work", {"n": 2})
+    assert bus._outbox._locks._waiting == {}
+    assert handled(system) == [2]
 
 
 def test_while_the_broker_is_away_rows_wait_for_the_relay_in_order(

@@ -48,6 +48,16 @@ class CommittedMessages:
         self._locks = KeyLocks()
         self._again_at = -math.inf
 
+    def register(self, transaction: Transaction) -> None:
+        """Let transactions with later rows of the same keys wait; call it before the commit."""
+        if transaction.requests:
+            self._locks.register(transaction.first, transaction.keys)
+
+    def withdraw(self, transaction: Transaction) -> None:
+        """Let no transaction wait for this one any more."""
+        if transaction.requests:
+            self._locks.withdraw(transaction.first)
+
     def leave(self, transaction: Transaction) -> None:
         """Register that the rows of a transaction may be left in the outbox."""
         if transaction.requests:

@@ -209,14 +209,18 @@ class LiveBus(Bus):
             return
         current = self._current.transaction = Transaction(store)
         try:
-            with store.transaction() as session:
-                yield session
-        except StoreOutage:
-            outbox.leave(current)  # the outage may have hidden a successful commit
-            raise
+            try:
+                with store.transaction() as session:
+                    yield session
+                    outbox.register(current)
+            except StoreOutage:
+                outbox.leave(current)  # the outage may have hidden a successful commit
+                raise
+            finally:
+                self._current.transaction = None
+            outbox.send(current)
         finally:
-            self._current.transaction = None
-        outbox.send(current)
+            outbox.withdraw(current)
 
     def _opened_outbox(self) -> CommittedMessages:
         """Return the object that sends committed messages; open the store if it is not open."""

@@ -22,6 +22,21 @@ class KeyLocks:
         self._sending: set[Key] = set()
         self._waiting: dict[int, set[Key]] = {}
 
+    def register(self, first: int, keys: Iterable[Key]) -> None:
+        """Let threads with later rows of these keys wait, before the rows are committed.
+
+        Without this, another thread could commit and send a later row of a key before the thread of
+        the earlier row calls hold().
+        """
+        with self._changed:
+            self._waiting[first] = set(keys)
+
+    def withdraw(self, first: int) -> None:
+        """Let no thread wait for rows that were registered and are not sent."""
+        with self._changed:
+            if self._waiting.pop(first, None) is not None:
+                self._changed.notify_all()
+
     @contextmanager
     def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
         """Hold the locks of keys; wait for threads that send or have earlier rows of these keys.
