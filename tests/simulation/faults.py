@@ -122,9 +122,10 @@ class Faults:
         self._system.blame(process.owner or process)
         ready, at = process.ready, process.until
         process.ready = None
-        process.until = until if at is None else max(at, until)
+        process.until = None if at is None else max(at, until)
         if ready is not None:
             process.ready = lambda: scheduler.now >= until and ready()
+            scheduler.at(until, lambda: None)  # the time at which to look again
 
     def _restart_broker(self) -> None:
         """Cut every connection, and refuse others for a while; the processes may start anew."""

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,13 +24,14 @@ from feedbus.transports import memory
 from feedbus.wire import Outgoing
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
+from tests.simulation.faults import Faults
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
 from tests.simulation.reached import PATHS
 from tests.simulation.replacing import replaced
 from tests.simulation.runs import simulate
 from tests.simulation.scenario import BROKER, Scenario, topology_of
-from tests.simulation.scheduler import Scheduler
+from tests.simulation.scheduler import SECONDS, Scheduler
 
 SEEDS = range(1, 6)
 MOST = 40
@@ -132,6 +133,29 @@ def test_a_planted_fault_takes_the_arguments_of_what_it_replaces(name: str):
         named = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
         positional = [None for one in parameters if one.name not in named]
         inspect.signature(value).bind(*positional, **named)
+
+
+def test_a_process_that_stood_still_waits_on_for_what_it_has_waited_for():
+    scheduler = Scheduler(1)
+    free, went_on = list[bool](), list[int]()
+
+    def run() -> None:
+        scheduler.wait("waits for the end of a transaction", ready=lambda: bool(free))
+        went_on.append(scheduler.now)
+
+    process = scheduler.start("publisher", run)
+    system: Any = SimpleNamespace(
+        scheduler=scheduler,
+        scenario=SimpleNamespace(faults=1, stored=False),
+        blame=lambda _: None,
+    )
+    scheduler.run(lambda: process.until is None, most_seconds=1, most_steps=10)
+    Faults(system)._pause()
+    scheduler.run(lambda: scheduler.now > 100 * SECONDS, most_seconds=200, most_steps=10)
+    assert not went_on
+    free.append(True)
+    scheduler.run(lambda: process.dead, most_seconds=1, most_steps=10)
+    assert went_on
 
 
 def test_a_publisher_whose_connection_is_woken_waits_for_its_confirm_without_polling():
