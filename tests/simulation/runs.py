@@ -22,6 +22,7 @@ from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.judgement import judge, stuck
+from tests.simulation.landmarks import struck_landmarks
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
 from tests.simulation.reached import counted, noted_firings, noted_holds, slow_switches, small
@@ -72,6 +73,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
                 noted_firings(system),
                 noted_holds(system),
                 slow_switches(system),
+                struck_landmarks(system),
                 simulated(system),
             ):
                 faults = run(system)

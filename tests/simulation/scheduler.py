@@ -54,6 +54,7 @@ class Scheduler:
 
     def __init__(self, seed: int, *, tracing: bool = False) -> None:
         """Let a seed decide."""
+        self.seed = seed
         self.random = random.Random(seed)
         self.now = 0
         self.steps = 0

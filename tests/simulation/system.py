@@ -102,7 +102,12 @@ class System:
     def dead(self) -> list[DeadLetter]:
         """Return the dead letters."""
         return [
-            DeadLetter(headers[QUEUE], headers[REASON], message_id, records_of(body, content_type))
+            DeadLetter(
+                headers[QUEUE],
+                headers[REASON],
+                message_id,
+                records_of(body, content_type) if body else [],  # a fence has no record
+            )
             for headers, content_type, message_id, body in self.broker.dead_letters()
         ]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from feedbus.broker_names import Names
 from feedbus.dispatch import (
     waiting_records,
 )
@@ -14,6 +15,7 @@ from feedbus.generations import (
     predecessors,
     probes,
     queue_emptying,
+    ring_state,
     switch,
     switch_notices,
 )
@@ -135,6 +137,38 @@ def held_messages_settled_before_they_are_moved() -> list[Change]:
 def queues_kept_while_others_read_them() -> list[Change]:
     """Wait for the end of a queue although another consumer reads it, too."""
     return [(queue_reader.QueueReader, "consumers", lambda _: 1)]
+
+
+def other_old_rings_forgotten() -> list[Change]:
+    """Remove all old rings from the state with the first that is drained."""
+    original = switch.forget_drained
+
+    def forget(channel: Any, topology: Any, generation: Any) -> None:
+        original(channel, topology, generation)
+        state = ring_state.read_locked(channel, topology, generation.exchange)
+        if state is not None and state.draining:
+            ring_state.write(channel, Names(topology), replace(state, draining=()))
+
+    return [(switch, "forget_drained", forget)]
+
+
+def fences_settled_before_the_next_probe() -> list[Change]:
+    """Acknowledge the fence of an old queue before the next probe is in the queue."""
+    original = queue_reader.QueueReader._go_on
+
+    def go_on(self: Any) -> None:
+        if self.last_fence_tag:
+            self.channel.basic_ack(self.last_fence_tag)
+            self.last_fence_tag = 0
+        original(self)
+
+    return [(queue_reader.QueueReader, "_go_on", go_on)]
+
+
+def queues_deleted_while_their_deliveries_wait() -> list[Change]:
+    """Delete an old queue although deliveries of it wait for the handler."""
+    original = queue_reader.QueueReader.end
+    return [(queue_reader.QueueReader, "end", lambda self, _: original(self, lambda: False))]
 
 
 def old_rings_drained_from_the_latest() -> list[Change]:
