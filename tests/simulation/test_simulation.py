@@ -217,3 +217,14 @@ def test_a_refused_acknowledgement_ends_the_wait_of_its_connection(seed: int):
     finally:
         memory.remove(BROKER)
     assert len(ended) == 1
+
+
+def test_seeds_leave_no_file_open():
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    simulate(1)
+    before = open_files()
+    for seed in (2, 3):
+        simulate(seed)
+    assert open_files() <= before
