@@ -9,7 +9,6 @@ from feedbus.dispatch import (
     blocked_keys,
     failed_record_sender,
     failure_policy,
-    ordered_retries,
 )
 from feedbus.errors import BrokerOutage
 from feedbus.runner import waiting_queue
@@ -44,15 +43,6 @@ def retries_that_nobody_confirms() -> list[Change]:
 def retries_that_are_overtaken() -> list[Change]:
     """Handle records whose keys have to wait for a retry."""
     return [(blocked_keys.BlockedKeys, "must_wait", lambda *_: False)]
-
-
-def records_of_a_closed_waiting_queue_kept() -> list[Change]:
-    """Keep the records of a waiting queue that is not read any more."""
-
-    def closed(self: Any, waiting_queue: str) -> None:
-        self.taken.drop(waiting_queue)
-
-    return [(ordered_retries.OrderedRetries, "closed", closed)]
 
 
 def moved_records_settled_from_the_first() -> list[Change]:

@@ -152,25 +152,6 @@ def other_old_rings_forgotten() -> list[Change]:
     return [(switch, "forget_drained", forget)]
 
 
-def fences_settled_before_the_next_probe() -> list[Change]:
-    """Acknowledge the fence of an old queue before the next probe is in the queue."""
-    original = queue_reader.QueueReader._go_on
-
-    def go_on(self: Any) -> None:
-        if self.last_fence_tag:
-            self.channel.basic_ack(self.last_fence_tag)
-            self.last_fence_tag = 0
-        original(self)
-
-    return [(queue_reader.QueueReader, "_go_on", go_on)]
-
-
-def queues_deleted_while_their_deliveries_wait() -> list[Change]:
-    """Delete an old queue although deliveries of it wait for the handler."""
-    original = queue_reader.QueueReader.end
-    return [(queue_reader.QueueReader, "end", lambda self, _: original(self, lambda: False))]
-
-
 def old_rings_drained_from_the_latest() -> list[Change]:
     """Read a newer old ring before an older one."""
     original = consumer_queues.ConsumerQueues.queues
