@@ -12,6 +12,8 @@ from typing import Any
 # itself.
 REPORTING = '"$@"; code=$?; echo; echo $code'
 
+ENDING_SECONDS = 0.01
+
 # The event loop refers to a task weakly, and a StreamReaderProtocol to its reader: nothing else
 # would keep a task that waits for output from the garbage collector.
 _waiting: set[asyncio.Task[Any] | None] = set()
@@ -41,8 +43,10 @@ async def run_command(topology: Path, *words: str) -> tuple[str, int]:
             lambda: asyncio.StreamReaderProtocol(reader), process.stdout
         )
         output = (await reader.read()).decode(errors="replace")
+        # The shell has closed its output and ends now.
+        while process.poll() is None:  # noqa: ASYNC110 -- nothing reports the end to the loop
+            await asyncio.sleep(ENDING_SECONDS)
     finally:
         _waiting.discard(task)
-    process.poll()
     printed, _, code = output.strip().rpartition("\n")
     return printed.rstrip(), int(code) if code.isdecimal() else 1
