@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from feedbus import config
 from feedbus.supervisor.client import Busy
 from feedbus.supervisor.shutdown import stop
+from tests.slot_holders import HOLD, python
 
 TOPOLOGY = """
 name = "stops"
@@ -23,16 +22,6 @@ handler = "handle:one"
 [queues.two]
 exchange = "jobs"
 handler = "handle:two"
-"""
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from feedbus.process import slots
-class Folder: var = Path(sys.argv[1])
-with slots.hold_slot(Folder, sys.argv[2], 1):
-    print("held", flush=True)
-    time.sleep(600)
 """
 
 
@@ -47,12 +36,7 @@ def test_processes_that_do_not_end_are_waited_for_at_the_same_time(tmp_path: Pat
     with ExitStack() as stack:
         started = []
         for name in ("one", "two"):
-            command = [sys.executable, "-c", HOLD, str(topology.var), name]
-            process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            )
-            stack.callback(process.kill)
-            assert process.stdout is not None
+            process = stack.enter_context(python(HOLD, topology.var, name))
             assert process.stdout.readline() == "held\n"
             os.kill(process.pid, signal.SIGSTOP)
             started.append(process)

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from feedbus.process import file_locks, slots, status_files, supervised_process
 from tests.projects import PATIENCE_SECONDS, is_alive, wait_until
+from tests.slot_holders import HOLD, python
 
 
 @dataclass(frozen=True)
@@ -22,38 +22,11 @@ def folder(tmp_path):
     return Folder(tmp_path / "var")
 
 
-@contextmanager
-def python(code, *arguments, **options):
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def in_slot(run):
     """Return the beginning of a command that runs in the first slot of `web`."""
     module = "feedbus.process.project_command"
     return [sys.executable, "-m", module, "--run", run, "--name", "web", "--slot", "1"]
 
-
-HOLD = """
-import sys, time
-from dataclasses import dataclass
-from pathlib import Path
-from feedbus.process import slots
-class Folder: var = Path(sys.argv[1])
-with slots.hold_slot(Folder, "feed_3", 1):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 SUPERVISED = """
 import os, subprocess, sys, time

@@ -12,13 +12,13 @@ from feedbus.broker.connecting import (
     refusal,
 )
 from feedbus.broker.declarations import declare, declare_delay, declare_ring
-from feedbus.broker.interface import Heartbeats
+from feedbus.broker.interface import HeartbeatSource
 from feedbus.broker.lookups import consumers, count, exchange_exists, queue_exists
 from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [
     "Connection",
-    "Heartbeats",
+    "HeartbeatSource",
     "clock",
     "close",
     "connect",

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from kombu.connection import Connection
 
-from feedbus.broker.interface import Heartbeats
+from feedbus.broker.interface import HeartbeatSource
 from feedbus.broker.kinds import broker_of
 from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.clock import Clock
@@ -14,7 +14,9 @@ from feedbus.topology import Topology
 from feedbus.wire import amqp_protocols
 
 
-def connect(topology: Topology, heartbeats: Heartbeats = Heartbeats.BACKGROUND) -> Connection:
+def connect(
+    topology: Topology, heartbeats: HeartbeatSource = HeartbeatSource.BACKGROUND
+) -> Connection:
     """Return an open connection to the topology's broker: to the first node that answers.
 
     Args:

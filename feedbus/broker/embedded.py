@@ -10,7 +10,7 @@ from pathlib import Path
 from kombu.connection import Connection
 
 from feedbus.broker import locks
-from feedbus.broker.interface import Heartbeats, SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.outages import opened
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
@@ -34,7 +34,7 @@ class Embedded:
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
-    def connect(self, heartbeats: Heartbeats) -> Connection:
+    def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Open a connection to the file; create the folder of the file if it is missing."""
         del heartbeats
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -61,14 +61,14 @@ class Survey:
     bindings: Sequence[SeenBinding]
 
 
-class Heartbeats(Enum):
-    """Sends the heartbeats of a connection; the broker closes the connection when they stop.
+class HeartbeatSource(Enum):
+    """What sends the heartbeats of a connection; the broker closes the connection when they stop.
 
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds
             something for which other processes wait: the topology's lock, or messages.
         CALLER: the code that uses the connection.
-        NONE: nothing. Only TCP, which can take for ever, detects that such a connection is lost. So
+        NONE: nothing. Only TCP detects that such a connection is lost, which can take for ever. So
             the connection must hold nothing on the broker.
 
     """
@@ -104,7 +104,7 @@ class Broker(Protocol):
     def load(self) -> None:
         """Import the modules that connect() needs, without connecting."""
 
-    def connect(self, heartbeats: Heartbeats) -> Connection:
+    def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Return an open connection.
 
         Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kombu.connection import Connection
 
 from feedbus.broker.embedded import of_rows
-from feedbus.broker.interface import Heartbeats, Survey
+from feedbus.broker.interface import HeartbeatSource, Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import opened
 from feedbus.broker_names import lock_queue
@@ -37,7 +37,7 @@ class InMemory:
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
-    def connect(self, heartbeats: Heartbeats) -> Connection:
+    def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Open a connection; create the broker if no broker has its name."""
         del heartbeats
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)

@@ -152,7 +152,7 @@ class Sender:
     def _connected(self) -> Connection:
         if self._connection is None:
             self._timer.forget()
-            self._connection = broker.connect(self._topology, broker.Heartbeats.NONE)
+            self._connection = broker.connect(self._topology, broker.HeartbeatSource.NONE)
         return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:

@@ -33,7 +33,7 @@ class Link:
         self._exchange = Names(topology).hosts
         self._bodies: list[Any] = []
         self._hosts: set[str] = set()
-        self._connection = broker.connect(topology, broker.Heartbeats.CALLER)
+        self._connection = broker.connect(topology, broker.HeartbeatSource.CALLER)
         self._raw: RawConnection = self._connection.connection
         with broker.outage(self._connection, topology.broker_url):
             channel = self._channel = self._raw.channel()

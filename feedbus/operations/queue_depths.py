@@ -117,7 +117,7 @@ class QueueDepths:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = broker.connect(self._topology, broker.Heartbeats.NONE)
+                    self._connection = broker.connect(self._topology, broker.HeartbeatSource.NONE)
                 with broker.outage(self._connection, self._topology.broker_url):
                     return question(self._connection)
             except Outage:

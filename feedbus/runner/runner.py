@@ -164,7 +164,7 @@ class Runner:
     def _consume(self) -> None:
         """Connect, and read the consumer's queues until the run is over, or until an outage."""
         states = self._prepare()
-        connection = broker.connect(self._topology, broker.Heartbeats.CALLER)
+        connection = broker.connect(self._topology, broker.HeartbeatSource.CALLER)
         # Kombu's connection reconnects by itself. But a delivery can be settled only on the
         # connection that received it. So the raw connection is used, which does not reconnect.
         raw: RawConnection = connection.connection

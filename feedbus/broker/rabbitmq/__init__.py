@@ -11,7 +11,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus.broker.channels import short_channel
-from feedbus.broker.interface import Heartbeats, SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import close, drop, opened, outage
 from feedbus.broker.rabbitmq import alarms, management
@@ -53,7 +53,7 @@ class RabbitMQ:
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
-    def connect(self, heartbeats: Heartbeats) -> Connection:
+    def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Connect to the first node that answers."""
         *others, last = self.url.nodes
         seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
@@ -74,7 +74,7 @@ class RabbitMQ:
 
         It connects by AMQP first. So if the broker is unavailable, the error names the broker.
         """
-        with self.connect(Heartbeats.NONE) as connection, outage(connection, self.url):
+        with self.connect(HeartbeatSource.NONE) as connection, outage(connection, self.url):
             return self._surveyed(connection, prefixes)
 
     def _surveyed(self, connection: Connection, prefixes: tuple[str, ...]) -> Survey:
@@ -103,7 +103,7 @@ class RabbitMQ:
 
     def refusal(self) -> str:
         """Return why RabbitMQ accepts no messages now, or "" if it does."""
-        connection = self.connect(Heartbeats.NONE)
+        connection = self.connect(HeartbeatSource.NONE)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
@@ -142,7 +142,7 @@ def _counted(
     return found
 
 
-def _connection(node: Node, heartbeats: Heartbeats) -> Connection:
+def _connection(node: Node, heartbeats: HeartbeatSource) -> Connection:
     heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
     return Connection(
         hostname=f"[{node.host}]" if ":" in node.host else node.host,
@@ -152,12 +152,12 @@ def _connection(node: Node, heartbeats: Heartbeats) -> Connection:
         virtual_host=node.virtual_host,
         transport=Transport,
         ssl=amqp_options(node.tls, node.host, f"broker {node}") if node.tls else False,
-        heartbeat=0 if heartbeats is Heartbeats.NONE else heartbeat_seconds,
+        heartbeat=0 if heartbeats is HeartbeatSource.NONE else heartbeat_seconds,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={
             "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
             "confirm_publish": False,
             "write_timeout": WRITE_TIMEOUT_SECONDS,
-            "beats_itself": heartbeats is Heartbeats.BACKGROUND,
+            "beats_itself": heartbeats is HeartbeatSource.BACKGROUND,
         },
     )
