@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from feedbus import config
 from feedbus.supervisor.client import Busy
 from feedbus.supervisor.shutdown import stop
 from tests.slot_holders import HOLD, python
+from tests.stopped_processes import stop_and_wait
 
 TOPOLOGY = """
 name = "stops"
@@ -38,7 +38,7 @@ def test_processes_that_do_not_end_are_waited_for_at_the_same_time(tmp_path: Pat
         for name in ("one", "two"):
             process = stack.enter_context(python(HOLD, topology.var, name))
             assert process.stdout.readline() == "held\n"
-            os.kill(process.pid, signal.SIGSTOP)
+            stop_and_wait(process.pid)
             started.append(process)
         assert stop(topology, within_seconds=3.0, progress=show)
         assert [process.wait() for process in started] == [-signal.SIGKILL] * 2

@@ -21,6 +21,7 @@ from tests.conformance.drive import (
     tag,
     texts,
 )
+from tests.stopped_processes import stop_and_wait
 
 NUMBERS = [str(number) for number in range(20)]
 
@@ -91,7 +92,7 @@ def test_a_stopped_process_keeps_its_deliveries(connect, client):
     put(channel, "q", "m")
     holder, _ = hold(client, "q", 1)
     got = consume(channel, "q")
-    os.kill(holder.process.pid, signal.SIGSTOP)
+    stop_and_wait(holder.process.pid)
     with pytest.raises(TimeoutError):
         channel.connection.drain_events(timeout=0.5)
     os.kill(holder.process.pid, signal.SIGCONT)
