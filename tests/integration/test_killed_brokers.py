@@ -27,18 +27,18 @@ def _closed_store():
 
 
 def test_a_broker_killed_just_after_a_switch_keeps_what_the_new_ring_has_confirmed(
-    fragile_rabbitmq: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rabbitmq: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def shards(count: int):
         return sharded(count, type="quorum", single_active_consumer=True, batch=BATCH)
 
-    system = System.at(tmp_path, shards(2), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, shards(2), broker_url=rabbitmq.url)
     monkeypatch.setattr(declarations, "queue_written_seconds", connecting.queue_written_seconds)
     system.topology = replace(system.topology, queues={"shard": shards(3)})
     topology_setup.set_up(system.topology)
     with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         pairs = [({"n": number}, str(number)) for number in range(MESSAGES)]
         assert bus.publish_many("ring", pairs) == MESSAGES
-    fragile_rabbitmq.kill()
-    fragile_rabbitmq.start()
+    rabbitmq.kill()
+    rabbitmq.start()
     wait_until(lambda: sum(system.ready().values()) == MESSAGES)

@@ -90,10 +90,10 @@ def handled_by_shard(system: System) -> dict[str, list[str]]:
 
 
 def test_each_key_is_handled_by_the_shard_that_spread_names_also_after_a_restart(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
     shards = sharded(len(WEIGHTS), weights=WEIGHTS)
-    system = System.at(tmp_path, shards, broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, shards, broker_url=rabbitmq.url)
     keys = [
         *map(str, range(150)),
         *(f"key-{n * n}" for n in range(100)),
@@ -104,7 +104,7 @@ def test_each_key_is_handled_by_the_shard_that_spread_names_also_after_a_restart
     assert spread(system, keys, tmp_path) == {name: len(own) for name, own in expected.items()}
     for again in (False, True):
         if again:
-            fragile_rabbitmq.restart()
+            rabbitmq.restart()
         with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
             bus.publish_many("ring", [({"n": 1, "text": key}, key) for key in keys])
         assert handled_by_shard(system) == expected
@@ -115,8 +115,8 @@ def ring_names(system: System) -> list[str]:
     return list(system.topology.consumers)
 
 
-def test_a_broker_that_restarts_under_load_loses_nothing(fragile_rabbitmq, tmp_path: Path):
-    system = System.at(tmp_path, queue(prefetch=20), broker_url=fragile_rabbitmq.url)
+def test_a_broker_that_restarts_under_load_loses_nothing(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(prefetch=20), broker_url=rabbitmq.url)
     metrics, confirmed, over = Metrics.none(), [], threading.Event()
 
     def publish() -> None:
@@ -133,7 +133,7 @@ def test_a_broker_that_restarts_under_load_loses_nothing(fragile_rabbitmq, tmp_p
     with system.running(slow, metrics=metrics):
         publisher.start()
         wait_until(lambda: len(system.seen) > 50)
-        fragile_rabbitmq.restart()
+        rabbitmq.restart()
         before = len(confirmed)
         wait_until(lambda: len(confirmed) > before + 50)
         over.set()
@@ -219,22 +219,22 @@ def test_heartbeats_go_on_while_the_store_is_away(rabbitmq, tmp_path: Path):
 
 
 def test_the_web_answers_while_the_broker_is_away_and_its_posts_arrive_later(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    topology = topology_in(tmp_path, FEEDBUS_BROKER_URL=fragile_rabbitmq.url)
+    topology = topology_in(tmp_path, FEEDBUS_BROKER_URL=rabbitmq.url)
     topology = replace(topology, name=f"web-{tmp_path.name}")
     migrations.migrate(topology)
     topology_setup.set_up(topology)
     with served(topology) as site:
         author = site.user("ann")
-        fragile_rabbitmq.stop()
+        rabbitmq.stop()
         try:
             for number in range(5):
                 body = {"userId": author, "text": f"tweet {number}"}
                 assert site.post("/api/v1/post-tweet", body).status == 202
             assert site.get("/metrics").status == 200
         finally:
-            fragile_rabbitmq.start()
+            rabbitmq.start()
         wait_until(lambda: waiting(site, "publish_tweet") == 5)
 
 

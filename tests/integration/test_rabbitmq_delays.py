@@ -22,9 +22,9 @@ NOTHING = timer.Delayed(0, 0)
 
 
 def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first_use_of_a_delay(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(), sharded(3), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), sharded(3), broker_url=rabbitmq.url)
     with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         started = time.monotonic()
         for n in range(MESSAGES):
@@ -38,8 +38,8 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
                 "message_id": f"message-{n}",
             }
             bus.publish(exchange, {"n": n}, key, **options)
-    fragile_rabbitmq.kill()
-    fragile_rabbitmq.start()
+    rabbitmq.kill()
+    rabbitmq.start()
     wait_until(lambda: len(arrived(system)) == MESSAGES)
     assert time.monotonic() - started >= LONGEST_SECONDS
     with broker.connect(system.topology) as connection:
@@ -49,9 +49,9 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
 
 
 def test_the_first_use_of_a_delay_does_not_count_towards_the_time_of_its_handler(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     system.publish([1])
     again = []
 
@@ -82,12 +82,10 @@ def arrived(system: System) -> dict[str, Any]:
     return found
 
 
-def test_a_high_priority_does_not_hold_up_what_is_due_before_it(
-    fragile_rabbitmq, tmp_path: Path, caplog
-):
+def test_a_high_priority_does_not_hold_up_what_is_due_before_it(rabbitmq, tmp_path: Path, caplog):
     caplog.set_level("INFO", logger="feedbus.broker.timer_objects")
     # In a quorum queue of RabbitMQ 4 it would pass the others, and only the first can expire.
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     with LiveBus(system.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
         bus.publish("work", {"n": 1}, delay=1)
     time.sleep(0.9)

@@ -86,9 +86,9 @@ def test_a_connection_that_was_closed_while_nothing_was_published_costs_no_outag
 
 
 def test_messages_that_wait_for_their_turn_are_given_back_before_they_time_out(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(prefetch=10), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(prefetch=10), broker_url=rabbitmq.url)
     system = System(replace(system.topology, consumer_timeout_seconds=3.0), system.seen)
     metrics = Metrics.none()
 
@@ -97,23 +97,23 @@ def test_messages_that_wait_for_their_turn_are_given_back_before_they_time_out(
         time.sleep(1.0)
 
     system.publish(range(6))
-    with consumer_timeout(fragile_rabbitmq, 3000):
+    with consumer_timeout(rabbitmq, 3000):
         system.run(slow, idle_seconds=0.6, metrics=metrics)
     assert system.seen == list(range(6))
     assert metrics.value(OUTAGES, "work", "broker") == 0
 
 
 def test_a_timeout_that_the_topology_does_not_know_is_learned_from_the_broker(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(prefetch=10), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(prefetch=10), broker_url=rabbitmq.url)
 
     def slow(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
         time.sleep(1.0)
 
     system.publish(range(6))
-    with consumer_timeout(fragile_rabbitmq, 2500):
+    with consumer_timeout(rabbitmq, 2500):
         system.run(slow, idle_seconds=1.0)
     assert set(system.seen) == set(range(6))
     assert len(system.seen) <= 8  # at most what was in the handler, when it was learned
@@ -121,7 +121,7 @@ def test_a_timeout_that_the_topology_does_not_know_is_learned_from_the_broker(
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-@pytest.mark.parametrize("server", ["fragile_rabbitmq", "rabbitmq4"])
+@pytest.mark.parametrize("server", ["rabbitmq", "rabbitmq4"])
 def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given_up(
     server: str, concurrency: int, tmp_path: Path, request: pytest.FixtureRequest
 ):

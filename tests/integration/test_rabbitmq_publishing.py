@@ -51,6 +51,19 @@ def end_alarm(node: RabbitMQ) -> None:
     node.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6)")
 
 
+@pytest.fixture
+def large_messages_are_refused(rabbitmq: RabbitMQ):
+    """Let the node refuse messages of more than 200,000 bytes."""
+    before = rabbitmq.evaluate("element(2, application:get_env(rabbit, max_message_size))")
+    change = (
+        "application:set_env(rabbit, max_message_size, {0}),"
+        " persistent_term:put(max_message_size, {0})"  # where RabbitMQ 4 reads it
+    )
+    rabbitmq.evaluate(change.format(200_000))
+    yield
+    rabbitmq.evaluate(change.format(before))
+
+
 def numbers(system: System) -> list[int]:
     """Take all messages of "work"."""
     system.run(system.note)
@@ -111,9 +124,9 @@ def test_what_a_handler_publishes_to_a_full_queue_is_its_failure_and_not_lost(
 
 
 def test_an_alarm_slows_the_publisher_and_loses_nothing(
-    fragile_rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     metrics = Metrics.none()
     published: list[int] = []
 
@@ -125,7 +138,7 @@ def test_an_alarm_slows_the_publisher_and_loses_nothing(
 
     with caplog.at_level(logging.WARNING):
         thread = threading.Thread(target=publish)
-        with alarm(fragile_rabbitmq):
+        with alarm(rabbitmq):
             thread.start()
             wait_until(lambda: metrics.value(BLOCKED) > 1.5)
             assert published == []
@@ -137,25 +150,25 @@ def test_an_alarm_slows_the_publisher_and_loses_nothing(
 
 
 def test_an_alarm_does_not_count_towards_the_time_of_the_handler_that_publishes(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
     other = queue("next", exchange="other", routing_keys=("n",))
-    system = System.at(tmp_path, queue(), other, broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), other, broker_url=rabbitmq.url)
     system.publish([1])
-    with alarm(fragile_rabbitmq):
+    with alarm(rabbitmq):
         handled = system.running(lambda message, bus: bus.publish("other", message, "n"))
         with handled:
             wait_until(system.pauses)
-            end_alarm(fragile_rabbitmq)
+            end_alarm(rabbitmq)
             wait_until(lambda: system.ready() == {"work": 0, "next": 1})
 
 
 def test_a_publisher_does_not_wait_for_an_alarm_longer_than_it_may(
-    fragile_rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     with LiveBus(system.topology, timeout_seconds=0.2) as bus:
-        with alarm(fragile_rabbitmq):
+        with alarm(rabbitmq):
             started = time.monotonic()
             for _ in range(2):
                 with pytest.raises(
@@ -168,10 +181,11 @@ def test_a_publisher_does_not_wait_for_an_alarm_longer_than_it_may(
     assert caplog.text.count("event=broker_blocked") == 1
 
 
+@pytest.mark.usefixtures("large_messages_are_refused")
 def test_a_message_that_the_broker_never_takes_is_an_error_and_not_an_outage(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     with system.bus() as bus:
         with pytest.raises(PublishError, match="larger than configured max size"):
             bus.publish("work", {"n": 1, "text": "x" * 300_000})
@@ -179,10 +193,11 @@ def test_a_message_that_the_broker_never_takes_is_an_error_and_not_an_outage(
     assert numbers(system) == [2]
 
 
+@pytest.mark.usefixtures("large_messages_are_refused")
 def test_a_message_over_which_the_channel_is_closed_fails_none_of_those_beside_it(
-    fragile_rabbitmq, tmp_path: Path
+    rabbitmq, tmp_path: Path
 ):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     exchange, large = (
         Names(system.topology).exchange("work"),
         b'{"n": 9, "t": "%s"}' % (b"x" * 300_000),
@@ -218,8 +233,9 @@ def test_a_channel_that_is_closed_beside_the_publisher_refuses_no_message(rabbit
             publisher.send([message] * 500)
 
 
-def test_a_child_that_is_too_large_is_its_parents_failure(fragile_rabbitmq, tmp_path: Path):
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+@pytest.mark.usefixtures("large_messages_are_refused")
+def test_a_child_that_is_too_large_is_its_parents_failure(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
 
     def grow(message, bus) -> None:
         system.note(message)
@@ -247,10 +263,10 @@ def test_an_exchange_that_is_gone_is_waited_for(rabbitmq, tmp_path: Path):
 
 
 def test_a_broker_under_an_alarm_is_reported_as_taking_no_messages(
-    fragile_rabbitmq: RabbitMQ, tmp_path: Path
+    rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
-    topology = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url).topology
+    topology = System.at(tmp_path, queue(), broker_url=rabbitmq.url).topology
     assert broker.refusal(topology) == ""
-    with alarm(fragile_rabbitmq):
+    with alarm(rabbitmq):
         assert "short of memory or disk and blocks publishers" in broker.refusal(topology)
     wait_until(lambda: not broker.refusal(topology))
