@@ -30,7 +30,8 @@ class SimulatedConnection(Connection):
         self.network: Network = clock.backend_of.network
         self.cut_after_next = False
         self._turnless = self._leaving = False
-        self.process: Process | None = self.network.scheduler.current
+        thread = self.network.scheduler.current
+        self.process: Process | None = thread and (thread.owner or thread)
         self.network.links.append(self)
         if self.process is not None:
             self.process.at_death.append(self._on_death)

@@ -14,6 +14,7 @@ from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
+from amqp import Message
 from amqp.exceptions import RecoverableConnectionError
 
 from feedbus import broker
@@ -217,6 +218,34 @@ def test_a_refused_acknowledgement_ends_the_wait_of_its_connection(seed: int):
     finally:
         memory.remove(BROKER)
     assert len(ended) == 1
+
+
+def test_a_killed_process_loses_the_connections_of_its_threads():
+    scheduler = Scheduler(1)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    simulated = SimulatedBroker(BROKER, Network(scheduler), None)
+    taken: list[Any] = []
+
+    def take() -> None:
+        with broker.connect(topology) as connection:
+            channel = connection.connection.channel()
+            channel.queue_declare("q")
+            channel.basic_publish(Message("1"), routing_key="q")
+            taken.append(channel.basic_get("q"))
+            simulated.clock.sleep(60)
+
+    memory.create(simulated)
+    try:
+        threads = simulated.clock.threads
+        process = scheduler.start("consumer", lambda: threads.start("thread", take).join())
+        scheduler.run(lambda: bool(taken), most_seconds=60, most_steps=1_000)
+        assert taken
+        scheduler.kill(process)
+        assert [(ready, unacked) for _, _, ready, unacked, _ in simulated.survey().queues] == [
+            (1, 0)
+        ]
+    finally:
+        memory.remove(BROKER)
 
 
 def test_seeds_leave_no_file_open():
