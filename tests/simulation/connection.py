@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -145,6 +146,15 @@ class SimulatedConnection(Connection):
             return
         super().collect()
 
+    def _unsettled(self) -> list[tuple[str, str, bytes]]:
+        """Return the queue, the content type and the body of each unsettled delivery."""
+        rows = self.tables.read(
+            "SELECT name, properties, body FROM unacked JOIN messages ON messages.id = message"
+            " JOIN queues ON queues.id = unacked.queue WHERE unacked.owner = ? ORDER BY message",
+            (self.owner,),
+        )
+        return [(name, json.loads(text).get("content_type", ""), body) for name, text, body in rows]
+
     def _on_death(self, killed: bool) -> None:
         """Let the broker notice: at once, or as late as a host that is gone."""
         if not self.connected:
@@ -152,6 +162,7 @@ class SimulatedConnection(Connection):
         chosen = self.network.scheduler.random
         if killed and self.network.faulty and chosen.random() < 0.2:
             seconds = chosen.choice((5.0, 40.0))
+            self.network.kept += self._unsettled()
             self.network.scheduler.after(seconds, lambda: self.cut("no heartbeats"))
         else:
             self.cut("its process has ended")

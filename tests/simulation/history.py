@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+LOCK_POLL = 100_000_000  # nanoseconds between two requests for a lock
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -34,10 +36,13 @@ class History:
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
+        unblocked: records of whole packs that were requeued as dead letters, by queue. A dead
+            letter that is a whole pack blocks no key.
         refused: how often a handler has refused each record of a queue.
         blamed: by queue and message id, how often a process ended, or stood still, while this was
             the only message in its handler.
         fired: the moments of the schedule that a host has begun to record as fired.
+        locked: from when to when the lock of the topology was held, but not by a scheduler.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
         at_once: faults of records that ran together although they have one key.
@@ -52,12 +57,23 @@ class History:
         default_factory=lambda: defaultdict(set)
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+    unblocked: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
     blamed: Counter[tuple[str, str]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
+    locked: list[tuple[int, int]] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0
     at_once: list[str] = field(default_factory=list)
+
+    def note_lock(self, begin: int, end: int) -> None:
+        """Note from when to when the lock of the topology was held.
+
+        Two processes can hold it without a pause in which a scheduler would ask for it.
+        """
+        if self.locked and begin < self.locked[-1][1] + LOCK_POLL:
+            begin, _ = self.locked.pop()
+        self.locked.append((begin, end))
 
 
 def missing(queue: str, expected: Iterable[Record], effects: Sequence[Record]) -> list[str]:

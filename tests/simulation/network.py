@@ -36,6 +36,8 @@ class Network:
     Attributes:
         overtakable: messages that a full queue has refused, or may have refused, while later ones
             of their publisher were on their way.
+        kept: the queue, the content type and the body of each message that the broker keeps for a
+            killed process, until it notices that the process sends no heartbeats.
 
     """
 
@@ -47,6 +49,7 @@ class Network:
         self.links: list[Link] = []
         self.refused_acknowledgements: list[str] = []
         self.overtakable: list[Any] = []
+        self.kept: list[tuple[str, str, bytes]] = []
 
     def chance(self, share: float) -> bool:
         """Whether a fault happens now that happens in a share of the cases."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters as dead_letters
+from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import Outage, PublishError
 from feedbus.metrics import Metrics
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import NoStore, Store
 from feedbus.store.relay import Relay
+from feedbus.wire.constants import PACK
 from tests.simulation.history import Record
-from tests.simulation.scenario import LARGE_PACK, payload
+from tests.simulation.scenario import LARGE_PACK, payload, records_of
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
@@ -190,12 +193,21 @@ def run_scheduler(system: System) -> None:
 def run_operator(system: System) -> None:
     """Requeue all dead letters now and then."""
     topology = system.topology
+
+    def requeue(back: Requeue, letter: DeadLetter) -> None:
+        if letter.content_type == PACK:
+            records = records_of(letter.body, PACK)
+            system.history.unblocked[letter.queue].update(records)
+        back.send(letter)
+
     while True:
         system.clock.sleep(REQUEUE_SECONDS)
         for queue in topology.queues.values():
             try:
                 with dead_letters.opened(topology) as channel, Requeue(topology, queue) as back:
-                    dead_letters.settle(channel, topology, queue, lambda _: True, back.send)
+                    dead_letters.settle(
+                        channel, topology, queue, lambda _: True, partial(requeue, back)
+                    )
             except (Outage, PublishError) as error:
                 system.scheduler.note(f"cannot requeue: {error}")
 

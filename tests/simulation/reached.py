@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
+from feedbus.broker.memory import InMemory
 from feedbus.dispatch import handler_calls, publications
 from feedbus.generations import switch
 from feedbus.generations.queue_emptying import Emptying
@@ -93,6 +94,25 @@ def noted_firings(system: System) -> Iterator[None]:
         replaced(FiredMoment, "take", noted_take),
         replaced(FiredMoment, "write", noted_write),
     ):
+        yield
+
+
+@contextmanager
+def noted_locks(system: System) -> Iterator[None]:
+    """Note how long each process holds the lock of the topology, which the schedulers need."""
+    locked = InMemory.locked
+
+    @contextmanager
+    def noted_locked(self: InMemory, *arguments: Any) -> Iterator[None]:
+        with locked(self, *arguments):
+            process, begun = system.process(), system.scheduler.now
+            try:
+                yield
+            finally:
+                if process is None or not process.name.startswith("scheduler"):
+                    system.history.note_lock(begun, system.scheduler.now)
+
+    with replaced(InMemory, "locked", noted_locked):
         yield
 
 

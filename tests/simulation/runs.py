@@ -26,7 +26,14 @@ from tests.simulation.judgement import judge, stuck
 from tests.simulation.landmarks import struck_landmarks
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
-from tests.simulation.reached import counted, noted_firings, noted_holds, slow_switches, small
+from tests.simulation.reached import (
+    counted,
+    noted_firings,
+    noted_holds,
+    noted_locks,
+    slow_switches,
+    small,
+)
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
@@ -78,6 +85,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
             with (
                 noted_firings(system),
                 noted_holds(system),
+                noted_locks(system),
                 slow_switches(system),
                 struck_landmarks(system),
                 simulated(system),

@@ -1,0 +1,62 @@
+"""What the checker of the simulation does not expect, because feedbus does not state it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.clock import START
+from tests.simulation.history import History, Record
+from tests.simulation.judgement import passed_locked, unordered
+from tests.simulation.scenario import TICK_SECONDS, Scenario, payload
+from tests.simulation.scheduler import SECONDS, Scheduler
+
+FIRST, SECOND = Record("a", 1), Record("a", 2)
+MOMENT = (START // SECONDS // TICK_SECONDS + 1) * TICK_SECONDS  # of the schedule
+JSON = "application/json"
+
+
+def system(history: History, kept: list[tuple[str, str, bytes]], **options: Any) -> Any:
+    """Return a system whose scenario has some options."""
+    seeds = (Scenario.of(Scheduler(seed)) for seed in range(1, 1_000))
+    scenario = next(
+        each
+        for each in seeds
+        if (each.kind, each.concurrency, each.full) == ("once", 1, False)
+        and all(getattr(each, name) == value for name, value in options.items())
+    )
+    network = SimpleNamespace(kept=kept)
+    return SimpleNamespace(scenario=scenario, history=history, network=network)
+
+
+def test_a_requeued_pack_has_no_order_because_it_blocks_no_key():
+    history = History()
+    history.unblocked["work"].add(FIRST)
+    history.failed["work"].add(SECOND)
+    assert unordered(system(history, [], ordered=True)) == {FIRST}
+
+
+def test_a_record_that_the_broker_keeps_for_a_killed_process_has_no_order():
+    body = json.dumps(payload(FIRST)).encode()
+    kept = [("simulated.work", JSON, body), ("simulated.shard_0", JSON, b"")]
+    found = unordered(system(History(), kept, ordered=False, single_active=False))
+    assert found == {FIRST}
+    assert unordered(system(History(), kept, ordered=False, single_active=True)) == set()
+    assert unordered(system(History(), kept, ordered=True)) == set()
+
+
+def test_a_moment_is_missed_only_if_the_lock_is_held_until_the_next_moment():
+    begin = MOMENT * SECONDS - START
+
+    def missed(*held: tuple[int, int]) -> bool:
+        history = History()
+        for one in held:
+            history.note_lock(*one)
+        return passed_locked(system(history, []), MOMENT)
+
+    assert missed((begin, begin + TICK_SECONDS * SECONDS))
+    assert missed((0, begin + 2 * SECONDS), (begin + 2 * SECONDS, begin + 9 * SECONDS))
+    assert not missed((0, begin + 2 * SECONDS))
+    assert not missed((0, begin + 1 * SECONDS), (begin + 2 * SECONDS, begin + 9 * SECONDS))
+    assert not missed((begin + SECONDS, begin + 9 * SECONDS))
