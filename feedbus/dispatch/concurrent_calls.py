@@ -70,7 +70,7 @@ class ConcurrentCalls:
         return self._slow.durations(self.in_handlers)
 
     def forget_slow(self) -> None:
-        """Forget the messages of slow(), also messages whose calls still run."""
+        """Remove all messages from the result of `slow`, also messages whose calls still run."""
         self._slow.forget(self.in_handlers)
 
     @property

@@ -148,7 +148,7 @@ class Decoder:
     def _refuse(
         self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on a record that no handler gets: now, or after the earlier records of its key."""
+        """Decide on an invalid record; with block_on_dead, after the earlier records of its key."""
         if self._in_turn:
             inputs.append(InvalidRecord(arrived, row, error))
         else:

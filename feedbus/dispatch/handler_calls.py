@@ -186,6 +186,6 @@ class HandlerCalls:
 
 
 def _refused(records: Records) -> list[str]:
-    """Return the ids of records with a verdict except Drop: such records can be handled again."""
+    """Return the ids of the records that have failed: their verdicts are not Drop."""
     ids = records.ids
     return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]

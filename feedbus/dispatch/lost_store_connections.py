@@ -15,7 +15,7 @@ class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
 
 
 class LostConnections:
-    """The calls that lost the store's connection, although the store then answered again."""
+    """The calls that lost the connection to the store while the store was available."""
 
     def __init__(self, store: Store) -> None:
         """Create the object without calls."""

@@ -1,4 +1,4 @@
-"""Retries that keep the records of each key in order: what must wait, and what is sent for it."""
+"""Retries that keep the records of each key in order: later records wait for a failed record."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class OrderedRetries:
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.taken = TakenRecords(self.records)
         self.unsettled = False  # messages for the waiting queues are not confirmed yet
-        # Whether a delivery with failed records will be handled again. Then it is not known which
-        # of them are in a waiting queue.
+        # Whether a delivery with failed records will be handled again. Some of its failed records
+        # may already be in a waiting queue.
         self.abandoned = False
         self.predecessors: Predecessors | None = None  # None while no old queue exists
         self._block_on_dead = block_on_dead
@@ -123,7 +123,7 @@ class OrderedRetries:
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
-        Before this call, all messages that result from them must be confirmed.
+        Before this call, the broker must have confirmed all messages that their handlers published.
         """
         self.unsettled = False
         return self.taken.settled(deliveries)
@@ -158,7 +158,7 @@ class OrderedRetries:
         )
 
     def must_wait(self, delivery: Delivery, pack: Pack, row: int) -> bool:
-        """Whether an earlier record of its key has failed since its delivery was decoded."""
+        """Whether a decoded record must wait, because an earlier record of its key has failed."""
         record = self.taken.record_of(delivery)
         if record is not None:
             return self.taken.stops(record.key)

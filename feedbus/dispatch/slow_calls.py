@@ -51,7 +51,7 @@ class SlowCalls:
         return ended + [each for each in lasting if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget(self, running: Iterable[Work]) -> None:
-        """Forget the messages of durations(), also messages whose calls still run."""
+        """Remove all messages from durations(), also messages whose calls still run."""
         self._ended.clear()
         for work in running:
             work.known_slow = True

@@ -40,7 +40,7 @@ def key_class(key: str) -> int:
 
 
 def placer(ring: Ring) -> Callable[[int], str]:
-    """Return a function that returns the queue of a class of keys.
+    """Return a function that returns the queue for a key class; see key_class().
 
     Raises:
         UsageError: the ring has no buckets.

@@ -19,7 +19,7 @@ HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Delete the messages from the file of a process that was not killed because of a message.
+    """Delete the messages from a process's file, so that its end is counted against none of them.
 
     Args:
         path: the process's file, if it exists.

@@ -56,7 +56,7 @@ class WaitingQueues:
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
-        self._open: dict[str, WaitingQueue] = {}  # for the tag of each queue's subscription
+        self._open: dict[str, WaitingQueue] = {}  # by the tag of the subscription
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, retries.records)
         self._renewed_at = self._clock.monotonic()
@@ -152,7 +152,7 @@ class WaitingQueues:
         return True
 
     def delete(self, tag: str) -> None:
-        """Delete the waiting queue of a queue that another consumer has just ended."""
+        """Delete the waiting queue of an old queue that another consumer has just deleted."""
         opened = self._open.get(tag)
         if opened is not None and not self._retries.records.of_queue(opened.queue):
             opened.channel.queue_delete(opened.queue)

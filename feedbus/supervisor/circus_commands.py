@@ -115,7 +115,7 @@ class ReloadWatchers(Reload):
     """The command `reload`: restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart the watchers, because two processes of one slot must not run together."""
+        """Restart the watchers; a new process must not start before the old one has ended."""
         return RestartWatchers().execute(arbiter, props)
 
 

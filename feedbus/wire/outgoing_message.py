@@ -88,7 +88,7 @@ class Moved(Outgoing):
 
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
-        """Return a message that a channel has delivered, to publish it to an exchange."""
+        """Return a delivered message as one that can be published to this exchange."""
         taken.properties.pop("user_id", None)  # the broker accepts only the current user
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""
