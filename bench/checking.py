@@ -11,7 +11,7 @@ from handlers.send_notification import shorten
 from store.queries.sql import rows, run, run_each
 
 PATIENCE_SECONDS = 120.0
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, LONGEST_SECONDS = 0.1, 0.03, 2.0
+FIRST_CHECK_SECONDS, LAST_CHECK_SECONDS, LONGEST_SECONDS = 0.1, 0.03, 2.0
 
 # Pairs of queries: the rows that had to be stored, and the rows that are stored.
 FEED = (
@@ -85,10 +85,10 @@ def notifications() -> int:
     return count(emails) + count(messages)
 
 
-def await_rows(look: Callable[[], int], wanted: int, started: float) -> float:
-    """Wait until look() returns wanted; return the seconds since started.
+def await_rows(count: Callable[[], int], wanted: int, started: float) -> float:
+    """Wait until count() returns wanted; return the seconds since started.
 
-    It looks rarely at first and more often near the end, so that looking costs little and the
+    It counts rarely at first and more often near the end, so that counting costs little and the
     end is reported to a few hundredths of a second.
 
     Raises:
@@ -97,15 +97,15 @@ def await_rows(look: Callable[[], int], wanted: int, started: float) -> float:
     """
     seen, changed = 0, time.monotonic()
     while True:
-        found, now = look(), time.monotonic()
+        found, now = count(), time.monotonic()
         if found >= wanted:
             assert found == wanted, f"expected {wanted} rows, got {found}"
             return now - started
         if found != seen:
             seen, changed = found, now
         assert now - changed < PATIENCE_SECONDS, f"expected {wanted} rows, got {found}, stuck"
-        rest = (now - started) * (wanted - found) / found if found else FIRST_LOOK_SECONDS
-        time.sleep(min(max(rest / 3, LAST_LOOK_SECONDS), LONGEST_SECONDS))
+        rest = (now - started) * (wanted - found) / found if found else FIRST_CHECK_SECONDS
+        time.sleep(min(max(rest / 3, LAST_CHECK_SECONDS), LONGEST_SECONDS))
 
 
 def check(feed: tuple[str, str] = FEED) -> int:

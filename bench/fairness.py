@@ -27,7 +27,7 @@ from feedbus.bus import LiveBus
 from store.queries.sql import numbers, rows
 
 EACH_SECONDS = 0.2
-LOOK_SECONDS = 0.01
+CHECK_SECONDS = 0.01
 READERS = """
     SELECT author_id, follower_id FROM follower JOIN users ON users.id = author_id
     WHERE login LIKE 'fair-small-both%%'
@@ -80,7 +80,7 @@ class SmallTweets:
                 for (tweet_id,) in rows(ENTRIES, pending, self.first_id):
                     if tweet_id in waiting:
                         self.seconds.append(time.monotonic() - waiting.pop(tweet_id)[1])
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

@@ -151,7 +151,7 @@ class Names:
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
-        """Return the name of a consumer's queue, which has no shards and is not part of a ring."""
+        """Return the name of a consumer's queue; for a shard, see member()."""
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:

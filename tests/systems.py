@@ -182,7 +182,7 @@ class System:
         on_hold: Callable[[str], None] = lambda _: None,
         assigned: Callable[[], bool] = lambda: True,
     ) -> Iterator[Runner]:
-        with CrashGuard(self.topology.var / "run" / f"{name}.hand") as crash_guard:
+        with CrashGuard(self.topology.var / "run" / f"{name}.handler") as crash_guard:
             yield Runner(
                 self.topology,
                 self.topology.consumer(name),
@@ -198,7 +198,7 @@ class System:
 
     def pauses(self, name: str = "work") -> bool:
         """Whether messages are in the handler, and its time is not counted now."""
-        with (self.topology.var / "run" / f"{name}.hand").open("rb") as file:
+        with (self.topology.var / "run" / f"{name}.handler").open("rb") as file:
             note = Note.read(file.fileno())
         return note is not None and note.until is None and note.message_ids != ()
 

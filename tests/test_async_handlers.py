@@ -194,7 +194,7 @@ def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silentl
 
 
 def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkeypatch):
-    monkeypatch.setattr("feedbus.handling.event_loop.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("feedbus.handling.event_loop.CHECK_SECONDS", 0.01)
     monkeypatch.setattr("feedbus.handling.event_loop.BLOCKED_SECONDS", 0.02)
     blocked: list[float] = []
     loop, line = HandlerLoop(blocked.append), 0

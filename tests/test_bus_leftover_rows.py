@@ -164,7 +164,7 @@ def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> 
         system.store.outbox.remove([sent])
     left.add(refused)
     left.forget()
-    assert not left.look(sent)  # a thread sends the first row although the second is left
+    assert not left.query(sent)  # a thread sends the first row although the second is left
     assert left.possible
 
 

@@ -129,7 +129,7 @@ def test_a_thread_sends_no_row_before_an_earlier_row_that_another_thread_has_jus
             with bus.transaction():
                 bus.publish("work", {"n": n})
 
-        publish(0)  # so that the bus looks for rows of other processes before
+        publish(0)  # so that the bus has queried the rows of other processes
         store.late = True
         first = threading.Thread(target=publish, args=(1,))
         first.start()

@@ -202,7 +202,7 @@ def test_what_ends_while_the_consumer_holds_is_not_taken_for_a_handler_that_hang
     wait_until(lambda: len(project.seen()) == 3)
 
     def is_in_no_handler():
-        (path,) = (tmp_path / "var/run").glob("work*.hand")
+        (path,) = (tmp_path / "var/run").glob("work*.handler")
         with path.open("rb") as file:
             note = Note.read(file.fileno())
         return note is None or note.until is None

@@ -115,7 +115,7 @@ def test_a_crash_while_a_group_is_finished_is_counted_against_none_of_it(
         patched.setattr(Sender, "send", crash)
         with pytest.raises(Unforeseen):
             system.run(send_on)
-    with CrashGuard(system.topology.var / "run" / "work.hand") as crash_guard:
+    with CrashGuard(system.topology.var / "run" / "work.handler") as crash_guard:
         deaths = dict(crash_guard._deaths)
     system.run(send_on)
     assert [count for count, _ in deaths.values()] == [0, 0, 0]

@@ -115,7 +115,7 @@ FILES = [
     "run/applied.new",
     "run/work.1.lock",
     "run/work.1.ready",
-    "run/work.1.hand",
+    "run/work.1.handler",
     "run/apply.lock",
     "log/work.log",
     "log/supervisor.log",

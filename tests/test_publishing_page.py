@@ -32,7 +32,7 @@ with TestClient(app) as client:
     assert client.post("/orders", json={"id": 5, "product": "chair"}).status_code == 202
 """
 CALL_FASTAPI = CALL_ASYNC.replace("web_async", "web_fastapi")
-LOOK_AT_ORDERS = """
+READ_ORDERS = """
 from sqlalchemy.orm import Session
 from shop_db import Order, engine
 with Session(engine) as session:
@@ -67,4 +67,4 @@ def test_the_programs_of_the_page_publish(folder):
     assert run(folder, CALL_ASYNC) == 5
     assert run(folder, CALL_FASTAPI) == 6
     assert run(folder, FILES["ordering.py"]) == 7
-    assert run(folder, LOOK_AT_ORDERS) == 7
+    assert run(folder, READ_ORDERS) == 7

@@ -20,7 +20,7 @@ from tests.projects import PATIENCE_SECONDS, wait_until
 
 
 class HeldBus:
-    """A bus that refuses some keys, and holds the messages of another until it is let go."""
+    """A bus that refuses some keys, and blocks the messages of one key until it is released."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -88,11 +88,11 @@ def ended(*threads: threading.Thread) -> None:
 
 def test_a_row_that_another_thread_is_sending_is_not_sent_as_one_that_was_left(store, bus, relay):
     bus.refused.add("full")
-    relay.publish(rows(store, "other"))  # so that the next call does not look for rows of others
+    relay.publish(rows(store, "other"))  # so that the next call does not query the rows of others
     first, left, last = (rows(store, key) for key in ("held", "full", "held"))
     one = begun(lambda: relay.publish(first))
     wait_until(lambda: 2 in bus.asked)
-    relay.publish(left)  # from now on rows may be left
+    relay.publish(left)  # from now on, there may be leftover rows
     other = begun(lambda: relay.publish(last))
     wait_until(lambda: relay._locks._waiting)
     bus.let_go.set()
@@ -108,7 +108,7 @@ def test_the_relays_own_thread_does_not_repeat_what_another_thread_publishes_slo
     slow, left = rows(store, "held", "held"), rows(store, "left")
     one = begun(lambda: relay.publish(slow))
     wait_until(lambda: 2 in bus.asked)
-    relay._relay()  # as its thread does; the first row is published and not removed yet
+    relay._relay()  # as its thread does; the first row is published, not removed yet
     assert bus.published == [1, left[0].id]
     bus.let_go.set()
     ended(one)

@@ -1,4 +1,4 @@
-"""feedbus run, publish and dead as processes: ends, deaths, and what they leave."""
+"""feedbus run, publish and dead as processes: their ends, crashes, and files."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: 
 def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Path) -> None:
     body = "note(n)\nif not os.path.exists('free'): time.sleep(60)"
     project = Project.at(tmp_path, body.replace("'free'", repr(str(tmp_path / "free"))))
-    hand = tmp_path / "var" / "run" / "work.1.hand"
+    handler_file = tmp_path / "var" / "run" / "work.1.handler"
     project.publish(1, 2)
     for _ in range(3):
         with project.start("run", "work") as process:
             seen = len(project.seen())
             wait_until(lambda seen=seen: len(project.seen()) > seen)
-            # As it is with more than one message in the handler, which this one never has.
-            until, pid, deaths, (handled,) = json.loads(hand.read_text().partition("\n")[0])
-            hand.write_text(json.dumps([until, pid, deaths, [handled, "another"]]))
+            # As if several messages were in the handler; this consumer has only one.
+            until, pid, deaths, (handled,) = json.loads(handler_file.read_text().partition("\n")[0])
+            handler_file.write_text(json.dumps([until, pid, deaths, [handled, "another"]]))
             process.kill()
             process.communicate(timeout=PATIENCE_SECONDS)
     (tmp_path / "free").touch()
@@ -176,7 +176,7 @@ def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(
         "    time.sleep(60)\n"
     )
     command = project.command("up", *options)
-    # What a shell starts in the background ignores SIGINT, and so would its children.
+    # A program that a shell starts in the background ignores SIGINT. So would its child processes.
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with subprocess.Popen(
@@ -236,7 +236,7 @@ def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
 
 @pytest.mark.parametrize("store", [False, True])
 def test_consumers_that_do_not_use_a_store_run_side_by_side(tmp_path: Path, store: bool) -> None:
-    # Each waits in its handler until the other is in its own.
+    # Each handler waits until the other handler runs, too.
     body = """
 import pathlib
 here = pathlib.Path(__file__).parent

@@ -1,4 +1,4 @@
-"""The life of a runner: readiness, limits, outages and crashes."""
+"""The run of a consumer: readiness, limits, outages and crashes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_message_whose_error_ends_the_runner_is_given_up_after_five(
     system = make(queue())
 
     class Unforeseen(KeyboardInterrupt):
-        """What ends a process: any other exception is a failure of the message."""
+        """An exception that ends a process; any other exception is a failure of the message."""
 
     def end(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 2:
@@ -122,7 +122,7 @@ def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_suc
     reported = [
         record.getMessage() for record in caplog.records if "printer" in record.getMessage()
     ]
-    assert len(reported) == 2  # an equal line is folded
+    assert len(reported) == 2  # an equal line is logged once
     assert sum("continues after 2 failed attempts" in text for text in caplog.messages) == 2
 
 
@@ -177,7 +177,7 @@ def test_a_kill_while_a_consumer_waits_because_of_an_outage_is_counted_against_n
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     class Killed(KeyboardInterrupt):
-        """What ends a process: any other exception is a failure of the message."""
+        """An exception that ends a process; any other exception is a failure of the message."""
 
     def kill(reason: str) -> None:
         if reason:
@@ -200,7 +200,7 @@ def test_a_kill_while_a_consumer_waits_because_of_an_outage_is_counted_against_n
 def test_what_was_in_the_handler_is_read_from_a_line_shorter_than_the_one_before(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "work.hand"
+    path = tmp_path / "work.handler"
 
     def die() -> None:
         with CrashGuard(path) as crash_guard:

@@ -1,4 +1,4 @@
-"""TestSystem and the real runner on a broker file come to the same verdicts, whatever happens."""
+"""TestSystem and the real runner on a broker file decide on the same verdicts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ messages = st.lists(
     st.tuples(
         st.sampled_from(["single", "batch", "dropping"]),
         st.lists(st.sampled_from(SAYINGS), max_size=4),
-        st.sampled_from([True, True, True, False]),  # whether it validates
+        st.sampled_from([True, True, True, False]),  # whether the record is valid
     ),
     min_size=10,
     max_size=30,
@@ -120,7 +120,7 @@ def payload(number, script, valid):
 
 
 def seen(found):
-    """What is the same however batches were composed, by queue and message."""
+    """Return the results that do not depend on the batches, by queue and message."""
     return sorted((each.queue, each.message_id, each.reason, each.attempts) for each in found)
 
 
@@ -141,8 +141,8 @@ def outcome_of_runners(topology, module, scripts):
             identity = f"message {number}"
             bus.publish("work", payload(number, script, valid), key=key, message_id=identity)
     for consumer in topology.consumers.values():
-        hand = topology.var / "run" / f"{consumer.name}.hand"
-        with CrashGuard(hand) as crash_guard:
+        handler_file = topology.var / "run" / f"{consumer.name}.handler"
+        with CrashGuard(handler_file) as crash_guard:
             Runner(
                 topology,
                 consumer,

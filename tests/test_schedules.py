@@ -1,4 +1,4 @@
-"""Schedules: one firing a moment, whatever hosts, restarts and clocks do."""
+"""Schedules: each moment is fired once, with several hosts, restarts and changed clocks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def topology(tmp_path: Path) -> Iterator[Topology]:
 def host(
     topology: Topology, clock: Wall | None = None, metrics: Metrics | None = None
 ) -> Iterator[Scheduler]:
-    """Run what one host has: a bus and a scheduler, whose turns the test takes."""
+    """Run the bus and the scheduler of one host; the test calls the scheduler."""
     metrics = metrics or Metrics.none()
     with LiveBus(topology, metrics, timeout_seconds=2.0) as bus:
         yield Scheduler(topology, bus, metrics, clock)
@@ -97,7 +97,7 @@ def test_a_new_schedule_begins_now_and_is_fired_once_at_each_moment(topology):
     clock = Wall("2026-01-31T12:00Z")
     metrics = Metrics.none()
     with host(topology, clock, metrics) as scheduler:
-        assert scheduler.fire_due() == scheduler_module.LOOK_SECONDS
+        assert scheduler.fire_due() == scheduler_module.CHECK_SECONDS
         clock.set("2026-02-01T01:29:57Z")
         assert scheduler.fire_due() == 3.0
         assert published(topology) == []
@@ -130,7 +130,7 @@ def test_a_restart_repeats_nothing_and_fires_what_was_missed_meanwhile(topology)
         with host(topology, clock) as scheduler:
             scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
-    clock.set("2026-02-04T02:29:00Z")  # two were missed wholly, the third 59 minutes ago
+    clock.set("2026-02-04T02:29:00Z")  # two moments are too old, the third was 59 minutes ago
     with host(topology, clock) as scheduler:
         scheduler.fire_due()
         scheduler.fire_due()

@@ -1,4 +1,4 @@
-"""A handler is ended at its timeout whatever it does, from outside its process."""
+"""A handler is ended at its timeout by another process."""
 
 from __future__ import annotations
 
@@ -102,16 +102,16 @@ def test_a_consumer_whose_queue_is_deleted_holds_visibly_until_apply_declares_it
 def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "hand"
+    path = tmp_path / "handler"
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(words) as process:
         overdue = Note(watchdog.now() - 1, process.pid, {}, ("one", "two"))
         path.write_bytes(note_line(overdue.until, overdue.pid, overdue.deaths, overdue.message_ids))
-        assert Watchdog(path, os.getpid()).look() is None  # a file of the process before
+        assert Watchdog(path, os.getpid()).check() is None  # the file is from the previous process
         dog = Watchdog(path, process.pid)
-        assert dog.look() is None
+        assert dog.check() is None
         assert process.poll() is None
-        note = dog.look()
+        note = dog.check()
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGABRT
     assert note == overdue
     assert str(note) == "one and 1 more"
@@ -119,7 +119,7 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
 
 
 def cause_of_the_loss_of(message_id: str, path: Path) -> str:
-    """Return the cause that the next process names."""
+    """Return the cause of the crash, according to the next process."""
     with CrashGuard(path) as crash_guard:
         return crash_guard.reason_given_up(message_id, 0).partition("last time, ")[2]
 
@@ -127,7 +127,7 @@ def cause_of_the_loss_of(message_id: str, path: Path) -> str:
 def test_a_handler_that_ends_its_process_is_not_said_to_have_exceeded_its_time(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "hand"
+    path = tmp_path / "handler"
     with contextlib.suppress(ZeroDivisionError), CrashGuard(path) as crash_guard:
         crash_guard.take(["one"], -1.0)  # its deadline is over when the next process starts
         _ = 1 / 0
@@ -146,8 +146,8 @@ def test_under_a_supervisor_a_handler_that_exits_is_given_up_with_that_reason(
     assert letter["reason"].endswith("the last time, the process ended")
 
 
-def test_a_process_that_survives_sigabrt_is_killed_with_the_next_look(tmp_path: Path) -> None:
-    path = tmp_path / "hand"
+def test_a_process_that_survives_sigabrt_is_killed_at_the_next_check(tmp_path: Path) -> None:
+    path = tmp_path / "handler"
     code = "import signal; signal.signal(signal.SIGABRT, signal.SIG_IGN); print(1, flush=True);"
     words = [sys.executable, "-c", f"{code} signal.pause()"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -155,13 +155,13 @@ def test_a_process_that_survives_sigabrt_is_killed_with_the_next_look(tmp_path: 
         process.stdout.readline()
         path.write_bytes(note_line(watchdog.now() - 1, process.pid, {}, ["one"]))
         dog = Watchdog(path, process.pid)
-        notes = [dog.look() for _ in range(3)]
+        notes = [dog.check() for _ in range(3)]
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     assert [note is not None for note in notes] == [False, True, False]
 
 
 def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> None:
-    path = tmp_path / "hand"
+    path = tmp_path / "handler"
 
     def note() -> Note:
         with path.open("rb") as file:
@@ -178,14 +178,14 @@ def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> Non
         after, ended = note().until, watchdog.now()
         assert 0.01 <= after - before <= ended - began
         crash_guard.release()
-        with crash_guard.paused():  # no handler works
+        with crash_guard.paused():  # no handler runs
             assert path.read_bytes().startswith(b"\n")
 
 
 def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "hand"
+    path = tmp_path / "handler"
     written: list[int] = []
     pwrite = os.pwrite
 
@@ -206,7 +206,7 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
         assert note.message_ids == (*(f"m{number}" for number in range(1000)), '"quoted"', "née")
         assert note.until is not None
         assert 50 < note.until - watchdog.now() <= 60
-        _ = 1 / 0  # it ends with all of it in the handler
+        _ = 1 / 0  # the process ends with all messages in the handler
     with CrashGuard(path) as crash_guard:
         assert crash_guard.suspected('"quoted"')
         assert crash_guard.suspected("m999")
@@ -217,8 +217,8 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
 def test_a_file_that_is_torn_or_of_another_version_blames_and_ends_nobody(
     tmp_path: Path, line: bytes
 ) -> None:
-    path = tmp_path / "hand"
+    path = tmp_path / "handler"
     path.write_bytes(line)
-    assert Watchdog(path, os.getpid()).look() is None
+    assert Watchdog(path, os.getpid()).check() is None
     with CrashGuard(path) as crash_guard:
         assert not crash_guard.suspected("one")

@@ -11,7 +11,7 @@ from feedbus.generations import ring_state
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
-LOOK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 
 
 def await_drained(
@@ -39,7 +39,7 @@ def await_drained(
                 progress(0)
                 return
         progress(sum(count or 0 for count in (*left, *waiting)))
-        clock.sleep(LOOK_SECONDS)
+        clock.sleep(CHECK_SECONDS)
 
 
 def _count(connection: Connection, topology: Topology, queue: str) -> int:

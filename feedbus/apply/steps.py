@@ -89,7 +89,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.
-        older_file: whether to replace a ring of another host's newer file.
+        older_file: whether to use this file even if the current ring is from a newer file of
+            another host.
 
     Returns:
         Whether everything is done; otherwise the next apply, or `feedbus up`, does the rest.

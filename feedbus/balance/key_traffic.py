@@ -62,7 +62,7 @@ def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
     if traffic is None:
         return ((key, 1) for key in keys)
     if not traffic.isdecimal():
-        return _looked_up(keys, traffic)
+        return _from_table(keys, traffic)
     column = int(traffic)
     if keys.is_range or column < 2:  # noqa: PLR2004 -- the key is the first column
         msg = f"--traffic {traffic}: expected the number of a column of the file of keys, 2 or more"
@@ -105,7 +105,7 @@ def _place(columns: Sequence[str], traffic: str) -> int | None:
     return int(traffic) - 1
 
 
-def _looked_up(keys: Iterable[str], path: str) -> Iterator[Pair]:
+def _from_table(keys: Iterable[str], path: str) -> Iterator[Pair]:
     lookup = _read_file(path)
     return ((key, lookup.get(key, 0)) for key in keys)
 

@@ -21,7 +21,7 @@ def connect(
 
     Args:
         topology: the topology with the URL of the broker.
-        heartbeats: what sends the heartbeats of the connection.
+        heartbeats: which code sends the heartbeats of the connection.
 
     Raises:
         BrokerOutage: the broker cannot be reached, or refuses the login.

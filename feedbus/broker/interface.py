@@ -62,7 +62,7 @@ class Survey:
 
 
 class HeartbeatSource(Enum):
-    """What sends the heartbeats of a connection; the broker closes the connection when they stop.
+    """The code that sends the heartbeats of a connection; without them, the broker closes it.
 
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds
@@ -108,7 +108,7 @@ class Broker(Protocol):
         """Return an open connection.
 
         Args:
-            heartbeats: what sends the heartbeats of the connection.
+            heartbeats: which code sends the heartbeats of the connection.
 
         Raises:
             BrokerOutage: the broker cannot be reached, or refuses the login.

@@ -9,18 +9,18 @@ from feedbus.wire.amqp_protocols import Connection
 
 def queue_exists(connection: Connection, name: str) -> bool:
     """Whether the broker has a queue of that name."""
-    return _look(connection, name) is not None
+    return _counts(connection, name) is not None
 
 
 def count(connection: Connection, queue: str) -> int | None:
     """Return the number of ready messages in a queue, or None if it does not exist."""
-    found = _look(connection, queue)
+    found = _counts(connection, queue)
     return None if found is None else found[0]
 
 
 def consumers(connection: Connection, queue: str) -> int | None:
     """Return the number of consumers of a queue, or None if it does not exist."""
-    found = _look(connection, queue)
+    found = _counts(connection, queue)
     return None if found is None else found[1]
 
 
@@ -38,7 +38,7 @@ def is_anothers(connection: Connection, queue: str) -> bool:
     return False
 
 
-def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
+def _counts(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (ready messages, consumers), or None if it does not exist.
 
     Raises:

@@ -77,7 +77,7 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
 
     Args:
         names: the names of the topology's objects on the broker.
-        message: the message, with the routing key that it will have then.
+        message: the message, with the routing key that it has at the end of the delay.
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
         target: see target_of() and exchange_target().
 
@@ -108,8 +108,9 @@ def wait_of(headers: Mapping[str, Any]) -> int:
 def target_of(names: Names, queue: Queue) -> str:
     """Return the target of a queue's retries: the queue, or for a ring the entry to it.
 
-    A retry for a ring finds the shard that owns its key then. An external queue has no binding of
-    this project, so a queue of the timer dead-letters to it by the default exchange.
+    A retry for a ring reaches the shard that owns its key at the end of the delay. An external
+    queue has no binding of this project, so a queue of the timer dead-letters to it by the default
+    exchange.
     """
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)

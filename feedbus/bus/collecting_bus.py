@@ -174,7 +174,7 @@ class BatchBus(Bus):
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()
-        self._shards = _refuse_late  # the earliest call for each exchange
+        self._shards = _refuse_late  # publish_part() always calls it first
 
     def _flush(self, exchange: str) -> None:
         parts, self._waiting[exchange] = self._waiting[exchange], []

@@ -78,7 +78,7 @@ class CommittedMessages:
         left, sent = self._leftovers, False
         left.begin(committed, committed.rows)
         try:
-            if self._clock.monotonic() < self._again_at and left.look(committed.first):
+            if self._clock.monotonic() < self._again_at and left.query(committed.first):
                 return
             with left.before(committed.first, committed.last) as older:
                 if older is None or not self._send_rows(older):

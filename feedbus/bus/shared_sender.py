@@ -102,7 +102,8 @@ class SharedSender:
                 if failure is not None:
                     request.answer = _own(failure)
                     continue
-                # A pack may be sent again record by record, so refusals name other messages.
+                # A pack may be sent again as plain messages. Then the refused messages are not
+                # those of the request.
                 request.answer = found = self._sent(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:

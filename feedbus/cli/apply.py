@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context
-from feedbus.cli.plan import look, show
+from feedbus.cli.plan import compute_plan, show
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import UsageError
 from feedbus.units import counted
@@ -73,12 +73,12 @@ def command(  # noqa: PLR0913 -- an option each
     text = config.read(context.topology_path)
     topology = config.load(context.topology_path, text=text, import_handlers=not dry_run)
     if dry_run:
-        show(look(topology, delete_nonempty), as_json=False)
+        show(compute_plan(topology, delete_nonempty), as_json=False)
         return
     from feedbus.apply import apply, exclusive
 
     with exclusive(topology):
-        plan = look(topology, delete_nonempty)
+        plan = compute_plan(topology, delete_nonempty)
         show(plan, as_json=False)
         if plan.empty and not plan.draining:
             _follow(topology, text, runs=plan.watchers is not None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from feedbus.logs.log_files import LogEntry, LogFile
 
-LOOK_SECONDS = 0.2
+CHECK_SECONDS = 0.2
 TAB = "    "
 
 
@@ -93,7 +93,7 @@ def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow
     while follow:
         found = in_order(each for log in logs for each in log.new())
         _print((each for each in found if each.reaches(least)), width)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
 
 
 def _print(found: Iterable[LogEntry], width: int) -> None:

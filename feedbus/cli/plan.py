@@ -81,7 +81,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
         msg = "--traffic needs --keys: expected both options, got --traffic alone"
         raise click.UsageError(msg)
     topology = context.load()
-    found = look(topology, delete_nonempty)
+    found = compute_plan(topology, delete_nonempty)
     if keys is not None:
         found = _with_hot_keys(topology, found, keys, traffic)
     show(found, as_json=as_json)
@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
         sys.exit(1)
 
 
-def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
+def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
     """Make the plan of a topology."""
     from feedbus.plan.planning import make_plan
     from feedbus.supervisor.outdated_processes import watched

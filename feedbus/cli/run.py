@@ -112,10 +112,10 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
         limit_memory(consumer.queue.memory_limit_bytes)
     with hold_slot(topology, consumer.name, slot):
         metrics = Metrics.open(topology.var / "metrics", f"{consumer.name}.{slot}")
-        hand = slot_path(run_folder(topology), consumer.name, slot, "hand")
+        handler_file = slot_path(run_folder(topology), consumer.name, slot, "handler")
         form, supervised = topology.logging.format, place.supervised
-        watched = watchdog.over(consumer.name, hand, log_format=form, supervised=supervised)
-        with watched, CrashGuard(hand) as crash_guard:
+        watched = watchdog.over(consumer.name, handler_file, log_format=form, supervised=supervised)
+        with watched, CrashGuard(handler_file) as crash_guard:
             store = open_store(topology, waiting=crash_guard.paused)
             with _located(context):
                 runner = Runner(

@@ -30,8 +30,8 @@ from feedbus.units import write_duration
 def check(draft: Draft) -> None:
     """Report problems that are visible only if several values are compared."""
     for queue, options in draft.queues.items():
-        for look in LOOKS:
-            for path, fault in look(draft, queue, options):
+        for check in QUEUE_CHECKS:
+            for path, fault in check(draft, queue, options):
                 draft.report.add(path, fault)
     for path, fault in chain(
         _management(draft),
@@ -146,7 +146,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
         yield path, Fault(message=message, expected=expected)
 
 
-LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
+QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     check_exchange,
     check_handler,
     check_misfits,

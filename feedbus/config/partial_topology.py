@@ -16,7 +16,7 @@ RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
 RING_ONLY = ("shards", "weight", "weights")
 # Options about the declaration and the bindings of a queue. Another system declares an external
-# one.
+# queue.
 DECLARING = (
     *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
     *("message_ttl", "max_length", "overflow", "arguments"),

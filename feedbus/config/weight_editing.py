@@ -21,7 +21,7 @@ Weights = int | Mapping[int, int]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LEAST_PAD = 2
 # A new option of a queue is written after the first of these options that the queue has.
-BESIDE = ("weight", "shards", "exchange", "handler")
+INSERT_AFTER = ("weight", "shards", "exchange", "handler")
 
 
 def write_weights(weights: Weights) -> str:
@@ -164,7 +164,7 @@ class _Tree:
     def _neighbours(self, table: Keys) -> Iterator[Node]:
         """Yield pairs of a table; the best neighbour for a new line is the first."""
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
-        yield from (found[name] for name in BESIDE if name in found)
+        yield from (found[name] for name in INSERT_AFTER if name in found)
         yield from reversed(found.values())
 
     def _put_behind(self, neighbour: Node, name: str, value: str) -> bytes:

@@ -30,7 +30,7 @@ class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Create the object; the first check follows soon, and only for a queue's first shard."""
+        """Create the object; of several shards, only the first one makes the checks."""
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
@@ -38,7 +38,7 @@ class Pruning:
         wanted = consumer.queue.dead_letters != DeadLetters() and not consumer.shard
         self._next = self._clock.monotonic() + FIRST_SECONDS if wanted else math.inf
 
-    def look(self, connection: Connection) -> None:
+    def check(self, connection: Connection) -> None:
         """Delete the dead letters that exceed the limits, if the next check is due."""
         if self._clock.monotonic() < self._next:
             return

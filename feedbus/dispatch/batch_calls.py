@@ -90,5 +90,5 @@ class BatchCalls:
             except KeyboardInterrupt:
                 raise
             except BaseException as failure:  # noqa: BLE001 -- as in HandlerCalls.outcome()
-                return self._calls.judge(records, failure)
+                return self._calls.classify_error(records, failure)
         return error

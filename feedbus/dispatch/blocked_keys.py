@@ -80,10 +80,10 @@ class BlockedKeys:
         else:
             self._decoder.decide(invalid)
 
-    def abandon(self, arrived: Decoded) -> None:
+    def expect_repetition(self, arrived: Decoded) -> None:
         """Register that a delivery with failed records will be handled again."""
         if self._retries is not None and arrived.decisions:
-            self._retries.abandoned = True
+            self._retries.repetition_expected = True
 
     def overtaken_failures(self, records: Records) -> list[Row]:
         """Return the failed records of a batch that handled records of the same key have overtaken.

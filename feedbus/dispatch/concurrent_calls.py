@@ -153,13 +153,13 @@ class ConcurrentCalls:
         self._slow.start(works, self._clock.monotonic())
         self._calls.start(works)
 
-    def look(self) -> None:
+    def check_event_loop(self) -> None:
         """Log an async handler that blocks the event loop; call this method often."""
         if any(work.wrapped.call_async is not None for work in self.running):
-            self._resources.loop.look()
+            self._resources.loop.check()
 
     def finish(self) -> None:
-        """Publish the messages of calls that have ended; the caller then calls put_aside().
+        """Publish the messages of calls that have ended; the caller then calls send_failed().
 
         If a call ended with an outage, its records run again, and self.outage is the outage.
 
@@ -170,17 +170,17 @@ class ConcurrentCalls:
         self.waker.sleep()
         while self._ended:
             self._unfinished.append(self._ended.popleft())
-        self.outage = self._judge()
+        self.outage = self._classify_errors()
         published = [work for work in self._unfinished if work.publications is not None]
         calls = [work.publications for work in published if work.publications is not None]
         for work, error in zip(published, send_together(self._sender, calls), strict=True):
             if error is not None:
-                work.error = self._dispatch.calls.judge(work.records, error)
+                work.error = self._dispatch.calls.classify_error(work.records, error)
         for work in self._unfinished:
             self._end(work)
         self._unfinished = []
 
-    def put_aside(self, only: Decoded | None = None) -> None:
+    def send_failed(self, only: Decoded | None = None) -> None:
         """Send retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
@@ -198,15 +198,15 @@ class ConcurrentCalls:
         deliveries, self._closed = self._closed, []
         return deliveries
 
-    def _judge(self) -> Outage | None:
+    def _classify_errors(self) -> Outage | None:
         """Log failed calls; mark the records of calls with an outage to run again."""
         found: Outage | None = None
         left: list[Work] = []
         for work in self._unfinished:
-            if work.error is not None and not work.judged:
+            if work.error is not None and not work.classified:
                 try:
-                    work.error = self._dispatch.calls.judge(work.records, work.error)
-                    work.judged = True
+                    work.error = self._dispatch.calls.classify_error(work.records, work.error)
+                    work.classified = True
                 except Outage as error:
                     found = error
                     work.error, work.started_at, work.ended = None, 0.0, False
@@ -263,7 +263,7 @@ class ConcurrentCalls:
             self._done.append(delivery.opened)
 
     def _release(self) -> None:
-        """Release finished deliveries with failed records for put_aside(); each key stays in order.
+        """Give finished deliveries with failed records to send_failed(), in the order of each key.
 
         A record that waits is sent after the failed record of its key. If it were sent first, and
         the process then ended, it would overtake the failed record.

@@ -43,7 +43,7 @@ class Work:
     publications: Publications | None = None
     error: BaseException | None = None
     ended: bool = False
-    judged: bool = False
+    classified: bool = False
     known_slow: bool = False
 
     @property

@@ -171,7 +171,7 @@ class Dispatch:
         Args:
             delivery: the delivery of the record.
             row: the index of the record in the delivery.
-            error: the exception, as calls.judge() returns it.
+            error: the exception, as calls.classify_error() returns it.
             seconds: the duration of the call.
 
         """
@@ -180,7 +180,7 @@ class Dispatch:
             self.record_failed(delivery, row, error)
 
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a record whose handler raised an exception; see HandlerCalls.judge()."""
+        """Decide on a record whose handler raised an exception, after calls.classify_error()."""
         self._log_drops([error])
         self._decoder.fail(delivery, row, error)  # adds the decision to delivery.decisions
 

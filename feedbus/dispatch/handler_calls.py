@@ -55,7 +55,7 @@ class HandlerCalls:
         self._lost_connections = LostConnections(store)
         self.after_slice: Callable[[], None] = lambda: None
 
-    def look_again(self) -> None:
+    def query_outbox_again(self) -> None:
         """Look for rows that another process has left in the outbox, before the next messages."""
         if self._left is not None:
             self._left.forget()
@@ -74,9 +74,9 @@ class HandlerCalls:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 -- it may raise SystemExit
-            return None, self.judge(records, error)
+            return None, self.classify_error(records, error)
 
-    def judge(self, records: Records, error: BaseException) -> BaseException:
+    def classify_error(self, records: Records, error: BaseException) -> BaseException:
         """Return the exception for records, and log it if it is a failure.
 
         Raises:
@@ -129,7 +129,7 @@ class HandlerCalls:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if len(given) < len(records):
                     # The process that handled the other records may have left rows.
-                    self.look_again()
+                    self.query_outbox_again()
                 if not len(given):
                     return publications
                 try:
@@ -150,7 +150,7 @@ class HandlerCalls:
                     records.verdicts[ids.index(given.ids[index])] = verdict
         except BaseException as error:
             outage = isinstance(error, StoreOutage) or store.is_outage(error)
-            publications.abandon(maybe_committed=outage)
+            publications.discard_after_error(maybe_committed=outage)
             raise
         return publications
 

@@ -59,7 +59,7 @@ class OrderedRetries:
         self.unsettled = False  # messages for the waiting queues are not confirmed yet
         # Whether a delivery with failed records will be handled again. Some of its failed records
         # may already be in a waiting queue.
-        self.abandoned = False
+        self.repetition_expected = False
         self.predecessors: Predecessors | None = None  # None while no old queue exists
         self._block_on_dead = block_on_dead
         self._order = order
@@ -81,7 +81,7 @@ class OrderedRetries:
     def forget(self) -> None:
         """Forget all waiting records: the broker delivers them again."""
         self.records.forget()
-        self.unsettled = self.abandoned = False
+        self.unsettled = self.repetition_expected = False
         self._queues.clear()
         self._turns.clear()
         self.taken.forget()

@@ -104,7 +104,7 @@ class Publications(Spool):
         self.leave()
         self.clear()
 
-    def abandon(self, *, maybe_committed: bool) -> None:
+    def discard_after_error(self, *, maybe_committed: bool) -> None:
         """Forget all messages, after an error of the transaction."""
         if self._left is not None and not maybe_committed:
             self._left.end(self)

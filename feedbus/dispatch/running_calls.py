@@ -71,7 +71,7 @@ class RunningCalls:
     def _call(self, work: Work) -> None:
         try:
             work.publications = self._handlers.collect(work.wrapped, work.records)
-        except BaseException as error:  # noqa: BLE001 -- judged in the consumer's thread
+        except BaseException as error:  # noqa: BLE001 -- classified in the consumer's thread
             work.error = error
         self._report(work)
 

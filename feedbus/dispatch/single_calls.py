@@ -68,7 +68,7 @@ class SingleCalls:
         try:
             published = self._outcomes(delivery, opened, inputs)
         except Outage:
-            self._blocked.abandon(opened)
+            self._blocked.expect_repetition(opened)
             raise
         self._opened.append(opened)
         for each in published:
@@ -111,8 +111,8 @@ class SingleCalls:
             errors = send_together(self._sender, [each.publications for each in published])
             for each, error in zip(published, errors, strict=True):
                 if error is not None:
-                    judged = self._dispatch.calls.judge(each.records, error)
-                    self._dispatch.record_failed(each.opened, each.row, judged)
+                    classified = self._dispatch.calls.classify_error(each.records, error)
+                    self._dispatch.record_failed(each.opened, each.row, classified)
             self._clear_published()
         self._dispatch.finish(self._opened, self._note)
         deliveries = [opened.delivery for opened in self._opened]

@@ -15,9 +15,9 @@ from feedbus.wire import Delivery
 class TakenRecords:
     """The records that were taken from the waiting records of one consumer, to be handled.
 
-    A record is taken, then handled, then settled. There are three results: the record has failed
-    again, or it was not run, because an earlier record of its key has failed again. If neither was
-    registered, the record is done.
+    A record is taken, then handled, then settled. There are three results. The record has failed
+    again. Or it was not run, because an earlier record of its key has failed again. Otherwise it is
+    done.
     """
 
     def __init__(self, records: WaitingRecords[Arrival]) -> None:
@@ -26,7 +26,7 @@ class TakenRecords:
         self._taken: dict[tuple[str, int], Waiting] = {}
         self._failed_again: dict[Waiting, float] = {}  # when each of them runs again
         self._not_run: set[Waiting] = set()
-        self._stopped: Counter[str] = Counter()  # for each key, how many records are in these two
+        self._stopped: Counter[str] = Counter()  # for each key, how many are in these two sets
 
     def take(self, now: float, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
         """Return waiting records that run now; the caller then settles them.

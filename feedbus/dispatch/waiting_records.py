@@ -104,7 +104,7 @@ class WaitingRecords(Generic[Arrival]):
         insort(line, record, key=place_of)
         self._count += 1
         self.awaited.count(record.awaited, 1)
-        self._look(line)
+        self._add_head(line)
 
     def ended(self, queues: Collection[str]) -> None:
         """Register that queues were deleted: records no longer wait for them."""
@@ -116,7 +116,7 @@ class WaitingRecords(Generic[Arrival]):
                 for each in record.with_copies():
                     each.awaited = each.awaited.difference(queues)
                 self.awaited.count(record.awaited, 1)
-            self._look(line)
+            self._add_head(line)
 
     def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Add a record whose message was delivered; return the deliveries to acknowledge.
@@ -152,7 +152,7 @@ class WaitingRecords(Generic[Arrival]):
         line[line.index(known)] = record
         self.awaited.count(known.awaited, -1)
         self.awaited.count(record.awaited, 1)
-        self._look(line)
+        self._add_head(line)
 
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
@@ -162,7 +162,7 @@ class WaitingRecords(Generic[Arrival]):
             old = known.arrival
             known.attempt, known.due_at = record.attempt, record.due_at
             known.arrival = record.arrival
-            self._look(self._lines[known.key])
+            self._add_head(self._lines[known.key])
         else:
             old = record.arrival
         return [] if old is None else [old]
@@ -256,7 +256,7 @@ class WaitingRecords(Generic[Arrival]):
             self._count -= 1
             self.awaited.count(record.awaited, -1)
             if line:
-                self._look(line)
+                self._add_head(line)
             else:
                 del self._lines[record.key]
         record.copy = None
@@ -264,7 +264,7 @@ class WaitingRecords(Generic[Arrival]):
     def stays(self, record: WaitingRecord[Arrival]) -> None:
         """Register that a record was not run, because an earlier record has failed again."""
         record.taken = False
-        self._look(self._lines[record.key])
+        self._add_head(self._lines[record.key])
 
     def again(
         self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
@@ -295,6 +295,6 @@ class WaitingRecords(Generic[Arrival]):
         self._read = set()
         self.awaited.clear()
 
-    def _look(self, line: list[WaitingRecord[Arrival]]) -> None:
+    def _add_head(self, line: list[WaitingRecord[Arrival]]) -> None:
         if line and line[0].ready:
             heapq.heappush(self._heads, (line[0].due_at, line[0].place, line[0].key))

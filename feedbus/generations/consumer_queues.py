@@ -16,7 +16,7 @@ from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-LOOKS_A_STATE = 10  # number of checks of a queue after which a waiting consumer reads the state
+CHECKS_PER_STATE = 10  # number of checks of a queue after which a waiting consumer reads the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +197,14 @@ class ConsumerQueues:
 
         Only the single reader of a queue can prove that the queue is empty.
         """
-        for look in itertools.count(1):
+        for check in itertools.count(1):
             readers = {each: broker.consumers(connection, each.queue) for each in sources}
             free = [source for source, count in readers.items() if count == 0]
             if free:
                 yield free
             elif all(count is None for count in readers.values()):
                 return
-            if not self._looks_again(connection, look):
+            if not self._checks_again(connection, check):
                 return
 
     def _alone(self, generation: Generation) -> bool:
@@ -224,15 +224,15 @@ class ConsumerQueues:
         If the ring changes, the queues are divided again, and this consumer may get a queue that
         another consumer was to read.
         """
-        looks = itertools.count(1)
+        checks = itertools.count(1)
         while broker.queue_exists(connection, queue):
-            if not self._looks_again(connection, next(looks)):
+            if not self._checks_again(connection, next(checks)):
                 return False
         return True
 
-    def _looks_again(self, connection: Connection, look: int) -> bool:
+    def _checks_again(self, connection: Connection, check: int) -> bool:
         """Pause after a check of a queue; return False if the run ends or the ring has changed."""
-        return self._pause() and (look % LOOKS_A_STATE != 0 or not self._moved_on(connection))
+        return self._pause() and (check % CHECKS_PER_STATE != 0 or not self._moved_on(connection))
 
     def _moved_on(self, connection: Connection) -> bool:
         if self._state is None:

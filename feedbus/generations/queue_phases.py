@@ -12,9 +12,9 @@ from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# The phase of a queue in which a fence is read. "ending": no binding leads to it any more.
-# "switching": that is not certain yet. "in use": the queue is current, so feedbus did not send the
-# fence.
+# The phase of a queue, which is determined when a consumer receives a fence from it. "ending": the
+# queue gets no more messages. "switching": the queue may still get messages. "in use": the queue is
+# current, so another program has sent the fence.
 Phase = Literal["ending", "switching", "in use"]
 
 

@@ -30,7 +30,7 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
-LOCKED_ATTEMPTS = 10  # fewer, because under the lock only a reader that ends can have it
+LOCKED_ATTEMPTS = 10  # fewer: with the lock, only an earlier reader can have the message
 READ_PAUSE_SECONDS = 0.03
 # A quorum queue puts returned messages back in the order of their return, and drops its first
 # message if there are too many. If the queue had room for only one message, a reader could return

@@ -19,7 +19,7 @@ from feedbus.process.fork_safety import end_fork
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
 Outcome = tuple[Any, BaseException | None]
 Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
@@ -76,21 +76,21 @@ class HandlerLoop:
         waiting = asyncio.run_coroutine_threadsafe(self._outcome(limited), self._loop)
         while True:
             with contextlib.suppress(TimeoutError):
-                value, error = self._clock.threads.result(waiting, LOOK_SECONDS)
+                value, error = self._clock.threads.result(waiting, CHECK_SECONDS)
                 break
-            self.look()
+            self.check()
         if error is not None:
             raise error
         return value
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Log once the line of code that blocks the loop for BLOCKED_SECONDS.
 
         While coroutines run, call this function more often than every BLOCKED_SECONDS.
         """
         now = self._clock.monotonic()
         if self._turned:
-            if now - self._asked_at >= LOOK_SECONDS:
+            if now - self._asked_at >= CHECK_SECONDS:
                 self._turned, self._asked_at = False, now
                 self._loop.call_soon_threadsafe(self._turn)
         elif now - self._asked_at >= BLOCKED_SECONDS:

@@ -73,7 +73,7 @@ class Announcer:
         while not self._over.is_set():
             try:
                 self._take_part()
-            except Exception as error:  # noqa: BLE001 -- without this thread hosts do not share
+            except Exception as error:  # noqa: BLE001 -- the thread must go on
                 self._log_once(error)
             self._membership.disconnected()
             if self._clock.monotonic() - self._lost_at > UNKNOWN_AFTER_SECONDS:
@@ -92,7 +92,7 @@ class Announcer:
                 now = self._lost_at = self._clock.monotonic()
                 if now >= announce_at:
                     announce_at = now + ANNOUNCE_SECONDS
-                    self._turn(link, self._ready.look(now), now)
+                    self._turn(link, self._ready.by_queue(now), now)
                     self._logged = ""
             self._leave(link)
         finally:
@@ -123,7 +123,7 @@ class Announcer:
             return
         until = self._clock.monotonic() + LEAVING_SECONDS
         while (now := self._clock.monotonic()) < until:
-            able = self._ready.look(now, patience_seconds=0.0)
+            able = self._ready.by_queue(now, patience_seconds=0.0)
             self._turn(link, able, now)
             if not able:
                 return

@@ -16,7 +16,7 @@ from feedbus.process.private_files import open_private
 from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 WRITER_AWAY_SECONDS = 15.0  # after this time, the content of the file is not used
 
 
@@ -114,7 +114,7 @@ class AssignedConsumer:
         self._consumer = consumer
         self._supervisor = supervisor
         self._clock = clock
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._stamp: tuple[int, ...] = ()
         self._writer = 0
         self._writer_seen_at = 0.0
@@ -123,12 +123,12 @@ class AssignedConsumer:
     def __call__(self) -> bool:
         """Return whether this host works on the shard; this call is very fast."""
         now = self._clock.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_SECONDS
-            self._here = self._look(now)
+        if now >= self._check_at:
+            self._check_at = now + CHECK_SECONDS
+            self._here = self._check(now)
         return self._here
 
-    def _look(self, now: float) -> bool:
+    def _check(self, now: float) -> bool:
         try:
             found = self._path.stat()
         except OSError:

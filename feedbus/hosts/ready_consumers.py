@@ -37,7 +37,7 @@ class ReadyConsumers:
         """Whether any consumer of the topology is assigned to hosts."""
         return bool(self._consumers)
 
-    def look(
+    def by_queue(
         self, now: float, *, patience_seconds: float = RESTART_SECONDS
     ) -> dict[str, tuple[str, ...]]:
         """Return, by queue, the consumers that are ready, or were ready a short time ago.

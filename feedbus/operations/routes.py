@@ -51,7 +51,7 @@ class Operations:
 
     def metrics(self) -> bytes:
         """Return the metrics of all processes and, if the broker answers, the queue depths."""
-        depths, _ = self._look()
+        depths, _ = self._depths_or_error()
         ready, retrying, dead = {}, {}, {}
         for consumer, found in depths.items():
             queue = self._topology.consumers[consumer].queue.name
@@ -83,7 +83,7 @@ class Operations:
 
     def ready(self) -> bytes:
         """Report whether broker and store are available, and how many consumers hold."""
-        _, away = self._look()
+        _, away = self._depths_or_error()
         holding = self._holding()
         reasons = [f"{name} holds: {text}" for name, texts in holding.items() for text in texts]
         found = {
@@ -113,7 +113,7 @@ class Operations:
 
     def figures(self) -> bytes:
         """Return the data of the operations page."""
-        depths, away = self._look()
+        depths, away = self._depths_or_error()
         shown = figures(
             self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
         )
@@ -163,7 +163,7 @@ class Operations:
         except Outage as error:
             return str(error)
 
-    def _look(self) -> tuple[Counts, str]:
+    def _depths_or_error(self) -> tuple[Counts, str]:
         try:
             return self._depths.read(), ""
         except Outage as error:

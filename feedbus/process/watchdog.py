@@ -25,8 +25,8 @@ from pathlib import Path
 PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # characters that JSON does not escape
 UNTIL_AT = 1  # the position of the deadline in the line
 ENDED = 0.0  # in place of the deadline, if a watchdog has ended the process
-LOOK_SECONDS = 1.0
-SURE_LOOKS = 2
+CHECK_SECONDS = 1.0
+SURE_CHECKS = 2
 ERROR = 40  # the value of logging.ERROR; logging takes long to import
 
 
@@ -109,9 +109,9 @@ class Watchdog:
         self._path = path
         self._pid = pid
         self._overdue: float | None = None
-        self._looks = 0
+        self._checks = 0
 
-    def look(self) -> Note | None:
+    def check(self) -> Note | None:
         """Check once; return the note of the process if this check has ended it.
 
         If two checks find the handler over its deadline, the second sends SIGABRT. Then Python's
@@ -125,13 +125,13 @@ class Watchdog:
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):
-            self._overdue, self._looks = None, 0
+            self._overdue, self._checks = None, 0
             return None
-        self._looks = self._looks + 1 if note.until == self._overdue else 1
+        self._checks = self._checks + 1 if note.until == self._overdue else 1
         self._overdue = note.until
-        if self._looks < SURE_LOOKS:
+        if self._checks < SURE_CHECKS:
             return None
-        if self._looks > SURE_LOOKS:
+        if self._checks > SURE_CHECKS:
             self._send(signal.SIGKILL)
             return None
         self._write_ended()
@@ -207,8 +207,8 @@ def main(arguments: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_IGN)  # this process ends when its parent ends
     watchdog = Watchdog(path, pid)
     # The parent holds the other end of stdin, which ends with it.
-    while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
-        note = watchdog.look()
+    while os.getppid() == pid and not select.select([sys.stdin], [], [], CHECK_SECONDS)[0]:
+        note = watchdog.check()
         if note is not None:
             sys.stderr.write(_line(name, log_format, note))
 

@@ -11,7 +11,7 @@ from typing import Self
 from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import RawConnection
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
 
 
@@ -110,7 +110,7 @@ class Heartbeats:
         while not self._over.is_set():
             # The thread sleeps while no handler runs, so an idle consumer needs no processor time.
             self._begun.wait()
-            self._over.wait(self._look_seconds())
+            self._over.wait(self._check_seconds())
             if not self._working:
                 self._begun.clear()
                 if self._working or self._over.is_set():
@@ -121,10 +121,10 @@ class Heartbeats:
                     self.beat()
 
     def _step_seconds(self, deadline: float) -> float:
-        return min(max(deadline - self._clock.monotonic(), 0), self._look_seconds())
+        return min(max(deadline - self._clock.monotonic(), 0), self._check_seconds())
 
-    def _look_seconds(self) -> float:
-        return min(LOOK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
+    def _check_seconds(self) -> float:
+        return min(CHECK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
 
 
 def _interval_seconds(raw: RawConnection | None) -> float:

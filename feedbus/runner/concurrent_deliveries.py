@@ -116,9 +116,9 @@ class ConcurrentDeliveries:
             self._noted_since = since
             self._crash_guard.limit(since + self._seconds - now)
 
-    def look(self) -> None:
+    def check_event_loop(self) -> None:
         """Log an async handler that blocks the event loop; this method is called often."""
-        self._calls.look()
+        self._calls.check_event_loop()
 
     def ignore_wakes(self) -> None:
         """Undo a wake-up for a record that was already finished or forgotten.
@@ -159,8 +159,8 @@ class ConcurrentDeliveries:
         for each in self._calls.given_to_dead_handler:
             self._noted.add(each.delivery.message_id)
             self._take(self._noted)
-            self._calls.put_aside(each)
-        self._calls.put_aside()
+            self._calls.send_failed(each)
+        self._calls.send_failed()
         settled = self._calls.take_done()
         for delivery in settled:
             self._settlements[delivery.consumer_tag].done(delivery.tag)
@@ -203,7 +203,7 @@ class ConcurrentDeliveries:
             else:  # a waiting queue acknowledges its deliveries itself
                 settlement.acknowledgements()
 
-    def abandon(self) -> None:
+    def forget_all(self) -> None:
         """Wait until no call runs, and forget all deliveries: the broker delivers them again."""
         while self._calls.running:
             self._calls.forget()
@@ -220,5 +220,5 @@ class ConcurrentDeliveries:
 
     def close(self) -> None:
         """End the threads."""
-        self.abandon()
+        self.forget_all()
         self._calls.close()

@@ -10,7 +10,7 @@ from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.run_state import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.runner.waiting_queues import BESIDE
+from feedbus.runner.waiting_queues import WAITING_SUFFIX
 from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
@@ -34,7 +34,9 @@ class ConcurrentMode(BatchMode):
 
     def works_on(self, consumer_tag: str) -> bool:
         """Whether deliveries of a subscription are decoded and not settled."""
-        return self._concurrent.has(consumer_tag) or self._concurrent.has(consumer_tag + BESIDE)
+        return self._concurrent.has(consumer_tag) or self._concurrent.has(
+            consumer_tag + WAITING_SUFFIX
+        )
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when a record has ended."""
@@ -52,13 +54,13 @@ class ConcurrentMode(BatchMode):
     def while_holding(self) -> None:
         """Write which messages are in handlers to the crash guard's file; called often."""
         if self._concurrent:
-            self._concurrent.look()
+            self._concurrent.check_event_loop()
             self._concurrent.note()
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
         worked = bool(self._concurrent)
-        self._concurrent.abandon()
+        self._concurrent.forget_all()
         self._defers_due = False
         if worked:  # the records that ran are delivered again: the consumer was not idle
             self._run.limits.idle_from(self._run.clock.monotonic())
@@ -78,7 +80,7 @@ class ConcurrentMode(BatchMode):
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
         run.receive(raw, timeout)
-        concurrent.look()
+        concurrent.check_event_loop()
         run.heartbeats.beat()
         arrived = bool(run.buffer or concurrent or run.until_due() <= 0)
         if not arrived:
@@ -203,4 +205,4 @@ class ConcurrentMode(BatchMode):
                         error=error,
                     )
                     break
-        concurrent.abandon()
+        concurrent.forget_all()

@@ -18,7 +18,7 @@ from feedbus.wire import Delivery
 GROUP_SECONDS = (
     0.02  # the longest time of a group; messages of a slow handler are settled one by one
 )
-LOOK_SECONDS = 0.005  # the time between two checks of the connection
+CHECK_SECONDS = 0.005  # the time between two checks of the connection
 
 
 class Group:
@@ -70,13 +70,13 @@ class Group:
         return len(self._calls)
 
     def handle(
-        self, look: Callable[[], None], stopped: Callable[[], bool], most: float
+        self, check_connection: Callable[[], None], stopped: Callable[[], bool], most: float
     ) -> Outage | None:
         """Handle arrived deliveries until the group is complete.
 
         Args:
-            look: reads the data that has arrived; raises if the connection is lost; then the broker
-                delivers the messages again.
+            check_connection: reads the data that has arrived; raises an exception if the connection
+                is lost: the broker then delivers the messages again.
             stopped: returns whether no further call may begin.
             most: the largest number of deliveries, at least one.
 
@@ -100,7 +100,7 @@ class Group:
             complete = self._complete(seconds, ends_at, most)
             if not complete:
                 try:
-                    look()
+                    check_connection()
                 except Exception:
                     self._crash_guard.release()  # a later crash is counted against no message
                     raise
@@ -118,7 +118,7 @@ class Group:
         """
         calls, buffer = self._calls, self._buffer
         now = self._clock.monotonic()
-        look_at = now + LOOK_SECONDS
+        check_at = now + CHECK_SECONDS
         while True:
             before = now
             latest = self._begun = self._begun or buffer.pop()
@@ -126,7 +126,7 @@ class Group:
             self._begun = None
             now = self._clock.monotonic()
             if (
-                now > look_at
+                now > check_at
                 or self._complete(now - before, ends_at, most)
                 or stopped()
                 or not self._goes_on

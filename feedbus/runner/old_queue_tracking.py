@@ -12,9 +12,9 @@ from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.wire.amqp_protocols import RawConnection
 
-LOOK_SECONDS = 0.05  # between two checks of the old queues for which records wait
-LOOK_SHARE = 0.2  # the largest share of the time that these checks take
-SLOW_LOOK_SECONDS = 0.5  # between two checks of other queues
+CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
+CHECK_SHARE = 0.2  # the largest share of the time that these checks take
+SLOW_CHECK_SECONDS = 0.5  # between two checks of other queues
 APART_SECONDS = 0.2  # between the consumers that remove drained generations from the state
 RETRY_SECONDS = 0.1  # between two checks whether old queues of other consumers are free
 STATE_SECONDS = 1.0  # between two checks of the state
@@ -54,7 +54,7 @@ class SwitchProgress:
         self._limit = SwitchLimit(run.consumer)
         self._forgotten = False
         now = run.clock.monotonic()
-        self._look_at = self._slow_look_at = now
+        self._check_at = self._slow_check_at = now
         self._forget_at: float | None = None
         self._state_at = now + STATE_SECONDS
         self._retry_at = now
@@ -81,7 +81,7 @@ class SwitchProgress:
     def finish(self) -> None:
         """Continue the run without old queues."""
         self._waiting.follow(None)
-        self._run.look_seconds = math.inf
+        self._run.check_seconds = math.inf
         self._run.buffer.exclude_later(None)
 
     @property
@@ -106,22 +106,22 @@ class SwitchProgress:
         self._retry_at = now + RETRY_SECONDS
         return True
 
-    def look(self, raw: RawConnection) -> None:
+    def check(self, raw: RawConnection) -> None:
         """Check the old queues if their next check is due; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
         full = self._limit.check(self._waiting.behind_old_queues)
         self._run.buffer.exclude_later(self._predecessors.oldest_turn if full else None)
-        self._run.look_seconds = self._seconds_until_look
+        self._run.check_seconds = self._seconds_until_check
         now = self._run.clock.monotonic()
         if self._ended:
             if self._waiting.probed():
                 self._predecessors.ended(self._ended)
                 self._waiting.run_behind(self._ended)
                 self._ended = []
-        elif now >= self._look_at:
+        elif now >= self._check_at:
             self._find_ended(raw)
             took = self._run.clock.monotonic() - now
-            self._look_at = now + max(LOOK_SECONDS, took / LOOK_SHARE)
+            self._check_at = now + max(CHECK_SECONDS, took / CHECK_SHARE)
         if not self._predecessors.queues:
             self._forget(raw, now)
 
@@ -131,20 +131,20 @@ class SwitchProgress:
             self._forget_at = now + self._consumer_queues.place * APART_SECONDS
         if now >= self._forget_at:
             self._forgotten = self._consumer_queues.forget_drained(raw)
-            self._forget_at = now + SLOW_LOOK_SECONDS
+            self._forget_at = now + SLOW_CHECK_SECONDS
 
     @property
-    def _seconds_until_look(self) -> float:
-        """Return in how many seconds look() must be called."""
-        return LOOK_SECONDS if self._ended or self._waiting.awaited else SLOW_LOOK_SECONDS
+    def _seconds_until_check(self) -> float:
+        """Return in how many seconds check() must be called."""
+        return CHECK_SECONDS if self._ended or self._waiting.awaited else SLOW_CHECK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
         """Find deleted queues among the queues that records wait for; sometimes also others."""
         now = self._run.clock.monotonic()
         awaited = sorted(self._waiting.awaited)
         found = [each for each in awaited if not broker.queue_exists(raw, each)]
-        if now >= self._slow_look_at:
-            self._slow_look_at = now + SLOW_LOOK_SECONDS
+        if now >= self._slow_check_at:
+            self._slow_check_at = now + SLOW_CHECK_SECONDS
             found += self._find_others(raw, {*awaited}, {*found})
         if found:
             self._waiting.put_probes()

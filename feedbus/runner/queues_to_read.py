@@ -77,7 +77,7 @@ class QueuesToRead:
         """Check the old queues that records wait for, and put a fence where one is missing."""
         if self._progress is not None:
             self.unsubscribed += self._subscriptions.take_left_to_others()
-            self._progress.look(self._raw)
+            self._progress.check(self._raw)
             if self._progress.over:
                 self._progress.finish()
                 self._progress = None

@@ -25,7 +25,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 events = EventLog(__name__)
 
 POLL_SECONDS = 0.5
-FIRST_LOOK_SECONDS = 0.05
+FIRST_CHECK_SECONDS = 0.05
 LONG_POLL_SECONDS = 5.0
 HERE_SECONDS = 0.0001  # for data that has already arrived
 
@@ -52,7 +52,7 @@ class Run:
         stop_requested: whether the run is to end cleanly.
         removal_reason: why this consumer has no queue any more; None while it has one.
         standby_seconds: time until the next check whether the queue of another consumer is free.
-        look_seconds: time until the next check of the queues of older generations.
+        check_seconds: time until the next check of the queues of older generations.
 
     """
 
@@ -73,7 +73,7 @@ class Run:
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removal_reason: str | None = None
     standby_seconds: float = math.inf
-    look_seconds: float = math.inf
+    check_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
         """Return why the run is over, or None if it continues.
@@ -108,7 +108,7 @@ class Run:
         if not stands_by:
             self.standby_seconds = math.inf
         elif self.standby_seconds == math.inf:
-            self.standby_seconds = FIRST_LOOK_SECONDS
+            self.standby_seconds = FIRST_CHECK_SECONDS
         else:
             self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
 
@@ -127,7 +127,7 @@ class Run:
         """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = min(LONG_POLL_SECONDS if wakes else POLL_SECONDS, self.standby_seconds)
-        longest = min(longest, self.look_seconds)
+        longest = min(longest, self.check_seconds)
         if takes_due:
             longest = min(longest, self.until_due())
         if not working:

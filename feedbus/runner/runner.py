@@ -251,7 +251,7 @@ class Runner:
                 # The outage counts as over if the subscriptions have already worked for longer than
                 # the pause before them.
                 run.holding.record_success_after(begun_at)
-            self._pruning.look(raw)
+            self._pruning.check(raw)
             if queues.end():
                 break
         mode.let_finish()
@@ -268,7 +268,7 @@ class Runner:
         """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
         self._mode.forget()
         self._run.buffer.clear()
-        self._run.look_seconds = math.inf
+        self._run.check_seconds = math.inf
         if self._run.waiting is not None:
             self._run.waiting.forget()
 

@@ -118,7 +118,7 @@ class Subscriptions:
         if reader is not None:
             self.readers[tag] = reader
             self._unread.add(tag)
-            self._run.dispatch.calls.look_again()
+            self._run.dispatch.calls.query_outbox_again()
         elif queue.external_name:
             msg = (
                 f"broker: another program consumes the external queue '{source.queue}' exclusively;"
@@ -133,7 +133,7 @@ class Subscriptions:
         if self._unread and delivery.consumer_tag in self._unread:
             # With a single active consumer, another process may have read the queue until now.
             self._unread.remove(delivery.consumer_tag)
-            self._run.dispatch.calls.look_again()
+            self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
         self._run.limits.idle_from(now)
 
@@ -185,7 +185,7 @@ class Subscriptions:
         reader = self.readers[fence.consumer_tag]
         seconds = self._until_fence_due()
         if seconds > 0:
-            run.receive(raw, max(min(seconds, run.until_due(), run.look_seconds), 0.0))
+            run.receive(raw, max(min(seconds, run.until_due(), run.check_seconds), 0.0))
             return True
         if not reader.probes.awaited:
             phase = phase_of(raw, run.topology, run.consumer, reader.queue)

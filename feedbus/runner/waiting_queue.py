@@ -35,7 +35,7 @@ class WaitingQueue:
     turn: int = 0  # the number of the queue's generation
     on_notice: Callable[[Any], None] = lambda _: None
     ending: bool = False  # whether no record is moved here any more
-    cancelled: bool = False  # the broker has cancelled; deliveries are in the queue
+    cancelled: bool = False  # the broker has cancelled the subscription
     arrived_at: float = 0.0  # when the last message arrived
 
     @classmethod

@@ -21,7 +21,7 @@ from feedbus.wire.amqp_protocols import Connection
 
 events = EventLog(__name__)
 
-BESIDE = ".waiting"  # at the end of a subscription's tag
+WAITING_SUFFIX = ".waiting"  # at the end of a subscription's tag
 COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
 RENEWED_SECONDS = 300.0  # deliveries older than this are returned, and delivered again
 RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
@@ -130,7 +130,7 @@ class WaitingQueues:
             opened = WaitingQueue.open(
                 connection,
                 name,
-                f"{tag}{BESIDE}",
+                f"{tag}{WAITING_SUFFIX}",
                 self._retries,
                 lambda _: on_cancel(tag),
                 turn,
@@ -173,7 +173,7 @@ class WaitingQueues:
             opened.closed = True
         self._open.clear()
         self._retries.forget()
-        self._look()
+        self._report_count()
         self._limit.forget()
 
     def seconds_until_due(self) -> float:
@@ -184,7 +184,7 @@ class WaitingQueues:
         """Whether the limit of waiting records is reached; changes are logged."""
         if not self._counted and not len(self):
             return False
-        self._look()
+        self._report_count()
         return self._limit.check(len(self) - self.behind_old_queues)
 
     def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
@@ -199,16 +199,16 @@ class WaitingQueues:
         """Acknowledge the deliveries of waiting queues that were handled."""
         settled: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery in self._retries.settled(deliveries):
-            settled[delivery.consumer_tag.removesuffix(BESIDE)].append(delivery)
+            settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
         for tag, some in settled.items():
             self._open[tag].acknowledge(some)
 
     @property
     def unsettled(self) -> bool:
         """Whether a waiting queue may contain an unknown message, because of an outage."""
-        return self._retries.unsettled or self._retries.abandoned
+        return self._retries.unsettled or self._retries.repetition_expected
 
-    def _look(self) -> None:
+    def _report_count(self) -> None:
         """Report how many records wait, if that has changed."""
         count = len(self)
         if count != self._counted:
@@ -224,7 +224,7 @@ class WaitingQueues:
             timeout_seconds: the broker's consumer timeout; infinity if it is not known.
 
         """
-        self._look()
+        self._report_count()
         now, age = self._clock.monotonic(), min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE)
         if now < self._renewed_at + age / 2:
             return

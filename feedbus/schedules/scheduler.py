@@ -23,7 +23,7 @@ from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 5.0  # the longest time between two reads of the clock, which may have been set
+CHECK_SECONDS = 5.0  # the longest time between two reads of the clock, which may have been set
 AWAY_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
 JOIN_SECONDS = 3.0  # less than the time in which this process must end
@@ -53,7 +53,7 @@ class Scheduler:
         self._clock = clock or SystemClock()
         self._crons = {one.name: Cron.of(one) for one in topology.schedules.values()}
         self._next: dict[str, datetime] = {}
-        self._looked_at = datetime.min.replace(tzinfo=UTC)
+        self._checked_at = datetime.min.replace(tzinfo=UTC)
         self._set_up = False
         self._logged: dict[str, str] = {}
         self._over = threading.Event()
@@ -80,15 +80,15 @@ class Scheduler:
 
         """
         now = self._now()
-        if now < self._looked_at:
+        if now < self._checked_at:
             self._next.clear()  # the clock was set back: the computed time may be far away
-        self._looked_at = now
+        self._checked_at = now
         schedules = self._topology.schedules.values()
         due = [one for one in schedules if self._next.get(one.name, now) <= now]
         if due:
-            self._look_at(due, now)
+            self._check_due(due, now)
         soonest = min(self._next.values()) - self._now()
-        return min(max(soonest.total_seconds(), 0.0), LOOK_SECONDS)
+        return min(max(soonest.total_seconds(), 0.0), CHECK_SECONDS)
 
     def _run(self) -> None:
         wait = 0.0
@@ -105,7 +105,7 @@ class Scheduler:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 
-    def _look_at(self, due: list[Schedule], now: datetime) -> None:
+    def _check_due(self, due: list[Schedule], now: datetime) -> None:
         topology = self._topology
         if not self._set_up:
             topology_setup.set_up_if_missing(topology)
@@ -117,10 +117,10 @@ class Scheduler:
         ):
             channel: Channel = connection.channel()
             for schedule in due:
-                self._look(FiredMoment(channel, topology, schedule), schedule, now)
+                self._check(FiredMoment(channel, topology, schedule), schedule, now)
             channel.close()
 
-    def _look(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
+    def _check(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
         """Fire a schedule if it is due, and set when to check it again."""
         cron, last = self._crons[schedule.name], fired.take()
         if last is None:  # the schedule is new: its moments begin now

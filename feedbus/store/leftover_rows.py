@@ -22,8 +22,8 @@ MOST_ROWS = 10_000  # sent before new rows; if there are more, the relay sends t
 class Leftovers:
     """Knows whether the outbox can contain rows that must be sent before new rows.
 
-    A process that starts does not know whether another process has left rows, so it looks once.
-    After that, it looks only if one of its own rows was not sent, and after forget().
+    A process that starts does not know whether another process has left rows, so it queries once.
+    After that, it queries only if one of its own rows was not sent, and after forget().
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -40,7 +40,7 @@ class Leftovers:
         self.clock = clock
         self._changing = threading.Lock()
         self._sending: dict[int, Sequence[int]] = {}
-        self._foreign_up_to = 0  # the last row of another process at the first look
+        self._foreign_up_to = 0  # the last row of another process at the first query
         self._up_to = 0  # the last row that may be left; 0 for none
         self._unknown = True  # whether rows of other processes may be left, too
 
@@ -67,7 +67,7 @@ class Leftovers:
         with self._changing:
             self._unknown = True
 
-    def look(self, first: int) -> bool:
+    def query(self, first: int) -> bool:
         """Query whether the outbox contains leftover rows.
 
         Args:
@@ -97,7 +97,7 @@ class Leftovers:
             last: the last row that is to be sent.
 
         """
-        if not self.possible or not self.look(first):
+        if not self.possible or not self.query(first):
             yield ()
             return
         older = partial(self._older, min(self._up_to, first - 1), self._keys(first, last))

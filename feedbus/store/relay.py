@@ -20,7 +20,7 @@ from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 AWAY_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 PRUNE_SECONDS = 60.0
@@ -145,7 +145,7 @@ class Relay:
                 patience = AWAY_SECONDS
                 self._clock.wait(self._over, AWAY_SECONDS)
             else:
-                patience = LOOK_SECONDS
+                patience = CHECK_SECONDS
         try:
             self._remove_published()
         except Outage as error:
@@ -165,7 +165,7 @@ class Relay:
         self._remove_published()
         if self._away or not woken:
             self._relay()
-        self._unpruned_seconds += LOOK_SECONDS
+        self._unpruned_seconds += CHECK_SECONDS
         if self._unpruned_seconds >= PRUNE_SECONDS:
             self._prune()
             self._unpruned_seconds = 0.0

@@ -17,8 +17,8 @@ from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
 ANSWER_SECONDS = 10.0  # the supervisor does not answer while it forks processes
-LOOK_SECONDS = 0.05
-LOOK_MILLISECONDS = 50
+CHECK_SECONDS = 0.05
+CHECK_MILLISECONDS = 50
 PROGRESS_SECONDS = 1.0
 NOTHING: Mapping[str, Any] = {"watchers": {}}
 
@@ -95,7 +95,7 @@ def ask(
             message = {"id": uuid.uuid4().hex, "command": command, "properties": properties}
             socket.send(json.dumps(message).encode())
             started = shown = time.monotonic()
-            while not socket.poll(LOOK_MILLISECONDS):
+            while not socket.poll(CHECK_MILLISECONDS):
                 if lock_holder(lock_path(topology)) != pid:
                     return None
                 now = time.monotonic()
@@ -183,4 +183,4 @@ def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mappi
             msg = f"{name}: the supervisor has ended"
             raise FeedbusError(msg)
         yield found["watchers"].get(name, {"state": "stopped", "processes": []})
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)

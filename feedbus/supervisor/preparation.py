@@ -21,7 +21,7 @@ from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.topology import Topology
 
-LOOK_SECONDS = 0.01
+CHECK_SECONDS = 0.01
 AGAIN_SECONDS = 1.0
 
 
@@ -51,7 +51,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
         while not ended and not waits.exists():
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
             ended, status = os.waitpid(pid, os.WNOHANG)
     except BaseException:
         os.kill(pid, signal.SIGTERM)

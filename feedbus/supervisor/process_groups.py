@@ -17,7 +17,7 @@ from feedbus.process.slots import slot_locks
 from feedbus.process.supervised_process import RUN_FOLDER
 
 GRACE_SECONDS = 1.0  # time between SIGTERM and SIGKILL for the rest of a group
-LOOK_SECONDS = 0.02
+CHECK_SECONDS = 0.02
 
 
 def exists(group: int) -> bool:
@@ -45,7 +45,7 @@ async def end(group: int) -> bool:
         return False
     deadline = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < deadline:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         if not exists(group):
             return False
     send(group, signal.SIGKILL)
@@ -74,7 +74,7 @@ async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> 
                     signalled.add(one.pid)
             if all(one.pid in spared for one in left):
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
 
 def _signal(process: psutil.Process, number: int) -> None:

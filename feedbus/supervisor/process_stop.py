@@ -13,7 +13,7 @@ from typing import Any
 from feedbus.supervisor import process_groups
 from feedbus.supervisor.watched_process import WatchedProcess
 
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
 
 
@@ -49,14 +49,14 @@ async def end(
         elif not reported and now - process.stop_asked_at > BUSY_SECONDS:
             reported = True
             report_busy(process.kill_at - now)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
     return killed
 
 
 async def ended(process: WatchedProcess) -> None:
     """Return when a process that another function stops has ended."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
 
 
 def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> None:

@@ -1,6 +1,6 @@
 """Apply changes of a project's files while it runs, for `feedbus up --reload`.
 
-It looks at the times of the files twice a second. A library that listens to the system (watchfiles)
+It reads the times of the files twice a second. A library that listens to the system (watchfiles)
 would notice a change earlier. But it gets no events if another machine or the host of a container
 changes the files, and it would be another dependency.
 """
@@ -23,7 +23,7 @@ from feedbus.supervisor.watcher_state import changed_files
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 SKIPPED = {"__pycache__", "node_modules"}
 SHOWN = 5
 
@@ -71,9 +71,9 @@ class Reloader:
     def __init__(self, supervision: Supervision) -> None:
         """Create the reloader for the files of a running system."""
         self._supervision = supervision
-        self._times = self._look()
+        self._times = self._file_times()
 
-    def _look(self) -> Times:
+    def _file_times(self) -> Times:
         topology = self._supervision.topology
         return file_times(topology.root, topology.path, topology.var)
 
@@ -81,8 +81,8 @@ class Reloader:
         """Check the files until the end; apply changes when no further file changes."""
         changed: set[str] = set()
         while not self._supervision.stopping:
-            await asyncio.sleep(LOOK_SECONDS)
-            before, self._times = self._times, self._look()
+            await asyncio.sleep(CHECK_SECONDS)
+            before, self._times = self._times, self._file_times()
             now = {path for path, _ in before.items() ^ self._times.items()}
             if changed and not now:
                 try:

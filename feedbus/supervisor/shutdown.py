@@ -13,7 +13,7 @@ from feedbus.process.file_locks import lock_holder, take_lock
 from feedbus.process.slots import run_folder, slot_locks
 from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.client import (
-    LOOK_SECONDS,
+    CHECK_SECONDS,
     NOTHING,
     PROGRESS_SECONDS,
     Busy,
@@ -68,11 +68,11 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
         return False
     _signal(pid, signal.SIGTERM)
     silent_since: float | None = None
-    next_look = time.monotonic() + (PROGRESS_SECONDS if within_seconds is None else 0.0)
+    next_report = time.monotonic() + (PROGRESS_SECONDS if within_seconds is None else 0.0)
     while (pid := lock_holder(lock)) is not None:
         now = time.monotonic()
-        if now >= next_look:
-            next_look = now + PROGRESS_SECONDS
+        if now >= next_report:
+            next_report = now + PROGRESS_SECONDS
             try:
                 if within_seconds is not None and ask(
                     topology, "feedbus-down", seconds=within_seconds
@@ -84,7 +84,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
                 silent_since = silent_since or now
                 if now - silent_since > PATIENCE_SECONDS:
                     _signal(pid, signal.SIGKILL)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
     return True
 
 
@@ -117,7 +117,7 @@ def _end_holders(topology: Topology, within_seconds: float | None, progress: Pro
                     for lock, pid in holders.items()
                 ]
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
         holders = {lock: pid for lock in holders if (pid := lock_holder(lock)) is not None}
     return found
 

@@ -32,7 +32,7 @@ from feedbus.supervisor.watcher_options import SUPERVISOR, watchers
 from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 SETTLE_SECONDS = 60.0
 
 
@@ -69,7 +69,7 @@ class Supervision:
         self.settled = settled
         self.forks = forks
         self.started_at = time.monotonic()
-        self.looking = False
+        self.checking = False
         folder = run_folder(topology)
         self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in process_groups.end_strays(folder):
@@ -120,7 +120,7 @@ class Supervision:
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
-        PeriodicCallback(self._end_hung, watchdog.LOOK_SECONDS * 1000).start()
+        PeriodicCallback(self._end_hung, watchdog.CHECK_SECONDS * 1000).start()
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         await self.watchers.start_all(self.forks)
 
@@ -256,12 +256,12 @@ class Supervision:
 
     def expect_ready(self) -> None:
         """Check repeatedly, until every process is ready."""
-        if not self.looking:
-            self.looking = True
-            self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
+        if not self.checking:
+            self.checking = True
+            self.arbiter.loop.call_later(CHECK_SECONDS, self._check_ready)
 
-    def _look(self) -> None:
-        waiting = sum(watcher.look_for_ready() for watcher in self.watchers)
+    def _check_ready(self) -> None:
+        waiting = sum(watcher.note_ready() for watcher in self.watchers)
         took = time.monotonic() - self.started_at
         pending = [
             one for one in self.watchers if not (one.all_ready or one.gave_up or one.leaving)
@@ -274,6 +274,6 @@ class Supervision:
                 took,
             )
         if waiting or self.settled is not None:
-            self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
+            self.arbiter.loop.call_later(CHECK_SECONDS, self._check_ready)
         else:
-            self.looking = False
+            self.checking = False

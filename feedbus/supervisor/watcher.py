@@ -139,7 +139,7 @@ class ProcessWatcher(UnlockedWatcher):
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
-            for kind in ("lock", "ready", "hand", "holding", "waiting"):
+            for kind in ("lock", "ready", "handler", "holding", "waiting"):
                 path = slot_path(self.run_folder, self.name, slot, kind)
                 path.touch(mode=0o600)
                 os.chown(path, user.pw_uid, user.pw_gid)
@@ -162,7 +162,7 @@ class ProcessWatcher(UnlockedWatcher):
                 await self.kill_processes()
                 self.reap_processes()
             while self._ending_groups:  # noqa: ASYNC110 -- groups end without an event
-                await asyncio.sleep(process_stop.LOOK_SECONDS)
+                await asyncio.sleep(process_stop.CHECK_SECONDS)
             self.stream_redirector.stop()
             if close_output_streams:
                 self.stdout_stream.close()
@@ -196,7 +196,7 @@ class ProcessWatcher(UnlockedWatcher):
         if killed:
             asked_at = process.stop_asked_at or 0.0
             self.events.killed(process.pid, time.monotonic() - asked_at)
-            clear(self.slot_path(process.wid, "hand"))
+            clear(self.slot_path(process.wid, "handler"))
         self._log_last_output(process)
         await self._end_group(process.pid)
         process.stopping = False
@@ -285,7 +285,7 @@ class ProcessWatcher(UnlockedWatcher):
         """Return the path of a file of a process, such as its lock file."""
         return slot_path(self.run_folder, self.name, slot, kind)
 
-    def look_for_ready(self) -> int:
+    def note_ready(self) -> int:
         """Log processes that have become ready; return how many are not ready."""
         waiting = 0
         for process in self.processes.values():
@@ -316,11 +316,11 @@ class ProcessWatcher(UnlockedWatcher):
         """End processes whose handler exceeds its time limit."""
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
-            pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "hand"), pid)
+            pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "handler"), pid)
             for pid, known in watched.items()
         }
         for watchdog in self._watchdogs.values():
-            note = watchdog.look()
+            note = watchdog.check()
             if note is not None:
                 self.events.hangs(note.pid, describe(note))
                 self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)

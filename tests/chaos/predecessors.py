@@ -156,7 +156,7 @@ class Predecessors:
             yield self._empty(world, place, consumer)
         else:
             yield from self._receive(world, place, consumer)
-            yield from self._look(world, place, consumer)
+            yield from self._find_deleted(world, place, consumer)
             yield from self._run_waiting(world, place, consumer)
             queue = world.queues[place]
             if queue:
@@ -186,7 +186,7 @@ class Predecessors:
             world, place, replace(consumer, arrived=arrived, line=tuple(sorted(line.values())))
         )
 
-    def _look(self, world: World, place: int, consumer: Consumer) -> Iterator[World]:
+    def _find_deleted(self, world: World, place: int, consumer: Consumer) -> Iterator[World]:
         """Find older queues that are deleted, and put a probe behind the moved records."""
         found = self._gone(world, place) - consumer.gone
         if not found or consumer.probing:

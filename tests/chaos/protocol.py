@@ -164,7 +164,7 @@ class Protocol:
         view = world.views[place]
         if view is None:
             for reported in {world.reported, world.before}:
-                yield self._fence_again(look(world, place, reported), reported)
+                yield self._fence_again(set_view(world, place, reported), reported)
             return
         current, draining, _ = view
         old = [each for each in draining if world.queues[each] != GONE]
@@ -174,11 +174,11 @@ class Protocol:
         for target in sorted(targets):
             queue = world.queues[target]
             if queue == GONE or (not queue and world.reported[0] != current):
-                yield look(world, place, None)
+                yield set_view(world, place, None)
             elif isinstance(queue, tuple) and queue:
                 yield from self._take(world, place, target, queue)
         if world.deaths:
-            yield replace(look(world, place, None), deaths=world.deaths - 1)
+            yield replace(set_view(world, place, None), deaths=world.deaths - 1)
         if "fence" in self.without and old and world.queues[old[0]] == ():
             yield remove(world, old[0], GONE)
 
@@ -204,15 +204,15 @@ class Protocol:
                 effect = replace(world, done=head, fault=fault)
             yield remove(effect, target, tuple(rest))
             if world.deaths:  # after the effect and before the ack
-                yield replace(look(effect, place, None), deaths=world.deaths - 1)
+                yield replace(set_view(effect, place, None), deaths=world.deaths - 1)
         elif not world.reported[2] and target not in world.reported[1][:-1]:
             return  # it waits: more may be appended until the switch is settled
         elif rest:
             yield remove(world, target, tuple(rest))
         else:
-            yield look(remove(world, target, GONE), place, None)
+            yield set_view(remove(world, target, GONE), place, None)
             if world.deaths and "fence kept" in self.without:  # settled, and then killed
-                died = look(remove(world, target, ()), place, None)
+                died = set_view(remove(world, target, ()), place, None)
                 yield replace(died, deaths=world.deaths - 1)
 
     def _forget(self, world: World) -> Iterator[World]:
@@ -242,7 +242,7 @@ def remove(world: World, generation: int, left: Queue) -> World:
     return replace(world, queues=tuple(queues))
 
 
-def look(world: World, place: int, reported: Reported | None) -> World:
+def set_view(world: World, place: int, reported: Reported | None) -> World:
     """Set the state that a consumer has read."""
     views = list(world.views)
     views[place] = reported

@@ -10,7 +10,7 @@ CASES = [((1, 0, 0), 2), ((0, 2, 0), 1), ((1, 1, 0), 1), ((1, 0, 0, 1), 1)]
 
 
 # The first record of either key has failed once before the consumer begins, at one place.
-BESIDE = ((1, 1, 1), (1, OTHER, 1))
+TWO_KEYS = ((1, 1, 1), (1, OTHER, 1))
 
 
 def start(failures: tuple[int, ...], deaths: int) -> World:
@@ -55,7 +55,7 @@ def test_a_queue_whose_waiting_records_cannot_move_ends_only_if_they_run_at_its_
 
 @pytest.mark.parametrize(("again", "other"), [(1, 0), (0, 1), (1, 1)])
 def test_two_records_with_one_place_are_not_taken_for_each_other(again, other):
-    begin = World(1, (again, 0), waiting=(BESIDE, ()), other=other)
+    begin = World(1, (again, 0), waiting=(TWO_KEYS, ()), other=other)
     assert explore(begin, Retries())[1] == ""
     lacking = Retries(frozenset({"distinguishing queues"}))
     assert explore(begin, lacking)[1]

@@ -40,7 +40,7 @@ SHORT = "?options=-c%20statement_timeout%3D1s"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(deadlines, "MARGIN_SECONDS", 0.5)
-    monkeypatch.setattr(deadlines, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(deadlines, "CHECK_SECONDS", 0.1)
     yield
     close_bound()
 

@@ -89,7 +89,7 @@ class Commands:
             process.kill()
             process.wait()
 
-    def look(self) -> None:
+    def keep(self) -> None:
         """Keep the command lines of all processes, and every file of the folder."""
         for found in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
@@ -183,9 +183,9 @@ def test_no_part_of_a_password_is_written_while_everything_works(commands: Comma
         commands.fetch(port, "/metrics", "/healthz", "/openapi.json")
         port = int(commands.environment["FEEDBUS_OPERATIONS_PORT"])
         commands.fetch(port, "/", "/metrics", "/operations.json", "/readyz")
-        commands.look()
+        commands.keep()
     commands.run("down")
-    commands.look()
+    commands.keep()
     assert len(commands.written) > 20
     assert commands.leaks() == []
 
@@ -227,14 +227,14 @@ def test_no_part_of_a_password_is_written_where_something_fails(
     code = commands.run(*WORDS.get(command, (command,)), **{variable: url})
     assert code == 0 if command == "status" else code in {1, 2}
     assert commands.written[0][1]
-    commands.look()
+    commands.keep()
     assert commands.leaks() == []
 
 
 def test_a_canary_is_found_where_it_is_written(tmp_path: Path):
     commands = Commands(tmp_path, {})
     (tmp_path / "some.log").write_text(f"amqp://me:{quote(BROKER, safe='')}@host")
-    commands.look()
+    commands.keep()
     assert commands.leaks()
 
 
@@ -246,5 +246,5 @@ def test_check_shows_no_value_of_the_environment(tmp_path: Path):
     )
     commands = Commands(tmp_path, {"A": f"a {WRONG}"})
     assert commands.run("check") == 1
-    commands.look()
+    commands.keep()
     assert commands.leaks() == []

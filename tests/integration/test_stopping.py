@@ -76,7 +76,7 @@ def test_what_is_killed_after_its_stop_time_is_named_and_no_message_is_blamed(tm
         r'event=killed consumer=work pid=\d+ message="process \d+ did not end within \d+ s and',
         system.output,
     )
-    assert (tmp_path / "var" / "run" / "work.1.hand").read_text().startswith("\n")
+    assert (tmp_path / "var" / "run" / "work.1.handler").read_text().startswith("\n")
     assert "event=ended" not in system.output
     (tmp_path / "release").touch()
     system.project.feedbus("run", "work", "--max-messages", "1")

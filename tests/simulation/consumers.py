@@ -107,7 +107,7 @@ class Supervisor:
         consumer = topology.consumer(name)
         store = system.store()
         folder = run_folder(topology)
-        path, place = folder / f"{name}.{number}.hand", (folder, name)
+        path, place = folder / f"{name}.{number}.handler", (folder, name)
         process = system.scheduler.current
         assert process is not None
         process.at_death.append(lambda _: system.ready.discard(place))

@@ -68,7 +68,7 @@ class Connection(frames.Connection):
         return result
 
     def collect(self) -> None:
-        """Close the socket, without a word to the broker."""
+        """Close the socket without AMQP's close handshake."""
         if self._background is not None:
             self._background.stop()
         super().collect()

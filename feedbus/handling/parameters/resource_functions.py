@@ -86,7 +86,7 @@ class Resource:
                 and isinstance(provided, type)
                 and issubclass(provided, wanted)
             )
-        except TypeError:  # a protocol whose members cannot be looked at
+        except TypeError:  # a protocol that cannot be checked at runtime
             return False
 
 
@@ -116,7 +116,8 @@ def resource(function: Function) -> Function:
 
 def declared(found: object) -> Resource | None:
     """Return the Resource of a function that is marked as one, or None."""
-    # type(), not isinstance(): names of a module may be proxies, which raise when looked at.
+    # type(), not isinstance(): names of a module may be proxies, which raise an exception when an
+    # attribute is read.
     mark = vars(found).get(MARK) if type(found) is FunctionType else None
     return mark if isinstance(mark, Resource) else None
 

@@ -24,10 +24,10 @@ from psycopg2 import extensions
 
 from feedbus.store.stale_server_sessions import ServerSession
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 MARGIN_SECONDS = 5.0  # added to the server's own timeout, which should end first
-PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is checked first, and
-PROBE_SECONDS = 5.0  # the server must answer within this time
+PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is checked first
+PROBE_SECONDS = 5.0  # the time limit of this check
 SETTING = "statement_timeout"
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
@@ -174,7 +174,7 @@ class Deadlines:
     def _watch(self) -> None:
         while True:
             self._waiting.wait()  # idle while no statement runs
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
             now = time.monotonic()
             for connection in self._limited():
                 if connection.due < now:

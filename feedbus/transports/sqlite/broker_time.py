@@ -16,7 +16,7 @@ from pathlib import Path
 NOTED_EVERY_MS = 60_000
 TABLE = """
 CREATE TABLE IF NOT EXISTS clock (
-    boot TEXT NOT NULL,             -- since which the offset holds
+    boot TEXT NOT NULL,             -- the boot for which the offset is valid
     offset_ms INTEGER NOT NULL,     -- from the time since boot to the broker's time
     seen_ms INTEGER NOT NULL        -- the broker's time, noted once a minute
 )

@@ -92,7 +92,7 @@ class Connection(RegisteredConnection):
         while True:
             if self._inbox.hand_over():
                 return
-            happened = self.look()
+            happened = self.check()
             if self._inbox.fetch():
                 continue
             self.end_for_signal(happened)

@@ -12,7 +12,7 @@ DECLARE_EXCHANGE, DECLARE_QUEUE = (40, 10), (50, 10)
 Arguments = Mapping[str, Any]
 
 
-def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- compared, not obeyed
+def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
     """Raise an error if a property differs from that of the existing object."""
     if received != current:
         values = (

@@ -23,7 +23,7 @@ from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
 SPREAD_SECONDS = 0.004  # so that connections that wait for the same time do not all wake at once
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 
 
 class RegisteredConnection:
@@ -43,7 +43,7 @@ class RegisteredConnection:
         self._wake_ups = backend.wake_ups
         self._watch: Watch | None = None
         self._owners_seen = -1
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
         self._audience_version = -1
         self._evented = False  # whether an event loop waits for this connection
@@ -132,10 +132,10 @@ class RegisteredConnection:
         if self._watch is not None:
             self._watch.wake_on(descriptor)
 
-    def look_seconds(self) -> float | None:
+    def check_seconds(self) -> float | None:
         """Return how often an event loop must check without a wake-up, or None."""
-        due = self._look_around()
-        watched = self._watch.look_seconds() if self._watch else None
+        due = self._read_state()
+        watched = self._watch.check_seconds() if self._watch else None
         waits = [due, watched, self._upkeep.seconds()]
         seconds = min((max(0.0, wait) for wait in waits if wait is not None), default=None)
         return None if seconds is None else seconds + self._spread_seconds()
@@ -143,7 +143,7 @@ class RegisteredConnection:
     def take_arrived(self) -> None:
         """Process the events of this connection and its queues, without waiting.
 
-        It checks at most once in LOOK_SECONDS, because nothing closes these connections from
+        It checks at most once in CHECK_SECONDS, because nothing closes these connections from
             outside.
 
         Raises:
@@ -152,11 +152,11 @@ class RegisteredConnection:
         """
         self.check_open()
         now = self.clock.monotonic()
-        if now - self._looked_at > LOOK_SECONDS:
-            self._looked_at = now
-            self.look()
+        if now - self._checked_at > CHECK_SECONDS:
+            self._checked_at = now
+            self.check()
 
-    def look(self) -> set[str]:
+    def check(self) -> set[str]:
         """Process the events that have occurred, without waiting."""
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
@@ -174,7 +174,7 @@ class RegisteredConnection:
         """
         self.enlist()
         while self._watch is not None:
-            due = self._look_around()
+            due = self._read_state()
             if due is not None and due <= 0:
                 with self.write():  # every write first checks what has expired
                     return
@@ -202,7 +202,7 @@ class RegisteredConnection:
             msg = "interrupted by a signal" if SIGNALLED in happened else "woken"
             raise TimeoutError(msg)
 
-    def _look_around(self) -> float | None:
+    def _read_state(self) -> float | None:
         # One row says whether anything changed; return seconds until something expires.
         ((owners, armed_ms),) = self.tables.read("SELECT owners, armed_ms FROM state")
         if owners != self._owners_seen:
@@ -220,14 +220,14 @@ class RegisteredConnection:
             self._watch.refresh(process_namespace(), others)
 
     def read_connections_again(self) -> None:
-        """Make the next look() read the connections again."""
+        """Make the next check() read the connections again."""
         self._owners_seen = -1
 
     def _react(self, happened: set[str]) -> None:
         if happened:
             self._upkeep.postpone()
         if WAKE_UP in happened:  # a connection that is always busy never sleeps, and checks here
-            self._look_around()
+            self._read_state()
         if DIED in happened:
             with self.write() as tx:
                 reap(tx, self.liveness, self.owner)

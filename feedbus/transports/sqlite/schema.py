@@ -23,8 +23,8 @@ TABLES = """
 CREATE TABLE state (
     topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings
     owners INTEGER NOT NULL,        -- counts changes of owners and consumers
-    next_message INTEGER NOT NULL,  -- never reused, so that no stale tag meets another message
-    armed_ms INTEGER                -- when some queue next has something to expire
+    next_message INTEGER NOT NULL,  -- never reused: an old tag must not settle another message
+    armed_ms INTEGER                -- the next time at which something expires in any queue
 );
 INSERT INTO state VALUES (1, 1, 1, NULL);
 CREATE TABLE exchanges (
@@ -46,7 +46,7 @@ CREATE TABLE queues (
 CREATE TABLE bindings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, kind TEXT NOT NULL,
     destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL,
-    bucketed INTEGER NOT NULL,      -- whether it gave its destination buckets on a ring
+    bucketed INTEGER NOT NULL,      -- whether its destination has buckets on a ring because of it
     UNIQUE (source, kind, destination, routing_key, arguments)
 );
 CREATE INDEX bindings_destination ON bindings (kind, destination);

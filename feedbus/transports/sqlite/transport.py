@@ -139,21 +139,21 @@ class Transport(base.Transport):
         try:
             connection.drain_events(timeout=0)
         except TimeoutError:
-            self._look_later(connection, loop)
+            self._check_later(connection, loop)
         else:
-            self._look_soon(connection, loop)
+            self._check_soon(connection, loop)
 
-    def _look_soon(self, connection: Connection, loop: Loop) -> None:
+    def _check_soon(self, connection: Connection, loop: Loop) -> None:
         if not self._reading:
             self._reading = True
             loop.call_soon(self.on_readable, connection, loop)
 
-    def _look_later(self, connection: Connection, loop: Loop) -> None:
+    def _check_later(self, connection: Connection, loop: Loop) -> None:
         # If a message expires, no other connection is needed to wake this one.
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        seconds = connection.look_seconds()
+        seconds = connection.check_seconds()
         if seconds is not None:
             self._later = loop.call_later(seconds, self.on_readable, connection, loop)
 

@@ -78,8 +78,8 @@ class Watch:
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
         """Wait until something happens, and return the events; empty after the timeout."""
-        looking = self.look_seconds()
-        limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
+        check_after = self.check_seconds()
+        limits = [limit for limit in (timeout_seconds, check_after) if limit is not None]
         self._listen_to_signals()
         events = self._clock.select(self._selector, max(0, min(limits)) if limits else None)
         happened = {key.data for key, _ in events}
@@ -92,7 +92,7 @@ class Watch:
             happened.add(DIED)
         if SIGNALLED in happened:
             pipe.hear()
-        if not happened and looking is not None and looking == min(limits):
+        if not happened and check_after is not None and check_after == min(limits):
             happened = {WAKE_UP, DIED}
         return happened
 
@@ -101,7 +101,7 @@ class Watch:
         self._listen_to_signals()
         return self._selector.fileno()
 
-    def look_seconds(self) -> float | None:
+    def check_seconds(self) -> float | None:
         """Return how often to poll the file if some events cannot be waited for, or None."""
         if self._gone:  # a child process may hold the lock a little longer
             return LINGER_SECONDS

@@ -29,7 +29,7 @@ KINDS = ("identified", "web")
 MOST_KEYS = 2_000
 LEAST_ROUNDS = 50
 ROUND_SECONDS = 1.0  # at most; a recovery is seen by the records of a later round
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 STALLED_SECONDS = 240.0
 MOST_STARTS = 100_000
 
@@ -160,7 +160,7 @@ class LoadedSystem:
             rounds = sum(each.rounds * (each.last - each.first) for each in self.publishers)
             injector.strike(self, rounds / records)
             self.running.keep_up()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
         ended = [each.process.returncode for each in self.publishers if each.process]
         assert not any(ended), (self.servers.folder / "publishers.log").read_text()[-3000:]
         return self.settle(records)
@@ -175,7 +175,7 @@ class LoadedSystem:
                 return left
             if counts != latest:
                 latest, moved = counts, time.monotonic()
-            time.sleep(5 * LOOK_SECONDS)
+            time.sleep(5 * CHECK_SECONDS)
         return [f"no effect for {STALLED_SECONDS:.0f} s: {latest}", *self.left_behind()]
 
     def left_behind(self) -> list[str]:

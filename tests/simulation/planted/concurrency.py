@@ -64,8 +64,8 @@ def concurrent_records_of_a_lost_connection() -> list[Change]:
 def concurrent_outages_taken_for_success() -> list[Change]:
     """Take a call that has met an outage for one that has succeeded."""
 
-    def judge(self: Any) -> None:
+    def classify_errors(self: Any) -> None:
         for work in self._unfinished:
             work.error = None
 
-    return [(concurrent_calls.ConcurrentCalls, "_judge", judge)]
+    return [(concurrent_calls.ConcurrentCalls, "_classify_errors", classify_errors)]

@@ -22,9 +22,9 @@ from tests.simulation.planted.change import Change
 
 def moments_recorded_before_their_messages() -> list[Change]:
     """Record a moment as fired before its message is published."""
-    original = schedules.Scheduler._look
+    original = schedules.Scheduler._check
 
-    def look(self: Any, fired: Any, schedule: Any, now: Any) -> None:
+    def check(self: Any, fired: Any, schedule: Any, now: Any) -> None:
         def fire_later(_schedule: Any, moment: Any) -> bool:
             fired.write(moment)
             return type(self)._fire(self, schedule, moment)
@@ -35,7 +35,7 @@ def moments_recorded_before_their_messages() -> list[Change]:
         finally:
             del self._fire
 
-    return [(schedules.Scheduler, "_look", look)]
+    return [(schedules.Scheduler, "_check", check)]
 
 
 def schedules_fired_without_the_lock() -> list[Change]:

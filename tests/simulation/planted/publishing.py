@@ -102,7 +102,7 @@ def a_return_taken_for_a_confirm() -> list[Change]:
 
 def leftovers_overtaken() -> list[Change]:
     """Send messages before those of their keys that an earlier process left in the outbox."""
-    return [(leftover_rows.Leftovers, "look", lambda *_: False)]
+    return [(leftover_rows.Leftovers, "query", lambda *_: False)]
 
 
 def an_outbox_cleared_before_the_confirms() -> list[Change]:
