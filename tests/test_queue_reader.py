@@ -21,7 +21,7 @@ from tests.systems import System
 
 @contextmanager
 def reading(folder: Path) -> Iterator[tuple[Any, QueueReader, list[Any]]]:
-    """Yield a connection, the reader of a queue with a fence, and what has been delivered."""
+    """Yield a connection, the reader of a queue with a fence, and the delivered messages."""
     system = System.at(folder, queue())
     close_bound()
     name = f"{system.topology.name}.work"

@@ -1,4 +1,4 @@
-"""The queues that a run has to read: taken when they are free, and read again after a cancel."""
+"""The queues that a run has to read: subscribed to when they are free, and again after a cancel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN, OTHER = Source("own"), Source("other")
 
 
 class Steps:
-    """Subscriptions that note in which order they are called."""
+    """Subscriptions that record the order of their calls."""
 
     def __init__(self, *, working: bool = False) -> None:
         self.noted: list[str] = []
@@ -25,7 +25,7 @@ class Steps:
         self.working = working
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method that only notes that it was called, and with which queue."""
+        """Return a method that only records its call and the queue of the call."""
         return lambda *arguments, **_: self.noted.append(" ".join([name, *arguments]))
 
     def begin(self, *, divided: bool) -> None:

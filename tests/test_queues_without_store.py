@@ -1,4 +1,4 @@
-"""Queues with store = false beside others whose handlers run in transactions of a store."""
+"""Queues with store = false, together with queues whose handlers run in transactions."""
 
 from __future__ import annotations
 

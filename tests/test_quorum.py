@@ -89,7 +89,7 @@ def test_queues_become_quorum_queues_and_classic_ones_again(make: Callable[..., 
         assert consume_work(wanted, 2) == expected
         kinds = {one["x-queue-type"] for one in arguments(wanted).values()}
         assert kinds == {kind}
-        # What is kept beside them has the other type still: it may hold messages.
+        # The auxiliary queues still have the other type, because they may contain messages.
         assert nothing_to_do(wanted)
         system = System(wanted)
 
@@ -159,12 +159,12 @@ def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
         channel = reader.channel()
         message = channel.basic_get(names.generations("ring"))
         newer = system.reshaped(shards(3)).topology
-        # Others have read the newer one and given it back: so it comes before the older.
+        # Other readers have returned the newer state, so it is before the older state.
         assert len(ring_state.states(reader, newer)["ring"].current.members) == 3
         channel.basic_reject(message.delivery_tag, requeue=True)
         channel.close()
         for _ in range(2):
             found = ring_state.states(reader, newer)["ring"]
             assert len(found.current.members) == 3
-        # A quorum queue counts a message that is given back a moment later.
+        # A quorum queue counts a returned message a moment later.
         wait_until(lambda: broker.count(reader, names.generations("ring")) == 1)

@@ -1,4 +1,4 @@
-"""README.md shows what feedbus makes; tests/test_pages.py runs its commands."""
+"""README.md shows the files that feedbus creates; tests/test_pages.py runs its commands."""
 
 from __future__ import annotations
 

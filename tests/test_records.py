@@ -1,4 +1,4 @@
-"""Records: read, chosen, grouped and judged by column."""
+"""Records: read, selected, grouped and given verdicts by column."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_records_read_by_row_and_by_column_alike() -> None:
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[Records, list[dict[str, Any]]]:
-    """Make records in chunks of which some share the kind and the tags, and the same as rows."""
+    """Return records in chunks, some with shared fields, and the same records as rows."""
     chunks: list[Chunk] = []
     rows: list[dict[str, Any]] = []
     for number in range(draw(st.integers(1, 4))):
@@ -72,7 +72,7 @@ def test_choosing_and_grouping_by_column_is_what_it_is_by_row(
     made: tuple[Records, list[dict[str, Any]]], some: bool
 ) -> None:
     records, rows = made
-    if some:  # of a part of the batch as of all of it
+    if some:  # the result must be right for a part of the batch, too
         records, rows = records.where("chunk", {1, 2}), [r for r in rows if r["chunk"] in (1, 2)]
     assert list(records) == rows
     assert numbers(records.where("kind", {0, 2})) == numbers(r for r in rows if r["kind"] != 1)

@@ -1,4 +1,4 @@
-"""Resources: opened once a process, given to handlers by their type, closed at the end."""
+"""Resources: opened once in a process, given to handlers by type, closed at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placement on a ring, held against what a RabbitMQ 3.10.8 did."""
+"""Placement on a ring, compared with the placement of RabbitMQ 3.10.8."""
 
 import json
 from collections import Counter

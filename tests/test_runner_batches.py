@@ -45,7 +45,7 @@ def test_a_batch_takes_what_has_arrived_however_short_its_wait(
 
     def work(records: Records, _bus: Bus) -> None:
         sizes.append(len(records))
-        time.sleep(0.5)  # meanwhile the rest arrives
+        time.sleep(0.5)  # the other messages arrive in the meantime
 
     system.publish(range(50))
     system.run(work, batch=True)
@@ -56,7 +56,7 @@ def test_a_batch_takes_what_has_arrived_however_short_its_wait(
 def test_a_lone_record_waits_for_nobody_and_those_after_it_gather(
     make: Callable[..., System],
 ) -> None:
-    system = make(queue(batch=Batch(4, 60.0)))  # the second is full before its wait is over
+    system = make(queue(batch=Batch(4, 60.0)))  # the second batch is full before its wait is over
     batches: list[list[int]] = []
 
     def work(records: Records, _bus: Bus) -> None:

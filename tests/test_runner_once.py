@@ -1,4 +1,4 @@
-"""Repeated messages: on a queue that says once, and without ids."""
+"""Repeated messages: on a queue with once = true, and without ids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ make = systems_on_either_broker()
 
 
 def publishing(system: System) -> Callable[[dict[str, Any], Bus], None]:
-    """Return a handler that notes a message and publishes it to the next queue."""
+    """Return a handler that records a message and publishes it to the next queue."""
 
     def effect(message: dict[str, Any], bus: Bus) -> None:
         system.note(message)
@@ -269,7 +269,7 @@ def test_what_another_process_has_left_is_sent_when_its_message_is_delivered_aga
                 bus.publish("work", {"n": number}, message_id=f"m-{number}")
 
         def handle(message: dict[str, Any], bus: Bus) -> None:
-            if message["n"] == 1:  # another process handles 2 meanwhile, and is killed
+            if message["n"] == 1:  # meanwhile, another process handles message 2, and is killed
                 store.inbox.unseen("work", ["m-2"])
                 store.outbox.put("other", {"n": 2}, "n")
                 database.execute_sql("UPDATE feedbus_outbox SET created_at = created_at - 60000000")

@@ -57,7 +57,7 @@ class Seen:
             self.add(message)
 
     def add(self, row: Any) -> None:
-        """Note a record."""
+        """Add a record to the seen ones."""
         self.numbers.setdefault(row["text"], []).append(row["n"])
 
     def count(self) -> int:
@@ -68,7 +68,7 @@ class Seen:
 
 @contextmanager
 def running(system: System, seen: Seen, *names: str) -> Iterator[None]:
-    """Run consumers, by default all, for as long as the block does."""
+    """Run consumers, by default all of them, until the end of the block."""
     with ExitStack() as stack:
         for name in names or system.topology.consumers:
             stack.enter_context(system.running(seen.collect, name, batch=True))
@@ -109,7 +109,7 @@ def test_records_from_before_a_reshard_are_handled_before_those_after_it(
     with system.bus() as stale:
         stale.publish_many("ring", [({"n": 1, "text": key}, key) for key in keys])
         after = system.reshaped(sharded(5, **IN_ORDER))
-        # This bus still predicts by the old ring: its packs come back and go as plain messages.
+        # This bus still uses the old ring: its packs are returned and sent as plain messages.
         stale.publish_many("ring", [({"n": 2, "text": key}, key) for key in keys])
     seen = Seen()
     with running(after, seen):
@@ -217,7 +217,7 @@ def test_more_records_than_the_limit_behind_several_generations_do_not_stop_thei
     options = IN_ORDER | {"waiting_limit": 3}
     system = make(sharded(2, **options))
     first, second = (Ring.of(ring_of(shards)) for shards in (2, 3))
-    # No record waits for shard_1 of the first ring, and for shard_0 and shard_1 of the second one.
+    # No record waits for shard_1 of the first ring, or for shard_0 and shard_1 of the second ring.
     owners = "shard_0", "shard_2"
     key = next(key for key in KEYS if (first.route(key), second.route(key)) == owners)
     publish(system, key, range(20))
@@ -284,7 +284,7 @@ def test_a_ring_that_changes_under_load_keeps_every_key_in_order(
     running: set[str] = set()
     for shards in (3, 5, 2, 3):
         current = system.reshaped(sharded(shards, **options))
-        # Those that run already learn of the new ring from the fence in their queue.
+        # Consumers that already run detect the new ring by the fence in their queue.
         for name in set(current.topology.consumers) - running:
             threads.append(threading.Thread(target=consume, args=(current, name)))
             threads[-1].start()

@@ -21,7 +21,7 @@ PAGES = [
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_no_sentence_for_users_is_longer_than_35_words(page: Path) -> None:
-    """A reader whose first language is not English loses the thread of a longer sentence."""
+    """Longer sentences are hard to read in a second language."""
     assert [each for each in sentences(page) if len(each.split()) > MOST_WORDS] == []
 
 

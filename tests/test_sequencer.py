@@ -1,4 +1,4 @@
-"""The sequencer of keys, and the settlement of what it lets run, by property."""
+"""The sequencer of keys, and the settlement of the records that it lets run, with random input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests' own servers owe the machine, and which versions a run of the tests uses."""
+"""The servers of the tests: they end with the tests; which versions a run of the tests uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command says after a second what it waits for, and for how long at most."""
+"""A command prints after a second which server it waits for, and the longest time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""feedbus spread: what it predicts, and how it refuses."""
+"""feedbus spread: its predictions, and its errors."""
 
 import json
 import os

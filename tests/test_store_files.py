@@ -103,7 +103,7 @@ def test_a_sqlite_transaction_takes_its_lock_with_its_first_statement_and_waits_
     @contextmanager
     def waiting():
         waits.append("begun")
-        other.execute("ROLLBACK")  # else the wait would be in vain
+        other.execute("ROLLBACK")  # so that the wait can end
         yield
         waits.append("over")
 
@@ -138,7 +138,7 @@ def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path:
     assert not first.take(0.05)
     third.give()
     third.give()
-    assert second.take(20)  # its earlier place in the queue was given up, so nobody else holds it
+    assert second.take(20)  # its earlier place in the queue is free
     second.give()
 
 
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_made_is_an_outage_in_words(tmp_path: Path):
 def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
     bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
     bound().set_up()
-    database.pragma("query_only", 1)  # as a read-only file is for users other than root
+    database.pragma("query_only", 1)  # as for a user who is not root and has a read-only file
     with pytest.raises(Outage, match="writable"), transaction():
         bound().outbox.put("x", {})
     close_bound()

@@ -23,7 +23,7 @@ def test_sqlite_waits_for_its_turn_with_the_first_statement_and_outside_the_cloc
 
     @contextlib.contextmanager
     def waiting():
-        other.execute("ROLLBACK")  # else the wait would be in vain
+        other.execute("ROLLBACK")  # so that the wait can end
         waits.append("waited")
         yield
 
@@ -85,7 +85,7 @@ def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
     end_sessions(postgres)
     with contextlib.suppress(
         StoreOutage
-    ):  # the first to see it, unless it connects again by itself
+    ):  # the first call fails, unless the store connects again by itself
         store.ready()
     store.ready()
 

@@ -1,4 +1,4 @@
-"""The store as the framework sees it: outbox, inbox, relay, transactions and what an outage is."""
+"""The interface of a store: outbox, inbox, relay, transactions, and which errors are outages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ListBus:
         self.waves: list[list[int]] = []
 
     def close(self):
-        """Have no connection."""
+        """Do nothing: there is no connection."""
 
     def selects_shards(self, exchange):
         return exchange == "ring"

@@ -76,7 +76,7 @@ def test_a_transaction_that_begins_on_an_ended_session_does_not_notice(
 
 def in_transaction() -> bool:
     """Whether the server has begun a transaction on this thread's connection."""
-    opened = bound().database._state.conn  # asking for connection() would begin it
+    opened = bound().database._state.conn  # a call of connection() would begin the transaction
     return opened is not None and opened.info.transaction_status != TRANSACTION_STATUS_IDLE
 
 

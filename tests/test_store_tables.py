@@ -1,4 +1,4 @@
-"""feedbus's own tables: created, upgraded, kept apart, pruned; and the relay that empties them."""
+"""feedbus's own tables: created, upgraded and pruned; projects are separate; the relay."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 ROOT = Path(__file__).parents[1]
 
-# As peewee made them for feedbus 0.1.
+# The tables as peewee created them for feedbus 0.1.
 OF_0_1 = (
     """
     CREATE TABLE "feedbus_outbox" ("id" {serial} NOT NULL PRIMARY KEY, "exchange" TEXT NOT NULL,
@@ -77,7 +77,7 @@ def add_as_0_1(store: PeeweeStore, number: int) -> None:
 
 
 def check_ids_are_given_once(store: PeeweeStore) -> None:
-    """Check that the id of the last row, which is removed, is not given again."""
+    """Check that the id of the last row is not used again after the row was removed."""
     given = [each.id for each in store.outbox.pending()]
     store.outbox.remove(given)
     assert store.outbox.put("orders", {"n": 1}).id > max(given)
@@ -250,7 +250,7 @@ def test_the_oldest_inbox_rows_are_forgotten_first_and_few_at_a_time(store):
 
 
 class Broker:
-    """A bus whose broker can be unavailable, or refuse."""
+    """A bus whose broker can be unavailable, or refuse messages."""
 
     def __init__(self) -> None:
         self.published, self.options, self.error, self.closed = [], [], None, 0
@@ -307,5 +307,5 @@ def test_what_the_broker_does_not_take_at_once_is_published_when_it_is_back(
         assert [payload["n"] for _, payload, _, _ in bus.published] == [1, 2]
         bus.error = PublishError([("x", "nacked")])
         refused = store.outbox.put("orders", {"n": 3})
-        relay.publish([refused])  # it stays, and nothing is raised
+        relay.publish([refused])  # the row stays, and no error is raised
         assert store.outbox.pending() == [refused]

@@ -1,4 +1,4 @@
-"""What every store promises, whatever library it is made of."""
+"""The promises of every store, with each library."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_transaction_within_another_joins_it(made):
 def test_each_thread_has_a_transaction_of_its_own(made):
     seen = []
     with made.store.transaction() as session:
-        if made.store.dialect == "postgresql":  # SQLite lets no other connection begin meanwhile
+        if made.store.dialect == "postgresql":  # SQLite has one writer
             made.effect(session, 1)
         thread = threading.Thread(target=lambda: seen.append(made.effects()))
         thread.start()
@@ -209,7 +209,7 @@ def test_a_missing_table_is_an_outage_that_says_what_to_do(made):
 
 def test_a_role_without_a_privilege_is_an_outage_and_a_row_that_a_policy_refuses_is_none(made):
     if made.store.dialect == "sqlite":
-        return  # has no roles
+        return  # SQLite has no roles
 
     def write_as_clerk(*before: str) -> None:
         with made.store.transaction() as session:

@@ -221,7 +221,7 @@ def test_a_full_disk_costs_whole_lines_which_are_counted(tmp_path):
 
 @contextmanager
 def file_size_limit(size_bytes):
-    """Let files grow to a size only: the system's own answer, as that of a full disk."""
+    """Limit the size of files, so that the system refuses writes as on a full disk."""
     earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, earlier[1]))
     try:

@@ -51,7 +51,7 @@ def running(topology: Topology, seen: list[int]) -> Iterator[None]:
 
 
 def with_full_shards(system: System, shards: int, **options: Any) -> System:
-    """Return a system with another number of shards, which refuse more than one message."""
+    """Return a system with another number of shards; each shard has room for one message."""
     queues = {"shard": sharded(shards, **FULL, **options)}
     return System(replace(system.topology, queues=queues))
 

@@ -1,4 +1,4 @@
-"""What users test their systems with, used as they would: from a folder with two files."""
+"""The tools for users' tests, used in a folder with two files, as in a user's project."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_an_outage_reaches_the_test_and_the_message_is_handled_after_it(shop, sy
         system.run()
     system.run()
     assert [type(each.error) for each in system.handled("mail")] == [Outage, type(None)]
-    assert system.clock.monotonic() == 0  # it was no attempt
+    assert system.clock.monotonic() == 0  # this did not count as an attempt
 
 
 def test_signals_neither_end_a_run_early_nor_find_anything_changed(system):
     heard = []
-    signal.set_wakeup_fd(-1)  # whatever an earlier test has left
+    signal.set_wakeup_fd(-1)  # remove the setting of an earlier test
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
     try:
         for number in range(20):

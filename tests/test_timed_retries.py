@@ -1,4 +1,4 @@
-"""Retries after a time of the handler's own: few queues, counted, and never without a way."""
+"""Retries after a time that the handler chooses: few queues, correct counts, none is lost."""
 
 from __future__ import annotations
 

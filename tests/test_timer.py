@@ -1,4 +1,4 @@
-"""The digits of a wait: they add up to it, and are of few queues."""
+"""The digits of a delay: their sum is the delay, and they need few queues."""
 
 from __future__ import annotations
 

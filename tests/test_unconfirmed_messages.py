@@ -1,4 +1,4 @@
-"""The answers of the broker belong to the messages that it means."""
+"""Each answer of the broker is assigned to the correct message."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_confirm_of_several_answers_all_up_to_its_tag(channel, unconfirmed):
 def test_confirms_in_another_order_answer_only_their_messages(channel, unconfirmed):
     answer(channel, "basic_ack", 3, False)
     answer(channel, "basic_ack", 1, False)
-    answer(channel, "basic_ack", 1, False)  # the broker repeats itself
+    answer(channel, "basic_ack", 1, False)  # the broker sends the same answer again
     assert [*unconfirmed.waiting] == [2, 4]
 
 

@@ -1,4 +1,4 @@
-"""A disk that nothing can be written to is seen before something fails for it."""
+"""A disk that cannot be written to is reported before a write to it fails."""
 
 import json
 import os

@@ -23,7 +23,7 @@ PARSERS = {
     "store": (parse_store_url, "postgresql://me:{}@host:5432/name"),
     "store's option": (parse_store_url, "postgresql://me@host/name?password={}&sslmode=require"),
 }
-# Letters that no text of ours holds side by side, and what separates the parts of a URL.
+# Letters that do not follow each other in any error text, and the separators of a URL.
 LETTERS = "QXZ7"
 ODD = LETTERS + LETTERS + "/?#@:;%&=[]\\+!$'\"{} "
 
@@ -161,7 +161,7 @@ def test_a_broker_by_tls_is_asked_by_tls_with_the_same_certificates():
     given = parse_management_url("https://other/api-of-it")
     ((asked, _),) = management_of(broker, given)
     assert (asked.user, asked.password) == ("u", "p")
-    # Another host may need another name, and that it is not verified must be said of it.
+    # For another host, ssl_server_name and ssl_verify are not taken from the broker's URL.
     assert asked.tls == Tls(Path("/ca"), Path("/c"))
     own = parse_management_url("https://x:y@other?ssl_certfile=/own&ssl_server_name=n")
     ((asked, _),) = management_of(broker, own)

@@ -55,7 +55,7 @@ def test_a_standby_reads_nothing_that_waits_until_the_other_is_gone(make, monkey
         with system.running(second.one) as standby:
             published(system, [3, 4])
             wait_until(lambda: first.seen == [2, 4])
-            wait_until(lambda: waiting_in(system, name) == 0)  # the first has taken them
+            wait_until(lambda: waiting_in(system, name) == 0)  # the first consumer has them
             assert second.seen == []
             assert standby.is_alive()
             with system.bus() as bus:

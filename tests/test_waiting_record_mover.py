@@ -117,7 +117,11 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
     after = system.reshaped(sharded(2, **options))
     after.run_all(handler.one, idle_seconds=3.0, max_runtime_seconds=120.0)
     assert len(lost) == 1
-    assert list(dict.fromkeys(handler.seen)) == [1, 2, 3]  # what was moved twice may repeat
+    assert list(dict.fromkeys(handler.seen)) == [
+        1,
+        2,
+        3,
+    ]  # moved twice: handled twice
 
 
 @pytest.mark.parametrize("limit", [4, 1000])
@@ -134,7 +138,7 @@ def test_records_whose_move_was_interrupted_run_once_although_both_messages_are_
     second = system.reshaped(sharded(2, **options))
     with pytest.raises(Killed):
         second.run(handler.one, "shard_0", idle_seconds=3.0)
-    with second.bus() as bus:  # at the limit, they are left in their queue
+    with second.bus() as bus:  # the limit is reached, so they stay in their queue
         bus.publish_many("ring", [({"n": n}, "a key") for n in (4, 5)])
     now = OrderedRetries.now  # nothing is due before it has moved
     monkeypatch.setattr(OrderedRetries, "now", lambda self: now(self) + 60.0)

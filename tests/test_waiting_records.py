@@ -40,7 +40,7 @@ class Broker:
     delivered: list[Message] = field(default_factory=list)
 
     def restart(self) -> None:
-        """Give back what the consumer had."""
+        """Return the unacknowledged deliveries of the consumer."""
         self.returned |= {name for name, _ in self.unacked}
         self.main[:0], self.unacked = self.unacked, []
         self.waiting[:0], self.delivered = self.delivered, []
@@ -48,7 +48,7 @@ class Broker:
 
 @dataclass
 class Consumer:
-    """What a consumer does, a step at a time: it can be killed between any two."""
+    """The steps of a consumer; it can be killed between any two of them."""
 
     broker: Broker
     failures: dict[str, int]
@@ -61,7 +61,7 @@ class Consumer:
         self.records.began()
 
     def deliver(self) -> None:
-        """Take what the waiting queue delivers."""
+        """Receive the deliveries of the waiting queue."""
         while self.broker.waiting:
             came = self.broker.waiting.pop(0)
             self.broker.delivered.append(came)
@@ -92,7 +92,7 @@ class Consumer:
         self.broker.unacked.remove(record)
 
     def work_off(self, most: int) -> Iterator[None]:
-        """Handle records that wait and are due."""
+        """Handle the waiting records that are due."""
         stopped: set[str] = set()
         for record in self.records.take(self.now, most):
             message = record.arrival
@@ -124,13 +124,13 @@ STEPS = st.lists(
 
 @dataclass
 class Run:
-    """A broker and whichever consumer works now."""
+    """A broker and the consumer that runs now."""
 
     broker: Broker
     consumer: Consumer
 
     def work(self, step: str, most: int) -> None:
-        """Carry out a step; the consumer is killed when it has come so far within it."""
+        """Carry out a step; the consumer may be killed within it."""
         consumer = self.consumer
         if step == "deliver":
             consumer.deliver()
@@ -145,7 +145,7 @@ class Run:
                 self.consumer.begin()
 
     def finish(self) -> None:
-        """Work undisturbed until nothing is left."""
+        """Work without crashes until no record is left."""
         for _ in range(1000):
             if not (self.broker.main or self.broker.waiting or self.broker.delivered):
                 break
@@ -186,7 +186,7 @@ def test_a_key_waits_for_its_first_record_and_others_do_not():
     (first, *_) = [each for each in waiting if each.key == "a"]
     waiting.again(first, due_at=10.0)
     assert [each.message_id for each in waiting.take(5.0, 10)] == ["m1", "m3"]
-    assert waiting.next_due() == math.inf  # its message is on its way
+    assert waiting.next_due() == math.inf  # its message is being sent
     again = WaitingRecord("a", first.place, "m0", attempt=1, due_at=10.0, arrival="again")
     assert waiting.arrived(again) == []
     assert (waiting.next_due(), waiting.take(9.0, 10)) == (10.0, [])

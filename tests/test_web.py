@@ -72,7 +72,7 @@ def test_a_synchronous_post_whose_handler_fails_is_undone_and_left_to_the_consum
         function(updates)
         raise RuntimeError
 
-    # Before the first request, since a system that is kept for the next one keeps its handlers.
+    # Set before the first request, because the same system, with its handlers, serves all requests.
     monkeypatch.setattr("handlers.update_feed.update_feed", write_and_fail)
     site.post("/api/v1/add-followers", fields)
     tweet = {"userId": author, "text": "Later", "async": False}
@@ -225,7 +225,7 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
     path.rename(kept)
     for leftover in tmp_path.glob("broker.db-*"):
         leftover.unlink()
-    path.mkdir()  # nothing can be opened there
+    path.mkdir()  # a folder cannot be opened as a broker file
     with served(first.topology) as own:
         for text in ("one", "two"):
             answer = own.post("/api/v1/post-tweet", {"userId": author, "text": text})
@@ -247,7 +247,7 @@ def test_without_tables_or_a_declared_broker_it_waits_for_them(tmp_path):
     migrations.migrate(topology)
     with served(topology) as own:
         tweet = {"userId": own.user("author"), "text": "Hello"}
-        # At first feedbus's own tables may be missing: the relay's thread makes them.
+        # feedbus's own tables may be missing at first: the thread of the relay creates them.
         wait_until(lambda: own.post("/api/v1/post-tweet", tweet).status == 202)
         wait_until(lambda: waiting(own, "publish_tweet") == 1)
         wait_until(lambda: not bound().outbox.pending())

@@ -1,4 +1,4 @@
-"""Messages on the wire: read whatever is in them, and written back as they were."""
+"""Messages on the wire: any content can be read, and is written back unchanged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ PLAIN = {
 
 
 def message(body: bytes = b"{}", *, key: str = "k", tag: int = 1, **properties: Any) -> Any:
-    """Make what a channel calls back with."""
+    """Return a message as a channel delivers it."""
     info = {"routing_key": key, "exchange": "x", "delivery_tag": tag}
     return SimpleNamespace(
         delivery_info=info, delivery_tag=tag, properties=properties, body=body, undecodable=()
@@ -78,10 +78,10 @@ def test_what_is_written_is_what_py_amqp_writes_but_for_the_letter_of_long_integ
 def test_any_properties_are_read_and_written_back_with_the_same_values(properties):
     found, undecodable = read_properties(properties, 0)
     again, undecodable_again = read_properties(write_properties(found), 0)
-    assert repr(again) == repr(found)  # in which not a number is like itself
+    assert repr(again) == repr(found)  # repr(), because NaN is not equal to itself
     assert set(undecodable_again) <= set(
         undecodable
-    )  # of equal names in a table the last one is kept
+    )  # if a table has a name twice, the last value is kept
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_count_of_records_that_is_none_counts_as_one(count):
 
 
 def letter(**options: Any) -> Outgoing:
-    """Make a dead letter."""
+    """Return a dead letter."""
     headers = {ATTEMPT: 1, FAILED_AT: 1, KEY: "k", REASON: "r", ERRORS: "{}"}
     headers |= options.pop("headers", {})
     return Outgoing("", "dead", b"body", "text/plain", "m", headers, "dead-letter", **options)
@@ -263,7 +263,7 @@ def test_a_traceback_is_bounded_and_keeps_the_calls_of_the_handler(text):
     def deep(left: int) -> None:
         if left:
             deep(left - 1)
-            deep(0)  # so that the calls are not equal lines
+            deep(0)  # so that the traceback has no equal lines
         raise ValueError(text)
 
     found = traceback_text(raised(lambda: deep(200)))
