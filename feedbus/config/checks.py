@@ -136,7 +136,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
     most = consumer_timeout_of(draft.loaded.get("broker", {}))
     if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
-        message = "otherwise the broker delivers the message again while its handler runs"
+        message = "the broker would deliver the message again while its handler runs"
         expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
         path = draft.at(queue, "handler_timeout")
         if not draft.says(queue, "handler_timeout"):
