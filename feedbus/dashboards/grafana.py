@@ -18,7 +18,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard(topology: Topology) -> dict[str, Any]:
-    """Return a dashboard in Grafana's JSON; the same for the same topology."""
+    """Return a dashboard in Grafana's JSON; it depends only on the topology."""
     drawn: list[dict[str, Any]] = []
     top = 0
     for title, panels in rows(topology):

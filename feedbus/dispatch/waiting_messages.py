@@ -36,7 +36,7 @@ Waiting = WaitingRecord[Arrival]
 
 
 def read(arrival: Arrival, order: Order, waiting_queue: str, turn: int) -> Waiting:
-    """Return the record of a delivery; its place is 0 if the message has none.
+    """Return the record of a delivery; its position is 0 if the message contains no position.
 
     Args:
         arrival: the delivery.

@@ -195,7 +195,7 @@ class TestSystem:
         return done
 
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
-        """Advance the clock, and handle messages that are due; return how many deliveries.
+        """Advance the clock, and handle messages that are due; return the number of deliveries.
 
         `advance(0)` handles the messages that are due now. Raises the same
         errors as run().

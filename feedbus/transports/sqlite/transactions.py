@@ -25,7 +25,7 @@ class Transaction:
     """A running write; at its end, it writes counts and expiry times, and wakes connections."""
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
-        """Read the state at the start of the transaction; it holds the write lock."""
+        """Read the state; the caller has begun the transaction, which holds the write lock."""
         self.database = database
         self.execute = database.execute
         self.now_ms = time.now_ms()
