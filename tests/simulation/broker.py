@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from feedbus.transports.memory.broker import MemoryBroker, NoUpkeep, Presence, SocketPairs
-from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.backend_interfaces import NEWS
+from feedbus.transports.sqlite.connection_backend import Backend
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.connection import SimulatedConnection
 from tests.simulation.network import Network

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.delivery_owners import end_consumer, take_out
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction

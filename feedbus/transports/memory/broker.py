@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock, SystemClock
-from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.backend_interfaces import NEWS
 from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.read_only_view import BrokerRows, read_rows
 from feedbus.transports.sqlite.schema import create_tables
 from feedbus.transports.sqlite.transactions import FileUnavailable, Tables

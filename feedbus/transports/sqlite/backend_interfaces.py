@@ -1,8 +1,8 @@
 """The interfaces that a backend implements: time, wake-ups, liveness and maintenance.
 
-A broker file has one implementation (`backend`), for many processes. A broker in memory has
-another (`feedbus.transports.memory`), for the connections of one process. The other modules are the
-same for both.
+A broker file has one implementation (`connection_backend`), for many processes. A broker in memory
+has another (`feedbus.transports.memory`), for the connections of one process. The other modules are
+the same for both.
 """
 
 from __future__ import annotations

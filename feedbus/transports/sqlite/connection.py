@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import amqp
 from amqp.exceptions import ConsumerCancelled
 
-from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
+from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.registration import RegisteredConnection

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from amqp.exceptions import RecoverableConnectionError
 
 from feedbus.transports.sqlite import forks
-from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL
+from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.delivery_owners import enter, reap, take_out
 from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace

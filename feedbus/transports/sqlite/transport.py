@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import amqp
 from kombu.transport import base
 
-from feedbus.transports.sqlite.backend import open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.connection_backend import open_file
 from feedbus.transports.sqlite.read_only_view import BrokerRows, survey
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS
 

@@ -102,8 +102,8 @@ class Foreign:
 
     def _open(self) -> None:
         if self._url.startswith("sqlite:"):
-            from feedbus.transports.sqlite.backend import open_file
             from feedbus.transports.sqlite.connection import Connection
+            from feedbus.transports.sqlite.connection_backend import open_file
 
             path = Path("/" + self._url.partition("://")[2].lstrip("/"))
             self._connection = Connection(open_file(path))

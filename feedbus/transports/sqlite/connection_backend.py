@@ -1,4 +1,4 @@
-"""What a connection to a broker file uses: tables, wake-ups, locks and maintenance."""
+"""The backend of a connection to a broker file: tables, wake-ups, locks and maintenance."""
 
 from __future__ import annotations
 
