@@ -36,6 +36,13 @@ def project(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
+def set_shards(project: Path, count: int) -> None:
+    """Give the project a topology with that many shards; the start of each takes half a second."""
+    text = (ROOT / "topology.toml").read_text()
+    (project / "topology.toml").unlink()
+    (project / "topology.toml").write_text(text.replace("shards   = 10", f"shards   = {count}"))
+
+
 def start(project: Path) -> subprocess.Popen[str]:
     """Start a small demo."""
     environment = environment_without_options()
@@ -84,7 +91,7 @@ def test_a_demo_counts_what_it_has_to_and_leaves_nothing_running(project: Path) 
 @pytest.mark.parametrize(
     "victims",
     [
-        ("run update_feed_3 ", "run publish_tweet ", "run send_notification.email ", "-m web"),
+        ("run update_feed_2 ", "run publish_tweet ", "run send_notification.email ", "-m web"),
         (" up",),
     ],
     ids=["consumers and web", "supervisor"],
@@ -92,6 +99,7 @@ def test_a_demo_counts_what_it_has_to_and_leaves_nothing_running(project: Path) 
 def test_a_kill_during_a_demo_changes_nothing_in_its_counts(
     project: Path, victims: tuple[str, ...]
 ) -> None:
+    set_shards(project, 3)
     with start(project) as demo:
         killed: dict[int, str] = {}
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -123,9 +131,7 @@ def has_tweets(project: Path) -> bool:
 
 
 def test_changed_shards_work_after_down_and_up(project: Path) -> None:
-    text = (ROOT / "topology.toml").read_text()
-    (project / "topology.toml").unlink()
-    (project / "topology.toml").write_text(text)
+    set_shards(project, 3)
     environment = environment_without_options()
     environment["FEEDBUS_HTTP_PORT"] = "0"
     environment["FEEDBUS_OPERATIONS_PORT"] = "0"
@@ -147,7 +153,7 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     feedbus("up", "--detach")
     feedbus("down")
     publish(1)
-    (project / "topology.toml").write_text(text.replace("shards   = 10", "shards   = 13"))
+    set_shards(project, 4)
     feedbus("up", "--detach")
     publish(1001)
 
@@ -165,5 +171,5 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     finally:
         feedbus("down")
     assert sum(found.values()) == 600
-    assert len(found) == 13
+    assert len(found) == 4
     assert all(found.values())
