@@ -229,7 +229,7 @@ def leave_behind(shop: Shop) -> None:
             ("stock", range(40), ""),
             ("audit", range(40), ""),
         )
-        shop.write(3)
+        shop.write(2)
         with shop.start("apply", old=True) as applying:
             read_until(applying, "draining")
             applying.kill()
@@ -238,7 +238,7 @@ def leave_behind(shop: Shop) -> None:
         assert "another version of feedbus: run `feedbus down`, then `feedbus up`" in refused
         if shop.fields["quorum"]:
             other = Shop(shop.folder.parent / "another_host", shop.old, shop.fields)
-            other.write(3)
+            other.write(2)
             assert "That host has feedbus 0.1, or another topology" in other.run("up", code=1)
         supervisor.send_signal(signal.SIGKILL)
     locks = list((shop.folder / "var" / "run").glob("*.lock"))
@@ -281,7 +281,7 @@ def test_the_embedded_broker_and_store_of_0_1_are_taken_over_in_place(tmp_path, 
     urls = {"broker": "sqlite:///var/broker.db", "store": "sqlite:///var/store.db"}
     fields = {"name": "shop", "management": "", "quorum": "", **urls}
     shop = Shop(tmp_path / "shop", old, fields)
-    shop.write(2)
+    shop.write(1)
     leave_behind(shop)
     with sqlite3.connect(shop.folder / "var" / "store.db") as store:
         store.execute(OUTBOX_ROW)
@@ -301,7 +301,7 @@ def test_rabbitmq_and_postgresql_of_0_1_are_taken_over_and_used_by_one_version_a
         "quorum": 'type = "quorum"',
     }
     shop = Shop(tmp_path / "shop", old, fields)
-    shop.write(2)
+    shop.write(1)
     leave_behind(shop)
     with psycopg.connect(url) as store:
         store.execute(OUTBOX_ROW)
