@@ -106,7 +106,7 @@ class System:
         """Run a consumer until it has been idle for a while; return why it ended.
 
         On a machine under load a consumer can be idle although messages wait, so it is run again
-        while its queue has messages, or messages whose next attempt is near, unless it held.
+        while its queue has messages, or messages whose next attempt is near, unless it still held.
         """
         limits = {"idle_timeout_seconds": idle_seconds, **limits}
         reason, holds = "", list[str]()
@@ -119,7 +119,8 @@ class System:
         for _ in range(MOST_RUNS):
             with self._runner(function, name, batch, metrics, limits, **calls) as runner:
                 reason = runner.run()
-            if holds or not reason.startswith("idle") or not self._has_more(name):
+            still_held = bool(holds) and holds[-1] != ""
+            if still_held or not reason.startswith("idle") or not self._has_more(name):
                 break
         return reason
 

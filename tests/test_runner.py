@@ -126,6 +126,23 @@ def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_suc
     assert sum("continues after 2 failed attempts" in text for text in caplog.messages) == 2
 
 
+def test_the_time_of_a_handler_whose_service_was_away_does_not_count_as_idle(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+
+    def fail_once(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if len(system.seen) == 1:
+            time.sleep(1.1)
+            msg = "the printer was unavailable"
+            raise Outage(msg)
+
+    system.publish([1])
+    assert system.run(fail_once, idle_seconds=1.0) == "idle for 1 s"
+    assert system.seen == [1, 1]
+
+
 def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_waits(
     tmp_path: Path,
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.handling.resources import Resources
 from feedbus.logs import EventLog
 from feedbus.runner.amqp_heartbeats import Heartbeats
@@ -177,4 +177,7 @@ class Run:
                 self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
                 meanwhile()
 
+        if not isinstance(error, (BrokerOutage, UsageError)):
+            # A handler was called until now, so only the wait itself can be idle time.
+            self.limits.idle_from(self.clock.monotonic())
         self.holding.hold(error, wait, self.limits.run_seconds)
