@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from feedbus import broker
+from feedbus.broker import declarations
+from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.generations import ring_state, switch, switch_notices, topology_setup
+from feedbus.generations import probes, ring_state, switch, switch_notices, topology_setup
 from feedbus.records import Records
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
@@ -104,6 +106,32 @@ def test_an_old_ring_that_is_drained_leaves_the_other_old_rings_in_the_state(
     with broker.connect(system.topology) as connection, broker.locked(connection, system.topology):
         switch.forget_drained(connection.channel(), system.topology, drained)
     assert state(system).draining == (other,)
+
+
+def test_a_crash_after_an_old_ring_left_the_state_leaves_no_notice_behind(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(1, batch=BATCH, order_by=True))
+    topology_setup.set_up(
+        replace(system.topology, queues={"shard": sharded(2, batch=BATCH, order_by=True)})
+    )
+    drained, names, write = state(system).draining[0], Names(system.topology), ring_state.write
+    (queue,) = names.members(drained)
+
+    def write_and_die(*arguments: Any) -> None:
+        write(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(ring_state, "write", write_and_die)
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        declarations.declare_waiting(channel, system.topology.queues["shard"], names.waiting(queue))
+        publish_all(channel.connection, [probes.fence(names.waiting(queue), drained.digest)])
+        channel.queue_delete(queue)
+        with broker.locked(connection, system.topology), pytest.raises(Killed):
+            switch.forget_drained(connection.channel(), system.topology, drained)
+        assert not broker.queue_exists(connection, names.waiting(queue))
+    assert state(system).draining == ()
 
 
 def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
@@ -203,6 +231,26 @@ def test_of_several_processes_that_read_an_old_queue_the_last_one_deletes_it(
         topology_setup.set_up(reshaped(system, 2))
         wait_until(lambda: not broker.queue_exists(connection, old))
     assert system.seen == [1]
+
+
+def test_an_old_queue_that_is_left_by_its_reader_is_read_while_another_one_cannot_end(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(2, batch=BATCH, order_by=False))
+    old, names = state(system).current, Names(system.topology)
+    first, second = names.members(old)
+    one = replace(system.topology, queues={"shard": sharded(1, batch=BATCH, order_by=False)})
+    # No old queue ends before the switch is complete. It can wait for room in the second queue.
+    switch_killed(one, "connected", monkeypatch)
+    after = System(one, store=system.store)
+    with broker.connect(one) as connection, broker.connect(one) as other:
+        other.channel().basic_consume(second)
+        with after.running(after.note, "shard_0"):
+            wait_until(lambda: broker.consumers(connection, first) == 1)
+            other.close()
+            wait_until(lambda: broker.consumers(connection, second) == 1)
+            topology_setup.set_up(one)
+            wait_until(lambda: not state(after).draining)
 
 
 def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(

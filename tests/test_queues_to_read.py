@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ class Steps:
         self.readers: dict[str, Source] = {}
         self.cancelled: list[str] = []
         self.working = working
+        self.now = 0.0
 
     def __getattr__(self, name: str) -> Any:
         """Return a method that only records its call and the queue of the call."""
@@ -30,6 +32,10 @@ class Steps:
 
     def begin(self, *, divided: bool) -> None:
         self.noted.append("begin divided" if divided else "begin")
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
 
     def subscribe(self, _raw: Any, source: Source) -> bool:
         if source in self.free:
@@ -44,10 +50,11 @@ class Steps:
         return list(queues)
 
 
-def queues_to_read(steps: Steps) -> QueuesToRead:
+def queues_to_read(steps: Steps, *queues: Source) -> QueuesToRead:
     run: Any = SimpleNamespace(
         consumer=SimpleNamespace(name="c"),
         timeout=SimpleNamespace(seconds=math.inf),
+        clock=steps,
         set_standby=lambda *, stands_by: steps.noted.append(f"standby {stands_by}"),
     )
     mode = SimpleNamespace(
@@ -58,7 +65,8 @@ def queues_to_read(steps: Steps) -> QueuesToRead:
     )
     parts: Any = (run, mode, steps, None)
     nothing: Any = None
-    return QueuesToRead(*parts, queues=[OWN, OTHER], consumer_queues=nothing, progress=None)
+    given = queues or (OWN, OTHER)
+    return QueuesToRead(*parts, queues=given, consumer_queues=nothing, progress=None)
 
 
 def test_a_queue_that_another_consumer_reads_is_left_until_it_is_free() -> None:
@@ -83,6 +91,17 @@ def test_the_last_queue_that_ends_leaves_nothing_to_read() -> None:
     assert not queues
 
 
+def test_old_queues_that_only_other_consumers_read_are_not_waited_for_here() -> None:
+    steps = Steps()
+    own, other = (replace(each, when_unread=True) for each in (OWN, OTHER))
+    steps.free = {own}
+    queues = queues_to_read(steps, own, other)
+    queues.subscribe()
+    assert queues
+    steps.readers.clear()
+    assert not queues
+
+
 def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed() -> None:
     steps = Steps(working=True)
     queues = queues_to_read(steps)
@@ -93,6 +112,7 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
     assert steps.noted == [
         "cancelled",
         "drop_reader own",
+        "leave_to_others own",
         "let_finish",
         "drop_waiting own",
         "let_finish",
@@ -111,7 +131,7 @@ def test_without_running_records_only_the_cancelled_queues_are_dropped(tags: lis
     queues.end()
     assert steps.noted == [
         "cancelled",
-        *(f"drop_reader {tag}" for tag in tags),
+        *(f"{step} {tag}" for tag in tags for step in ("drop_reader", "leave_to_others")),
         *(f"drop_waiting {tag}" for tag in tags),
     ]
     assert queues.unsubscribed == [OTHER]

@@ -30,7 +30,7 @@ class Source:
             queue is "ending". An earlier fence may have expired, or the queue was full and refused
             it.
         turn: the number of the queue's generation.
-        when_unread: whether it is an old queue, to which a consumer subscribes only if the broker
+        when_unread: whether it is an old queue, to which a consumer subscribes only when the broker
             reports no other reader.
 
     """
@@ -193,16 +193,18 @@ class ConsumerQueues:
     def _unread_queues(
         self, connection: Connection, sources: Sequence[Source]
     ) -> Iterator[Sequence[Source]]:
-        """Yield the old queues that no other consumer reads now, until all of them are deleted.
+        """Yield the old queues when one of them has no reader, until all of them are deleted.
 
-        Only the single reader of a queue can prove that the queue is empty.
+        Only the single reader of a queue can prove that the queue is empty. So each queue is read
+        when its other readers have left it. The consumer must not wait with this until the queues
+        that it reads already have ended: they cannot end while a switch waits for room in one that
+        nobody reads.
         """
         for check in itertools.count(1):
-            readers = {each: broker.consumers(connection, each.queue) for each in sources}
-            free = [source for source, count in readers.items() if count == 0]
-            if free:
-                yield free
-            elif all(count is None for count in readers.values()):
+            readers = [broker.consumers(connection, each.queue) for each in sources]
+            if 0 in readers:
+                yield [replace(each, when_unread=True) for each in sources]
+            elif all(count is None for count in readers):
                 return
             if not self._checks_again(connection, check):
                 return

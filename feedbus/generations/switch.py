@@ -144,6 +144,10 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if state is None:
         return
     names = Names(topology)
+    # The waiting queues come first. While the generation is in the state, this step is repeated
+    # after a crash. A notice that `apply` has put into one of them would otherwise stay there.
+    for queue in names.members(generation):
+        _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
         scattered = tuple(turn for turn in state.scattered if turn != generation.turn)
@@ -152,8 +156,6 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     # state.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
-    for queue in names.members(generation):
-        _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
 
 
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:

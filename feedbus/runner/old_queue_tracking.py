@@ -16,7 +16,6 @@ CHECK_SECONDS = 0.05  # between two checks of the old queues for which records w
 CHECK_SHARE = 0.2  # the largest share of the time that these checks take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of other queues
 APART_SECONDS = 0.2  # between the consumers that remove drained generations from the state
-RETRY_SECONDS = 0.1  # between two checks whether old queues of other consumers are free
 STATE_SECONDS = 1.0  # between two checks of the state
 
 
@@ -57,7 +56,6 @@ class SwitchProgress:
         self._check_at = self._slow_check_at = now
         self._forget_at: float | None = None
         self._state_at = now + STATE_SECONDS
-        self._retry_at = now
 
     @classmethod
     def begin(
@@ -96,15 +94,6 @@ class SwitchProgress:
             return False
         self._state_at = now + STATE_SECONDS
         return self._consumer_queues.switched(raw)
-
-    @property
-    def subscribes_again(self) -> bool:
-        """Whether it is time to check whether other consumers have left their old queues."""
-        now = self._run.clock.monotonic()
-        if now < self._retry_at:
-            return False
-        self._retry_at = now + RETRY_SECONDS
-        return True
 
     def check(self, raw: RawConnection) -> None:
         """Check the old queues if their next check is due; called often."""

@@ -14,6 +14,8 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 
+RETRY_SECONDS = 0.1  # between two checks whether queues of other consumers are free
+
 
 class QueuesToRead:
     """The queues that one run reads at the same time, on one connection."""
@@ -49,21 +51,44 @@ class QueuesToRead:
         self._consumer_queues = consumer_queues
         self._progress = progress
         self.unsubscribed = list(queues)  # for example, another consumer reads them
+        self._begun = False  # whether it has tried to subscribe
+        self._retry_at = run.clock.monotonic()
         subscriptions.begin(divided=progress is not None)
 
     def __bool__(self) -> bool:
-        """Whether a queue is left to read; a queue ends at its fence, or when it is deleted."""
-        return bool(self.unsubscribed or self._subscriptions.readers)
+        """Whether a queue is left to read; a queue ends at its fence, or when it is deleted.
+
+        If old queues are not read together with the own queue, those that only other consumers read
+        do not count: the caller waits for them, and checks meanwhile whether the ring changes.
+        """
+        if self._subscriptions.readers:
+            return True
+        if not self._begun or self._progress is not None:
+            return bool(self.unsubscribed)
+        return not all(source.when_unread for source in self.unsubscribed)
 
     def subscribe(self) -> None:
         """Subscribe to the queues that no other consumer reads."""
-        if self.unsubscribed and (self._progress is None or self._progress.subscribes_again):
+        self._begun = True
+        if self.unsubscribed and self._tries_again():
             self.unsubscribed = [
                 source
                 for source in self.unsubscribed
                 if not self._subscriptions.subscribe(self._raw, source)
             ]
         self._run.set_standby(stands_by=bool(self.unsubscribed))
+
+    def _tries_again(self) -> bool:
+        """Whether it is time to check whether other consumers have left their queues.
+
+        If nothing else is read, the pause before each check is that of the run.
+        """
+        now = self._run.clock.monotonic()
+        alone = self._progress is None and not self._subscriptions.readers
+        if now < self._retry_at and not alone:
+            return False
+        self._retry_at = now + RETRY_SECONDS
+        return True
 
     def must_be_divided_again(self) -> bool:
         """Whether there is a newer ring, so that the consumers must divide the queues again."""
@@ -75,8 +100,8 @@ class QueuesToRead:
 
     def follow_old_queues(self) -> None:
         """Check the old queues that records wait for, and put a fence where one is missing."""
+        self.unsubscribed += self._subscriptions.take_left_to_others()
         if self._progress is not None:
-            self.unsubscribed += self._subscriptions.take_left_to_others()
             self._progress.check(self._raw)
             if self._progress.over:
                 self._progress.finish()
@@ -109,6 +134,7 @@ class QueuesToRead:
         subscriptions.cancelled.clear()
         for tag in tags:
             subscriptions.drop_reader(tag)
+            subscriptions.leave_to_others(tag)
         if begun:
             # This comes before the waiting queues are closed, because records that run now may have
             # come from them.
@@ -130,3 +156,4 @@ class QueuesToRead:
         )
         self._mode.let_finish()
         self.unsubscribed = self._subscriptions.return_deliveries(self._queues, self.unsubscribed)
+        self._begun = False

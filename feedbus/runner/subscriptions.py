@@ -70,6 +70,12 @@ class Subscriptions:
         left, self._left_to_others = self._left_to_others, []
         return left
 
+    def leave_to_others(self, tag: str) -> None:
+        """Subscribe to an old queue again only when no other consumer reads it."""
+        source = self._sources[tag]
+        if source.when_unread:
+            self._left_to_others.append(source)
+
     def subscribe(self, connection: Connection, source: Source) -> bool:
         """Start to read a queue; return False if it allows one consumer and already has another.
 
@@ -194,9 +200,7 @@ class Subscriptions:
             consumers = reader.consumers()
             if consumers > 1:  # other consumers have deliveries; the last one deletes the queue
                 self.drop(reader.tag)
-                source = self._sources[reader.tag]
-                if source.when_unread:
-                    self._left_to_others.append(source)
+                self.leave_to_others(reader.tag)
                 return True
             if phase == "switching" or not consumers:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
