@@ -17,6 +17,7 @@ from feedbus.errors import BrokerOutage, Outage, Reject
 from feedbus.runner import CrashGuard, group
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
+from tests.ordered_queues import DELAYS
 from tests.small_topologies import queue
 from tests.systems import System
 
@@ -215,3 +216,26 @@ def test_a_group_that_has_published_much_is_sent_before_the_next_record_is_handl
     system.run(send_on)
     assert ready == [0, 0, 1200]
     assert system.ready()["next"] == 1800
+
+
+@pytest.mark.parametrize("failing", [[], [1], [1, 3]])
+def test_a_record_whose_messages_are_refused_is_sent_before_later_records_of_its_key(
+    make: Callable[..., System], failing: list[int]
+) -> None:
+    work = queue(prefetch=20, order_by=True, single_active_consumer=True, retry=DELAYS)
+    system = make(work, queue("next", exchange="other", routing_keys=("n",)), pack=2)
+    refused = [0]
+
+    def send_on(message: dict[str, Any], bus: Bus) -> None:
+        number = message["n"]
+        if number in failing:
+            failing.remove(number)
+            raise ValueError
+        key = "lost" if number in refused else "n"
+        refused[:] = [each for each in refused if each != number]
+        bus.publish_many("other", [(message, key)] * 2)
+
+    system.publish(range(5))
+    system.run(send_on)
+    system.run(system.note, name="next")
+    assert system.seen == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

@@ -41,6 +41,11 @@ class BlockedKeys:
         self._retries = retries
         self._stopping = Retry | Reject if block_on_dead else Retry
 
+    @property
+    def ordered(self) -> bool:
+        """Whether records wait for earlier records of their keys."""
+        return self._retries is not None
+
     def key(self, arrived: Decoded, row: int) -> Any:
         """Return a record's ordering key, or None if it has no order."""
         return self._decoder.key(arrived, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from feedbus.broker.refused_messages import Refusal, raise_refused
@@ -180,20 +181,35 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
         Outage: the broker is unavailable; the call may be repeated.
 
     """
-    if any(calls) and all(call.plain for call in calls):
-        try:
-            refusals = sender.send(message for call in calls for message in call)
-        except BaseException:
-            for call in calls:
-                call.leave()
-            raise
-        refused = {id(refusal.message): refusal for refusal in refusals}
-        errors = [_end(call, refused) for call in calls]
-        return [
-            call.error_of_sending() if error is None else error
-            for call, error in zip(calls, errors, strict=True)
-        ]
-    return [call.error_of_sending() for call in calls]
+    errors = send_plain(sender, calls)
+    return [call.error_of_sending() for call in calls] if errors is None else [*errors]
+
+
+def send_plain(sender: Sender, calls: Sequence[Publications]) -> deque[Exception | None] | None:
+    """Send the messages of several calls with one wait for the broker, in the order of the calls.
+
+    Returns:
+        For each call, the result that error_of_sending() would return. None if nothing was sent,
+        because each call must be sent alone.
+
+    Raises:
+        Outage: the broker is unavailable; the call may be repeated.
+
+    """
+    if not (any(calls) and all(call.plain for call in calls)):
+        return None
+    try:
+        refusals = sender.send(message for call in calls for message in call)
+    except BaseException:
+        for call in calls:
+            call.leave()
+        raise
+    refused = {id(refusal.message): refusal for refusal in refusals}
+    errors = [_end(call, refused) for call in calls]
+    return deque(
+        call.error_of_sending() if error is None else error
+        for call, error in zip(calls, errors, strict=True)
+    )
 
 
 def _end(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:

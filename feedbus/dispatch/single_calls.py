@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
 from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.publications import Publications, send_together
+from feedbus.dispatch.publications import Publications, send_plain
+from feedbus.dispatch.waiting_record_exceptions import Waits
 from feedbus.errors import Outage
 from feedbus.records import Records
 from feedbus.wire import Delivery
@@ -36,7 +38,7 @@ class SingleCalls:
         self._sender = sender
         self._note = note
         self._opened: list[Decoded] = []
-        self._published: list[HandledRecord] = []
+        self._published: deque[HandledRecord] = deque()
         self._messages = self._bytes = 0
 
     def __len__(self) -> int:
@@ -66,22 +68,20 @@ class SingleCalls:
         self._note(delivery.message_id)
         (opened,), inputs = self._dispatch.decode((delivery,))
         try:
-            published = self._outcomes(delivery, opened, inputs)
+            self._handle(delivery, opened, inputs)
         except Outage:
             self._blocked.expect_repetition(opened)
+            while self._published and self._published[-1].opened is opened:
+                self._published.pop().publications.discard()
             raise
         self._opened.append(opened)
-        for each in published:
-            self._published.append(each)
-            self._messages += len(each.publications)
-            self._bytes += each.publications.body_bytes
 
-    def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[HandledRecord]:
-        """Call the handler for each record, and return the messages of the calls."""
+    def _handle(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> None:
+        """Call the handler for each record, and keep the messages of the calls."""
         dispatch, calls = self._dispatch, self._dispatch.calls
-        published: list[HandledRecord] = []
         for each in inputs:
             if isinstance(each, InvalidRecord):
+                self._send_published()
                 self._blocked.decide(each)
                 continue
             for chunk in each.chunks:
@@ -94,10 +94,26 @@ class SingleCalls:
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
                     publications, error = calls.outcome(each.wrapped, records)
-                    dispatch.record_ended(opened, row, error, dispatch.clock.monotonic() - started)
+                    seconds = dispatch.clock.monotonic() - started
+                    if error is not None:
+                        error = self._after_earlier(opened, row, error)
+                    dispatch.record_ended(opened, row, error, seconds)
                     if publications:
-                        published.append(HandledRecord(opened, row, records, publications))
-        return published
+                        self._published.append(HandledRecord(opened, row, records, publications))
+                        self._messages += len(publications)
+                        self._bytes += publications.body_bytes
+
+    def _after_earlier(self, opened: Decoded, row: int, error: BaseException) -> BaseException:
+        """Return the exception of a failed record, after the messages of earlier records were sent.
+
+        If the broker refuses a message of an earlier record of its key, that record has failed
+        first, and this record waits for it.
+        """
+        if self._blocked.ordered:
+            self._send_published()
+            if self._blocked.waits(opened, row):
+                return Waits()
+        return error
 
     def finish(self) -> list[Delivery]:
         """Publish the messages of all handled records, and return the deliveries to acknowledge.
@@ -106,18 +122,40 @@ class SingleCalls:
             Outage: the broker or store is unavailable; the call may be repeated.
 
         """
-        published = self._published
-        if published:
-            errors = send_together(self._sender, [each.publications for each in published])
-            for each, error in zip(published, errors, strict=True):
-                if error is not None:
-                    classified = self._dispatch.calls.classify_error(each.records, error)
-                    self._dispatch.record_failed(each.opened, each.row, classified)
-            self._clear_published()
+        self._send_published()
         self._dispatch.finish(self._opened, self._note)
         deliveries = [opened.delivery for opened in self._opened]
         self._opened = []
         return deliveries
+
+    def _send_published(self) -> None:
+        """Publish the messages of all handled records; a record fails if its messages are refused.
+
+        If the messages cannot be sent together, those of the later records of its key are not sent.
+        These records wait, and are handled again.
+
+        Raises:
+            Outage: the broker or store is unavailable; the call may be repeated.
+
+        """
+        published = self._published
+        errors = send_plain(self._sender, [each.publications for each in published])
+        while published:
+            handled = published[0]
+            opened, row, publications = handled.opened, handled.row, handled.publications
+            if errors is not None:
+                error = errors.popleft()
+            elif self._blocked.waits(opened, row):
+                self._blocked.defer(opened, row)
+                error = None
+            else:
+                error = publications.error_of_sending()
+            if error is not None:
+                classified = self._dispatch.calls.classify_error(handled.records, error)
+                self._dispatch.record_failed(opened, row, classified)
+            publications.discard()
+            published.popleft()
+        self._messages = self._bytes = 0
 
     def forget(self) -> None:
         """Forget all deliveries: the broker delivers them again."""
@@ -127,5 +165,5 @@ class SingleCalls:
     def _clear_published(self) -> None:
         for each in self._published:
             each.publications.discard()
-        self._published = []
+        self._published.clear()
         self._messages = self._bytes = 0
