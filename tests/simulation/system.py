@@ -174,6 +174,13 @@ class System:
         latest = max((tick.n for tick in self.ticks()), default=0)
         return latest < self.clock.wall_nanoseconds() // SECONDS - 2 * TICK_SECONDS
 
+    def handled(self) -> int:
+        """Return how many different records have had an effect, without those of the schedule."""
+        found = {(name, one) for name, some in self.history.effects.items() for one in some}
+        if self.scenario.stored:
+            found |= {("work", one) for one in self.stored_effects(ticks=False)}
+        return sum(name != "ticks" for name, _ in found)
+
     def outbox_rows(self) -> int:
         """Return how many messages are in the outbox."""
         if not self.scenario.stored:

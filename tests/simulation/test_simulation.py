@@ -25,12 +25,13 @@ from feedbus.transports import memory
 from feedbus.wire import Outgoing
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
+from tests.simulation.clock import SimulatedClock
 from tests.simulation.faults import Faults
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
 from tests.simulation.reached import PATHS
 from tests.simulation.replacing import replaced
-from tests.simulation.runs import simulate
+from tests.simulation.runs import QUIET_SECONDS, finishes, simulate
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import SECONDS, Scheduler
 
@@ -246,6 +247,23 @@ def test_a_killed_process_loses_the_connections_of_its_threads():
         ]
     finally:
         memory.remove(BROKER)
+
+
+@pytest.mark.parametrize(("records", "finished"), [(3, True), (2, False)])
+def test_a_system_has_time_for_its_work_as_long_as_it_goes_on(records: int, finished: bool):
+    scheduler = Scheduler(1)
+    done: list[int] = []
+
+    def run() -> None:
+        for number in range(records):
+            SimulatedClock(scheduler).sleep(QUIET_SECONDS * 0.8)
+            done.append(number)
+
+    scheduler.start("consumer", run)
+    system: Any = SimpleNamespace(
+        scheduler=scheduler, handled=lambda: len(done), finished=lambda: len(done) == 3
+    )
+    assert finishes(system) is finished
 
 
 def test_seeds_leave_no_file_open():
