@@ -99,3 +99,9 @@ def test_a_record_that_runs_longer_than_the_idle_timeout_causes_no_polling(
     publish(system, "ann")
     system.run(lambda _record, _bus: time.sleep(SECONDS), idle_seconds=SECONDS / 10)
     assert len(waits) < FEW
+
+
+def test_a_call_that_ends_after_its_run_wakes_nobody() -> None:
+    waker = Waker()
+    waker.close()
+    waker.wake()

@@ -21,8 +21,8 @@ class Waker:
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Make the socket readable."""
-        if not self._awake:
+        """Make the socket readable; do nothing if the waker is closed."""
+        if not self._awake and self._writer.fileno() != -1:
             self._awake = True
             with suppress(BlockingIOError):
                 self._writer.send(b"\0")
