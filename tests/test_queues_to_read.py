@@ -42,6 +42,10 @@ class Steps:
             self.readers[source.queue] = source
         return source in self.free
 
+    def drop_reader(self, tag: str) -> None:
+        self.noted.append(f"drop_reader {tag}")
+        self.readers.pop(tag, None)
+
     def end_empty(self, _working: Any) -> bool:
         return False
 
@@ -121,7 +125,7 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
     assert (steps.cancelled, queues.unsubscribed) == ([], [OWN, OTHER])
 
 
-@pytest.mark.parametrize("tags", [["own"], ["own", "other"]])
+@pytest.mark.parametrize("tags", [["own"], ["own", "other"], ["own", "own"]])
 def test_without_running_records_only_the_cancelled_queues_are_dropped(tags: list[str]) -> None:
     steps = Steps()
     queues = queues_to_read(steps)
@@ -129,9 +133,14 @@ def test_without_running_records_only_the_cancelled_queues_are_dropped(tags: lis
     steps.cancelled += tags
     steps.noted.clear()
     queues.end()
-    assert steps.noted == [
-        "cancelled",
-        *(f"{step} {tag}" for tag in tags for step in ("drop_reader", "leave_to_others")),
-        *(f"drop_waiting {tag}" for tag in tags),
-    ]
+    assert (
+        steps.noted
+        == [
+            "cancelled",
+            "drop_reader own",
+            "leave_to_others own",  # once, and not for a queue without a reader
+            *(f"drop_reader {tag}" for tag in tags[1:]),
+            *(f"drop_waiting {tag}" for tag in tags),
+        ]
+    )
     assert queues.unsubscribed == [OTHER]

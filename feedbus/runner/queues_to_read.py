@@ -133,8 +133,11 @@ class QueuesToRead:
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
+            # The waiting queue has the same tag. So a tag can be there twice, or without a reader.
+            reads = tag in subscriptions.readers
             subscriptions.drop_reader(tag)
-            subscriptions.leave_to_others(tag)
+            if reads:
+                subscriptions.leave_to_others(tag)
         if begun:
             # This comes before the waiting queues are closed, because records that run now may have
             # come from them.
