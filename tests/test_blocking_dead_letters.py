@@ -20,7 +20,8 @@ from feedbus.errors import Reject
 from feedbus.records import Records
 from feedbus.topology import DeadLetters, Topology
 from servers import versions
-from tests.ordered_queues import ORDERED, published, work
+from tests.ordered_queues import EIGHT, ORDERED, published, work
+from tests.projects import wait_until
 from tests.small_topologies import sharded
 from tests.system_fixtures import systems_on
 from tests.systems import System
@@ -87,6 +88,28 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     system.run(refuse)
     assert [number for number in seen if number % 2 == 0] == [2, 4, 8]
     assert system.dead() == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("shards", [0, 1])
+def test_a_requeued_dead_letter_is_handled_although_the_limit_of_waiting_records_is_reached(
+    make, concurrency, shards
+):
+    options = {"concurrency": concurrency, "block_on_dead": True, "waiting_limit": 1, "prefetch": 1}
+    system = make(sharded(shards, **(ORDERED | options)) if shards else work(**options))
+    exchange, name, queue = ("ring", "shard_0", "shard") if shards else ("work", "work", "work")
+    refused, seen = {1}, []
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    published(system, exchange=exchange)
+    with system.running(refusing(refused, seen), name):
+        wait_until(lambda: system.dead(queue))
+        refused.clear()
+        output = command(["requeue", queue, "--all"]).output
+        assert output == f"1 dead letter sent back to {queue}\n"
+        wait_until(lambda: len(seen) == len(EIGHT))
+    assert [number for number in seen if number % 2] == [1, 3, 5, 7]
+    assert sorted(seen) == EIGHT
+    assert system.dead(queue) == []
 
 
 @pytest.mark.parametrize("pack", [1, 10])

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
+from feedbus import broker
 from feedbus.broker.refused_messages import raise_refused
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.generations import ring_state
 from feedbus.logs import EventLog
 from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
+from feedbus.ring import Ring
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp_protocols import Channel
-from feedbus.wire.constants import JSON, KEY, PACK
+from feedbus.wire.amqp_protocols import Channel, Connection
+from feedbus.wire.constants import JSON, KEY, PACK, REQUEUED
 from feedbus.wire.failed_messages import of_record, sent_back
 
 events = EventLog(__name__)
@@ -34,10 +37,15 @@ class Requeue:
     is bound only to this queue. So they keep their routing keys, and no other queue gets a copy. An
     external queue gets its dead letters by the default exchange, because feedbus does not bind
     external queues.
+
+    With `block_on_dead`, they are published to the waiting queues. So they do not come after the
+    backlog of the queue. The consumer may not read this backlog: it holds when `waiting_limit`
+    records wait for dead letters. During a change of shards they are published as described above.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
         """Open a connection to send dead letters to a queue."""
+        self._topology = topology
         self._sender = Sender(topology)
         self._names = Names(topology)
         self._queue = queue
@@ -62,14 +70,66 @@ class Requeue:
         Raises:
             BrokerOutage: the broker is unavailable.
             PublishError: the broker did not accept it.
-            UsageError: the queue does not exist.
+            UsageError: the queue does not exist, or another process holds the topology's lock.
 
         """
-        refusals = self._sender.send(self._messages(letter))
+        messages = self._messages(letter)
+        if self._queue.block_on_dead:
+            messages = self._not_waiting(messages, letter)
+        refusals = self._sender.send(messages)
         final = [_without_user(each.message) for each in refusals if each.final]
         if final:
             refusals = [each for each in refusals if not each.final] + self._sender.send(final)
         raise_refused(refusals)
+
+    def _not_waiting(self, messages: Sequence[Outgoing], letter: DeadLetter) -> Sequence[Outgoing]:
+        """Publish messages to the waiting queues of their keys; return those that have none."""
+        if not self._hashed:
+            own = self._names.waiting(self._own)
+            return self._left(messages, [letter.key] * len(messages), lambda _: own)
+        topology = self._topology
+        # Under the lock, no switch begins. So the consumers handle the messages before they move
+        # the records of these waiting queues.
+        with (
+            broker.connect(topology) as connection,
+            broker.outage(connection, topology.broker_url),
+            broker.locked(connection, topology),
+        ):
+            waiting_queue = self._waiting_queue_of_key(connection)
+            if waiting_queue is None:
+                return messages
+            return self._left(messages, [each.routing_key for each in messages], waiting_queue)
+
+    def _left(
+        self,
+        messages: Sequence[Outgoing],
+        keys: Sequence[str],
+        waiting_queue: Callable[[str], str],
+    ) -> list[Outgoing]:
+        """Publish messages to the waiting queues of these keys; return those that were refused."""
+        sent = [
+            replace(
+                each,
+                exchange="",
+                routing_key=waiting_queue(key),
+                headers={**each.headers, KEY: key, REQUEUED: True},
+            )
+            for each, key in zip(messages, keys, strict=True)
+        ]
+        refused = {id(each.message) for each in self._sender.send(sent)}
+        pairs = zip(messages, sent, strict=True)
+        return [message for message, one in pairs if id(one) in refused]
+
+    def _waiting_queue_of_key(self, connection: Connection) -> Callable[[str], str] | None:
+        """Return a function that returns the waiting queue of a key, or None if it is not known."""
+        exchange = self._topology.exchanges[self._queue.exchange]
+        state = ring_state.states(connection, self._topology).get(exchange.name)
+        if state is None or state.draining or not state.settled or state.disordered:
+            return None
+        if not state.current.members or {"hash-header", "hash-property"} & {*exchange.arguments}:
+            return None
+        ring, current = Ring.of(state.current.members), state.current
+        return lambda key: self._names.waiting(self._names.member(current, ring.route(key)))
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
         delivery = letter.delivery

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from feedbus.clock import NANOSECONDS, Clock
 from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePolicy
 from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.requeued_dead_letters import RequeuedDeadLetters
 from feedbus.dispatch.taken_waiting_records import TakenRecords
 from feedbus.dispatch.waiting_messages import Arrival, read, written
 from feedbus.dispatch.waiting_record_copies import BLOCKED, NOTHING, WaitingRecord
@@ -17,7 +18,7 @@ from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.logs import EventLog
 from feedbus.records.packs import Pack
 from feedbus.wire import Delivery
-from feedbus.wire.constants import ATTEMPT, PACK, RELEASE
+from feedbus.wire.constants import ATTEMPT, PACK, RELEASE, REQUEUED
 
 events = EventLog(__name__)
 
@@ -56,6 +57,7 @@ class OrderedRetries:
         """
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.taken = TakenRecords(self.records)
+        self.requeued = RequeuedDeadLetters()
         self.unsettled = False  # messages for the waiting queues are not confirmed yet
         # Whether a delivery with failed records will be handled again. Some of its failed records
         # may already be in a waiting queue.
@@ -76,6 +78,7 @@ class OrderedRetries:
     def closed(self, waiting_queue: str) -> None:
         """Forget the records in a waiting queue that is closed: they are delivered again."""
         self.taken.drop(waiting_queue)
+        self.requeued.drop(lambda tag: self._queues.get(tag) == waiting_queue)
         self.records.drop(waiting_queue)
 
     def forget(self) -> None:
@@ -85,14 +88,31 @@ class OrderedRetries:
         self._queues.clear()
         self._turns.clear()
         self.taken.forget()
+        self.requeued.drop(lambda _: True)
 
     def now(self) -> float:
         """Return the time, in seconds since 1970."""
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:
-        """Return in how many seconds a waiting record may run; infinity if none waits."""
-        return self.records.next_due() - self.now()
+        """Return in how many seconds take() may return a delivery; infinity if none waits."""
+        return 0.0 if self.requeued else self.records.next_due() - self.now()
+
+    def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+        """Return requeued dead letters or, if there are none, waiting records that run now.
+
+        The caller then settles them. See TakenRecords.take().
+        """
+        return self.requeued.take(most, alone) or self.taken.take(self.now(), most, alone)
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Put deliveries back that take() has returned, and that were not handled."""
+        self.requeued.put_back(deliveries)
+        self.taken.put_back([each for each in deliveries if self.taken.record_of(each) is not None])
+
+    def requeued_in(self, waiting_queue: str) -> bool:
+        """Whether a waiting queue has delivered a requeued dead letter that is not settled."""
+        return self.requeued.has(lambda tag: self._queues.get(tag) == waiting_queue)
 
     # -- what the waiting queue delivers -------------------------------------------------------
 
@@ -101,6 +121,9 @@ class OrderedRetries:
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
             return [delivery, *self._release(str(delivery.headers[RELEASE]))]
+        if REQUEUED in delivery.headers:
+            self.requeued.add(delivery)
+            return []
         turn = self._turns.get(delivery.consumer_tag, 0)
         record = read(
             Arrival(delivery, message, self._clock.monotonic()),
@@ -126,7 +149,7 @@ class OrderedRetries:
         Before this call, the broker must have confirmed all messages that their handlers published.
         """
         self.unsettled = False
-        return self.taken.settled(deliveries)
+        return self.taken.settled(deliveries) + self.requeued.settled(deliveries)
 
     # -- before and after the call of a handler -------------------------------------
 

@@ -65,6 +65,10 @@ class WaitingQueues:
         """Count the waiting records."""
         return len(self._retries.records)
 
+    def __bool__(self) -> bool:
+        """Whether a record waits, or a requeued dead letter is to be handled."""
+        return bool(self._retries.requeued) or len(self) > 0
+
     def follow(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues."""
         self._retries.predecessors = old_queues
@@ -178,7 +182,7 @@ class WaitingQueues:
 
     def seconds_until_due(self) -> float:
         """Return in how many seconds a record may run; infinity if none waits."""
-        return max(self._retries.seconds_until_due(), 0.0) if len(self) else math.inf
+        return max(self._retries.seconds_until_due(), 0.0) if self else math.inf
 
     def full(self) -> bool:
         """Whether the limit of waiting records is reached; changes are logged."""
@@ -188,12 +192,12 @@ class WaitingQueues:
         return self._limit.check(len(self) - self.behind_old_queues)
 
     def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
-        """Return waiting records that run now; see TakenRecords.take()."""
-        return self._retries.taken.take(self._retries.now(), most, alone)
+        """Return deliveries of waiting queues that run now; see OrderedRetries.take()."""
+        return self._retries.take(most, alone)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put taken records back that were not handled; they wait again."""
-        self._retries.taken.put_back(deliveries)
+        self._retries.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled."""
@@ -245,4 +249,9 @@ class WaitingQueues:
 
         """
         opened = self._open.get(tag)
-        return opened is None or self._mover.move(connection, queue, opened)
+        if opened is None:
+            return True
+        if self._retries.requeued_in(opened.queue):
+            opened.ending = False  # the probe must follow the messages that result from it
+            return False
+        return self._mover.move(connection, queue, opened)

@@ -38,6 +38,7 @@ NOT_BEFORE = "feedbus-not-before"
 ORDER_KEY = "feedbus-order-key"
 PLACE = "feedbus-place"
 RELEASE = "feedbus-release"  # the id of the dead letter whose records are released; "" for all
+REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
 # The time that a message waits in the timer, one digit for each position, and its target.
 TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
 TIMER_TARGET = "feedbus-timer-target"
@@ -61,6 +62,7 @@ OF_FAILURES = frozenset(
         QUEUE,
         REASON,
         RELEASE,
+        REQUEUED,
         SENT_AT,
         TRACEBACK,
         UNIDENTIFIED,

@@ -10,7 +10,7 @@ from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters as dead_letters
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dead_letters.requeue import Requeue
-from feedbus.errors import Outage, PublishError
+from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.metrics import Metrics
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import NoStore, Store
@@ -208,7 +208,7 @@ def run_operator(system: System) -> None:
                     dead_letters.settle(
                         channel, topology, queue, lambda _: True, partial(requeue, back)
                     )
-            except (Outage, PublishError) as error:
+            except (Outage, PublishError, UsageError) as error:
                 system.scheduler.note(f"cannot requeue: {error}")
 
 

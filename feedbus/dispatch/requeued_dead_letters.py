@@ -1,0 +1,71 @@
+"""Dead letters that are requeued through a waiting queue, until they are settled.
+
+With `block_on_dead`, a dead letter that an operator requeues must not come after the backlog of its
+queue: the consumer may read no more of it until the dead letter has released its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from feedbus.wire import Delivery
+
+
+class RequeuedDeadLetters:
+    """The requeued dead letters of one consumer; it handles them before its waiting records."""
+
+    def __init__(self) -> None:
+        """Start without dead letters."""
+        self._arrived: list[Delivery] = []
+        self._taken: dict[tuple[str, int], Delivery] = {}
+
+    def __bool__(self) -> bool:
+        """Whether one has arrived that was not taken."""
+        return bool(self._arrived)
+
+    def add(self, delivery: Delivery) -> None:
+        """Add a dead letter that a waiting queue has delivered."""
+        self._arrived.append(delivery)
+
+    def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+        """Return dead letters that are handled now; the caller then settles them.
+
+        Args:
+            most: the largest number of dead letters.
+            alone: called with a message id; returns whether that message must be handled alone.
+
+        """
+        count = 0
+        for delivery in self._arrived[:most]:
+            suspected = alone(delivery.message_id)
+            count += not (count and suspected)
+            if suspected:
+                break
+        taken, self._arrived = self._arrived[:count], self._arrived[count:]
+        self._taken.update((_name(each), each) for each in taken)
+        return taken
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Put taken dead letters back that were not handled; other deliveries are left out."""
+        self._arrived[:0] = self.settled(deliveries)
+
+    def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Forget taken dead letters; return those of the deliveries that are dead letters."""
+        if not self._taken:
+            return []
+        found = [self._taken.pop(_name(each), None) for each in deliveries]
+        return [each for each in found if each is not None]
+
+    def has(self, came: Callable[[str], bool]) -> bool:
+        """Whether there is one that is not settled, and whose consumer tag a function accepts."""
+        return any(came(each.consumer_tag) for each in (*self._arrived, *self._taken.values()))
+
+    def drop(self, came: Callable[[str], bool]) -> None:
+        """Forget those whose consumer tag a function accepts: the broker delivers them again."""
+        self._arrived = [each for each in self._arrived if not came(each.consumer_tag)]
+        for name in [each for each in self._taken if came(each[0])]:
+            del self._taken[name]
+
+
+def _name(delivery: Delivery) -> tuple[str, int]:
+    return delivery.consumer_tag, delivery.tag
