@@ -1,4 +1,4 @@
-"""Whether a notice of a switch lets a consumer divide the old queues again."""
+"""Which queues a consumer reads during a switch, and whether a notice divides them again."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from feedbus.generations.ring_state import State, encode_generation
 from tests.small_topologies import queue, sharded, undeclared
 
 BEFORE = replace(undeclared().generation("ring"), turn=4)
+CURRENT = State(BEFORE)
 NO_CONNECTION: Any = None  # it fails if the state is read
 
 
-def draining(name: str = "shard_1", **options: Any) -> ConsumerQueues:
-    """Return the queues of a shard that knows the generation BEFORE."""
+def draining(name: str = "shard_1", state: State = CURRENT, **options: Any) -> ConsumerQueues:
+    """Return the queues of a shard that knows a state, by default with the generation BEFORE."""
     options = {"order_by": True, **options}
     topology = replace(undeclared(), queues={"shard": sharded(4, **options), "work": queue()})
-    state = {"ring": State(BEFORE)}
-    return ConsumerQueues(topology, topology.consumer(name), state, lambda: True)
+    return ConsumerQueues(topology, topology.consumer(name), {"ring": state}, lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,17 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
     state = State(replace(BEFORE, turn=turn))
     monkeypatch.setattr(consumer_queues.ring_state, "states", lambda *_: {"ring": state})
     assert draining().announced(NO_CONNECTION, notice) is (turn == 5)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_shard_that_a_switch_removes_is_read_until_the_switch_is_complete(
+    *, settled: bool
+) -> None:
+    fewer = replace(BEFORE, turn=5, members=(("shard_0", 1),))
+    state = State(fewer, draining=(BEFORE,), settled=settled)
+    removed, kept = draining(state=state), draining("shard_0", state)
+    assert kept.removal_reason(NO_CONNECTION) is None
+    assert (removed.removal_reason(NO_CONNECTION) is None) is not settled
+    if not settled:
+        (own,) = next(removed.queues(NO_CONNECTION))
+        assert own.queue.endswith(f"shard_1.{BEFORE.digest}")

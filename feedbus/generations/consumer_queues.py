@@ -71,7 +71,8 @@ class ConsumerQueues:
         self._topology = topology
         self._names = Names(topology)
         self._consumer = consumer
-        self._state = states.get(consumer.queue.exchange)
+        state = states.get(consumer.queue.exchange)
+        self._state = state if state is None else _followed(state, consumer.name)
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:
@@ -281,3 +282,18 @@ class ConsumerQueues:
         state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
+
+
+def _followed(state: State, consumer: str) -> State:
+    """Return the state that a consumer follows: the broker's state, or the one before it.
+
+    While a switch removes the shard of a consumer, the switch can wait for room in the queue of the
+    shard. The consumers that will share this queue do not know yet that they have to read it. So
+    its own consumer reads it until the switch is complete.
+    """
+    if state.settled or consumer in dict(state.current.members) or not state.draining:
+        return state
+    *older, newest = state.draining
+    if consumer not in dict(newest.members):
+        return state
+    return replace(state, current=newest, draining=tuple(older), settled=True)
