@@ -12,6 +12,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
+from feedbus.process.status_files import all_waiting
 from feedbus.process.watchdog import Note
 from feedbus.testing import TestSystem
 from servers import versions
@@ -31,7 +32,7 @@ routing_keys = ["#"]
 handler = "at_once:work"
 concurrency = 8
 prefetch = 40
-retry = {{ delays = ["50ms"], then = "dead-letter" }}
+retry = {{ delays = {delays}, then = "dead-letter" }}
 {options}
 [queues.done]
 exchange = "done"
@@ -79,12 +80,12 @@ bus.publish("done", {{"n": n}}, key=key)
 """
 
 
-def project_at(folder, broker, kind, body, *, pack=0, options="order_by = true"):
+def project_at(folder, broker, kind, body, *, pack=0, options="order_by = true", delays='["50ms"]'):
     form, sleep = kind
     indented = "\n".join(f"    {line}" for line in body.format(sleep=sleep).splitlines())
     (folder / "at_once.py").write_text(MODULE.format(kind=form, body=indented))
     name = f"at_once_{uuid4().hex[:8]}"  # on a server that others use
-    text = TOPOLOGY.format(name=name, broker=broker, pack=pack, options=options)
+    text = TOPOLOGY.format(name=name, broker=broker, pack=pack, options=options, delays=delays)
     (folder / "topology.toml").write_text(text)
     project = Project(folder)
     project.feedbus("apply")
@@ -245,7 +246,9 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("options", PROBLEMS)
 def test_options_that_cannot_go_together_are_located(tmp_path, options):
-    text = TOPOLOGY.format(name="small", broker=EMBEDDED, pack=0, options=options)
+    text = TOPOLOGY.format(
+        name="small", broker=EMBEDDED, pack=0, options=options, delays='["50ms"]'
+    )
     if "prefetch" in options:
         text = text.replace("prefetch = 40\n", "")
     (tmp_path / "topology.toml").write_text(text)
@@ -255,10 +258,27 @@ def test_options_that_cannot_go_together_are_located(tmp_path, options):
 
 
 def test_concurrency_and_order_have_their_defaults(tmp_path):
-    text = TOPOLOGY.format(name="small", broker=EMBEDDED, pack=0, options='order_by = "n"')
+    text = TOPOLOGY.format(
+        name="small", broker=EMBEDDED, pack=0, options='order_by = "n"', delays='["50ms"]'
+    )
     (tmp_path / "topology.toml").write_text(text.replace("prefetch = 40\n", ""))
     topology = config.load(tmp_path / "topology.toml")
     work, done = topology.queues["work"], topology.queues["done"]
     assert (work.prefetch, work.order_by, work.single_active_consumer) == (16, "n", True)
     assert (done.prefetch, done.concurrency, done.order_by) == (10, 1, False)
     assert not done.single_active_consumer
+
+
+def test_a_consumer_that_is_started_again_counts_its_waiting_records(tmp_path):
+    fails = "note('called')\nraise OSError"
+    project = project_at(tmp_path, EMBEDDED, ASYNC, fails, delays='["1h"]')
+    publish(project, [1])
+    for _ in range(2):
+        process = project.start("run", "work")
+        try:
+            wait_until(lambda: all_waiting(tmp_path / "var/run") == {"work": 1})
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+    assert project.seen() == ["called"]

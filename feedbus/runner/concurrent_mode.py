@@ -88,7 +88,9 @@ class ConcurrentMode(BatchMode):
         return arrived
 
     def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Do nothing: handle_next() also starts the waiting records that are due."""
+        """Report and renew waiting records; handle_next() starts the records that are due."""
+        if self._run.waiting is not None:
+            self._run.waiting.renew(self._run.timeout.seconds)
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
@@ -166,7 +168,6 @@ class ConcurrentMode(BatchMode):
                 return False
         else:
             self._defers_due = True
-        waiting.renew(run.timeout.seconds)
         return True
 
     def _settle_ended(self) -> None:
