@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.apply import exclusive
+from feedbus.apply import apply, exclusive
 from feedbus.broker import inventory, lookups, queue_arguments, timer
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
+from feedbus.plan.planning import make_plan
 from feedbus.topology import Exchange, RetryPolicy
 from servers import versions
 from tests.applying import (
@@ -209,6 +210,46 @@ def test_what_a_retry_waits_for_is_kept_where_its_queue_is_replaced(
     wanted = system.changed(queue(retry=quick, max_length=5))
     carry_out(wanted)
     assert consume_work(wanted, 1) == [7]
+
+
+class RunningNothing:
+    """A supervisor without processes."""
+
+    def pause(self, consumers: object) -> None:
+        """Do nothing."""
+
+    def follow(self) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+def test_an_apply_that_does_not_wait_deletes_retry_queues_only_if_they_are_empty(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(retry=RetryPolicy((3600.0,), "dead-letter")))
+    wait_for_retry(system.topology, 7)
+    wanted = system.changed(queue(retry=RetryPolicy((5.0,), "dead-letter")))
+    names = Names(wanted)
+
+    def apply_now() -> bool:
+        return apply(
+            wanted,
+            make_plan(wanted, None, predict=False),
+            RunningNothing(),
+            wait=False,
+            report=lambda _: None,
+            progress=lambda _: None,
+        )
+
+    with broker.connect(wanted) as connection:
+        channel = connection.channel()
+        channel.basic_consume(names.unsharded(wanted.queues["work"]))
+        assert not apply_now()
+        channel.queue_purge(names.delay(wanted.queues["work"], 3_600_000))
+        assert apply_now()
+    assert nothing_to_do(wanted)
 
 
 def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(

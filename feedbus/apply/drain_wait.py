@@ -30,16 +30,25 @@ def await_drained(
 
     """
     clock = broker.clock(topology)
-    while True:
-        left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
-        waiting = [_count(connection, topology, queue) for queue in leaving]
-        if all(count is None for count in left) and not any(waiting):
-            remembered = ring_state.states(connection, topology).values()
-            if not any(state.draining for state in remembered):
-                progress(0)
-                return
-        progress(sum(count or 0 for count in (*left, *waiting)))
+    while (left := messages_left(connection, topology, leaving)) is not None:
+        progress(left)
         clock.sleep(CHECK_SECONDS)
+    progress(0)
+
+
+def messages_left(connection: Connection, topology: Topology, leaving: Iterable[str]) -> int | None:
+    """Return the number of messages in queues that drain; None if all of them are drained.
+
+    The number can be 0 although a queue is not drained yet: its consumer still has to delete it.
+    The arguments have the same meaning as for await_drained().
+    """
+    left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
+    waiting = [_count(connection, topology, queue) for queue in leaving]
+    if all(count is None for count in left) and not any(waiting):
+        remembered = ring_state.states(connection, topology).values()
+        if not any(state.draining for state in remembered):
+            return None
+    return sum(count or 0 for count in (*left, *waiting))
 
 
 def _count(connection: Connection, topology: Topology, queue: str) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from feedbus import broker
-from feedbus.apply.drain_wait import await_drained
+from feedbus.apply.drain_wait import await_drained, messages_left
 from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
@@ -124,7 +124,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         if supervisor is not None:
             supervisor.follow()
             step("followed")
-            if not wait and (plan.work.leaving or _draining(connection, topology)):
+            if not wait and messages_left(connection, topology, plan.work.leaving) is not None:
                 return False
             await_drained(connection, topology, plan.work.leaving, progress)
             step("drained")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 
-OLD_QUEUES = "the queues of the old generation"
-
 
 @click.command(
     "apply",
@@ -100,7 +98,8 @@ def command(  # noqa: PLR0913 -- an option each
         progress.report(click.style("applied", fg="green", bold=True))
     elif supervisor is None:
         progress.report(
-            f"switched; the consumers drain {OLD_QUEUES} when you start them with `feedbus up`"
+            "switched; the consumers drain the queues of the old generation when you start them"
+            " with `feedbus up`"
         )
     elif no_wait:
         reloads = plan.watchers is not None and plan.watchers.reloads
@@ -109,7 +108,7 @@ def command(  # noqa: PLR0913 -- an option each
             if reloads
             else "run `feedbus apply` again later: it deletes them"
         )
-        progress.report(f"switched; the consumers now drain {OLD_QUEUES}; {later}")
+        progress.report(f"changed; the consumers still empty old queues; {later}")
     else:
         msg = "not every change was made; run `feedbus apply` again"
         raise UsageError(msg)
