@@ -164,7 +164,9 @@ def test_what_waits_in_the_order_of_its_key_is_counted(system):
         mark_waiting(3)
         assert figures(own, "work")["retrying"] == 3
         assert 'feedbus_waiting_records{consumer="work"} 3.0' in metrics(own)
-        assert gather(topology)["consumers"]["work"]["waiting"] == 3
+        found = gather(topology)["consumers"]
+        assert (found["work"]["waiting"], found["work"]["retrying"]) == (3, 3)
+        assert found["shard_0"]["retrying"] == 0
         mark_waiting(0)
         assert figures(own, "work")["retrying"] == 0
         assert 'feedbus_waiting_records{consumer="work"} 0.0' in metrics(own)

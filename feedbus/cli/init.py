@@ -19,6 +19,9 @@ MEANINGS = {
     "pyproject.toml": "dependencies, and options of pytest, mypy and ruff",
     "Dockerfile": "the image",
     "compose.yaml": "the image, and RabbitMQ",
+    ".dockerignore": "files that are not copied into the image",
+    ".gitignore": "files that git ignores",
+    "wheels/README": "for wheels that the image needs, such as feedbus",
 }
 MESSAGE = '{"id": 1, "product": "chair", "customer": "ann", "quantity": 2}'
 
@@ -49,7 +52,8 @@ def command(name: str, *, minimal: bool) -> None:
     for path in sorted(
         created.paths, key=lambda one: order.index(one) if one in order else len(order)
     ):
-        click.echo(f"  {path:<{width}}  {MEANINGS.get(path, '')}".rstrip())
+        meaning = MEANINGS.get(path, "the systemd unit" if path.endswith(".service") else "")
+        click.echo(f"  {path:<{width}}  {meaning}".rstrip())
     click.echo(
         f"\nNext:\n"
         f"  cd {name}\n"
@@ -57,6 +61,6 @@ def command(name: str, *, minimal: bool) -> None:
         f"  feedbus up             # runs everything on the embedded broker; Ctrl-C stops it\n"
         f"In a second terminal, in the same folder:\n"
         f"  feedbus publish orders --key chair --json '{MESSAGE}'\n"
-        f"  feedbus status         # consumers, depths, the address of the operations page\n"
+        f"  feedbus status         # consumers, waiting messages, address of the operations page\n"
         f"  feedbus logs           # the log lines of all consumers and processes"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ def gather(topology: Topology) -> dict[str, Any]:
             waiting["waiting"] += taken.get(name, 0)
         waiting["dead_dropped"] = dropped.get(name, 0)
         consumers[name] = kept.get(name, NOT_RUNNING) | waiting
+    _add_waiting_to_retrying(topology, consumers)
     return {
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
         "broker": broker,
@@ -90,6 +92,16 @@ def gather(topology: Topology) -> dict[str, Any]:
         "operations": {"url": _operations_url(topology)},
         "notes": [note] if note else [],
     }
+
+
+def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, Any]]) -> None:
+    """Add the records in waiting queues to `retrying`, which is a total of the whole queue."""
+    totals = Counter[str]()
+    for name, one in consumers.items():
+        totals[topology.consumers[name].queue.name] += one["waiting"] or 0
+    for name, one in consumers.items():
+        if one["retrying"] is not None:
+            one["retrying"] += totals[topology.consumers[name].queue.name]
 
 
 def _hosts(topology: Topology) -> list[dict[str, Any]]:

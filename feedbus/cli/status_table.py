@@ -53,7 +53,7 @@ def table(found: dict[str, Any]) -> str:
             records = (
                 "1 record waits" if one["waiting"] == 1 else f"{one['waiting']:,} records wait"
             )
-            lines.append(f"{name}: {records} because an earlier record of the same key has failed")
+            lines.append(f"{name}: {records} for a retry, or for an earlier record of the same key")
         if one["dead_dropped"]:
             letters = f"{one['dead_dropped']:,} dead letter{'s' * (one['dead_dropped'] != 1)}"
             lines.append(f"{name}: {letters} deleted because of max_age or max_length")

@@ -17,7 +17,7 @@ from feedbus.topology import OPERATIONS, Queue, Topology
 
 PROTOCOL = 2  # version of the supervisor's requests and answers; feedbus 0.1 sends none
 OPTIONS_CHANGED = "its options have changed since it was started"
-SHOWN_CHANGED = "the queues that it shows, its schedules, or its own options, have changed"
+SHOWN_CHANGED = "the queues that it shows, its schedules or its own options have changed"
 # These options change only the ring, so an existing shard is not restarted.
 PLACED = ("shards", "weights")
 
