@@ -1,4 +1,4 @@
-"""The run of one seed, from the choice of its scenario to the judgement."""
+"""The run of one seed, from the choice of its scenario to the check."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from feedbus.runner.memory import ResidentMemory
 from feedbus.transports import memory
 from feedbus.transports.sqlite import delivery_owners, registration, routing
 from tests.simulation.broker import SimulatedBroker
+from tests.simulation.checker import errors_of, stuck
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts, simulated
-from tests.simulation.judgement import judge, stuck
 from tests.simulation.landmarks import struck_landmarks
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
@@ -142,8 +142,8 @@ def run(system: System) -> list[str]:
     network.faulty = False
     scheduler.note("NO MORE FAULTS", by="-")
     if finishes(system):
-        return judge(system)
-    return [*judge(system), *stuck(system)]
+        return errors_of(system)
+    return [*errors_of(system), *stuck(system)]
 
 
 def finishes(system: System) -> bool:

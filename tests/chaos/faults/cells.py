@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.chaos.faults.columns import COLUMNS, Column
 from tests.chaos.faults.loaded_system import Injector, LoadedSystem
 from tests.chaos.faults.results import Result
-from tests.chaos.faults.verdict import Verdict, judge
+from tests.chaos.faults.verdict import Verdict, check_store
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ def run_loaded(
     rate: int = 0,
     records: int = 0,
 ) -> Result:
-    """Publish, inject faults, wait until all is handled, and judge by the store.
+    """Publish, inject faults, wait until all is handled, and check the store.
 
     Args:
         cell: the scenario and the broker.
@@ -93,7 +93,7 @@ def run_loaded(
     """
     records = system.publish(records or cell.size, rate or RATES[cell.column])
     left = system.run(records, injector)
-    verdict = judge(system.store_url, system.accepted(), system.uncertain)
+    verdict = check_store(system.store_url, system.accepted(), system.uncertain)
     verdict.other += [*left, *injector.omitted()]
     load = f"{records:,} records"
     return cell.result(system.servers.names, load, injector.done, verdict, figures)

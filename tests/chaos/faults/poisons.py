@@ -177,7 +177,7 @@ def run(cell: Cell, folder: Path) -> Result:
         poisons = _publisher(cell, servers)
         with loaded(servers, CHAOS_HANDLER_TIMEOUT=HANDLER_TIMEOUT) as system:
             result = run_loaded(cell, system, poisons)
-            wrong = judge_letters(system.dead_letters(), poisons.published)
+            wrong = letter_errors(system.dead_letters(), poisons.published)
             result.problems.extend(wrong)
             return result
 
@@ -191,7 +191,7 @@ def _publisher(cell: Cell, servers: Servers) -> PoisonPublisher:
     return PoisonPublisher(kinds, every, node.port if node else None)
 
 
-def judge_letters(letters: Sequence[DeadLetter], published: Mapping[str, Poison]) -> list[str]:
+def letter_errors(letters: Sequence[DeadLetter], published: Mapping[str, Poison]) -> list[str]:
     """Return the problems of the dead letters: only poison messages have one, and each has one."""
     wrong = []
     by_key: dict[str, list[DeadLetter]] = {}

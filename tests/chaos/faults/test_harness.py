@@ -17,7 +17,7 @@ from tests.chaos.faults.application.effects import failures
 from tests.chaos.faults.results import Result as CellResult
 from tests.chaos.faults.results import Results
 from tests.chaos.faults.rows import ROWS, Row
-from tests.chaos.faults.verdict import Verdict, judge
+from tests.chaos.faults.verdict import Verdict, check_store
 from tests.simulation.history import Record
 
 Rows = list[tuple[str, int, int]]
@@ -37,7 +37,9 @@ def verdict_on(folder: Path, updates: Rows, notices: Rows) -> Verdict:
                 [(stage, *row) for row in rows],
             )
         store.commit()
-    return judge(f"sqlite:///{folder}/effects.db", [Record(KEY, number) for number in range(3)])
+    return check_store(
+        f"sqlite:///{folder}/effects.db", [Record(KEY, number) for number in range(3)]
+    )
 
 
 def test_a_store_with_every_effect_once_and_in_order_is_right(tmp_path: Path):

@@ -33,7 +33,7 @@ class Verdict:
         return [line for kind in kinds for line in kind[:SHOWN]]
 
 
-def judge(url: str, accepted: Sequence[Record], uncertain: Sequence[Record] = ()) -> Verdict:
+def check_store(url: str, accepted: Sequence[Record], uncertain: Sequence[Record] = ()) -> Verdict:
     """Read the store and compare it with the accepted records.
 
     Each record has one effect and one notice, each key is in order in both, and a record was

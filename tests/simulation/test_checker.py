@@ -6,9 +6,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+from tests.simulation.checker import passed_locked, unordered
 from tests.simulation.clock import START
 from tests.simulation.history import History, Record
-from tests.simulation.judgement import passed_locked, unordered
 from tests.simulation.scenario import TICK_SECONDS, Scenario, payload
 from tests.simulation.scheduler import SECONDS, Scheduler
 

@@ -1,4 +1,4 @@
-"""What is wrong with what a simulated system has done."""
+"""The checker: errors in the history of a simulated system."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulation.system import DeadLetter, System
 FIRING_SECONDS = 1.0  # what a schedule needs at most, as soon as it has the lock
 
 
-def judge(system: System) -> list[str]:
+def errors_of(system: System) -> list[str]:
     """Return the errors in the history."""
     done, queue, scenario = system.history, "shard", system.scenario
     if scenario.threads > 1:
@@ -34,7 +34,7 @@ def judge(system: System) -> list[str]:
     accepted = [each for each in done.accepted if each not in dead["work"]]
     expected = [one for each in accepted for one in caused(each) if one not in dead[queue]]
     if scenario.schedulers:
-        faults += judge_schedule(system)
+        faults += schedule_errors(system)
     if kind == "once":
         stored = system.stored_effects(ticks=False)
         faults += history.missing("work", accepted, stored)
@@ -93,7 +93,7 @@ def exact(scenario: Scenario) -> bool:
     return not (overtaken or stopped)
 
 
-def judge_schedule(system: System) -> list[str]:
+def schedule_errors(system: System) -> list[str]:
     """Return the errors in the moments of the schedule."""
     scenario, done, ticks = system.scenario, system.history, system.ticks()
     now = system.clock.wall_nanoseconds() // SECONDS
