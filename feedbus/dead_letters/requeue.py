@@ -106,7 +106,7 @@ class Requeue:
         keys: Sequence[str],
         waiting_queue: Callable[[str], str],
     ) -> list[Outgoing]:
-        """Publish messages to the waiting queues of these keys; return those that were refused."""
+        """Publish messages to the waiting queues of these keys; return the refused messages."""
         sent = [
             replace(
                 each,

@@ -1,7 +1,8 @@
 """Dead letters that are requeued through a waiting queue, until they are settled.
 
-With `block_on_dead`, a dead letter that an operator requeues must not come after the backlog of its
-queue: the consumer may read no more of it until the dead letter has released its key.
+With `block_on_dead`, a requeued dead letter must be handled before the backlog of its queue. A
+consumer that holds because of `waiting_limit` reads no backlog until a dead letter has released its
+key.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class RequeuedDeadLetters:
         self._taken: dict[tuple[str, int], Delivery] = {}
 
     def __bool__(self) -> bool:
-        """Whether one has arrived that was not taken."""
+        """Whether a dead letter has arrived that was not taken."""
         return bool(self._arrived)
 
     def add(self, delivery: Delivery) -> None:
@@ -46,22 +47,22 @@ class RequeuedDeadLetters:
         return taken
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put taken dead letters back that were not handled; other deliveries are left out."""
+        """Put back the taken dead letters among these deliveries, which were not handled."""
         self._arrived[:0] = self.settled(deliveries)
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Forget taken dead letters; return those of the deliveries that are dead letters."""
+        """Return the taken dead letters among these deliveries, and forget them."""
         if not self._taken:
             return []
         found = [self._taken.pop(_name(each), None) for each in deliveries]
         return [each for each in found if each is not None]
 
     def has(self, came: Callable[[str], bool]) -> bool:
-        """Whether there is one that is not settled, and whose consumer tag a function accepts."""
+        """Whether a dead letter is not settled and has a consumer tag that a function accepts."""
         return any(came(each.consumer_tag) for each in (*self._arrived, *self._taken.values()))
 
     def drop(self, came: Callable[[str], bool]) -> None:
-        """Forget those whose consumer tag a function accepts: the broker delivers them again."""
+        """Forget dead letters with such a consumer tag: the broker delivers them again."""
         self._arrived = [each for each in self._arrived if not came(each.consumer_tag)]
         for name in [each for each in self._taken if came(each[0])]:
             del self._taken[name]

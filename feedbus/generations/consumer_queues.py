@@ -285,7 +285,7 @@ class ConsumerQueues:
 
 
 def _followed(state: State, consumer: str) -> State:
-    """Return the state that a consumer follows: the broker's state, or the one before it.
+    """Return the state that a consumer uses: the broker's state, or the state before the switch.
 
     While a switch removes the shard of a consumer, the switch can wait for room in the queue of the
     shard. The consumers that will share this queue do not know yet that they have to read it. So

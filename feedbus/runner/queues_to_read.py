@@ -133,7 +133,8 @@ class QueuesToRead:
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
-            # The waiting queue has the same tag. So a tag can be there twice, or without a reader.
+            # A waiting queue uses the tag of its queue. So a tag can occur twice, or without a
+            # reader.
             reads = tag in subscriptions.readers
             subscriptions.drop_reader(tag)
             if reads:

@@ -147,7 +147,7 @@ def run(system: System) -> list[str]:
 
 
 def finishes(system: System) -> bool:
-    """Run a system until its work is done; return False if it does not go on for a long time.
+    """Run a system until its work is done; return False if no record is handled for a long time.
 
     With few shards and slow handlers, all records can take longer than that together.
     """
