@@ -102,8 +102,8 @@ class SharedSender:
                 if failure is not None:
                     request.answer = _own(failure)
                     continue
-                # A pack may be sent again as plain messages. Then the refused messages are not
-                # those of the request.
+                # A pack may be sent again as plain messages, so the refused messages may be new
+                # ones.
                 request.answer = found = self._sent(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:

@@ -43,7 +43,7 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every consumer, first those with shards: a conflict is reported at the other one."""
+    """Yield every consumer, first shards: a conflict is reported at the queue without shards."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:

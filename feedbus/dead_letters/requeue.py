@@ -83,7 +83,7 @@ class Requeue:
         raise_refused(refusals)
 
     def _not_waiting(self, messages: Sequence[Outgoing], letter: DeadLetter) -> Sequence[Outgoing]:
-        """Publish messages to the waiting queues of their keys; return those that have none."""
+        """Publish messages to the waiting queues of their keys; return the other messages."""
         if not self._hashed:
             own = self._names.waiting(self._own)
             return self._left(messages, [letter.key] * len(messages), lambda _: own)

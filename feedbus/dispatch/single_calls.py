@@ -131,8 +131,8 @@ class SingleCalls:
     def _send_published(self) -> None:
         """Publish the messages of all handled records; a record fails if its messages are refused.
 
-        If the messages cannot be sent together, those of the later records of its key are not sent.
-        These records wait, and are handled again.
+        If the messages cannot be sent together, the messages of the later records of its key are
+        not sent. These records wait, and are handled again.
 
         Raises:
             Outage: the broker or store is unavailable; the call may be repeated.

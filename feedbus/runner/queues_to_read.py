@@ -58,8 +58,8 @@ class QueuesToRead:
     def __bool__(self) -> bool:
         """Whether a queue is left to read; a queue ends at its fence, or when it is deleted.
 
-        If old queues are not read together with the own queue, those that only other consumers read
-        do not count: the caller waits for them, and checks meanwhile whether the ring changes.
+        If old queues are not read together with the own queue, old queues that only other consumers
+        read do not count. The caller waits for them, and checks meanwhile whether the ring changes.
         """
         if self._subscriptions.readers:
             return True

@@ -75,7 +75,7 @@ def waves(
 def accepted(
     bus: RelayBus, entries: Iterable[Entry], stuck: set[Key] | None = None
 ) -> Iterator[int]:
-    """Publish rows, those of each key in order; yield the id of each that the broker accepted.
+    """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
     After a refused row, the later rows of the same exchange and key are not published, so that
     their order is kept; all other rows are published.
