@@ -5,20 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import feedbus
 from feedbus.bus import LiveBus, committed_messages
+from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.clock import SYSTEM
+from feedbus.dispatch.publications import Publications
 from feedbus.errors import StoreOutage
+from feedbus.generations import topology_setup
+from feedbus.records.packs import single
 from feedbus.store import leftover_rows
+from feedbus.store.leftover_rows import Leftovers
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.relay import Relay
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.small_topologies import queue
+from tests.small_topologies import queue, sharded
 from tests.system_fixtures import closing_store
 from tests.systems import System
 from tests.transactions import broken_broker, handled, impatient_bus, numbers, system_with_orders
@@ -128,6 +134,33 @@ def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(
                 handled(system)
         assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
         assert "event=outbox_message_refused" in caplog.text
+
+
+def test_a_row_stays_in_the_outbox_if_its_pack_is_for_an_old_ring_and_the_new_shard_is_full(
+    tmp_path: Path,
+) -> None:
+    full = {"max_length": 1, "overflow": "reject-publish"}
+    with closing_store():
+        system = System.at(tmp_path, queue(once=True), sharded(1, **full), pack=3)
+        sender = Sender(system.topology, nacked_seconds=0.0)  # it knows only the first ring
+        after = replace(system.topology, queues={"shard": sharded(2, **full)})
+        topology_setup.set_up(after)
+        with LiveBus(after) as bus:
+            bus.publish("ring", {"n": 0}, "k")
+        with system.store.transaction():
+            for number in (1, 2):
+                own_id = f"{number:024x}-0"  # as a handler with `once` gives: it can be in a pack
+                system.store.outbox.put("ring", {"n": number}, "k", message_id=own_id)
+        system.store.database.execute_sql(
+            "UPDATE feedbus_outbox SET created_at = created_at - 60000000"
+        )
+        leftovers = Leftovers(system.store, system.topology.name, SYSTEM)
+        publications = Publications(sender, system.store, leftovers)
+        with system.store.transaction():
+            publications.collect("ring", single("m-3", "k", {"n": 3}))
+        publications.send()
+        sender.close()
+        assert numbers(system) == [1, 2, 3]
 
 
 def test_a_refused_row_is_not_overtaken_by_rows_of_a_later_round(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ class Refusal:
         reason: the reason, as text for the operator.
         final: whether the broker will always refuse this message: it closed the channel because of
             it.
+        pack: the pack for an old generation whose records were sent again as plain messages; None
+            if the caller sent the message itself.
 
     """
 
@@ -29,6 +31,12 @@ class Refusal:
     outcome: Literal["returned", "nacked"]
     reason: str
     final: bool = False
+    pack: Outgoing | None = None
+
+    @property
+    def given(self) -> Outgoing:
+        """The message that the caller has given to the sender."""
+        return self.pack or self.message
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import cast
 
@@ -95,7 +96,7 @@ class Sender:
                     # In the order in which they were sent; they may have been returned in another
                     # order.
                     packs = [message for message in messages if id(message) in stale]
-                    refusals += publisher.send(self._apart(packs))
+                    refusals += self._send_apart(publisher, packs)
         except BrokerOutage:
             self._count(messages, "unconfirmed", [])
             self.drop()
@@ -166,13 +167,16 @@ class Sender:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
             raise BrokerOutage(msg) from error
 
-    def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
-        """Return the records of packs as plain messages, and read the current generations."""
+    def _send_apart(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
+        """Read the current generations, and send the records of packs as plain messages."""
         # A separate connection, with heartbeats: a read takes the state's message for a moment.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.current)
-        return [message for pack in packs for message in self.encoder.apart(pack)]
+        pairs = [(message, pack) for pack in packs for message in self.encoder.apart(pack)]
+        refusals = publisher.send([message for message, _ in pairs])
+        pack_of = {id(message): pack for message, pack in pairs} if refusals else {}
+        return [replace(refusal, pack=pack_of[id(refusal.message)]) for refusal in refusals]
 
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]

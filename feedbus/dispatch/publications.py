@@ -136,7 +136,7 @@ class Publications(Spool):
             rows |= {id(message): entry.id for message in encoded}
             messages += encoded
         for refusal in self._sender.send(messages):
-            rows.pop(id(refusal.message), None)
+            rows.pop(id(refusal.given), None)
         self._remove(list(rows.values()))
         return len(rows) == len(entries)
 

@@ -118,5 +118,5 @@ def an_outbox_cleared_before_the_confirms() -> list[Change]:
 
 def stale_packs_in_another_order() -> list[Change]:
     """Take the packs for an old ring apart in another order than they were sent."""
-    original = sender.Sender._apart
-    return [(sender.Sender, "_apart", lambda self, packs: original(self, packs[::-1]))]
+    original = sender.Sender._send_apart
+    return [(sender.Sender, "_send_apart", lambda self, at, packs: original(self, at, packs[::-1]))]
