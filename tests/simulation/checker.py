@@ -26,6 +26,8 @@ def errors_of(system: System) -> list[str]:
     faults += done.at_once
     free = unordered(system)
     caused = scenario.caused
+    # A record of which one copy is a dead letter can have its effect by a copy that its publisher
+    # has sent again, after later records.
     dead = {
         name: {one for letter in letters if letter.queue == name for one in letter.records}
         for name in ("work", queue)
@@ -39,13 +41,13 @@ def errors_of(system: System) -> list[str]:
         stored = system.stored_effects(ticks=False)
         faults += history.missing("work", accepted, stored)
         faults += history.repeated("work", stored, done.ids)
-        faults += history.disordered("work", stored, free)
+        faults += history.disordered("work", stored, free | dead["work"])
     faults += history.missing(queue, expected, effects)
     faults += history.invented(queue, (one for each in done.tried for one in caused(each)), effects)
     if kind in {"chain", "stream"}:
         faults += history.missing("work", accepted, done.effects["work"])
-        faults += history.disordered("work", done.effects["work"], free)
-    faults += history.disordered(queue, effects, free | overtakable(system))
+        faults += history.disordered("work", done.effects["work"], free | dead["work"])
+    faults += history.disordered(queue, effects, free | dead[queue] | overtakable(system))
     if len(scenario.shards) == 1:
         faults += history.wandering(queue, done.handled_by)
     if exact(scenario):
