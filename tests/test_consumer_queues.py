@@ -63,3 +63,4 @@ def test_a_shard_that_a_switch_removes_is_read_until_the_switch_is_complete(
     if not settled:
         (own,) = next(removed.queues(NO_CONNECTION))
         assert own.queue.endswith(f"shard_1.{BEFORE.digest}")
+        assert own.unfenced

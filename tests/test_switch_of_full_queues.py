@@ -56,6 +56,15 @@ def with_full_shards(system: System, shards: int, **options: Any) -> System:
     return System(replace(system.topology, queues=queues))
 
 
+def one_shard_less(make: Callable[..., System], *, order_by: bool) -> tuple[System, System, str]:
+    """Fill the second shard of a ring; return the system, the one without the shard, and a key."""
+    system = make(sharded(2, **FULL, order_by=order_by))
+    ring = Ring.of(system.topology.generation("ring").members)
+    key = next(each for each in map(str, range(99)) if ring.route(each) == "shard_1")
+    publish(system, 1, key)
+    return system, with_full_shards(system, 1, order_by=order_by), key
+
+
 def waiting_for_room(topology: Topology) -> threading.Thread:
     """Set up a topology in a thread, which is returned when it waits for room in a full queue."""
     waits = threading.Event()
@@ -139,6 +148,22 @@ def test_the_lock_is_free_while_held_messages_wait_for_a_full_queue(
         wait_until(lambda: len(seen) == 2)
     assert seen == [1, 2]
     assert state(system).settled
+
+
+@pytest.mark.parametrize("order_by", [True, False])
+def test_the_consumer_of_a_removed_shard_makes_room_for_the_switch_also_after_a_restart(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch, *, order_by: bool
+) -> None:
+    system, after, key = one_shard_less(make, order_by=order_by)
+    switch_killed(after.topology, "disconnected", monkeypatch)
+    publish(system, 2, key)  # which is held
+    up = waiting_for_room(after.topology)
+    seen: list[int] = []
+    with system.running(lambda record, _: seen.append(record["n"]), "shard_1") as consumer:
+        up.join()
+        consumer.join()  # it ends when the switch is complete
+    with running(after.topology, seen):
+        wait_until(lambda: seen == [1, 2] and not state(system).draining)
 
 
 @pytest.mark.parametrize("order_by", [True, False])

@@ -73,6 +73,8 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _followed(state, consumer.name)
+        # If the switch is complete before the consumer subscribes, a full queue has got no fence.
+        self._unfenced = self._state != state
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:
@@ -108,6 +110,7 @@ class ConsumerQueues:
         own = Source(
             self._names.member(current, self._consumer.name),
             self._alone(current),
+            unfenced=self._unfenced,
             turn=current.turn,
         )
         if self.at_once:
