@@ -94,7 +94,7 @@ def queue_of(consumer: str) -> str:
 
 
 def belongs_to_queue(name: str, queue: str) -> bool:
-    """Whether a name is the name of a queue or of its shard, or is made from it."""
+    """Whether a name is the name of a queue or of its shard, or is derived from it."""
     if not name.startswith(queue):
         return False
     rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
@@ -165,8 +165,8 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return the waiting queue of a queue: records wait there so that their keys stay in order.
 
-        If the queue was replaced, records of its earlier messages, which are in the queue before(),
-        wait in the same waiting queue.
+        If a queue is replaced, its earlier messages are moved to the queue before(). Both queues
+        have the same waiting queue.
         """
         for each in self.topology.queues.values():
             if each.external_name == queue:

@@ -311,9 +311,10 @@ def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_
             (
                 "delete",
                 five,
-            ): f"not declared by feedbus; because of it, delayed messages of {place} arrive twice",
+            ): "not declared by feedbus; with this binding,"
+            f" delayed messages of {place} arrive twice",
             ("delete", names.queue(system.topology.consumer("work"))): "not declared by feedbus;"
-            f" because of it, delayed messages of {names.timer_due} arrive twice",
+            f" with this binding, delayed messages of {names.timer_due} arrive twice",
         }
         assert {each.kind for each in plan.changes} == {"binding"}
     assert nothing_to_do(system.topology)

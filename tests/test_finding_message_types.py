@@ -54,7 +54,7 @@ class OfArguments(Schema):
     ("declared", "reason"),
     [
         (OfArguments, "without arguments, got OfArguments: TypeError: .*'name'"),
-        (Nesting, "exist and can be made, got Nesting with the field 'inner': .*Nowhere"),
+        (Nesting, "exist and can be created, got Nesting with the field 'inner': .*Nowhere"),
         (NestingDeep, "got Nesting with the field 'inner': .*Nowhere"),
         (Custom, "got Custom"),
         (int, "got int"),

@@ -120,7 +120,7 @@ def _declare_written(
     generation: Generation,
     report: Callable[[str], None] | None,
 ) -> None:
-    """Declare the queues of a new ring, and wait until the broker has written them to its disk.
+    """Declare the queues of a new ring, and wait until they are on the broker's disk.
 
     RabbitMQ confirms a quorum queue before it has written the queue. If RabbitMQ is killed in
     between, the queue starts again without its messages, including confirmed ones. A classic queue

@@ -48,7 +48,7 @@ class Timer:
         self._places.clear()
 
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
-        """Declare the objects for these messages, and wait until the broker has written them.
+        """Declare the objects for these messages, and wait until they are on the broker's disk.
 
         The first message that needs a position waits for this. Later messages, also of other
         processes, find the exchange `written`, and do not wait.
@@ -81,8 +81,9 @@ class Timer:
             return
         events.info(
             "timer_declared",
-            "new exchanges for delayed messages were declared; the first delayed message waits"
-            f" {self._written_seconds:.0f} s, until the broker has written them to its disk",
+            "new exchanges and queues for delayed messages were declared; the first delayed message"
+            f" is published in {self._written_seconds:.0f} s, when the queues are on the broker's"
+            " disk",
             exchanges=",".join(new),
         )
         with self._waiting():

@@ -16,14 +16,16 @@ from feedbus.records import Records
 
 Failures = dict[int, BaseException]
 
-MOST_CALLS = 3  # for a batch in which records were overtaken; then each is handled alone
+# If records of a batch were overtaken, the batch is called again, up to this number of calls. After
+# them, each record is handled alone.
+MOST_CALLS = 3
 
 
 class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call."""
 
     def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
-        """Create the object; the decoder gets the failures and decides on the records."""
+        """Create the object; the decoder gets each failure, and adds the decision on the record."""
         self._calls = calls
         self._decoder = decoder
         self._blocked = blocked
@@ -44,7 +46,8 @@ class BatchCalls:
         many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
         found = self._together(wrapped, records) if many else None
         if found is not None:
-            for index, verdict in sorted(found.items()):  # each gets the next position
+            # In the order of the records, because each one that waits gets the next position.
+            for index, verdict in sorted(found.items()):
                 fail(index, verdict)
             return failures
         # One at a time, also after a batch handler has raised: a bad record does not fail the

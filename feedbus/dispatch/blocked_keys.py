@@ -30,8 +30,8 @@ class BlockedKeys:
         """Start without blocked keys.
 
         Args:
-            decoder: returns the keys of records, and decides on failed records.
-            failure_policy: decides on records that have failed.
+            decoder: returns the keys of records, and adds the decisions on failed records.
+            failure_policy: returns the decision on a record that has failed.
             retries: the waiting records; None if the queue has no order.
             block_on_dead: whether dead letters block their keys.
 

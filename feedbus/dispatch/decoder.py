@@ -46,7 +46,7 @@ class Decoder:
             consumer: the consumer of the queue.
             routes: the routes to the queue's handlers.
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
-            failure_policy: decides on records and deliveries that cannot be read.
+            failure_policy: returns the decision on a record or delivery that cannot be read.
             retries: the waiting records; None if the queue has no order.
 
         """

@@ -166,7 +166,7 @@ class Dispatch:
     def record_ended(
         self, delivery: Decoded, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Count one record that was handled; if its call raised, decide on the record.
+        """Count one record that was handled; if its call raised, add the decision on it.
 
         Args:
             delivery: the delivery of the record.
@@ -180,7 +180,7 @@ class Dispatch:
             self.record_failed(delivery, row, error)
 
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a record whose handler raised an exception, after calls.classify_error()."""
+        """Add the decision on a record whose handler raised; call calls.classify_error() first."""
         self._log_drops([error])
         self._decoder.fail(delivery, row, error)  # adds the decision to delivery.decisions
 

@@ -50,7 +50,7 @@ class OrderedRetries:
 
         Args:
             order: determines the key of a record.
-            policy: decides on records that have failed.
+            policy: returns the decision on a record that has failed.
             clock: determines when records are due.
             block_on_dead: whether dead letters block their keys.
 

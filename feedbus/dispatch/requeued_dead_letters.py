@@ -21,7 +21,7 @@ class RequeuedDeadLetters:
         self._taken: dict[tuple[str, int], Delivery] = {}
 
     def __bool__(self) -> bool:
-        """Whether a dead letter has arrived that was not taken."""
+        """Whether a dead letter has arrived, and take() has not returned it yet."""
         return bool(self._arrived)
 
     def add(self, delivery: Delivery) -> None:

@@ -36,7 +36,7 @@ def make_current(
     exchange: str,
     report: Callable[[str], None] | None = None,
 ) -> State:
-    """Make the ring that the topology declares the current one, and return the resulting state.
+    """Switch to the ring that the topology declares, and return the resulting state.
 
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
     ring, whose records are handled before the records of the new ring. So each key stays in order.
@@ -144,8 +144,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if state is None:
         return
     names = Names(topology)
-    # The waiting queues come first. While the generation is in the state, this step is repeated
-    # after a crash. A notice that `apply` has put into one of them would otherwise stay there.
+    # The waiting queues are deleted first: while the generation is in the state, this is repeated
+    # after a crash. Otherwise a waiting queue with a notice of `apply` could remain.
     for queue in names.members(generation):
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:

@@ -56,10 +56,12 @@ def fence(connection: Connection, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
     The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
-    generation, the consumer proves that it is empty and deletes it. The switch was completed
-    before. So a consumer that receives a fence does not have to wait, and a full queue gets room. A
-    full queue without a consumer gets no fence: the consumer that begins to read it puts a fence
-    there.
+    generation, the consumer proves that it is empty and deletes it. The switch is already complete,
+    so the consumer can do this at once.
+
+    A full queue refuses the fence. If the queue has a consumer, the fence is published again until
+    the consumer has made room. Otherwise the queue gets no fence: the next consumer that reads the
+    queue publishes one.
     """
     queues = names.members(old)
     while queues:

@@ -73,7 +73,7 @@ class Announcer:
         while not self._over.is_set():
             try:
                 self._take_part()
-            except Exception as error:  # noqa: BLE001 -- the thread must go on
+            except Exception as error:  # noqa: BLE001 -- the thread must continue
                 self._log_once(error)
             self._membership.disconnected()
             if self._clock.monotonic() - self._lost_at > UNKNOWN_AFTER_SECONDS:

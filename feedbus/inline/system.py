@@ -233,7 +233,7 @@ class InlineSystem:
         )
 
     def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
-        """Return the number of retries, or of other messages, in the timer for these targets."""
+        """Count the timer's messages for these targets: retries if `attempted`, else the others."""
         return sum(
             each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
             for each in self._broker.headers(self._names.is_of_timer)

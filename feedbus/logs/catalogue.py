@@ -181,10 +181,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `max_length`.",
         "dead_letters_unreadable": "The dead letters cannot be read, so old ones are not deleted;"
         " feedbus tries again.",
-        "queues_declared": "New quorum queues of a ring were declared; the ring is used when the"
-        " broker has written them to its disk.",
-        "timer_declared": "New exchanges of the timer were declared; the first delayed message"
-        " waits until the broker has written them to its disk.",
+        "queues_declared": "New quorum queues of a ring were declared; the ring is used when these"
+        " queues are on the broker's disk.",
+        "timer_declared": "New exchanges and queues of the timer were declared; the first delayed"
+        " message is published when these queues are on the broker's disk.",
         "undelivered_sent": "The queue or exchange of delayed messages was missing when they"
         " were due. It exists now, and the messages were sent to it.",
     },

@@ -145,8 +145,8 @@ class DeclaredObjects:
             self._note("create", "binding", one.destination, reason)
         for one in timer_bindings.foreign_bindings(names, self.seen, queues):
             reason = (
-                f"not declared by feedbus; because of it, delayed messages of {one.source} arrive"
-                " twice"
+                "not declared by feedbus; with this binding, delayed messages of"
+                f" {one.source} arrive twice"
             )
             self._note("delete", "binding", one.destination, reason)
             yield one
@@ -165,7 +165,7 @@ class DeclaredObjects:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # A binding to an exchange that the topology does not have was made on purpose.
+                # A binding to an exchange that the topology does not have was declared on purpose.
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key

@@ -72,9 +72,11 @@ class Ids(Sequence[str]):
 def children(ordinal: int, first: int, count: int) -> range:
     """Return the ordinals of a record's children: of the messages that the record causes.
 
-    Written in digits of 32 bits, the lowest digit first, a child's ordinal has the digits of its
-    parent and then the digits of its own number. The first child has the number 0, so it has the
-    ordinal of its parent. So no two children get the same ordinal.
+    The ordinal of a child is `ordinal + number * step`. The step is 2**32 for an ordinal below
+    2**32, else the lowest power of 2**32 above the ordinal. So the children of one record have
+    different ordinals. The first child has the number 0, so it has the ordinal of its parent.
+
+    Example: the children of record 5 have the ordinals 5, 5 + 2**32, 5 + 2 * 2**32, and so on.
     """
     digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
     step = 1 << DIGIT_BITS * digits

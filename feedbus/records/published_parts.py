@@ -111,7 +111,7 @@ def check_fields(columns: object, shared: object) -> None:
     """Check that columns and shared are mappings from field names.
 
     Raises:
-        TypeError: one of them is not such a mapping.
+        TypeError: an argument is not such a mapping.
 
     """
     if columns is not None and not _is_mapping(columns):

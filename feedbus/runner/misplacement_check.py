@@ -28,7 +28,7 @@ class MisplacementCheck:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Create the check without rings."""
+        """Create the check; it checks nothing before use_rings()."""
         self._topology = topology
         self._names = Names(topology)
         self._members: dict[str, tuple[Generation, str]] = {}

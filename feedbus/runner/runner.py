@@ -1,7 +1,7 @@
 """Run one consumer until a signal or a limit ends it.
 
 The run connects and subscribes to the consumer's queues. Then it receives deliveries, and passes
-them to its mode: the mode calls the handlers, decides on the records, and settles the deliveries.
+them to its mode. The mode calls the handlers and settles the deliveries.
 After an outage the run begins again with a new connection.
 """
 
@@ -258,7 +258,7 @@ class Runner:
         self._subscriptions.close()
 
     def _wait_for_others(self) -> bool:
-        """Wait a moment for other consumers; return whether this process must go on."""
+        """Wait a moment for other consumers; return whether this process must continue."""
         self._report_ready()  # this process is ready, although it waits
         self._heartbeats.beat()
         stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)

@@ -49,7 +49,7 @@ class WaitingLimit(ABC):
 class RetryLimit(WaitingLimit):
     """The limit of records that wait for earlier records; when it is reached, the consumer holds.
 
-    Records that wait for old queues do not count: the consumer must go on to read the old queues.
+    Records that wait for old queues do not count: the consumer must still read the old queues.
     """
 
     def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:

@@ -95,7 +95,7 @@ class Scheduler:
         while not self._clock.wait(self._over, wait):
             try:
                 wait = self.fire_due()
-            except Exception as error:  # noqa: BLE001 -- the thread must go on
+            except Exception as error:  # noqa: BLE001 -- the thread must continue
                 expected = isinstance(error, Outage | UsageError)
                 self._log_once("", logging.WARNING if expected else logging.ERROR, str(error))
                 wait = AWAY_SECONDS

@@ -132,7 +132,7 @@ class Relay:
             self._wake.clear()
             try:
                 self._work(woken=woken)
-            except Exception as error:  # noqa: BLE001 -- the thread must go on
+            except Exception as error:  # noqa: BLE001 -- the thread must continue
                 away = isinstance(error, Outage) or self.store.is_outage(error)
                 level = logging.INFO if away else logging.ERROR
                 events.write(

@@ -39,7 +39,8 @@ def open_store(
 def open_prepared(topology: Topology) -> Store:
     """Return the store of a topology after its tables were created or upgraded.
 
-    The project's function, which [store] prepare names, may use its models.
+    The option `prepare` of [store] names a function of the project. It is called first, when the
+    project's models can already use the store.
 
     Raises:
         UsageError: the store cannot be opened as the topology declares it.

@@ -21,7 +21,7 @@ class RotatedLog:
 
     The output of a process arrives in pieces. The beginning of a line is kept until its end has
     arrived. So lines of several processes are not mixed, and the file is rotated between two lines.
-    A file that was moved or deleted is made again. On a full disk lines are dropped and counted;
+    A file that was moved or deleted is created again. On a full disk lines are dropped and counted;
     when there is room again, the event `lines_dropped` has their number.
     """
 

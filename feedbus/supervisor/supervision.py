@@ -88,7 +88,7 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            # So that these users can open the files of their slots.
+            # The processes of these users must be able to open the files of their slots.
             for passage in (topology.var, folder):
                 passage.chmod(0o711)
         self.watchers = WatcherList(
@@ -129,7 +129,7 @@ class Supervision:
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Stop and remove a watcher; an apply of a topology that contains it adds it again."""
+        """Stop and remove a watcher; `feedbus apply` adds it again if the topology still has it."""
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
 
@@ -209,7 +209,7 @@ class Supervision:
     @property
     def stopping(self) -> bool:
         """Whether all processes are being stopped."""
-        return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no other word for it
+        return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no public attribute for it
 
     def stop(self, within_seconds: float = math.inf) -> None:
         """End all processes.
@@ -225,7 +225,7 @@ class Supervision:
         if not self.stopping:
             text = "stopping all processes; each one first finishes the messages that it handles"
             events.info("stopping", text, consumer=SUPERVISOR)
-            self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() refuses while anything else goes on
+            self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() raises an error while a command runs
             self.arbiter.loop.add_callback(self._stop_all)
 
     async def _stop_all(self) -> None:
@@ -238,7 +238,7 @@ class Supervision:
     def _check(self) -> None:
         if all(isinstance(one, ProcessWatcher) for one in self.arbiter.watchers):
             self._child_ended()
-        else:  # somebody has added a plain watcher of circus
+        else:  # an operator has added a plain watcher of circus
             with contextlib.suppress(ConflictError):
                 self.arbiter.manage_watchers()
 

@@ -91,7 +91,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     async def _start(self) -> None:
         async with self._turn:
-            if self.arbiter is None or self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
+            if self.arbiter is None or self.arbiter._stopping:  # noqa: SLF001 -- circus has no public attribute for it
                 return
             if self.is_stopped():
                 self.restart_policy.reset()

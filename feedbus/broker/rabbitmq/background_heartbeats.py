@@ -26,7 +26,7 @@ class BackgroundHeartbeats:
 
         """
         self._using_socket = threading.Lock()
-        self._send: Callable[[bytes], None] = transport._write  # noqa: SLF001 -- py-amqp has no name for it
+        self._send: Callable[[bytes], None] = transport._write  # noqa: SLF001 -- py-amqp has no public name for it
         self._over = threading.Event()
         self._pause_seconds = interval_seconds / BEATS_AN_INTERVAL
         transport._write = self._write  # noqa: SLF001 -- as above

@@ -116,7 +116,7 @@ class Connection(frames.Connection):
     def _read_until(self, deadline: float) -> None:
         while not self._read(deadline - time.monotonic()):
             # A heartbeat, or a part of a message whose rest may have arrived already.
-            if time.monotonic() >= deadline and not self._transport._read_buffer:  # noqa: SLF001 -- py-amqp has no name for it
+            if time.monotonic() >= deadline and not self._transport._read_buffer:  # noqa: SLF001 -- py-amqp has no public name for it
                 msg = "timed out: no data arrived from RabbitMQ"
                 raise TimeoutError(msg)
 

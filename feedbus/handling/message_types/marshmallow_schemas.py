@@ -1,4 +1,4 @@
-"""Message types of marshmallow schemas; equal values are loaded once, fields by column."""
+"""Message types of marshmallow schemas. They load field by field, and equal values only once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SchemaType(MessageType):
         try:
             self._schema = schema()
         except Exception as error:  # also exceptions of the schema's own code
-            expected = "a marshmallow schema that can be made without arguments"
+            expected = "a marshmallow schema that can be created without arguments"
             raise UnfitMessageType(expected, f"{schema.__name__}: {described(error)}") from error
         _check_nested(self._schema, set())
         self._columns = _columns(self._schema)
@@ -118,7 +118,7 @@ def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
             try:
                 inner = nested.schema
             except Exception as error:  # also exceptions of the schema's own code
-                expected = "nested schemas that exist and can be made"
+                expected = "nested schemas that exist and can be created"
                 got = f"{type(schema).__name__} with the field '{name}': {described(error)}"
                 raise UnfitMessageType(expected, got) from error
             if type(inner) not in seen:

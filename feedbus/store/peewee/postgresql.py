@@ -17,7 +17,7 @@ POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
     "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
     "jit": "off",  # compiling takes longer than any statement here
-    # So that the server ends the sessions of a host that is lost, and releases their locks.
+    # With these, the server ends the sessions of a host that is lost, and releases their locks.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",

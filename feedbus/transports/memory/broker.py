@@ -70,7 +70,7 @@ class MemoryBroker:
         """Return the backend of a new connection.
 
         Raises:
-            FileUnavailable: this process was forked after the broker was made.
+            FileUnavailable: this process was forked after the broker was created.
 
         """
         if os.getpid() != self._pid:

@@ -75,7 +75,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding; the ids increase in the order in which bindings were made."""
+    """A binding; the ids increase in the order in which bindings were declared."""
 
     id: int
     source: str

@@ -46,7 +46,7 @@ CREATE TABLE queues (
 CREATE TABLE bindings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, kind TEXT NOT NULL,
     destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL,
-    bucketed INTEGER NOT NULL,      -- whether its destination has buckets on a ring because of it
+    bucketed INTEGER NOT NULL,      -- whether it gives its destination buckets on a ring
     UNIQUE (source, kind, destination, routing_key, arguments)
 );
 CREATE INDEX bindings_destination ON bindings (kind, destination);
@@ -87,7 +87,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
         sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another
             version of feedbus.
         NotPrivate: the file or a folder of it is another user's, or a link.
-        OSError: a folder cannot be made.
+        OSError: a folder cannot be created.
 
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:

@@ -45,7 +45,7 @@ class Management(base.Management):
     """The methods that `celery list bindings` calls."""
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return all bindings in the order in which they were made."""
+        """Return all bindings in the order in which they were declared."""
         return [
             {"source": source, "destination": destination, "routing_key": key}
             for source, _, destination, key, _ in self.transport.survey().bindings
