@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -250,18 +250,54 @@ def test_a_records_children_keep_their_ids_however_many_calls_publish_them() -> 
     assert sorted(caused([0, 1], [1, 0, 0])) == sorted(together)
 
 
-@given(
-    st.lists(st.integers(1, 2**32 - 1), max_size=4), st.lists(st.integers(1, 2**32 - 1), max_size=4)
-)
-def test_no_two_descendants_share_an_ordinal(one: list[int], other: list[int]) -> None:
-    def descend(path: list[int]) -> int:
-        ordinal = 0
+NUMBERS = st.one_of(st.integers(0, 2), st.integers(0, 2**32 - 1))
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5), st.integers(0, 3), st.integers(0, 3))
+def test_no_two_descendants_share_an_ordinal(
+    paths: list[tuple[int, int]], one_root: int, other_root: int
+) -> None:
+    def descend(ordinal: int, path: Iterable[int]) -> int:
         for number in path:
             (ordinal,) = children(ordinal, number, 1)
         return ordinal
 
-    assert (descend(one) == descend(other)) == (one == other)
-    assert children(5, 0, 1) == range(5, 6, 2**32)[:1]
+    one, other = ([pair[side] for pair in paths] for side in (0, 1))
+    same = (one_root, one) == (other_root, other)
+    assert (descend(one_root, one) == descend(other_root, other)) == same
+
+
+@given(ordinal=st.integers(0, 2**70), first=st.integers(0, 3), count=st.integers(0, 4))
+def test_the_ordinals_of_children_do_not_depend_on_how_many_are_published_at_once(
+    ordinal: int, first: int, count: int
+) -> None:
+    alone = [children(ordinal, first + number, 1)[0] for number in range(count)]
+    assert list(children(ordinal, first, count)) == alone
+
+
+def test_messages_of_the_messages_that_a_record_causes_have_different_ids() -> None:
+    ids, generations = Ids("o", [0, 1]), 3
+    for _ in range(generations):
+        records = Records([Chunk(ids, {}, {}, ["k"] * len(ids))])
+        ((_, pack),) = collected(records, two_of_each)
+        ids = pack.ids
+    assert len(set(ids)) == len(ids) == 2 * 2**generations
+
+
+def two_of_each(records: Records) -> None:
+    for record in records.singles():
+        record.publish_many("work", [({"n": 1}, "k"), ({"n": 2}, "k")])
+
+
+def test_a_chain_of_single_messages_never_gets_ids_that_are_too_long() -> None:
+    ids, found = Ids("o", [1]), set()
+    for _ in range(1_000):
+        records = Records([Chunk(ids, {}, {})])
+        ((_, pack),) = collected(records, lambda all_: all_.publish("work", key="k"))
+        ids = pack.ids
+        found.add(ids[0])
+    assert len(found) == 1_000
+    assert max(map(len, found)) < 200
 
 
 def two_children(records: Records) -> None:

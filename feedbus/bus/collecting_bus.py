@@ -195,15 +195,16 @@ class BatchBus(Bus):
         caused = self._caused[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            found = pick(ordinals, causes)  # the number of the first message of each record
+            # child 0 of each record; see children()
+            found = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             found = []
             for cause, run in groupby(causes):
                 count = len(list(run))
                 found += children(ordinals[cause], caused[cause], count)
                 caused[cause] += count
-            if max(found, default=0) > LARGEST_ORDINAL:
-                return self._begun_anew(exchange, causes, found)
+        if max(found, default=0) > LARGEST_ORDINAL:
+            return self._begun_anew(exchange, causes, found)
         if isinstance(origins, str):
             return Ids(derive(exchange, origins), found)
         owners = pick(origins, causes)

@@ -69,18 +69,29 @@ class Ids(Sequence[str]):
         return Ids(origins, pick(self.ordinals, indexes))
 
 
-def children(ordinal: int, first: int, count: int) -> range:
-    """Return the ordinals of a record's children: of the messages that the record causes.
+def children(ordinal: int, first: int, count: int) -> Sequence[int]:
+    """Return the ordinals of some of a record's children: of the messages that the record causes.
 
-    The ordinal of a child is `ordinal + number * step`. The step is 2**32 for an ordinal below
-    2**32, else the lowest power of 2**32 above the ordinal. So the children of one record have
-    different ordinals. The first child has the number 0, so it has the ordinal of its parent.
+    The children of a record are numbered from 0. Child 0 has the ordinal `2 * ordinal`. Child n has
+    the ordinal `2 * (ordinal + n * step) + 1`. The step is 2**32 for an ordinal below 2**32, else
+    the lowest power of 2**32 above the ordinal. So different children have different ordinals, also
+    if their parents are different: an ordinal is even for child 0. Else n is its highest digit to
+    the base 2**32, after it was halved, and the other digits are the ordinal of the parent.
 
-    Example: the children of record 5 have the ordinals 5, 5 + 2**32, 5 + 2 * 2**32, and so on.
+    Example: the children of record 5 have the ordinals 10, 11 + 2**33, 11 + 2 * 2**33, and so on.
+
+    Args:
+        ordinal: the ordinal of the record.
+        first: the number of the first child, below 2**32.
+        count: the number of children.
+
     """
+    if not first and count:
+        return [2 * ordinal, *children(ordinal, 1, count - 1)]
     digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
     step = 1 << DIGIT_BITS * digits
-    return range(ordinal + first * step, ordinal + (first + count) * step, step)
+    begin, end = ordinal + first * step, ordinal + (first + count) * step
+    return range(2 * begin + 1, 2 * end + 1, 2 * step)
 
 
 def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
