@@ -45,7 +45,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def of(self, connection: RawConnection) -> Iterator[None]:
-        """Send the heartbeats of this py-amqp connection in a `with` block."""
+        """Send heartbeats only on this py-amqp connection while a `with` block runs."""
         self._raw, self._last_beat = connection, self._clock.monotonic()
         try:
             yield
@@ -61,8 +61,8 @@ class Heartbeats:
         try:
             yield
         finally:
-            # The lock waits for the thread's current frame: frames that two threads write at the
-            # same time would be mixed up.
+            # The lock waits until the thread has written its current frame. The bytes of frames
+            # that two threads write at the same time would be mixed up.
             with self._writing:
                 self._working = False
             self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
@@ -82,7 +82,10 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """The time without a heartbeat in the last while_working(); 0 if less than an interval."""
+        """The longest time without a heartbeat in the last while_working() block.
+
+        It is 0 if this time was not longer than the interval of the heartbeats.
+        """
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:

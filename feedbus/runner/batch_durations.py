@@ -28,10 +28,11 @@ class BatchDurations:
         self._products = self._products * KEPT + records * seconds
 
     def records_within(self, seconds: float) -> float:
-        """Return how many records take this time, without the fixed costs.
+        """Return how many records a batch handles in this time; its fixed costs do not count.
 
-        The result is infinity if records add no time. If all batches so far had the same number of
-        records, the fixed costs are not known. They then count as costs of the records.
+        The result is infinity if the number of records does not change the duration. If all batches
+        so far had the same number of records, the fixed costs are not known. They then count as
+        costs of the records.
         """
         spread = self._records_squared * self._count - self._records**2
         common = self._products * self._count - self._records * self._seconds

@@ -25,8 +25,8 @@ events = EventLog(__name__)
 class BatchMode:
     """A mode of the runner that handles and settles a batch before the next one begins.
 
-    The other modes are subclasses. They use this mode for a message that may have ended a process,
-    and handle it alone.
+    The other modes are subclasses. They use this mode for a message that may have ended a process:
+    such a message is handled alone, as a batch of one message.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
@@ -35,7 +35,7 @@ class BatchMode:
         self._subscriptions = subscriptions
         self._overtaking = Overtaking.of(run.consumer.queue)
         self._last_batch = -math.inf
-        self._behind = False  # whether the latest batch was of an old queue
+        self._behind = False  # whether the latest batch came from an old queue
         self._old_batches = OldQueueBatches(run.consumer.queue.batch.size)
         self._pauses: PublishingPauses | None = None
         if self._overtaking is not None and run.consumer.queue.stream:
@@ -60,9 +60,9 @@ class BatchMode:
     def receive(self, raw: RawConnection) -> bool:
         """Wait until there is a batch, or until a limit; return whether there is work.
 
-        A batch is complete when it is full. It is also complete when it has all records that have
-        arrived, and `batch.wait` is over since the start of the previous batch. So a single record
-        is handled immediately.
+        A batch is complete when it is full. It is also complete when all records that have arrived
+        are in it, and `batch.wait` is over since the start of the previous batch. So a record that
+        arrives after a quiet time is handled immediately.
         """
         run = self._run
         batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
@@ -96,10 +96,11 @@ class BatchMode:
         return bool(buffer)
 
     def handle_due(self, raw: RawConnection) -> bool:
-        """Handle waiting records that are due.
+        """Handle the records of waiting queues that may run now.
 
         Returns:
-            False if all deliveries must be returned to the broker.
+            False if all deliveries must be returned to the broker, because its consumer timeout
+            would expire.
 
         """
         run = self._run
@@ -113,15 +114,16 @@ class BatchMode:
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Handle a batch, or a fence.
+        """Handle a batch, or process a fence, which marks the end of an old queue.
 
         Returns:
-            False if all unsettled deliveries must be returned to the broker.
+            False if all unsettled deliveries must be returned to the broker, because its consumer
+            timeout would expire.
 
         """
         run = self._run
         if not run.buffer:
-            return True  # all were handled in pauses of the call for a waiting record
+            return True  # all were handled while the call for a waiting record paused
         if run.timeout.too_close(run.buffer.oldest_at):
             return False
         if run.full() or run.limits.messages <= 0:
@@ -142,7 +144,7 @@ class BatchMode:
         """Finish and settle the running records; the broker delivers the others again."""
 
     def while_holding(self) -> None:
-        """Write which messages are in handlers to the crash guard's file; called often."""
+        """Write which messages run into the crash guard's file; called often during an outage."""
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
@@ -208,7 +210,7 @@ class BatchMode:
         run.hold(error, self.while_holding)
         if not run.goes_on(working=self.working):
             return False
-        raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
+        raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
         return True
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
@@ -227,7 +229,7 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # After twice as many crashes, the dead handler is the cause of the later ones.
+                # After twice the limit, the later crashes were caused by the dead handler.
                 skip = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE
 
-# Called with deliveries in the order of their arrival, and with the number of their records.
-# Returns positions in ascending order.
+# A function that chooses deliveries. It gets the deliveries in the order of their arrival, and the
+# number of their records. It returns the positions of the chosen ones, in ascending order.
 Choose = Callable[[Sequence[Delivery], int], Sequence[int]]
 
 
@@ -45,10 +45,11 @@ class _Lane:
 class Buffer:
     """Deliveries in the order of their arrival, with their arrival times and record counts.
 
-    Their number is at most the prefetch. While a consumer also reads queues of older generations,
-    the deliveries of each generation are in a separate lane. The lanes take turns, so that new
-    records do not wait for the backlog of an old queue. A method uses the lane whose turn it is,
-    except where its docstring names other lanes.
+    The number of deliveries is at most the prefetch. While a consumer also reads queues of older
+    generations, the deliveries of each generation are in a separate lane. The lanes are used in
+    rotation, so that new records do not wait for the backlog of an old queue. A method uses the
+    current lane, except where its docstring names other lanes. A `turn` is the number of a
+    generation.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,8 @@ class Buffer:
         self._lanes = [self._lane]  # the newest generation first
         # The lane of each consumer tag, if there are several lanes.
         self._lane_of: dict[str, _Lane] = {}
-        self._last_turn: int | None = None  # the lanes of later generations are excluded
+        # The lanes of generations after this one are excluded; with None, no lane is.
+        self._last_turn: int | None = None
 
     def __len__(self) -> int:
         """Count the deliveries of all lanes that are not excluded."""
@@ -75,7 +77,7 @@ class Buffer:
     # -- lanes -----------------------------------------------------------------------------------
 
     def divide(self, consumer_tag: str, turn: int) -> None:
-        """Put the deliveries of a consumer tag into the lane of a generation from now on."""
+        """From now on, put deliveries with this consumer tag into the lane of this generation."""
         found = [each for each in self._lanes if each.turn == turn]
         if not found:
             if not self._lane_of:  # the first lane has no turn yet
@@ -88,7 +90,7 @@ class Buffer:
         self._lane_of[consumer_tag] = found[0]
 
     def unite(self) -> None:
-        """Use one lane from now on, for a new connection; the buffer must be empty."""
+        """Use a single lane from now on, for a new connection; the buffer must be empty."""
         self._lane = _Lane()
         self._lanes = [self._lane]
         self._lane_of = {}
@@ -101,7 +103,7 @@ class Buffer:
 
     @property
     def behind(self) -> bool:
-        """Whether the lane whose turn it is has the deliveries of an old generation."""
+        """Whether the current lane has the deliveries of an old generation."""
         return self._lane is not self._lanes[0]
 
     def exclude_later(self, turn: int | None) -> None:
@@ -111,7 +113,7 @@ class Buffer:
             self.next_lane()
 
     def next_lane(self) -> None:
-        """Give the turn to the next lane that has deliveries and is not excluded."""
+        """Go to the next lane that has deliveries and is not excluded."""
         if not self._lane_of:
             return
         place = self._lanes.index(self._lane) + 1
@@ -121,7 +123,7 @@ class Buffer:
                 return
 
     def pass_over_fence(self) -> None:
-        """Give the turn to a lane that is not at a fence, if there is one."""
+        """If the next delivery is a fence, go to a lane whose next delivery is not a fence."""
         for lane in self._open if self._lane_of and self._lane.at_fence else ():
             if lane.deliveries and not lane.at_fence:
                 self._lane = lane
@@ -149,7 +151,7 @@ class Buffer:
             self.next_lane()
 
     def clear(self) -> None:
-        """Remove all deliveries: they returned to the broker with their channel."""
+        """Remove all deliveries; the end of their channel has returned them to the broker."""
         for lane in self._lanes:
             lane.deliveries.clear()
             lane.arrivals.clear()
@@ -169,7 +171,7 @@ class Buffer:
         self._leave_empty()
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
-        """Put taken deliveries back into the buffer, in the order of their arrival."""
+        """Put taken deliveries back into their lanes, in order; arrived_at is used for all."""
         for delivery in deliveries:
             lane = self._of(delivery.consumer_tag)
             later = (
@@ -196,7 +198,7 @@ class Buffer:
         return picked
 
     def holds_before(self, consumer_tag: str, tag: int) -> bool:
-        """Whether the buffer has a delivery of a consumer tag before this delivery tag."""
+        """Whether the buffer has a delivery of a subscription with a lower delivery tag."""
         deliveries = self._of(consumer_tag).deliveries
         came = (each.tag for each in deliveries if each.consumer_tag == consumer_tag)
         return next(came, tag) < tag
@@ -256,6 +258,6 @@ class Buffer:
         return taken
 
     def _leave_empty(self) -> None:
-        """Give the turn to another lane if this one has no deliveries."""
+        """If the current lane has no deliveries, go to another lane."""
         if self._lane_of and not self._lane.deliveries:
             self.next_lane()

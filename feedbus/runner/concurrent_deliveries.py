@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 events = EventLog(__name__)
 
-NOTED_MORE = 64  # the file is rewritten when it has more ended messages than this
+# The crash guard's file is rewritten when it contains more messages that have ended than this.
+NOTED_MORE = 64
 
 
 class ConcurrentDeliveries:
@@ -32,7 +33,15 @@ class ConcurrentDeliveries:
     def __init__(
         self, calls: ConcurrentCalls, crash_guard: CrashGuard, seconds: float, clock: Clock
     ) -> None:
-        """Create the object; a call may take `seconds`; the crash guard gets running messages."""
+        """Create the object without deliveries.
+
+        Args:
+            calls: calls the handlers.
+            crash_guard: its file contains the messages that are handled.
+            seconds: the time limit of a handler call.
+            clock: the clock that is used for waiting.
+
+        """
         self._calls = calls
         self._crash_guard = crash_guard
         self._clock = clock
@@ -124,8 +133,8 @@ class ConcurrentDeliveries:
         """Undo a wake-up for a record that was already finished or forgotten.
 
         A thread first adds its record to the ended records, and then wakes the consumer's thread.
-        Between these two steps, the record may be finished or forgotten. Without this call, every
-        later wait would end immediately.
+        Between these two steps, the consumer's thread may finish or forget the record. Then the
+        wake-up comes too late, and without this call every later wait would end immediately.
         """
         self._calls.waker.sleep()
 

@@ -88,7 +88,7 @@ class ConcurrentMode(BatchMode):
         return arrived
 
     def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Report and renew waiting records; handle_next() starts the records that are due."""
+        """Renew deliveries of waiting queues; handle_next() starts the records that may run now."""
         if self._run.waiting is not None:
             self._run.waiting.renew(self._run.timeout.seconds)
         return True
@@ -118,7 +118,7 @@ class ConcurrentMode(BatchMode):
             if run.must_read_anew:
                 raise
             run.hold(error, self.while_holding)
-            raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
+            raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
         return True
 
     def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
@@ -137,7 +137,7 @@ class ConcurrentMode(BatchMode):
         while buffer and (at_fence or not buffer.at_fence) and not run.stop_requested.is_set():
             if run.crash_guard.suspected(buffer.first.message_id):
                 if concurrent:
-                    break  # it is handled alone, once the others are settled
+                    break  # the message is handled alone, after the others are settled
                 if not self._handle(raw):
                     return False
             elif concurrent.hungry and len(concurrent) < run.limits.messages:
@@ -149,7 +149,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _admit_due(self, raw: RawConnection) -> bool:
-        """Add waiting records that are due; return False if all deliveries must be returned."""
+        """Add waiting records that may run now; return False if all deliveries must be returned."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         self._defers_due = False
         if waiting is None or not waiting:
@@ -161,7 +161,7 @@ class ConcurrentMode(BatchMode):
             if not run.crash_guard.suspected(deliveries[0].message_id):
                 concurrent.open(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
-                waiting.put_back(deliveries)  # it is handled alone, once the others are settled
+                waiting.put_back(deliveries)  # it is handled alone, after the others are settled
                 self._defers_due = True
                 break
             elif not self._work(raw, deliveries, self._run.clock.monotonic()):

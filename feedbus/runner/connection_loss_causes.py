@@ -1,4 +1,4 @@
-"""Why the latest call of a handler can have closed the connection: too long without a heartbeat."""
+"""Find out whether the broker closed a connection because a handler call took too long."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from feedbus.runner.consumer_timeout import ConsumerTimeout
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLoad:
-    """The load of the latest call on its connection.
+    """How long the latest handler call kept the connection without heartbeats and settlements.
 
     Attributes:
         seconds: the duration of the call.
-        missed_seconds: the time without a heartbeat; 0 if it was shorter than an interval.
+        missed_seconds: the longest time without a heartbeat; 0 if it was shorter than the interval
+            of the heartbeats.
         message_ids: the ids of the messages in the handler.
 
     """

@@ -6,7 +6,8 @@ import re
 
 from feedbus.clock import Clock
 
-SAFE_SHARE = 0.9  # share of the timeout; a delivery that would take longer is returned
+# Share of the timeout. A delivery that would probably take longer is returned to the broker.
+SAFE_SHARE = 0.9
 FORGOTTEN_SHARE = 0.9  # factor for the estimate of the duration, after each quick batch
 TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
 
@@ -14,8 +15,8 @@ TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+)
 class ConsumerTimeout:
     """The timeout, if it is known, and whether a delivery will probably be settled in time.
 
-    The broker counts the time from the delivery, so messages that wait in the consumer can exceed
-    it, too.
+    The broker counts the time from the delivery of a message. So a message that only waits in the
+    consumer can exceed the timeout, too.
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
@@ -47,8 +48,8 @@ class ConsumerTimeout:
     def cancelled(self, took_seconds: float) -> str:
         """Return a text with the probable cause, after the broker has cancelled a subscription.
 
-        RabbitMQ 4.3 gives no reason for a cancel on a quorum queue. The cause is its timeout, or
-        the leader of the queue has moved.
+        RabbitMQ 4.3 gives no reason when it cancels a subscription to a quorum queue. Either the
+        consumer timeout is over, or the leader of the queue has moved to another node.
         """
         return (
             f"the broker cancelled the consumer, because handling the message took"
@@ -56,7 +57,7 @@ class ConsumerTimeout:
         )
 
     def exceeded(self, took_seconds: float) -> str:
-        """Return a text that says what the broker does with a message that took this long."""
+        """Return a text: handling a message took this long, and the timeout is shorter."""
         return (
             f"handling the message took {took_seconds:.0f} s, and the broker waits only"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"

@@ -19,7 +19,10 @@ HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Delete the messages from a process's file, so that its end is counted against none of them.
+    """Remove all messages from the file of a process that has ended.
+
+    After this, the end of the process is counted against none of them.
+
 
     Args:
         path: the process's file, if it exists.
@@ -35,8 +38,8 @@ class CrashGuard:
 
     If the file names messages when a process starts, they were in the handler when the previous
     process crashed. From then on they are handled alone. A message that was alone in the handler
-    during `delivery_limit` crashes becomes a dead letter. The same is true for a message whose
-    handling causes the loss of the connection to the broker. If several messages were in the
+    during `delivery_limit` crashes becomes a dead letter. If the handling of a message causes the
+    loss of the connection to the broker, this counts as a crash. If several messages were in the
     handler, the crash is counted against none of them: an operator may have killed the process.
     This file is needed because a classic queue does not count the deliveries of a message.
     """
@@ -59,7 +62,7 @@ class CrashGuard:
         self._thread = threading.get_ident()
         self._until: float | None = None
         self._end = 0  # the length of the line in the file
-        # The file is empty, or incomplete because of the crash: no message is suspected.
+        # If the file is empty, or incomplete because of a crash, no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
         self._in_handler: Sequence[str] = ()
@@ -112,7 +115,7 @@ class CrashGuard:
         self._end += len(rest) - len(b"]]\n")
 
     def limit(self, seconds: float) -> None:
-        """Set the time limit of the messages in the handler, from now on."""
+        """Set the time limit of the messages in the handler to this time from now."""
         self._until = self._now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
@@ -136,9 +139,10 @@ class CrashGuard:
 
     @contextmanager
     def nested(self) -> Iterator[Sequence[str]]:
-        """While the block runs, add other messages to the messages in the file.
+        """Let a `with` block write other messages to the file; restore the earlier ones after it.
 
-        The time of the block is not counted as time of the present messages.
+        The block gets the ids of the earlier messages. The time of the block does not count
+        against their time limit.
         """
         outer, until = self._in_handler, self._until
         left_seconds = (until if until is not None else self._now()) - self._now()

@@ -41,14 +41,14 @@ class Group:
         seconds: float,
         clock: Clock,
     ) -> None:
-        """Create a group of at most half of the prefetch, so that more can arrive during calls.
+        """Create a group of at most half of the prefetch, so that messages can arrive during calls.
 
         Args:
             dispatch: calls the handler.
             sender: sends the messages of the calls.
             buffer: the deliveries that have arrived.
             crash_guard: records the messages in the handler.
-            heartbeats: sent while the handler runs.
+            heartbeats: sends heartbeats while the handler runs.
             prefetch: the largest number of unacknowledged deliveries.
             seconds: the time limit of the handler for a record.
             clock: determines when groups end.

@@ -19,13 +19,13 @@ MOST_CALLS = 8  # the largest number of nested handler calls
 
 @dataclass(eq=False)
 class _Call:
-    """A call of the handler, which has not returned.
+    """A call of the handler that has not returned.
 
     Attributes:
         raw: the connection of its deliveries.
         deliveries: the deliveries that it handles.
         overtaking: returns the keys of deliveries.
-        over: whether the call has no more pauses.
+        over: whether no more deliveries are handled within the call.
         error: the error that is raised when the call has returned.
 
     """
@@ -45,9 +45,10 @@ class _Call:
 class PublishingPauses:
     """The pauses of a handler on a queue with `stream` and `order_by`.
 
-    The handler's messages are sent in slices while it runs. After each slice the handler is called
-    for small deliveries that have arrived, within the running call. Their keys differ from the keys
-    of all records that are being handled, so the records of each key stay in order.
+    The handler's messages are sent in slices of 20,000 while it runs. After each slice, the running
+    call pauses: the handler is called for small deliveries that have arrived. The keys of these
+    deliveries differ from the keys of all records that are being handled. So the records of each
+    key stay in order.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class PublishingPauses:
             run: the run, which has the buffer of deliveries.
             overtaking: chooses the deliveries.
             cancelled: returns whether the broker has cancelled a subscription.
-            handle: handles and settles deliveries, with the ids of all messages in the handler.
+            handle: handles and settles deliveries. It is called with the connection, the
+                deliveries, and the ids of all messages in the handler.
 
         """
         self._run = run
@@ -84,7 +86,7 @@ class PublishingPauses:
 
         Raises:
             Exception: the connection was lost in a pause, or the waiting records must be read
-                again; no delivery may be settled.
+                again. Then no delivery may be settled.
 
         """
         call = _Call(raw, deliveries, self._overtaking)
@@ -99,13 +101,13 @@ class PublishingPauses:
             raise call.error
 
     def pause(self) -> None:
-        """Handle the small deliveries that may be handled now; none of their errors is raised."""
+        """Handle small deliveries in a pause; of() raises their errors after the paused call."""
         if not self._possible():
             return
         run, call = self._run, self._calls[-1]
         with run.heartbeats.resting(), run.crash_guard.nested() as message_ids:
             if any(map(run.crash_guard.suspected, message_ids)):
-                call.over = True  # the message must be handled alone
+                call.over = True  # a suspected message must be handled alone
                 return
             try:
                 run.receive(call.raw, 0.0)
@@ -127,7 +129,7 @@ class PublishingPauses:
         )
 
     def _handle_some(self, call: _Call, message_ids: Sequence[str]) -> None:
-        """Handle a batch in a pause of a call, which handles the messages with these ids."""
+        """Handle a batch in a pause of a call; message_ids are the messages of all paused calls."""
         run = self._run
         if not run.buffer:
             return
@@ -150,6 +152,7 @@ class PublishingPauses:
         except Outage:
             if run.must_read_anew:
                 raise
-            # They are handled again later. If the outage still lasts then, the consumer holds.
+            # These deliveries are handled again later. If the outage still lasts then, the consumer
+            # holds.
             run.buffer.put_back(deliveries, arrived_at)
             call.over = True

@@ -11,7 +11,7 @@ from feedbus.runner.memory import ResidentMemory
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits that end a run; None is no limit.
+    """The limits that end a run; None means no limit.
 
     Attributes:
         max_messages: the largest number of handled deliveries.

@@ -21,10 +21,10 @@ AGAIN_SECONDS = 10.0  # between two attempts to record that a ring must be repai
 
 
 class MisplacementCheck:
-    """Knows which shard owns each key of an exchange, in the ring of the queue that delivers.
+    """Checks whether the shard that receives a message owns the key of the message.
 
-    If a broker rebuilds its ring in another order, records of a key reach another shard than
-    before. No operation fails then; only the keys of the arriving messages show it.
+    If a broker rebuilds its ring in another order, the records of a key reach another shard than
+    before. No operation fails in this case: only the keys of the arriving messages show the error.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -38,7 +38,7 @@ class MisplacementCheck:
         self._again_at = -math.inf
 
     def use_rings(self, states: Iterable[State]) -> None:
-        """Use the rings of these states."""
+        """From now on, check the messages of the current and the old rings in these states."""
         for state in states:
             arguments = self._topology.exchanges[state.current.exchange].arguments
             if {"hash-header", "hash-property"} & {*arguments}:
@@ -52,8 +52,9 @@ class MisplacementCheck:
     def misplaced(self, queue: str, delivery: Delivery) -> bool:
         """Whether a delivery was received from another queue than the one that owns its key.
 
-        Only messages that the ring has routed are checked. It ignores messages that a publisher has
-        put directly into a queue, and the routing keys in the body of a pack.
+        Only messages that the ring has routed are checked. Messages that a publisher has put
+        directly into a queue are not checked, and neither are the routing keys in the body of a
+        pack.
         """
         if queue not in self._members:
             return False

@@ -1,4 +1,4 @@
-"""The size of batches from old queues, so small that a batch delays new records only briefly."""
+"""The size of batches from old queues: a small batch delays the records of new queues less."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OldQueueBatches:
         Args:
             records: the number of its records.
             seconds: how long it took.
-            old: whether it came from an old queue.
+            old: whether it came from a queue of an older generation.
 
         """
         self._durations.add(records, seconds)

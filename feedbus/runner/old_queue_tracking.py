@@ -15,8 +15,9 @@ from feedbus.wire.amqp_protocols import RawConnection
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 CHECK_SHARE = 0.2  # the largest share of the time that these checks take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of other queues
-APART_SECONDS = 0.2  # between the consumers that remove drained generations from the state
-STATE_SECONDS = 1.0  # between two checks of the state
+# Consumers remove drained generations from the ring's state one after the other, this far apart.
+APART_SECONDS = 0.2
+STATE_SECONDS = 1.0  # between two checks of the ring's state
 
 
 class SwitchProgress:
@@ -24,9 +25,9 @@ class SwitchProgress:
 
     A record of a newer queue waits in the waiting queue until the old queues of its key are
     deleted. Before an old queue is deleted, its waiting records are moved to the waiting queues of
-    the current ring. A probe is published after them. When the probe has arrived here, the moved
-    records have arrived, too. Only then do the records of the key run, in the order of their
-    places.
+    the current ring. After the deletion, this consumer publishes a probe, a fence with a random id,
+    to each waiting queue that it reads. When the probes have arrived, the moved records have
+    arrived, too. Only then do the records of the key run, in the order of their positions.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class SwitchProgress:
     def begin(
         cls, run: Run, consumer_queues: ConsumerQueues, raw: RawConnection
     ) -> SwitchProgress | None:
-        """Let records wait for the old queues of a new connection's run.
+        """Follow the old queues on a new connection; from now on, records wait for these queues.
 
         Returns:
-            None if no old queues are read together with the own queue.
+            The object, or None if the consumer reads no old queues together with its own queue.
 
         """
         if run.waiting is None:
@@ -88,7 +89,7 @@ class SwitchProgress:
         return self._forgotten
 
     def must_begin_anew(self, raw: RawConnection) -> bool:
-        """Whether the ring has changed again, so that the queues must be divided again."""
+        """Whether the ring has changed again: the consumers must divide its old queues again."""
         now = self._run.clock.monotonic()
         if now < self._state_at:
             return False
@@ -128,7 +129,7 @@ class SwitchProgress:
         return CHECK_SECONDS if self._ended or self._waiting.awaited else SLOW_CHECK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
-        """Find deleted queues among the queues that records wait for; sometimes also others."""
+        """Find deleted queues among those that records wait for; less often, also among others."""
         now = self._run.clock.monotonic()
         awaited = sorted(self._waiting.awaited)
         found = [each for each in awaited if not broker.queue_exists(raw, each)]
@@ -142,8 +143,8 @@ class SwitchProgress:
     def _find_others(self, raw: RawConnection, awaited: set[str], ended: set[str]) -> list[str]:
         """Find deleted queues for which no record waits, from the oldest generation on.
 
-        While too many records wait, only the oldest generation is read. So all its queues are
-        checked then. Otherwise the search ends at the first queue that exists.
+        Usually the search ends at the first queue that exists. But while too many records wait,
+        only the oldest generation is read, and all its queues are checked.
         """
         found: list[str] = []
         for queues in self._predecessors.by_generation():

@@ -146,5 +146,5 @@ class Overtaking:
             return frozenset(pack.keys)
         try:
             return frozenset(self._order.key(delivery, pack, row) for row in range(len(pack)))
-        except (LookupError, TypeError) as error:  # no such field, or a value that is no key
+        except (LookupError, TypeError) as error:  # no such field, or not a key
             raise InvalidBody({"": [str(error)]}) from error

@@ -1,4 +1,4 @@
-"""The reader of one queue; at its end, the queue is deleted when it is proved to be empty."""
+"""The reader of one queue. It deletes an old queue when the queue is proved to be empty."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 class QueueReader:
     """A subscription to one queue on a separate channel, so that an error closes no other channel.
 
-    A queue that is ending always contains a fence, unless the queue is full. The next fence is put
-    there before the previous one is settled. The last fence is deleted with the queue. If this
-    consumer is killed, the fence stays in the queue for the next consumer.
+    A queue is *ending* if it is to be deleted when it is empty. An ending queue always contains a
+    fence, a message that marks the end, unless the queue is full. The next fence is published
+    before the previous one is settled. The last fence is deleted with the queue. If this consumer
+    is killed, the fence stays in the queue for the next consumer.
+
+    Attributes:
+        queue: the name of the queue on the broker.
+        tag: the consumer tag of the subscription.
+        channel: the channel of the subscription.
+        probes: proves that an ending queue is empty.
+        last_fence_tag: the delivery tag of the latest fence, if it is not settled; else 0.
+
     """
 
     queue: str
@@ -43,7 +52,23 @@ class QueueReader:
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> QueueReader | None:
-        """Subscribe to a queue; return None if it allows one consumer and already has another."""
+        """Subscribe to a queue.
+
+        Args:
+            connection: the connection of the consumer.
+            queue: the name of the queue on the broker.
+            tag: the consumer tag of the subscription.
+            prefetch: how many unsettled deliveries the broker may send.
+            exclusive: whether the queue may have no other consumer.
+            pause_seconds: the time between two probes; see Probes.
+            unfenced: whether the queue has to get a fence, because it may have none.
+            on_message: called with each delivery.
+            on_cancel: called with the tag when the broker cancels the subscription.
+
+        Returns:
+            None if the queue allows only one consumer and already has another.
+
+        """
         channel = connection.channel()
         channel.auto_decode = False
         channel.basic_qos(0, prefetch, False)
@@ -70,7 +95,7 @@ class QueueReader:
         return self.probes.lost or (self.probes.proved and not self.probes.awaited)
 
     def settle(self, delivery_tag: int) -> None:
-        """Acknowledge all deliveries up to one."""
+        """Acknowledge all deliveries up to this tag."""
         self.channel.basic_ack(delivery_tag, multiple=True)
         self.probes.disturb()
 

@@ -81,7 +81,7 @@ class QueuesToRead:
     def _tries_again(self) -> bool:
         """Whether it is time to check whether other consumers have left their queues.
 
-        If nothing else is read, the pause before each check is that of the run.
+        If no queue is read, the answer is always yes: the run itself waits between two calls.
         """
         now = self._run.clock.monotonic()
         alone = self._progress is None and not self._subscriptions.readers

@@ -24,10 +24,10 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 
-POLL_SECONDS = 0.5
-FIRST_CHECK_SECONDS = 0.05
-LONG_POLL_SECONDS = 5.0
-HERE_SECONDS = 0.0001  # for data that has already arrived
+POLL_SECONDS = 0.5  # the longest wait, if a signal does not end a wait
+FIRST_CHECK_SECONDS = 0.05  # before the first check whether another consumer's queue is free
+LONG_POLL_SECONDS = 5.0  # the longest wait, if a signal ends it
+HERE_SECONDS = 0.0001  # the time limit for reading data that has already arrived
 
 
 @dataclass(slots=True)
@@ -40,12 +40,12 @@ class Run:
         dispatch: calls the handlers.
         resources: the resources of the handlers.
         crash_guard: finds messages that may have ended a process.
-        heartbeats: sent while handlers work.
+        heartbeats: sends heartbeats while handlers run.
         holding: waits during an outage, longer after each failed attempt.
         timeout: how long the broker waits for an acknowledgement.
         limits: the remaining limits of the run.
-        waiting: the waiting queues; None if the queue has no order.
-        handler_seconds: the time limit of a handler.
+        waiting: the waiting queues; None if the queue has no `order_by`.
+        handler_seconds: the time limit of a handler call.
         clock: the clock that is used for waiting.
         assigned: returns whether the queue is assigned to this host now.
         buffer: deliveries that have arrived and are not handled yet.
@@ -148,7 +148,7 @@ class Run:
         return self.waiting is not None and self.waiting.unsettled
 
     def receive(self, raw: RawConnection, timeout: float) -> None:
-        """Wait for a delivery, and read all that have arrived, up to the prefetch.
+        """Wait for a delivery for `timeout` seconds, and read all that have arrived.
 
         take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
         """

@@ -1,8 +1,8 @@
 """Run one consumer until a signal or a limit ends it.
 
 The run connects and subscribes to the consumer's queues. Then it receives deliveries, and passes
-them to its mode. The mode calls the handlers and settles the deliveries.
-After an outage the run begins again with a new connection.
+them to its mode. The mode calls the handlers and settles the deliveries. After an outage, the run
+begins again with a new connection.
 """
 
 from __future__ import annotations
@@ -205,8 +205,8 @@ class Runner:
         )
         descriptor = self._mode.fileno()
         if descriptor is not None:
-            # It becomes readable when a concurrent handler call has ended. This interrupts the wait
-            # for the broker.
+            # The descriptor becomes readable when a concurrent handler call has ended. This
+            # interrupts the wait for the broker.
             raw.wake_on(descriptor)
         run.removal_reason = consumer_queues.removal_reason(raw)
         if run.removal_reason is not None:

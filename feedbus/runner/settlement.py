@@ -6,7 +6,7 @@ from collections import deque
 
 
 class Settlement:
-    """The delivery tags of a channel in the order of arrival; each is handled or not."""
+    """The delivery tags of a channel in the order of arrival, and which of them are done."""
 
     def __init__(self) -> None:
         """Create the object without deliveries."""

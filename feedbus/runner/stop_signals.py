@@ -20,7 +20,7 @@ def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
             if not called:
                 called = True
                 stop()
-        else:  # a process that a handler forked ends as any other
+        else:  # a process that a handler has forked ends at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

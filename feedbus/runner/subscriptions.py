@@ -22,7 +22,7 @@ from feedbus.wire.amqp_protocols import Connection, RawConnection
 
 events = EventLog(__name__)
 
-SWITCHING_POLL_SECONDS = 0.5  # between two checks whether a fence may be passed
+SWITCHING_POLL_SECONDS = 0.5  # between two checks whether the switch to a new ring is complete
 WAITING_POLL_SECONDS = 0.1  # between two checks of the waiting records of an ending queue
 
 
@@ -79,7 +79,7 @@ class Subscriptions:
     def subscribe(self, connection: Connection, source: Source) -> bool:
         """Start to read a queue; return False if it allows one consumer and already has another.
 
-        For an old queue that was deleted, nothing is done.
+        If an old queue was deleted, the method does nothing and returns True.
         """
         try:
             return self._subscribe(connection, source)
@@ -137,7 +137,8 @@ class Subscriptions:
     def _on_message(self, message: Any) -> None:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
         if self._unread and delivery.consumer_tag in self._unread:
-            # With a single active consumer, another process may have read the queue until now.
+            # With a single active consumer, another process may have read the queue until now. It
+            # may have left messages in the outbox.
             self._unread.remove(delivery.consumer_tag)
             self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
@@ -146,7 +147,7 @@ class Subscriptions:
     def settle(
         self, consumer_tag: str, delivery_tags: Sequence[int], *, one_by_one: bool = False
     ) -> None:
-        """Acknowledge deliveries of a subscription, if it is still there.
+        """Acknowledge deliveries of a subscription, unless the subscription has ended.
 
         Args:
             consumer_tag: the tag of the subscription.
@@ -163,7 +164,7 @@ class Subscriptions:
             reader.settle(delivery_tags[-1])
 
     def sample(self, delivery: Delivery) -> None:
-        """Check whether a batch's first record came to the shard that owns it."""
+        """Count the first delivery of a batch if it came to a shard that does not own its key."""
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None and self._misplacement_check.misplaced(reader.queue, delivery):
             self._metrics.misplaced()
@@ -186,7 +187,12 @@ class Subscriptions:
         self._fences_due[tag] = self._run.clock.monotonic() + seconds
 
     def pass_fence(self, raw: RawConnection) -> bool:
-        """Process the fence that is first in the buffer; return False if its queue is in use."""
+        """Process the fence that is first in the buffer.
+
+        Returns:
+            False if the queue is in use, not ending: the delivery is then an ordinary message.
+
+        """
         run, fence = self._run, self._run.buffer.first
         reader = self.readers[fence.consumer_tag]
         seconds = self._until_fence_due()
@@ -217,7 +223,7 @@ class Subscriptions:
         """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
-            return True  # after a replacement, the new queue has the same waiting queue
+            return True  # no shard: if the queue is replaced, the waiting queue remains
         return run.waiting.move_on(raw, reader.queue, reader.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
@@ -286,5 +292,5 @@ class Subscriptions:
             reader.close()
         if self._run.waiting is not None:
             self._run.waiting.close()
-        # These deliveries have returned to the queue, because their channel is closed.
+        # The broker has returned the deliveries in the buffer to their queues with their channels.
         self._run.buffer.clear()

@@ -94,7 +94,7 @@ class RetryLimit(WaitingLimit):
 
 
 class SwitchLimit(WaitingLimit):
-    """The limit of records that wait for old queues; at it, only the oldest queues are read."""
+    """The limit of records that wait for old queues; at the limit, only the oldest are read."""
 
     def _log_reached(self, count: int) -> None:
         events.warning(

@@ -1,4 +1,4 @@
-"""A subscription to one waiting queue."""
+"""A subscription to one waiting queue: failed records and later ones of their keys are there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WaitingQueue:
 
     Only one consumer at a time reads it: the broker lets one consumer be active, and a consumer
     does not subscribe if there is another. A consumer reads the shard's queue only while it reads
-    this one, and only after it has read all waiting records.
+    the waiting queue, and only after it has read all records there.
     """
 
     queue: str
@@ -87,8 +87,9 @@ class WaitingQueue:
         channel.basic_consume(
             queue, consumer_tag=tag, callback=opened._on_message, on_cancel=cancel
         )
-        # The probe is behind all waiting records: when the broker makes this consumer the active
-        # one, the deliveries of the previous consumer have returned to the queue.
+        # The probe, a fence with a random id, is behind all waiting records: when the broker makes
+        # this consumer the active one, the deliveries of the previous consumer have returned to the
+        # queue.
         opened.probes.put()
         # If many records wait, the probe arrives late. It counts as lost only if nothing arrives at
         # all.
@@ -132,7 +133,7 @@ class WaitingQueue:
             return  # the broker delivers the message again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
-        if FENCE in headers:  # also a fence of a consumer that has ended
+        if FENCE in headers:  # a probe, perhaps of an earlier consumer, or a notice
             message_id = message.properties.get("message_id")
             self.probes.came(message_id)
             self.channel.basic_ack(message.delivery_tag)

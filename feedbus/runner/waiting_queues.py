@@ -22,7 +22,7 @@ from feedbus.wire.amqp_protocols import Connection
 events = EventLog(__name__)
 
 WAITING_SUFFIX = ".waiting"  # at the end of a subscription's tag
-COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
+COUNT_SECONDS = 0.2  # the shortest time between two reports of the number of waiting records
 RENEWED_SECONDS = 300.0  # deliveries older than this are returned, and delivered again
 RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
 
@@ -56,7 +56,7 @@ class WaitingQueues:
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
-        self._open: dict[str, WaitingQueue] = {}  # by the tag of the subscription
+        self._open: dict[str, WaitingQueue] = {}  # by the consumer tag of the queue
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, retries.records)
         self._renewed_at = self._clock.monotonic()
@@ -90,8 +90,8 @@ class WaitingQueues:
 
     def probed(self) -> bool:
         """Return whether all probes have returned; then all moved records have arrived, too."""
-        # No generator expression: probed() must be called for each queue, because it also publishes
-        # a lost probe again.
+        # all() with a generator would end at the first queue whose probe has not returned. But
+        # probed() must be called for each queue, because it also publishes a lost probe again.
         returned = [opened.probed() for opened in self._open.values()]
         return all(returned)
 
@@ -121,7 +121,8 @@ class WaitingQueues:
             connection: the connection of the consumer.
             queue: the queue to read.
             tag: the tag of the subscription to the queue.
-            on_cancel: called with that tag when the waiting queue is deleted, or moved.
+            on_cancel: called with that tag when the broker cancels the subscription to the waiting
+                queue.
             turn: the number of the queue's generation.
 
         """
@@ -156,7 +157,7 @@ class WaitingQueues:
         return True
 
     def delete(self, tag: str) -> None:
-        """Delete the waiting queue of an old queue that another consumer has just deleted."""
+        """Delete the waiting queue, if it is empty, of an old queue that was deleted."""
         opened = self._open.get(tag)
         if opened is not None and not self._retries.records.of_queue(opened.queue):
             opened.channel.queue_delete(opened.queue)
@@ -252,6 +253,7 @@ class WaitingQueues:
         if opened is None:
             return True
         if self._retries.requeued_in(opened.queue):
-            opened.ending = False  # the probe must follow the messages that result from it
+            # A new probe must follow the messages that the requeued dead letter causes.
+            opened.ending = False
             return False
         return self._mover.move(connection, queue, opened)

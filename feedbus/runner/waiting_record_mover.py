@@ -24,7 +24,7 @@ from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
 
-SHORTEST_CHAIN = 2  # the generation of an ending queue, and a newer one
+SHORTEST_CHAIN = 2  # a move needs two generations: of the ending queue, and a newer one
 MOST_MOVED = 50_000  # into one waiting queue, because its reader gets at most PREFETCH
 
 
@@ -34,8 +34,10 @@ class WaitingRecordMover:
     Each record is moved to the waiting queue of the shard that owns its key in the current
     generation. It does not run there before the old queue is deleted. In two cases, records are not
     moved, but handled here first. Either they are too many for the other waiting queue, or a queue
-    between the two generations can still have records of their keys. If all keys wait for all old
-    queues, the records are moved to the next generation, which is not read yet.
+    of a generation between the old and the current one can still have records of their keys.
+
+    If it is not known which old queues had a key, each key waits for all old queues. Then records
+    are moved only to the next generation, which is not read yet.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class WaitingRecordMover:
         exchange = self._consumer.queue.exchange
         if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
             return False  # the ring hashes another value than the routing key
-        # The other records have failed again and are being sent to this queue, or a handler has
-        # them.
+        # Records without an arrival have failed again and are being sent to this queue. Taken
+        # records are in a handler.
         arrivals = [each.arrival for each in records if each.arrival and not each.taken]
         if len(arrivals) < len(records):
             return False
