@@ -148,8 +148,8 @@ def _declare_written(
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a consumer, under a given name.
 
-    If an earlier version declared a quorum queue with another delivery limit, the queue stays until
-    `feedbus apply` replaces it.
+    If an earlier version of feedbus declared the quorum queue with another delivery limit, the
+    queue stays until `feedbus apply` replaces it.
     """
     arguments = queue_arguments.of_queue(names, consumer.queue)
     try:
@@ -182,8 +182,9 @@ def declare_auxiliary(
 ) -> None:
     """Declare a queue for dead letters, retries, held messages or the state of a ring.
 
-    If the queue exists with the other type, it is not changed, because it may have messages. After
-    an operator has deleted it, it is declared with the correct type.
+    If the queue exists with the other queue type (classic or quorum), it is not changed, because it
+    may have messages. After an operator has deleted the queue, the next call declares it with the
+    correct type.
     """
     wanted, other = (
         queue_arguments.of_auxiliary(arguments, quorum=each) for each in (quorum, not quorum)

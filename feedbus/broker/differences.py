@@ -11,6 +11,7 @@ from amqp.exceptions import InvalidCommand, PreconditionFailed
 
 from feedbus.errors import UsageError
 
+# Example of an error of RabbitMQ that this pattern matches:
 # inequivalent arg 'x-max-length' for queue 'a.b' in vhost '/': received none but current is
 # the value '5' of type 'long'
 INEQUIVALENT = re.compile(
@@ -19,12 +20,12 @@ INEQUIVALENT = re.compile(
     re.DOTALL,
 )
 VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '.*')?", re.DOTALL)
-# The plugins that provide exchange types. RabbitMQ 3.x refuses an unknown type with 503, 4.x with
-# 406.
+# The plugin that provides each exchange type. For an unknown exchange type, RabbitMQ 3.x closes the
+# channel with the error 503, and RabbitMQ 4.x with 406.
 PLUGINS = {"x-consistent-hash": "rabbitmq_consistent_hash_exchange"}
 UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(?P<type>[^']+)'")
-# Values that mean the same as a missing argument. If no queue type was declared, RabbitMQ 4.x
-# reports the type, and 3.x reports none.
+# For each argument, the value that means the same as a missing argument. If a queue was declared
+# without a type, RabbitMQ 4.x reports "classic", and RabbitMQ 3.x reports no type.
 DEFAULTS = {"x-queue-type": "classic"}
 
 # The names of these arguments in topology.toml.
@@ -71,7 +72,7 @@ def differs_in(error: BaseException | None) -> str:
 
 
 def found_in(error: BaseException | None) -> str:
-    """Return the value that an argument has on the broker, from the 406 error, or "none"."""
+    """Return the argument's value on the broker, which the broker's 406 error names, or "none"."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(found["argument"], found["got"]) if found else ""
 

@@ -16,8 +16,9 @@ from feedbus.topology import Topology
 class Inventory:
     """A topology's exchanges and queues by name, and the bindings between them in their order.
 
-    The bindings of the timer's exchanges are only in `timer_bindings`. The objects by which hosts
-    announce themselves are left out: they are deleted with the hosts' connections.
+    The bindings of the timer's exchanges are only in `timer_bindings`. The timer keeps delayed
+    messages; see feedbus.broker.timer. The objects by which hosts announce themselves are left out,
+    because the broker deletes them when the hosts disconnect.
     """
 
     exchanges: Mapping[str, SeenExchange]
@@ -34,7 +35,7 @@ def take(topology: Topology) -> Inventory:
     """Return the broker's objects with the topology's prefix, and the external objects.
 
     Raises:
-        BrokerOutage: the broker is unavailable, or the embedded one's file cannot be read.
+        BrokerOutage: the broker is unavailable, or the embedded broker's file cannot be read.
         UsageError: RabbitMQ's management API does not answer, or refuses this user.
 
     """

@@ -50,7 +50,7 @@ def exclusive_queue(
             channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
             break
         except ResourceLocked as error:
-            channel.close()  # the client has opened it again
+            channel.close()  # after the error, the client has opened the channel again
             if clock.monotonic() >= deadline:
                 msg = (
                     f"another `feedbus apply` or `feedbus up` is running (it has locked {name} on"
@@ -61,8 +61,8 @@ def exclusive_queue(
     try:
         yield
     finally:
-        # If the connection is lost, the lock is released. The error of the connection is raised
-        # then.
+        # If the connection is lost, the broker has deleted the queue, and so released the lock. The
+        # next use of the connection raises its error.
         with contextlib.suppress(*connection_errors(connection)):
             channel.queue_delete(name)
             channel.close()

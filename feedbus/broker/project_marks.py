@@ -1,8 +1,9 @@
 """Marks of projects on a shared broker, so that no project uses another's objects.
 
-Everything that a project has on a broker begins with its name and a dot. If one project is called
-`shop` and another `shop.eu`, the names of the second begin with both prefixes. Marks are exchanges
-without bindings. Their names contain a colon, which no name in a topology contains.
+The name of everything that a project has on a broker begins with the project's name and a dot. If
+one project is called `shop` and another one `shop.eu`, all names of `shop.eu` begin with both
+prefixes. To detect this, each project declares marks. A mark is an exchange without bindings. Its
+name contains a colon, which no name in a topology contains.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
 
 PROJECT = ".:project"
-PART = ".:part"  # the name before this suffix cannot be the name of a project
+PART = ".:part"  # a mark `shop.eu.:part` means: another project may not be named `shop.eu`
 
 
 def marks(topology: Topology) -> Iterator[str]:
-    """Yield the exchanges that mark a project on its broker."""
+    """Yield the names of the exchanges that mark a project on its broker."""
     yield f"{topology.name}{PROJECT}"
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
 

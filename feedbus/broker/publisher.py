@@ -27,7 +27,7 @@ CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
 SILENT_SECONDS = 1.0  # a wait for confirms counts as long after this time
-WOKEN_SECONDS = 0.01  # a pause after a wait that another thread has ended
+WOKEN_SECONDS = 0.01  # how long to sleep after another thread has ended a wait for confirms
 
 
 class Publisher:
@@ -84,7 +84,7 @@ class Publisher:
         """Publish in order and wait for every answer; return the messages that were not accepted.
 
         Raises:
-            BrokerOutage: they were not confirmed in time, or their exchange does not exist.
+            BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
                 Messages that were not confirmed may have arrived. The connection cannot be used any
                 more.
 
@@ -177,7 +177,7 @@ class Publisher:
                 raise
             unanswered = [*unconfirmed.waiting.values(), *messages[put:]]
             self.close()
-            if isinstance(error, AccessRefused):  # an outage
+            if isinstance(error, AccessRefused):  # the caller reports it as an outage
                 raise
             if isinstance(error, NotFound):
                 msg = f"broker: {error.reply_text}; `feedbus up` declares it"

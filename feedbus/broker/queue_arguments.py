@@ -8,7 +8,8 @@ from typing import Any
 from feedbus.broker_names import Names
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 
-# With it, a quorum queue deletes a dead letter only after the next queue has confirmed it.
+# With these arguments, a quorum queue deletes a message that it dead-letters only after the next
+# queue has confirmed it.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 

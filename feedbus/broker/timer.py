@@ -143,7 +143,12 @@ def exists(connection: Connection, names: Names) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """The number of delayed messages, and of messages that are due but have no target."""
+    """The counts of delayed messages.
+
+    Attributes:
+        waiting: how many messages still wait for the end of their delay.
+        undelivered: how many messages are due, but no queue accepted them.
+    """
 
     waiting: int = 0
     undelivered: int = 0

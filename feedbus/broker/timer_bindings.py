@@ -58,7 +58,7 @@ def foreign_bindings(
 def _wanted(
     names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[SeenBinding]:
-    """Yield the correct bindings between the existing objects of the timer."""
+    """Yield the bindings that should exist between the existing objects of the timer."""
     undelivered = names.timer_undelivered
 
     def usable(queue: str) -> bool:

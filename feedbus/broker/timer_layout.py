@@ -1,4 +1,7 @@
-"""The exchanges and queues that a timer may have: their names, arguments and keys."""
+"""The exchanges and queues that a timer may have: their names, arguments and keys.
+
+The timer keeps delayed messages. See feedbus.broker.timer for positions and digits.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,9 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 
 def has_guard(exchange: Exchange) -> bool:
     """Whether messages that are due reach an exchange through its guard exchange.
+
+    A guard forwards only messages for which its exchange has a queue; see _declare_guard() of
+    feedbus.broker.timer_objects.
 
     No guard is needed for a ring, which keeps unroutable messages, or if the user has set an
     alternate exchange.

@@ -26,7 +26,10 @@ events = EventLog(__name__)
 
 
 class Timer:
-    """Declares the objects that delayed messages need, once for each connection."""
+    """Declares the exchanges, queues and bindings that delayed messages need.
+
+    It declares each of them once for each connection.
+    """
 
     def __init__(self, topology: Topology, *, waiting: Waiting = nullcontext) -> None:
         """Create the timer; nothing is declared yet.
@@ -43,15 +46,18 @@ class Timer:
         self._places: set[int] = set()
 
     def forget(self) -> None:
-        """Declare everything again at the next call: the next broker may have no objects."""
+        """Forget what was declared, so that the next declare() declares all objects again.
+
+        It is called when the connection is lost: the broker may have lost the objects, too.
+        """
         self._targets.clear()
         self._places.clear()
 
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these messages, and wait until they are on the broker's disk.
 
-        The first message that needs a position waits for this. Later messages, also of other
-        processes, find the exchange `written`, and do not wait.
+        The first message that needs a position waits for the disk. Later messages, also of other
+        processes, find the exchange `written` of this position, and do not wait.
 
         Raises:
             UsageError: one of the queues is on the broker with other arguments.
@@ -130,7 +136,8 @@ def restore(channel: Channel, names: Names) -> None:
 
 def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
-    # A message that is requeued is not read a second time.
+    # The loop reads as many messages as the queue has at the start. So it does not read a message
+    # again that it requeues.
     for _ in range(lookups.count(channel.connection, names.timer_undelivered) or 0):
         message = channel.basic_get(names.timer_undelivered)
         if message is None:

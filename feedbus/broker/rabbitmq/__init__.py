@@ -29,7 +29,8 @@ WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 # RabbitMQ drops a silent connection after two to three intervals, here 24 to 36 s.
 HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
-TCP_USER_TIMEOUT = 18  # the number on Linux; on other systems the socket module lacks it
+# The number of this socket option on Linux. Other systems do not have the option.
+TCP_USER_TIMEOUT = 18
 # How long RabbitMQ may take to put a message into its queue after it has routed the message. A
 # message that an old ring has routed must not arrive in the queue after the ring's fence.
 IN_FLIGHT_SECONDS = 0.2

@@ -18,11 +18,13 @@ from feedbus.process.fork_safety import close_in_forks
 READ_AHEAD_BYTES = 16_384
 FRAME_HEADER = struct.Struct(">BHI")  # type, channel, bytes
 FRAME_END = 0xCE
-SHORTEST_SECONDS = 0.0001  # with 0, an incomplete frame would cause a busy loop
+SHORTEST_SECONDS = 0.0001  # shortest wait of a read: after 0 s, a partial frame causes a busy loop
 STEP_SECONDS = 1.0
 ANSWER_SECONDS = 40.0
 CLOSE_SECONDS = 5.0
-SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
+# A connection is lost after this number of heartbeat intervals in which the broker sent nothing. A
+# broker sends a heartbeat at least once in each interval.
+SILENT_INTERVALS = 2
 
 
 class Connection(frames.Connection):
@@ -115,7 +117,8 @@ class Connection(frames.Connection):
 
     def _read_until(self, deadline: float) -> None:
         while not self._read(deadline - time.monotonic()):
-            # A heartbeat, or a part of a message whose rest may have arrived already.
+            # The frame was a heartbeat or a part of a message. The rest of the message may already
+            # be in the buffer, so an empty buffer is a condition for the timeout.
             if time.monotonic() >= deadline and not self._transport._read_buffer:  # noqa: SLF001 -- py-amqp has no public name for it
                 msg = "timed out: no data arrived from RabbitMQ"
                 raise TimeoutError(msg)

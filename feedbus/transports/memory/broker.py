@@ -46,7 +46,7 @@ class MemoryBroker:
             name: the name under which connections find the broker.
             clock: the clock for expiry and for waiting; by default, the machine's clock.
             seed: the seed of its random names; None for different names in each run.
-            prepared: the result of `serialized` of another broker; by default it is empty.
+            prepared: the result of serialized() of the broker to copy; None for an empty broker.
 
         """
         self.name = name
@@ -89,7 +89,7 @@ class MemoryBroker:
             self.tables.database.close()
 
     def serialized(self) -> bytes:
-        """Return the content of the broker, for the argument `prepared`."""
+        """Return the content of the broker, for the argument `prepared` of a new broker."""
         with self.tables.use:
             return self.tables.database.serialize()
 
@@ -99,7 +99,7 @@ class MemoryBroker:
             return read_rows(self.tables.database)
 
     def message_count(self) -> int:
-        """Return how many messages the queues contain, including delivered ones."""
+        """Return how many messages the queues contain, including unacknowledged ones."""
         counts = "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM unacked)"
         ((count,),) = self.tables.read(counts)
         return int(count)
@@ -158,14 +158,14 @@ class SocketPairs:
         self._sender: socket.socket | None = None
 
     def listen(self, owner: int) -> None:
-        """Start to receive the wake-ups that are sent to a connection."""
+        """Start to receive the wake-ups for the connection with this id."""
         self.receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.setblocking(False)
         self._sender.setblocking(False)
         self._broker.wake_up_sockets[owner] = self._sender
 
     def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; ignore connections that are closed or already woken."""
+        """Wake the connections with these ids; ignore closed and already woken connections."""
         for owner in owners:
             wake_up_socket = self._broker.wake_up_sockets.get(owner)
             if wake_up_socket is not None:
@@ -195,7 +195,7 @@ class SocketPairs:
 
 
 class Presence:
-    """The ids of the live connections, as a set."""
+    """Keeps the ids of the broker's live connections in a set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         """Create the object; this connection is not recorded yet."""
@@ -215,7 +215,7 @@ class Presence:
         """Do nothing: a forked child has its own copy of the set."""
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection is live."""
+        """Return whether the connection with this id is live."""
         return owner in self._broker.living
 
     def sweep(self, owner: int) -> None:

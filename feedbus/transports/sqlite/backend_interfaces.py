@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-NEWS, FAREWELL = b"news", b"farewell"  # what the receiver of a wake-up must check
+# The meaning of a wake-up. NEWS: the receiver's queues may have messages. FAREWELL: another
+# connection has ended, so the receiver must read again which connections are live.
+NEWS, FAREWELL = b"news", b"farewell"
 
 
 class Time(Protocol):
@@ -35,23 +37,23 @@ class WakeUps(Protocol):
     receiver: socket.socket | None
 
     def listen(self, owner: int) -> None:
-        """Start to receive the wake-ups that are sent to a connection."""
+        """Start to receive the wake-ups for the connection with this id."""
 
     def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections."""
+        """Wake the connections with these ids."""
 
     def read(self) -> set[bytes]:
         """Read the wake-ups that have arrived, and return their meanings."""
 
     def close(self, owner: int | None) -> None:
-        """Stop receiving wake-ups; a second call does nothing."""
+        """Stop receiving wake-ups for this id; a second call does nothing."""
 
     def drop(self) -> None:
         """Close, in a forked child, the descriptors that it has inherited."""
 
 
 class Liveness(Protocol):
-    """Shows other connections that this connection is live, and checks whether they are live."""
+    """Shows that this connection is live, and checks whether other connections are live."""
 
     def begin(self, owner: int) -> None:
         """Show that this connection is live, under the given id."""
@@ -63,14 +65,14 @@ class Liveness(Protocol):
         """Close, in a forked child, the descriptors that it has inherited."""
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection is live."""
+        """Return whether the connection with this id is live."""
 
     def sweep(self, owner: int) -> None:
         """Remove the files of a dead connection."""
 
 
 class Upkeep(Protocol):
-    """Maintenance while nobody uses the broker."""
+    """Maintenance of the broker's file, which runs while no connection uses the broker."""
 
     def postpone(self) -> None:
         """Register that this connection has used the broker."""

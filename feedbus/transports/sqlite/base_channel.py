@@ -27,7 +27,7 @@ class Unsettled(NamedTuple):
 
 
 class BaseChannel(StdChannel):
-    """The common state of the parts of a channel; after an AMQP error, it opens again."""
+    """The common state of the parts of a channel; after an AMQP error, the channel opens again."""
 
     no_ack_consumers: Any
 
@@ -45,9 +45,9 @@ class BaseChannel(StdChannel):
         Args:
             connection: the connection of the channel.
             channel_id: the number of the channel on its connection.
-            inbox: receives its consumers' messages.
+            inbox: claims the messages for the consumers of the channel.
             confirm_publish: whether each publish waits until its message is stored durably.
-            on_close: called with the number when the channel has closed.
+            on_close: called with the channel's number when the channel has closed.
 
         """
         self.connection: RegisteredConnection | None = connection
@@ -81,7 +81,8 @@ class BaseChannel(StdChannel):
 
     @contextmanager
     def _method(self) -> Iterator[Transaction]:
-        # Earlier messages of this channel must be stored first, as on one TCP stream.
+        # The messages that this channel has published before must be stored first. RabbitMQ, too,
+        # gets them first, because a channel sends everything over one TCP stream.
         link = self._link
         self.flush()
         with self._refusals(), link.write() as tx:

@@ -43,8 +43,8 @@ def bind(
                 f" '{source}' in vhost '/', got '{routing_key}'"
             )
             raise PreconditionFailed(msg, (50, 20))
-        # A second binding of a destination, with another weight, is listed, but does not change the
-        # ring.
+        # On a ring, each queue has as many buckets as its weight. If the destination is bound a
+        # second time with another weight, the binding is listed, but does not change the ring.
         bucketed = not any(
             binding.bucketed and (binding.kind, binding.destination) == (kind, destination)
             for binding in tx.routes.bindings.get(source, ())
@@ -86,8 +86,8 @@ def unbind(
         (source, kind, destination, routing_key, json.dumps(dict(arguments), sort_keys=True)),
     ).rowcount
     if changed:
-        # Any unbinding removes all buckets of the destination. If another binding of it is left,
-        # the destination stays bound, but gets no message.
+        # Each unbinding removes all buckets of the destination. If another binding of the
+        # destination is left, the destination stays bound, but gets no message.
         tx.execute(
             "UPDATE bindings SET bucketed = 0 WHERE source = ? AND kind = ? AND destination = ?",
             (source, kind, destination),

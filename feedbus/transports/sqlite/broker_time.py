@@ -1,9 +1,9 @@
 """The time of the broker in milliseconds; it advances evenly, also if the wall clock is changed.
 
-It measures times to live, delays, and how long queues are unused. It is the kernel's time since
-boot, plus an offset that the file keeps. So it is the same in all processes, and a restart of a
-process does not change it. After a reboot it continues from the wall clock or from its last value,
-whichever is later.
+Times to live, delays and the age of unused queues are measured in this time. It is the kernel's
+time since boot, plus an offset that the file keeps. So the time is the same in all processes, and a
+restart of a process does not change it. After a reboot, the time continues from the wall clock or
+from its last value, whichever is later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NOTED_EVERY_MS = 60_000
 TABLE = """
 CREATE TABLE IF NOT EXISTS clock (
     boot TEXT NOT NULL,             -- the boot for which the offset is valid
-    offset_ms INTEGER NOT NULL,     -- from the time since boot to the broker's time
+    offset_ms INTEGER NOT NULL,     -- the broker's time minus the time since boot
     seen_ms INTEGER NOT NULL        -- the broker's time, noted once a minute
 )
 """
@@ -29,7 +29,7 @@ def wall_ms() -> int:
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Return the id of the boot and the milliseconds since then, or None if not known."""
+    """Return the id of the boot and the milliseconds since the boot; None if they are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/time").readlink()

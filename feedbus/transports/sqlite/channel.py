@@ -17,7 +17,7 @@ class Channel(DeclaringChannel, PublishingChannel, ConsumingChannel):
     """A channel with all methods that py-amqp's and Kombu's clients call."""
 
     Message = pyamqp.Message
-    auto_decode = True  # bodies whose message declares an encoding are delivered as text
+    auto_decode = True  # if a message declares an encoding, its body is delivered as text
 
     def prepare_message(
         self,

@@ -1,4 +1,8 @@
-"""Messages that a connection has claimed for its consumers and has not delivered yet."""
+"""Messages that a connection has claimed for its consumers and has not delivered yet.
+
+A connection claims a message in the file first, so that no other connection delivers it. Later it
+calls the callback of the consumer.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from feedbus.transports.sqlite.queued_messages import claim, content_of, settle
 from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 
-LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered ones
+LOADED_AT_ONCE = 50  # the number of messages whose bodies are loaded into memory before delivery
 
 
 class ClaimedMessages:
@@ -25,7 +29,7 @@ class ClaimedMessages:
         self._turn = 0
 
     def unseen(self) -> list[int]:
-        """Return the claimed messages that no callback has received."""
+        """Return the ids of the claimed messages that no callback has received."""
         return [arrival.message for arrival in self._arrivals if not arrival.settled]
 
     def clear(self) -> None:
@@ -34,7 +38,7 @@ class ClaimedMessages:
         self._arrivals.clear()
 
     def forget(self, consumer: Consumer) -> list[int]:
-        """Remove a consumer; return its claimed messages that were not delivered."""
+        """Remove a consumer; return the ids of its claimed messages that were not delivered."""
         self.consumers.pop(consumer.id, None)
         consumer.group.consumers.pop(consumer.tag, None)
         left = [

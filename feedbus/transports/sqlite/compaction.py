@@ -19,8 +19,8 @@ from feedbus.process.private_files import open_private
 
 QUIET_SECONDS = 1.0  # the time without a write of any process, after which the file is checked
 SPARE_BYTES = 16_000_000  # size of free pages and log that is kept, for the next burst of messages
-# A rewrite copies everything else, at about 10 ms for each megabyte, while publishers wait for the
-# write lock.
+# The file is not rewritten if it has more bytes in use than this. A rewrite copies them, at about
+# 10 ms for each megabyte, and publishers wait meanwhile.
 MOST_KEPT_BYTES = 100_000_000
 
 
@@ -52,7 +52,7 @@ class Compaction:
     def run(self) -> None:
         """Rewrite the file if most of it is free and nobody uses it; else check again later."""
         self._due = None
-        # The file is busy, or the disk has no room for the copy.
+        # SQLite raises this error if the file is busy, or if the disk has no room for the copy.
         with contextlib.suppress(sqlite3.OperationalError):
             if not self._is_worth_it():
                 return

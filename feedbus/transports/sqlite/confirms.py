@@ -20,7 +20,7 @@ Events = Mapping[str, set[Callable[..., None]]]
 
 @dataclass(frozen=True, slots=True)
 class PublishedMessage:
-    """A published message; its tag is 0 if the channel is not in confirm mode."""
+    """A published message; its delivery tag is 0 if the channel is not in confirm mode."""
 
     tag: int
     content: Content
@@ -30,7 +30,7 @@ class PublishedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """A confirm or nack of one message; with multiple, of all messages up to it."""
+    """A confirm or nack of one message; with multiple, of all messages up to its tag."""
 
     event: str
     tag: int
@@ -65,7 +65,10 @@ Outcome = Confirm | Returned
 def store(
     tx: Transaction, outgoing: Sequence[PublishedMessage]
 ) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; return the outcomes, and the error if one ended the work."""
+    """Put messages into their queues; return the confirms, nacks and returns.
+
+    The first message to a missing exchange ends the work. Then the second value is its error.
+    """
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together
     failure = None

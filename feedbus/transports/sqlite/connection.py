@@ -27,7 +27,7 @@ class Connection(RegisteredConnection):
     channel_type: type[Channel] = Channel
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
 
-    # Its errors, with the attribute names of py-amqp's connections.
+    # The classes of the connection's errors; Kombu reads them by these names of py-amqp.
     connection_errors = (*amqp.Connection.connection_errors, sqlite3.OperationalError)
     channel_errors = amqp.Connection.channel_errors
     recoverable_connection_errors = (
@@ -75,7 +75,7 @@ class Connection(RegisteredConnection):
         """Process one event: report confirms and returns, or deliver one message.
 
         Args:
-            timeout: seconds to wait for it, None without a limit.
+            timeout: seconds to wait for an event; None to wait without a limit.
 
         Raises:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.

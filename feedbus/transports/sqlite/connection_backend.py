@@ -37,7 +37,7 @@ def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS)
         busy_timeout_seconds: how long to wait while another process has locked the file.
 
     Raises:
-        FileUnavailable: it cannot be opened or created.
+        FileUnavailable: the file cannot be opened or created.
 
     """
     name = f"broker file {path}"

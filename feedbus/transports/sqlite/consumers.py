@@ -24,7 +24,7 @@ class ConsumerGroup:
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection, and the number of its unsettled deliveries."""
+    """A consumer of this connection; `held` is the number of its unsettled deliveries."""
 
     id: int
     group: ConsumerGroup
@@ -52,11 +52,14 @@ class Consumer:
 
 @dataclass(slots=True)
 class Arrival:
-    """A claimed message that the consumer's callback has not received yet."""
+    """A claimed message that the consumer's callback has not received yet.
+
+    `message` is the id of the message, and `returns` is how often it was returned to the queue.
+    """
 
     consumer: Consumer | None  # None for basic_get
     message: int
     returns: int
-    counted: bool  # whether a header counts its returns, as on a quorum queue
-    settled: bool  # needs no ack
+    counted: bool  # whether a header of the message contains the count, as on a quorum queue
+    settled: bool  # whether the delivery needs no ack
     content: tuple[str, str, str, bytes] | None = None

@@ -94,7 +94,7 @@ class ConsumingChannel(BaseChannel):
             raise AccessRefused(msg, (60, 20))
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
-        """End a consumer, after its callback has received the messages claimed for it.
+        """End a consumer, after its callback has received the messages that it has claimed.
 
         On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
         This channel must still settle the deliveries that the callback has received.

@@ -111,9 +111,9 @@ class DeclaringChannel(BaseChannel):
             return queue_declare_ok_t(found.name, tx.depth(found.id), consumers)
 
     def _read_counts(self, queue: str) -> tuple[int, int] | None:
-        """Return the ready messages and the consumers of a queue, without a write transaction.
+        """Return the counts of a queue's ready messages and consumers, without a write transaction.
 
-        Only one process can write at a time, so a write can take long.
+        Only one process can write at a time, so a write transaction may have to wait.
 
         Returns:
             None if a write transaction is needed: the queue does not exist, is exclusive, or

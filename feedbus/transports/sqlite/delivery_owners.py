@@ -1,4 +1,4 @@
-"""Connections that own deliveries, registered in the file until they close or die."""
+"""Connections that own deliveries (*owners*), registered in the file until they close or die."""
 
 from __future__ import annotations
 

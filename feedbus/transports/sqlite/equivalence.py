@@ -13,7 +13,7 @@ Arguments = Mapping[str, Any]
 
 
 def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
-    """Raise an error if a property differs from that of the existing object."""
+    """Raise an error if a declared property differs from the property of the existing object."""
     if received != current:
         values = (
             str(value).lower() if isinstance(value, bool) else value
@@ -29,7 +29,7 @@ def same(what: str, name: str, received: bool | str, current: bool | str) -> Non
 def same_argument(
     what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
 ) -> None:
-    """Raise an error if an argument differs from that of the existing object."""
+    """Raise an error if a declared argument differs from the argument of the existing object."""
     if received.get(name) != current.get(name):
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"

@@ -28,8 +28,8 @@ def declare_exchange(
     """Declare an exchange; if an equal one exists, nothing changes.
 
     Raises:
-        PreconditionFailed: it exists with other properties.
-        InvalidCommand: there is no such type.
+        PreconditionFailed: the exchange exists with other properties.
+        InvalidCommand: there is no such exchange type.
         AccessRefused: a built-in exchange has this name.
 
     """

@@ -26,7 +26,8 @@ def expire_due(tx: Transaction) -> None:
             arm(tx, unused_until(tx, queue))
     if tx.topology_changed:
         tx.routes = load_routes(tx.database, version=-1)
-    tx.everyone = everyone  # all other connections read the new time when the old time is reached
+    # The other connections need no wake-up: when the old time is reached, they read the new time.
+    tx.everyone = everyone
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:

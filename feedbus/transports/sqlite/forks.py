@@ -1,9 +1,9 @@
 """Forks: a child process does not use the connections of its parent, and opens its own.
 
-SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
-its parent's locks. This is then also true for each connection that it opens to the same file.
-Therefore a fork waits until no thread uses an inherited file, and the child closes it before it
-opens a connection of its own.
+SQLite counts the locks on a file separately in each process. In a child that inherits an open file,
+SQLite assumes that the child holds its parent's locks. Each connection that the child opens to the
+same file then uses locks that do not exist. Therefore a fork waits until no thread uses a broker
+file. The child closes the inherited file before it opens a connection of its own.
 """
 
 from __future__ import annotations

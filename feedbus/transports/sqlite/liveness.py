@@ -19,7 +19,7 @@ class Locks:
         self._handle = -1
 
     def begin(self, owner: int) -> None:
-        """Create and lock the file of a connection, before others can see its id."""
+        """Create and lock the file of a connection, before other connections can see its id."""
         self._own = self._path(owner)
         self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
         if not try_lock(self._handle):
@@ -33,13 +33,19 @@ class Locks:
             self.drop()
 
     def drop(self) -> None:
-        """Close this process's copy of the lock, which a child would keep when its parent died."""
+        """Close, in a forked child, its copy of the lock.
+
+        Otherwise the child would keep the lock after the death of its parent.
+        """
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection is live, so that its file is locked; needs the write lock."""
+        """Return whether a connection is live: whether its file is locked.
+
+        The caller holds the write lock of the broker file.
+        """
         try:
             handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

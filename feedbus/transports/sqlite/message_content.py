@@ -92,7 +92,7 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
     found = load(properties)
     decoded: bytes | str = body
     encoding = found.get("content_encoding")
-    if encoding and channel.auto_decode:  # as py-amqp does, text where an encoding is declared
+    if encoding and channel.auto_decode:  # as in py-amqp, a declared encoding makes the body text
         with contextlib.suppress(LookupError, UnicodeError):
             decoded = body.decode(encoding)
     message = Message(decoded, channel=channel, **found)
@@ -131,7 +131,8 @@ def _mark(value: Any) -> dict[str, str]:
 
 def _unmark(found: dict[str, Any]) -> Any:
     kind, value = found.get(TAG), found.get("value")
-    # A publisher's header may have such a field; then it is an ordinary table.
+    # A publisher's header may contain the name of the mark. If its value is not one of ours, the
+    # header is an ordinary table.
     with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
         if kind == "time":  # without a time zone and in UTC, as py-amqp reads an AMQP timestamp
             return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)

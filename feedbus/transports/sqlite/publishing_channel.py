@@ -20,7 +20,7 @@ class PublishingChannel(BaseChannel):
     """The AMQP methods that publish messages."""
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Number messages from now on, and report their confirms."""
+        """Give each later message a delivery tag, and report its confirm."""
         self.flush()
         self._confirming = True
 
@@ -36,13 +36,12 @@ class PublishingChannel(BaseChannel):
     ) -> None:
         """Publish a message immediately or, in confirm mode, with others in one transaction.
 
-        With the connection's confirm_publish it is stored durably when this returns.
+        If the connection has confirm_publish, the message is stored durably when this returns.
 
         Raises:
             MessageNacked: confirm_publish is set, and a full queue refuses the message.
-            NotFound: there is no such exchange; in confirm mode, it is raised when the messages are
-                stored.
-            FileUnavailable: it could not be stored, so it is not confirmed either.
+            NotFound: there is no such exchange; in confirm mode, flush() raises this error.
+            FileUnavailable: the message could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.
 
         """

@@ -28,8 +28,8 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
     """Raise an error if an argument of a queue is invalid or not implemented.
 
     Raises:
-        PreconditionFailed: the declarations differ; the text is that of RabbitMQ.
-        AMQPNotImplementedError: RabbitMQ supports it, the embedded broker does not.
+        PreconditionFailed: an argument is invalid; the text is the text of RabbitMQ.
+        AMQPNotImplementedError: RabbitMQ has this argument, but the embedded broker does not.
 
     """
     for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):

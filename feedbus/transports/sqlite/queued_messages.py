@@ -10,7 +10,9 @@ from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.transactions import Transaction
 
 HEADS_AT_ONCE = 1000
-PASSES = 4  # the number of steps that remove expired rows before other connections may write
+# How often claim() reads the head of a queue again because all messages there had expired. Then it
+# ends the transaction, so that other connections can write.
+PASSES = 4
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
@@ -88,7 +90,8 @@ def claim(
 def _expire_among(
     tx: Transaction, queue: Queue, rows: Iterable[tuple[int, int, int | None]]
 ) -> None:
-    # All of these are delivered next, so each is or becomes the first message of the queue.
+    # These messages are delivered next. So each of them is the first message of the queue, or
+    # becomes the first one. RabbitMQ, too, expires messages only at the head of a queue.
     expired = [message for message, _, at in rows if at is not None and at <= tx.now_ms]
     tx.database.executemany(
         "DELETE FROM ready WHERE queue = ? AND message = ?",
@@ -110,8 +113,9 @@ def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | N
 def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
     """Delete acknowledged messages; return how many of them the connection had.
 
-    Ids are never reused. So if the owner does not hold a message, the message was deleted with its
-    queue. An owner that was removed holds no message at all; then nothing is deleted.
+    Ids of messages are never reused. So if the connection does not have a message any more, the
+    message was deleted with its queue. A connection that was removed has no messages at all, so
+    nothing is deleted.
     """
     held = tx.database.executemany(
         "DELETE FROM unacked WHERE owner = ? AND message = ?",
@@ -197,7 +201,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
 
 
 def keep_limits(tx: Transaction) -> None:
-    """Drop messages from queues that are too long; call this at the end of each write."""
+    """Drop messages from queues that are longer than their limit, at the end of each write."""
     tx.write_added()
     while tx.unsettled:
         _, queue = tx.unsettled.popitem()
@@ -215,7 +219,7 @@ def keep_limits(tx: Transaction) -> None:
 
 
 def head_expiry(tx: Transaction, queue: int) -> int | None:
-    """Return when the first message of a queue expires; None if it does not."""
+    """Return when the first message of a queue expires; None if it does not expire."""
     row = tx.execute(
         "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue,)
     ).fetchone()

@@ -29,7 +29,7 @@ def survey(path: Path) -> BrokerRows:
     """Read a broker file; a file that does not exist yet is empty.
 
     Raises:
-        sqlite3.DatabaseError: it cannot be read.
+        sqlite3.DatabaseError: the file cannot be read.
 
     """
     if not path.exists():
@@ -47,7 +47,7 @@ def survey(path: Path) -> BrokerRows:
 
 
 def read_rows(database: sqlite3.Connection) -> BrokerRows:
-    """Read the tables of an open database, in one transaction of the caller."""
+    """Read the tables of an open database; the caller has begun a transaction."""
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(
         "SELECT name, arguments, depth,"

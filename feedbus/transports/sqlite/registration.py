@@ -22,7 +22,8 @@ from feedbus.transports.sqlite.queued_messages import keep_limits
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
-SPREAD_SECONDS = 0.004  # so that connections that wait for the same time do not all wake at once
+# Connections that wait for the same time wake at different moments within this time.
+SPREAD_SECONDS = 0.004
 CHECK_SECONDS = 0.05
 
 
@@ -50,7 +51,7 @@ class RegisteredConnection:
         forks.note_open(self)
 
     def unique(self) -> str:
-        """Return 32 hexadecimal digits that no other name has."""
+        """Return 32 random hexadecimal digits, for a name that no other object has."""
         return f"{self._random.getrandbits(128):032x}"
 
     def check_open(self) -> None:
@@ -64,7 +65,7 @@ class RegisteredConnection:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction, then wake the connections that it concerns."""
+        """Run a write transaction, then wake the connections that must read its changes."""
         with self.tables.write(durable=durable) as tx:
             expire_due(tx)
             yield tx
@@ -143,11 +144,11 @@ class RegisteredConnection:
     def take_arrived(self) -> None:
         """Process the events of this connection and its queues, without waiting.
 
-        It checks at most once in CHECK_SECONDS, because nothing closes these connections from
-            outside.
+        It checks at most once in CHECK_SECONDS. This is often enough, because no server can close
+        the connection.
 
         Raises:
-            RecoverableConnectionError: it is closed, or was treated as dead.
+            RecoverableConnectionError: this connection is closed, or was treated as dead.
 
         """
         self.check_open()
@@ -157,7 +158,7 @@ class RegisteredConnection:
             self.check()
 
     def check(self) -> set[str]:
-        """Process the events that have occurred, without waiting."""
+        """Process the events that have occurred, without waiting; return their names."""
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
         return happened
@@ -203,7 +204,8 @@ class RegisteredConnection:
             raise TimeoutError(msg)
 
     def _read_state(self) -> float | None:
-        # One row says whether anything changed; return seconds until something expires.
+        # One row contains the counter of changes of connections, and the time of the next expiry.
+        # Return the seconds until the next expiry.
         ((owners, armed_ms),) = self.tables.read("SELECT owners, armed_ms FROM state")
         if owners != self._owners_seen:
             self.refresh()
@@ -226,7 +228,7 @@ class RegisteredConnection:
     def _react(self, happened: set[str]) -> None:
         if happened:
             self._upkeep.postpone()
-        if WAKE_UP in happened:  # a connection that is always busy never sleeps, and checks here
+        if WAKE_UP in happened:  # a busy connection never calls sleep(), so it checks here
             self._read_state()
         if DIED in happened:
             with self.write() as tx:

@@ -63,9 +63,10 @@ class Queue:
     quorum: bool
 
     def place(self, number: int, priority: int) -> int:
-        """Return a message's id, which determines its position in the queue.
+        """Return the id for a message, which determines its position in the queue.
 
-        Higher priorities come first, and messages of one priority in the order of their numbers.
+        Messages of a higher priority come first. Messages of the same priority are in the order of
+        their numbers.
         """
         if not self.max_priority:
             return number
@@ -87,7 +88,10 @@ class Binding:
 
 
 class Routes:
-    """One version of the routing tables; immutable, and replaced when the file changes."""
+    """One version of the routing tables, in memory.
+
+    It is immutable. A new object replaces it when exchanges, queues or bindings change.
+    """
 
     def __init__(
         self,
@@ -126,7 +130,9 @@ class Routes:
         if not exchange:
             return (self.queues[routing_key],) if routing_key in self.queues else ()
         queues, by_headers = self._walk(exchange, routing_key, properties)
-        if not by_headers:  # otherwise another message with this key may get other queues
+        # If the headers matter, another message with this key may reach other queues, so the result
+        # is not kept.
+        if not by_headers:
             if len(self._known) >= REMEMBERED_ROUTES:
                 self._known.clear()
             self._known[exchange, routing_key] = queues

@@ -38,15 +38,15 @@ INSERT INTO exchanges VALUES
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, durable INTEGER NOT NULL,
     exclusive INTEGER NOT NULL, auto_delete INTEGER NOT NULL, arguments TEXT NOT NULL,
-    owner INTEGER,                  -- of an exclusive queue
+    owner INTEGER,                  -- the connection that has declared an exclusive queue
     expiring INTEGER NOT NULL,      -- whether any message in it may have a time to live
-    depth INTEGER NOT NULL,         -- its rows in ready
-    used_ms INTEGER NOT NULL        -- for x-expires
+    depth INTEGER NOT NULL,         -- the number of the queue's rows in the table ready
+    used_ms INTEGER NOT NULL        -- the time of the last use; x-expires counts from it
 );
 CREATE TABLE bindings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, kind TEXT NOT NULL,
     destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL,
-    bucketed INTEGER NOT NULL,      -- whether it gives its destination buckets on a ring
+    bucketed INTEGER NOT NULL,      -- whether the binding gives its queue buckets on a ring
     UNIQUE (source, kind, destination, routing_key, arguments)
 );
 CREATE INDEX bindings_destination ON bindings (kind, destination);
@@ -57,7 +57,7 @@ CREATE TABLE messages (
 CREATE TABLE ready (
     queue INTEGER NOT NULL,
     message INTEGER NOT NULL,       -- ascending in the order of delivery, see Queue.place
-    returns INTEGER NOT NULL,       -- how many deliveries came back unsettled
+    returns INTEGER NOT NULL,       -- how often the message was returned unsettled
     expires_ms INTEGER, PRIMARY KEY (queue, message)
 ) WITHOUT ROWID;
 CREATE TABLE unacked (
@@ -76,7 +76,7 @@ CREATE INDEX consumers_queue ON consumers (queue);
 
 
 def live_folder(path: Path) -> Path:
-    """Return the folder next to the file in which its connections have locks and sockets."""
+    """Return the folder next to the file that contains its connections' locks and sockets."""
     return path.with_name(f"{path.name}.live")
 
 
@@ -86,7 +86,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
     Raises:
         sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another
             version of feedbus.
-        NotPrivate: the file or a folder of it is another user's, or a link.
+        NotPrivate: the file or one of its folders belongs to another user, or is a link.
         OSError: a folder cannot be created.
 
     """

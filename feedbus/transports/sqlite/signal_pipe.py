@@ -1,8 +1,9 @@
 """A pipe that ends a wait when a signal arrives, even just before the wait begins.
 
-Python continues an interrupted wait after the handler has returned, and a wait does not notice a
-handler that ran just before. So signals also write to a pipe, which waits read. Python allows one
-such pipe in a process, and only the main thread uses it.
+Python continues an interrupted wait after the signal handler has returned. A wait also does not
+notice a handler that ran just before the wait. So each signal also writes to a pipe, and a wait
+ends when the pipe can be read. Python allows one such pipe in a process, and only the main thread
+can use it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Pipe:
         self._counting = threading.Lock()
 
     def join(self) -> None:
-        """Count one more user of the pipe; the last one that leaves closes it."""
+        """Count one more user of the pipe; the last user that leaves closes it."""
         with self._counting:
             self._users += 1
 
@@ -35,7 +36,7 @@ class Pipe:
             self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if before not in {-1, self._writer}:
-            # The descriptor of an event loop, which also gets the signals that are read here.
+            # An event loop has set its own descriptor before. It gets the signals, too.
             self._foreign = before
         return self.reader
 
@@ -53,7 +54,7 @@ class Pipe:
             left = self._users
         if left or self.reader < 0:
             return
-        # Only the owner of the pipe may restore the earlier descriptor.
+        # Python allows only the main thread to restore the earlier descriptor.
         if threading.current_thread() is threading.main_thread():
             current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
             if current != self._writer:

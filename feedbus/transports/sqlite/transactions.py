@@ -18,11 +18,17 @@ BUSY_TIMEOUT_SECONDS = 10.0
 
 
 class FileUnavailable(sqlite3.OperationalError):
-    """The tables cannot be used now: read-only, disk full, locked for too long, damaged."""
+    """The tables cannot be used now.
+
+    The file is read-only, damaged or locked for too long, or the disk is full.
+    """
 
 
 class Transaction:
-    """A running write; at its end, it writes counts and expiry times, and wakes connections."""
+    """A running write transaction.
+
+    At its end, it writes counts and expiry times. It collects which connections must be woken.
+    """
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
         """Read the state; the caller has begun the transaction, which holds the write lock."""
@@ -45,7 +51,7 @@ class Transaction:
         self._ready: list[tuple[int, int, int | None]] = []
 
     def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
-        """Put a new message into a queue, after all messages of the same or a higher priority."""
+        """Put a new message into a queue, behind all messages of the same or a higher priority."""
         message = queue.place(self.next_message, content.priority)
         self.next_message += 1
         self._messages.append(
@@ -66,7 +72,7 @@ class Transaction:
             self._ready.clear()
 
     def count(self, queue: int, change: int) -> None:
-        """Change the count of ready messages: positive if they were added, negative if removed."""
+        """Change a queue's count of ready messages by a number, which may be negative."""
         self._depths[queue] += change
 
     def depth(self, queue: int) -> int:
@@ -111,8 +117,8 @@ class Tables:
             database: a database with the tables of `schema`.
             time: the time that is used for all expiry.
             busy_timeout_seconds: how long the database waits while another process keeps it locked.
-            shared: whether other connections of this process use the same database object. Then it
-                stays open, and there is no disk to which a write could be forced.
+            shared: whether other connections of this process use the same database object, as for
+                a broker in memory. Then close() leaves it open, and writes go to no disk.
 
         """
         self.name = name
@@ -122,7 +128,7 @@ class Tables:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
-        # One thread at a time uses the database, and no thread during a fork.
+        # One thread at a time uses the database, and no thread uses it during a fork.
         self.use = threading.RLock()
 
     def now_ms(self) -> int:
@@ -133,7 +139,7 @@ class Tables:
         """Run one query outside any transaction.
 
         Raises:
-            FileUnavailable: it cannot be read.
+            FileUnavailable: the tables cannot be read.
 
         """
         try:
@@ -147,10 +153,10 @@ class Tables:
         """Run a write transaction; it is rolled back if the block raises.
 
         Args:
-            durable: whether it must survive a power cut, not only the death of every process.
+            durable: whether the write must survive a power cut, not only the death of processes.
 
         Raises:
-            FileUnavailable: it cannot be written.
+            FileUnavailable: the tables cannot be written.
 
         """
         try:

@@ -53,9 +53,9 @@ class Management(base.Management):
 
 
 class Transport(base.Transport):
-    """Kombu's transport for the embedded broker; unlike Kombu's virtual ones, it does not poll.
+    """Kombu's transport for the embedded broker; Kombu's virtual transports poll, but it does not.
 
-    Its channels have the methods, messages and errors of py-amqp's, so its driver type is amqp.
+    Its channels have the methods, messages and errors of py-amqp, so its driver type is amqp.
 
     Example:
         >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
@@ -149,7 +149,7 @@ class Transport(base.Transport):
             loop.call_soon(self.on_readable, connection, loop)
 
     def _check_later(self, connection: Connection, loop: Loop) -> None:
-        # If a message expires, no other connection is needed to wake this one.
+        # When a message expires, no other connection wakes this connection. So a timer checks.
         if self._later is not None:
             self._later.cancel()
             self._later = None
@@ -162,7 +162,7 @@ class Transport(base.Transport):
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
-        """Return False: as on RabbitMQ 3, a prefetch without a_global is for later consumers."""
+        """Return False: without a_global, a prefetch applies to later consumers, as on RabbitMQ 3."""
         del connection
         return False
 

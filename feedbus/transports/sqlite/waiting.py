@@ -11,7 +11,8 @@ from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # the time between checks, if the kernel reports no changes
-LINGER_SECONDS = 0.1  # the time between checks of a lock that is held longer than its process lives
+# A dead process may have a child that still holds its lock. This is the time between the checks.
+LINGER_SECONDS = 0.1
 WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
@@ -43,7 +44,7 @@ class Watch:
 
         Args:
             namespace: the PID namespace of this process.
-            others: by the id of each connection, its process id, and the PID namespace of its
+            others: maps the id of each connection to its process id and the PID namespace of its
                 process.
 
         """

@@ -1,9 +1,9 @@
 """Sockets by which the connections to one broker file wake each other.
 
 Each connection that consumes has a datagram socket in the folder next to the broker file. The name
-of the socket is the id of the connection. A connection that puts messages into the queues of
-another one wakes it after the commit. A socket's path can have at most 108 bytes; on Linux, a
-longer one is opened through a descriptor of the folder.
+of the socket is the id of the connection. A connection that puts messages into a queue wakes the
+connections that consume from the queue, after the commit. A socket's path can have at most
+108 bytes. On Linux, a socket with a longer path is opened through a descriptor of the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Sockets:
         return str(self._path / f"{owner}.sock")
 
     def listen(self, owner: int) -> None:
-        """Start to receive wake-ups; without sockets, waits poll the file instead."""
+        """Start to receive wake-ups; if no socket can be made, waits poll the file instead."""
         receiver = self._make()
         try:
             receiver.bind(self._address(owner))
@@ -52,7 +52,7 @@ class Sockets:
             self.receiver = receiver
 
     def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; ignore connections that are closed or already woken."""
+        """Wake the connections with these ids; ignore closed and already woken connections."""
         for owner in owners:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(owner))
@@ -73,7 +73,7 @@ class Sockets:
         self.drop()
 
     def drop(self) -> None:
-        """Close this process's sockets, but leave the file of the socket."""
+        """Close this process's copies of the sockets, but leave the file of the parent's socket."""
         if self._folder < 0:
             return
         self._sender.close()
