@@ -1,4 +1,8 @@
-"""The store: the database to which handlers' effects commit, with the outbox and the inbox."""
+"""The store: the project's database, with the outbox and the inbox.
+
+Handlers commit their effects to it. The outbox has the messages that are still to be published. The
+inbox has the ids of the messages that were handled.
+"""
 
 from feedbus.store.no_store import NoStore
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store

@@ -1,4 +1,4 @@
-"""Locks of keys, so that only one thread of a process sends rows of a key at a time."""
+"""Locks of keys, so that only one thread of a process sends outbox rows of a key at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 class KeyLocks:
     """A lock for each key of the outbox; threads get a lock in the order of their rows.
 
-    Without the locks, a thread could send a row while an earlier row of its key is refused in
-    another thread. It could also send a leftover row that another thread is sending at this moment.
+    Without the locks, a thread could send a row although the broker refuses an earlier row of the
+    same key, which another thread sends. Two threads could also send the same leftover row: a row
+    that an earlier attempt did not send.
     """
 
     def __init__(self) -> None:
@@ -23,16 +24,24 @@ class KeyLocks:
         self._waiting: dict[int, set[Key]] = {}
 
     def register(self, first: int, keys: Iterable[Key]) -> None:
-        """Let threads with later rows of these keys wait, before the rows are committed.
+        """Register rows before their commit, so that threads with later rows of the keys wait.
 
         Without this, another thread could commit and send a later row of a key before the thread of
         the earlier row calls hold().
+
+        Args:
+            first: the id of the first row of this thread; it identifies the registration.
+            keys: the keys of all rows.
         """
         with self._changed:
             self._waiting[first] = set(keys)
 
     def withdraw(self, first: int) -> None:
-        """Let no thread wait for rows that were registered and are not sent."""
+        """Remove the registration of rows that are not sent, so that no thread waits for them.
+
+        Args:
+            first: the id of the first row, as for register().
+        """
         with self._changed:
             if self._waiting.pop(first, None) is not None:
                 self._changed.notify_all()
@@ -42,7 +51,7 @@ class KeyLocks:
         """Hold the locks of keys; wait for threads that send or have earlier rows of these keys.
 
         Args:
-            first: the first row to send.
+            first: the id of the first row to send.
             keys: the keys of all rows to send.
 
         """

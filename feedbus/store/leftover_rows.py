@@ -12,15 +12,17 @@ from feedbus.store.key_locks import Key
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
 
-YOUNG_SECONDS = 1.0  # younger rows of another process are usually being sent
+# Another process is usually still sending its rows that are younger than this.
+YOUNG_SECONDS = 1.0
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 5.0
 PAGE_ROWS = 1_000
-MOST_ROWS = 10_000  # sent before new rows; if there are more, the relay sends them
+# The most leftover rows that are sent before a new row. If there are more, the relay sends them.
+MOST_ROWS = 10_000
 
 
 class Leftovers:
-    """Knows whether the outbox can contain rows that must be sent before new rows.
+    """Knows whether the outbox can contain leftover rows, which must be sent before new rows.
 
     A process that starts does not know whether another process has left rows, so it queries once.
     After that, it queries only if one of its own rows was not sent, and after forget().
@@ -40,8 +42,8 @@ class Leftovers:
         self.clock = clock
         self._changing = threading.Lock()
         self._sending: dict[int, Sequence[int]] = {}
-        self._foreign_up_to = 0  # the last row of another process at the first query
-        self._up_to = 0  # the last row that may be left; 0 for none
+        self._foreign_up_to = 0  # the id of the last row of another process at the first query
+        self._up_to = 0  # the id of the last row that may be left over; 0 if there is none
         self._unknown = True  # whether rows of other processes may be left, too
 
     @property
@@ -50,12 +52,17 @@ class Leftovers:
         return self._unknown or self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Register that a row and the earlier rows may be left in the outbox."""
+        """Register that the row with this id and earlier rows may be left in the outbox."""
         with self._changing:
             self._up_to = max(self._up_to, row)
 
     def begin(self, sender: object, rows: Sequence[int]) -> None:
-        """Register that this process sends rows now, so they are not leftover rows."""
+        """Register that this process sends rows now, so they are not leftover rows.
+
+        Args:
+            sender: identifies this call for end().
+            rows: the ids of the rows.
+        """
         self._sending[id(sender)] = rows
 
     def end(self, sender: object) -> None:
@@ -71,7 +78,7 @@ class Leftovers:
         """Query whether the outbox contains leftover rows.
 
         Args:
-            first: the first row that is to be sent now.
+            first: the id of the first row that is to be sent now.
 
         """
         with self._changing:
@@ -88,13 +95,13 @@ class Leftovers:
 
     @contextmanager
     def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
-        """Yield the leftover rows to send first; None if all rows must stay in the outbox.
+        """Yield the leftover rows to send before new rows; None if the new rows must stay, too.
 
         While the block runs, no relay publishes rows of the outbox.
 
         Args:
-            first: the first row that is to be sent.
-            last: the last row that is to be sent.
+            first: the id of the first new row.
+            last: the id of the last new row.
 
         """
         if not self.possible or not self.query(first):
@@ -116,7 +123,7 @@ class Leftovers:
         return [row for row in rows if row.id not in sending]
 
     def _keys(self, first: int, last: int) -> set[Key]:
-        """Return the exchanges and routing keys of rows."""
+        """Return the exchanges and routing keys of the rows from one id to another."""
         keys, after = set[Key](), first - 1
         while rows := self._store.outbox.pending(PAGE_ROWS, after=after, up_to=last):
             keys.update((row.exchange, row.key) for row in rows)

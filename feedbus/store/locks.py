@@ -1,4 +1,4 @@
-"""Locks that one process at a time can hold; if the process dies, they are released."""
+"""Locks that only one process at a time can hold; they are released if the process dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Execute = Callable[[str, Mapping[str, Any]], Cursor]
 
 
 def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
-    """Lock a name on PostgreSQL until the transaction ends; return False if it is not free."""
+    """Lock a name on PostgreSQL until the transaction ends; return False if it stays locked."""
     key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:

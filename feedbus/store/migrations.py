@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from feedbus.errors import UsageError
 from feedbus.store.tables import Database
 
-# 1: feedbus 0.1, without a table of versions and with one project; 2: without options; 3: SQLite
-# gave the id of a removed row to another row.
+# The version of the tables. Version 1 is of feedbus 0.1: it has no table of versions, and rows of
+# only one project. Version 2 has no column `options`. In version 3, SQLite can use the id of a
+# removed row again.
 VERSION = 4
 # The types of ids that are never used again. Without AUTOINCREMENT, SQLite gives the id of the last
 # row to a new row after the last row was removed. A slow relay that then removes its published rows
@@ -79,7 +80,8 @@ def upgrade(database: Database, project: str) -> None:
 
     Args:
         database: the database of the tables.
-        project: the owner of the rows of version 1, and of rows that a host with 0.1 still adds.
+        project: the project of the rows of version 1, which do not name it, and of the rows that a
+            host with feedbus 0.1 still adds.
 
     """
     found = found_version(database)
@@ -93,7 +95,8 @@ def upgrade(database: Database, project: str) -> None:
 def _steps(found: int, project: str, serial: str) -> Iterator[str]:
     if found == 1:
         default = f" DEFAULT '{project}'"
-        # Transactions of running hosts use the inbox first; another order could cause a deadlock.
+        # The inbox comes first: transactions of running hosts also lock the inbox before the
+        # outbox. Another order could cause a deadlock.
         yield "ALTER TABLE feedbus_inbox RENAME TO feedbus_inbox_1"
         yield INBOX.format(default=default)
         yield (
@@ -124,7 +127,10 @@ def _give_no_id_twice(default: str) -> Iterator[str]:
 
 
 def _default_project(database: Database) -> str:
-    """Return the owner of rows that a host with 0.1 adds, as SQL; "" if the outbox has none."""
+    """Return the SQL of the default value of the column `project`, or "" if it has none.
+
+    It is the project of the rows that a host with feedbus 0.1 adds.
+    """
     question = "SELECT dflt_value FROM pragma_table_info('feedbus_outbox') WHERE name = 'project'"
     ((default,),) = database.execute(question, {}).fetchall()
     return f" DEFAULT {default}" if default else ""
@@ -134,7 +140,7 @@ def _tables(database: Database) -> set[str]:
     if database.dialect == "sqlite":
         question = "SELECT name FROM sqlite_master WHERE type = 'table'"
     else:
-        # Not by to_regclass(), which may return a cached result for a missing table.
+        # The query does not use to_regclass(): it may return a cached result for a missing table.
         question = (
             "SELECT relname FROM pg_catalog.pg_class"
             " WHERE relname IN ('feedbus_version', 'feedbus_outbox') AND pg_table_is_visible(oid)"

@@ -14,7 +14,7 @@ from feedbus.wire.message_options import PublishOptions
 
 
 class NoStore:
-    """The store of a topology without [store]: no lock and no transaction."""
+    """The store of a topology without [store]; it has no locks and no transactions."""
 
     session_type: type | None = None
 
@@ -34,7 +34,7 @@ class NoStore:
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False: without a store, there is no work that needs the lock."""
+        """Yield False, as if the lock were not free: without a store, no work needs a lock."""
         del name, wait_seconds
         yield False
 
@@ -88,7 +88,7 @@ class NoOutbox:
         return []
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Return 0."""
+        """Return 0: there are no rows to remove."""
         del ids
         return 0
 
@@ -111,7 +111,7 @@ class NoInbox:
         del queue, ids
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
-        """Return 0."""
+        """Return 0: there are no ids to delete."""
         del older_than_seconds, limit
         return 0
 

@@ -26,8 +26,9 @@ NO_TABLES = (
 )
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
-# The codes of POSTGRES_TIMEOUTS are not among them: the message may be the cause, if its handling
-# needs too much time. So the retry policy applies, which also gives a slow server time.
+# The codes of POSTGRES_TIMEOUTS are not outages: the message may be the cause of a timeout, if its
+# handling needs too much time. So the retry policy applies. Its delays also give a slow server
+# time.
 POSTGRES_CONNECTION = "08"
 POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # 53: too few resources, 58: system error
 POSTGRES_CODES = {

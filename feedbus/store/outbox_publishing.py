@@ -18,9 +18,10 @@ from feedbus.wire.message_options import PublishOptions
 
 events = EventLog(__name__)
 
-IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by the process that added them
-ROWS = 500  # rows that are published in a round
-MOST_ROWS = 10_000  # rows of the keys of a round that are read
+# The process that added a row may still publish the row while it is younger than this.
+IN_FLIGHT_SECONDS = 5.0
+ROWS = 500  # the number of rows that are published in one round
+MOST_ROWS = 10_000  # the most rows that are read to find the earlier rows of a round's keys
 
 
 class RelayBus(Protocol):
@@ -37,7 +38,10 @@ class RelayBus(Protocol):
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:
-    """Return the options of a row; its time in the outbox is subtracted from expiry and delay."""
+    """Return the publish options of a row.
+
+    The time that the row was in the outbox is subtracted from its expiry and its delay.
+    """
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
@@ -50,10 +54,12 @@ def options_of(entry: Entry, clock: Clock) -> PublishOptions:
 def waves(
     rows: Iterable[Entry], selects_shards: Callable[[str], bool]
 ) -> Iterator[Sequence[Entry]]:
-    """Yield the rows that can be sent together, so that a refused row can hold back later ones.
+    """Divide rows into waves: groups of rows that are sent together, one group after the other.
 
-    Each wave has one row of each exchange and key. If the exchange does not select shards by the
-    keys, the second wave has all remaining rows: many messages can have one key there.
+    If the broker refuses a row, the later rows of its key can still be held back, because they are
+    in later waves. Each wave has at most one row of each exchange and key. If the exchange does not
+    select shards by the keys, many messages can have the same key. Then the second wave has all
+    remaining rows of the exchange.
 
     Args:
         rows: the rows in their order.
@@ -83,7 +89,8 @@ def accepted(
     Args:
         bus: publishes the messages.
         entries: the rows.
-        stuck: the keys of rows that were refused before; the keys of newly refused rows are added.
+        stuck: the keys of which rows were refused before; their rows are not published. The keys of
+            newly refused rows are added.
 
     Raises:
         Outage: the broker is unavailable.
@@ -143,7 +150,7 @@ def publish_entries(
 
 
 def _keys_passed_over(store: Store, entries: Sequence[Entry]) -> set[Key]:
-    """Return the keys of which an earlier row was left out, because it is too young.
+    """Return the keys that have an earlier row which was left out, because it seems too young.
 
     Usually, a row with a lower id is older. This is not so if the clock was set back, if the clocks
     of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS. Then new rows can
@@ -178,14 +185,15 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         project: the project of the rows.
         limit: the number of rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.
-        choose: returns the rows of a round to publish; the others stay.
+        choose: called with the rows of a round; it returns the rows to publish. The others stay.
 
     Raises:
         Outage: the store or the broker is unavailable.
 
     """
     published, after = 0, 0
-    stuck: set[Key] = set()  # also for rows that are added while earlier ones are refused
+    # The keys of refused rows. They also hold back rows that are added during the next rounds.
+    stuck: set[Key] = set()
     while True:
         failure: Outage | None = None
         with store.exclusive(f"relay.{project}") as held:
@@ -195,7 +203,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
             try:
                 published += publish_entries(store, bus, choose(entries), stuck)
             except Outage as error:
-                failure = error  # the removals until then are committed
+                failure = error  # it is raised after the commit of the removals until now
         if failure is not None:
             raise failure
         if not entries:

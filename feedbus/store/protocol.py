@@ -14,7 +14,7 @@ from feedbus.wire.message_options import PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox; its message has the same id each time that it is published.
+    """A row of the outbox; its message has the same message id each time that it is published.
 
     Attributes:
         id: the number of the row; a later row has a higher number, even if this row was removed.
@@ -116,8 +116,8 @@ class Inbox(Protocol):
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Store the message ids that a queue handles; return the ids that were not stored before.
 
-        The ids and the handler's effects are in one transaction: both commit or neither. A message
-        that comes twice in ids is returned once.
+        The ids and the handler's effects are in one transaction: both commit or neither. If an id
+        is twice in `ids`, it is returned once.
         """
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ class Inbox(Protocol):
         """Delete the oldest rows that are older than a limit; return how many were deleted.
 
         Args:
-            older_than_seconds: the limit.
+            older_than_seconds: the age, in seconds, above which a row is deleted.
             limit: the largest number of rows to delete, so that no other transaction has to wait.
 
         """
@@ -174,7 +174,7 @@ class Store(Protocol):
 
         Args:
             name: the purpose of the lock, such as "relay".
-            wait_seconds: how long to wait for the other process.
+            wait_seconds: how long to wait if another process holds the lock.
 
         """
 

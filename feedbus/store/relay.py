@@ -30,10 +30,10 @@ PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 class Relay:
     """Publishes the outbox of a store: new rows by publish(), leftover rows in a thread.
 
-    During an outage of the broker, callers get no error and do not wait: the rows stay, and the
-    thread publishes them when the broker answers again. Until then, new rows wait, too. The
-    thread also removes published rows, many together, and deletes rows of the inbox that are older
-    than the topology's keep_handled.
+    During an outage of the broker, callers get no error and do not wait. The rows stay in the
+    outbox, and the thread publishes them when the broker answers again. Until then, new rows stay
+    there, too. The thread also removes published rows, many together. It deletes rows of the inbox
+    that are older than the option keep_handled of [store].
 
     Example:
         with Relay(topology, store, bus) as relay:
@@ -125,7 +125,7 @@ class Relay:
 
     def run(self) -> None:
         """Publish leftover rows until stop() is called; the thread calls this method."""
-        patience = 0.0  # the first wait: an earlier process may have left rows
+        patience = 0.0  # the first round begins at once: an earlier process may have left rows
         while not self._over.is_set():
             woken = self._clock.wait(self._wake, patience)
             self._clock.wait(self._over, GATHER_SECONDS)
@@ -184,11 +184,11 @@ class Relay:
         self._away = False
 
     def _chooser(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
-        """Return a function that removes rows that publish() has published or is publishing.
+        """Return a function that leaves out rows that publish() has published or is publishing.
 
         Otherwise, the relay would publish a row again while a slow thread is publishing it. The
-        second message could arrive after later messages of its key. The keys stay excluded in later
-        rounds, because the thread may have left a row.
+        second message could arrive after later messages of its key. The keys of these rows stay
+        excluded in later rounds, because the slow thread may have left one of its rows.
         """
         busy: set[Key] = set()
 

@@ -27,9 +27,10 @@ def not_the_owner(call: str, savepoint: str) -> str:
 
 
 class OwnStatements:
-    """feedbus's own statements, on its own tables; a timeout counts as an outage.
+    """Executes feedbus's own statements, on its own tables; a timeout counts as an outage.
 
-    If the database is too slow, or another session keeps a lock, no message is the cause.
+    Such a timeout means that the database is too slow, or that another session keeps a lock. It is
+    not caused by a message, as a timeout of a handler's statement can be.
     """
 
     def __init__(self, store: SqlStore) -> None:
@@ -61,8 +62,9 @@ class SqlStore(ABC):
     """A store with feedbus's own tables; a subclass executes the statements.
 
     Attributes:
-        session_type: the type of the session; handlers request it by annotation.
-        project: only its rows of the tables are used.
+        session_type: the type of the session; a handler gets the session if one of its parameters
+            is annotated with this type.
+        project: the name of the project; only the rows of this project are used.
         where: the name of the store in errors.
         dialect: "sqlite" or "postgresql".
 

@@ -81,7 +81,7 @@ class SqlAlchemyStore(SqlStore):
 
         Args:
             engine: an engine for SQLite or PostgreSQL.
-            project: only its rows of feedbus's own tables are used.
+            project: the name of the project; the store uses only the rows of this project.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:
@@ -145,7 +145,7 @@ class SqlAlchemyStore(SqlStore):
         return isinstance(error, exc.TimeoutError) or outage(error)
 
     def close(self) -> None:
-        """Close the connections of the engine's pool; it opens others when it is used again."""
+        """Close the connections of the engine's pool; the pool opens new ones at its next use."""
         self.engine.dispose()
 
     @contextmanager
@@ -169,9 +169,9 @@ class SqlAlchemyStore(SqlStore):
     def _begin_of(self, turn: WriteTurn | None) -> Callable[..., None]:
         """Return a function that begins a write transaction of SQLite, at its first statement.
 
-        Python's sqlite3 begins only before the first INSERT. If a transaction reads before its
-        first INSERT, and another transaction writes meanwhile, SQLite refuses the INSERT
-        immediately.
+        Python's sqlite3 would begin a transaction only before the first INSERT. If the handler
+        reads before this INSERT, and another transaction writes in between, SQLite refuses the
+        INSERT immediately.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

@@ -26,12 +26,13 @@ OWN = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """A session on the server; the time distinguishes it from a later session with the same number.
+    """A session on the server; its number and its start time together identify it.
 
     Attributes:
         number: the process id of the session on the server.
         started_at: when the session began, in microseconds since 1970.
-        process: the process that has opened it. A forked process must not end it.
+        process: the id of the process that has opened the session. A forked process must not end
+            the session.
 
     """
 
@@ -60,7 +61,7 @@ def session_of(query: Query, number: object) -> ServerSession | None:
 
 
 class StaleServerSessions:
-    """The sessions whose connections were dropped; the server has perhaps not ended them."""
+    """The sessions whose connections feedbus has dropped; the server may not have ended them."""
 
     def __init__(self) -> None:
         """Create the object without sessions."""

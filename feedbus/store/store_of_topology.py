@@ -39,8 +39,8 @@ def open_store(
 def open_prepared(topology: Topology) -> Store:
     """Return the store of a topology after its tables were created or upgraded.
 
-    The option `prepare` of [store] names a function of the project. It is called first, when the
-    project's models can already use the store.
+    The option `prepare` of [store] names a function of the project. This function is called before
+    feedbus's own tables are created. The project's models can use the store in this function.
 
     Raises:
         UsageError: the store cannot be opened as the topology declares it.
@@ -146,7 +146,10 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
 
 
 def _check_place(file: str, root: Path) -> None:
-    """Raise UsageError for a relative SQLite path that would be another file in a consumer."""
+    """Raise UsageError for a relative SQLite path, if consumers would open another file.
+
+    A relative path belongs to the working directory, which is the topology's folder in a consumer.
+    """
     if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
         return
     if Path.cwd() != root:

@@ -42,7 +42,10 @@ class Database(Protocol):
 
 
 class Table:
-    """The common base of the two tables: the project of their rows, and lists as SQL parameters."""
+    """The base class of SqlOutbox and SqlInbox.
+
+    It keeps the project of the rows, and converts lists to SQL parameters.
+    """
 
     def __init__(self, database: Database, project: str) -> None:
         """Create the object for the rows of a project in the table of a database."""
@@ -52,7 +55,12 @@ class Table:
         self._sqlite = database.dialect == "sqlite"
 
     def _values(self, name: str, kind: str) -> str:
-        """Return the SQL of a table with one column, `value`, that contains a list's values."""
+        """Return the SQL of a table with the values of a list, in the column `value`.
+
+        Args:
+            name: the name of the SQL parameter that has the list.
+            kind: the SQL type of the values.
+        """
         if self._sqlite:
             return f"json_each(:{name})"
         return f"unnest(CAST(:{name} AS {kind}[])) AS given(value)"
@@ -83,7 +91,7 @@ class SqlOutbox(Table):
         self._has_shards: Callable[[str], bool] = lambda _: False
 
     def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
-        """Let put() refuse what publish() refuses; without this call, put() accepts any exchange.
+        """Make put() check exchanges as publish() does; before this call, it accepts any exchange.
 
         Args:
             has_shards: returns whether an exchange has shards, or raises UsageError if there is no
@@ -175,7 +183,7 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The SQL that selects the pairs that _pair_values() passes."""
+        """The SQL that selects the pairs (exchange, routing key) of _pair_values()."""
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"
             return f"{columns} FROM json_each(:pairs)"

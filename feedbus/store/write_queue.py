@@ -14,11 +14,11 @@ TURN_SECONDS = 10.0
 
 
 class WriteTurn:
-    """The turn of one connection to write; a file lock lets only one connection write at a time.
+    """The right of one connection to write; a file lock gives it to one connection at a time.
 
-    In SQLite itself, a writer sleeps for up to 100 ms and tries again: with a dozen writers, some
-    wait for seconds. With this lock, the kernel wakes the next writer directly, and releases the
-    lock of a killed process.
+    In SQLite itself, a waiting writer sleeps for up to 100 ms and tries again. With a dozen
+    writers, some wait for seconds. With this lock, the kernel wakes the next writer directly, and
+    releases the lock of a killed process.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,7 +47,8 @@ class WriteTurn:
             self._held = None
 
     def _wait(self, handle: int, patience_seconds: float) -> bool:
-        # A wait in the kernel has no time limit, so another thread does it.
+        # The wait for a file lock has no time limit. So another thread waits for the lock, and this
+        # thread waits for the other thread.
         granted: Future[None] = Future()
         threading.Thread(target=_queue, args=(handle, granted), daemon=True).start()
         try:

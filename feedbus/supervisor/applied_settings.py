@@ -1,4 +1,8 @@
-"""The settings with which the system runs: the topology's text, and digests for each watcher."""
+"""The settings with which the system runs: the topology's text, and a digest for each watcher.
+
+A watcher is the supervisor's object for the processes of one consumer or of one [processes] table.
+A changed digest shows that the options of a watcher have changed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,13 @@ PLACED = ("shards", "weights")
 
 @dataclass(frozen=True, slots=True)
 class AppliedSettings:
-    """Digests of the applied options of watchers and exchanges, and the numbers of processes."""
+    """The options with which the watchers run.
+
+    Attributes:
+        watchers: maps the name of each watcher to the digest of its options.
+        exchanges: maps the name of each exchange to the digest of its options.
+        counts: maps the name of each watcher to its number of processes.
+    """
 
     watchers: dict[str, str]
     exchanges: dict[str, str]
@@ -77,7 +87,7 @@ class AppliedSettings:
         """Return the steps that change these settings into the wanted ones.
 
         Args:
-            wanted: the watchers of the new topology.
+            wanted: the settings of the new topology.
             supervisor_pid: the supervisor's process id.
             states: the state of each watcher, by name.
 
@@ -110,7 +120,7 @@ class AppliedSettings:
 
 
 def lack(state: Mapping[str, Any], count: int) -> str:
-    """Return why a watcher runs too few processes, or ""."""
+    """Return why a watcher runs too few processes, or "" if it runs enough."""
     doing = state.get("state")
     if doing in {"stopped", "stopping"}:
         return "it was stopped and is started"
@@ -122,7 +132,10 @@ def lack(state: Mapping[str, Any], count: int) -> str:
 
 
 def write_applied(topology: Topology, text: str) -> None:
-    """Write the topology's text for the processes, with the read permissions of its file."""
+    """Write the topology's text to the file that the processes read.
+
+    The new file has the read permissions of topology.toml.
+    """
     path = applied_path(topology)
     beside = path.with_suffix(".new")
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

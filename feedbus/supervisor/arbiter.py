@@ -26,8 +26,8 @@ def lock_path(topology: Topology) -> Path:
 def become_supervisor(topology: Topology) -> int:
     """Make this process the only supervisor of the topology's `var` until the process ends.
 
-    If one of its processes ends, the child processes of that process become its children, so that
-    it can end them.
+    If a supervised process ends, its child processes become children of this process, so that this
+    process can end them.
 
     Returns:
         The descriptor of the lock; closing it gives up the role of supervisor.
@@ -62,8 +62,9 @@ def supervise(
 
     Args:
         topology: the topology to run.
-        settled: called once, with the processes that are not ready, the processes that hold, the
-            reason for each, and the seconds that the start took.
+        settled: called once, when each process is ready or was given up. It gets lines about the
+            processes that are not ready, lines about the processes that hold, each with the reason,
+            and the duration of the start in seconds.
         forks: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.
@@ -73,7 +74,7 @@ def supervise(
 
     importlib.import_module(
         "feedbus.supervisor.circus_commands"
-    )  # this must happen before the arbiter looks for its sockets
+    )  # the import defines commands, and the arbiter collects all commands when it is created
     from feedbus.supervisor.reloader import Reloader
     from feedbus.supervisor.supervision import Supervision
 

@@ -1,8 +1,8 @@
 """The commands that circusctl sends: feedbus's versions of circus's commands, and new ones.
 
-In circus, each command takes one lock, and all other commands are refused meanwhile. So a consumer
-that finishes a long handler would block all others. In these commands, each watcher waits only for
-itself. They replace circus's own commands of the same names.
+In circus, each command holds one lock, and circus refuses all other commands meanwhile. So a stop
+of one consumer, which waits for a long handler, would block the commands for all others. With the
+commands here, each watcher waits only for itself. They replace circus's commands of the same names.
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ class ReloadWatchers(Reload):
     """The command `reload`: restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart the watchers; a new process must not start before the old one has ended."""
+        """Restart the watchers; each new process starts only after the old process has ended.
+
+        In circus's own `reload`, both would run at the same time.
+        """
         return RestartWatchers().execute(arbiter, props)
 
 
@@ -138,7 +141,10 @@ class SetOptions(Set):
     """The command `set`: set options of a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Change an option that may differ from the topology for a while; refuse other options."""
+        """Change an option that may differ from topology.toml for a while.
+
+        Other options are refused: only topology.toml may change them.
+        """
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
             options = ", ".join(sorted(fixed))
@@ -201,7 +207,7 @@ class End(Command):
     name = "feedbus-down"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
-        """End all processes; "seconds" limits the time of each process."""
+        """End all processes; the property "seconds" limits the time of each process."""
         seconds = props.get("seconds")
         _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
         return {}
@@ -213,7 +219,7 @@ class Apply(Command):
     name = "feedbus-apply"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Pause the named watchers, follow the topology with the given text, or finish."""
+        """Carry out one step: pause watchers, change to a new topology, or remove old watchers."""
         return asyncio.ensure_future(self._carry_out(_supervision(arbiter), props))
 
     async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:

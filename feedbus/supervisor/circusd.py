@@ -18,18 +18,19 @@ from feedbus.supervisor.watcher_options import endpoint
 
 
 class Seed:
-    """Created while circusd reads circus.ini, before it starts a process.
+    """An object that circusd creates while it reads circus.ini, before it starts a process.
 
-    The only object that circus creates so early is the stream of a watcher. So the seed is the
-    stream of a watcher that never starts, and fill() replaces this watcher by the topology's
-    watchers.
+    The only object of a user that circus creates so early is the output stream of a watcher. So the
+    seed is the stream of a watcher that never starts. fill() replaces this watcher by the
+    topology's watchers.
     """
 
     def __init__(self, topology: str = "") -> None:
         """Check the topology, become the supervisor, and prepare the store and the broker.
 
         Args:
-            topology: the file; without it FEEDBUS_TOPOLOGY, or topology.toml in this folder.
+            topology: the path of the topology file. By default, it is the path in FEEDBUS_TOPOLOGY,
+                or topology.toml in the current folder.
 
         """
         try:
@@ -40,7 +41,7 @@ class Seed:
         write_events(self.topology)
         importlib.import_module(
             "feedbus.supervisor.circus_commands"
-        )  # this must happen before the arbiter looks for its sockets
+        )  # the import defines commands, and the arbiter collects all commands when it is created
         self.forks = ForkServer.start(self.topology)
         if not prepare(self.topology, self.forks):
             sys.exit(1)
@@ -50,7 +51,7 @@ class Seed:
         """Do nothing: circus requires a stream here, and nothing is written to it."""
 
     def fill(self, arbiter: Any, watcher: Any) -> None:
-        """Add the watchers of the topology to the arbiter, which has bound its sockets."""
+        """Add the watchers of the topology to the arbiter; its sockets are already bound."""
         from feedbus.supervisor.supervision import Supervision
 
         for found, socket in (

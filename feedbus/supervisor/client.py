@@ -31,7 +31,7 @@ class Busy:
         name: the name of its consumer or process.
         pid: the process id.
         seconds: the time since the request.
-        left_seconds: the time until it is killed.
+        left_seconds: the time until the supervisor kills it.
 
     """
 
@@ -158,7 +158,7 @@ class ApplyClient:
             self._topology, "feedbus-apply", progress=self._progress, waiting=True, **properties
         )
         if answer is None:
-            return  # the supervisor has ended meanwhile: the next `feedbus up` reads the file
+            return  # the supervisor has ended; the next `feedbus up` reads the new topology.toml
         refused = answer.get("refused", answer.get("reason", "it does not say why"))
         if refused:
             msg = f"the supervisor refuses: {refused}"

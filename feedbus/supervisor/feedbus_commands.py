@@ -14,8 +14,8 @@ REPORTING = '"$@"; code=$?; echo; echo $code'
 
 ENDING_SECONDS = 0.01
 
-# The event loop refers to a task weakly, and a StreamReaderProtocol to its reader: nothing else
-# would keep a task that waits for output from the garbage collector.
+# The tasks that wait for output. Without this set, the garbage collector could remove such a task:
+# the event loop has only a weak reference to a task, and StreamReaderProtocol to its reader.
 _waiting: set[asyncio.Task[Any] | None] = set()
 
 
@@ -23,12 +23,13 @@ async def run_command(topology: Path, *words: str) -> tuple[str, int]:
     """Return what a command of feedbus printed to stdout and stderr, and its exit code.
 
     Args:
-        topology: the file.
+        topology: the path of the topology file.
         words: the command with its options.
 
     """
     command = [sys.executable, "-m", "feedbus", "--topology", str(topology), *words]
-    # asyncio's own function would wait for the exit code, and warn that there is none.
+    # asyncio's own function would wait for the exit code. The supervisor reaps the process first,
+    # so asyncio would log a warning.
     process = subprocess.Popen(  # noqa: ASYNC220 -- the loop reads its output
         ["/bin/sh", "-c", REPORTING, "sh", *command],
         stdin=subprocess.DEVNULL,

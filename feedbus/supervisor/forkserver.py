@@ -1,8 +1,8 @@
 """The process from which consumers are forked: `python -m feedbus.supervisor.forkserver`.
 
-It imports feedbus and its libraries, but no handler. A project's imports may start threads, which a
-fork does not copy. Each child is forked by a process that then ends. So Linux makes the child a
-child of the supervisor.
+It imports feedbus and its libraries, but no module of the project: such a module may start threads,
+which a fork does not copy. For each request, the fork server forks an intermediate process. This
+process forks the consumer and ends. So Linux makes the consumer a child of the supervisor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADOPTION_SECONDS = 0.0005
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     """Import modules and serve requests; each child runs its program."""
-    # This call also finds the memory for titles.
+    # The first call of setproctitle() finds the memory for process titles, before any fork.
     setproctitle(f"feedbus fork server of {topology_path}")
     default_signals()
     gc.disable()
@@ -82,7 +82,10 @@ def serve(connection: Connection) -> Program:
 
 
 def _part(connection: Connection) -> None:
-    """Fork again and end; return in the child when the supervisor has become its parent."""
+    """Fork again, and end this process; return only in the new child.
+
+    It returns when the supervisor has become the parent of the child.
+    """
     between = os.getpid()
     try:
         child = os.fork()

@@ -21,14 +21,16 @@ from feedbus.topology import Topology
 
 PR_SET_CHILD_SUBREAPER = 36
 PRELOADED = ("feedbus.cli.run", "feedbus.runner")  # the modules that the watchers' commands import
-PATIENCE_SECONDS = 30.0  # time limit for its imports and a fork, also on a slow and busy machine
-# A process's title takes the place of the arguments and environment that it was started with.
+# The time limit for the server's imports and for a fork; it is enough on a slow and busy machine.
+PATIENCE_SECONDS = 30.0
+# A process title is written over the arguments and the environment of the process. This variable
+# makes the environment longer, so that there is room for a title.
 TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that a child runs: its command and its folder."""
+    """A program that a child runs: its command, its environment and its working directory."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -72,15 +74,15 @@ class ForkServer:
 
         Args:
             program: the program to run.
-            stdout: the descriptor that it writes to; the caller's own stays open.
-            stderr: the descriptor that it writes errors to.
+            stdout: the descriptor for its output. The child gets a copy; the caller closes its own.
+            stderr: the descriptor for its errors.
 
         Returns:
             The process id, which waitpid() knows.
 
         Raises:
-            ConnectionError: the server does not answer; it is closed.
-            OSError: the system refuses.
+            ConnectionError: the server does not answer; this object has closed it.
+            OSError: the operating system refuses to start the program.
 
         """
         umask = os.umask(0o077)

@@ -18,12 +18,18 @@ TAB = "    "
 class LogCopies:
     """Writes lines to a descriptor; a slow reader delays the supervisor only briefly.
 
-    If nobody reads, the supervisor waits once for half a second. Then lines are dropped and counted
-    until there is room again, and a line reports their number. The log files contain all lines.
+    If the reader does not read, the supervisor waits once for half a second. After that, it drops
+    and counts lines until there is room again. Then it writes a line with their number. The log
+    files contain all lines.
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
-        """Create the object for a descriptor; names are padded to a width; 0 means no names."""
+        """Create the object for a descriptor.
+
+        Args:
+            width: the width of the column of names, in characters; 0 for lines without names.
+            descriptor: the descriptor to which the lines are written.
+        """
         self.dropped_lines = 0
         self._width = width
         self._descriptor = descriptor

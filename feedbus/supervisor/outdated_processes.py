@@ -41,7 +41,7 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
 
 
 def other_version(found: Mapping[str, Any]) -> str:
-    """Return the advice for a supervisor of another version of feedbus, or ""."""
+    """Return what to do if the supervisor is of another version of feedbus, else ""."""
     from feedbus.supervisor.applied_settings import PROTOCOL
 
     if found.get("protocol") == PROTOCOL:
@@ -58,7 +58,7 @@ def reloads(found: Mapping[str, Any]) -> bool:
 
 
 def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, by watcher, the files that have changed since one of its processes began.
+    """Return, for each watcher, the files that have changed since one of its processes started.
 
     Args:
         topology: the topology of the watchers.

@@ -36,7 +36,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     environment = os.environ | {SUPERVISED: str(os.getpid())}
     waits = _waits(topology)
     waits.unlink(missing_ok=True)
-    # The fork server imports at the same time.
+    # This import takes some time, in which the fork server imports its modules in parallel.
     importlib.import_module("feedbus.supervisor.supervision")
     # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
     # without a traceback.

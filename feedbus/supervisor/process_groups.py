@@ -1,4 +1,7 @@
-"""Process groups: each supervised process leads a group, which ends with its leader."""
+"""Process groups: each supervised process leads a group of itself and its child processes.
+
+When the leader has ended, the supervisor ends the rest of the group.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ def send(group: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # processes that changed their user
+        return True  # the group has processes, but they have changed their user
     return True
 
 
 async def end(group: int) -> bool:
     """End the remaining processes of a group; return whether there were any.
 
-    The leader has ended already. Members that end are reaped elsewhere.
+    The leader has ended already. This function does not reap the processes that end.
     """
     if not send(group, signal.SIGTERM):
         return False
@@ -86,7 +89,8 @@ def end_strays(run_folder: Path) -> list[int]:
     """End process groups that are left from an earlier supervisor that was killed.
 
     The leaders end by themselves when their supervisor ends, but their child processes may not. A
-    process is recognised by the environment that it inherited, because group ids are used again.
+    process is recognised by the environment that it inherited. A group id is not enough, because
+    the kernel uses it again.
 
     Returns:
         The ids of the processes that were ended.

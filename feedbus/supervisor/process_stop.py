@@ -32,7 +32,8 @@ async def end(
         process: the process; its `kill_at` can become earlier while this function waits.
         stop_signal: the number of the signal that asks it to end.
         patience_seconds: the time limit; 0 kills the process without that signal.
-        report_busy: called once when it takes long, with the seconds until it is killed.
+        report_busy: called once if the process takes longer than BUSY_SECONDS to end, with the
+            seconds until it is killed.
 
     """
     process.stop_asked_at = time.monotonic()
@@ -54,7 +55,7 @@ async def end(
 
 
 async def ended(process: WatchedProcess) -> None:
-    """Return when a process that another function stops has ended."""
+    """Wait until a process has ended that another call of end() stops."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(CHECK_SECONDS)
 

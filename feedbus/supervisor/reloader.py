@@ -31,7 +31,9 @@ Times = dict[str, int]
 
 
 def file_times(root: Path, topology: Path, state: Path) -> Times:
-    """Return when the topology and each Python file in a folder changed, in nanoseconds.
+    """Return when the topology and each Python file in a folder changed.
+
+    The times are in nanoseconds since 1970.
 
     Hidden folders, virtual environments and the folder of state are left out.
     """
@@ -78,7 +80,7 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Check the files until the end; apply changes when no further file changes."""
+        """Check the files until the task is cancelled; apply changes when they have ended."""
         changed: set[str] = set()
         while not self._supervision.stopping:
             await asyncio.sleep(CHECK_SECONDS)
@@ -97,8 +99,8 @@ class Reloader:
         text = f"files have changed: {_named(changed, topology.root)}"
         events.info("files_changed", text, consumer=SUPERVISOR)
         if str(topology.path) in changed:
-            # Without a wait: old queues may drain only after the next change, which would wait for
-            # this command.
+            # The command must not wait until old queues are drained. They may drain only after the
+            # next change of the files, and this change would wait for the command.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
         else:
             ready = not self._outdated(changed) or await self._succeeds("check", shown=False)

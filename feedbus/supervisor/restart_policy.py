@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-SETTLED_SECONDS = 1.0  # a process that was ready for longer has not ended right after its start
-SILENT_SECONDS = 10.0  # the same for a process that does not report when it is ready
+# If a process ends after it was ready for longer than this, it did not fail right after its start.
+SETTLED_SECONDS = 1.0
+# The same limit, from the start, for a process that does not report when it is ready.
+SILENT_SECONDS = 10.0
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
 
@@ -18,7 +20,7 @@ class RestartPolicy:
     Attributes:
         start_retries: the number of failures in a row after which no process is started.
         failures: the number of failures in a row.
-        ends: the number of ends in a row, including ends that are no failures.
+        ends: the number of ends in a row soon after the start, including ends without a failure.
 
     """
 
@@ -37,7 +39,7 @@ class RestartPolicy:
         Args:
             exit_code: the exit code as in subprocess; negative after a signal.
             lived_seconds: the time from the start of the process to its end.
-            ready_seconds: how long it was ready, or None if it never was.
+            ready_seconds: how long the process was ready, or None if it was never ready.
 
         """
         if ready_seconds is None:
@@ -45,8 +47,8 @@ class RestartPolicy:
         else:
             right_after_start = ready_seconds < SETTLED_SECONDS
         if exit_code == 0:
-            # A consumer that was ended by its own limits has not failed, but must not restart too
-            # often.
+            # A consumer that ended because of one of its limits has not failed. But it must not
+            # restart too often.
             self.failures = 0
             self.ends = self.ends + 1 if lived_seconds < SETTLED_SECONDS else 0
         else:

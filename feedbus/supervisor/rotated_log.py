@@ -43,8 +43,9 @@ class RotatedLog:
             max_bytes: the largest size; the file is rotated before it becomes larger.
             backup_count: how many older files are kept.
             consumer: the name of the consumer, for the lines that the supervisor itself writes.
-            log_format: the form of these lines.
-            descriptors: descriptors of this process that are to write to the file, too.
+            log_format: the form of the lines of the supervisor, such as "text".
+            descriptors: descriptors of this process, such as its stdout, that are redirected to the
+                file.
             copy: called with the lines of each write, also with lines that cannot be written to the
                 disk.
 

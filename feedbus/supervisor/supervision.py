@@ -49,7 +49,7 @@ class Supervision:
         copies: LogCopies | None = None,
         reloads: bool = False,
     ) -> None:
-        """Create the watchers, and give them to the arbiter, whose sockets are bound.
+        """Create the watchers, and give them to the arbiter; its sockets are already bound.
 
         Args:
             arbiter: circus's arbiter, before its loop runs.
@@ -88,7 +88,7 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            # The processes of these users must be able to open the files of their slots.
+            # Processes that run as another user must be able to open the files of their slots.
             for passage in (topology.var, folder):
                 passage.chmod(0o711)
         self.watchers = WatcherList(
@@ -116,7 +116,8 @@ class Supervision:
         """Start every watcher; from then on, restart processes that end."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
-        # With circus's own check, a command that arrives during the check would fail and be logged.
+        # circus's own periodic check is stopped: a command that arrives during this check would
+        # fail and be logged.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
@@ -168,8 +169,8 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in out
         ]
-        # Watchers that are being removed stay in the list, so that the next plan shows no new
-        # change.
+        # Watchers that are being removed stay in the settings. So the next plan does not show them
+        # as a new change.
         self.settings = replace(
             wanted, watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving}
         )
@@ -247,7 +248,8 @@ class Supervision:
             watcher.end_hung()
 
     def _child_ended(self) -> None:
-        # This is done immediately; the periodic check finds only processes that were missed here.
+        # An ended process is reaped immediately. The periodic check finds only processes that were
+        # missed here.
         self.arbiter.reap_processes()
         if not self.stopping:
             for watcher in self.watchers:

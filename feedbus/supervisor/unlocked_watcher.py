@@ -11,8 +11,8 @@ from circus.watcher import Watcher
 class UnlockedWatcher(Watcher):
     """Executes circus's commands; a subclass defines _start() and _stop().
 
-    circus refuses every command while any other command runs, also one for another watcher. So a
-    consumer that finishes a long handler would block the commands for all others.
+    circus refuses every command while another command runs, also if that command is for another
+    watcher. So a consumer that finishes a long handler would block the commands for all others.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -39,7 +39,10 @@ class UnlockedWatcher(Watcher):
             await self._start()
 
     async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart; circus's graceful reload would run two processes of one slot."""
+        """Restart the processes.
+
+        circus's own reload would run the old and the new process of one slot at the same time.
+        """
         await self.restart()
 
     def incr(self, nb: int = 1) -> asyncio.Future[int]:

@@ -45,8 +45,8 @@ class ProcessWatcher(UnlockedWatcher):
             start_retries: how many times in a row a process may fail right after its start before
                 it is not restarted any more.
             run_folder: the folder of locks and ready files.
-            marks: whether its processes report when they are ready; otherwise they count as ready
-                after some time.
+            marks: whether the processes create a file when they are ready; otherwise they count as
+                ready after some time.
             spawned: called after each start of a process.
             options: the options of circus.
 
@@ -64,9 +64,10 @@ class ProcessWatcher(UnlockedWatcher):
         self.restarts = 0
         self.last_exit = ""
         self.ready_pids: set[int] = set()
-        self.leaving = False  # not in the topology any more: a process that ends is not restarted
-        self.paused = False  # paused by `feedbus apply`, until it has replaced the queue
-        self.forks: ForkServer | None = None  # while many processes start
+        # Whether the topology no longer has this watcher. Then an ended process is not restarted.
+        self.leaving = False
+        self.paused = False  # whether `feedbus apply` has stopped the watcher to replace its queue
+        self.forks: ForkServer | None = None  # the fork server, while many processes start
         self._asked_to_end: set[int] = set()
         self._watchdogs: dict[int, Watchdog] = {}
         self._resume_at = 0.0
@@ -84,7 +85,8 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def _process_class(self) -> Any:
-        # A forked process would first run as this user.
+        # The fork server is not used for a process of another user: the process would first run as
+        # the supervisor's user.
         return functools.partial(WatchedProcess, forks=self.forks if self.uid is None else None)
 
     # -- starting ------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class ProcessWatcher(UnlockedWatcher):
             self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
-        """Start one process; if it runs as another user, give it its files."""
+        """Start one process; if it runs as another user, make this user the owner of its files."""
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
@@ -308,7 +310,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def waits_to_restart(self) -> bool:
-        """Whether a process has failed, and its restart is still to come."""
+        """Whether a process has failed and will be restarted, after a wait."""
         missing = len(self.processes) < self.numprocesses
         return missing and time.monotonic() < self._resume_at
 

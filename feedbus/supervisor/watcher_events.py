@@ -17,7 +17,8 @@ class WatcherEvents:
 
     Attributes:
         name: the name of the consumer or process.
-        marks: whether it is a consumer, whose messages the broker delivers again.
+        marks: whether the processes report when they are ready. This is so for consumers, and the
+            broker delivers a killed consumer's messages again.
 
     """
 

@@ -11,7 +11,8 @@ from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
 WORTH_FORKING = 4  # with fewer processes, a fork server takes longer than separate starts
-TOGETHER_SECONDS = 2.0  # processes that end within this time are started together
+# If processes are replaced, the replacements of those that end within this time start together.
+TOGETHER_SECONDS = 2.0
 
 
 class WatcherList:
@@ -28,7 +29,7 @@ class WatcherList:
         Args:
             arbiter: the arbiter of circus.
             watchers: the watchers in the order of the topology.
-            fork_server: starts a fork server; it returns None if there is none.
+            fork_server: starts a fork server; returns None if this system does not allow it.
 
         """
         self._arbiter = arbiter
@@ -81,13 +82,13 @@ class WatcherList:
         """Stop watchers; start the replacement of each one when it has ended.
 
         Args:
-            pairs: a watcher to stop, and the watcher to start afterwards; if both are the same, it
-                is restarted.
+            pairs: watchers to stop, each with the watcher to start afterwards or None. If both are
+                the same watcher, it is restarted.
             to_start: further watchers to start.
 
         """
         count = len(to_start) + sum(after is not None for _, after in pairs)
-        # It imports modules while processes end.
+        # The fork server imports modules while processes end.
         forks = self._fork_server() if count >= WORTH_FORKING else None
         endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
         with forks or contextlib.nullcontext():

@@ -19,13 +19,16 @@ from feedbus.process.supervised_process import RUN_FOLDER, SUPERVISED
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
-# If fifteen processes compiled the same modules at each start, it would take seconds longer.
+# Python must write the files of compiled modules. Otherwise each process compiles the same modules
+# at each start, which takes seconds longer for fifteen processes.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-SUPERVISOR = "supervisor"  # the name of its log, and the field `consumer` of its own events
+# The name of the supervisor's log, and the value of the field `consumer` in its own events.
+SUPERVISOR = "supervisor"
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
-STOP_SECONDS = 5.0  # for a process; a consumer gets the time limit of its handler in addition
-LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl adds some
+# The time in which a process must end. For a consumer, the time limit of its handler is added.
+STOP_SECONDS = 5.0
+LONGEST_SOCKET_PATH = 100  # in bytes; unix sockets allow 107, and circusctl makes the path longer
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
@@ -44,7 +47,8 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
 
 def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
     run = _feedbus(topology, "run", consumer.name, "--slot", "$(circus.wid)")
-    # A second process on a shard would break the order of its keys, so circus refuses `incr` there.
+    # On a shard, a second process would break the order of each key's records. So circus refuses
+    # `incr`.
     alone = consumer.shard is not None and consumer.queue.processes == 1
     return _watcher(topology, consumer.name, consumer.queue, run) | {"singleton": alone}
 
@@ -148,7 +152,7 @@ def log_file(topology: Topology, name: str) -> Path:
 
 
 def own_log(topology: Topology) -> RotatedLog:
-    """Return the log of the supervisor, which replaces its stdout and stderr."""
+    """Return the log of the supervisor; its stdout and stderr are redirected to it."""
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(
         path,

@@ -73,7 +73,10 @@ class Database(peewee.Database):
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
-        """In a `with` block, raise an error if this thread commits or rolls back."""
+        """In a `with` block, refuse commit() and rollback() of this thread.
+
+        The store uses it in each of its transactions, so that a handler cannot end the transaction.
+        """
         self._local.kept_whole = True
         try:
             yield
@@ -111,13 +114,16 @@ class Database(peewee.Database):
         return not self.lost()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- the argument is a state
-        """Set whether the next statement begins a transaction; return the old setting."""
+        """Set whether the next statement must begin a transaction; return the old setting."""
         earlier: bool = getattr(self._local, "waiting", False)
         self._local.waiting = waiting
         return earlier
 
     def _connect_within(self) -> None:
-        """Connect within a transaction that has executed nothing yet, so that it can continue."""
+        """Connect again within a transaction that has executed no statement yet.
+
+        peewee does not notice the new connection, so the transaction continues there.
+        """
         state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
         begun, state.transactions = state.transactions, []
         self.discard()

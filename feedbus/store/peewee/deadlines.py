@@ -25,8 +25,9 @@ from psycopg2 import extensions
 from feedbus.store.stale_server_sessions import ServerSession
 
 CHECK_SECONDS = 0.5
-MARGIN_SECONDS = 5.0  # added to the server's own timeout, which should end first
-PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is checked first
+MARGIN_SECONDS = 5.0  # added to the server's own timeout, so that the server reports it first
+# Before its next statement, a connection is checked if it was idle for longer than this.
+PROBE_IDLE_SECONDS = 10.0
 PROBE_SECONDS = 5.0  # the time limit of this check
 SETTING = "statement_timeout"
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -76,7 +77,7 @@ class Connection(extensions.connection):
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:
-        """Shut down a connection for which another thread is waiting."""
+        """Shut down the socket of this connection, so that the waiting thread gets an error."""
         self._gave_up = True
         with (
             contextlib.suppress(OSError, psycopg2.Error),

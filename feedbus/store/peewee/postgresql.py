@@ -16,8 +16,9 @@ from feedbus.urls import StoreUrl
 POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
     "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
-    "jit": "off",  # compiling takes longer than any statement here
-    # With these, the server ends the sessions of a host that is lost, and releases their locks.
+    "jit": "off",  # the compilation of a query would take longer than any query of feedbus
+    # With these settings, the server ends the sessions of a host that is lost, and releases their
+    # locks.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -33,7 +34,10 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Create the object; it sends settings by SET, as connection poolers refuse parameters."""
+        """Create the object; each new connection sends the settings by SET.
+
+        Connection poolers refuse the same settings as parameters of the connection.
+        """
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         self._stale_sessions = StaleServerSessions()
         super().__init__(database, **options)
@@ -56,7 +60,10 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         return connection
 
     def discard(self) -> None:
-        """Close this thread's connection in any state; the next connection ends its session."""
+        """Close this thread's connection in any state.
+
+        If the server keeps the session of the closed connection, the next connection ends it.
+        """
         opened = self._state.conn  # type: ignore[attr-defined]  # inner, not in the stubs
         super().discard()
         if opened is not None and opened.closed:
@@ -82,8 +89,8 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
-        # The transaction had no statement yet. So nothing is lost, and peewee does not notice that
-        # the connection is another one.
+        # The transaction had no statement yet. So no effect is lost, and peewee does not notice the
+        # new connection.
         self._connect_within()
         return self._execute_cursor(sql, params, **options)
 

@@ -56,7 +56,9 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         with self._while_waiting():
             if self.lost():
                 self._connect_within()
-            with suppress(OSError):  # without a turn, SQLite itself waits, or raises the error
+            # The turn is a lock that lets only one connection write. If the lock file cannot be
+            # used, SQLite itself waits, or raises the error.
+            with suppress(OSError):
                 turn.take(BUSY_TIMEOUT_SECONDS)
             try:
                 peewee.SqliteDatabase.begin(self)
@@ -66,12 +68,12 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         return self._execute_cursor(sql, params, **options)
 
     def commit(self) -> None:
-        """Commit, and let the next transaction write."""
+        """Commit, and let the next waiting transaction write."""
         super().commit()
         self._turn().give()
 
     def rollback(self) -> None:
-        """Roll back, and let the next transaction write."""
+        """Roll back, and let the next waiting transaction write."""
         self._check_owner("rollback")
         try:
             super().rollback()

@@ -44,7 +44,7 @@ class PeeweeStore(SqlStore):
         Args:
             url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
                 query string override the defaults here.
-            project: only its rows of feedbus's own tables are used.
+            project: the name of the project; the store uses only the rows of this project.
             application_name: the name of the connections in PostgreSQL's list.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
@@ -98,7 +98,7 @@ class PeeweeStore(SqlStore):
 
 
 class _Binding:
-    """The store that the models of the project use; a process has only one at a time."""
+    """The store that the models of the project use; a process has only one such store at a time."""
 
     store: PeeweeStore | None = None
 
@@ -107,7 +107,7 @@ _binding = _Binding()
 
 
 def bind(store: PeeweeStore) -> PeeweeStore:
-    """Make the models use a store, close the previous one, and return the store."""
+    """Make the models use a store, close the store that they used before, and return the store."""
     close_bound()
     _binding.store = store
     database.initialize(store.database)

@@ -162,7 +162,7 @@ class Transport(base.Transport):
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
-        """Return False: without a_global, a prefetch applies to later consumers, as on RabbitMQ 3."""
+        """Return False: a prefetch without a_global is for later consumers, as on RabbitMQ 3."""
         del connection
         return False
 
