@@ -1,4 +1,4 @@
-"""The bus: publish records, immediately in a program, after the commit in a handler."""
+"""The bus publishes records: immediately in a program, and after the commit in a handler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
 
-# Imported at the first use: modules of handlers import Bus, which needs no broker library.
+# These names are imported at their first use. Modules of handlers import only Bus, which needs no
+# broker library.
 HOMES = {
     "AsyncBus": "feedbus.bus.async_bus",
     "LiveBus": "feedbus.bus.live_bus",

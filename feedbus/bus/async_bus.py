@@ -26,7 +26,15 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A job for the thread of the bus: a request to send, or the request to close."""
+    """A job for the thread of the bus: requests to send, or the request to close.
+
+    Attributes:
+        requests: the requests to send, in order.
+        loop: the event loop of the task that waits for the job.
+        done: gets a result when the job has ended.
+        last: whether the bus is closed after this job.
+
+    """
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
@@ -139,7 +147,7 @@ class AsyncBus:
         with self._lock:
             self._jobs.put(job)
             if self._thread is None:
-                # A daemon thread: the interpreter does not wait for confirms when it ends.
+                # The thread is a daemon: when the interpreter ends, it does not wait for confirms.
                 self._thread = threading.Thread(target=self._work, name="feedbus", daemon=True)
                 self._thread.start()
         await job.done

@@ -20,7 +20,9 @@ from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
 
-AT_ONCE = 50_000  # the number of messages that are packed together, enough for many shards
+# How many messages are collected before they are packed. So also with many shards, each shard gets
+# large packs.
+AT_ONCE = 50_000
 
 
 class Collect(Protocol):
@@ -160,7 +162,7 @@ class BatchBus(Bus):
             self._waiting[exchange] = []
         envelope = envelope_of(part.options) if part.options else None
         if envelope is not None:
-            self._flush(exchange)  # so that earlier messages are sent first
+            self._flush(exchange)  # the earlier messages must be sent first
             self._collect(exchange, part.pack(self._children(exchange, part.causes)), envelope)
             return
         for piece in part.pieces(self._at_once):
@@ -195,7 +197,7 @@ class BatchBus(Bus):
         caused = self._caused[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            # child 0 of each record; see children()
+            # the first child of each record; see children()
             found = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             found = []

@@ -22,7 +22,8 @@ from feedbus.topology import Topology
 
 events = EventLog(__name__)
 
-AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions are left to the relay
+# For this time after an outage of the broker, messages of transactions are left to the relay.
+AWAY_SECONDS = 5.0
 
 
 class CommittedMessages:
@@ -49,7 +50,7 @@ class CommittedMessages:
         self._again_at = -math.inf
 
     def register(self, transaction: Transaction) -> None:
-        """Let transactions with later rows of the same keys wait; call it before the commit."""
+        """Let transactions with later rows of the same keys wait; call this before the commit."""
         if transaction.requests:
             self._locks.register(transaction.first, transaction.keys)
 

@@ -37,7 +37,7 @@ from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0  # how long a publish tries again during an outage, by default
 
 
 class LiveBus(Bus):
@@ -48,7 +48,7 @@ class LiveBus(Bus):
     together, with one wait for their confirms. A forked process gets its own connection.
     """
 
-    SLICE = 5_000
+    SLICE = 5_000  # the number of pairs that are sent together
     CONFIRM_SECONDS = (2.0, 10.0)  # shortest and longest wait for a confirm
 
     def __init__(

@@ -27,7 +27,15 @@ def refuse_ended() -> NoReturn:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """The records of one publish call, and the answer: the refused messages, or an error."""
+    """The records of one publish call, and the answer: the refused messages, or an error.
+
+    Attributes:
+        exchange: the name of the exchange in topology.toml.
+        pack: the records.
+        envelope: the options that the records share; None if there are none.
+        answer: an empty list if every message was confirmed; None before the request is sent.
+
+    """
 
     exchange: str
     pack: Pack

@@ -25,7 +25,7 @@ from feedbus.wire.derived_ids import is_id
 from feedbus.wire.failed_messages import of_record
 from feedbus.wire.message_options import Envelope
 
-ID_DIGITS = 24
+ID_DIGITS = 24  # the length of an origin
 
 
 def derive(*causes: str) -> str:
@@ -76,7 +76,8 @@ def _packs(pairs: Sequence[tuple[Any, str]], origin: str) -> Iterator[Pack]:
 
 
 def _all_equal(values: Sequence[Any]) -> bool:
-    # 1, 1.0 and True are equal in Python, but not the same JSON; containers may contain them.
+    # 1, 1.0 and True are equal in Python, but not the same JSON. A list or a mapping may contain
+    # them, so only texts and integers are compared.
     first = values[0]
     return isinstance(first, str | int) and all(
         type(value) is type(first) and value == first for value in values

@@ -93,8 +93,8 @@ class Sender:
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
                 if stale:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
-                    # In the order in which they were sent; they may have been returned in another
-                    # order.
+                    # The packs are sent again in their original order. The broker may have
+                    # returned them in another order.
                     packs = [message for message in messages if id(message) in stale]
                     refusals += self._send_apart(publisher, packs)
         except BrokerOutage:
@@ -169,7 +169,8 @@ class Sender:
 
     def _send_apart(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
         """Read the current generations, and send the records of packs as plain messages."""
-        # A separate connection, with heartbeats: a read takes the state's message for a moment.
+        # A read takes the message with the state out of its queue for a moment. So it uses a
+        # separate connection, which has heartbeats.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.current)

@@ -16,7 +16,7 @@ from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 
-RECONNECT_SECONDS = 0.1
+RECONNECT_SECONDS = 0.1  # between two attempts during an outage
 
 
 class SharedSender:
@@ -39,7 +39,7 @@ class SharedSender:
         self._clock = broker.clock(topology)
         self._sender = sender
         self._timeout_seconds = timeout_seconds
-        self._known = False
+        self._known = False  # whether the objects on the broker exist, and their rings are known
         self._lock = threading.Lock()
         self._requesting = threading.Lock()
         self._waiting: list[Request] = []
@@ -102,8 +102,8 @@ class SharedSender:
                 if failure is not None:
                     request.answer = _own(failure)
                     continue
-                # A pack may be sent again as plain messages, so the refused messages may be new
-                # ones.
+                # A pack may be sent again as plain messages. So the refused messages may be other
+                # messages than these.
                 request.answer = found = self._sent(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:

@@ -9,7 +9,7 @@ from typing import IO, Self
 
 from feedbus.wire import Outgoing
 
-MEMORY_BYTES = 4_000_000
+MEMORY_BYTES = 4_000_000  # above this size, bodies are kept in a file
 
 
 class Spool:

@@ -27,7 +27,7 @@ class Transaction:
         self._put: list[tuple[Request, list[int]]] = []
 
     def add(self, request: Request) -> None:
-        """Add the records of a caller to the outbox."""
+        """Add the records of a publish call to the outbox."""
         outbox = self._store.outbox
         ids = put_records(outbox, request.exchange, request.pack, request.envelope)
         self._put.append((request, ids))

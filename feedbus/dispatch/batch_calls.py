@@ -2,7 +2,7 @@
 
 A batch handler may ask for a retry of a record although it has handled later records of its key.
 Then the effects of the call are discarded. The batch is handled again without these later records,
-which wait. This is frequent in a batch of waiting records, which has many records of each key.
+which wait. This case is frequent in a batch of waiting records, which has many records of each key.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class BatchCalls:
         many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
         found = self._together(wrapped, records) if many else None
         if found is not None:
-            # In the order of the records, because each one that waits gets the next position.
+            # The order matters: each record that has to wait gets the next position of its key.
             for index, verdict in sorted(found.items()):
                 fail(index, verdict)
             return failures
-        # One at a time, also after a batch handler has raised: a bad record does not fail the
-        # others.
+        # The handler is called for one record at a time, also after a batch handler has raised. So
+        # a bad record does not fail the others.
         for index, single in enumerate(records.batches_of_one()):
             if self._blocked.waits_in(records, index):
                 fail(index, Waits())
@@ -79,7 +79,7 @@ class BatchCalls:
         return None
 
     def _attempt(self, wrapped: WrappedHandler, records: Records) -> BaseException | None:
-        """Call a handler and send its messages; return its exceptions.
+        """Call a handler and send its messages; return the exception of the call, or None.
 
         Raises:
             Outage: something is unavailable; no attempt is counted.

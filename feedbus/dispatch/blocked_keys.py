@@ -32,7 +32,7 @@ class BlockedKeys:
         Args:
             decoder: returns the keys of records, and adds the decisions on failed records.
             failure_policy: returns the decision on a record that has failed.
-            retries: the waiting records; None if the queue has no order.
+            retries: the waiting records; None if the queue has no `order_by`.
             block_on_dead: whether dead letters block their keys.
 
         """
@@ -47,11 +47,11 @@ class BlockedKeys:
         return self._retries is not None
 
     def key(self, arrived: Decoded, row: int) -> Any:
-        """Return a record's ordering key, or None if it has no order."""
+        """Return a record's ordering key, or None if the queue has no `order_by`."""
         return self._decoder.key(arrived, row)
 
     def waits(self, arrived: Decoded, row: int) -> bool:
-        """Whether a record must wait, because an earlier one of its key failed in this batch."""
+        """Whether a record must wait, because an earlier record of its key failed in this batch."""
         if self._retries is None or not self._retries.unsettled:
             return False
         return self.must_wait(arrived, row)
@@ -91,9 +91,11 @@ class BlockedKeys:
             self._retries.repetition_expected = True
 
     def overtaken_failures(self, records: Records) -> list[Row]:
-        """Return the failed records of a batch that handled records of the same key have overtaken.
+        """Return the failed records of a batch that were overtaken by later records of their keys.
 
-        The result has the first failed record of each key that blocks its key.
+        A failed record is overtaken if a later record of its key was handled. If none is, the
+        result is empty. Otherwise it has the first failed record of each key, if this record blocks
+        the key.
         """
         verdicts = records.batch.verdicts
         if self._retries is None or not any(

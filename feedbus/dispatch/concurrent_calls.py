@@ -1,4 +1,4 @@
-"""Concurrent calls of handlers of one record, as tasks and in threads."""
+"""Concurrent calls of handlers that take one record: as tasks of an event loop, or in threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class ConcurrentCalls:
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
-        # The derived ids of the messages that wait or run. An equal message must get another id.
+        # The ids that feedbus has derived from the content of messages that wait or run. Another
+        # message with the same content must get another id.
         self._unidentified: set[str] = set()
         self._sequencer: Sequencer[Work | DeferredInvalidRecord] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
@@ -52,7 +53,7 @@ class ConcurrentCalls:
     @property
     def running(self) -> set[Work]:
         """The records that were started and are not finished."""
-        return cast("set[Work]", self._sequencer.running)  # take() ends all others at once
+        return cast("set[Work]", self._sequencer.running)  # take() ends invalid records
 
     @property
     def in_handlers(self) -> list[Work]:
@@ -161,7 +162,7 @@ class ConcurrentCalls:
     def finish(self) -> None:
         """Publish the messages of calls that have ended; the caller then calls send_failed().
 
-        If a call ended with an outage, its records run again, and self.outage is the outage.
+        If a call ended with an outage, its record runs again, and self.outage is set to the outage.
 
         Raises:
             Outage: the broker or store is unavailable; the next call continues.
@@ -229,7 +230,7 @@ class ConcurrentCalls:
             self._end_record(work, row)
 
     def _end_record(self, ended: Work | DeferredInvalidRecord, row: int) -> None:
-        """Let the next record of a key run; if a record failed, let the later ones wait."""
+        """Let the next record of the key run; if this record failed, let the later ones wait."""
         self._note_failed(ended)
         self._leave(ended.delivery)
         if not self._blocked.must_wait(ended.delivery.opened, row):

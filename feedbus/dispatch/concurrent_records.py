@@ -31,7 +31,23 @@ class UnfinishedDelivery:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """A record that a handler must handle, and the result of its call."""
+    """A record that a handler must handle, and the result of its call.
+
+    Attributes:
+        key: the ordering key; None if the queue has no `order_by`.
+        delivery: the delivery of the record.
+        row: the index of the record in the delivery.
+        wrapped: the handler of the record, with the middleware.
+        records: the record as the handler gets it, as a batch of one.
+        started_at: when the call started, by the monotonic clock; 0 before.
+        seconds: the duration of the call, when it has ended.
+        publications: the messages that the handler published; None if the call raised.
+        error: the exception of the call, or of sending its messages.
+        ended: whether the call has ended.
+        classified: whether HandlerCalls.classify_error() has returned the error.
+        known_slow: whether the message was already counted as slow, while its call ran.
+
+    """
 
     key: Hashable
     delivery: UnfinishedDelivery

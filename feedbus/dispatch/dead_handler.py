@@ -37,7 +37,7 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """The delivery and record of a dead letter."""
+    """A dead letter, as the origin of the messages that the dead handler publishes."""
 
     consumer: Consumer
     delivery: Delivery
@@ -80,7 +80,7 @@ class DeadHandler:
             resources: the resources that the function requests.
 
         Raises:
-            UsageError: it cannot be imported, or a parameter requests an unknown value.
+            UsageError: the function cannot be imported, or a parameter requests an unknown value.
 
         """
         self._pid = os.getpid()
@@ -106,7 +106,8 @@ class DeadHandler:
         If the function raises, the dead letter's reason includes the exception.
 
         Raises:
-            Outage: something that it needs is unavailable; the dead letter must not be sent yet.
+            Outage: something that the function needs is unavailable; the dead letter must not be
+                sent yet.
 
         """
         message = decision.message
@@ -152,7 +153,7 @@ class DeadHandler:
             )
             return
         origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
-        # These messages get other ids than the messages that the handler published in its call.
+        # With this id, the messages of the dead handler get other ids than the handler's messages.
         records = Records(_one(f"{message.message_id}/dead"), [origin])
         with Publications(self._sender, self._store, self._left) as publications:
             with self._store.transaction() as session:
@@ -174,10 +175,10 @@ class DeadHandler:
     async def _awaited(self, taken: Sequence[Any], given: GivenDeadLetter) -> None:
         for each in taken:
             check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
-        given.bus.flush()  # before another task of the loop continues
+        given.bus.flush()  # while no other task of the loop runs
 
     def _taken(self, letter: DeadLetter) -> Sequence[Any]:
-        """Return the argument of the function: a DeadLetter, or the records in it."""
+        """Return the argument of each call: the DeadLetter, or each of the records in it."""
         if self._message_type is None:
             return [letter]
         try:

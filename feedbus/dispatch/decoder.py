@@ -47,7 +47,7 @@ class Decoder:
             routes: the routes to the queue's handlers.
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: returns the decision on a record or delivery that cannot be read.
-            retries: the waiting records; None if the queue has no order.
+            retries: the waiting records; None if the queue has no `order_by`.
 
         """
         self._consumer = consumer
@@ -55,6 +55,7 @@ class Decoder:
         self._failure_policy = failure_policy
         self._retries = retries
         self._order = Order.of(consumer.queue)
+        # Whether the decision on an invalid record is made after the earlier records of its key.
         self._in_turn = retries is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
@@ -80,11 +81,11 @@ class Decoder:
         return opened, inputs
 
     def key(self, arrived: Decoded, row: int) -> Any:
-        """Return a record's ordering key, or None if it has no order."""
+        """Return a record's ordering key, or None if the queue has no `order_by`."""
         return self._order.key(arrived.delivery, arrived.pack, row)
 
     def _take_ordered(self, inputs: Inputs, arrived: Decoded) -> None:
-        """Remove records without the field of `order_by`, and records that must wait."""
+        """Take a delivery's records, except records that must wait or that have no ordering key."""
         keyless = self._order.key_errors(arrived.pack) if self._order.field else {}
         for row, errors in keyless.items():
             arrived.decisions.append(
@@ -173,7 +174,7 @@ class Decoder:
         if delivery.undecodable:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
         if delivery.expired(self._failure_policy.clock):
-            # Like a message that the broker itself has expired, it blocks no key.
+            # The message blocks no key, as if the broker itself had expired it.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
         try:

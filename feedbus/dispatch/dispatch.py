@@ -51,7 +51,15 @@ class Dispatch:
     ) -> None:
         """Create the parts of the dispatch.
 
-        Handlers are called in transactions of the store, except on a queue with `store = false`.
+        Args:
+            topology: the topology of the system.
+            consumer: the consumer whose deliveries are handled.
+            handlers: the routes to the handlers of the queue.
+            sender: sends the messages of the handlers, the retries and the dead letters.
+            metrics: counts the records.
+            store: handlers are called in its transactions, except on a queue with
+                `store = false`.
+            resources: the resources that the handlers request.
 
         Raises:
             UsageError: feedbus has no value for the annotation of a handler's parameter.
@@ -92,7 +100,8 @@ class Dispatch:
             self.retries,
             block_on_dead=queue.block_on_dead,
         )
-        # Outbox rows of a killed process or an outage; they are sent before later messages.
+        # Rows that a killed process or an outage has left in the outbox. They are sent before later
+        # messages.
         leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(
             consumer, sender, store, leftovers, self.blocked.overtaken_failures

@@ -66,11 +66,13 @@ class FailedRecordSender:
             return
         refusals = self._sender.send(messages)
         if any(refusal.final for refusal in refusals):
-            # The broker will always refuse a property or a header, so it is sent without them.
+            # The broker will always refuse a property or a header of these messages. So they are
+            # sent with only their bodies and the headers of feedbus.
             bared = [bare(each.message, each.reason) for each in refusals if each.final]
             refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
         if refusals:
-            # The retry and dead-letter queues must exist. Until then, nothing may be settled.
+            # Perhaps a retry queue or the dead-letter queue does not exist. Until the messages are
+            # published, no delivery may be settled.
             reason = refusals[0].reason
             msg = f"{self._consumer}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)

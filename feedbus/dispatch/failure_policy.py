@@ -39,8 +39,9 @@ from feedbus.wire.failed_messages import (
 )
 from feedbus.wire.message_in_message import sealed
 
-PARTS_NAMED = 5
+PARTS_NAMED = 5  # how many undecodable parts of a message its reason names
 DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
+# Headers that only a message after an attempt has: a record that only waits has none of them.
 OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
 
 
@@ -53,9 +54,9 @@ class Decision:
             earlier records of its key wait.
         message: the dead letter, or the retry, which waits in a queue for its next attempt; None
             if nothing is sent.
-        waits_milliseconds: the shortest time until its next attempt, on a queue with an order.
-        block: a message in the waiting queue that blocks its key until the dead letter is requeued
-            or dropped.
+        waits_milliseconds: the shortest time until its next attempt, on a queue with `order_by`.
+        block: a message for the waiting queue, which blocks the key of a dead letter until the dead
+            letter is requeued or dropped; None if the key is not blocked.
 
     """
 
@@ -78,7 +79,8 @@ class FailurePolicy:
         names: the names of the objects on the broker.
         consumer: the consumer that has the policy.
         rules: the exceptions that are retried.
-        in_order: whether the queue has an order, so that the retries of a key stay in order.
+        clock: gives the time of each failure.
+        in_order: whether the queue has `order_by`, so that the retries of a key stay in order.
 
     """
 

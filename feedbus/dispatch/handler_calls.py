@@ -63,7 +63,7 @@ class HandlerCalls:
     def outcome(
         self, wrapped: WrappedHandler, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
-        """Call a handler; return the messages that it publishes, or its exceptions.
+        """Call a handler; return the messages that it publishes, or the exception of the call.
 
         Raises:
             Outage: something is unavailable; no attempt is counted.
@@ -77,7 +77,7 @@ class HandlerCalls:
             return None, self.classify_error(records, error)
 
     def classify_error(self, records: Records, error: BaseException) -> BaseException:
-        """Return the exception for records, and log it if it is a failure.
+        """Return the exception of a call for these records, and log it if it is a failure.
 
         Raises:
             Outage: an outage is the cause.
@@ -128,7 +128,7 @@ class HandlerCalls:
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if len(given) < len(records):
-                    # The process that handled the other records may have left rows.
+                    # The process that handled the other records may have left rows in the outbox.
                     self.query_outbox_again()
                 if not len(given):
                     return publications

@@ -7,7 +7,7 @@ from feedbus.records import Records
 from feedbus.store import Store
 from feedbus.store.outages import connection_lost
 
-MOST = 1_000  # calls that are remembered
+MOST = 1_000  # the largest number of calls that are remembered
 
 
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened

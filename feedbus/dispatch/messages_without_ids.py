@@ -1,8 +1,9 @@
-"""Equal messages without ids on a queue with `once`: repeated deliveries, or new messages.
+"""Distinguish new messages from repeated deliveries, if the messages have no ids.
 
-In both cases, the derived id is the same. A message without the flag `redelivered` is certainly
-new. So it gets another id if its derived id is in use. A message with the flag can be new or
-repeated. feedbus treats it as repeated, and logs and counts it.
+On a queue with `once`, feedbus derives an id from the content of such a message. So equal messages
+have the same derived id, whether they are new or repeated. A message without the flag `redelivered`
+is certainly new. So it gets another id if its derived id is in use. A message with the flag can be
+new or repeated. feedbus treats it as repeated, and logs and counts it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class MessagesWithoutIds:
     def __init__(
         self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
     ) -> None:
-        """Create the object for the inbox of a queue; skipped repetitions are counted in metrics.
+        """Create the object for the inbox of a queue.
 
         Args:
             queue: the queue.
             inbox: the inbox of its store.
-            metrics: counts the repetitions.
+            metrics: counts the messages that are treated as repeated deliveries.
             unique: returns digits that no other id has.
 
         """
@@ -44,8 +45,8 @@ class MessagesWithoutIds:
     ) -> Sequence[Delivery]:
         """Return the deliveries; a delivery that equals an earlier message gets another id.
 
-        The earlier messages are in the inbox, or are being handled (running). If the same
-        deliveries are handled again after an outage, the result is the same.
+        The ids of the earlier messages are in the inbox, or in `running` if they are being handled.
+        If the same deliveries are handled again after an outage, the result is the same.
         """
         if all(delivery.identified for delivery in deliveries):
             return deliveries

@@ -37,10 +37,10 @@ class Predecessors(Protocol):
 
 
 class OrderedRetries:
-    """The waiting records of one consumer whose queue has an order.
+    """The waiting records of one consumer whose queue has `order_by`.
 
-    A record that has failed, and later records of its key, are sent to the waiting queue of their
-    queue. The consumer receives them from there by a separate subscription.
+    A record that has failed, and later records of its key, are sent to a waiting queue. The
+    consumer receives them from the waiting queue by a separate subscription.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class OrderedRetries:
         Args:
             order: determines the key of a record.
             policy: returns the decision on a record that has failed.
-            clock: determines when records are due.
+            clock: determines when records may run.
             block_on_dead: whether dead letters block their keys.
 
         """
@@ -67,8 +67,8 @@ class OrderedRetries:
         self._order = order
         self._policy = policy
         self._clock = clock
-        self._queues: dict[str, str] = {}
-        self._turns: dict[str, int] = {}
+        self._queues: dict[str, str] = {}  # the waiting queue of each consumer tag
+        self._turns: dict[str, int] = {}  # the number of the generation of each consumer tag
 
     def subscribed(self, consumer_tag: str, waiting_queue: str, turn: int = 0) -> None:
         """Set the waiting queue, and the number of the generation, of a subscription."""

@@ -75,8 +75,8 @@ class Publications(Spool):
     def send(self) -> None:
         """Send all messages; return when the broker has confirmed them.
 
-        Rows with the same keys that were left in the outbox are sent first. If that is not
-        possible now, the messages are left there, too: the relay sends all of them in order.
+        Rows with the same keys that were left in the outbox are sent first. If that is not possible
+        now, the messages are left in the outbox, too: the relay sends all of them in order.
 
         Raises:
             PublishError: the broker did not accept a message.

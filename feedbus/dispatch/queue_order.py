@@ -36,7 +36,7 @@ class Order:
         return cls(queue.order_by is True, str(queue.order_by) if named else "")
 
     def key(self, delivery: Delivery, pack: Pack, row: int) -> Any:
-        """Return a record's ordering key, or None if it has no order."""
+        """Return a record's ordering key, or None if the queue has no `order_by`."""
         if self.by_key:
             return pack.key(row) if delivery.content_type == PACK else delivery.original_key
         if not self.field:
@@ -54,7 +54,7 @@ class Order:
         if self.by_key:
             return str(key)
         if isinstance(key, bool | float) and key == int(key):
-            key = int(key)  # equal values are one key
+            key = int(key)  # equal values, such as 1 and 1.0, are one key
         text = json.dumps(key)
         if len(text) <= SHORT_TEXT_BYTES:
             return text

@@ -62,7 +62,7 @@ class RequeuedDeadLetters:
         return any(came(each.consumer_tag) for each in (*self._arrived, *self._taken.values()))
 
     def drop(self, came: Callable[[str], bool]) -> None:
-        """Forget dead letters with such a consumer tag: the broker delivers them again."""
+        """Forget dead letters whose tag a function accepts: the broker delivers them again."""
         self._arrived = [each for each in self._arrived if not came(each.consumer_tag)]
         for name in [each for each in self._taken if came(each[0])]:
             del self._taken[name]

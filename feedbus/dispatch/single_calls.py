@@ -20,7 +20,15 @@ from feedbus.wire import Delivery
 
 @dataclass(frozen=True, slots=True)
 class HandledRecord:
-    """A record that was handled, and the messages that its handler published."""
+    """A record that was handled, and the messages that its handler published.
+
+    Attributes:
+        opened: the delivery of the record.
+        row: the index of the record in the delivery.
+        records: the record, as a batch of one.
+        publications: the messages.
+
+    """
 
     opened: Decoded
     row: int
@@ -90,7 +98,8 @@ class SingleCalls:
                         self._blocked.defer(opened, row)
                         continue
                     if row:
-                        self._note(delivery.message_id)  # the time limit is that of one record
+                        # The time limit of the handler begins again for each record.
+                        self._note(delivery.message_id)
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
                     publications, error = calls.outcome(each.wrapped, records)
@@ -131,8 +140,9 @@ class SingleCalls:
     def _send_published(self) -> None:
         """Publish the messages of all handled records; a record fails if its messages are refused.
 
-        If the messages cannot be sent together, the messages of the later records of its key are
-        not sent. These records wait, and are handled again.
+        If possible, the messages of all records are sent together. Otherwise the messages of each
+        record are sent alone: if a record fails, the messages of later records of its key are not
+        sent. These records wait, and are handled again.
 
         Raises:
             Outage: the broker or store is unavailable; the call may be repeated.

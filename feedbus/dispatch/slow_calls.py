@@ -9,7 +9,7 @@ from feedbus.clock import Clock
 from feedbus.dispatch.concurrent_records import Work
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
-KEPT_SECONDS = 5.0  # the broker reports its timeout late
+KEPT_SECONDS = 5.0  # how long ended calls are kept, because the broker reports its timeout late
 
 
 class SlowCalls:

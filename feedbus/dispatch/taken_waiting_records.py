@@ -24,9 +24,10 @@ class TakenRecords:
         """Create the object; records are taken from these waiting records."""
         self._records = records
         self._taken: dict[tuple[str, int], Waiting] = {}
-        self._failed_again: dict[Waiting, float] = {}  # when each of them runs again
+        self._failed_again: dict[Waiting, float] = {}  # when each record runs again
         self._not_run: set[Waiting] = set()
-        self._stopped: Counter[str] = Counter()  # for each key, how many are in these two sets
+        # For each key, how many of its records have failed again or were not run.
+        self._stopped: Counter[str] = Counter()
 
     def take(self, now: float, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
         """Return waiting records that run now; the caller then settles them.
@@ -46,7 +47,7 @@ class TakenRecords:
         return taken
 
     def record_of(self, delivery: Delivery) -> Waiting | None:
-        """Return the taken record of a delivery; None if the delivery is of another queue."""
+        """Return the taken record of a delivery, or None if it is not from a waiting queue."""
         return self._taken.get((delivery.consumer_tag, delivery.tag))
 
     def failed_again(self, record: Waiting, due_at: float) -> None:

@@ -13,7 +13,7 @@ from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
 
 MICROSECONDS = 1_000_000
-MOST_PLACE = 2**62
+MOST_PLACE = 2**62  # a header with a higher number is ignored
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class WaitingRecord(Generic[Arrival]):
             other records.
         queue: the waiting queue that contains its message.
         arrival: the delivery of its message; None if the message is being sent or was returned.
+        taken: whether the record was taken to be handled, and its result is not known yet.
         awaited: the queues of older generations that must be deleted before the record may run.
         turn: the number of the generation whose waiting queue contains its message.
         copy: the same record in the waiting queue of a newer generation.

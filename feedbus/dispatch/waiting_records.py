@@ -1,4 +1,4 @@
-"""The records that wait for an earlier record of their key: their order, and when they are due."""
+"""The records that wait for an earlier record of their key: their order, and when they may run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from feedbus.dispatch.waiting_record_copies import (
 class WaitingRecords(Generic[Arrival]):
     """The waiting records of one consumer. It does no I/O and has no clock: its owner calls it.
 
-    Each of them is a message in a waiting queue on the broker. The message is put there before the
-    record is acknowledged in its own queue. If the record fails again, its new message is put there
+    Each record is a message in a waiting queue on the broker. The message is published before the
+    record is acknowledged in its own queue. If the record fails again, its new message is published
     before the old message is acknowledged. So after a crash, a record can be in the waiting queue
     twice, or its own queue can deliver it again. Both cases are recognised here:
 
@@ -43,11 +43,14 @@ class WaitingRecords(Generic[Arrival]):
     def __init__(self) -> None:
         """Start without records."""
         self.awaited = AwaitedQueues()
+        # The records of each key, in the order of their positions.
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
-        self._heads: list[tuple[float, int, str]] = []  # some entries are out of date
+        # A heap of the first record of each key: when it may run, its position, and the key. Some
+        # entries are out of date.
+        self._heads: list[tuple[float, int, str]] = []
         self._count = 0
-        self._last_places: dict[int, int] = {}  # for each turn
-        self._read: set[str] = set()
+        self._last_places: dict[int, int] = {}  # the last position of each generation
+        self._read: set[str] = set()  # the ids of records that waited when reading began
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -125,7 +128,8 @@ class WaitingRecords(Generic[Arrival]):
             record: the record, with its arrival.
 
         """
-        # From the end, because most belong there: a key can have tens of thousands of records.
+        # The search begins at the end, because most records belong there: a key can have tens of
+        # thousands of records.
         for known in reversed(self._lines.get(record.key, [])):
             if known.place < record.place:
                 break
@@ -200,10 +204,10 @@ class WaitingRecords(Generic[Arrival]):
     def take(
         self, now: float, most: int, alone: Callable[[str], bool] = lambda _: False
     ) -> list[WaitingRecord[Arrival]]:
-        """Return records that run now: records that are due, and records that wait only for them.
+        """Return records that run now: their time has come, or they wait only for these records.
 
-        Each of them is to be given to handled(), stays() or again() afterwards; until then no other
-        record of their keys is taken.
+        The caller then passes each record to handled(), stays() or again(). Until then no other
+        record of its key is taken.
 
         Args:
             now: the time in seconds since 1970.
@@ -273,7 +277,7 @@ class WaitingRecords(Generic[Arrival]):
 
         Args:
             record: a record that take() has returned.
-            due_at: when it is to run.
+            due_at: when it is to run, in seconds since 1970.
             attempt: how often it has failed, once more than before by default.
 
         """

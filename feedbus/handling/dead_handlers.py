@@ -21,6 +21,7 @@ from feedbus.handling.parameters import (
 )
 
 EXPECTED = "a function that takes a DeadLetter or a record, and returns None"
+# Functions that cannot be dead handlers, with the text for the error.
 OTHERS = {
     inspect.isasyncgenfunction: "is an async generator",
     inspect.isgeneratorfunction: "is a generator function",
@@ -52,7 +53,7 @@ class DeadLetterFunction:
         """Return the dead handler of a function.
 
         Raises:
-            Unfit: it cannot be called, or a parameter requests an unknown value.
+            Unfit: the function cannot be called, or a parameter requests an unknown value.
 
         """
         called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls

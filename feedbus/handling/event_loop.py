@@ -19,10 +19,11 @@ from feedbus.process.fork_safety import end_fork
 
 events = EventLog(__name__)
 
-CHECK_SECONDS = 0.25
-BLOCKED_SECONDS = 1.0
+CHECK_SECONDS = 0.25  # between two checks whether the loop is blocked
+BLOCKED_SECONDS = 1.0  # the loop counts as blocked if it has run no other task for this time
 Outcome = tuple[Any, BaseException | None]
 Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+# The folders of code that is not the project's code.
 NOT_THE_PROJECTS = (
     str(Path(__file__).parents[1]),
     sysconfig.get_path("purelib"),
@@ -69,7 +70,7 @@ class HandlerLoop:
         """Return the result of a coroutine, or raise its exception.
 
         Raises:
-            HandlerTimeout: it exceeded the limit and was cancelled.
+            HandlerTimeout: the coroutine exceeded the time limit and was cancelled.
 
         """
         limited = limit(coroutine, timeout_seconds) if timeout_seconds else coroutine
@@ -166,7 +167,7 @@ async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> 
     """Return the result of a handler's coroutine; cancel it after its time limit.
 
     Raises:
-        HandlerTimeout: it was cancelled.
+        HandlerTimeout: the coroutine was cancelled.
 
     """
     try:

@@ -16,7 +16,9 @@ VERDICTS = (Drop, Outage, Reject, Retry)
 
 @dataclass(frozen=True, slots=True)
 class ExceptionRules:
-    """Which exceptions are retried; the nearest class of an exception decides.
+    """Which exceptions are retried.
+
+    If several classes below match an exception, the one that is nearest to its own class decides.
 
     Attributes:
         retry_on: classes that are retried; if there are any, other exceptions are not retried.
@@ -53,7 +55,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
         root: the folder of the topology, from which modules are imported.
 
     Raises:
-        UsageError: it cannot be imported, or is not an exception that a handler raises.
+        UsageError: the class cannot be imported, or is not an exception that a handler raises.
 
     """
     module, _, last = name.replace(":", ".").rpartition(".")

@@ -44,7 +44,7 @@ class Handler:
     Attributes:
         function: the function that is called.
         declared: the type in the decorator; None if the annotation of the function declares it.
-        batch: whether it takes Records.
+        batch: whether the function takes Records.
 
     """
 
@@ -116,7 +116,7 @@ class Handler:
         """Return the parameters of the function.
 
         Raises:
-            Unfit: it cannot be called, or a parameter requests an unknown value.
+            Unfit: the function cannot be called, or a parameter requests an unknown value.
 
         """
         function = self.function
@@ -259,7 +259,7 @@ def resolve(dotted: str, root: Path) -> Handler:
 
 
 def resolve_object(dotted: str, root: Path) -> Any:
-    """Import the object "package.module:name", with root on the path."""
+    """Import the object "package.module:name"; root is the folder of the topology."""
     module_name, separator, name = dotted.partition(":")
     if not (module_name and separator and name):
         msg = f"expected 'package.module:name', got '{dotted}'"

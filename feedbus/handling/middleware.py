@@ -66,8 +66,9 @@ class Middleware:
         """Return a context manager in which the handler is called.
 
         If the context manager raises an exception, this is a failure, as if the handler had raised
-        it. If it suppresses an exception of the handler, this is a failure, too, because the
-        message may not be handled. An asynccontextmanager can be used only around async handlers.
+        it. If the context manager suppresses an exception of the handler, this is a failure, too:
+        the message was perhaps not handled. An asynccontextmanager can be used only around async
+        handlers.
         """
         del call
         return nullcontext()
@@ -94,7 +95,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
         asynchronous: whether the handlers whose calls it wraps are async.
 
     Raises:
-        UsageError: it cannot be imported, or cannot be a middleware there.
+        UsageError: the class cannot be imported, or cannot be a middleware of these handlers.
 
     """
     found = resolve_object(dotted, root)
