@@ -35,7 +35,7 @@ class Keys:
         return RANGE.fullmatch(self.source) is not None
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the place and the text of each line that is not empty."""
+        """Yield the position (file:line) and the text of each line that is not empty."""
         name = "standard input" if self.source == "-" else self.source
         try:
             standard = nullcontext(sys.stdin.buffer)
@@ -63,7 +63,7 @@ def check_key(key: str, where: str) -> str:
     """Return a routing key if it is short enough.
 
     Raises:
-        UsageError: it has more than 255 bytes in UTF-8.
+        UsageError: the key has more than 255 bytes in UTF-8.
 
     """
     length = len(key.encode())

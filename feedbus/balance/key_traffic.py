@@ -12,16 +12,24 @@ from feedbus.balance.key_input import Keys, check_key
 from feedbus.errors import UsageError
 from feedbus.ring import key_class
 
-PLACES = 6
+PLACES = 6  # how many decimals the traffic of a key may have
 UNIT = 10**PLACES
-MOST_TRAFFIC = 10**15
+MOST_TRAFFIC = 10**15  # the traffic of a key must be below this number
 
 Pair = tuple[str, int | Decimal]
 
 
 @dataclass(slots=True)
 class Tally:
-    """The traffic of the counted keys, as integers; the traffic of one record is `unit`."""
+    """The traffic of the counted keys, as integers; the traffic of one record is `unit`.
+
+    Attributes:
+        loads: maps each class of keys to its traffic; see key_class().
+        unit: 1, or UNIT if the traffic of a key has decimals.
+        keys: the number of keys.
+        heaviest: a key of the class with the most traffic.
+
+    """
 
     loads: dict[int, int] = field(default_factory=dict)
     unit: int = 1
@@ -53,7 +61,7 @@ class Tally:
 
     @property
     def heaviest_load(self) -> int:
-        """The traffic of the key with the most traffic, in units."""
+        """The traffic of the class of keys with the most traffic, in units."""
         return self._heaviest_load
 
 

@@ -14,12 +14,19 @@ from feedbus.errors import UsageError
 from feedbus.ring import Ring, max_over_share
 from feedbus.topology import Generation, Topology
 
-AT_ONCE = 10_000
+AT_ONCE = 10_000  # how many keys are placed together
 
 
 @dataclass(slots=True)
 class Spread:
-    """The number of records of each shard of a ring, in the order of the topology."""
+    """The number of records of each shard of a ring.
+
+    Attributes:
+        ring: the ring.
+        members: the names of the shards with their weights, in the order of the topology.
+        records: the number of records of each shard.
+
+    """
 
     ring: Ring
     members: list[tuple[str, int]]

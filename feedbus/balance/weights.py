@@ -14,13 +14,25 @@ from feedbus.config.weight_editing import Weights, weighted, write_weights
 from feedbus.ring import Balance, frontier, placer
 from feedbus.topology import Generation, Topology
 
+# Weights are even enough if their max/mean exceeds the lowest possible one by at most this number.
 # A smaller gain is not worth more buckets.
 CLOSE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The current ring, the proposed ring, and the keys that would move."""
+    """The current ring, the proposed ring, and the keys that would move.
+
+    Attributes:
+        exchange: the exchange of the ring.
+        tally: the traffic of the counted keys.
+        before: the spread over the current ring.
+        after: the spread over the proposed ring; `before` itself if nothing is proposed.
+        moved: the share of the traffic that would move to another shard.
+        weights: the proposed weights of each queue.
+        choices: the most even weights for increasing numbers of buckets.
+
+    """
 
     exchange: str
     tally: Tally
@@ -56,6 +68,14 @@ def find(
     """Find weights for a ring of a topology that spread the counted keys evenly.
 
     The current weights are kept if they reach the target, or are almost as even as possible.
+
+    Args:
+        topology: the topology of the ring.
+        generation: the current ring.
+        tally: the traffic of the counted keys.
+        most_buckets: the largest sum of the weights.
+        target: the largest wanted max/mean; None for almost the lowest possible one.
+
     """
     shards = len(generation.members)
     before = _spread(topology, generation, tally)

@@ -33,7 +33,7 @@ def release(
         for message_id in message_ids
         for name in waiting
     ]
-    publish_all(connection, messages)  # a queue in which nothing has waited does not exist
+    publish_all(connection, messages)  # refusals are ignored: perhaps no waiting queue exists
 
 
 def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:

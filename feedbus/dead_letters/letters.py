@@ -50,7 +50,7 @@ class DeadLetter:
 
     """
 
-    __feedbus_parameter__: ClassVar[str] = "dead_letter"  # dead handlers ask for it
+    __feedbus_parameter__: ClassVar[str] = "dead_letter"  # the name of the parameter's value
 
     message_id: str
     queue: str
@@ -92,7 +92,8 @@ def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tupl
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
-    # Only the dead letters that exist now: a letter that is sent back may fail again meanwhile.
+    # Only the dead letters that exist now are read: a letter that is sent back may fail again
+    # meanwhile.
     count = channel.queue_declare(name, passive=True).message_count
     for _ in range(count):
         message = channel.basic_get(name)
@@ -176,7 +177,7 @@ def _broker_reason(reason: str) -> str:
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the header in which the broker records that it dead-lettered a message, or None.
+    """Return the header in which the broker records that it dead-lettered a message, or {}.
 
     Any publisher can write headers, so they can contain anything.
     """

@@ -20,10 +20,10 @@ from feedbus.wire.delivery import seconds_since
 
 events = EventLog(__name__)
 
-INTERVAL_SECONDS = 60.0
-FIRST_SECONDS = 1.0
+INTERVAL_SECONDS = 60.0  # between two checks
+FIRST_SECONDS = 1.0  # before the first check, and while dead letters are left to delete
 DROPPED_AT_ONCE = 500  # deleted before the consumer handles messages again
-UNDATED_AT_ONCE = 100
+UNDATED_AT_ONCE = 100  # how many dead letters without a time a check passes over
 
 
 class Pruning:

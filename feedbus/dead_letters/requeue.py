@@ -38,9 +38,10 @@ class Requeue:
     external queue gets its dead letters by the default exchange, because feedbus does not bind
     external queues.
 
-    With `block_on_dead`, they are published to the waiting queues. So they do not come after the
-    backlog of the queue. The consumer may not read this backlog: it holds when `waiting_limit`
-    records wait for dead letters. During a change of shards they are published as described above.
+    With `block_on_dead`, dead letters are published to the waiting queues instead. At the end of
+    the queue, they would come after its backlog. Perhaps the consumer does not read the backlog: it
+    holds when `waiting_limit` records wait for dead letters. During a change of shards, dead
+    letters are published as described above.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -69,7 +70,7 @@ class Requeue:
 
         Raises:
             BrokerOutage: the broker is unavailable.
-            PublishError: the broker did not accept it.
+            PublishError: the broker did not accept the dead letter.
             UsageError: the queue does not exist, or another process holds the topology's lock.
 
         """
@@ -143,7 +144,7 @@ class Requeue:
             pack = decode(delivery.body, PACK, letter.message_id, letter.key)
         except InvalidBody:
             return [whole]
-        # Its records may now belong to different shards.
+        # The records of the pack may now belong to different shards.
         return [
             replace(
                 of_record(whole),

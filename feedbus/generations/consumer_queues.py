@@ -73,7 +73,7 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _followed(state, consumer.name)
-        # If the switch is complete before the consumer subscribes, a full queue has got no fence.
+        # If the switch is completed before the consumer subscribes, a full queue has no fence.
         self._unfenced = self._state != state
         self._pause = pause
 
@@ -200,9 +200,9 @@ class ConsumerQueues:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
         Only the single reader of a queue can prove that the queue is empty. So each queue is read
-        when its other readers have left it. The consumer must not wait with this until the queues
-        that it reads already have ended: they cannot end while a switch waits for room in one that
-        nobody reads.
+        when its other readers have left it. The consumer must do this also while it still reads
+        other queues. These queues cannot end while a switch waits for room in a queue that nobody
+        reads.
         """
         for check in itertools.count(1):
             readers = [broker.consumers(connection, each.queue) for each in sources]

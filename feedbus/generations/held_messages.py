@@ -47,7 +47,8 @@ def append_held(
         NoRoomError: a queue is full. The messages that are not appended yet are still held.
 
     """
-    # One by one, so that no message overtakes one that a full queue has refused.
+    # If a queue may refuse messages, they are appended one by one. So no message overtakes a
+    # message that a full queue has refused.
     one_by_one = any(_may_refuse(names.topology, generation) for generation in generations)
 
     def append(messages: Sequence[Any]) -> None:

@@ -34,8 +34,9 @@ def refuse_older(states: Iterable[State], topology: Topology) -> None:
 def why_refused(state: State, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring of an exchange, "" if it may.
 
-    A host may always return to an earlier file of its own. A deployment can set the same time on
-    every file. So with equal times, only a ring that was replaced is refused.
+    A host may always return to an earlier file of its own. A deployment can set the same
+    modification time on every file. So if the times of two files are equal, only a ring that was
+    replaced is refused.
     """
     own, source, current = TopologyFile.of(topology), state.source, state.current
     wanted = topology.generation(current.exchange)

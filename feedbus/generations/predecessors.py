@@ -52,7 +52,13 @@ class Predecessors:
             self._rings.append((old.turn, members, ring))
 
     def of(self, turn: int, routing_key: str) -> frozenset[str]:
-        """Return the existing queues of generations before a turn that can have a key."""
+        """Return the existing queues of older generations that can have records of a key.
+
+        Args:
+            turn: the number of a generation; the queues of earlier generations are returned.
+            routing_key: the key by which the rings select a shard.
+
+        """
         found = NONE
         for older, members, ring in self._rings:
             if older >= turn:

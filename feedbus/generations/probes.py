@@ -25,13 +25,21 @@ from feedbus.wire.constants import FENCE
 
 events = EventLog(__name__)
 
-NEEDED = 2
+NEEDED = 2  # how many probes must return with no other message between them
 FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is full
 LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
 
 
 def fence(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> Outgoing:
-    """Return a message that marks the end of a queue."""
+    """Return a message that marks the end of a queue.
+
+    Args:
+        queue: the name of the queue on the broker.
+        marked: the value of the header that marks the fence.
+        message_id: the id of a probe; "" for another fence.
+        body: the new generation if the fence is a notice, else empty.
+
+    """
     return Outgoing(
         "", queue, body, None, message_id, {FENCE: marked}, content_encoding=None, stamp=None
     )
@@ -86,10 +94,10 @@ class Probes:
         return self._quiet >= NEEDED
 
     def put(self) -> None:
-        """Publish the next probe to the end of the queue; if it is full, a fence follows later.
+        """Publish the next probe to the end of the queue; a full queue gets a fence later.
 
         Raises:
-            Outage: the broker does not confirm it.
+            Outage: the broker does not confirm the probe.
 
         """
         if self._quiet:
@@ -106,7 +114,7 @@ class Probes:
         ending.
 
         Raises:
-            Outage: the broker does not confirm it.
+            Outage: the broker does not confirm the fence.
 
         """
         self._publish("")

@@ -17,7 +17,7 @@ class Depths:
 
     Attributes:
         ready: messages in its queue.
-        retrying: messages of its queue that wait for their next attempt, by the queue's delays.
+        retrying: messages of its queue that wait in retry queues for their next attempt.
         dead: dead letters of its queue.
         waiting: records in its waiting queue that no consumer has received.
 

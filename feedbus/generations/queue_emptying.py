@@ -17,8 +17,8 @@ from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
 PREFETCH = 1000
-AT_ONCE = 500
-QUIET_SECONDS = 0.05
+AT_ONCE = 500  # how many messages are moved together
+QUIET_SECONDS = 0.05  # how long to wait for another message
 IN_USE = "another program consumes from it; stop that program, then run `feedbus apply` again"
 REFILLED = "new messages have arrived in it; run `feedbus apply` again"
 
@@ -125,7 +125,7 @@ class Emptying:
         return came
 
     def _receive(self) -> bool:
-        """Wait a short time for messages, longer while they arrive; return whether any did."""
+        """Wait a short time for messages, longer while they arrive; return whether any arrived."""
         while len(self._came) < AT_ONCE:
             try:
                 self._channel.connection.drain_events(timeout=QUIET_SECONDS)

@@ -36,8 +36,9 @@ from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-LEAVE_SECONDS = 10.0
-LEAVE_PAUSE_SECONDS = 0.1
+LEAVE_SECONDS = 10.0  # how long to wait until the queue has no consumer
+LEAVE_PAUSE_SECONDS = 0.1  # between two checks
+# The arguments of the queue that the queue `before` gets, too.
 KEPT_ARGUMENTS = (
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -108,7 +109,7 @@ def replace_delay(connection: Connection, topology: Topology, queue: Queue, dela
 
 
 def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Move retries out of their retry queue."""
+    """Park retries: move them from their retry queue to another queue."""
     parked = Names(topology).parked(delay)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
@@ -146,7 +147,7 @@ class Replacement:
         """Replace the queue, or finish a replacement that was interrupted.
 
         Raises:
-            UsageError: a consumer still uses it.
+            UsageError: a consumer still uses the queue.
 
         """
         seen = inventory.take(self.topology)
@@ -250,7 +251,7 @@ class Replacement:
         self._let_arrive()
 
     def _append_held(self) -> None:
-        """Append the held messages to the older ones, and then a fence."""
+        """Append the held messages to the queue `before`, and then a fence."""
         before, held = (name(self.consumer) for name in (self._names.before, self._names.gate_held))
         channel = self.connection.channel()
         channel.exchange_delete(held)
@@ -277,7 +278,7 @@ def _delete(
     """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
 
     Raises:
-        UsageError: a consumer uses it.
+        UsageError: a consumer uses the queue.
 
     """
     if reason := _try_to_delete(connection, topology, source, exchange, key):

@@ -1,9 +1,10 @@
 """The state of a ring on the broker: the current generation, and the draining generations.
 
-Two queues contain it, as one message. Consumers and publishers read the first queue. While one
-process reads the message, another process may find no message, or an older one. This is harmless:
-with an old state they look for deleted queues, or get a pack back. A switch needs the exact state,
-so it reads the second queue, the ledger, under the topology's lock.
+Each of two queues contains the state, as one message. Consumers and publishers read the first
+queue. While one process reads the message, another process may find no message, or an older one.
+This is harmless: with an old state, consumers look for deleted queues, and publishers get a pack
+back. A switch needs the exact state, so it reads the second queue, the ledger, under the topology's
+lock.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from feedbus.wire.constants import JSON
 
 events = EventLog(__name__)
 
-READ_ATTEMPTS = 100
+READ_ATTEMPTS = 100  # how often a reader looks for the message
 LOCKED_ATTEMPTS = 10  # fewer: with the lock, only an earlier reader can have the message
 READ_PAUSE_SECONDS = 0.03
 # A quorum queue puts returned messages back in the order of their return, and drops its first

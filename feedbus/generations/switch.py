@@ -26,7 +26,7 @@ from feedbus.wire.constants import FENCE, KEY
 
 events = EventLog(__name__)
 
-EXIT_AT = "FEEDBUS_EXIT_AT"
+EXIT_AT = "FEEDBUS_EXIT_AT"  # an environment variable, see step()
 EXIT_CODE = 99
 
 

@@ -42,8 +42,8 @@ def notify(connection: Connection, names: Names, old: Generation, current: Gener
 
     The notice is a fence in the waiting queue of each queue. It contains the current generation. So
     the consumers do not have to read the state: only one process at a time can read it. A consumer
-    that receives it also reads its new queue. A consumer without a waiting queue, or of an earlier
-    version, learns of the switch when it reads the fence of its queue.
+    that receives the notice then also reads its new queue. A consumer without a waiting queue, or
+    of an earlier version, learns of the switch when it reads the fence of its queue.
     """
     waiting = [names.waiting(queue) for queue in names.members(old)]
     read = [queue for queue in waiting if broker.consumers(connection, queue)]

@@ -80,7 +80,7 @@ def _declare_and_switch(
     _end_replacements(connection, topology)
     broker.declare(channel, topology)
     timer_objects.restore(channel, Names(topology))
-    for name in sorted(seen.keys() - before.keys()):  # later, consumers of this host run
+    for name in sorted(seen.keys() - before.keys()):  # in later calls, consumers of this host run
         _refuse_consumed(connection, topology, seen[name])
         before[name] = seen[name]
     return {

@@ -15,7 +15,7 @@ from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
 
 SMALL = 8  # with fewer records per chunk on average, access by record is faster
-LARGE = 100  # records; the records of a chunk with at least as many are published separately
+LARGE = 100  # a chunk with at least this many records is published separately
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Batch:
         return self.starts[-1]
 
     def find(self, place: int) -> tuple[int, int]:
-        """Return the chunk's number and the index in the chunk of the record at an index."""
+        """Return the number of the chunk that has a record, and the index of the record in it."""
         number = bisect_right(self.starts, place) - 1
         return number, place - self.starts[number]
 

@@ -31,8 +31,8 @@ class Message:
         priority: None if the publisher gave none.
         published_at: the time of the first publish, in UTC, also for a retry and a requeued dead
             letter; None if the message does not contain a time.
-        redelivered: whether the broker has delivered it before, for example to a process that was
-            killed.
+        redelivered: whether the broker has delivered the message before, for example to a process
+            that was killed.
         queue: the name of the queue in topology.toml.
         consumer: the name of the queue or, on a queue with shards, of the shard.
         content_type: the content type of the body; None if the publisher gave none.

@@ -25,8 +25,8 @@ from feedbus.ring.jump_hash import (
 from feedbus.ring.phash2 import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
 
 WORDS_OF_BLOCK = 3
-AT_ONCE = 1 << 14  # number of classes whose words fit into a processor's cache
-STEP = 4  # every fourth class is a sample, and shares of it are exact to a tenth of a per cent
+AT_ONCE = 1 << 14  # for so many classes of keys, the words fit into a processor's cache
+STEP = 4  # every fourth class is counted; this is exact to a tenth of a per cent
 SAMPLED = CLASSES // STEP
 SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # a positive number shifts to the left
 
@@ -86,7 +86,8 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
     """Count the sampled classes of keys by (owner of the old bucket, owner of the new one).
 
-    One sequence of jumps gives both buckets: it only ends earlier on the ring with fewer buckets.
+    One sequence of jumps gives both buckets: on the ring with fewer buckets, the sequence only ends
+    earlier.
 
     Args:
         old: for each bucket of the old ring, the number of its owner, 0 or more.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 SEED_BITS = 21
-CLASSES = 1 << SEED_BITS
+CLASSES = 1 << SEED_BITS  # keys with the same seed are one class, and are always placed together
 SEED_FACTORS = (-21, -19, -9)
 STATE_WORDS = 16
 STATE_FACTOR = 2685821657736338717
@@ -20,6 +20,7 @@ OUTPUT_FACTOR = 1181783497276652981
 WORD = (1 << 64) - 1
 ONE = float(1 << 64)
 
+# The sixteen words of a state are kept in one integer, each in a lane of 128 bits.
 LANE_BITS = 128
 LANES = sum(WORD << LANE_BITS * lane for lane in range(STATE_WORDS))
 LOW_BITS = 11

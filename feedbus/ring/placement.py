@@ -9,7 +9,7 @@ from feedbus.errors import UsageError
 from feedbus.ring.jump_hash import jumper
 from feedbus.ring.phash2 import phash2
 
-REMEMBERED = 65_536
+REMEMBERED = 65_536  # how many keys are cached
 WORTH_BULK = 30_000  # to place as many keys one by one takes as long as to load numpy
 
 
@@ -48,7 +48,7 @@ class Ring:
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
-        """Append buckets for a queue; if it has buckets, it keeps them, as on RabbitMQ.
+        """Append buckets for a queue; a queue that has buckets keeps them, as on RabbitMQ.
 
         Raises:
             UsageError: the weight is not a positive integer.
@@ -69,8 +69,8 @@ class Ring:
             UsageError: the ring has no buckets.
 
         """
-        # Read before the buckets: if the ring is rebuilt meanwhile, an old result must not be
-        # cached.
+        # The cache is read before the buckets: if the ring is rebuilt meanwhile, an old result must
+        # not be cached.
         placed = self._placed
         queue = placed.get(routing_key)
         if queue is not None:
@@ -107,7 +107,8 @@ class Ring:
 
         buckets = self._buckets
         chosen = [routing_keys[index] for index in fresh]
-        # Not cached: so many different keys would only remove each other from the cache.
+        # These results are not cached: so many different keys would only remove each other from the
+        # cache.
         for index, bucket in zip(fresh, buckets_of(chosen, len(buckets)), strict=True):
             found[index] = buckets[bucket]
         return cast("list[str]", found)

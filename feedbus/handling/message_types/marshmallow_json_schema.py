@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, fields, missing, validate
 
-# The nearest class of a field counts.
+# The JSON Schema of each class of fields. For a subclass, its nearest base class is used.
 KINDS: Mapping[type[fields.Field[Any]], Mapping[str, Any]] = {
     fields.UUID: {"type": "string", "format": "uuid"},
     fields.Email: {"type": "string", "format": "email"},

@@ -22,8 +22,10 @@ from feedbus.handling.message_types.message_type import (
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
+# Fields whose values in JSON are texts.
 OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}
-UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
+# How many unknown fields the errors name: a pack may have thousands of records and of fields.
+UNKNOWN_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class SchemaType(MessageType):
         return json_schema(self._schema)
 
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields on the wire; None if a record may have any others."""
+        """Return the names of the fields in JSON; None if other fields are possible, too."""
         schema = self._schema
         if schema.unknown == INCLUDE or schema._hooks.get(PRE_LOAD):  # noqa: SLF001 -- as in _columns()
             return None
@@ -212,7 +214,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
     if column.bounds is not None and types == {int}:
         lowest, highest = column.bounds
         if lowest <= min(values) and max(values) <= highest:
-            return values  # the commonest column, at C speed
+            return values  # the most frequent case, without a loop in Python
     if types == {str} and type(declared) in OF_TEXT:
         return _load_texts(declared, key, values, errors)
     loaded: list[Any] = []

@@ -68,7 +68,7 @@ class MessageType(ABC):
 
     @abstractmethod
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields on the wire; None if a record may have any others.
+        """Return the names of the fields in JSON; None if other fields are possible, too.
 
         Fields that the type ignores are not among them.
         """

@@ -24,7 +24,8 @@ from feedbus.records.packs import Pack
 
 MISSING = "missing required field"
 UNKNOWN = "unknown field"
-UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
+# How many unknown fields the errors name: a pack may have thousands of records and of fields.
+UNKNOWN_NAMED = 10
 _PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
 
 Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
@@ -41,7 +42,7 @@ class Field:
         many: the type of a list of its values.
         required: whether a record without it is invalid.
         default: the value if a record has none; NODEFAULT if there is no default.
-        factory: creates that value; NODEFAULT if there is none.
+        factory: creates the default; NODEFAULT if there is no factory.
 
     """
 
@@ -290,7 +291,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
-    """Return a function that creates a record from valid fields; None if msgspec must do it."""
+    """Return a function that creates a record from valid fields; None if only msgspec can."""
     if hasattr(declared, "__post_init__"):
         return None
     if isinstance(described, inspect.StructType):

@@ -59,7 +59,7 @@ class PydanticType(MessageType):
         return self._one.json_schema()
 
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields on the wire; None if a record may have any others."""
+        """Return the names of the fields in JSON; None if other fields are possible, too."""
         declared: Any = self._declared
         config = getattr(declared, "model_config", getattr(declared, "__pydantic_config__", {}))
         before = declared.__pydantic_decorators__.model_validators.values()

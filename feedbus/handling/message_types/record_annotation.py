@@ -17,7 +17,7 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
 
     Args:
         function: a handler.
-        batch: whether it takes Records.
+        batch: whether the handler takes Records.
 
     Raises:
         Unfit: the annotation cannot be evaluated, or does not fit batch.
@@ -25,7 +25,7 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # of a function in C, Python may not know it
+    except (TypeError, ValueError):  # Python may not know the parameters of a function in C
         parameters = []
     if not parameters:
         return dict

@@ -12,7 +12,7 @@ from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of,
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource_functions import Resource, declared, match
 
-Want = str | Resource
+Want = str | Resource  # the name of a given value, or a resource
 UNIONS = (typing.Union, types.UnionType)
 
 
@@ -39,7 +39,7 @@ def wanted(
 def _want(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Want | None:
-    """Return the value for an annotation; in a union, None is ignored."""
+    """Return the value for an annotation; the type None in a union is ignored."""
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]

@@ -16,13 +16,20 @@ from feedbus.handling.parameters.resource_functions import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
+# Gets the values of one call, and returns the argument of one parameter.
 Source = Callable[[Any], Any]
 Call = Callable[[Any, Given], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The arguments of a function: names of given values, and resources, in order."""
+    """The arguments of a function: names of given values, and resources.
+
+    Attributes:
+        positions: the arguments that are passed by position, in order.
+        keywords: maps the name of a parameter to the argument that is passed by this name.
+
+    """
 
     positions: tuple[Want, ...] = ()
     keywords: Mapping[str, Want] = field(default_factory=dict)
@@ -43,7 +50,7 @@ class Parameters:
         """
         try:
             parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):  # of a function in C, Python may not know it
+        except (TypeError, ValueError):  # Python may not know the parameters of a function in C
             return cls((BUS,) if BUS in offer.names else ())
         if first:
             if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
@@ -80,7 +87,8 @@ class Parameters:
         """Return the needed resources; each comes after the resources that it needs.
 
         Args:
-            asking: the resources that have led to these parameters: each one requests the next.
+            asking: a chain of resources, of which each requests the next; the last one has these
+                parameters.
 
         Raises:
             Unfit: a resource requests an unknown value, or itself.
@@ -151,7 +159,7 @@ def check_result(function: Callable[..., object]) -> None:
     try:
         written = inspect.signature(function).return_annotation
         found = annotation(function, "return", written)
-    except (TypeError, ValueError):  # of a function in C, Python may not know it
+    except (TypeError, ValueError):  # Python may not know the parameters of a function in C
         return
     except Unresolved as error:
         raise Unfit(function, "-> None", str(error)) from error

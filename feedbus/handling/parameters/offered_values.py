@@ -9,11 +9,13 @@ from typing import Any
 
 from feedbus.handling.annotations import name_of
 
-# A parameter can request a class with this attribute; its value is the name of the given value.
+# The annotation of a parameter can be a class with this attribute. The attribute contains the name
+# of the value that the parameter gets.
 ASKED_FOR = "__feedbus_parameter__"
 BUS, SESSION, MESSAGE, TOPOLOGY = "bus", "session", "message", "topology"
 DEAD_LETTER = "dead_letter"
-UNANNOTATED = (inspect.Parameter.empty, Any, object)
+UNANNOTATED = (inspect.Parameter.empty, Any, object)  # annotations that name no type
+# How a parameter for each value is written, for errors.
 SHOWN = {
     BUS: "bus: Bus",
     DEAD_LETTER: "letter: DeadLetter",
@@ -23,7 +25,7 @@ SHOWN = {
 
 
 class Given:
-    """The values for one call of a handler; expensive ones are created on demand."""
+    """The values for one call of a handler; a value that is expensive is created on demand."""
 
     __slots__ = ("bus", "records", "session")
 

@@ -98,12 +98,12 @@ def resource(function: Function) -> Function:
             async with httpx.AsyncClient() as client:
                 yield client
 
-    It is called once in a process that needs it, before the first message is handled. If it
-    yields, it continues after the yield when the process ends. Its parameters are found by
-    their annotations: other resources, and the Topology.
+    The function is called once in each process that needs the resource, before the first message is
+    handled. A generator continues after its yield when the process ends. The parameters of the
+    function are found by their annotations: other resources, and the Topology.
 
     Raises:
-        Unfit: it is not a function.
+        Unfit: the object is not a function.
 
     """
     if type(function) is not FunctionType:
