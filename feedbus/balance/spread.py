@@ -110,7 +110,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
 
 
 def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
-    """Count the keys on each shard in both spreads; return how many moved to another shard."""
+    """Count the keys on each shard in both spreads; return the counts by (old, new) shard."""
     pairs: Counter[tuple[str, str]] = Counter()
     left = iter(keys)
     while some := list(islice(left, AT_ONCE)):

@@ -120,8 +120,8 @@ class BatchBus(Bus):
         Args:
             records: all records of the handler's batch.
             collect: receives the messages.
-            shards: returns the number of shards of an exchange, 0 if it is not hashed; raises
-                UsageError if there is no such exchange.
+            shards: returns the number of shards of an exchange, or 0 for an exchange that is not
+                hashed; raises UsageError if there is no such exchange.
             at_once: how many messages are encoded together.
 
         """

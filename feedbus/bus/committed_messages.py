@@ -50,7 +50,10 @@ class CommittedMessages:
         self._again_at = -math.inf
 
     def register(self, transaction: Transaction) -> None:
-        """Let transactions with later rows of the same keys wait; call this before the commit."""
+        """Let transactions with later rows of the same keys wait for this one.
+
+        This method is called before the commit.
+        """
         if transaction.requests:
             self._locks.register(transaction.first, transaction.keys)
 

@@ -18,7 +18,8 @@ class _Group:
     """Parts that are sent in one pack.
 
     Attributes:
-        form: the names of their shared fields and of their columns, and the column of their keys.
+        form: the names of the shared fields and of the columns of each part, and the name of the
+            column with the keys.
         open: whether more parts may be added.
         parts: the parts, in the order of publishing.
         starts: for each part, the position of its first message among all messages.

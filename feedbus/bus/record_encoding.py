@@ -38,7 +38,7 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
 
     Args:
         pairs: adjacent pairs with the same fields make one pack.
-        origin: the origin of their ids.
+        origin: the origin of the message ids.
         first: the index of the first pair in the caller's argument, for errors.
 
     Raises:
@@ -112,7 +112,7 @@ class Encoder:
     ) -> list[Outgoing]:
         """Return the messages for the records of a pack; messages of one key stay in order.
 
-        If there is an envelope, each record has a message of its own.
+        If there is an envelope (the options of publish()), each record gets a message of its own.
         """
         if envelope is not None:
             return self._enveloped(exchange_name, pack, envelope)

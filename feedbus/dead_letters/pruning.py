@@ -113,7 +113,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
                     break
                 continue
             exceeding[tag] = letter.message_id
-        if queue.block_on_dead and exceeding:  # before the deletion: a crash leaves no key blocked
+        if queue.block_on_dead and exceeding:  # first, so that a crash leaves no key blocked
             release(connection, topology, queue, exceeding.values())
         for tag in exceeding:
             channel.basic_ack(tag)

@@ -59,7 +59,7 @@ class Requeue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete the exchange, if one was needed, and close the connection."""
+        """Delete the temporary exchange, if there is one, and close the connection."""
         if self._exchange and not self._hashed:
             with contextlib.suppress(Outage, ChannelError, OSError):
                 self._sender.channel().exchange_delete(self._exchange)

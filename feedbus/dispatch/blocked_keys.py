@@ -94,8 +94,7 @@ class BlockedKeys:
         """Return the failed records of a batch that were overtaken by later records of their keys.
 
         A failed record is overtaken if a later record of its key was handled. If none is, the
-        result is empty. Otherwise it has the first failed record of each key, if this record blocks
-        the key.
+        result is empty. Otherwise the result has the first failed record of each blocked key.
         """
         verdicts = records.batch.verdicts
         if self._retries is None or not any(

@@ -25,12 +25,13 @@ class WaitingRecord(Generic[Arrival]):
 
     Attributes:
         key: the ordering key.
-        place: records of one key run in the order of their places; records of other keys can have
-            the same place. The places of a generation's records are behind the places of all
-            earlier generations.
+        place: the position of the record. Records of one key run in the order of their positions;
+            records of other keys can have the same position. The positions of a generation's
+            records are higher than the positions of all earlier generations.
         message_id: the id of the record.
         identified: whether the publisher gave the id, so that no other record has it.
-        attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
+        attempt: how often the record has failed; BLOCKED if it is a dead letter that blocks its
+            key.
         due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
             other records.
         queue: the waiting queue that contains its message.
@@ -57,7 +58,7 @@ class WaitingRecord(Generic[Arrival]):
 
     @property
     def ready(self) -> bool:
-        """Whether the record may run as soon as it is due."""
+        """Whether the record may run as soon as the time `due_at` has come."""
         return self.arrival is not None and not self.taken and not self.awaited
 
     def with_copies(self) -> Iterator[WaitingRecord[Arrival]]:

@@ -24,10 +24,10 @@ class WaitingRecords(Generic[Arrival]):
     Each record is a message in a waiting queue on the broker. The message is published before the
     record is acknowledged in its own queue. If the record fails again, its new message is published
     before the old message is acknowledged. So after a crash, a record can be in the waiting queue
-    twice, or its own queue can deliver it again. Both cases are recognised here:
+    twice, or its own queue can deliver it again. These cases are recognised here:
 
-    - two messages of one queue with one place and one id are one record, and the later attempt
-      counts;
+    - two messages of one queue with the same position and the same id are one record, and the later
+      attempt counts;
     - in queues of two generations, the message in the newer one is a copy of the record;
     - a record that its own queue delivers again has the id of a record that waited when reading
       began; it is a repetition.
@@ -89,7 +89,7 @@ class WaitingRecords(Generic[Arrival]):
         return place
 
     def blocks(self, key: str, turn: int = 0) -> bool:
-        """Whether a record that arrives now must wait for others of its key.
+        """Whether a record that arrives now must wait for other records of its key.
 
         Args:
             key: the ordering key.
@@ -151,7 +151,7 @@ class WaitingRecords(Generic[Arrival]):
         return []
 
     def _replace(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> None:
-        """Put another message of a record into the position of a known one."""
+        """Put another message of a record into the position of the known message."""
         line = self._lines[known.key]
         line[line.index(known)] = record
         self.awaited.count(known.awaited, -1)
@@ -266,7 +266,7 @@ class WaitingRecords(Generic[Arrival]):
         record.copy = None
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
-        """Register that a record was not run, because an earlier record has failed again."""
+        """Register that a record was not run, because an earlier record of its key has failed."""
         record.taken = False
         self._add_head(self._lines[record.key])
 

@@ -46,9 +46,9 @@ class ConsumerQueues:
     """Determines which queues of its exchange one consumer reads, and in which order.
 
     The queues of an old generation are divided among the current consumers. Each queue is read up
-    to its fence, then deleted. A consumer reads its share of them together with its own queue. A
-    record waits until the old queues that had its key are deleted. If these queues are not known,
-    the consumer reads its own queue when all old queues are deleted.
+    to its fence, then deleted. A consumer reads its share of the old queues together with its own
+    queue. A record waits until the old queues that can have earlier records of its key are deleted.
+    If these queues are not known, the consumer reads its own queue when all old queues are deleted.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def with_newer_source(state: State, topology: Topology) -> State:
 
 
 def with_replaced_ring(state: State, topology: Topology, wanted: Generation) -> State:
-    """Return the state with this host's file as its source, and its current ring as replaced."""
+    """Return the state with this host's file as its source; list the current ring as replaced."""
     before, after = _ring(state.current), _ring(wanted)
     if before == after:
         return state
@@ -79,5 +79,5 @@ def with_replaced_ring(state: State, topology: Topology, wanted: Generation) -> 
 
 
 def _ring(generation: Generation) -> str:
-    """Return the parts of a generation that are equal in two generations of the same ring."""
+    """Return a digest that all generations with the same members and arguments have."""
     return replace(generation, turn=0).digest

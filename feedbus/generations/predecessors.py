@@ -17,8 +17,8 @@ def known(topology: Topology, queue: Queue) -> bool:
 
     It is not known if the ring hashes another value than the routing key. The result is also False
     for a queue without `order_by`, which has no waiting queue. With `block_on_dead` it is False,
-    too: a requeued dead letter takes the position of the record that blocks its key. So both must
-    be in the same queue.
+    too: a requeued dead letter takes the position of the record that blocks its key. So the dead
+    letter and this record must be in the same queue.
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False
@@ -27,7 +27,7 @@ def known(topology: Topology, queue: Queue) -> bool:
 
 
 class Predecessors:
-    """The queues of older generations that exist, and which of them had a key.
+    """The queues of older generations that exist, and which of them can have records of a key.
 
     A record waits until all queues that had its key in older generations are deleted. It waits for
     no other queue.

@@ -121,7 +121,7 @@ def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -
 
 
 def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Move parked retries back; if their delay no longer exists, they are due immediately."""
+    """Move parked retries back; if their retry queue no longer exists, they run immediately."""
     names = Names(topology)
     parked = names.parked(delay)
     channel = connection.channel()
@@ -238,7 +238,7 @@ class Replacement:
         return (name for name in seen.queues if derived(name) == Derived(self._queue, Role.RETRY))
 
     def _empty(self) -> None:
-        """Move the old queue's messages and delete it."""
+        """Move the messages of the old queue to the queue `before`, and delete the old queue."""
         before = self._names.before(self.consumer)
         while _try_to_delete(self.connection, self.topology, self._queue, before) == IN_USE:
             self._await_consumers()

@@ -49,7 +49,7 @@ class State:
         draining: earlier generations whose queues are not deleted yet.
         settled: whether the switch to the current generation is complete; until then, draining
             generations may still get records.
-        serial: the number of this state; each change has a higher one.
+        serial: the number of this state; each change of the state increases it.
         disordered: whether a restarted broker has bound the shards of the current ring in another
             order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
@@ -209,7 +209,7 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
 def _take(
     channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
 ) -> State | None:
-    """Read the message of a queue and leave it there; None if there is none.
+    """Return the state in a queue, and leave its message there; None if there is no message.
 
     Raises:
         _DamagedError: the queue has only messages that feedbus did not write.

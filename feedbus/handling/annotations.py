@@ -18,7 +18,7 @@ class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
 
     Attributes:
         expected: what would work.
-        got: the found object.
+        got: what was found instead.
         at_import: whether this error prevents the import of the module that contains the object.
 
     """
@@ -55,7 +55,7 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
         names = dict(namespace(function))
         try:
             found = typing.get_type_hints(holder, names, include_extras=True)["it"]
-        except Exception as error:  # what it raises depends on what is written there
+        except Exception as error:  # the text may raise any exception
             msg = (
                 f"has the annotation '{name}: {written}', which cannot be evaluated"
                 f" ({type(error).__name__}: {error});"

@@ -18,7 +18,8 @@ VERDICTS = (Drop, Outage, Reject, Retry)
 class ExceptionRules:
     """Which exceptions are retried.
 
-    If several classes below match an exception, the one that is nearest to its own class decides.
+    If several of these classes match an exception, the class that is nearest to the exception's
+    own class decides.
 
     Attributes:
         retry_on: classes that are retried; if there are any, other exceptions are not retried.

@@ -93,7 +93,7 @@ class Resources:
 
         Raises:
             UsageError: nothing requests that resource.
-            TypeError: it is not a resource.
+            TypeError: the function is not a resource.
 
         """
         resource = declared(function)

@@ -75,8 +75,9 @@ def children(ordinal: int, first: int, count: int) -> Sequence[int]:
     The children of a record are numbered from 0. Child 0 has the ordinal `2 * ordinal`. Child n has
     the ordinal `2 * (ordinal + n * step) + 1`. The step is 2**32 for an ordinal below 2**32, else
     the lowest power of 2**32 above the ordinal. So different children have different ordinals, also
-    if their parents are different: an ordinal is even for child 0. Else n is its highest digit to
-    the base 2**32, after it was halved, and the other digits are the ordinal of the parent.
+    if their parents are different: the ordinal of child 0 is even. For another child, halve the
+    ordinal, and write it in digits of 32 bits. Then the highest digit is n, and the other digits
+    are the ordinal of the parent.
 
     Example: the children of record 5 have the ordinals 10, 11 + 2**33, 11 + 2 * 2**33, and so on.
 

@@ -38,7 +38,8 @@ class PublishingRecords:
             exchange: the name of the exchange in topology.toml.
             key: the routing key of all messages, or a list with one for each. An exchange with
                 shards needs one.
-            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            key_column: instead of key, the name in `columns` of the field that contains the routing
+                keys.
             columns: the fields that differ between the messages. It maps the name of a message's
                 field to the name of a record's field, or to a list with one value for each record.
             shared: the fields that are the same in all messages.
@@ -56,7 +57,7 @@ class PublishingRecords:
         given, same, split = columns or {}, shared or {}, isinstance(key, str)
         named = {field: name for field, name in given.items() if isinstance(name, str)}
         lists = {field: each for field, each in given.items() if not isinstance(each, str)}
-        split = split and not lists  # a list belongs to all of the records
+        split = split and not lists  # a list has a value for every record
         names = [name for field, name in named.items() if split and field != key_column]
         for common, places in self._batch.segments(self._places, names):
             once = {
@@ -92,11 +93,12 @@ class PublishingRecords:
         Args:
             exchange: the name of the exchange in topology.toml.
             columns: maps the name of a message's field to a list with one value per message, or to
-                the name of a field of the record. Then all messages get this field's value. At
-                least one column is a list.
+                the name of a field of the record. In the second case, all messages get the value
+                of this field. At least one column is a list.
             key: the routing key of all messages, or a list with one for each. An exchange with
                 shards needs one.
-            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            key_column: instead of key, the name in `columns` of the field that contains the routing
+                keys.
             shared: the fields that are the same in all messages.
 
         Raises:

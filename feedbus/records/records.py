@@ -16,7 +16,7 @@ from feedbus.records.published_parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selection import choose, group
 
-if TYPE_CHECKING:  # for type checkers, also if it is not installed
+if TYPE_CHECKING:  # the package may be missing at run time
     from typing_extensions import TypeVar
 
     Row = TypeVar("Row", default=dict[str, Any])
@@ -119,7 +119,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def messages(self) -> list[Message]:
         """The message of each record: its routing key, headers, attempt and more.
 
-        They are created by this call. If you need few of them, select the records first.
+        This call creates the messages. If you need few of them, select the records first.
         """
         return [self._batch.message(place) for place in self._places]
 

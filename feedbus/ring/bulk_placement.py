@@ -1,6 +1,6 @@
 """Compute the buckets of many routing keys with numpy, ten times as fast as one by one.
 
-The algorithms of feedbus.ring.phash2 and feedbus.ring.jump_hash are used, for a column of keys.
+The algorithms are those of feedbus.ring.phash2 and feedbus.ring.jump_hash, for many keys at once.
 numpy's integers drop the bits beyond their width, so the code does not have to cut them off.
 Loading numpy takes a tenth of a second and 16 MB, so a caller with few keys does not use this
 module.
@@ -110,7 +110,7 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
 
 
 def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
-    """Return the bucket of each hash for each of several numbers of buckets, in ascending order."""
+    """Return the bucket of each hash, for each number of buckets in `sizes`, which ascend."""
     words = _state(hashes)
     found = [np.zeros(len(hashes), np.int64) for _ in sizes]
     active = np.arange(len(hashes))

@@ -49,7 +49,7 @@ def draws(key_hash: int) -> Iterator[int]:
 
 
 def _xorshift(word: int) -> list[int]:
-    """Return the next number of a 64-bit xorshift generator."""
+    """Return the next sixteen numbers of a 64-bit xorshift generator, the last number first."""
     found = []
     for _ in range(STATE_WORDS):
         word ^= word >> 12
@@ -111,7 +111,7 @@ def jumper() -> Jump:
             words >>= 128
             word ^= (word >> 30) ^ (words & 0xFFFF_FFFF_FFFF_FFFF)
             bucket = following - 1
-            # Dividing doubles as Erlang does; 2 to the 64th scales without rounding.
+            # The division uses doubles, as in Erlang. The factor 2**64 causes no rounding.
             draw = word * OUTPUT_FACTOR & 0xFFFF_FFFF_FFFF_FFFF
             following = int(ONE * following / draw) + 1
             if following > buckets:

@@ -10,7 +10,7 @@ from feedbus.ring.jump_hash import jumper
 from feedbus.ring.phash2 import phash2
 
 REMEMBERED = 65_536  # how many keys are cached
-WORTH_BULK = 30_000  # to place as many keys one by one takes as long as to load numpy
+WORTH_BULK = 30_000  # placing so many keys one by one takes as long as loading numpy
 
 
 class Ring:

@@ -144,7 +144,7 @@ class BatchMode:
         """Finish and settle the running records; the broker delivers the others again."""
 
     def while_holding(self) -> None:
-        """Write which messages run into the crash guard's file; called often during an outage."""
+        """Write the messages in handlers to the crash guard's file; called often in an outage."""
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
@@ -197,7 +197,7 @@ class BatchMode:
         self._handled(raw, deliveries, load.seconds, load)
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
-        """Hold because of an outage; return True to try again, or False to end the run.
+        """Wait because of an outage; return True to try again, or False to end the run.
 
         Raises:
             Outage: the waiting records must be read again.

@@ -71,7 +71,7 @@ class ConcurrentDeliveries:
 
     @property
     def unfinished(self) -> bool:
-        """Whether finish() has something to do."""
+        """Whether a call has ended, so that finish() must be called next."""
         return self._calls.unfinished
 
     def take_outage(self) -> Outage | None:

@@ -25,7 +25,7 @@ class ConcurrentMode(BatchMode):
         """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
-        self._defers_due = False  # whether waiting records that are due cannot start yet
+        self._defers_due = False  # whether waiting records may run, but cannot start yet
 
     @property
     def working(self) -> bool:
@@ -52,7 +52,7 @@ class ConcurrentMode(BatchMode):
             self._concurrent.blame_slow(self._run.timeout)
 
     def while_holding(self) -> None:
-        """Write which messages are in handlers to the crash guard's file; called often."""
+        """Write the messages in handlers to the crash guard's file; called often in an outage."""
         if self._concurrent:
             self._concurrent.check_event_loop()
             self._concurrent.note()

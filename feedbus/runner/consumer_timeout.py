@@ -39,7 +39,7 @@ class ConsumerTimeout:
         )
 
     def learn(self, error: BaseException) -> bool:
-        """Return whether the broker closed a channel because of its timeout; learn its value."""
+        """Return whether the timeout closed a channel; if so, keep the timeout's value."""
         found = TIMED_OUT.search(str(error))
         if found is not None:
             self.seconds = min(self.seconds, int(found[1]) / 1000)

@@ -23,7 +23,6 @@ def clear(path: Path) -> None:
 
     After this, the end of the process is counted against none of them.
 
-
     Args:
         path: the process's file, if it exists.
 
@@ -77,8 +76,8 @@ class CrashGuard:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file.
 
-        After a clean end it contains no messages. After an error it keeps the messages that may be
-        the cause.
+        After a clean end, the file contains no messages. After an error, it keeps the messages that
+        may be the cause.
         """
         if kind is None:
             self.release()
@@ -107,7 +106,8 @@ class CrashGuard:
     def extend(self, message_ids: Sequence[str]) -> None:
         """Add messages that the handler has received after the messages of take().
 
-        Only the new ones are written to the file. Their deadline does not change; see limit().
+        Only the new messages are written to the file. The deadline of all messages does not change;
+        see limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
         rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
@@ -115,7 +115,7 @@ class CrashGuard:
         self._end += len(rest) - len(b"]]\n")
 
     def limit(self, seconds: float) -> None:
-        """Set the time limit of the messages in the handler to this time from now."""
+        """Set the time limit of the messages in the handler; the time begins now."""
         self._until = self._now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
@@ -153,7 +153,7 @@ class CrashGuard:
             self._write(self._now() + left_seconds)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
-        """Suspect the messages that were in the handler; if there was only one, count a crash."""
+        """Suspect messages of having ended a process; if there is only one, count a crash."""
         alone = len(message_ids) == 1
         for message_id in message_ids:
             deaths, _ = self._deaths.get(message_id, (0, ""))

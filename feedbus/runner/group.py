@@ -1,4 +1,4 @@
-"""A group: deliveries of one record that are handled in sequence and settled together."""
+"""A group: deliveries with one record each, handled in sequence and settled together."""
 
 from __future__ import annotations
 

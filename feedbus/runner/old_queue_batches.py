@@ -28,7 +28,7 @@ class OldQueueBatches:
         self.size = FIRST_RECORDS
 
     def add(self, records: int, seconds: float, *, old: bool) -> None:
-        """Add a batch that was handled; after one of an old queue, adjust the size.
+        """Add a batch that was handled; after a batch of an old queue, adjust the size.
 
         Args:
             records: the number of its records.

@@ -14,7 +14,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 CHECK_SHARE = 0.2  # the largest share of the time that these checks take
-SLOW_CHECK_SECONDS = 0.5  # between two checks of other queues
+SLOW_CHECK_SECONDS = 0.5  # between two checks of the other old queues
 # Consumers remove drained generations from the ring's state one after the other, this far apart.
 APART_SECONDS = 0.2
 STATE_SECONDS = 1.0  # between two checks of the ring's state
@@ -43,7 +43,7 @@ class SwitchProgress:
             run: the run of the consumer.
             consumer_queues: knows the state of the ring.
             waiting: the waiting queues of the run.
-            predecessors: the old queues, which are updated here.
+            predecessors: the old queues that exist; queues that were deleted are removed from it.
 
         """
         self._run = run

@@ -11,8 +11,8 @@ from feedbus.metrics import ConsumerMetrics, OutagePart
 
 events = EventLog(__name__)
 
-FIRST_SECONDS = 0.1
-LONGEST_SECONDS = 5.0
+FIRST_SECONDS = 0.1  # the longest first pause; each later pause may be twice as long
+LONGEST_SECONDS = 5.0  # the longest pause
 FOLDED_SECONDS = 60.0  # equal lines within this time are logged once
 
 

@@ -43,7 +43,7 @@ class Overtaking:
     def take_first(
         self, buffer: Buffer, most: float, suspected: Callable[[str], bool]
     ) -> list[Delivery]:
-        """Take the small deliveries that are handled before the first one of the buffer.
+        """Take the small deliveries that are handled before the first delivery of the buffer.
 
         The result is empty if all deliveries fit into one batch. It is also empty directly after a
         call that returned deliveries, so that the large deliveries are handled, too.

@@ -50,7 +50,8 @@ class QueuesToRead:
         self._queues = queues
         self._consumer_queues = consumer_queues
         self._progress = progress
-        self.unsubscribed = list(queues)  # for example, another consumer reads them
+        # The queues without a subscription, for example because another consumer reads them.
+        self.unsubscribed = list(queues)
         self._begun = False  # whether it has tried to subscribe
         self._retry_at = run.clock.monotonic()
         subscriptions.begin(divided=progress is not None)

@@ -122,7 +122,7 @@ class Run:
         Args:
             raw: the connection.
             working: whether deliveries are handled now, so that the run is not idle.
-            takes_due: whether a waiting record that is due can be handled now.
+            takes_due: whether a waiting record can be handled as soon as its time has come.
 
         """
         wakes = getattr(raw, "wakes_on_signals", False)

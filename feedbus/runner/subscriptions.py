@@ -170,7 +170,7 @@ class Subscriptions:
             self._metrics.misplaced()
 
     def at_fence(self) -> bool:
-        """Whether a fence must be processed next; a fence that is not due yet is passed over."""
+        """Whether a fence must be processed next; a fence that was postponed is passed over."""
         buffer = self._run.buffer
         if buffer.at_fence and self._until_fence_due() > 0:
             buffer.pass_over_fence()
@@ -212,7 +212,8 @@ class Subscriptions:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
         if not self._nothing_waits(raw, reader):
-            # The probe may already be on its way. It must be received even if the buffer is full.
+            # The probe of the waiting queue may already be on its way. While the fence is
+            # postponed, this method receives deliveries even if the buffer is full.
             self.postpone_fence(WAITING_POLL_SECONDS)
             return True
         run.buffer.pop()

@@ -104,8 +104,8 @@ class WaitingRecordMover:
         if refusals:
             msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
             raise BrokerOutage(msg)
-        # From the end: if a crash interrupts the move, the first records of each key are still
-        # here.
+        # The last records are acknowledged first: if a crash interrupts this, the first records of
+        # each key are still here.
         waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
             self._records.left(record)
@@ -147,7 +147,7 @@ class WaitingRecordMover:
             declarations.declare_waiting(channel, self._consumer.queue, target)
         channel.close()
         # The broker counts no message that a reader has received. So several old queues whose keys
-        # move to one shard share the room there.
+        # move to one shard share the room in its waiting queue.
         queues = sum(len(each.members) for each in old)
         most = MOST_MOVED // math.ceil(queues / len(generation.members))
         for target, count in Counter(targets).items():

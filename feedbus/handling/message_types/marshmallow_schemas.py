@@ -76,7 +76,7 @@ class SchemaType(MessageType):
         return json_schema(self._schema)
 
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields in JSON; None if other fields are possible, too."""
+        """Return the names of the fields on the wire; None if there may be other fields, too."""
         schema = self._schema
         if schema.unknown == INCLUDE or schema._hooks.get(PRE_LOAD):  # noqa: SLF001 -- as in _columns()
             return None

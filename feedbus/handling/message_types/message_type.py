@@ -68,9 +68,9 @@ class MessageType(ABC):
 
     @abstractmethod
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields in JSON; None if other fields are possible, too.
+        """Return the names of the fields on the wire; None if there may be other fields, too.
 
-        Fields that the type ignores are not among them.
+        These are the names in the body of a message. Fields that the type ignores are left out.
         """
 
     @abstractmethod

@@ -41,7 +41,7 @@ class Field:
         type: the type of its values.
         many: the type of a list of its values.
         required: whether a record without it is invalid.
-        default: the value if a record has none; NODEFAULT if there is no default.
+        default: the value for a record without the field; NODEFAULT if there is no default.
         factory: creates the default; NODEFAULT if there is no factory.
 
     """

@@ -59,13 +59,13 @@ class PydanticType(MessageType):
         return self._one.json_schema()
 
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields in JSON; None if other fields are possible, too."""
+        """Return the names of the fields on the wire; None if there may be other fields, too."""
         declared: Any = self._declared
         config = getattr(declared, "model_config", getattr(declared, "__pydantic_config__", {}))
         before = declared.__pydantic_decorators__.model_validators.values()
         if (
             config.get("extra") == "allow"
-            or not self._names  # also of a model of an older pydantic, which has another attribute
+            or not self._names  # also models of an older pydantic, which have another attribute
             or getattr(declared, "__pydantic_root_model__", False)
             or any(each.info.mode != "after" for each in before)
         ):

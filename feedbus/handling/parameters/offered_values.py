@@ -66,7 +66,7 @@ class Offer:
     Attributes:
         names: the names of the given values.
         session_type: the type of the store's session; None if there is none.
-        refused: maps the name of a value that cannot be requested to the advice.
+        refused: maps the name of a value that cannot be requested to the advice in the error.
 
     """
 
