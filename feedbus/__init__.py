@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from feedbus.records.message import Message
     from feedbus.records.raw_payload import Raw
 
-# Imported at the first use, because `feedbus check` needs no broker library.
+# The module of each public name. It is imported at the first use of the name, because commands such
+# as `feedbus check` need no broker library.
 HOMES = {
     "AsyncBus": "feedbus.bus",
     "BrokerOutage": "feedbus.errors",
@@ -85,7 +86,7 @@ __all__ = [
     "resource",
 ]
 
-if not TYPE_CHECKING:  # with it, a type checker would accept every name
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         """Import a public name from the module that defines it."""

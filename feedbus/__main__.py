@@ -4,7 +4,7 @@ The handling of signals is set before anything else is imported. So Ctrl-C durin
 process without output, and not with a traceback.
 """
 
-# The module `signal` imports others, for some milliseconds.
+# The module `signal` is not used: it imports further modules, which takes some milliseconds.
 import _signal  # type: ignore[import-not-found]  # it is built in
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:

@@ -13,15 +13,24 @@ SCHEDULE = ".:schedule."
 BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
-LOCK = "lock"  # the queue by which a topology is locked, after the topology's name
+LOCK = "lock"  # the suffix of the name of the queue that locks a topology
 DIGEST = r"[0-9a-f]{8}"  # the digest of a generation
 
 
 class Role(Enum):
     """The role of an object for its owner; the value is a regular expression of the name's suffix.
 
-    The owner is a queue, a consumer or an exchange. A shard's queue and a ring have the same
-    suffix: their generation.
+    The owner is the queue, consumer or exchange for which feedbus declares the object. These roles
+    need an explanation:
+
+    Attributes:
+        BEFORE: the queue with the earlier messages of a queue that was replaced.
+        GATE: the exchange that routes to a queue while the queue is being replaced.
+        GATE_HELD: the messages that arrive while the gate is closed.
+        PARKED: the retries of a queue that is being replaced.
+        GENERATION: the digest of a generation, after the name of a ring or of a shard's queue.
+        HELD: the messages that arrive during a switch to another ring.
+        LEDGER: the copy of a ring's state that `feedbus apply` reads.
     """
 
     DEAD = "dead"
@@ -64,7 +73,7 @@ class Derived:
 
 
 def role_of(suffix: str) -> Role | None:
-    """Return the role that a suffix stands for; None if it is no suffix of feedbus."""
+    """Return the role that a suffix stands for; None if feedbus uses no such suffix."""
     found = re.fullmatch(_SUFFIX, suffix)
     return Role[found.lastgroup] if found is not None and found.lastgroup else None
 
@@ -127,7 +136,7 @@ class Names:
         return f"{self.exchange(exchange)}.packs"
 
     def pack_key(self, generation: Generation, consumer: str) -> str:
-        """Return the routing key of a pack; it has no binding unless its generation is current."""
+        """Return the routing key of a pack; only keys of the current generation have bindings."""
         return f"{generation.digest}.{consumer}"
 
     def held(self, exchange: str) -> str:
@@ -165,8 +174,8 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return the waiting queue of a queue: records wait there so that their keys stay in order.
 
-        If a queue is replaced, its earlier messages are moved to the queue before(). Both queues
-        have the same waiting queue.
+        If a queue is replaced, its earlier messages are moved to the queue that before() names.
+        This queue and the new queue have the same waiting queue.
         """
         for each in self.topology.queues.values():
             if each.external_name == queue:
@@ -183,15 +192,21 @@ class Names:
 
     @property
     def timer_prefix(self) -> str:
-        """Return the common prefix of the timer's objects; no other name begins with it."""
+        """Return the common prefix of the names of the timer's objects; other names lack it.
+
+        The timer keeps delayed messages; see feedbus.broker.timer.
+        """
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:
-        """Return the timer's exchange for a position; below 0, the exchange for due messages."""
+        """Return the timer's exchange for the digit at a position.
+
+        A position below 0 stands for the exchange that gets the messages that are due.
+        """
         return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
 
     def timer_queue(self, place: int, digit: int) -> str:
-        """Return the timer's queue for messages with this digit at a position."""
+        """Return the timer's queue for messages whose delay has this digit at a position."""
         return f"{self.timer_place(place)}.{digit}"
 
     def timer_written(self, place: int) -> str:
@@ -218,7 +233,10 @@ class Names:
 
     @property
     def hosts(self) -> str:
-        """Return the exchange for announcements of hosts; their queues have it as a prefix."""
+        """Return the exchange for announcements of hosts.
+
+        The names of the hosts' queues begin with the name of this exchange.
+        """
         return f"{self.topology.name}.:hosts"
 
     def is_of_timer(self, name: str) -> bool:
@@ -226,7 +244,10 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for messages of a replaced queue; they are read first."""
+        """Return the exchange and queue for the messages of a queue that was replaced.
+
+        The consumer handles these messages before the messages of the new queue.
+        """
         return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:
@@ -234,7 +255,10 @@ class Names:
         return f"{self._own(consumer)}.gate"
 
     def gate_held(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for messages that arrive while the gate is closed."""
+        """Return the exchange and queue for messages that arrive while the gate is closed.
+
+        See gate(). The gate is closed while the queue is deleted and declared again.
+        """
         return f"{self.gate(consumer)}.held"
 
     def schedule(self, schedule: str) -> str:

@@ -24,7 +24,9 @@ from feedbus.process.threads import Threads
 
 NANOSECONDS = 1_000_000_000
 Events = list[tuple[selectors.SelectorKey, int]]
-Waiting = Callable[[], AbstractContextManager[None]]  # around waits that no handler causes
+# Makes a context manager around a wait that no handler causes, such as a wait for a server. The
+# time of such a wait does not count for the time limit of a handler.
+Waiting = Callable[[], AbstractContextManager[None]]
 
 
 class NothingToWaitFor(FeedbusError):  # noqa: N818 -- clear without "Error"
@@ -35,7 +37,7 @@ class Clock(Protocol):
     """The interface for time, waiting and random numbers.
 
     Attributes:
-        takes_time: whether a wait takes real time, so that a signal has to be able to end it.
+        takes_time: whether a wait takes real time. Then a signal must be able to end the wait.
         random: the source of jitter and of random names.
         threads: starts the threads that wait by this clock.
 
@@ -55,7 +57,7 @@ class Clock(Protocol):
         """Wait for a number of seconds."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait until an event is set, for seconds at most; return whether it is set."""
+        """Wait until an event is set, at most `seconds`; return whether it is set."""
 
     def unique(self) -> str:
         """Return 32 random hexadecimal digits, for ids that are unique and cannot be guessed."""
@@ -74,7 +76,7 @@ class SystemClock:
         self.random: random.Random = random.SystemRandom()
         self.threads = threads.SYSTEM
 
-    # These are the machine's own functions, so the interface adds no cost for each message.
+    # The methods are the functions of the module time, so the interface costs no time per message.
     monotonic = staticmethod(time.monotonic)
     wall_nanoseconds = staticmethod(time.time_ns)
     sleep = staticmethod(time.sleep)
@@ -115,7 +117,7 @@ class VirtualClock:
 
         Args:
             start: the moment.
-            seed: the seed of its random numbers; None for different numbers in each run.
+            seed: the seed of the clock's random numbers; None for other numbers in each run.
 
         """
         moment = datetime.now(UTC) if start is None else start
@@ -149,7 +151,7 @@ class VirtualClock:
         """Return whether an event is set; if it is not, advance by the seconds.
 
         Raises:
-            NothingToWaitFor: it is not set, and there is no limit.
+            NothingToWaitFor: the event is not set, and there is no limit.
 
         """
         if not event.is_set():

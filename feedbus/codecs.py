@@ -47,7 +47,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
     """Import a codec; if it is a class, create an instance.
 
     Raises:
-        UsageError: it cannot be imported, or is not a codec.
+        UsageError: the object cannot be imported, or is not a codec.
 
     """
     found = resolve_object(dotted, root)

@@ -1,9 +1,9 @@
 """Cron expressions in time zones: the times that they match, also when daylight saving time begins.
 
-A line with fixed times of day (`30 2 * * *`) is fired once on each day. If the clock skips that
-time, it is fired at the first minute after the gap. If the clock shows it twice, it is fired the
-first time. A line whose minute or hour begins with `*` continues in equal steps in both cases.
-Debian's cron, which cronsim follows, does the same.
+An expression with a fixed time of day (`30 2 * * *`) matches once on each day. If the clock skips
+that time, the expression matches the first minute after the gap. If the clock shows the time twice,
+the expression matches the first one. An expression whose minute or hour begins with `*` continues
+in equal steps in both cases. Debian's cron and the library cronsim do the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class WrongCron(ValueError):  # noqa: N818 -- clear without "Error"
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression in a time zone; all times that it accepts and returns are in UTC."""
+    """A cron expression in a time zone; all arguments and results of its methods are in UTC."""
 
     line: str
     zone: tzinfo = UTC
@@ -35,7 +35,7 @@ class Cron:
         return cls(schedule.cron, zone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first matching time after a given one.
+        """Return the first matching time after a given time.
 
         Raises:
             WrongCron: the line cannot be parsed, or no time matches it.

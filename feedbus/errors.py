@@ -24,7 +24,19 @@ class UsageError(FeedbusError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem in a topology, and its position; line and column count from 1."""
+    """A problem in a topology file, and its position.
+
+    Attributes:
+        file: the name of the file.
+        line: the line, from 1.
+        column: the column, from 1.
+        table: the table with the problem, such as "queues.mail".
+        key: the option in the table; "" if the problem is the table itself.
+        message: the text of the problem.
+        expected: the expected value, in words.
+        got: the found value.
+        suggestion: a known name that is similar to the found name.
+    """
 
     file: str
     line: int
@@ -57,8 +69,8 @@ class TopologyError(FeedbusError):
 class Outage(FeedbusError):  # noqa: N818 -- an outage is a state
     """Something that a handler needs is unavailable; the message is not the cause.
 
-    A handler may raise it: the consumer then holds and handles the same messages again later,
-    without counting an attempt.
+    A handler may raise it. Then the consumer holds: it waits, and handles the same messages again
+    later, without counting an attempt.
     """
 
 
@@ -75,7 +87,7 @@ def _cut(text: str) -> str:
 
 
 class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
-    """A body cannot be decoded or validated; errors are keyed by field."""
+    """A body cannot be decoded or validated; `errors` maps each field to its errors."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
         """Create the error; the key "" stands for the whole body. Long lists are shortened."""
@@ -152,7 +164,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 def text_of(error: BaseException) -> str:
-    """Return str() of an error; if that raises, return a text that says so."""
+    """Return str() of an error; if str() itself raises an exception, return a text about that."""
     try:
         return str(error)
     except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here

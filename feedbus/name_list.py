@@ -1,4 +1,4 @@
-"""Write names into a sentence: a list of names, or the name that a wrong name probably means."""
+"""Write names into a sentence: a list of names, or a suggestion instead of a wrong name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 
 def expected_one_of(name: str, known: Collection[str], most: int = 50) -> str:
-    """Return which names were expected instead of an unknown one, and the most similar name.
+    """Return which names were expected instead of an unknown name, and the most similar name.
 
     Args:
         name: the unknown name.
         known: the expected names.
-        most: how many names are listed; for the others, only their number is given.
+        most: how many names are listed; of further names, only the number is given.
 
     """
     from difflib import get_close_matches  # only for an error

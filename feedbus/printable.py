@@ -9,8 +9,9 @@ from typing import Any
 def printable(text: str) -> str:
     r"""Return a text in which an escape replaces each unprintable character, such as \n or \x1b.
 
-    `str.isprintable` decides. It is false for control and format characters (also for characters
-    that change the direction of text), line separators and lone surrogates.
+    A character is printable if `str.isprintable` returns true. It returns false for control and
+    format characters (also for characters that change the direction of text), line separators and
+    lone surrogates.
     """
     if text.isprintable():
         return text

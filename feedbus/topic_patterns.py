@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 
 def words_of(routing_key: str) -> Sequence[str]:
-    """Return the words of a routing key; the empty key has none."""
+    """Return the words of a routing key, which dots separate; the empty key has no words."""
     return routing_key.split(".") if routing_key else []
 
 
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether words match: `*` stands for one word, `#` for any number, none included."""
+    """Whether words match a pattern: `*` stands for one word, `#` for zero or more words."""
     if list(pattern) == [""]:
         return not words
-    reached = {0}  # the positions in the pattern that the words so far reach; a # can be empty
+    # The positions in the pattern up to which it matches the words so far. There can be several
+    # positions, because a `#` can stand for any number of words.
+    reached = {0}
     reached = _skip_hashes(pattern, reached)
     for word in words:
         following = set()

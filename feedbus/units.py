@@ -10,7 +10,8 @@ UNIT_BYTES = {
     "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6,
     "KiB": 2**10, "KB": 10**3, "B": 1,
 }  # fmt: skip
-# The broker keeps times to live in 32 bits of milliseconds; one limit serves every duration.
+# The longest duration. A time to live on the broker has 32 bits, in milliseconds. The same limit is
+# used for every duration.
 LONGEST_SECONDS = 49 * UNIT_SECONDS["d"]
 LARGEST_BYTES = 2**50
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?d)?(\d{1,9}(?:\.\d{1,6})?h)?(\d{1,9}(?:\.\d{1,6})?m)?"

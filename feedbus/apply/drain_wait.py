@@ -25,7 +25,7 @@ def await_drained(
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: queues on the broker that are to be deleted.
+        leaving: the names of removed queues that are to be deleted.
         progress: called at each check with the number of messages that are left.
 
     """
@@ -64,7 +64,10 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
 
 
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
-    """Yield the queues that consumers empty and then delete."""
+    """Yield the queues that consumers empty and then delete.
+
+    These are the queues of old generations, and the queues with the messages of replaced queues.
+    """
     names = Names(topology)
     for state in ring_state.states(connection, topology).values():
         for old in state.draining:

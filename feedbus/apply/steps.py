@@ -1,4 +1,4 @@
-"""The steps of an apply: declare, switch the rings, change the processes, drain, delete."""
+"""The steps of `feedbus apply`: declare, switch the rings, change the processes, drain, delete."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# The ring, the queue of held messages and the retry queues are needed until the last message is
-# handled.
+# The roles of exchanges and queues that are not unbound or deleted early: they are needed until the
+# last message is handled.
 NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Role.RETRY}
 
 
@@ -49,10 +49,10 @@ class Supervisor(Protocol):
 
 @contextmanager
 def exclusive(topology: Topology) -> Iterator[None]:
-    """Hold the lock that allows one apply at a time in a `var` folder.
+    """Hold the lock that allows one `feedbus apply` at a time in a `var` folder.
 
     Raises:
-        UsageError: another apply is running.
+        UsageError: another `feedbus apply` is running.
 
     """
     path = run_folder(topology) / "apply.lock"
@@ -107,7 +107,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        made: list[dict[str, State]] = []  # after the changes: the states before them
+        # After the declarations, this list has one item: the states of the rings before them.
+        made: list[dict[str, State]] = []
 
         def change(channel: Channel) -> list[State]:
             states = ring_state.read_all_locked(channel, topology)

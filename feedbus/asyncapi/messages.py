@@ -75,7 +75,7 @@ class Messages:
     def _component(
         self, name: str, queue: Queue, message_type: MessageType, described: dict[str, Any]
     ) -> str:
-        """Add a message, or only its queue if an equal message exists already."""
+        """Add a message; if an equal message exists already, add only the queue to it."""
         for key in (name, f"{queue.name}.{name}"):
             schemas = _components(key, message_type.json_schema())
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
@@ -102,8 +102,9 @@ def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any
 def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
     """Return a schema whose references point to components of the document.
 
-    The discriminator is left out: in AsyncAPI it names a definition, in msgspec and pydantic a
-    value. Each alternative requires its own value, so the schema is still complete.
+    The keyword `discriminator` is left out, because its value has another form in AsyncAPI (the
+    name of a definition) than in msgspec and pydantic (a value of a field). Each alternative of the
+    schema requires its own value of the field, so the schema is still complete.
     """
     if isinstance(schema, list):
         return [_within_document(each, names) for each in schema]

@@ -139,7 +139,9 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     with letters.opened(topology) as channel:
 
         def let_go(letter: DeadLetter) -> None:
-            if chosen.block_on_dead:  # first, so that it can be repeated after a crash
+            # The key is unblocked before the letter is deleted: after a crash in between, the
+            # command can be repeated.
+            if chosen.block_on_dead:
                 release(channel.connection, topology, chosen, [letter.message_id])
 
         count = letters.settle(

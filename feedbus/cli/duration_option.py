@@ -8,7 +8,7 @@ import click
 
 
 class Duration(click.ParamType[float]):
-    """A duration such as 500ms, 30s or 5m, in seconds."""
+    """The type of a duration such as 500ms, 30s or 5m; its value is in seconds."""
 
     name = "duration"
 

@@ -9,7 +9,8 @@ import click
 from feedbus.printable import printable
 from feedbus.units import counted
 
-# In the order of the list; other files are listed last.
+# The files of a project with their meanings, in the order in which they are listed. Other files are
+# listed last.
 MEANINGS = {
     "topology.toml": "exchanges, queues, shards and retries",
     "app.py": "two handlers",

@@ -16,10 +16,10 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
     """Return the consumers and processes that names mean, in the topology's order.
 
     Args:
-        topology: the topology that has them.
+        topology: the topology with these names.
         names: names of consumers, processes and queues; a queue stands for all its shards. Without
             names, all consumers and processes are returned.
-        others: further names that the command accepts.
+        others: further names that the command accepts, such as "supervisor".
 
     Raises:
         UsageError: a name is unknown.

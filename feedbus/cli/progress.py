@@ -12,12 +12,16 @@ import click
 if TYPE_CHECKING:
     from feedbus.supervisor.client import Busy
 
-LINES_SECONDS = 10.0  # between two lines where there is no terminal
+LINES_SECONDS = 10.0  # the time between two lines if the output is not a terminal
 SHOWN = 3
 
 
 class BusyLines:
-    """Prints which processes still work: on one line of a terminal, otherwise periodically."""
+    """Prints which processes still work.
+
+    A terminal shows them on one line, which changes. Any other output gets a line from time to
+    time.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         """Create the object; with quiet=True, it prints nothing."""

@@ -95,7 +95,7 @@ def gather(topology: Topology) -> dict[str, Any]:
 
 
 def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, Any]]) -> None:
-    """Add the records in waiting queues to `retrying`, which is a total of the whole queue."""
+    """Add the records in waiting queues to `retrying`, which counts for all shards of a queue."""
     totals = Counter[str]()
     for name, one in consumers.items():
         totals[topology.consumers[name].queue.name] += one["waiting"] or 0
@@ -105,7 +105,7 @@ def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, 
 
 
 def _hosts(topology: Topology) -> list[dict[str, Any]]:
-    """Return the hosts of the project with the consumers of each; empty if that is not known."""
+    """Return the hosts of the project, each with its consumers; empty if they are not known."""
     from feedbus.hosts.assignment_file import known
 
     sharing = known(topology)

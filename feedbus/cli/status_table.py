@@ -88,7 +88,7 @@ def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with aligned columns, the second in the colour of its state."""
+    """Return rows as lines with aligned columns; the second column, the state, is in colours."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

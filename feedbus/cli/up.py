@@ -146,7 +146,7 @@ def _supervise(
     events.info("starting", text, consumer=SUPERVISOR)
     copies = None
     if options.logs and detached is None:
-        # A line that begins with a name would not be JSON.
+        # Log lines in JSON get no name before them, because such a line would not be JSON.
         copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
     supervise(topology, settled, forks, copies=copies, reload=options.reload)
     events.info("stopped", "every process has ended", consumer=SUPERVISOR)
@@ -172,7 +172,7 @@ class Detached:
 
     def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
         """Report whether all processes have started."""
-        with contextlib.suppress(OSError):  # the command that waited has ended
+        with contextlib.suppress(OSError):  # the command that waits for the report may have ended
             os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)
 
@@ -200,7 +200,7 @@ def _detach(topology: Topology, options: UpOptions) -> None:
                 sys.exit(os.waitstatus_to_exitcode(status))
             answer = pipe.read()
     except KeyboardInterrupt:
-        # The supervisor is in another session than the terminal.
+        # The supervisor is not in the terminal's session, so Ctrl-C does not reach it.
         os.kill(supervisor, signal.SIGTERM)
         os.waitpid(supervisor, 0)
         raise

@@ -83,12 +83,15 @@ def load(
 def located(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """Return the topology file: path, or FEEDBUS_TOPOLOGY, or topology.toml in this folder."""
+    """Return the path of the topology file.
+
+    It is the given path, or the path in FEEDBUS_TOPOLOGY, or topology.toml in the current folder.
+    """
     return Path(path or environ.get("FEEDBUS_TOPOLOGY") or "topology.toml")
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return the applied file in a process of the supervisor, otherwise the topology file."""
+    """Return the file to read: in a process of the supervisor, the file of the applied topology."""
     kept = environ.get(APPLIED)
     if not kept or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
         return path
@@ -99,7 +102,7 @@ def read(path: Path) -> str:
     """Return the text of a topology file.
 
     Raises:
-        TopologyError: it cannot be read, or is not a text.
+        TopologyError: the file cannot be read, or is not a text.
 
     """
     expected = "a topology file; use --topology or FEEDBUS_TOPOLOGY for another file"

@@ -21,7 +21,8 @@ QUORUM_ONLY = {
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
 }
-# Whole numbers and their bounds; the broker refuses others, or closes the connection.
+# The arguments that are whole numbers, with their bounds. The broker refuses other values, or
+# closes the connection.
 INTEGER_ARGUMENTS = {
     "x-expires": (1, 2**32 - 1),
     "x-max-length-bytes": (0, 2**63 - 1),

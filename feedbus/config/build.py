@@ -98,10 +98,11 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
         given["dead_letters"] = DeadLetters(**given["dead_letters"])
     if "retry" in given:
         given["retry"] = _retry_policy(**given["retry"])
-    given.setdefault("exchange", "")  # as for an external queue
+    given.setdefault("exchange", "")  # an external queue has no exchange
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
-    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # their values replace the defaults
+    # By default, the broker delivers twice as many messages as are handled at the same time.
+    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)
     given.setdefault("prefetch", max(PREFETCH, ahead))
     return Queue(name, **given)
 

@@ -48,7 +48,8 @@ def check(draft: Draft) -> None:
 
 def _retry(draft: Draft, queue: str, options: Options) -> Found:
     del options
-    # The text is checked, not the loaded value: a policy with a wrong delay can lack `then`, too.
+    # The text of the file is checked, not the loaded value: if a delay is wrong, there is no loaded
+    # value, but `then` can be missing, too.
     path = draft.at(queue, "retry")
     retry = lookup(draft.report.document, path)
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None

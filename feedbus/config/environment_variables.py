@@ -9,7 +9,8 @@ from typing import Any
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report
 
-# The addresses and secrets of other systems: only what connects to them needs their values.
+# The options with addresses and secrets of other systems. Only commands that connect to these
+# systems need the values.
 CONNECTIONS = (
     *(("broker", "url"), ("broker", "management"), ("store", "url")),
     ("processes", None, "environment", None),
@@ -35,7 +36,8 @@ def expand(
         environ: the values of the variables.
         report: gets the faults.
         path: the path of the value in the document.
-        connects: False if variables of the CONNECTIONS may be unset; such a value is then unknown.
+        connects: False if variables in the CONNECTIONS options may be unset. The value of such an
+            option is then unknown.
 
     """
     if isinstance(value, dict | list):
@@ -55,7 +57,8 @@ def expand(
         report.add(path, fault)
     if faults or unset:
         report.blocked.add(path)
-    return "" if unset else expanded  # the rest of the value could be another address
+    # With an unset variable, the rest of the value could be the address of another system.
+    return "" if unset else expanded
 
 
 def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:

@@ -13,7 +13,8 @@ KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
 # The management API and rabbitmqctl call the exchange "" by this name.
 DEFAULT_EXCHANGE = "amq.default"
-# These options are for exchanges. Draft.misfits() checks queues, because they inherit options.
+# The options that an external exchange cannot have, each with the reason. Draft.misfits() checks
+# the options of queues, because queues inherit options.
 OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",

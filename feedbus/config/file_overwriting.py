@@ -15,29 +15,29 @@ def overwrite(path: Path, content: bytes) -> None:
     """Replace a file's content: atomically if this changes nothing else, otherwise in place.
 
     If a new file can have the same owner, mode, access lists and other attributes, it is renamed to
-    the name of the old one. Otherwise the old file is written in place. This happens if the file
+    the name of the old file. Otherwise the old file is written in place. This happens if the file
     has hard links, if it is a mount point, or if its folder or owner does not allow a copy. The
-    space is reserved first, so that a full disk changes nothing.
+    disk space is reserved first, so that a full disk changes nothing.
 
     Args:
         path: the file; a symbolic link is followed, and stays a link.
         content: the new content.
 
     Raises:
-        OSError: the file is read-only or cannot be written; it is unchanged.
+        OSError: the file is read-only or cannot be written; it was not changed.
 
     """
     target = Path(os.path.realpath(path))
     before = target.stat()
     if not before.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        # A rename, or root, could replace it anyway. But somebody has made it read-only.
+        # A rename, or root, could replace a read-only file. But its owner has forbidden changes.
         raise PermissionError(errno.EACCES, "it is read-only", str(target))
     if before.st_nlink > 1 or not _replaced(target, before, content):
         _write_in_place(target, content)
 
 
 def _replaced(target: Path, before: os.stat_result, content: bytes) -> bool:
-    """Rename a new file over the target; return False if that is impossible or changes more."""
+    """Rename a new file over the target; return False if it would lack attributes of the target."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError:

@@ -31,7 +31,8 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 def check_imports(draft: Draft, root: Path) -> None:
     """Import every handler and the objects of [store]; check that modules of commands exist.
 
-    Output of a handler's module goes to stderr, because stdout can contain a report.
+    What a handler's module prints goes to stderr, because stdout can contain the report of a
+    command.
     """
     with contextlib.redirect_stdout(sys.stderr):
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))

@@ -1,4 +1,4 @@
-"""Paths to values in a TOML document: the keys and indexes from its root."""
+"""Paths to values in a TOML document: the keys and indexes from the root to the value."""
 
 from __future__ import annotations
 

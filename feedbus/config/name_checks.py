@@ -12,7 +12,8 @@ from feedbus.config.problems import Fault
 from feedbus.topology import OPERATIONS
 
 LONGEST_NAME_BYTES = 255
-# Suffixes of names on the broker: a ring's digest, and the longest delay in milliseconds.
+# The length of the longest suffix of a name on the broker: a ring's digest, and the longest delay
+# in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
 
 
@@ -43,7 +44,10 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every consumer, first shards: a conflict is reported at the queue without shards."""
+    """Yield every consumer; shards come first.
+
+    So a conflict of names is reported at the queue without shards.
+    """
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:

@@ -1,4 +1,4 @@
-"""The types of options: each reads, validates and documents its values."""
+"""The types of the options in topology.toml: each type reads, validates and documents a value."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Option(fields.Field[Any]):
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
-            default: the default in the file's notation, or in words; "" if the dataclass has it.
-            required: whether the option must be there.
-            attribute: the field of the dataclass, if its name differs.
+            default: the default in the file's notation, or in words; "" if the default of the
+                dataclass's field is the default.
+            required: whether the file must set the option.
+            attribute: the field of the dataclass, if its name differs from the option's name.
             example: an example for editors, if the example of the type does not fit.
 
         """
@@ -206,7 +207,7 @@ class Duration(Option):
     def __init__(
         self, description: str, *, zero: bool = False, never: bool = False, **options: Any
     ) -> None:
-        """Create the type; options can allow 0 and "never"."""
+        """Create the type; `zero` allows the duration 0, and `never` allows the value "never"."""
         super().__init__(description, **options)
         self.zero, self.never = zero, never
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'

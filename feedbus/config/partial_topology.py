@@ -27,14 +27,20 @@ LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 @dataclass(slots=True)
 class Draft:
-    """The parts of the file that could be loaded; errors in other parts are already reported."""
+    """The parts of the file that could be loaded; errors in other parts are already reported.
+
+    Attributes:
+        loaded: the loaded values, without invalid values.
+        report: gets the faults that the checks find.
+        queues: maps each queue to its options, including inherited ones.
+    """
 
     loaded: Mapping[str, Any]
     report: Report
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Add to each queue the options that it inherits and can have."""
+        """Add to each queue the options of [defaults.queue] that this kind of queue can have."""
         inherited = self.loaded.get("defaults", {}).get("queue", {})
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
@@ -51,7 +57,7 @@ class Draft:
                 self.report.add((*INHERITED, option), Fault(message=reasons[0], at_key=True))
 
     def exchange_type(self, options: Mapping[str, Any]) -> str | None:
-        """Return the type of a queue's exchange, or None if either is invalid."""
+        """Return the type of a queue's exchange; None if the exchange or its type is invalid."""
         exchange = self.loaded.get("exchanges", {}).get(options.get("exchange"), {})
         found = exchange.get("type")
         return found if isinstance(found, str) else None

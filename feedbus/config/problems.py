@@ -21,10 +21,15 @@ LONG_BITS = 63
 class Fault:
     """One problem, without its position in the file.
 
-    The found value is read from the file, unless `got` is given. If `hidden` is true, it may
-    contain a secret, and only its kind is shown. Several faults can have the same `cause` outside
-    of the file, such as a module with an error. Then only the first of them in the file is
-    reported.
+    Attributes:
+        expected: the expected value, in words.
+        message: the text of the problem; "" for a text from the expected and the found value.
+        got: the found value; None to read it from the file.
+        suggestion: a known name that is similar to the found name.
+        at_key: whether the problem is at the key, not at the value.
+        hidden: whether the found value may be a secret, so that only its kind is shown.
+        cause: a cause outside of the file, such as a module with an error. Of several faults with
+            the same cause, only the first fault in the file is reported.
     """
 
     expected: str = ""
@@ -40,8 +45,14 @@ class Fault:
 class Report:
     """All faults of one file; further faults at the same path are ignored.
 
-    In the document, variables are replaced. In `written` they are not: errors show its values,
-    because the environment may contain secrets.
+    Attributes:
+        file: the name of the file.
+        text: the content of the file.
+        document: the values of the file, in which environment variables are replaced.
+        faults: each fault with the path of its value.
+        blocked: paths whose values are not known, so that faults there are not reported.
+        written: the values of the file as they are written, with `${VAR}`. Errors show these
+            values, because the environment may contain secrets.
     """
 
     file: str
@@ -94,7 +105,7 @@ class Report:
 
 
 def _with_expected(fault: Fault) -> str:
-    """Return the message of a fault, with what was expected unless the message contains it."""
+    """Return the message of a fault; add the expected value if the message does not contain it."""
     message, expected = fault.message, fault.expected
     imports = message.startswith("cannot import ")
     known = fault.suggestion or "expected " in message or expected in message

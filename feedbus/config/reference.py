@@ -15,7 +15,7 @@ from feedbus.config.table_types import (
     table_schema,
 )
 
-# The version of JSON Schema that TOML editors know.
+# The version of JSON Schema that editors for TOML files support.
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
 

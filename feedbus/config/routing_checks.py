@@ -91,7 +91,7 @@ def _well_formed(pattern: str) -> bool:
 
 
 def check_content_types(draft: Draft) -> Found:
-    """Find exchanges whose content type has no codec, or cannot have one."""
+    """Find exchanges whose content type has no codec, or which also set the option pack."""
     named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         kind = exchange.get("content_type")

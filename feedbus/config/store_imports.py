@@ -17,7 +17,7 @@ from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
-UNKNOWN = object()  # the session_type is not known before the store is opened
+UNKNOWN = object()  # means that the session_type is known only after the store was opened
 EXPECTED = {
     "prepare": "a function that takes the topology",
     "adapter": "a function that takes the topology and returns a store",
@@ -58,7 +58,7 @@ def check_store(draft: Draft, root: Path) -> type | None:
             return found
         opener = resolve_object(adapter, root)
     except UsageError:
-        return None  # reported
+        return None  # the problem is reported already
     session_type = _session_type(opener)
     if session_type is UNKNOWN and not faults:
         name = getattr(opener, "__name__", "open_store")
@@ -77,7 +77,7 @@ def check_connections(draft: Draft, root: Path) -> None:
         pool = resolve_object(options.get("engine", ""), root).pool
         most = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None  # noqa: SLF001 -- it has no other name
     except (UsageError, AttributeError):
-        return  # reported, or a pool without a limit
+        return  # the problem is reported already, or the pool has no limit
     for queue, said in draft.queues.items():
         concurrency = said.get("concurrency", 1)
         needed = concurrency + said.get("once", False)
@@ -98,7 +98,8 @@ def _session_type(opener: Any) -> Any:
     if not isinstance(opener, type):
         try:
             store = typing.get_type_hints(opener).get("return")
-        except (NameError, TypeError):  # imported for type checkers only; not a function
+        # NameError: an annotation is imported for type checkers only. TypeError: not a function.
+        except (NameError, TypeError):
             return UNKNOWN
     found = getattr(store, "session_type", UNKNOWN)
     return found if found is None or isinstance(found, type) else UNKNOWN
@@ -148,7 +149,7 @@ def _takes_one(found: Any) -> bool:
         inspect.signature(found).bind(None)
     except TypeError:
         return False
-    except ValueError:  # of a function in C, Python may not know it
+    except ValueError:  # Python may not know the signature of a function in C
         return True
     return not inspect.iscoroutinefunction(found)
 

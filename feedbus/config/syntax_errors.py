@@ -21,14 +21,14 @@ NAMED_TABLES: Mapping[str, type[TableSchema]] = {
     "schedules": ScheduleTable,
 }
 WORD = re.compile(r"[\w.:/@+-]+")
-SHOWN = 40  # the characters of a word
+SHOWN = 40  # the most characters of a word that an error shows
 INSTEAD = {
     **dict.fromkeys(("true", "yes", "on"), "write true"),
     **dict.fromkeys(("false", "no", "off"), "write false"),
     **dict.fromkeys(("none", "null", "nil"), "leave the option out"),
 }
 NO_VALUE, MORE_THAN_A_VALUE = "Invalid value", "Expected newline"
-# The beginning of the reason that tomllib gives, what TOML expects there, and what to do.
+# (the beginning of the reason that tomllib gives, what TOML expects there, what to do)
 EXPECTED = (
     (NO_VALUE, "a value", "write a text in quotes, a number, true or false"),
     (
@@ -79,7 +79,7 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
         reason: the reason that the parser gave.
 
     """
-    # It loads a parser, which is needed only for an error.
+    # This module loads a parser, which is needed only for an error.
     from feedbus.config.toml_positions import Places, write
 
     for path, (line, column), first in Places(text).repeated:
@@ -153,7 +153,7 @@ def report_unquoted(document: Mapping[str, object], report: Report) -> None:
 
     Args:
         document: the content of the file.
-        report: gets a problem for each of them; other problems in these tables are ignored.
+        report: gets a problem for each such name; other problems in these tables are ignored.
 
     """
     for kind, entries in NAMED_TABLES.items():

@@ -58,7 +58,7 @@ class Table(Option):
     hidden = True
 
     def __init__(self, table: type[TableSchema], description: str, **options: Any) -> None:
-        """Create the type with one instance of the table's schema."""
+        """Create the type with the schema of the table."""
         super().__init__(description, **options)
         self.table = table()
 
@@ -71,7 +71,7 @@ class Table(Option):
         return table_schema(self.table)
 
 
-# In marshmallow's errors: the key of an error in an entry's name, and in its value.
+# Keys in marshmallow's errors: NAMED for an error in an entry's name, HELD for one in its value.
 NAMED, HELD = object(), object()
 ARTICLES = {"array": "an", "table": "a"}
 

@@ -20,7 +20,7 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Places:
-    """The line and column of each path, from 1, in characters.
+    """The line and column of each path: numbers from 1, the column in characters.
 
     Attributes:
         repeated: each key and table that the file has twice, with both positions.

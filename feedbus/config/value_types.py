@@ -13,7 +13,8 @@ from feedbus.config.problems import LONG_BITS, nearest
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255
-LONGEST_ARGUMENT_BYTES = 1024  # so that a declaration with all its arguments fits into one frame
+# With this limit, a declaration with all its arguments fits into one frame.
+LONGEST_ARGUMENT_BYTES = 1024
 
 
 class Url(Text):

@@ -32,8 +32,8 @@ def write_weights(weights: Weights) -> str:
 def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
     """Set the weights of queues in the file of a topology, and return the new topology.
 
-    The new text is parsed before it is written: only these weights may differ. The
-    file keeps its place, links, owner and mode.
+    The new text is parsed before it is written, and only these weights may differ. The file keeps
+    its path, links, owner and mode.
 
     Raises:
         UsageError: the file has changed or cannot be written, or the weights cannot be set without
@@ -73,7 +73,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
     """Return the text of a topology file with the weights of one queue set.
 
     Raises:
-        UsageError: the text has no place where they can be written.
+        UsageError: the text has no place where the weights can be written.
 
     """
     found, base = _Tree(text), ("queues", queue)
@@ -89,7 +89,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
         return found.rename(one, "weights", _table(weights))
     else:
         found = _Tree(found.put(whole, _table(weights), base))
-    # `weight` has no meaning together with the weights of all shards, and would be refused.
+    # If `weights` names all shards, the option `weight` would be refused, because it has no effect.
     return found.remove(one) if one in found.pairs else found.text
 
 
@@ -122,7 +122,7 @@ class _Tree:
                 self._note(child, path)
 
     def put(self, path: Keys, value: str, table: Keys) -> bytes:
-        """Return the text with a new value at a path; the pair is added if it is missing."""
+        """Return the text with a new value at a path; a missing pair NAME = VALUE is added."""
         pair = self.pairs.get(path)
         if pair is not None:
             old = named(pair)[1]
@@ -162,7 +162,7 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield pairs of a table; the best neighbour for a new line is the first."""
+        """Yield pairs of a table; a new line is best written after the first of them."""
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in INSERT_AFTER if name in found)
         yield from reversed(found.values())

@@ -53,7 +53,7 @@ def dashboard_uid(name: str) -> str:
     """Return the dashboard's uid for a topology of that name.
 
     Grafana allows at most 40 letters, digits, '-' and '_'. A name that does not fit is shortened,
-    and gets a digest of the whole name, so that it differs from others.
+    and gets a digest of the whole name, so that it differs from other shortened names.
     """
     uid = f"feedbus-{name}"
     if UID.fullmatch(uid):

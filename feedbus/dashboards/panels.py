@@ -27,7 +27,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel of a dashboard; a width of 24 fills a row."""
+    """One panel of a dashboard.
+
+    Attributes:
+        title: the title.
+        says: the description of the panel.
+        queries: the queries whose results the panel shows.
+        unit: Grafana's name of the unit of the values.
+        kind: Grafana's name of the kind of panel.
+        width: the width; 24 fills a row.
+        height: the height in Grafana's units.
+    """
 
     title: str
     says: str

@@ -1,1 +1,1 @@
-"""The running hosts of a project, and the assignment of shards to them."""
+"""The running hosts of a project, and the assignment of shards to the hosts."""

@@ -15,12 +15,12 @@ class Announcement:
     Attributes:
         host: the id of the host, which a restart does not change: the machine's name and the folder
             of state.
-        since: when it began to announce itself, in seconds since 1970.
+        since: when the host began to announce itself, in seconds since 1970.
         able: for each queue, the consumers whose processes are ready on this host.
         assignment: the host of each consumer, as this host knows it; None before it knows it.
         file: a digest of the content of the topology's file.
-        queue: the host's own queue on the broker. Nobody else can declare it or guess its name, so
-            it shows that the announcement comes from a host.
+        queue: the host's own queue on the broker, which shows that the announcement comes from a
+            host: no other program can declare this queue or guess its name.
 
     """
 

@@ -12,13 +12,16 @@ from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import JSON
 
-KEPT = 1_000  # announcements of a host that does not read; the oldest are dropped
+# The most announcements that a host's queue keeps while the host does not read; the oldest are
+# dropped.
+KEPT = 1_000
 
 
 class Link:
     """An exclusive queue of this host, bound to the exchange for the announcements of all hosts.
 
-    The queue is deleted with the connection, and the exchange with the last queue.
+    The broker deletes the queue when the connection is closed, and the exchange when the last queue
+    is deleted.
     """
 
     def __init__(self, topology: Topology) -> None:

@@ -24,9 +24,9 @@ events = EventLog(__name__)
 ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.25
 AWAY_SECONDS = 1.0
-UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, the assignment is dropped after this time
+UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment is dropped
 LEAVING_SECONDS = 1.5
-JOIN_SECONDS = 3.0  # less than the time that this process has to end
+JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 
 
 class Announcer:
@@ -114,10 +114,11 @@ class Announcer:
         return Announcement(self._host, self._since, able, assignment, self._file, queue)
 
     def _leave(self, link: Link) -> None:
-        """Announce that consumers end on this host now.
+        """Announce which consumers are still ready, while the processes of this host end.
 
-        If only this process ends, for example because the topology has changed, the consumers
-        continue, and the other hosts wait for the next operations process.
+        So the other hosts take over the shards of ended consumers immediately. If only this process
+        ends, for example because the topology has changed, the consumers continue. Then the other
+        hosts wait for the next operations process of this host.
         """
         if len(self._membership.hosts(self._announcement({}), self._clock.monotonic())) == 1:
             return

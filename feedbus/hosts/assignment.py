@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 Able = Mapping[str, Mapping[str, Collection[str]]]
-UNEVEN = 2  # the smallest difference that a move can reduce
+UNEVEN = 2  # a move makes two hosts more even only if their numbers differ by at least this
 
 
 def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
     """Return the host of each consumer.
 
     This is a pure function: the same arguments give the same result on each host. If two hosts can
-    run all consumers of a queue, their numbers of consumers of that queue differ by one at most.
-    The same is true for the sums over all queues. A consumer moves only if its host has gone or
-    cannot run it, or if the move makes the numbers more even. If every host can run every consumer,
-    the smallest possible number of consumers of each queue moves.
+    run all consumers of a queue, they get equal numbers of them, or numbers that differ by one. The
+    same is true for the sums over all queues. A consumer moves only if its host has gone or cannot
+    run it, or if the move makes the numbers more even. If every host can run every consumer, the
+    smallest possible number of consumers of each queue moves.
 
     Args:
         able: for each queue and each of its consumers, the hosts that can run the consumer.
@@ -74,11 +74,21 @@ class _Sharing:
             self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host with at least two fewer; False if none can move."""
+        """Move a consumer of a queue to a host that has at least two fewer consumers of the queue.
+
+        Returns:
+            False if no consumer can move.
+
+        """
         return self._move(queue, least_difference=UNEVEN, least_in_all=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move a consumer to a host with fewer consumers of all queues; False if none can move."""
+        """Move a consumer of a queue to a host with at least two fewer consumers of all queues.
+
+        Returns:
+            False if no consumer can move.
+
+        """
         return self._move(queue, least_difference=UNEVEN - 1, least_in_all=UNEVEN)
 
     def _move(self, queue: str, *, least_difference: int, least_in_all: int | None) -> bool:
@@ -114,5 +124,8 @@ def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
 
 
 def _digest(one: str, other: str) -> bytes:
-    """Return a number for ties: the same on each host, and different for each pair."""
+    """Return a digest of two names, which decides between equally good moves.
+
+    It is the same on each host, and different for each pair of names.
+    """
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

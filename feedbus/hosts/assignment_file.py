@@ -17,7 +17,8 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 
 CHECK_SECONDS = 0.5
-WRITER_AWAY_SECONDS = 15.0  # after this time, the content of the file is not used
+# The content of the file is not used if its operations process has not run for this time.
+WRITER_AWAY_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class SeenHost:
 
     Attributes:
         host: the id of the host.
-        works_on: the consumers that are assigned to it.
-        same_file: whether its topology file has the same content as this host's.
+        works_on: the names of the consumers that are assigned to the host.
+        same_file: whether its topology file has the same content as the file of this host.
 
     """
 
@@ -42,8 +43,8 @@ class Sharing:
 
     Attributes:
         host: the id of this host.
-        hosts: all hosts, this one among them.
-        assignment: the host of each consumer that is assigned to one.
+        hosts: all hosts, including this host.
+        assignment: maps each assigned consumer to the id of its host.
 
     """
 
@@ -53,15 +54,15 @@ class Sharing:
 
 
 def assignment_path(topology: Topology) -> Path:
-    """Return the path of the file."""
+    """Return the path of the assignment file."""
     return run_folder(topology) / "hosts.json"
 
 
 def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
     """Return a function that returns whether this host works on a consumer's queue now.
 
-    It always returns true for a process that was started by hand, and on the embedded broker, which
-    has only one host.
+    The returned function always returns true for a process that was started by hand, and on the
+    embedded broker, which has only one host.
     """
     if not supervised or not broker.has_many_hosts(topology):
         return lambda: True
@@ -102,10 +103,10 @@ def read(path: Path) -> Sharing | None:
 
 
 class AssignedConsumer:
-    """Whether a consumer's shard is assigned to this host, from a file read twice a second.
+    """Whether a consumer's shard is assigned to this host; it reads the file twice a second.
 
     If there is no file of this supervisor's operations process, or the file does not name the
-    consumer, the shard counts as assigned. Then the broker decides which host reads it.
+    consumer, the shard counts as assigned. Then the broker decides which host reads the shard.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:

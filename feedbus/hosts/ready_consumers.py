@@ -13,9 +13,9 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 
 
 def is_assigned(topology: Topology, queue: Queue) -> bool:
-    """Whether each consumer of a queue works on only one host at a time.
+    """Whether each consumer of this queue works on only one host at a time.
 
-    All hosts read the other queues at the same time.
+    Queues for which the result is false are read by all hosts at the same time.
     """
     return topology.on_ring(queue) or queue.single_active_consumer
 
@@ -40,7 +40,7 @@ class ReadyConsumers:
     def by_queue(
         self, now: float, *, patience_seconds: float = RESTART_SECONDS
     ) -> dict[str, tuple[str, ...]]:
-        """Return, by queue, the consumers that are ready, or were ready a short time ago.
+        """Return, for each queue, the consumers that are ready, or were ready a short time ago.
 
         Args:
             now: the time of the monotonic clock.

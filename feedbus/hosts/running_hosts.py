@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.assignment import assign
 
-GONE_SECONDS = 5.0  # a host without an announcement for this time has ended
-LISTEN_SECONDS = 2.5  # all hosts announce themselves within this time after a connection was opened
+GONE_SECONDS = 5.0  # a host that sends no announcement for this time counts as ended
+# How long a host listens after it has connected. In this time, all hosts announce themselves.
+LISTEN_SECONDS = 2.5
 
 
 class Membership:
-    """What one host knows about all hosts; times are of its own monotonic clock.
+    """What one host knows about all hosts; times are of its own monotonic clock, in seconds.
 
     The host that has run longest is the leader: it computes the assignment and announces it. When
-    it ends, the next leader continues from the last assignment, which all hosts know. If there are
-    two leaders for a moment, the broker still lets only one consumer read a shard.
+    the leader ends, the next leader continues from the last assignment, which all hosts know. If
+    there are two leaders for a moment, the broker still lets only one consumer read a shard.
     """
 
     def __init__(self, host: str) -> None:
@@ -30,8 +31,8 @@ class Membership:
     def connected(self, now: float) -> None:
         """Register that announcements arrive from now on.
 
-        Hosts that were known before get time to connect again, for example after a restart of the
-        broker.
+        Hosts that were known before do not count as ended immediately. They get time to connect
+        again, for example after a restart of the broker.
         """
         self._listening_since = now
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
@@ -54,7 +55,7 @@ class Membership:
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
     def decide(self, own: Announcement, now: float) -> Mapping[str, str] | None:
-        """Return the host of each consumer, or None if this host must listen first."""
+        """Return the host of each consumer; None if this host has not listened long enough yet."""
         if self._listening_since is None:
             return self.assignment
         hosts = self.hosts(own, now)

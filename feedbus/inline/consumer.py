@@ -77,7 +77,11 @@ class InlineConsumer:
         return (bool(self._buffer) and not self._full()) or self.seconds_until_due() <= 0
 
     def seconds_until_due(self) -> float:
-        """Return the seconds until a waiting record may run; infinity if none waits."""
+        """Return the seconds until a record of the waiting queue may run; infinity if none waits.
+
+        Such a record has failed and waits for its next attempt, or waits for an earlier record of
+        its key.
+        """
         return self._waiting.seconds_until_due() if self._waiting is not None else math.inf
 
     @property

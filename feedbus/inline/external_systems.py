@@ -11,8 +11,9 @@ from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import JSON
 
-# Gets the messages of an external exchange that match no queue of the topology. It drops them
-# immediately, because a queue of another system would have received them.
+# The name of an exchange and its queue, which get the messages of an external exchange that match
+# no queue of the topology. The queue drops them immediately. Without it, they would be returned as
+# unroutable, although a queue of the other system would receive them.
 ELSEWHERE = "elsewhere"
 
 

@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """The parts that all systems of one topology share; each is created when it is needed."""
+    """The parts that all systems of one topology share; each part is created at its first use."""
 
     topology: Topology
 
@@ -80,7 +80,8 @@ class _Lookups(dict[str, str]):
         return super().get(name, default)
 
 
-# By path: the file's text, the values of the variables that it names, and the project.
+# For the path of each topology file: the text of the file, the values of the environment variables
+# that it names, and the project.
 _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 

@@ -79,7 +79,7 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
-            self._own_messages = self._broker.message_count()  # states of rings
+            self._own_messages = self._broker.message_count()  # messages with the states of rings
             sender = make_sender(self.topology)
             ends.callback(sender.close)
             self.bus = InlineBus(self.topology, sender, store)
@@ -175,7 +175,7 @@ class InlineSystem:
         return self._broker.message_count() == self._own_messages
 
     def next_retry_seconds(self) -> float | None:
-        """Return in how many seconds the next retry is due, or None if none waits."""
+        """Return in how many seconds the next retry is due, or None if no retry waits."""
         now_ms = self._broker.tables.now_ms()
         prefixes = (*self._delay_prefixes(None), self._names.timer_prefix)
         waits = [
@@ -222,7 +222,10 @@ class InlineSystem:
         )
 
     def _timed(self, queue: str | None) -> int:
-        """Return how many records of a queue, or of all queues, wait in the timer for a retry."""
+        """Return how many records of a queue, or of all queues, wait in the timer for a retry.
+
+        The timer has the queues for delayed messages; see feedbus.broker.timer.
+        """
         return self._in_timer(
             {
                 timer.target_of(self._names, each)
@@ -233,7 +236,13 @@ class InlineSystem:
         )
 
     def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
-        """Count the timer's messages for these targets: retries if `attempted`, else the others."""
+        """Count the messages in the timer that will be sent to these targets.
+
+        Args:
+            targets: the queues and exchanges, as feedbus.broker.timer writes them.
+            attempted: whether to count the retries; otherwise, messages with the option `delay`.
+
+        """
         return sum(
             each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
             for each in self._broker.headers(self._names.is_of_timer)
@@ -257,7 +266,7 @@ class InlineSystem:
                 for _, letter in letters.letters(channel, self.topology, each)
             ]
         finally:
-            channel.close()  # they return to their positions
+            channel.close()  # the dead letters return to their positions in the queues
 
     def check_queue(self, queue: str | None) -> None:
         """Raise UsageError for a queue that the topology does not have; None means all queues."""

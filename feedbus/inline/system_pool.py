@@ -12,7 +12,7 @@ from feedbus.store import Store
 
 
 class InlinePool:
-    """The systems of one project: as many as were used at the same time."""
+    """The systems of one project: as many systems as were used at the same time."""
 
     def __init__(self, project: Project, store: Store) -> None:
         """Create an empty pool; system() creates a system if none is free.

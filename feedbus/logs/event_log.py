@@ -9,7 +9,7 @@ from typing import Any
 
 from feedbus.printable import printable
 
-STACK_LEVEL = 3  # the caller of info(), warning() or error(), as logging counts
+STACK_LEVEL = 3  # logging counts so many calls up to the caller of info(), warning() or error()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event) -> str:
-    """Return the lines that follow the line of a record: a stack or a traceback."""
+    """Return the further lines of a record: its stack or its traceback."""
     found = [event.detail] if event.detail else []
     if record.exc_info and record.exc_info[0] is not None:
         found.append(formatter.formatException(record.exc_info))
@@ -114,7 +114,7 @@ def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event)
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON has the value; NaN and infinite numbers are written as text."""
+    """Whether JSON can represent a value; False for NaN and infinite numbers."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, str | int)

@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 LEVELS = {
     name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 }
-# The beginning of an entry in text format, and in JSON.
+# Matches the beginning of an entry in text format, or in JSON.
 BEGINNING = re.compile(
     r"""(?:\{"time":\s*")?(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z)(?:",\s*"level":\s*")?\s*"""
     rf"(?P<level>{'|'.join(LEVELS)})\b"
@@ -27,10 +27,10 @@ class LogEntry:
 
     Attributes:
         name: the name of the consumer or process.
-        time: its time as text, by which entries are sorted. Output that the process printed without
-            a time has the time of the entry before it.
-        level: a number of the module logging; None for output without a level.
-        lines: its lines.
+        time: the time of the entry as text, by which entries are sorted. Output that the process
+            printed without a time has the time of the entry before it.
+        level: the level as a number of the module logging; None for output without a level.
+        lines: the lines of the entry.
 
     """
 
@@ -161,14 +161,15 @@ class LogFile:
                 for each in entries(_decoded(text[start:end]), LogEntry(self._name, "", None, ()))
                 if each.reaches(least_level)
             ]
-            if read == size or len(found) > count:  # one more: the first may lack its first line
+            # One entry more than `count` is needed: the first entry may lack its first line.
+            if read == size or len(found) > count:
                 file.seek(size - read + end)
                 return found[-count:] if count else []
             read = min(read * 4, size)
 
 
 def in_order(found: Iterable[LogEntry]) -> list[LogEntry]:
-    """Return entries of several files by their time."""
+    """Return the entries of several files, sorted by their times."""
     return sorted(found, key=lambda entry: entry.time)
 
 

@@ -28,7 +28,8 @@ def log_warnings() -> None:
 def note_coroutines() -> None:
     """Let Python record where this thread creates coroutines, for its warnings.
 
-    This costs time for each coroutine, so it is not for the thread of the event loop.
+    This takes time for each coroutine. So it is not called in the thread of the event loop, which
+    creates the most coroutines.
     """
     sys.set_coroutine_origin_tracking_depth(1)
 
@@ -62,10 +63,10 @@ def _log(  # noqa: PLR0913, PLR0917 -- the arguments of warnings.showwarning()
 
 
 def _place(text: str, filename: str, lineno: int) -> tuple[str, str]:
-    """Return where a coroutine was created, and its function; "" if that is not known.
+    """Return the place where a coroutine was created, and its function; "" if it is not known.
 
     If Python has not recorded this place, the result is the place where the coroutine was deleted.
-    Both are in the same line, unless a variable contained the coroutine.
+    Usually, this is the same line. It is another line if a variable contained the coroutine.
     """
     noted = CREATED_AT.findall(text)
     if noted:

@@ -166,7 +166,8 @@ SCHEDULE_FIRED = Family(
     ("schedule",),
 )
 
-# Gauges are never kept in files: the last value of a killed process would stay in its file.
+# Gauges are never written to metric files: after a kill, the last value of the process would stay
+# there and be shown.
 QUEUE_MESSAGES = Family(
     "feedbus_queue_messages",
     "gauge",

@@ -36,7 +36,7 @@ events = EventLog("feedbus.metrics")
 
 
 class Counts:
-    """Counters by key, in a file; in memory if there is no file or the disk is full."""
+    """Counters, each found by a key, in a file; in memory without a file or on a full disk."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Create the counters and map the file; raise ValueError if it is not a valid metric file.
@@ -68,7 +68,7 @@ class Counts:
         """Open the metric file with this name as its only writer; raise OSError if this fails.
 
         If the file is in use by another process, a file with an additional number is used. A
-        damaged file is renamed, so that only its own values are lost.
+        damaged file is renamed: its values are lost, and the values of all other files are kept.
         """
         for number in range(MOST_CLAIMS):
             mark = f"~{number}" if number else ""
@@ -97,7 +97,13 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, which start at 0; hold the lock to change them."""
+        """Return the numbers of a key, which start at 0; the caller holds the lock to change them.
+
+        Args:
+            key: the key of the series; see feedbus.metrics.recorder.series_key.
+            length: how many numbers the series has.
+
+        """
         with self.lock:
             known = self._numbers.get(key)
             if known is None or len(known) != length:
@@ -112,8 +118,8 @@ class Counts:
     def close(self) -> None:
         """Release the file for the next writer of the same name."""
         if self._descriptor is not None:
-            # The mappings keep the file open, and so its lock: without them, closing would not
-            # release it.
+            # The mappings still refer to the open file. So a close of the descriptor would not
+            # release the lock.
             file_locks.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
@@ -205,8 +211,8 @@ def _aligned(count: int) -> int:
 
 
 def _allocate(descriptor: int, offset: int) -> None:
-    # If a mapped file has holes and the disk is full, a write kills the process with SIGBUS. So
-    # zeros are written.
+    # If a mapped file has holes and the disk is full, a write into a hole kills the process with
+    # SIGBUS. So zeros are written to the whole segment.
     written = os.pwrite(descriptor, bytes(SEGMENT_BYTES), offset)
     if written < SEGMENT_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -214,7 +220,8 @@ def _allocate(descriptor: int, offset: int) -> None:
 
 def _open_alone(path: Path) -> int | None:
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
-    # The lock of a killed writer is released, perhaps a moment after the next process has started.
+    # The kernel may release the lock of a killed writer a moment after the next process has
+    # started. So several attempts are made.
     for wait_seconds in (0.01, 0.04, 0.1, 0.0):
         try:
             if file_locks.try_lock(descriptor):

@@ -78,7 +78,13 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The records and the lag of the deliveries that a consumer has settled."""
+    """The records and the lag of the deliveries that a consumer has settled.
+
+    Attributes:
+        records: the number of records.
+        lag_seconds: the sum of the times from the sending of a message to its settlement.
+        lag_count: the number of deliveries in this sum.
+    """
 
     records: int = 0
     lag_seconds: float = 0.0
@@ -128,7 +134,7 @@ def _merge(directory: Path) -> tuple[dict[str, Series], int]:
             continue
         for name, labels, numbers in found:
             family = RECORDED.get(name)
-            # Left by another version of feedbus, whose metric had other labels or buckets.
+            # Another version of feedbus has written the series, with other labels or buckets.
             if family is None or (len(labels), len(numbers)) != (len(family.labels), family.length):
                 continue
             known = merged[name].setdefault(labels, [0.0] * family.length)

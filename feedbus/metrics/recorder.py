@@ -50,8 +50,8 @@ class Metrics:
             directory: the directory with the metric files of all processes of a system.
             process: a name that is the same after a restart: the consumer and its slot.
 
-        If the folder cannot be written to, this is logged, and the counters of the process are not
-        shown. The process continues.
+        If the directory cannot be written to, this is logged. Then the process continues without
+        metrics.
         """
         try:
             return cls(Counts.claim(private_folder(directory), process))
@@ -126,7 +126,7 @@ class Metrics:
 
 
 class ConsumerMetrics:
-    """The metrics of one consumer; each call costs under a microsecond, for any batch."""
+    """The metrics of one consumer; a call takes less than a microsecond, also for a large batch."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0, so that rates are correct from the first event."""
@@ -172,7 +172,7 @@ class ConsumerMetrics:
         self._redelivered.add(deliveries)
 
     def taken_for_repeats(self, deliveries: int = 1) -> None:
-        """Count redelivered messages without ids that were skipped as repetitions."""
+        """Count redelivered messages without ids that were skipped, as an equal one was handled."""
         self._taken_for_repeats.add(deliveries)
 
     def unidentified(self, deliveries: int = 1) -> None:
@@ -196,7 +196,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: OutagePart, seconds: float) -> None:
-        """Count the time that a consumer waits during an outage, also while the outage lasts."""
+        """Count seconds for which a consumer waits in an outage; called again while it lasts."""
         self._held[part].add(max(0.0, seconds))
 
 
@@ -239,7 +239,8 @@ class _Histogram:
         self._bounds = family.bounds
 
     def observe(self, value: float, count: int = 1) -> None:
-        # The clocks of two machines can differ, and a header can contain any time.
+        # A measured time can be negative or very large: the clocks of two machines can differ, and
+        # a header can contain any time.
         value = min(max(0.0, value), LONGEST_SECONDS)
         bucket = bisect_left(self._bounds, value)
         with self._lock:

@@ -29,7 +29,8 @@ TAKEN: Mapping[str, str] = {
     "amq": "the broker reserves names that begin with it",
     "feedbus": "the project depends on the distribution of that name",
 }
-# The files of --minimal by template: the test is in the same folder as the module that it imports.
+# For each template of --minimal, the path of the written file. The test is in the same folder as
+# the module that it imports.
 MINIMAL: Mapping[str, str] = {
     "topology.toml": "topology.toml",
     "app.py": "app.py",
@@ -55,9 +56,9 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
     """Write a new project into a folder that has the project's name.
 
     Args:
-        name: the name of the project, which its topology and its folder get.
+        name: the name of the project, of its topology and of its folder.
         parent: the folder in which the project's folder is created.
-        minimal: write the topology, the handlers and their test only.
+        minimal: whether to write only the topology, the handlers and their test.
 
     Raises:
         UsageError: the name is not allowed, or the folder is not empty or cannot be written to.

@@ -17,7 +17,8 @@ from feedbus.errors import UsageError
 from feedbus.operations.http_server import Address, is_loopback
 from feedbus.operations.responses import problem
 
-USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # nearly always
+# Nearly every header Host matches this pattern; other values need a slower check.
+USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")
 TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
@@ -34,7 +35,7 @@ class Guard:
     Attributes:
         token: the token that requests need, or None.
         loopback: whether only this machine can reach the server. Then requests for metrics need no
-            token, and without a configured token no request needs one.
+            token. If no token is configured, no request needs a token.
 
     """
 
@@ -84,7 +85,11 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
 
 
 def check_host(header: str | None) -> None:
-    """Raise 421 if the header Host names another machine, as after DNS rebinding."""
+    """Raise 421 if the header Host names another machine.
+
+    So a web page cannot reach this server by a name of its own that resolves to 127.0.0.1 (DNS
+    rebinding).
+    """
     if header is None or USUAL_HOST.fullmatch(header):
         return
     try:

@@ -23,9 +23,11 @@ MOST_CONNECTIONS = 1000
 RESERVED_FILES = 200  # files for the database, the broker, logs and closing connections
 FEWEST_CONNECTIONS = 50
 ACCEPTED_AT_ONCE = 64
-HEADERS_SECONDS = 10.0  # time for the headers, from the connection or a later request's first byte
-REQUEST_SECONDS = 30.0  # time for headers and body, from the same start
-IDLE_SECONDS = 60.0  # between an answer and the next request
+# The longest time in which a client must send the headers. It begins when the connection is opened,
+# and for a later request with its first byte.
+HEADERS_SECONDS = 10.0
+REQUEST_SECONDS = 30.0  # the longest time for headers and body together, from the same beginning
+IDLE_SECONDS = 60.0  # the longest time between an answer and the next request
 LINGER_SECONDS = 3.0
 
 
@@ -155,7 +157,7 @@ class Listener(TcpWSGIServer):
 
     channel_class = Channel
     active_channels: dict[int, Channel]
-    surplus = 0  # closed since the last log line, because there were too many
+    surplus = 0  # how many connections were closed since the last log line, as too many were open
 
     def handle_accept(self) -> None:
         """Accept the waiting connections, then close others if there are too many."""
@@ -200,13 +202,13 @@ def too_large() -> str:
 
 
 def close(channels: list[Channel]) -> None:
-    """Close a connection in the loop's next iteration, so that its descriptor is not reused."""
+    """Close connections in the loop's next iteration, so that no descriptor is reused before."""
     for channel in channels:
         channel.will_close = True
 
 
 def most_connections() -> int:
-    """Return how many connections may be open, limited by the open files of the process."""
+    """Return how many connections may be open, from the limit of open files of the process."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS

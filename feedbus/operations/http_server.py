@@ -26,9 +26,9 @@ BACKLOG = 1024
 THREADS = 16  # most of them wait for the database
 HEADERS_BYTES = 16 * 1024  # the largest headers of a request; a slow client keeps them in memory
 LOOP_SECONDS = 5.0
-OPEN_LOOP_SECONDS = 1.0  # while there are open connections, which can become overdue
+OPEN_LOOP_SECONDS = 1.0  # how often the loop looks for overdue connections, if any are open
 UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
-FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
+FINISH_SECONDS = 4.0  # how long a stop waits for requests; a supervisor kills the process later
 
 
 class CannotListen(FeedbusError):  # noqa: N818 -- an outage is a state
@@ -92,7 +92,7 @@ class Server:
     def stop(self) -> None:
         """Make run() return."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # the server has already seen it, and closed everything
+        with contextlib.suppress(OSError):  # run() has already returned, and closed this socket
             self._waitress.pull_trigger()
 
     def _turn(self, timeout_seconds: float) -> None:
@@ -118,7 +118,7 @@ def bind(address: Address) -> socket.socket:
     """Return a socket that listens on an address; port 0 means any free port.
 
     Raises:
-        CannotListen: nothing can listen there, with the reason and what to do.
+        CannotListen: this process cannot listen on the address. The error says why and what to do.
 
     """
     host, port = address.host, address.port

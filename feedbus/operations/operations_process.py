@@ -36,7 +36,7 @@ MakeApplication = Callable[[Guard], Application]
 
 THREADS = 4
 TRY_AGAIN_SECONDS = 5.0
-PUBLISH_SECONDS = 2.0  # less than the time that this process has to end
+PUBLISH_SECONDS = 2.0  # how long a publish may take: less than this process has to end after a stop
 HOST_OPTION = "host in [operations]"
 PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
 
@@ -114,7 +114,8 @@ class OperationsServer:
         """Answer requests until a signal arrives.
 
         Args:
-            make_application: returns the WSGI application, given the guard of its routes.
+            make_application: returns the WSGI application. Its argument is the guard, which checks
+                the requests.
 
         """
         found = self._wait_for_address()
@@ -188,7 +189,7 @@ class OperationsServer:
     def _bind_to_another(self) -> socket.socket:
         """Listen on the port of the previous process, otherwise on any free port.
 
-        So a restart does not change the address that a scraper or a browser has.
+        So after a restart, a scraper or a browser can still use the same address.
         """
         latest = urlsplit(last_url(self._topology)).port
         with contextlib.suppress(CannotListen):

@@ -23,9 +23,10 @@ def figures(
 
     Args:
         topology: the topology of the consumers, whose metrics are read.
-        depths: the depths by consumer; empty while the broker is unavailable.
-        holding: why consumers hold, by consumer.
-        waiting: how many records wait for earlier records of their keys, in this host's processes.
+        depths: maps each consumer to its queue depths; empty while the broker is unavailable.
+        holding: maps each consumer that holds, so reads no messages, to the reasons.
+        waiting: maps each consumer to the number of records that wait for earlier records of their
+            keys, in the processes of this host.
 
     """
     handled = settled(topology.var / "metrics")

@@ -18,9 +18,10 @@ from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
-DELAYED_FRESH_SECONDS = 10.0  # a read needs a request for each queue of the timer
-FIRED_FRESH_SECONDS = 5.0  # the scheduler waits during a read
-REFUSAL_FRESH_SECONDS = 5.0  # a read needs a new connection
+# How long each result is used before the broker is asked again.
+DELAYED_FRESH_SECONDS = 10.0  # delayed messages: a read needs a request for each queue of the timer
+FIRED_FRESH_SECONDS = 5.0  # the firings of schedules: the scheduler waits during a read
+REFUSAL_FRESH_SECONDS = 5.0  # a refusal of messages: a read needs a new connection
 
 Counts = Mapping[str, Depths]
 Answer = TypeVar("Answer")
@@ -69,7 +70,7 @@ class QueueDepths:
         return Remembered(lambda: self._ask(question), fresh_seconds)
 
     def read(self) -> Counts:
-        """Return the depths for each consumer by name.
+        """Return the queue depths of each consumer, by its name.
 
         Raises:
             Outage: the broker is unavailable.
@@ -131,7 +132,8 @@ class QueueDepths:
 
     def _read_fired(self) -> Mapping[str, datetime]:
         topology = self._topology
-        # A separate connection, with heartbeats: a read takes the schedules' messages for a moment.
+        # A read takes the messages of the schedules out of their queues for a moment. So it uses a
+        # separate connection with heartbeats: if it is lost, the broker returns the messages soon.
         with (
             broker.connect(topology) as connection,
             broker.outage(connection, topology.broker_url),

@@ -36,7 +36,7 @@ def problem_body(status: int, detail: str, errors: Errors | None = None) -> byte
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: the errors of each field; "" stands for the whole body.
+        errors: maps each field to its errors; "" stands for the whole body.
 
     """
     document: dict[str, Any] = {
@@ -80,7 +80,10 @@ def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
 
 
 def wrong_method(routed: str) -> bottle.HTTPResponse:
-    """Return the answer to OPTIONS; for another method, 405 with the methods of the path."""
+    """Return the answer to a method that a path does not have.
+
+    For OPTIONS, it lists the methods of the path. For any other method, it is the error 405.
+    """
     methods = {method for method in routed.split(",") if method}
     if "GET" in methods:
         methods.add("HEAD")

@@ -48,10 +48,10 @@ class Application(bottle.Bottle):
         Args:
             guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: returns whether an error means that something is unavailable; an Outage
-                always means it.
-            measure: called after each request with its method, its route (never the path, which
-                may have any value), the answer's status and the seconds that it took.
+            is_outage: returns whether an error means that the store or the broker is unavailable.
+                It is not called for an Outage, which always means this.
+            measure: called after each request with the method, the route, the answer's status and
+                the duration in seconds. The path is not used, because it may have any value.
 
         """
         super().__init__()

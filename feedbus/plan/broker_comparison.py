@@ -40,9 +40,10 @@ class Comparison:
         delete_nonempty: names of queues that may be deleted with their messages.
         changes: all changes that were found.
         named: the names in delete_nonempty that exist.
-        timer_queues: the arguments of the timer's queues, by name.
-        waiting: by the name of each waiting queue, whether the topology uses it.
-        parked: the names of the parked retry queues.
+        timer_queues: maps the name of each queue for delayed messages to its arguments.
+        waiting: maps the name of each waiting queue to whether the topology uses it. Records wait
+            there for earlier records of their keys.
+        parked: the names of the queues to which an interrupted replacement has moved retries.
 
     """
 
@@ -119,7 +120,7 @@ class Comparison:
         }
 
     def _waiting_queues(self) -> dict[str, bool]:
-        """Return, by the name of each waiting queue, whether its queue has an order."""
+        """Return, for the name of each waiting queue, whether its queue still has order_by."""
         names, consumers = self._names, self.topology.consumers
         found = {
             names.queue(consumer): bool(consumer.queue.order_by)
@@ -133,7 +134,7 @@ class Comparison:
         return {names.waiting(queue): ordered for queue, ordered in found.items()}
 
     def _generations(self) -> Iterator[Generation]:
-        """Yield existing generations, and new ones that a crash may have declared."""
+        """Yield existing generations, and new generations that a crash may have left incomplete."""
         for exchange in self.topology.exchanges.values():
             if not exchange.hashed:
                 continue
@@ -158,7 +159,11 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Return leftover queues: (emptied by consumers, to be deleted, deleted with messages)."""
+        """Return the queues that the topology no longer needs, in three lists.
+
+        Consumers first empty the queues of the first list. The second list has the queues to be
+        deleted. The third list has those of the second list that are deleted with their messages.
+        """
         leaving, deleted, nonempty = [], [], []
         wanted = self._wanted_queues()
         for name, found in self.seen.queues.items():
@@ -209,7 +214,7 @@ class Comparison:
         return None
 
     def _kept_apart(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue that is in no table of the topology must be kept."""
+        """Whether a queue must be kept although no table of the topology declares it."""
         return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:

@@ -17,7 +17,15 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of a plan; a dangerous change is made only if --delete-nonempty names it."""
+    """One change of a plan; a dangerous change is made only if --delete-nonempty names the object.
+
+    Attributes:
+        action: what is done with the object, or "dangerous" for a deletion that loses messages.
+        kind: the kind of the object, such as "queue".
+        name: the name of the object.
+        reason: why the plan changes the object.
+        messages: the number of messages in the queue.
+    """
 
     action: Action
     kind: Kind
@@ -28,7 +36,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """The predicted number of keys of the busiest shard, divided by its share by weight."""
+    """How evenly keys spread over the shards of a ring.
+
+    Attributes:
+        shards: the number of shards.
+        max_over_share: the predicted number of keys of the busiest shard, divided by the number
+            that it should have by its weight.
+    """
 
     shards: int
     max_over_share: float
@@ -40,10 +54,11 @@ class Wait:
 
     Attributes:
         shard: the consumer of the old shard.
-        generation: digest of the shard's generation.
+        generation: the digest of the shard's generation.
         messages: the number of messages in its queue.
         moved_to: the new shards of its keys; the shard that gets the most keys comes first.
-        seconds: how long its messages take at its current rate; None if it handles no messages.
+        seconds: the time until its queue is empty at its current rate; None if it handles no
+            messages now.
 
     """
 
@@ -76,8 +91,8 @@ class RingChange:
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
-        old: digest of the current generation; None if there is none yet.
-        new: digest of the next generation.
+        old: the digest of the current generation; None if there is none yet.
+        new: the digest of the next generation.
         reason: the difference between the generations.
         moved_share: the share of all keys that another shard will handle; None, like `before` and
             `after`, if no prediction was requested.
@@ -113,7 +128,13 @@ class RingChange:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """An old generation whose queues are not empty yet."""
+    """An old generation whose queues are not empty yet.
+
+    Attributes:
+        exchange: the name of the exchange in topology.toml.
+        digest: the digest of the generation.
+        messages: the number of messages in its queues.
+    """
 
     exchange: str
     digest: str
@@ -152,12 +173,12 @@ class ObjectsToChange:
     Attributes:
         exchanges: the exchanges to declare again.
         replaced: consumers whose queue is declared again, without a loss of messages.
-        delays: (queue, its retry queue) to be declared again.
-        unbound: (queue on the broker, exchange on the broker, key) to be removed.
-        foreign: bindings of the timer's exchanges to be removed.
+        delays: (queue, its retry queue) pairs: the retry queues to be declared again.
+        unbound: (queue on the broker, exchange on the broker, key): the bindings to be removed.
+        foreign: bindings of the timer's exchanges to be removed; the timer keeps delayed messages.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: queues to be deleted.
-        nonempty: the queues among them that are deleted with their messages.
+        nonempty: the queues of deleted_queues that are deleted with their messages.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
 
     """

@@ -27,7 +27,7 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
 
 @dataclass(slots=True)
 class DeclaredObjects:
-    """Compares the declared objects with the broker's, and adds each change to a list.
+    """Compares the declared objects with the broker's objects, and adds each change to a list.
 
     Attributes:
         topology: the wanted state.
@@ -101,7 +101,7 @@ class DeclaredObjects:
         )
 
     def parked_delays(self) -> None:
-        """Add the retries that an interrupted replacement has moved away."""
+        """Add the retries to move back that an interrupted replacement of a queue moved away."""
         for _, name in queue_replacement.parked_delays(self.topology, self.seen):
             reason = "an interrupted replacement has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)
@@ -136,7 +136,10 @@ class DeclaredObjects:
                 )
 
     def timer(self) -> Iterator[SeenBinding]:
-        """Add missing objects of the timer; yield the bindings to remove from it."""
+        """Add missing exchanges, queues and bindings for delayed messages (the timer).
+
+        It yields the bindings to remove from the timer's exchanges.
+        """
         names, queues = self._names, timer_layout.queues_of_timer(self._names)
         for name in timer_layout.missing_queues(names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")

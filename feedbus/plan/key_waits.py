@@ -1,4 +1,7 @@
-"""How long keys wait after a switch, because old shards still have messages."""
+"""How long the records of keys wait after a switch to a new ring.
+
+A record in a new shard waits while the old shard of its key still has messages.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages by shard of a generation, without empty shards."""
+    """Return the number of messages in each shard of a generation, without empty shards."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages
@@ -52,7 +55,7 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
 
 
 def shares(old: Generation, new: Generation) -> Shares:
-    """Return the share of all keys that move, by (old shard, new shard).
+    """Return, for each pair (old shard, new shard), the share of all keys that move between them.
 
     A ring without shards has no keys.
     """
@@ -72,11 +75,11 @@ def waits(
     """Return the wait for each old shard with messages, the shard with most messages first.
 
     Args:
-        backlogs: the messages of each generation by shard.
+        backlogs: for each generation, maps its shards to their numbers of messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
         moving: the shares of keys that move from the current to the next generation.
-        rates: the messages per second of each consumer.
+        rates: maps each consumer to the number of messages that it handles per second.
 
     """
 

@@ -33,7 +33,8 @@ def make_plan(
         topology: the wanted state.
         watchers: the differences of the watchers; None if no supervisor runs.
         delete_nonempty: queues that may be deleted with their messages.
-        predict: whether to predict where keys move and how long a backlog takes; it takes seconds.
+        predict: whether to predict where keys move and how long a backlog takes. The prediction
+            takes some seconds.
 
     Raises:
         Outage: the broker is unavailable.

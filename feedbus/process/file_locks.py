@@ -37,7 +37,7 @@ def lock(descriptor: int) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """Release the lock of an open file, even if a forked process or a mapping keeps it open."""
+    """Release the lock of an open file, even if a forked process still has the file open."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -73,7 +73,8 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     It is a record lock, so children of this process do not hold it.
 
     Raises:
-        BlockingIOError: another process holds it; the second argument is its id, as text.
+        BlockingIOError: another process holds the lock; the error's second argument is the id of
+            that process, as text.
 
     """
     deadline = time.monotonic() + patience_seconds
@@ -127,8 +128,8 @@ def last_holder(path: Path) -> int:
 def _holder(handle: int) -> int:
     """Return the id of the process that holds a lock, or 0 if it is not known.
 
-    The kernel knows it. The content of the file may be written by a user who must not cause
-    signals.
+    The kernel gives the id. The content of the file is not used: another user may have written it,
+    and feedbus sends signals to the process with this id.
     """
     if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
         return _written(handle)

@@ -30,9 +30,10 @@ def close_in_forks(holder: HasFileno) -> None:
 
 
 def end_fork() -> NoReturn:
-    """End a forked process that returns from the handler; print the error that it raised.
+    """End a forked process in which the handler has returned; print the error that it raised.
 
-    It runs the same code as its parent process, so it would settle the same messages again.
+    The forked process runs the same code as its parent process. So without this, it would settle
+    the same messages again.
     """
     error = sys.exc_info()[1]
     code = 0

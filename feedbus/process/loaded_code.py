@@ -31,7 +31,7 @@ def imported_files() -> dict[str, int]:
 
 
 def write(files: dict[str, int]) -> str:
-    """Return imported files as one line of text, for a file."""
+    """Return imported files and their times as one line of text, for a status file."""
     return json.dumps(files)
 
 

@@ -23,7 +23,7 @@ def private_folder(path: Path) -> Path:
     """Return a folder to which only this user can write; create it (0700) if it is missing.
 
     Raises:
-        NotPrivate: another user owns it or may write to it.
+        NotPrivate: another user owns the folder or may write to it.
         OSError: the folder cannot be created.
 
     """
@@ -58,11 +58,11 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     Args:
         path: the file, in a private folder; see private_folder().
         flags: the flags of os.open(); O_TRUNC takes effect after the checks.
-        any_owner: accept a file that another user owns; for root, which has given the file to that
-            user.
+        any_owner: whether to accept a file that another user owns. Root uses it for a file that it
+            has given to the user of a process.
 
     Raises:
-        NotPrivate: it is a link, is not a regular file, or belongs to another user.
+        NotPrivate: the file is a link, is not a regular file, or belongs to another user.
         OSError: see os.open().
 
     """
@@ -91,13 +91,14 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
 def make_database_file(path: Path) -> None:
     """Make an empty file (0600) and its folders (0700) for SQLite, unless they exist.
 
-    SQLite itself would make them readable for all users. An existing file is not opened, because
-    its close would release all locks of this process on the file, also locks of other connections.
-    Then the next process that closes the database would delete the log that these connections still
-    use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    SQLite itself would make the file readable for all users. An existing file is not opened here:
+    the close of the file would release all locks of this process on it, also locks of other
+    connections. Then the next process that closes the database would delete the log that these
+    connections still use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
-        NotPrivate: the file, or one that SQLite keeps next to it, is a link or another user's.
+        NotPrivate: the file, or a file that SQLite keeps next to it, is a link or belongs to
+            another user.
         OSError: a folder or the file cannot be created, or the file cannot be written to.
 
     """
@@ -109,7 +110,7 @@ def make_database_file(path: Path) -> None:
         except FileNotFoundError:
             continue
         if stat.S_ISDIR(found.st_mode):
-            continue  # SQLite reports what is wrong with it
+            continue  # SQLite reports the problem of the file
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             _refuse(beside, found)
         _refuse_other_owner(beside, found)
@@ -126,9 +127,9 @@ def make_database_file(path: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Try to write to a folder; return why that has failed, or "".
+    """Try to write to a folder; return why the write has failed, or "" if it has not failed.
 
-    A folder that does not exist yet can be written to.
+    A folder that does not exist yet counts as writable.
     """
     probe = folder / f".probe.{os.getpid()}.{threading.get_ident()}"
     try:

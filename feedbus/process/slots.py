@@ -1,4 +1,7 @@
-"""The slots of consumers and processes: a lock that one process holds at a time."""
+"""The slots of consumers and processes: each slot is a lock that one process holds at a time.
+
+The number of a slot is the number of the process among the processes of its consumer.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def run_folder(topology: HasVar) -> Path:
     """Return the folder of sockets, locks and ready files, created if it is missing.
 
     Raises:
-        NotPrivate: another user owns it, or may write to it.
+        NotPrivate: another user owns the folder, or may write to it.
 
     """
     private_folder(topology.var)
@@ -62,9 +65,10 @@ def hold_slot(
     Args:
         topology: the topology with the folder of state.
         name: the consumer's or process's name.
-        slot: which of its processes this is, from 1.
-        patience_seconds: how long an earlier holder may take to end; by default PATIENCE_SECONDS
-            under a supervisor, whose predecessor may have been killed, and otherwise 1.
+        slot: the number of this process among the processes of the consumer, from 1.
+        patience_seconds: how long an earlier holder may take to end. The default without a
+            supervisor is 1. Under a supervisor it is PATIENCE_SECONDS, because processes of a
+            killed earlier supervisor may still run.
 
     Raises:
         SlotTaken: the other process did not end.

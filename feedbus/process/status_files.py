@@ -30,7 +30,10 @@ def mark_holding(reason: str) -> None:
 
 
 def mark_waiting(records: int) -> None:
-    """Write how many records wait in this process; without a slot, do nothing."""
+    """Write how many records wait for earlier records of their keys in this process.
+
+    Without a slot, do nothing.
+    """
     _mark(".waiting", str(records) if records else "")
 
 
@@ -65,7 +68,8 @@ def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob(f"*{suffix}")):
         noted, reason = _content(path)
-        # Reading the lock file of this process itself would release its lock.
+        # If this process reads its own lock file, the close of the file releases its lock. So it
+        # compares its own process id instead.
         if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
             name, _, _ = path.name.rsplit(".", 2)
             found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())
@@ -86,7 +90,7 @@ def _lock_holder_beside(path: Path) -> str:
 
 
 def ready_since(path: Path, pid: int) -> float | None:
-    """Return when the process became ready, in seconds since the epoch, or None."""
+    """Return when the process became ready, in seconds since 1970; None if it is not ready."""
     try:
         with path.open() as file:
             if file.readline().strip() == str(pid):
@@ -104,6 +108,6 @@ def runs_ready(folder: Path, name: str, slot: int) -> bool:
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:
-    """Return the files that have changed since a process has imported them."""
+    """Return the Python files that have changed since the process with this id imported them."""
     noted, rest = _content(path)
     return loaded_code.changed(rest.partition("\n")[0]) if noted == str(pid) else []

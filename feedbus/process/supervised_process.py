@@ -18,8 +18,8 @@ PR_SET_PDEATHSIG = 1
 def default_signals() -> None:
     """Restore the default action of every signal that the supervisor ignores or blocks.
 
-    A supervisor under nohup ignores SIGHUP, and Python always ignores SIGPIPE. A program that it
-    starts would inherit this.
+    A supervisor under nohup ignores SIGHUP, and Python always ignores SIGPIPE. Without this
+    function, a program that the supervisor starts would ignore them, too.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -28,7 +28,10 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Request SIGTERM for when the supervisor ends; return whether there is a supervisor.
+    """Let the kernel send SIGTERM to this process when the supervisor ends.
+
+    Returns:
+        Whether there is a supervisor.
 
     Raises:
         SystemExit: the supervisor has already ended.
@@ -40,7 +43,7 @@ def follow_parent() -> bool:
     os.environ[SUPERVISED] = ""  # child processes of this process follow it, not the supervisor
     default_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in Python: a closed socket raises an error
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # and so does a file that grows too large
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grows too large raises an error
     parent = int(parent_id)
     if sys.platform == "linux":
         import ctypes

@@ -1,4 +1,7 @@
-"""An interface for threads, and the threads of the machine."""
+"""An interface for threads, and the threads of the machine.
+
+A simulation implements the interface with threads that run one at a time.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class Threads(Protocol):
         """Wait for a future of another thread, and return its result.
 
         Raises:
-            TimeoutError: there is none after these seconds.
+            TimeoutError: there is no result after these seconds.
 
         """
 

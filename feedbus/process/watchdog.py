@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # characters that JSON does not escape
-UNTIL_AT = 1  # the position of the deadline in the line
+UNTIL_AT = 1  # the position of the deadline in the file, in bytes
 ENDED = 0.0  # in place of the deadline, if a watchdog has ended the process
 CHECK_SECONDS = 1.0
 SURE_CHECKS = 2
@@ -85,7 +85,7 @@ def note_line(
 ) -> bytes:
     """Return the line of the file for a Note; it is written before each call of a handler."""
     if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
-        # For most message ids; the module json would take ten times as long.
+        # This is enough for most message ids. The module json would take ten times as long.
         return b'[%s, %d, {}, ["%s"]]\n' % (until_text(until), pid, message_ids[0].encode())
     rest = json.dumps([pid, deaths, message_ids])[1:]
     return b"[%s, %s\n" % (until_text(until), rest.encode())
@@ -119,9 +119,9 @@ class Watchdog:
         lock. If the process still runs, the next check sends SIGKILL. One check is not enough,
         because it may have read an incomplete line.
 
-        Before this function ends the process, it writes ENDED into the file. The next process
-        cannot conclude it from the deadline: if a process ended by itself, the next one can start
-        after the deadline, too.
+        Before this function ends the process, it writes ENDED into the file. So the next process of
+        the consumer knows that the watchdog has ended its predecessor. The deadline does not show
+        this: if a process ended by itself, the next process can start after the deadline, too.
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):
@@ -140,7 +140,7 @@ class Watchdog:
         return note
 
     def _write_ended(self) -> None:
-        # Without this, only the cause in the dead letter is less exact.
+        # If this write fails, only the cause in the dead letter is less exact.
         with contextlib.suppress(OSError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -178,12 +178,12 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
 
     Args:
         name: the name of the consumer.
-        path: the file with the messages in its handler.
-        log_format: the form of the line that the child logs.
+        path: the file into which this process writes the messages in its handler.
+        log_format: the form of the line that the child process logs.
         supervised: whether there is a supervisor.
 
     """
-    # At SIGABRT, it writes the stacks of its threads, and ends.
+    # With faulthandler, this process writes the stacks of its threads at SIGABRT, and ends.
     faulthandler.enable()
     if supervised:
         yield
@@ -201,12 +201,12 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Watch the process that has started this one, until that process ends."""
+    """Watch the process that has started this process, until that process ends."""
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # this process ends when its parent ends
     watchdog = Watchdog(path, pid)
-    # The parent holds the other end of stdin, which ends with it.
+    # The parent holds the other end of stdin. So stdin is readable when the parent has ended.
     while os.getppid() == pid and not select.select([sys.stdin], [], [], CHECK_SECONDS)[0]:
         note = watchdog.check()
         if note is not None:
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _line(name: str, log_format: str, note: Note) -> str:
     """Return the log line for a process that hangs."""
-    # This process was started without the path of the package.
+    # Python was started with -I, so the path of the package is missing.
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from feedbus.logs import Event, log_line
 

@@ -21,7 +21,8 @@ READ_PAUSE_SECONDS = 0.03
 class FiredMoment:
     """The last fired moment of a schedule; hold the topology's lock to change it.
 
-    A later moment replaces an earlier moment. So an older message that a crash left has no effect.
+    Of several messages in the queue, the latest moment counts. So an older message that a crash has
+    left there has no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
@@ -32,7 +33,10 @@ class FiredMoment:
         declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Return the time, or None; the message stays taken until write() or give_back()."""
+        """Take the message, and return its time; None if there is no valid time.
+
+        No other process can take the message until write() or give_back().
+        """
         for _ in range(READ_ATTEMPTS):
             moments = []
             while (message := self._channel.basic_get(self._queue)) is not None:
@@ -41,7 +45,7 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            # Another reader may have received the message for a short time.
+            # The queue can be empty for a short time, while another reader has the message.
             self._channel.connection.clock.sleep(READ_PAUSE_SECONDS)
         return None
 

@@ -12,8 +12,8 @@ from feedbus.topology import Schedule, Topology
 def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
     """Return the message id for one moment of a schedule, the same on every host.
 
-    After a crash, a host may publish the message of a moment again. It has the same id, so a queue
-    with once = true handles it once.
+    After a crash, a host may publish the message of a moment again. Both messages have the same id,
+    so a queue with once = true handles only one of them.
     """
     return f"{topology.name}.{schedule.name}@{write_moment(moment)}"
 
@@ -22,7 +22,7 @@ def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime)
     """Publish a schedule's message; return when the broker has confirmed it.
 
     Raises:
-        PublishError: no queue gets it, or the broker refused it.
+        PublishError: no queue gets the message, or the broker refused it.
         BrokerOutage: the broker is unavailable; the message may have arrived anyway.
 
     """

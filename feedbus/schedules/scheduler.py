@@ -23,19 +23,19 @@ from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
-CHECK_SECONDS = 5.0  # the longest time between two reads of the clock, which may have been set
+CHECK_SECONDS = 5.0  # the clock is read at least this often, because somebody may have set it
 AWAY_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
-JOIN_SECONDS = 3.0  # less than the time in which this process must end
-AHEAD = timedelta(minutes=1)  # the clocks of hosts differ by less
+JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
+AHEAD = timedelta(minutes=1)  # a last firing may be in the future by less than this: clocks differ
 
 
 class Scheduler:
     """Fires due schedules under the topology's lock, and records each firing on the broker.
 
-    If moments were missed, the latest one is fired, unless it is older than the limit `catch_up`.
-    Only moments after the last fired one are fired. So nothing is fired again if a clock is set
-    back, and each schedule is fired once if it is set forward.
+    If moments were missed, the latest of them is fired, unless it is older than the limit
+    `catch_up`. Only moments after the last fired moment are fired. So if a clock is set back,
+    nothing is fired again. If a clock is set forward, each schedule is fired once.
 
     Example:
         with Scheduler(topology, bus, metrics):
@@ -81,7 +81,7 @@ class Scheduler:
         """
         now = self._now()
         if now < self._checked_at:
-            self._next.clear()  # the clock was set back: the computed time may be far away
+            self._next.clear()  # the clock was set back, so the times of the next checks are wrong
         self._checked_at = now
         schedules = self._topology.schedules.values()
         due = [one for one in schedules if self._next.get(one.name, now) <= now]
@@ -123,7 +123,7 @@ class Scheduler:
     def _check(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
         """Fire a schedule if it is due, and set when to check it again."""
         cron, last = self._crons[schedule.name], fired.take()
-        if last is None:  # the schedule is new: its moments begin now
+        if last is None:  # the schedule is new, so only moments from now on are fired
             last = now.replace(microsecond=0)
             fired.write(last)
         if last > now + AHEAD:

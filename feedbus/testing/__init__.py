@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadLetter", "Handled", "Published", "RecordingBus", "Records", "TestSystem"]
 
-# Imported at the first use, because pytest loads the plugin wherever feedbus is installed.
+# The module of each public name. It is imported at the first use of the name: pytest loads the
+# plugin wherever feedbus is installed, also for tests that do not use it.
 HOMES = {
     "DeadLetter": "feedbus.dead_letters.letters",
     "Handled": "feedbus.testing.observations",
@@ -24,7 +25,7 @@ HOMES = {
     "TestSystem": "feedbus.testing.system",
 }
 
-if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts every name
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         """Import a public name from the module that defines it."""

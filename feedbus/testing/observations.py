@@ -49,9 +49,9 @@ class Handled:
 
     Attributes:
         queue: the name of the queue in topology.toml.
-        consumer: the queue's name, or the shard's.
+        consumer: the name of the consumer: of the queue, or of its shard.
         payload: the argument of the handler.
-        error: the exception or verdict of the handler for it; None for success.
+        error: the exception or verdict of the handler for this record; None for success.
 
     """
 
@@ -86,7 +86,7 @@ class RecordingSender(Sender):
         reads = reads_of(message.content_type or "")
         try:
             pack = self._codecs.read(*content, headers=message.headers, reads=reads)
-        except InvalidBody:  # a body that was published unchanged
+        except InvalidBody:  # the body was published unchanged, so it need not be valid
             pack = single(message.message_id, message.routing_key, {RAW: message.body})
         options = _options(message)
         for index in range(len(pack)):

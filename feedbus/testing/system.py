@@ -42,7 +42,7 @@ class TestSystem:
 
     """
 
-    __test__ = False  # no class of tests, for pytest
+    __test__ = False  # pytest must not collect this class as a class of tests
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class TestSystem:
         Args:
             topology: the file, relative to the working directory, or the parsed topology.
             now: the start of the virtual clock; the real time by default.
-            store: an open store, which stays open; by default the topology's.
+            store: an open store, which stays open; by default, the store of the topology.
 
         Raises:
             TopologyError: the file has problems; the error lists all of them.

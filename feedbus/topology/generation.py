@@ -12,9 +12,10 @@ from typing import Any
 from feedbus.topology.queues import Exchange, Queue
 
 MOST_BUCKETS = 10_000  # the largest number of buckets of a ring
-# A quorum queue counts a delivery whenever a channel ends, even for a message that was only
-# prefetched. RabbitMQ 4 drops such a message after 20 deliveries by default. With a limit of -1,
-# RabbitMQ 3.10 drops it immediately.
+# The delivery limit of quorum queues, so large that it is never reached. When a channel ends, a
+# quorum queue also counts a delivery of each message that was only prefetched. By default,
+# RabbitMQ 4 drops a message after 20 deliveries. A limit of -1 means no limit there, but with it,
+# RabbitMQ 3.10 drops the message immediately.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
 # The properties with which a queue is declared. They cannot be changed on an existing queue.
@@ -34,10 +35,9 @@ class Generation:
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
-        members: the names of the consumers (the shards) and their weights, in the order in which
-            they are bound.
-        turn: the number of the generation; an earlier ring with the same members has another
-            number.
+        members: (name of the consumer, weight) of each shard, in the order in which the shards'
+            queues are bound.
+        turn: a number that distinguishes rings of one exchange with the same members.
         shape: a digest of the arguments of its queues; "" for the default arguments.
 
     """

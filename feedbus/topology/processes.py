@@ -16,7 +16,10 @@ OPERATIONS_PORT = 8672
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A supervised process that is not a consumer, such as a web server."""
+    """A supervised process that is not a consumer, such as a web server.
+
+    The reference of topology.toml describes each option under [processes.NAME].
+    """
 
     name: str
     command: tuple[str, ...]
@@ -25,7 +28,7 @@ class Process:
     start_retries: int = 10
     stop_timeout_seconds: float | None = None
     memory_limit_bytes: int | None = None
-    # It may have secrets.
+    # The environment may contain secrets, so repr() leaves it out.
     environment: Mapping[str, str] = field(default_factory=empty_mapping, repr=False)
 
 
@@ -68,7 +71,7 @@ class Schedule:
         payload: the payload of the message.
         headers: the headers of the message.
         timezone: the IANA name of the expression's time zone.
-        catch_up_seconds: how late a missed schedule may be fired.
+        catch_up_seconds: how late the message of a missed moment may still be published.
 
     """
 

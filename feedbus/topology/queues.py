@@ -51,7 +51,7 @@ class RetryPolicy:
     """The delays between the attempts to handle a record, and what happens after the last one.
 
     Attributes:
-        delays_seconds: the delays.
+        delays_seconds: the delay before the second attempt, before the third attempt, and so on.
         then: what happens after the last attempt; "repeat" tries again after the last delay.
         retry_on: dotted names of the exceptions after which a record is retried; () for all.
         reject_on: dotted names of the exceptions after which a record is a dead letter.
@@ -77,7 +77,7 @@ class Batch:
         size: a batch is full with this number of records.
         wait_seconds: the shortest time between the starts of two batches, unless the second batch
             is full. A record waits at most this long for other records. It does not wait if the
-            start of the last batch is longer ago.
+            last batch started longer ago.
 
     """
 
@@ -87,7 +87,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """The limits of a queue's dead letters by age and number; None means no limit."""
+    """The limits of a queue's dead letters; None means no limit.
+
+    Attributes:
+        max_age_seconds: the age above which a dead letter is dropped.
+        max_length: the largest number of dead letters; the oldest are dropped.
+    """
 
     max_age_seconds: float | None = None
     max_length: int | None = None
@@ -101,8 +106,8 @@ class Queue:
     topology.toml describes every option. Options whose names need an explanation are:
 
     Attributes:
-        handlers: handlers by the pattern of the routing key.
-        handlers_by_type: handlers by the property `type` of the message.
+        handlers: maps patterns of routing keys to handlers.
+        handlers_by_type: maps values of the message property `type` to handlers.
         order_by: records with the same value of this field stay in order; True stands for the
             routing key, False for no order.
         waiting_limit: how many records of one consumer may wait for earlier records of their keys.
@@ -154,7 +159,14 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """The consumer of one queue on the broker: of a shard, or of a queue without shards."""
+    """The consumer of one queue on the broker: of a shard, or of a queue without shards.
+
+    Attributes:
+        name: the name of the queue in topology.toml; for a shard, with the number, as in `feed_3`.
+        queue: the table [queues.NAME].
+        shard: the number of the shard, from 0; None without shards.
+        weight: the number of the queue's buckets in the ring.
+    """
 
     name: str
     queue: Queue

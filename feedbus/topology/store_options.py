@@ -8,7 +8,8 @@ from feedbus.urls import StoreUrl
 
 PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # feedbus's own adapters
 SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
-# This is longer than retries usually take, and than a dead letter usually waits.
+# This default is longer than all retries of a message usually take. It is also longer than a dead
+# letter usually waits until it is requeued.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 
 

@@ -85,7 +85,10 @@ class Topology:
         return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
     def selects_shards(self, exchange: str) -> bool:
-        """Whether an exchange selects shards by routing keys; True for an unknown exchange."""
+        """Whether an exchange selects shards by routing keys.
+
+        The result is True for an unknown exchange.
+        """
         return exchange not in self.exchanges or self.exchanges[exchange].hashed
 
     def schedule(self, name: str) -> Schedule:

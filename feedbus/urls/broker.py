@@ -31,7 +31,18 @@ NEXT_NODE = re.compile(r";(?=[a-z0-9+.-]*://)")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One RabbitMQ node; heartbeat_seconds is None if the URL does not set it."""
+    """One RabbitMQ node, from its URL.
+
+    Attributes:
+        public: the URL without its password and options.
+        host: the name or the address of the host.
+        port: the port.
+        user: the user.
+        password: the password.
+        virtual_host: the name of the virtual host.
+        heartbeat_seconds: the interval of heartbeats; None if the URL does not set it.
+        tls: the options of TLS; None for a connection without TLS.
+    """
 
     public: str
     host: str
@@ -95,7 +106,7 @@ def parse_broker_url(text: str) -> BrokerUrl:
     """Return the broker of a URL, or of several URLs separated by semicolons.
 
     Raises:
-        UrlError: it is not a broker's URL; the error contains no part of it except the scheme.
+        UrlError: the text is not a broker's URL; the error has no part of it except the scheme.
 
     """
     written = NEXT_NODE.split(text)

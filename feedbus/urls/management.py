@@ -20,7 +20,7 @@ MANAGEMENT_TLS_PORT = 15671
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrl:
-    """The address and the user of the API; user is "" if the broker's user is used."""
+    """The address of the management API, and its user; with user "", the broker's user is used."""
 
     scheme: str
     host: str
@@ -39,7 +39,7 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL; a missing login or certificate is taken from a node."""
+        """Return this URL with the login and the certificate of a node where it has none."""
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:
             return filled
@@ -64,7 +64,7 @@ def parse_management_url(text: str) -> ManagementUrl:
     """Return the management API of a URL.
 
     Raises:
-        UrlError: it is not such a URL; the error contains no part of it except the scheme.
+        UrlError: the text is not such a URL; the error has no part of it except the scheme.
 
     """
     parts = split(text, MANAGEMENT_SCHEMES)
@@ -84,7 +84,7 @@ def parse_management_url(text: str) -> ManagementUrl:
 def management_of(
     broker: BrokerUrl, given: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
-    """Return the API's URL for each node: the configured one, or one on the node's host.
+    """Return the API's URL for each node: the configured URL, or a URL on the node's host.
 
     If a node is used with TLS, its API is used with TLS, too, and is verified in the same way.
     """

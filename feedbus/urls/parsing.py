@@ -64,7 +64,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
     """Return the scheme of a URL.
 
     Raises:
-        UrlError: it is not one of the schemes, or the text contains blanks or control characters.
+        UrlError: the scheme is not one of these, or the text has blanks or control characters.
 
     """
     scheme, separator, rest = text.partition("://")
@@ -83,7 +83,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return a text without secrets for an error about a URL that could not be parsed."""
+    """Return the text that an error shows instead of a URL, which may contain a password."""
     return f"'{scheme}://…'"
 
 
@@ -91,8 +91,8 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
     """Return the parts of a URL of one of the schemes.
 
     Raises:
-        UrlError: it is not well-formed. Within a part, a character that separates parts must be
-            written as %XX: a '/' in a password would end the host.
+        UrlError: the text is not a well-formed URL. Within a part, a character that separates parts
+            must be written as %XX. For example, a '/' in a password would end the host.
 
     """
     scheme = scheme_of(text, schemes)
@@ -182,7 +182,7 @@ def file_of(text: str) -> Path:
     """Return the file of an sqlite URL, relative for three slashes, absolute for four.
 
     Raises:
-        UrlError: it names no file.
+        UrlError: the URL names no file.
 
     """
     rest = text.removeprefix(f"{SQLITE}://")

@@ -25,7 +25,8 @@ from feedbus.urls.parsing import (
 
 STORE_SCHEMES = (SQLITE, "postgresql", "postgres")
 POSTGRES_HOST = re.compile(r"[\w.~:%/-]*")
-# The options of libpq 15 to 17, only to suggest a name for a misspelt one; libpq itself decides.
+# The options of libpq 15 to 17. They are used only to suggest a name for a misspelt option; libpq
+# itself decides which options are valid.
 LIBPQ_NAMES = (
     *("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth"),
     *("channel_binding", "connect_timeout", "client_encoding", "options", "application_name"),
@@ -73,7 +74,7 @@ def parse_store_url(text: str) -> StoreUrl:
     """Return the store of a URL.
 
     Raises:
-        UrlError: it is not a store's URL; the error contains no part of it except the scheme.
+        UrlError: the text is not a store's URL; the error has no part of it except the scheme.
 
     """
     scheme = scheme_of(text, STORE_SCHEMES)
@@ -117,8 +118,8 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
 def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
     """Raise UrlError for invalid hosts and ports.
 
-    libpq would print them in its error, and they can contain a part of a password that is not
-    escaped.
+    libpq would print them in its error. They can contain a part of a password, if the password has
+    an '@' or '/' that is not escaped.
     """
     if not POSTGRES_HOST.fullmatch(parameters.get("host", "").replace(",", "")):
         refuse("the names or addresses of hosts, or a socket's folder", shown(scheme))

@@ -25,9 +25,9 @@ class Tls:
     Attributes:
         ca_certs: a PEM file of the trusted authorities; None for the authorities of the system.
         certfile: a PEM file of the client certificate; None if there is none.
-        keyfile: a PEM file of its key; None if certfile contains both.
-        server_name: the name that the server's certificate must have, "" for the host of the URL.
-        verified: whether certificate and name are verified at all.
+        keyfile: a PEM file of the client certificate's key; None if certfile also has the key.
+        server_name: the name that the server's certificate must have; "" for the host of the URL.
+        verified: whether the server's certificate and its name are verified at all.
 
     """
 
@@ -42,7 +42,7 @@ class Tls:
         """Return the TLS options in the options of a URL.
 
         Raises:
-            UrlError: they contradict each other, or a value is unknown.
+            UrlError: the options contradict each other, or a value is unknown.
 
         """
         for name in TLS_OPTIONS:

@@ -20,7 +20,8 @@ INT_MOST = 2**31 - 1
 
 Kind = Literal["text", "table", "octet", "long"]
 
-# In the order of their encoding; the first one has the highest bit of the flags.
+# The properties in the order of their encoding. The first property has the highest bit of the
+# flags.
 PROPERTIES: tuple[tuple[str, Kind], ...] = (
     ("content_type", "text"),
     ("content_encoding", "text"),
@@ -53,11 +54,11 @@ class Timestamp(int):
 
 
 class ByteArray(bytes):
-    """A value of AMQP's type byte array; plain bytes are text that is not UTF-8."""
+    """A value of AMQP's type byte array, unlike plain `bytes`, which are text that is not UTF-8."""
 
 
 class Unread(bytes):
-    """A table or array that is nested too deeply, as its type and its bytes."""
+    """A table or array that is nested too deeply: the letter of its type and its encoded bytes."""
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
@@ -90,7 +91,7 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_text(buffer: bytes, at: int, name: str, undecodable: list[str]) -> tuple[str, int]:
-    """Read a text of at most 255 bytes; return it and the position after it."""
+    """Read a text of at most 255 bytes; return the text and the position after it."""
     end = at + 1 + buffer[at]
     return _text(buffer[at + 1 : end], name, undecodable), end
 

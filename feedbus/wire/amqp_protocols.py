@@ -184,13 +184,13 @@ class Connection(Protocol):
 
 
 class RawConnection(Connection, Protocol):
-    """A connection that is not opened again when it is lost, unlike Kombu's.
+    """A connection that is not opened again when it is lost, unlike Kombu's connection.
 
     Attributes:
-        clock: all code that uses the broker takes the time from it, and waits by it.
-        on_blocked: called with the reason when the broker accepts nothing from publishers.
-        on_unblocked: called when it accepts messages again.
-        is_blocked: whether it accepts nothing from publishers now.
+        clock: gives the time, and waits, for all code that uses the broker.
+        on_blocked: called with the reason when the broker blocks publishers.
+        on_unblocked: called when the broker accepts messages again.
+        is_blocked: whether the broker blocks publishers now.
 
     """
 

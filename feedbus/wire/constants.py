@@ -15,7 +15,7 @@ GENERATION = "feedbus-generation"
 PUBLISHED_AT = "feedbus-published-at"  # when the message was first published
 RECORD_COUNT = "feedbus-records"
 
-# Its headers on a failed message; they are removed when the message is requeued.
+# Headers of the framework on a failed message; they are removed when the message is requeued.
 ATTEMPT = "feedbus-attempt"
 CONSUMER = "feedbus-consumer"
 DEATHS_BEFORE = "feedbus-deaths"
@@ -27,19 +27,21 @@ KEY = "feedbus-key"
 PRIORITY = "feedbus-priority"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
-SENT_AT = "feedbus-sent-at"  # when it was sent as a retry or dead letter, or requeued
+SENT_AT = "feedbus-sent-at"  # when the message was sent as a retry or dead letter, or requeued
 TRACEBACK = "feedbus-traceback"
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
-# Headers of a record that waits so that its key stays in order: its key, if that is not the routing
-# key; its position in the order of the key; the time when it may run, in microseconds since 1970.
+# Headers of a record in a waiting queue, where it waits for earlier records of its key. ORDER_KEY
+# is its key, if that is not the routing key. PLACE is its position in the order of the key.
+# NOT_BEFORE is the time when it may run, in microseconds since 1970.
 BLOCKED = "feedbus-blocked"  # on a message that represents a dead letter, which blocks the key
 NOT_BEFORE = "feedbus-not-before"
 ORDER_KEY = "feedbus-order-key"
 PLACE = "feedbus-place"
 RELEASE = "feedbus-release"  # the id of the dead letter whose records are released; "" for all
 REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
-# The time that a message waits in the timer, one digit for each position, and its target.
+# Headers of a delayed message: the digits of its delay, one header for each position, and its
+# target. See feedbus.broker.timer.
 TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
 TIMER_TARGET = "feedbus-timer-target"
 OF_FAILURES = frozenset(
@@ -70,7 +72,7 @@ OF_FAILURES = frozenset(
     }
 )
 
-# Headers of a broker about the earlier queues of a message.
+# Headers that the broker adds when it dead-letters a message; they name its earlier queues.
 DEATHS = "x-death"
 OF_DELIVERIES = frozenset({"x-delivery-count", "x-acquired-count"})
 OF_DEATHS = ("x-first-death-", "x-last-death-")  # the prefix of other such headers

@@ -11,7 +11,7 @@ def bare_type(content_type: object) -> str:
 
 
 def is_known(content_type: str) -> bool:
-    """Whether feedbus can write this content type without a codec."""
+    """Whether feedbus can encode a payload with this content type without a codec."""
     bare = bare_type(content_type)
     return bare.startswith("text/") or bare in {BYTES, "application/json"} or bare.endswith("+json")
 

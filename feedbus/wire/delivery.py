@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
 MOST_PRIORITY = 255
-# A time outside of these years is not the time of a clock: it has another unit, or is wrong.
+# A time in a header is ignored if it is outside of these years: it has another unit, or is wrong.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
-AHEAD_SECONDS = 60.0  # the clocks of two hosts may differ by this
+AHEAD_SECONDS = 60.0  # a time in the future is valid up to this limit: clocks of hosts differ
 LONGEST_LAG_SECONDS = 2.0 * LONGEST_WAIT_SECONDS
-# Properties that a failed message has as headers instead: a dead letter must not expire, and
+# The properties that become headers when a message fails. A dead letter must not expire, and
 # RabbitMQ accepts only the user id of the connection.
 AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 
@@ -46,16 +46,16 @@ class Delivery:
     """A message that was delivered and is not settled yet.
 
     Attributes:
-        tag: the delivery tag, by which it is settled.
+        tag: the delivery tag, by which the delivery is settled.
         body: the bytes, as they were published.
         content_type: the content type of the body, if the publisher has set it.
-        message_id: the id that the publisher gave. If it is missing or invalid: an id derived from
-            the message, which is the same at each redelivery.
+        message_id: the id that the publisher gave. If that id is missing or invalid, it is derived
+            from the content of the message, and is the same at each redelivery.
         exchange: the name of the exchange on the broker.
         routing_key: the routing key of this delivery; text that is not UTF-8 has its bytes as
             lone surrogates.
         headers: the headers of the publisher and of feedbus.
-        redelivered: whether it was delivered before.
+        redelivered: whether the broker delivered the message before.
         consumer_tag: the tag of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
         undecodable: the parts that cannot be decoded; no handler receives a message with such
@@ -203,8 +203,10 @@ def _failed(
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
     """Restore the published properties, headers and body of a message that failed or was delayed.
 
-    The headers also contain the headers that feedbus added when the message failed. The last item
-    describes the parts of a sealed message that cannot be decoded.
+    Returns:
+        The properties; the headers, including the headers that feedbus added when the message
+        failed; the body; the parts of a sealed message that cannot be decoded.
+
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:

@@ -1,7 +1,7 @@
 """The id of a message that has no message id: it is derived from the content of the message.
 
-It is the same at each redelivery and in each process. Two messages without ids that are equal in
-body, routing key, headers and identifying properties cannot be distinguished.
+The id is the same at each redelivery and in each process. If two messages without ids have equal
+bodies, routing keys, headers and identifying properties, they get the same id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from feedbus.wire.constants import (
 )
 
 DIGITS = 32
-# These properties are part of the id. A broker, or a change of a queue, may remove the others.
+# The id is computed from these properties. A broker, or a change of a queue, may remove the other
+# properties of a message.
 IDENTIFYING = (
     "content_type",
     "content_encoding",
@@ -66,7 +67,7 @@ def derived_id(
 
 
 def changes_in_transit(name: str) -> bool:
-    """Whether a header was added after publishing, and not by the publisher."""
+    """Whether a header was added by the broker or by feedbus after the message was published."""
     return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
 
 

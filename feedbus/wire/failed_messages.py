@@ -30,8 +30,7 @@ from feedbus.wire.derived_ids import is_of_deaths
 from feedbus.wire.message_in_message import opened
 from feedbus.wire.outgoing_message import Outgoing
 
-# Properties that are fields of Outgoing, and properties that must not be sent again: a dead letter
-# must not expire, and RabbitMQ accepts only the user id of the connection.
+# The properties that are fields of Outgoing, so they are not in its other properties.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
 CUT = "...\n"  # replaces the beginning of a long traceback
@@ -42,8 +41,8 @@ KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the properties and headers that a failed message keeps.
 
-    The broker's header about earlier dead-lettering of the message is kept in a header of the
-    framework, because RabbitMQ 4 overwrites it when a retry has waited.
+    The broker's header about earlier dead-lettering of the message (x-death) is kept in a header of
+    the framework, because RabbitMQ 4 overwrites x-death after a retry has waited.
     """
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {
@@ -125,7 +124,10 @@ def sent_back(
 
 
 def of_record(message: Outgoing) -> Outgoing:
-    """Return a copy of a pack's message for one of its records, without the pack's headers."""
+    """Return a copy of a message without the headers that only packs have.
+
+    It becomes the message of one record of the pack.
+    """
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
     return replace(message, headers=headers, properties=properties, records=1)
@@ -162,7 +164,7 @@ def _cut(text: str, limit_bytes: int) -> str:
 
 
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
-    """Return the errors of each field as the text of a header, as many as fit."""
+    """Return the errors of each field as the text of a header; leave out fields that do not fit."""
     kept: dict[str, list[str]] = {}
     size = 2
     for field, texts in errors.items():
@@ -179,8 +181,8 @@ def bare(message: Outgoing, why: str) -> Outgoing:
     """Return a failed message that keeps only its body and the headers of feedbus.
 
     Args:
-        message: the message, which the broker always refuses.
-        why: the broker's answer.
+        message: the failed message; the broker refuses it with all its properties and headers.
+        why: the broker's reason for the refusal.
 
     """
     headers = {name: value for name, value in message.headers.items() if name in KEPT_ALWAYS}

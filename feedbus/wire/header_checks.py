@@ -19,7 +19,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
     """Return a copy of a publisher's headers.
 
     Raises:
-        TypeError: they are not a mapping of texts, or a value has a wrong type.
+        TypeError: the headers are not a mapping with texts as names, or a value has a wrong type.
         ValueError: a name or a value is not within its limits, or a name is reserved.
 
     """

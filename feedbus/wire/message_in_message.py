@@ -18,9 +18,9 @@ from feedbus.wire.amqp_encoding import read_properties, write_properties
 from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED, TRACEBACK
 from feedbus.wire.outgoing_message import Outgoing
 
-FRAME_OVERHEAD = 8 + 12  # bytes of a frame, and of a content header before its properties
+FRAME_OVERHEAD = 8 + 12  # the bytes of a frame, and of a content header before the properties
 SHORT_REASON = 200
-FEW_HEADERS = 3  # a number of feedbus's headers that fit into any frame
+FEW_HEADERS = 3  # so many headers of feedbus fit into any frame
 
 _LENGTH = struct.Struct(">I")
 
@@ -47,7 +47,14 @@ def sealed(message: Outgoing) -> Outgoing:
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
-    """Return the original properties and body of a sealed message, and the unreadable parts."""
+    """Return the properties and the body of the message in a sealed message.
+
+    The third value lists the parts that cannot be decoded.
+
+    Args:
+        body: the body of the sealed message.
+
+    """
     try:
         (length,) = _LENGTH.unpack_from(body)
         properties, undecodable = read_properties(body[4 : 4 + length], 0)
@@ -64,7 +71,7 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
         frame_bytes: the limit that was negotiated with the broker, or None if there is none.
 
     Raises:
-        UsageError: they do not fit, and the message is neither a retry nor a dead letter.
+        UsageError: the properties do not fit, and the message is neither a retry nor a dead letter.
 
     """
     if frame_bytes is None or (len(message.headers) <= FEW_HEADERS and not message.properties):

@@ -25,12 +25,13 @@ class Outgoing:
         message_id: a text of at most 255 bytes; "" for none.
         headers: the headers of feedbus and, on a retry or a dead letter, the headers of the
             publisher.
-        counted_as: the label in the metrics: the exchange's name in the topology, or the purpose.
+        counted_as: the value of a label in the metrics: the name of the exchange in topology.toml,
+            or the purpose of the message, such as "retry".
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
         content_encoding: the encoding of the body; None if there is none.
-        stamp: the name of the header that gets the time of sending, if it is not set yet; None for
-            no such header.
+        stamp: the name of the header that gets the time of sending, unless the message has this
+            header already; None for no such header.
         records: the number of its records, for the metrics.
 
     """
@@ -88,7 +89,7 @@ class Moved(Outgoing):
 
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
-        """Return a delivered message as one that can be published to this exchange."""
+        """Return a message that publishes a taken message unchanged to this exchange and key."""
         taken.properties.pop("user_id", None)  # the broker accepts only the current user
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""
