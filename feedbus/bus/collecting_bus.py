@@ -58,7 +58,7 @@ class CollectingBus(Bus):
         self._records = records
         self._shards = shards
         self._collect = collect
-        self._calls = 0
+        self._calls = 0  # the number of publish calls
 
     def _has_shards(self, exchange: str) -> bool:
         return self._shards(exchange) > 0
@@ -129,9 +129,9 @@ class BatchBus(Bus):
         self._collect = collect
         self._shards = shards
         self._at_once = at_once
-        self._parents: Ids | None = None
-        self._waiting: dict[str, list[Part]] = {}
-        self._counts: Counter[str] = Counter()
+        self._parents: Ids | None = None  # the ids of the records, when they are needed
+        self._waiting: dict[str, list[Part]] = {}  # for each exchange: parts that are not packed
+        self._counts: Counter[str] = Counter()  # for each exchange: the messages of these parts
         # For each exchange: how many messages each record has caused there.
         self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
         records.bind(self)

@@ -47,7 +47,7 @@ class CommittedMessages:
         self._requests = requests
         self._leftovers = Leftovers(store, topology.name, clock)
         self._locks = KeyLocks()
-        self._again_at = -math.inf
+        self._again_at = -math.inf  # until then, messages are left to the relay
 
     def register(self, transaction: Transaction) -> None:
         """Let transactions with later rows of the same keys wait for this one.

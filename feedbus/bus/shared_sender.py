@@ -40,9 +40,9 @@ class SharedSender:
         self._sender = sender
         self._timeout_seconds = timeout_seconds
         self._known = False  # whether the objects on the broker exist, and their rings are known
-        self._lock = threading.Lock()
-        self._requesting = threading.Lock()
-        self._waiting: list[Request] = []
+        self._lock = threading.Lock()  # held during a send
+        self._requesting = threading.Lock()  # held while `_waiting` changes
+        self._waiting: list[Request] = []  # requests that no thread has begun to send
 
     def check(self, request: Request) -> None:
         """Raise an error if a request can never be sent."""

@@ -38,12 +38,12 @@ class ConcurrentCalls:
         # message with the same content must get another id.
         self._unidentified: set[str] = set()
         self._sequencer: Sequencer[Work | DeferredInvalidRecord] = Sequencer(queue.concurrency)
-        self._came: list[Delivery] = []
-        self._unfinished: list[Work] = []
-        self._done: list[Decoded] = []
+        self._came: list[Delivery] = []  # not decoded yet
+        self._unfinished: list[Work] = []  # records that finish() must finish
+        self._done: list[Decoded] = []  # finished deliveries for send_failed()
         self._numbers = count()  # numbers the deliveries in the order of their arrival
         self._failed: list[UnfinishedDelivery] = []  # deliveries with failed or waiting records
-        self._closed: list[Delivery] = []
+        self._closed: list[Delivery] = []  # deliveries to acknowledge
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
         self._calls = RunningCalls(dispatch.calls, queue, resources, self._clock)

@@ -38,6 +38,7 @@ class MessagesWithoutIds:
         self._queue = queue
         self._inbox = inbox
         self._metrics = metrics
+        # The deliveries of the latest call, each with its result.
         self._decided: list[tuple[Delivery, Delivery]] = []
 
     def with_distinct_ids(

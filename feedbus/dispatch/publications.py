@@ -55,8 +55,8 @@ class Publications(Spool):
         self._left = left
         self._stream = stream
         self._after_slice = after_slice
-        self._rows: list[int] = []
-        self._waiting = 0
+        self._rows: list[int] = []  # the ids of the messages' rows in the outbox
+        self._waiting = 0  # the number of records since the latest slice was sent
 
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Add records that a bus publishes."""

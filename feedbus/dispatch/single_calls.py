@@ -46,8 +46,8 @@ class SingleCalls:
         self._sender = sender
         self._note = note
         self._opened: list[Decoded] = []
-        self._published: deque[HandledRecord] = deque()
-        self._messages = self._bytes = 0
+        self._published: deque[HandledRecord] = deque()  # records whose messages are not sent yet
+        self._messages = self._bytes = 0  # of these messages
 
     def __len__(self) -> int:
         """Count the deliveries."""

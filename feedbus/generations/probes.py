@@ -9,8 +9,8 @@ A probe is a fence with an id that nobody can guess. The queue is first in, firs
 that returns proves that every earlier message in the queue was delivered before it. Other messages
 may still have been on their way within the broker, for example while a quorum queue elected a
 leader. So a second probe is published `pause_seconds` after the first has returned. The queue is
-empty if no message arrives between the two probes, its only reader has settled all earlier
-messages, and the broker's message count is 0.
+empty under three conditions: no message arrives between the two probes; the only reader of the
+queue has settled all earlier messages; and the broker's message count is 0.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Probes:
         self._clock = channel.connection.clock
         self._queue = queue
         self._pause_seconds = pause_seconds
-        self._awaited = ""
+        self._awaited = ""  # the id of the probe that has not returned; "" if there is none
         self._put_at = -math.inf
-        self._quiet = 0
+        self._quiet = 0  # how many probes have returned with no other message between them
         self.fence_needed = fence_needed
 
     @property

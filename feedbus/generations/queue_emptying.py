@@ -59,8 +59,8 @@ class Emptying:
         self._queue = queue
         self._move = move
         self._tag = ""
-        self._came: deque[Any] = deque()
-        self._probing = False
+        self._came: deque[Any] = deque()  # messages that have arrived and are not moved yet
+        self._probing = False  # whether the queue refuses basic.get, so that probes are needed
 
     def __enter__(self) -> Self:
         """Return the object itself."""

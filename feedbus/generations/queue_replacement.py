@@ -7,7 +7,7 @@ messages that arrive:
     exchange ──▶ gate ──▶ queue            the gate is open: as before
     exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to it
 
-While the gate is closed, the messages of the old queue are moved to the queue `before`, the old
+While the gate is closed, the messages of the old queue are moved to the queue `before`. The old
 queue is deleted, and the new one is declared. Then the gate is opened, and the held messages are
 appended to `before`. A consumer reads `before` first, up to the fence that ends it. Every step can
 be repeated, so after a crash the replacement is carried out again. The consumers of the queue are

@@ -55,9 +55,9 @@ class HandlerLoop:
         self._clock = clock
         self._counted_at = 0.0
         self._pid = os.getpid()
-        self._turned = True
-        self._asked_at = 0.0
-        self._reported: set[tuple[str, int | None]] = set()
+        self._turned = True  # whether the loop has run the latest task of check()
+        self._asked_at = 0.0  # when check() has given this task to the loop
+        self._reported: set[tuple[str, int | None]] = set()  # the logged lines: file and number
         self._tasks: set[asyncio.Task[None]] = set()
         started: Started = Future()
         threads = clock.threads

@@ -52,6 +52,7 @@ class Resources:
         self._loop: HandlerLoop | None = None
         self._needed: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
+        # The open resources in the order of their opening, each with the function that closes it.
         self._ends: list[tuple[Resource, Callable[[], None]]] = []
         self._all_open = False
 

@@ -21,13 +21,13 @@ class Heartbeats:
     def __init__(self, clock: Clock) -> None:
         """Create the object; nothing is sent until the thread is started."""
         self._clock = clock
-        self._working = False
+        self._working = False  # whether the thread may send heartbeats
         self._raw: RawConnection | None = None
         self._last_beat = 0.0
         self._longest_gap = 0.0
-        self._writing = threading.Lock()
-        self._over = threading.Event()
-        self._begun = threading.Event()
+        self._writing = threading.Lock()  # held while the thread writes a frame
+        self._over = threading.Event()  # the thread ends
+        self._begun = threading.Event()  # the thread wakes up, because a handler runs
         self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
 
     def __enter__(self) -> Self:

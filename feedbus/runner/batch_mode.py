@@ -34,10 +34,10 @@ class BatchMode:
         self._run = run
         self._subscriptions = subscriptions
         self._overtaking = Overtaking.of(run.consumer.queue)
-        self._last_batch = -math.inf
+        self._last_batch = -math.inf  # when the latest batch began
         self._behind = False  # whether the latest batch came from an old queue
         self._old_batches = OldQueueBatches(run.consumer.queue.batch.size)
-        self._pauses: PublishingPauses | None = None
+        self._pauses: PublishingPauses | None = None  # only with `stream` and `order_by`
         if self._overtaking is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
                 run, self._overtaking, lambda: bool(subscriptions.cancelled), self._handle_in_pause

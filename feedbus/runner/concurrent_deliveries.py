@@ -46,9 +46,11 @@ class ConcurrentDeliveries:
         self._crash_guard = crash_guard
         self._clock = clock
         self._seconds = seconds
-        self._noted: set[str] = set()
-        self._noted_since = math.nan
+        self._noted: set[str] = set()  # the message ids in the crash guard's file
+        self._noted_since = math.nan  # the start from which the file's deadline was computed
+        # By consumer tag and delivery tag, in the order of arrival.
         self._arrived_at: dict[tuple[str, int], float] = {}
+        # By consumer tag.
         self._settlements: defaultdict[str, Settlement] = defaultdict(Settlement)
 
     def __len__(self) -> int:

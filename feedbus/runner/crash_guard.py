@@ -63,7 +63,7 @@ class CrashGuard:
         self._end = 0  # the length of the line in the file
         # If the file is empty, or incomplete because of a crash, no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
-        self._deaths = note.deaths
+        self._deaths = note.deaths  # for each suspected message: the number of crashes, the cause
         self._in_handler: Sequence[str] = ()
         if not forgiving:
             self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)

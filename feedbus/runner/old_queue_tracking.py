@@ -52,10 +52,10 @@ class SwitchProgress:
         self._predecessors = predecessors
         self._ended: list[str] = []  # deleted queues, until the probes have returned
         self._limit = SwitchLimit(run.consumer)
-        self._forgotten = False
+        self._forgotten = False  # whether the drained generations are removed from the ring's state
         now = run.clock.monotonic()
         self._check_at = self._slow_check_at = now
-        self._forget_at: float | None = None
+        self._forget_at: float | None = None  # when to remove drained generations
         self._state_at = now + STATE_SECONDS
 
     @classmethod

@@ -40,9 +40,10 @@ class OutagePause:
         self._report = report
         self._clock = clock
         self._since = 0.0
+        # The latest log line, when it was written, and how often it was left out since then.
         self._last_line, self._logged_at, self._folded = "", 0.0, 0
-        self.failures = 0
-        self.latest_seconds = 0.0
+        self.failures = 0  # the number of failed attempts since the last success
+        self.latest_seconds = 0.0  # the length of the latest pause
 
     def hold(
         self, error: Outage | UsageError, wait: Callable[[float], None], most_seconds: float

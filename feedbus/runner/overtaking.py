@@ -32,8 +32,9 @@ class Overtaking:
         self._order = Order.of(queue)
         self._most_records = queue.batch.size
         self._small = max(queue.batch.size // SMALL_PART, 1)
+        # The keys of deliveries that the latest call has compared and not chosen.
         self._keys: dict[tuple[str, int, str], Keys] = {}
-        self._overtook = False
+        self._overtook = False  # whether the latest take_first() has returned deliveries
 
     @classmethod
     def of(cls, queue: Queue) -> Overtaking | None:

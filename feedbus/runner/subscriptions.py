@@ -43,12 +43,13 @@ class Subscriptions:
         self._run = run
         self._misplacement_check = misplacement_check
         self._metrics = metrics
-        self.readers: dict[str, QueueReader] = {}
-        self.cancelled: list[str] = []
-        self._sources: dict[str, Source] = {}
+        self.readers: dict[str, QueueReader] = {}  # by consumer tag
+        self.cancelled: list[str] = []  # the tags of subscriptions that the broker has cancelled
+        self._sources: dict[str, Source] = {}  # by consumer tag
         self._unread: set[str] = set()  # subscriptions without a delivery so far
+        # Old queues that this consumer has left, because another consumer reads them, too.
         self._left_to_others: list[Source] = []
-        self._divided = False
+        self._divided = False  # whether queues of several generations are read
         self._fences_due: dict[str, float] = {}  # when to process the fence of a subscription
 
     def begin(self, *, divided: bool = False) -> None:

@@ -33,8 +33,8 @@ class WaitingRecordMover:
 
     Each record is moved to the waiting queue of the shard that owns its key in the current
     generation. It does not run there before the old queue is deleted. In two cases, records are not
-    moved, but handled here first. Either they are too many for the other waiting queue, or a queue
-    of a generation between the old and the current one can still have records of their keys.
+    moved, but handled here first: there are too many of them for the other waiting queue; or a
+    queue of a generation between the old and the current one can still have records of their keys.
 
     If it is not known which old queues had a key, each key waits for all old queues. Then records
     are moved only to the next generation, which is not read yet.
