@@ -92,7 +92,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
 
 def _are_one(values: Sequence[Any]) -> bool:
-    """Whether all values are the same in JSON; there, 1, 1.0 and true are different values."""
+    """Whether all values are the same in JSON, where 1, 1.0 and true are different values."""
     kinds = set(map(type, values))
     return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
 

@@ -155,7 +155,7 @@ class Encoder:
         return [
             timer.delayed(self._names, plain, milliseconds, target)
             for message in messages
-            # A pack is for the current ring, which may be replaced before the message is due.
+            # A pack is for the current ring, which may be replaced before the delay is over.
             for plain in (self.apart(message) if message.content_type == PACK else [message])
         ]
 

@@ -48,9 +48,9 @@ class HandlerInput:
 class InvalidRecord:
     """A record that no handler gets: it has errors, or no handler is declared for it.
 
-    It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
-    on the record is made after the earlier records of its key, so the record blocks only the later
-    ones.
+    It is used on queues whose dead letters block their keys (`block_on_dead`). On these queues, the
+    decision on the record is made after the earlier records of its key. So the record blocks only
+    the later records.
 
     Attributes:
         arrived: the delivery.

@@ -30,7 +30,7 @@ class Predecessors(Protocol):
         """Return the older queues that can still contain records of a routing key.
 
         Args:
-            turn: the number of the generation; the queues of earlier ones are older.
+            turn: the number of a generation; the queues of earlier generations are older.
             routing_key: the key by which the rings select a shard.
 
         """

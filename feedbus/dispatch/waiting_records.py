@@ -83,7 +83,7 @@ class WaitingRecords(Generic[Arrival]):
         ]
 
     def next_place(self, turn: int = 0) -> int:
-        """Return a position after all others of a generation, and before all later generations."""
+        """Return a position after all positions of a generation, before all later generations."""
         place = self._last_places.get(turn, turn * PLACES_OF_TURN) + 1
         self._last_places[turn] = place
         return place

@@ -1,9 +1,9 @@
 """Prove that a queue is empty: two probes arrive from it, and no message between them.
 
 A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
-unconditionally: it implements neither if-empty nor if-unused there. A count is no proof either. If
-the leader of a quorum queue is unavailable, or takes longer than 250 ms to answer, the broker
-reports 0 messages and 0 consumers.
+unconditionally: it implements neither if-empty nor if-unused for quorum queues. A count is no proof
+either. If the leader of a quorum queue is unavailable, or takes longer than 250 ms to answer, the
+broker reports 0 messages and 0 consumers.
 
 A probe is a fence with an id that nobody can guess. The queue is first in, first out. So a probe
 that returns proves that every earlier message in the queue was delivered before it. Other messages

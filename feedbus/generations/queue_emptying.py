@@ -34,8 +34,8 @@ class Emptying:
 
     Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
     message count may be 0 because the leader did not answer. A quorum queue with a single active
-    consumer refuses basic.get; there, a probe that returns proves that the queue is empty. See
-    feedbus.generations.probes.
+    consumer refuses basic.get. For such a queue, a probe that returns proves that the queue is
+    empty. See feedbus.generations.probes.
     """
 
     def __init__(

@@ -134,8 +134,8 @@ def _far(key_hash: int, buckets: int) -> int:
 def visits(key_hash: int, buckets: int) -> list[int]:
     """Return the buckets that the jumps of a hash reach after bucket 0, in order.
 
-    On a ring with N buckets, the bucket of the hash is the last of these that is below N. This is
-    true for every N up to the given number.
+    On a ring with N buckets, the bucket of the hash is the last of these buckets that is below N.
+    This is true for every N up to the given number.
     """
     low, first, second, third = tables()
     seed = (key_hash & 0x1F_FFFF) + 1

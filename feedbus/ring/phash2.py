@@ -16,8 +16,8 @@ _blocks = Struct("<III").iter_unpack
 def phash2(data: bytes) -> int:
     """Return the 27-bit value of Erlang's phash2 for a binary.
 
-    It is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html), unrolled because it
-    is computed for every message to a ring.
+    The algorithm is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html). Its loop
+    is unrolled, because the value is computed for every message to a ring.
     """
     if not data:
         return SEED & RESULT

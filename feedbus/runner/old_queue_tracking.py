@@ -15,7 +15,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 CHECK_SHARE = 0.2  # the largest share of the time that these checks take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of the other old queues
-# Consumers remove drained generations from the ring's state one after the other, this far apart.
+# Consumers remove drained generations from the ring's state one after the other, at this interval.
 APART_SECONDS = 0.2
 STATE_SECONDS = 1.0  # between two checks of the ring's state
 

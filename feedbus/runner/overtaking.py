@@ -93,8 +93,8 @@ class Overtaking:
     ) -> list[int]:
         """Return the positions of small deliveries that may be handled now; at most a batch.
 
-        None of their keys is the key of a record that is being handled, or of an earlier delivery
-        that waits.
+        No key of these deliveries is the key of a record that is being handled, or of an earlier
+        delivery that waits.
 
         Args:
             handled: the keys of the records that are being handled.

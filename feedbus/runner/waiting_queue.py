@@ -1,4 +1,4 @@
-"""A subscription to one waiting queue: failed records and later ones of their keys are there."""
+"""A subscription to a waiting queue, which has failed records and later ones of their keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WaitingQueue:
 
     Only one consumer at a time reads it: the broker lets one consumer be active, and a consumer
     does not subscribe if there is another. A consumer reads the shard's queue only while it reads
-    the waiting queue, and only after it has read all records there.
+    the waiting queue, and only after it has read all records in the waiting queue.
     """
 
     queue: str

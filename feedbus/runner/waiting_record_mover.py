@@ -32,9 +32,10 @@ class WaitingRecordMover:
     """Moves the waiting records of one consumer's ending queues.
 
     Each record is moved to the waiting queue of the shard that owns its key in the current
-    generation. It does not run there before the old queue is deleted. In two cases, records are not
-    moved, but handled here first: there are too many of them for the other waiting queue; or a
-    queue of a generation between the old and the current one can still have records of their keys.
+    generation. The record does not run there before the old queue is deleted. In two cases, records
+    are not moved, but handled here first: there are too many of them for the other waiting queue;
+    or a queue of a generation between the old and the current one can still have records of their
+    keys.
 
     If it is not known which old queues had a key, each key waits for all old queues. Then records
     are moved only to the next generation, which is not read yet.
@@ -76,7 +77,7 @@ class WaitingRecordMover:
             return False
         try:
             # Under the lock, the current generation remains the current one. So none of its queues
-            # can be deleted before the records are there.
+            # can be deleted before the records have arrived.
             with broker.locked(connection, self._topology, wait_seconds=0.0):
                 return self._move(connection, queue, waiting_queue, records, arrivals)
         except UsageError:  # another process has the lock, perhaps for a switch
