@@ -79,10 +79,10 @@ def declare_ring(
     generation: Generation,
     report: Callable[[str], None] | None = None,
 ) -> None:
-    """Declare a generation's ring and its queues, bound in the generation's order.
+    """Declare a generation's ring and its queues; bind the queues in the generation's order.
 
     A new ring is declared only after its queues are on the broker's disk. So if the ring already
-    exists, there is no wait.
+    exists, its queues are on the disk, and there is no wait.
 
     Args:
         channel: the channel on which it is declared.
@@ -216,9 +216,9 @@ def declare_delay(
 ) -> None:
     """Declare the queue in which the retries of a queue wait for one delay.
 
-    After the delay, a retry of a queue on a ring is sent to the entry with its original routing
-    key. So it reaches the shard that then owns the key. Any other retry is sent only to its queue,
-    and not to other queues of the exchange.
+    After the delay, a retry of a queue on a ring is sent to the entry (the exchange that routes to
+    the current ring) with its original routing key. So it reaches the shard that then owns the key.
+    Any other retry is sent only to its queue, and not to other queues of the exchange.
 
     Args:
         channel: a channel of the broker.

@@ -31,7 +31,7 @@ WOKEN_SECONDS = 0.01  # how long to sleep after another thread has ended a wait 
 
 
 class Publisher:
-    """Publishes on a separate channel: persistent, mandatory and confirmed.
+    """Publishes persistent and mandatory messages on a separate channel, and awaits their confirms.
 
     If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
     because of one message, that message is refused, and the others are published. While the broker
@@ -173,7 +173,7 @@ class Publisher:
             while unconfirmed.waiting:
                 self._drain()
         except ChannelError as error:
-            if error.method_sig != spec.Basic.Publish:  # this publish did not cause the error
+            if error.method_sig != spec.Basic.Publish:  # another method has caused the error
                 raise
             unanswered = [*unconfirmed.waiting.values(), *messages[put:]]
             self.close()

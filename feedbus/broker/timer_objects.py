@@ -1,6 +1,6 @@
-"""The timer's exchanges and queues: declared when a message needs them, and repaired.
+"""Declare the timer's exchanges and queues when a message needs them, and repair them.
 
-See feedbus.broker.timer for how they work together.
+See feedbus.broker.timer for how the exchanges and queues work together.
 """
 
 from __future__ import annotations

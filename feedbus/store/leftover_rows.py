@@ -1,4 +1,7 @@
-"""Leftover rows of the outbox, which were not sent; they must be sent before later rows."""
+"""Leftover rows of the outbox: committed rows whose messages were not sent.
+
+They must be sent before later rows of the same keys, because messages of a key stay in order.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,9 @@ class Leftovers:
     @contextmanager
     def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
         """Yield the leftover rows to send before new rows; None if the new rows must stay, too.
+
+        The new rows must stay in the outbox if there are too many leftover rows, or if the relay of
+        another process publishes them now.
 
         While the block runs, no relay publishes rows of the outbox.
 

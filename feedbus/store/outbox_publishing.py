@@ -174,7 +174,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     choose: Callable[[Sequence[Entry]], Sequence[Entry]] = tuple,
 ) -> int:
-    """Publish and remove leftover rows in order; return how many were published.
+    """Publish and remove rows that were not sent after their commit; return how many.
 
     Only one process does this at a time. In other processes, the function returns 0.
 

@@ -21,8 +21,8 @@ from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 events = EventLog(__name__)
 
 CHECK_SECONDS = 5.0
-AWAY_SECONDS = 1.0
-GATHER_SECONDS = 0.05
+AWAY_SECONDS = 1.0  # the time between two attempts during an outage
+GATHER_SECONDS = 0.05  # the wait after a wake-up, so that many published rows are removed together
 PRUNE_SECONDS = 60.0
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
@@ -63,8 +63,8 @@ class Relay:
         options = topology.store
         self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
         self._set_up = False
-        self._away = False
-        self._published: list[int] = []
+        self._away = False  # whether the last publish failed, so that rows are left to the thread
+        self._published: list[int] = []  # the ids of published rows that are not removed yet
         self._left = Leftovers(store, topology.name, clock)
         self._locks = KeyLocks()
         self._unpruned_seconds = PRUNE_SECONDS

@@ -33,11 +33,15 @@ from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
 CHECK_SECONDS = 0.05
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 60.0  # the longest wait until all processes are ready, before a report is made
 
 
 class Supervision:
-    """The watchers of a topology in an arbiter."""
+    """Starts, changes and stops the watchers of a topology.
+
+    A watcher keeps the processes of one consumer, or of one [processes] table, running. The
+    watchers run in circus's arbiter, which has the event loop and answers commands.
+    """
 
     def __init__(  # noqa: PLR0913 -- the optional ones are given by name
         self,
@@ -126,7 +130,7 @@ class Supervision:
         await self.watchers.start_all(self.forks)
 
     async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
-        """Stop watchers together; start each one when its processes have ended."""
+        """Stop watchers together; start each watcher again when its processes have ended."""
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
@@ -142,7 +146,7 @@ class Supervision:
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
-        """Change the watchers to the watchers of a topology; unchanged ones continue to run.
+        """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
         Consumers that the new topology no longer has empty their queues, and end by themselves.
         """

@@ -28,7 +28,11 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 
 
 class ProcessWatcher(UnlockedWatcher):
-    """The watcher of the processes of one consumer, or of one [processes] table."""
+    """The watcher of the processes of one consumer, or of one [processes] table.
+
+    It starts each process again that ends. It gives up if too many processes in a row fail right
+    after their start: then it starts no process until an operator starts the watcher.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class ProcessWatcher(UnlockedWatcher):
         self._filling = False
         self._ending: Any = None
         self._ending_groups: set[int] = set()
-        self._turn = asyncio.Lock()  # one start or stop at a time
+        self._turn = asyncio.Lock()  # held during a start or stop, so that only one of them runs
         self.longest_stop_seconds = math.inf
         self.hooks["after_reap"] = self._ended
         self._create_redirectors()
@@ -181,7 +185,8 @@ class ProcessWatcher(UnlockedWatcher):
     ) -> bool:
         """Stop a process on request; this does not count as a failure.
 
-        When the process has ended, or its stop time is over, the rest of its group is ended.
+        When the process has ended, or its stop time is over, the processes that it has started (the
+        rest of its process group) are ended, too.
         """
         if process.stopping:
             await process_stop.ended(process)
@@ -222,7 +227,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._ending_groups.discard(pid)
 
     async def _replace(self, pid: int) -> None:
-        """Start a new process when the group of an ended process has ended."""
+        """Start a new process when the process group of an ended process has ended."""
         await self._end_group(pid)
         await self.manage_processes()
 
@@ -284,7 +289,7 @@ class ProcessWatcher(UnlockedWatcher):
     # -- watching ------------------------------------------------------------------------------
 
     def slot_path(self, slot: int, kind: str) -> Path:
-        """Return the path of a file of a process, such as its lock file."""
+        """Return the path of a file of the process in a slot, such as its "lock" file."""
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def note_ready(self) -> int:

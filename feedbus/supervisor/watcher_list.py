@@ -79,7 +79,7 @@ class WatcherList:
         pairs: Sequence[tuple[ProcessWatcher, ProcessWatcher | None]],
         to_start: Sequence[ProcessWatcher],
     ) -> None:
-        """Stop watchers; start the replacement of each one when it has ended.
+        """Stop watchers; start the replacement of each watcher when its processes have ended.
 
         Args:
             pairs: watchers to stop, each with the watcher to start afterwards or None. If both are

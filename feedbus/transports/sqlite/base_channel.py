@@ -20,7 +20,10 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 class Unsettled(NamedTuple):
-    """A delivery that a client has not settled yet."""
+    """A delivery that a client has not settled yet.
+
+    `message` is the id of the message. `consumer` is None for a message of basic_get().
+    """
 
     message: int
     consumer: Consumer | None

@@ -136,7 +136,7 @@ class Connection(RegisteredConnection):
         super().close()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that others see it as a crash."""
+        """Close without writing to the file, so that other connections see it as a crash."""
         self._forget_channels()
         super().collect()
 

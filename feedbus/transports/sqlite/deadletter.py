@@ -49,7 +49,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
 def note_death(
     properties: Properties, queue: str, content: Content, reason: str, moment: datetime
 ) -> list[dict[str, Any]]:
-    """Write the x-death headers as RabbitMQ does."""
+    """Write the x-death headers as RabbitMQ does; return the value of the header x-death."""
     headers = properties.setdefault("application_headers", {})
     found = headers.get("x-death")
     deaths = (
@@ -81,7 +81,10 @@ def note_death(
 
 
 def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a message comes back to a queue, and was not rejected on its way."""
+    """Return whether a message comes back to a queue, and was not rejected on its way.
+
+    RabbitMQ drops such a message, because it would circulate without end.
+    """
     for position, death in enumerate(deaths):
         if death.get("queue") == queue:
             return all(step.get("reason") != REJECTED for step in deaths[: position + 1])

@@ -17,7 +17,7 @@ def enter(tx: Transaction) -> int:
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
     ).fetchone()
-    tx.owners_changed = tx.everyone = True  # other connections must watch the process of this one
+    tx.owners_changed = tx.everyone = True  # other connections must watch this process from now on
     return int(owner)
 
 
@@ -27,7 +27,10 @@ def is_entered(tx: Transaction, owner: int) -> bool:
 
 
 def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
-    """Remove every connection whose process has died; its deliveries return to their queues."""
+    """Remove every connection whose process has died; its deliveries return to their queues.
+
+    `own` is the id of this connection, which is never removed.
+    """
     for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
         if owner != own and not liveness.lives(owner):
             take_out(tx, owner)

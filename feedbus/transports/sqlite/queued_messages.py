@@ -155,7 +155,7 @@ def put_back(
         delivered: whether a consumer has received them, so that they count as redelivered.
 
     Returns:
-        The number of messages.
+        How many messages were returned.
 
     """
     if messages is None:
@@ -227,7 +227,10 @@ def head_expiry(tx: Transaction, queue: int) -> int | None:
 
 
 def arm(tx: Transaction, at_ms: int | None) -> None:
-    """Set an earlier time for the next expiry check, and wake the waiting connections."""
+    """Set the time of the next expiry check, if it is earlier than the current time of the check.
+
+    Then all waiting connections are woken, so that they wait for the new time.
+    """
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms
         tx.everyone = True

@@ -45,7 +45,8 @@ class RegisteredConnection:
         self._watch: Watch | None = None
         self._owners_seen = -1
         self._checked_at = 0.0
-        self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
+        # Maps the id of each queue to the owners of its consumers, the oldest consumer first.
+        self._audience: dict[int, list[int]] = {}
         self._audience_version = -1
         self._evented = False  # whether an event loop waits for this connection
         forks.note_open(self)
@@ -76,7 +77,7 @@ class RegisteredConnection:
         self.stir()
 
     def stir(self) -> None:
-        """Make an event loop call back soon, because there may be something to deliver."""
+        """Wake the event loop that waits for this connection: there may be a message to deliver."""
         if self._evented and self.owner is not None:
             self._wake_ups.wake((self.owner,))
 
@@ -106,7 +107,7 @@ class RegisteredConnection:
         try:
             with self.write() as tx:
                 owner = enter(tx)
-                self.liveness.begin(owner)  # before others can see the id
+                self.liveness.begin(owner)  # before the commit, so before others can see the id
                 self._wake_ups.listen(owner)
                 reap(tx, self.liveness, owner)
         except BaseException:
@@ -134,7 +135,10 @@ class RegisteredConnection:
             self._watch.wake_on(descriptor)
 
     def check_seconds(self) -> float | None:
-        """Return how often an event loop must check without a wake-up, or None."""
+        """Return after how many seconds an event loop must check, even if no wake-up arrives.
+
+        None means that it need not check.
+        """
         due = self._read_state()
         watched = self._watch.check_seconds() if self._watch else None
         waits = [due, watched, self._upkeep.seconds()]
@@ -260,7 +264,7 @@ class RegisteredConnection:
             self.collect()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that others see it as a crash."""
+        """Close without writing to the file, so that other connections see it as a crash."""
         forks.note_closed(self)
         self.connected = False
         if self._watch is not None:

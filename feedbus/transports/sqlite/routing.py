@@ -17,7 +17,9 @@ from feedbus.topic_patterns import topic_matches, words_of
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
 REMEMBERED_ROUTES = 20_000
-NUMBER_BITS = 48  # bits of a message's id; the higher bits are its rank in a queue with priorities
+# So many low bits of a message's id are its number. In a queue with priorities, the higher bits are
+# the rank of its priority.
+NUMBER_BITS = 48
 
 Destination = tuple[str, str]  # kind, name
 Match = Callable[[str], Iterable[Destination]]
@@ -41,7 +43,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue with the properties of its declaration, and the meaning of its arguments."""
+    """A queue with the properties of its declaration, and the values of its arguments.
+
+    Attributes:
+        owner: the id of the connection that has declared an exclusive queue; otherwise None.
+        expiring: whether a message in the queue may have a time to live.
+    """
 
     id: int
     name: str
@@ -76,7 +83,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding; the ids increase in the order in which bindings were declared."""
+    """A binding; the ids increase in the order in which bindings were declared.
+
+    Attributes:
+        kind: the kind of the destination, "queue" or "exchange".
+        bucketed: whether the binding gives its destination buckets on a ring.
+    """
 
     id: int
     source: str
@@ -148,7 +160,7 @@ class Routes:
         found: dict[str, Queue] = {}
         seen = [exchange]
         headers: Mapping[str, Any] | None = None
-        for name in seen:  # grows while it is walked
+        for name in seen:  # the loop appends the exchanges that it finds to this list
             if self.exchanges[name].type == HEADERS:
                 if headers is None:
                     headers = json.loads(properties).get("application_headers") or {}
@@ -271,7 +283,10 @@ def make_queue(
     owner: int | None,
     expiring: int,
 ) -> Queue:
-    """Return the queue of a row; quorum queues have no default delivery limit."""
+    """Return the queue of a row of the table `queues`.
+
+    Unlike in RabbitMQ 4, quorum queues have no default delivery limit.
+    """
     arguments = json.loads(text)
     return Queue(
         id=identity,

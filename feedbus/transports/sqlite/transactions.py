@@ -44,7 +44,8 @@ class Transaction:
         self.supplied: dict[int, Queue] = {}  # queues with new messages
         # Queues whose limits and expiry times must be checked.
         self.unsettled: dict[int, Queue] = {}
-        self.stirred: set[int] = set()  # owners that must be woken for another reason
+        # Owners (registered connections) that must be woken for another reason than new messages.
+        self.stirred: set[int] = set()
         self.everyone = False  # whether to wake all owners
         self._depths: dict[int, int] = defaultdict(int)
         self._messages: list[tuple[int, str, str, str, bytes]] = []

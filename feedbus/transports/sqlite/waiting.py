@@ -10,7 +10,7 @@ from feedbus.clock import Clock
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
-FALLBACK_SECONDS = 1.0  # the time between checks, if the kernel reports no changes
+FALLBACK_SECONDS = 1.0  # the time between checks, if some wake-ups or deaths are not reported
 # A dead process may have a child that still holds its lock. This is the time between the checks.
 LINGER_SECONDS = 0.1
 WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
@@ -27,13 +27,14 @@ class Watch:
         self._blind = wake_ups.receiver is None
         if wake_ups.receiver is not None:
             self._selector.register(wake_ups.receiver, selectors.EVENT_READ, WAKE_UP)
-        self._signals = -1  # registered while the main thread waits
+        self._signals = -1  # the registered descriptor of the signal pipe; -1 if there is none
         if clock.takes_time:
             pipe.join()
-        self._others: Mapping[int, int] = {}  # owner: pid
-        self._processes: dict[int, int] = {}  # pid: descriptor
-        self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
-        self._unseen = False  # whether some processes cannot be watched by their pid
+        self._others: Mapping[int, int] = {}  # maps the id of each other connection to its process
+        self._processes: dict[int, int] = {}  # maps process ids to the descriptors that are watched
+        # The ids of connections whose process is dead, but whose lock may still be held by a child.
+        self._gone: set[int] = set()
+        self._unseen = False  # whether some processes cannot be watched by their process ids
 
     def wake_on(self, descriptor: int) -> None:
         """Also end a wait as soon as a descriptor can be read."""
