@@ -262,9 +262,10 @@ class Names:
         return f"{self.gate(consumer)}.held"
 
     def schedule(self, schedule: str) -> str:
-        """Return the queue whose one message is the time at which a schedule was fired last.
+        """Return the queue that keeps, as its only message, the time of a schedule's last firing.
 
-        Names in a topology have no colon, so this name is never used twice.
+        Its name contains a colon. Names in a topology have no colon, so no other queue has the
+        same name.
         """
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 

@@ -52,7 +52,8 @@ class Blockage:
         """Count the time of a `with` block as waiting time if the broker blocks publishers.
 
         Args:
-            long: whether the publisher has waited for a while, because the broker is slow.
+            long: whether the publisher has already waited long for a slow broker. Then the block is
+                run within `waiting`, as during an alarm.
 
         """
         started, blocked = self._clock.monotonic(), self.active

@@ -40,9 +40,10 @@ OPTIONS = {
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the different arguments: name to (found, wanted). None is a missing argument.
+    """Return the different arguments: each name is mapped to the values (found, wanted).
 
-    If the broker reports a default, this is the same as a missing argument.
+    None stands for a missing argument. If the broker reports a default, the argument counts as
+    missing.
     """
     values = {
         name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))

@@ -35,7 +35,7 @@ class Refusal:
 
     @property
     def given(self) -> Outgoing:
-        """The message that the caller has given to the sender."""
+        """The message that the caller has given to the sender: for a record of a pack, the pack."""
         return self.pack or self.message
 
 

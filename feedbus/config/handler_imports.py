@@ -191,7 +191,7 @@ def _module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
 
 
 def _suggest(dotted: str, root: Path) -> str:
-    """Return the dotted name that is nearest to one that does not exist."""
+    """Return an existing dotted name that is similar to a wrong name, or ""."""
     module, _, name = dotted.partition(":")
     if module in sys.modules:
         found = sys.modules[module]

@@ -162,7 +162,7 @@ def _signature(found: Any) -> str:
 
 
 def _suggest(dotted: str) -> str:
-    """Return the dotted name that is nearest to a name that a module does not have."""
+    """Return an existing dotted name that is similar to a wrong name, or ""."""
     module, _, name = dotted.partition(":")
     near = nearest(name, list(vars(sys.modules[module]))) if module in sys.modules else ""
     return f"{module}:{near}" if near else ""

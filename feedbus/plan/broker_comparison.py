@@ -238,7 +238,7 @@ class Comparison:
         return name.removeprefix(f"{self.topology.name}.")
 
     def _consumed(self, name: str) -> bool:
-        """Whether a consumer reads the queue, or the queue to which its retries return."""
+        """Whether a consumer reads a queue or, for a retry queue, the queue of the retries."""
         if self.seen.queues[name].consumers:
             return name not in self.waiting
         made = derived(name)

@@ -148,11 +148,11 @@ class Watchers:
     Attributes:
         supervisor_pid: the supervisor's process id.
         added: names that are in the topology, and not in the supervisor.
-        restarted: (name, reason) of watchers that run with other settings.
+        restarted: maps the names of watchers that run with other settings to the reasons.
         removed: names that are no longer in the topology.
         kept: names that run as the topology declares them.
-        started: (name, reason) of watchers that are started again, because they are stopped, have
-            given up, or run too few or too many processes.
+        started: maps the names of watchers that are started again to the reasons: they are stopped,
+            have given up, or run too few or too many processes.
         reloads: whether the supervisor applies changes of files without a command.
 
     """

@@ -72,7 +72,7 @@ class DeclaredObjects:
         return exchange.type, exchange.arguments
 
     def queues(self) -> Iterator[str]:
-        """Add changes of queues on no ring; yield consumers whose queue is replaced."""
+        """Add changes of queues that are on no ring; yield consumers whose queue is replaced."""
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
             if queue_replacement.begun(self.topology, consumer, self.seen):
@@ -107,7 +107,10 @@ class DeclaredObjects:
             self._note("change", "queue", name, reason)
 
     def delays(self) -> Iterator[tuple[str, str]]:
-        """Add retry and dead-letter queues; yield (queue, delay) to declare again."""
+        """Add changes of retry and dead-letter queues.
+
+        It yields pairs: the name of a queue, and the name of its retry queue to declare again.
+        """
         for queue in self.topology.queues.values():
             for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(

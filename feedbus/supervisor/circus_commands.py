@@ -170,7 +170,7 @@ class FollowFile(ReloadConfig):
     """The command that reloads the configuration; here it runs `feedbus apply`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """Run `feedbus apply`: topology.toml describes the system, circus.ini does not."""
+        """Run `feedbus apply` and do not read circus.ini: topology.toml describes the system."""
         return asyncio.ensure_future(self._apply(_supervision(arbiter)))
 
     @staticmethod

@@ -181,11 +181,11 @@ class TestSystem:
         are published first.
 
         Args:
-            most: the number of deliveries after which it gives up.
+            most: the number of deliveries after which run() gives up.
 
         Raises:
             NeverDone: this number was reached, and messages still wait.
-            Outage: a handler raised it, or the store is unavailable; its messages stay.
+            Outage: a handler raised it, or the store is unavailable; the messages stay queued.
 
         """
         done = self._handle_ready(most)

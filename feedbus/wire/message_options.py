@@ -33,9 +33,9 @@ class Envelope:
 
     Attributes:
         headers: the publisher's headers, without the headers of feedbus.
-        priority: None for no priority.
-        expires_milliseconds: None for a message that never expires.
-        delay_milliseconds: None for a message without delay.
+        priority: the priority; None for a message without priority.
+        expires_milliseconds: how long the message may wait; None if it never expires.
+        delay_milliseconds: how long feedbus delays the message; None for no delay.
 
     """
 

@@ -89,7 +89,14 @@ class Moved(Outgoing):
 
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
-        """Return a message that publishes a taken message unchanged to this exchange and key."""
+        """Return the message by which a taken message is published to another exchange.
+
+        Args:
+            taken: the message as the broker delivered it; its user id is removed.
+            exchange: the name of the exchange on the broker.
+            routing_key: the routing key of the new message.
+
+        """
         taken.properties.pop("user_id", None)  # the broker accepts only the current user
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""

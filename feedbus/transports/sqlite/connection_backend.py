@@ -19,7 +19,10 @@ from feedbus.transports.sqlite.wakeup import Sockets
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The tables of one connection, and the objects that implement the interfaces for it."""
+    """The tables of one connection, and the objects for its time, its wake-ups and its locks.
+
+    `backend_interfaces` has the interfaces of these objects.
+    """
 
     tables: Tables
     clock: Clock
