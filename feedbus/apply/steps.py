@@ -231,7 +231,7 @@ def _delete(
                 connection, topology, queue, nonempty=queue in doomed
             )
         else:
-            continue  # already deleted, or now part of a ring
+            continue  # the queue is already deleted, or is part of a ring now
         done = done and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         step("queue-removed")
@@ -240,7 +240,7 @@ def _delete(
         channel = connection.channel()
         timer_objects.restore(channel, names)
         channel.close()
-    if done:  # otherwise the remaining objects may still need them
+    if done:  # otherwise the remaining queues may still need the exchanges
         channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:
             if exchange in now.work.deleted_exchanges:

@@ -15,7 +15,7 @@ from feedbus.errors import UsageError
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel
 
-PROJECT = ".:project"
+PROJECT = ".:project"  # a mark `shop.:project` means: there is a project named `shop`
 PART = ".:part"  # a mark `shop.eu.:part` means: another project may not be named `shop.eu`
 
 
@@ -29,7 +29,7 @@ def claim(channel: Channel, topology: Topology) -> None:
     """Declare a project's marks.
 
     Raises:
-        UsageError: names of this project and of another one begin with the same prefix.
+        UsageError: names of this project and of another project begin with the same prefix.
 
     """
     remedy = "rename one of them, or give each project its own virtual host"

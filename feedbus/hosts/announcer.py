@@ -25,7 +25,7 @@ ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.25
 AWAY_SECONDS = 1.0
 UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment is dropped
-LEAVING_SECONDS = 1.5
+LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 
 

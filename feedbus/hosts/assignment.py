@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+# For each queue and each of its consumers, the hosts that can run the consumer.
 Able = Mapping[str, Mapping[str, Collection[str]]]
 UNEVEN = 2  # a move makes two hosts more even only if their numbers differ by at least this
 

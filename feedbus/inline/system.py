@@ -64,7 +64,7 @@ class InlineSystem:
             store: the store in whose transactions messages are handled; it stays open.
             clock: determines when retries are due.
             make_sender: creates the sender that publishes for the handlers.
-            wrap: replaces the handler of a consumer.
+            wrap: called with each handler and its consumer; returns the handler to use instead.
 
         Raises:
             UsageError: a handler cannot be imported.

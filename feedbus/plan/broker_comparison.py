@@ -26,6 +26,7 @@ from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 
+# The roles of exchanges that get messages from an entry, the exchange that programs publish to.
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 
 
@@ -199,7 +200,8 @@ class Comparison:
                 if self._names.is_of_timer(name):
                     remedy = f"empty it, or delete it with its messages: --delete-nonempty {bare}"
                 self._note("dangerous", "queue", name, f"{self._why(name)}; {remedy}", waiting)
-        # A queue that is empty now can still get messages until it is unbound.
+        # A queue that is empty now can still get messages until it is unbound. So its consumers
+        # empty it before it is deleted.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
         return leaving, deleted, nonempty
 
@@ -275,6 +277,6 @@ class Comparison:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))
-        # Entries come first. Otherwise a message could be published to a ring without queues, and
-        # be lost.
+        # The entries come first. Otherwise a program could publish a message to the entry of a ring
+        # that has no queues any more, and the message would be lost.
         yield from sorted(found, key=lambda name: (has_role(name, BEHIND_AN_ENTRY), name))

@@ -14,7 +14,7 @@ TURN_SECONDS = 10.0
 
 
 class WriteTurn:
-    """The right of one connection to write; a file lock gives it to one connection at a time.
+    """The turn of one connection: its right to write. A file lock gives it to one at a time.
 
     In SQLite itself, a waiting writer sleeps for up to 100 ms and tries again. With a dozen
     writers, some wait for seconds. With this lock, the kernel wakes the next writer directly, and

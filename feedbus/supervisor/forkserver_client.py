@@ -42,13 +42,13 @@ class ForkServer:
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None if its children cannot be adopted by this process."""
+        """Start a server; return None if this process cannot adopt its children (not on Linux)."""
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
         """Start the server, which imports the libraries of the topology's consumers.
 
-        This process has to adopt orphans, see adopt_orphans().
+        The caller has called adopt_orphans(), so this process becomes the parent of the children.
         """
         self._connection, other = Pipe()
         command = [sys.executable, "-m", "feedbus.supervisor.forkserver"]
@@ -58,7 +58,7 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 env=os.environ | KEEP_BYTECODE | TITLE_ROOM,
                 pass_fds=[other.fileno()],
-                process_group=0,  # Ctrl-C is for the supervisor
+                process_group=0,  # so Ctrl-C in a terminal does not reach the server
             )
 
     def __enter__(self) -> Self:

@@ -19,7 +19,7 @@ from feedbus.process.file_locks import last_holder, lock_holder
 from feedbus.process.slots import slot_locks
 from feedbus.process.supervised_process import RUN_FOLDER
 
-GRACE_SECONDS = 1.0  # time between SIGTERM and SIGKILL for the rest of a group
+GRACE_SECONDS = 1.0  # the time between SIGTERM and SIGKILL
 CHECK_SECONDS = 0.02
 
 
@@ -40,9 +40,13 @@ def send(group: int, number: int) -> bool:
 
 
 async def end(group: int) -> bool:
-    """End the remaining processes of a group; return whether there were any.
+    """End the remaining processes of a group by SIGTERM, and after a second by SIGKILL.
 
     The leader has ended already. This function does not reap the processes that end.
+
+    Returns:
+        Whether SIGKILL was necessary.
+
     """
     if not send(group, signal.SIGTERM):
         return False
@@ -58,7 +62,7 @@ async def end(group: int) -> bool:
 async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
     """End every descendant of this process, also descendants that have left their group.
 
-    They are known because this process adopts orphans.
+    All descendants are known, because this process adopts processes whose parent has ended.
 
     Args:
         spared: ids of processes that are not to be ended.

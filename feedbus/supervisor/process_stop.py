@@ -30,7 +30,7 @@ async def end(
 
     Args:
         process: the process; its `kill_at` can become earlier while this function waits.
-        stop_signal: the number of the signal that asks it to end.
+        stop_signal: the number of the signal that asks the process to end.
         patience_seconds: the time limit; 0 kills the process without that signal.
         report_busy: called once if the process takes longer than BUSY_SECONDS to end, with the
             seconds until it is killed.
@@ -61,7 +61,7 @@ async def ended(process: WatchedProcess) -> None:
 
 
 def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> None:
-    """Copy the rest in the pipes of an ended process to its log."""
+    """Copy the output that is still in the pipes of an ended process to its log."""
     for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
         if pipe is not None and not pipe.closed:
             os.set_blocking(pipe.fileno(), False)

@@ -25,7 +25,7 @@ from feedbus.urls import BrokerUrl, ManagementUrl, Node
 from feedbus.wire import amqp_protocols
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
+WRITE_TIMEOUT_SECONDS = 20  # the limit of a write to a broker that is short of memory or disk space
 # RabbitMQ drops a silent connection after two to three intervals, here 24 to 36 s.
 HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
@@ -108,7 +108,7 @@ class RabbitMQ:
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
-            drop(connection)  # the broker does not read a close
+            drop(connection)  # during an alarm, the broker would not read a close
         else:
             close(connection)
         return found
@@ -127,7 +127,7 @@ def _counted(
         try:
             with short_channel(connection) as channel:
                 counts = channel.queue_declare(name, passive=True)
-        except ChannelError:  # deleted meanwhile, or exclusive
+        except ChannelError:  # the queue was deleted meanwhile, or is exclusive
             continue
         if not counts.consumer_count:
             unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any

@@ -59,8 +59,8 @@ class Connection(frames.Connection):
         result = super().connect(callback)
         transport: Any = self._transport
         receive = transport._quick_recv  # noqa: SLF001 -- the only way to read more than is asked for
-        # py-amqp requests the header, the body and the last byte of a frame separately. It keeps
-        # further bytes that it gets.
+        # py-amqp requests the header, the body and the last byte of a frame separately. A read that
+        # returns more bytes saves the next reads: py-amqp keeps these bytes.
         transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- as above
         close_in_forks(transport.sock)
         self._arrivals = select.poll()
@@ -85,8 +85,8 @@ class Connection(frames.Connection):
         """Process one method or message.
 
         Args:
-            timeout: seconds to wait; None when it waits for the answer to a method, which has its
-                own deadline.
+            timeout: seconds to wait; None to wait for the answer to a method, at most
+                ANSWER_SECONDS.
 
         Raises:
             TimeoutError: nothing was received in time.
@@ -97,7 +97,7 @@ class Connection(frames.Connection):
             self._await_answer()
             return
         if timeout <= 0 and not self._has_arrived():
-            # py-amqp makes this check before each message that it publishes.
+            # This answer must be fast: py-amqp calls drain_events(0) before each publish.
             msg = "nothing has arrived"
             raise TimeoutError(msg)
         if self._wakers is not None and not self._has_arrived():
@@ -140,7 +140,7 @@ class Connection(frames.Connection):
         self._check_heard()
 
     def _check_heard(self) -> None:
-        """Close the connection if nothing was received for two heartbeats.
+        """Close the connection if nothing was received for two heartbeat intervals.
 
         It is called when everything that has arrived is read.
 

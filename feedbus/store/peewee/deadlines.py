@@ -105,7 +105,7 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of a Connection; its rows are already on the client."""
+    """A cursor of a Connection; a fetch needs no deadline, because its rows are on the client."""
 
     connection: Connection
 
@@ -129,7 +129,7 @@ class Cursor(extensions.cursor):
 
 
 class NamedCursor(Cursor):
-    """A cursor on the server; each fetch is a request."""
+    """A cursor on the server; each fetch is a request to the server, so it has a deadline."""
 
     def fetchone(self) -> Any:
         """Fetch a row."""
