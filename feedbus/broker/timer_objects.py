@@ -48,7 +48,7 @@ class Timer:
     def forget(self) -> None:
         """Forget what was declared, so that the next declare() declares all objects again.
 
-        It is called when the connection is lost: the broker may have lost the objects, too.
+        It is called before each new connection: another broker may answer, without the objects.
         """
         self._targets.clear()
         self._places.clear()

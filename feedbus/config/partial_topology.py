@@ -10,13 +10,13 @@ from feedbus.config.key_paths import KeyPath, lookup
 from feedbus.config.problems import Fault, Report
 
 Found = Iterator[tuple[KeyPath, Fault]]  # the faults that a check finds
-Options = dict[str, Any]  # of a queue
+Options = dict[str, Any]  # the options of a queue
 
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
 RING_ONLY = ("shards", "weight", "weights")
-# Options about the declaration and the bindings of a queue. Another system declares an external
-# queue.
+# Options about the declaration and the bindings of a queue. An external queue cannot have them,
+# because another system declares it.
 DECLARING = (
     *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
     *("message_ttl", "max_length", "overflow", "arguments"),

@@ -82,7 +82,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
         return found.put(one, str(weights), base)
     single = whole in found.headers or any(path[:-1] == whole for path in found.pairs)
     if single and whole not in found.pairs:
-        # A table of its own, or dotted keys: one pair for each shard.
+        # The weights are in a table of their own, or have dotted keys: one pair for each shard.
         for shard, weight in weights.items():
             found = _Tree(found.put((*whole, str(shard)), str(weight), whole))
     elif one in found.pairs and whole not in found.pairs:

@@ -28,8 +28,7 @@ def log_warnings() -> None:
 def note_coroutines() -> None:
     """Let Python record where this thread creates coroutines, for its warnings.
 
-    This takes time for each coroutine. So it is not called in the thread of the event loop, which
-    creates the most coroutines.
+    This takes time for each coroutine. So it is not called in the thread of the event loop.
     """
     sys.set_coroutine_origin_tracking_depth(1)
 

@@ -97,7 +97,9 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, which start at 0; the caller holds the lock to change them.
+        """Return the numbers of a key, which start at 0.
+
+        The caller must hold `lock` while it changes the numbers, but not during this call.
 
         Args:
             key: the key of the series; see feedbus.metrics.recorder.series_key.

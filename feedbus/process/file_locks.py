@@ -37,7 +37,7 @@ def lock(descriptor: int) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """Release the lock of an open file, even if a forked process still has the file open."""
+    """Release the lock of an open file, even if a forked process or a mapping keeps it open."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 

@@ -80,7 +80,7 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Check the files until the task is cancelled; apply changes when they have ended."""
+        """Check the files until the supervisor stops; apply changes when no more files change."""
         changed: set[str] = set()
         while not self._supervision.stopping:
             await asyncio.sleep(CHECK_SECONDS)

@@ -1,8 +1,9 @@
 """A message within the body of another message, if its properties cannot be sent as properties.
 
-This is necessary if they contain text that some clients cannot read, or if the frame has no room
-for the headers of the framework. The body of the outer message is the length of the original
-properties in four bytes, these properties as AMQP encodes them, and the original body.
+This is necessary if the properties contain text that some clients cannot read, or if the frame has
+no room for the headers of the framework. The body of the outer message has three parts: the length
+of the original properties in four bytes, these properties as AMQP encodes them, and the original
+body.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 
 
 def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
-    """Return a message whose properties fit into one frame; if necessary, they are shortened.
+    """Return a message whose properties fit into one frame.
+
+    If the properties of a retry or a dead letter do not fit, its traceback is left out, the message
+    is sealed, and its reason is shortened.
 
     Args:
         message: the message to publish.
