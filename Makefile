@@ -7,9 +7,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # Most tests wait for servers and processes, so more workers than processors wait side by side: with
-# five, tests took 75 % of the time of two processors. Each worker starts servers of its own, which
+# six, tests took 70 % of the time of two processors. Each worker starts servers of its own, which
 # takes 12 s of processor time.
-PYTEST := $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 8 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_runner*.py \
 	$(shell grep -l 'versions.chosen()' tests/test_*.py)
 
@@ -36,7 +36,7 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 check: lint  ## lint and unit tests, in two minutes; needs no server
-	@FEEDBUS_SERVERS=none $(PYTEST) --dist worksteal $(UNIT) $(PYTEST_ARGS)
+	@FEEDBUS_SERVERS=none $(PYTEST) -n 6 --dist worksteal $(UNIT) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh servers/install.sh
