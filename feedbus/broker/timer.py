@@ -108,9 +108,9 @@ def wait_of(headers: Mapping[str, Any]) -> int:
 def target_of(names: Names, queue: Queue) -> str:
     """Return the target of a queue's retries: the queue, or for a ring the entry to it.
 
-    A retry for a ring reaches the shard that owns its key at the end of the delay. An external
-    queue has no binding of this project, so a queue of the timer dead-letters to it by the default
-    exchange.
+    A retry for a ring reaches the shard that owns its key at the end of the delay. feedbus does not
+    bind an external queue. So the target of its retries is a queue of the timer, which dead-letters
+    to the external queue through the default exchange.
     """
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)

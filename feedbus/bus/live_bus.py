@@ -280,7 +280,9 @@ class LiveBus(Bus):
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
-_inherited: list[object] = []  # in a forked process: objects of its parent, which stay open
+# In a forked process: objects of its parent. While they are in this list, they are not collected as
+# garbage, so this process does not close the connections of its parent.
+_inherited: list[object] = []
 
 
 def _begin_anew() -> None:

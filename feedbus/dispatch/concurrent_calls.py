@@ -71,7 +71,10 @@ class ConcurrentCalls:
         return self._slow.durations(self.in_handlers)
 
     def forget_slow(self) -> None:
-        """Remove all messages from the result of `slow`, also messages whose calls still run."""
+        """Remove the ended calls from the result of `slow`.
+
+        A call that still runs is removed when it ends.
+        """
         self._slow.forget(self.in_handlers)
 
     @property

@@ -51,7 +51,10 @@ class SlowCalls:
         return ended + [each for each in lasting if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget(self, running: Iterable[Work]) -> None:
-        """Remove all messages from durations(), also messages whose calls still run."""
+        """Remove the ended calls from durations().
+
+        A call that still runs is listed until it ends, and not afterwards.
+        """
         self._ended.clear()
         for work in running:
             work.known_slow = True

@@ -47,7 +47,10 @@ class TakenRecords:
         return taken
 
     def record_of(self, delivery: Delivery) -> Waiting | None:
-        """Return the taken record of a delivery, or None if it is not from a waiting queue."""
+        """Return the waiting record of a delivery that take() has returned.
+
+        The result is None if the delivery is not from a waiting queue.
+        """
         return self._taken.get((delivery.consumer_tag, delivery.tag))
 
     def failed_again(self, record: Waiting, due_at: float) -> None:

@@ -42,7 +42,7 @@ def read(arrival: Arrival, order: Order, waiting_queue: str, turn: int) -> Waiti
         arrival: the delivery.
         order: determines where the message has its key.
         waiting_queue: the waiting queue that delivered it.
-        turn: the number of the generation whose waiting queue that is.
+        turn: the number of the generation that the waiting queue belongs to.
 
     """
     delivery = arrival.delivery

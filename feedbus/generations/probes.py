@@ -35,7 +35,8 @@ def fence(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> O
 
     Args:
         queue: the name of the queue on the broker.
-        marked: the value of the header that marks the fence.
+        marked: the value of the header that marks the fence: the name of the queue for a probe,
+            the digest of the old ring for a fence of a switch.
         message_id: the id of a probe; "" for another fence.
         body: the new generation if the fence is a notice, else empty.
 
@@ -94,7 +95,9 @@ class Probes:
         return self._quiet >= NEEDED
 
     def put(self) -> None:
-        """Publish the next probe to the end of the queue; a full queue gets a fence later.
+        """Publish the next probe to the end of the queue.
+
+        If the queue is full, put_fence() later publishes a fence in place of the probe.
 
         Raises:
             Outage: the broker does not confirm the probe.

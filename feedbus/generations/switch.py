@@ -166,8 +166,8 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
             "waiting_queue_kept",
             f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
             " their shard does not exist (an operator or feedbus 0.1 has deleted it); publish each"
-            f" message to exchange {exchange} with the routing key in its header {KEY}, and remove"
-            " it from the queue; `feedbus plan` lists the queue until it is empty",
+            f" message to exchange {exchange} with the value of its header {KEY} as the routing"
+            " key, and remove it from the queue; `feedbus plan` lists the queue until it is empty",
             queue=queue,
             exchange=exchange,
             messages=count,

@@ -171,8 +171,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"
         " exist, so no consumer reads them. feedbus did not delete the waiting queue. Publish each"
-        " message to `exchange` with the routing key in its header `feedbus-key`, and remove it"
-        " from the queue.",
+        " message to `exchange` with the value of its header `feedbus-key` as the routing key,"
+        " and remove it from the queue.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The user of the broker may not declare exchanges, so requeued"

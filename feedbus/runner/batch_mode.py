@@ -200,7 +200,7 @@ class BatchMode:
         """Wait because of an outage; return True to try again, or False to end the run.
 
         Raises:
-            Outage: the waiting records must be read again.
+            Outage: `error` itself, if the waiting records must be read again.
 
         """
         run = self._run

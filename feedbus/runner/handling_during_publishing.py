@@ -82,7 +82,9 @@ class PublishingPauses:
 
     @contextmanager
     def of(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
-        """Allow pauses while the block calls the handler with deliveries.
+        """Let pause() handle other small deliveries until the end of the block.
+
+        The block calls the handler with these deliveries.
 
         Raises:
             Exception: the connection was lost in a pause, or the waiting records must be read

@@ -72,7 +72,10 @@ class Subscriptions:
         return left
 
     def leave_to_others(self, tag: str) -> None:
-        """Subscribe to an old queue again only when no other consumer reads it."""
+        """Note an old queue that another consumer reads.
+
+        The consumer subscribes to the queue again when nobody else reads it.
+        """
         source = self._sources[tag]
         if source.when_unread:
             self._left_to_others.append(source)
@@ -171,7 +174,11 @@ class Subscriptions:
             self._metrics.misplaced()
 
     def at_fence(self) -> bool:
-        """Whether a fence must be processed next; a fence that was postponed is passed over."""
+        """Whether a fence must be processed next.
+
+        If the first fence is postponed, the buffer first continues with the deliveries of another
+        generation.
+        """
         buffer = self._run.buffer
         if buffer.at_fence and self._until_fence_due() > 0:
             buffer.pass_over_fence()
@@ -261,7 +268,10 @@ class Subscriptions:
         return newest
 
     def drop(self, tag: str) -> None:
-        """Stop reading a queue. Its deliveries have returned to it, or were deleted with it."""
+        """Stop reading a queue.
+
+        The broker returns the unsettled deliveries to the queue, unless the queue was deleted.
+        """
         self.drop_reader(tag)
         self.drop_waiting(tag)
 
@@ -281,7 +291,13 @@ class Subscriptions:
         """Give back all unsettled deliveries, and return the queues to subscribe to again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
-        consumer would get later messages before the unsettled ones, which return with the channel.
+        consumer would get later messages before the unsettled ones: these return to the queue only
+        when the channel is closed.
+
+        Args:
+            queues: all queues that this consumer has to read.
+            left: those of them that are not read now, and have to be subscribed to again.
+
         """
         read = {reader.queue for reader in self.readers.values()}
         for tag in list(self.readers):
@@ -294,5 +310,5 @@ class Subscriptions:
             reader.close()
         if self._run.waiting is not None:
             self._run.waiting.close()
-        # The broker has returned the deliveries in the buffer to their queues with their channels.
+        # When the channels were closed, the broker returned the deliveries in the buffer.
         self._run.buffer.clear()
