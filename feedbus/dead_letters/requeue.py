@@ -127,7 +127,7 @@ class Requeue:
         state = ring_state.states(connection, self._topology).get(exchange.name)
         if state is None or state.draining or not state.settled or state.disordered:
             return None
-        if not state.current.members or {"hash-header", "hash-property"} & {*exchange.arguments}:
+        if not state.current.members or not exchange.hashes_routing_keys:
             return None
         ring, current = Ring.of(state.current.members), state.current
         return lambda key: self._names.waiting(self._names.member(current, ring.route(key)))

@@ -22,8 +22,7 @@ def known(topology: Topology, queue: Queue) -> bool:
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False
-    arguments = topology.exchanges[queue.exchange].arguments
-    return not {"hash-header", "hash-property"} & {*arguments}
+    return topology.exchanges[queue.exchange].hashes_routing_keys
 
 
 class Predecessors:

@@ -40,9 +40,8 @@ class MisplacementCheck:
     def use_rings(self, states: Iterable[State]) -> None:
         """From now on, check the messages of the current and the old rings in these states."""
         for state in states:
-            arguments = self._topology.exchanges[state.current.exchange].arguments
-            if {"hash-header", "hash-property"} & {*arguments}:
-                continue  # this ring hashes another value than the routing key
+            if not self._topology.exchanges[state.current.exchange].hashes_routing_keys:
+                continue
             for generation in (state.current, *state.draining):
                 self._rings.setdefault(generation, Ring.of(generation.members))
                 for member, _ in generation.members:

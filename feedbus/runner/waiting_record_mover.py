@@ -68,8 +68,8 @@ class WaitingRecordMover:
         if not records:
             return True
         exchange = self._consumer.queue.exchange
-        if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
-            return False  # the ring hashes another value than the routing key
+        if not self._topology.exchanges[exchange].hashes_routing_keys:
+            return False
         # Records without an arrival have failed again and are being sent to this queue. Taken
         # records are in a handler.
         arrivals = [each.arrival for each in records if each.arrival and not each.taken]

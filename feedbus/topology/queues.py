@@ -45,6 +45,11 @@ class Exchange:
         """Whether the exchange is of type x-consistent-hash, and so has a ring."""
         return self.type == "x-consistent-hash"
 
+    @property
+    def hashes_routing_keys(self) -> bool:
+        """Whether a ring selects shards by the routing key, not by a header or a property."""
+        return not {"hash-header", "hash-property"} & {*self.arguments}
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
