@@ -15,7 +15,12 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import switch, topology_setup
+from feedbus.generations.consumer_queues import Source
+from feedbus.generations.probes import FULL_SECONDS
+from feedbus.generations.queue_phases import phase_of
 from feedbus.ring import Ring
+from feedbus.runner import subscriptions
+from feedbus.runner.subscriptions import Subscriptions
 from feedbus.topology import Topology
 from servers import versions
 from tests.applying import Killed, switch_killed
@@ -183,3 +188,40 @@ def test_a_switch_waits_for_room_while_the_queues_of_the_one_before_it_are_drain
         up.join()
         wait_until(lambda: len(seen) == 3 and not state(system).draining)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("order_by", [True, False])
+def test_a_consumer_that_subscribes_only_after_a_switch_ends_its_full_queue(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch, *, order_by: bool
+) -> None:
+    system = make(sharded(1, **FULL, order_by=order_by))
+    publish(system, 1)
+    after = with_full_shards(system, 2, order_by=order_by)
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        subscribe = Subscriptions.subscribe
+
+        def switch_first(self: Subscriptions, connection: Any, source: Source) -> bool:
+            patch.undo()
+            topology_setup.set_up(after.topology)
+            return subscribe(self, connection, source)
+
+        patch.setattr(Subscriptions, "subscribe", switch_first)
+        with after.running(lambda record, _: seen.append(record["n"]), "shard_0"):
+            wait_until(lambda: seen == [1] and not state(system).draining)
+
+
+def test_a_consumer_checks_once_whether_its_queue_was_replaced_before_it_subscribed(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(1, **FULL))
+    phases: list[str] = []
+
+    def noted_phase(*arguments: Any) -> str:
+        phases.append(phase_of(*arguments))
+        return phases[-1]
+
+    monkeypatch.setattr(subscriptions, "phase_of", noted_phase)
+    publish(system, 1)
+    system.run(lambda *_: None, "shard_0", idle_seconds=3 * FULL_SECONDS)
+    assert phases == ["in use"]

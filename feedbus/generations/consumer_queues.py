@@ -11,6 +11,7 @@ from feedbus.broker import external_objects
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors, ring_state, switch
+from feedbus.generations.held_messages import may_refuse
 from feedbus.generations.predecessors import Predecessors
 from feedbus.generations.ring_state import State
 from feedbus.topology import Consumer, Generation, Topology
@@ -26,9 +27,9 @@ class Source:
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        unfenced: whether the consumer must put a fence into the queue as soon as the phase of the
-            queue is "ending". An earlier fence may have expired, or the queue was full and refused
-            it.
+        unfenced: whether the consumer must check, after it has subscribed, whether the phase of the
+            queue is "ending", and then put a fence into the queue. An earlier fence may have
+            expired, or the queue was full and refused it.
         turn: the number of the queue's generation.
         when_unread: whether it is an old queue, to which a consumer subscribes only when the broker
             reports no other reader.
@@ -73,8 +74,10 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _followed(state, consumer.name)
-        # If the switch is completed before the consumer subscribes, a full queue has no fence.
-        self._unfenced = self._state != state
+        # If the ring is replaced before the consumer subscribes, a full queue has no fence.
+        self._unfenced = self._state is not None and (
+            self._state != state or may_refuse(topology, self._state.current)
+        )
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:

@@ -49,7 +49,7 @@ def append_held(
     """
     # If a queue may refuse messages, they are appended one by one. So no message overtakes a
     # message that a full queue has refused.
-    one_by_one = any(_may_refuse(names.topology, generation) for generation in generations)
+    one_by_one = any(may_refuse(names.topology, generation) for generation in generations)
 
     def append(messages: Sequence[Any]) -> None:
         moved = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
@@ -124,7 +124,7 @@ def _report(generation: Generation) -> None:
     )
 
 
-def _may_refuse(topology: Topology, generation: Generation) -> bool:
+def may_refuse(topology: Topology, generation: Generation) -> bool:
     """Whether a queue of a ring may refuse messages, because it is full."""
     exchange = generation.exchange
     if generation.shape != topology.generation(exchange).shape:

@@ -243,8 +243,11 @@ class Subscriptions:
             phase = phase_of(raw, self._run.topology, self._run.consumer, reader.queue)
             if phase == "ending":
                 reader.probes.put_fence()
-            else:
+            elif phase == "switching":
                 reader.probes.postpone()
+            else:
+                # The next switch finds that the queue has a consumer, and puts the fence itself.
+                reader.probes.fence_needed = False
 
     def end_empty(self, working: Callable[[str], bool]) -> bool:
         """Delete the queues that are proved to be empty, unless more messages have arrived.
