@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from feedbus import broker
 from feedbus.cli import dead
-from feedbus.dead_letters import pruning
+from feedbus.dead_letters import pruning, requeue
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
 from feedbus.records import Records
@@ -110,6 +110,32 @@ def test_a_requeued_dead_letter_is_handled_although_the_limit_of_waiting_records
     assert [number for number in seen if number % 2] == [1, 3, 5, 7]
     assert sorted(seen) == EIGHT
     assert system.dead(queue) == []
+
+
+def test_the_lock_is_held_for_several_requeued_dead_letters_and_then_released(make, monkeypatch):
+    system = make(sharded(1, **(ORDERED | {"block_on_dead": True})))
+    published(system, exchange="ring")
+    refused, seen = set(EIGHT), []
+    system.run(refusing(refused, seen), "shard_0")
+    letters = len(system.dead("shard"))
+    assert letters > 1
+    locked, taken = broker.locked, []
+
+    def noted_lock(*arguments: Any, **options: Any) -> Any:
+        taken.append(arguments)
+        return locked(*arguments, **options)
+
+    monkeypatch.setattr(broker, "locked", noted_lock)
+    monkeypatch.setattr(requeue, "LOCK_SECONDS", 600.0)
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    output = command(["requeue", "shard", "--all"]).output
+    assert output == f"{letters} dead letters sent back to shard\n"
+    assert len(taken) == 1
+    with broker.connect(system.topology) as connection:
+        with locked(connection, system.topology, wait_seconds=0.0):
+            refused.clear()
+        system.run(refusing(refused, seen), "shard_0")
+    assert sorted(seen) == EIGHT
 
 
 @pytest.mark.parametrize("pack", [1, 10])

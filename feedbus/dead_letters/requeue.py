@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
@@ -27,6 +28,10 @@ from feedbus.wire.constants import JSON, KEY, PACK, REQUEUED
 from feedbus.wire.failed_messages import of_record, sent_back
 
 events = EventLog(__name__)
+
+LOCK_SECONDS = 0.5  # how long the topology's lock is held, to requeue several dead letters
+
+WaitingQueueOfKey = Callable[[str], str]
 
 
 class Requeue:
@@ -53,13 +58,17 @@ class Requeue:
         self._hashed = topology.on_ring(queue)
         self._own = self._names.unsharded(queue)
         self._exchange = self._names.exchange(queue.exchange) if self._hashed else ""
+        self._lock = contextlib.ExitStack()  # holds the topology's lock until it is closed
+        self._locked_until = -math.inf
+        self._waiting_queue: WaitingQueueOfKey | None = None  # valid while the lock is held
 
     def __enter__(self) -> Self:
         """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete the temporary exchange, if there is one, and close the connection."""
+        """Release the lock, delete the temporary exchange, and close the connection."""
+        self._release()
         if self._exchange and not self._hashed:
             with contextlib.suppress(Outage, ChannelError, OSError):
                 self._sender.channel().exchange_delete(self._exchange)
@@ -88,24 +97,43 @@ class Requeue:
         if not self._hashed:
             own = self._names.waiting(self._own)
             return self._left(messages, [letter.key] * len(messages), lambda _: own)
+        self._lock_ring()
+        if self._waiting_queue is None:
+            return messages
+        return self._left(messages, [each.routing_key for each in messages], self._waiting_queue)
+
+    def _lock_ring(self) -> None:
+        """Hold the topology's lock, and know the waiting queue of each key.
+
+        Under the lock, no switch begins. So the consumers handle the requeued dead letters before
+        they move the records of these waiting queues. To take the lock takes longer than to send a
+        dead letter. So the lock is held for several of them, but not for long: consumers and other
+        commands need it, too.
+        """
         topology = self._topology
-        # Under the lock, no switch begins. So the consumers handle the messages before they move
-        # the records of these waiting queues.
-        with (
-            broker.connect(topology) as connection,
-            broker.outage(connection, topology.broker_url),
-            broker.locked(connection, topology),
-        ):
-            waiting_queue = self._waiting_queue_of_key(connection)
-            if waiting_queue is None:
-                return messages
-            return self._left(messages, [each.routing_key for each in messages], waiting_queue)
+        clock = broker.clock(topology)
+        if clock.monotonic() < self._locked_until:
+            return
+        self._release()
+        with contextlib.ExitStack() as lock:
+            connection = lock.enter_context(broker.connect(topology))
+            with broker.outage(connection, topology.broker_url):
+                lock.enter_context(broker.locked(connection, topology))
+                self._waiting_queue = self._waiting_queue_of_key(connection)
+            self._lock = lock.pop_all()
+        self._locked_until = clock.monotonic() + LOCK_SECONDS
+
+    def _release(self) -> None:
+        """Release the topology's lock, if it is held."""
+        self._locked_until, self._waiting_queue = -math.inf, None
+        with contextlib.suppress(Outage, ChannelError, OSError):
+            self._lock.close()
 
     def _left(
         self,
         messages: Sequence[Outgoing],
         keys: Sequence[str],
-        waiting_queue: Callable[[str], str],
+        waiting_queue: WaitingQueueOfKey,
     ) -> list[Outgoing]:
         """Publish messages to the waiting queues of these keys; return the refused messages."""
         sent = [
@@ -121,7 +149,7 @@ class Requeue:
         pairs = zip(messages, sent, strict=True)
         return [message for message, one in pairs if id(one) in refused]
 
-    def _waiting_queue_of_key(self, connection: Connection) -> Callable[[str], str] | None:
+    def _waiting_queue_of_key(self, connection: Connection) -> WaitingQueueOfKey | None:
         """Return a function that returns the waiting queue of a key, or None if it is not known."""
         exchange = self._topology.exchanges[self._queue.exchange]
         state = ring_state.states(connection, self._topology).get(exchange.name)
