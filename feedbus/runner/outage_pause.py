@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feedbus.clock import Clock
-from feedbus.errors import FeedbusError, Outage, StoreOutage, UsageError
+from feedbus.errors import BrokerOutage, FeedbusError, Outage, StoreOutage, UsageError
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, OutagePart
 
@@ -109,4 +109,6 @@ def part_of(error: FeedbusError) -> OutagePart:
     """Return what is unavailable: the store, something else that a handler needs, or the broker."""
     if isinstance(error, StoreOutage):
         return "store"
-    return "handler" if type(error) is Outage else "broker"
+    if isinstance(error, BrokerOutage) or not isinstance(error, Outage):
+        return "broker"
+    return "handler"
