@@ -12,7 +12,7 @@ from feedbus.generations.consumer_queues import ConsumerQueues
 from feedbus.generations.ring_state import State, encode_generation
 from tests.small_topologies import queue, sharded, undeclared
 
-BEFORE = replace(undeclared().generation("ring"), turn=4)
+BEFORE = replace(undeclared().generation("ring"), number=4)
 CURRENT = State(BEFORE)
 NO_CONNECTION: Any = None  # it fails if the state is read
 
@@ -31,12 +31,12 @@ def test_a_notice_of_a_newer_ring_with_this_shard_is_followed_without_the_state(
     turn: int, shards: int, *, follows: bool
 ) -> None:
     members = tuple((f"shard_{number}", 1) for number in range(shards))
-    notice = encode_generation(replace(BEFORE, turn=turn, members=members))
+    notice = encode_generation(replace(BEFORE, number=turn, members=members))
     assert draining().announced(NO_CONNECTION, notice) is follows
 
 
 def test_a_consumer_that_cannot_read_two_generations_follows_no_notice() -> None:
-    notice = encode_generation(replace(BEFORE, turn=5))
+    notice = encode_generation(replace(BEFORE, number=5))
     assert not draining(order_by=False).announced(NO_CONNECTION, notice)
     assert not draining("work").announced(NO_CONNECTION, notice)
 
@@ -46,7 +46,7 @@ def test_a_consumer_that_cannot_read_two_generations_follows_no_notice() -> None
 def test_the_state_is_read_if_a_notice_has_no_generation(
     monkeypatch: pytest.MonkeyPatch, notice: bytes, turn: int
 ) -> None:
-    state = State(replace(BEFORE, turn=turn))
+    state = State(replace(BEFORE, number=turn))
     monkeypatch.setattr(consumer_queues.ring_state, "states", lambda *_: {"ring": state})
     assert draining().announced(NO_CONNECTION, notice) is (turn == 5)
 
@@ -55,7 +55,7 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
 def test_a_shard_that_a_switch_removes_is_read_until_the_switch_is_complete(
     *, settled: bool
 ) -> None:
-    fewer = replace(BEFORE, turn=5, members=(("shard_0", 1),))
+    fewer = replace(BEFORE, number=5, members=(("shard_0", 1),))
     state = State(fewer, draining=(BEFORE,), settled=settled)
     removed, kept = draining(state=state), draining("shard_0", state)
     assert kept.removal_reason(NO_CONNECTION) is None

@@ -90,7 +90,7 @@ def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     first = state(system).current
     for turn, shards in enumerate((5, 3, 5), start=1):
         topology_setup.set_up(reshaped(system, shards))
-        assert state(system).current.turn == turn
+        assert state(system).current.number == turn
     rings = (*state(system).draining, state(system).current)
     assert rings[0] == first
     assert len({each.digest for each in rings}) == 4

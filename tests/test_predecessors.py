@@ -45,7 +45,7 @@ def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, da
     state = State(generations[-1], tuple(generations[:-1]))
     queues = [queue for old in state.draining for queue in NAMES.members(old)]
     existing = data.draw(st.sets(st.sampled_from(queues)))
-    scattered = data.draw(st.sets(st.sampled_from([old.turn for old in state.draining])))
+    scattered = data.draw(st.sets(st.sampled_from([old.number for old in state.draining])))
     key = data.draw(st.text(max_size=8))
     turn = data.draw(st.integers(0, len(rings) - 1))
     found = Predecessors(NAMES, replace(state, scattered=tuple(scattered)), existing)
@@ -53,7 +53,7 @@ def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, da
     for old in generations[:turn]:
         for member, _ in old.members:
             queue = NAMES.member(old, member)
-            had_key = old.turn in scattered or Ring.of(old.members).route(key) == member
+            had_key = old.number in scattered or Ring.of(old.members).route(key) == member
             if had_key and queue in existing:
                 expected.add(queue)
     assert found.of(turn, key) == expected
@@ -64,10 +64,10 @@ def test_a_deleted_queue_is_waited_for_no_more():
     (queue,) = NAMES.members(old)
     found = Predecessors(NAMES, State(generation(1, [1, 1]), (old,)), [queue])
     assert found.of(1, "k") == {queue}
-    assert found.oldest_turn == 0
+    assert found.oldest_generation_number == 0
     found.ended([queue])
     assert found.of(1, "k") == set()
-    assert found.oldest_turn is None
+    assert found.oldest_generation_number is None
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ def take(taken: TakenRecords, now: float = 0.0) -> list[int]:
 def test_a_record_without_a_decision_is_done(records, taken):
     assert take(taken) == [1, 2, 3, 4]
     assert taken.settled([delivery(1), delivery(4)]) == [delivery(1), delivery(4)]
-    assert sorted(each.place for each in records) == [2, 3]
+    assert sorted(each.position for each in records) == [2, 3]
 
 
 def test_the_copy_of_a_record_that_was_handled_is_acknowledged_too(records, taken):
     copy = Arrival(delivery(9, "newer"), None, 0.0)
-    records.arrived(WaitingRecord("b", 4, "m4", queue="w3", arrival=copy, turn=1))
+    records.arrived(WaitingRecord("b", 4, "m4", queue="w3", arrival=copy, generation_number=1))
     take(taken)
     assert taken.settled([delivery(4)]) == [copy.delivery, delivery(4)]
 

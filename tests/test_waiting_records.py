@@ -81,7 +81,7 @@ class Consumer:
         blocked = self.records.blocks(key)
         if not repeated and (blocked or self.fails(name)):
             due_at = 0.0 if blocked else self.now + DELAY
-            place = self.records.next_place()
+            place = self.records.next_position()
             message = Message(key, place, name, int(not blocked), due_at)
             self.records.add(WaitingRecord(key, place, name, True, message.attempt, due_at))
             yield
@@ -176,7 +176,7 @@ def test_each_key_takes_effect_in_order_whatever_fails_and_whoever_is_killed(key
 def records(*keys: str) -> WaitingRecords[str]:
     found: WaitingRecords[str] = WaitingRecords()
     for number, key in enumerate(keys):
-        place = found.next_place()
+        place = found.next_position()
         found.arrived(WaitingRecord(key, place, f"m{number}", arrival=f"d{number}"))
     return found
 
@@ -187,7 +187,7 @@ def test_a_key_waits_for_its_first_record_and_others_do_not():
     waiting.again(first, due_at=10.0)
     assert [each.message_id for each in waiting.take(5.0, 10)] == ["m1", "m3"]
     assert waiting.next_due() == math.inf  # its message is being sent
-    again = WaitingRecord("a", first.place, "m0", attempt=1, due_at=10.0, arrival="again")
+    again = WaitingRecord("a", first.position, "m0", attempt=1, due_at=10.0, arrival="again")
     assert waiting.arrived(again) == []
     assert (waiting.next_due(), waiting.take(9.0, 10)) == (10.0, [])
     assert [each.message_id for each in waiting.take(10.0, 10)] == ["m0", "m2"]
@@ -222,7 +222,7 @@ def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified)
 def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
     waiting: WaitingRecords[str] = WaitingRecords()
     for number, awaited in enumerate([{"q"}, {"q", "r"}, set()]):
-        record = WaitingRecord("abc"[number], waiting.next_place(1), f"m{number}", arrival="d")
+        record = WaitingRecord("abc"[number], waiting.next_position(1), f"m{number}", arrival="d")
         record.awaited = frozenset(awaited)
         waiting.arrived(record)
     assert (waiting.awaited.records, set(waiting.awaited.queues)) == (2, {"q", "r"})
@@ -237,10 +237,10 @@ def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
 
 def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_ones():
     waiting: WaitingRecords[str] = WaitingRecords()
-    newer = WaitingRecord("a", waiting.next_place(2), "new", arrival="n")
+    newer = WaitingRecord("a", waiting.next_position(2), "new", arrival="n")
     waiting.arrived(newer)
     assert [waiting.blocks("a", turn) for turn in (1, 2, 3)] == [False, True, True]
-    older = WaitingRecord("a", waiting.next_place(1), "old", arrival="o")
+    older = WaitingRecord("a", waiting.next_position(1), "old", arrival="o")
     waiting.arrived(older)
     assert waiting.blocks("a", 1)
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["old", "new"]
@@ -249,7 +249,7 @@ def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_
 def in_queues(*queues: tuple[str, int], key: str = "a", place: int = 1) -> list[Any]:
     """Return one record as messages of queues, each with the turn of its generation."""
     return [
-        WaitingRecord(key, place, f"m{place}", queue=queue, turn=turn, arrival=queue)
+        WaitingRecord(key, place, f"m{place}", queue=queue, generation_number=turn, arrival=queue)
         for queue, turn in queues
     ]
 

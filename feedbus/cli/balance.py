@@ -18,7 +18,7 @@ from feedbus.cli.name_completion import QUEUE
 from feedbus.config.weight_editing import rewrite
 from feedbus.errors import UsageError
 from feedbus.ring import Ring
-from feedbus.topology import MOST_BUCKETS, Topology
+from feedbus.topology import MAX_BUCKETS, Topology
 from feedbus.units import counted
 
 ALTERNATIVES_SHOWN = 8
@@ -56,7 +56,7 @@ Examples:
 )
 @click.option(
     "--max-buckets",
-    type=click.IntRange(1, MOST_BUCKETS),
+    type=click.IntRange(1, MAX_BUCKETS),
     default=200,
     show_default=True,
     metavar="N",

@@ -78,17 +78,17 @@ class QueueTable(TableSchema):
     shards = Whole(
         "The number of shards. Each shard has its own queue, consumer and process: `NAME_0`, "
         "`NAME_1` and so on. Only on an x-consistent-hash exchange.",
-        most=topology.MOST_BUCKETS,
+        most=topology.MAX_BUCKETS,
         default="one queue, called NAME",
         example=4,
     )
     weight = Whole(
         "The share of each shard in the ring, in buckets; a ring has at most 10,000 buckets.",
-        most=topology.MOST_BUCKETS,
+        most=topology.MAX_BUCKETS,
         default="1",
     )
     weights = Tables(
-        Whole("The weight of the shard with this number.", most=topology.MOST_BUCKETS),
+        Whole("The weight of the shard with this number.", most=topology.MAX_BUCKETS),
         "The weights of single shards by number, `{ 3 = 2 }`; other shards keep `weight`.",
         of="positive integers",
         keys=ShardNumber(""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from feedbus.config.partial_topology import RING, Draft, Found, Options
 from feedbus.config.problems import Fault
-from feedbus.topology import MOST_BUCKETS
+from feedbus.topology import MAX_BUCKETS
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Found:
@@ -41,11 +41,11 @@ def check_buckets(draft: Draft) -> Found:
         exchange = options["exchange"]
         before = buckets.get(exchange, 0)
         buckets[exchange] = before + sum(weights_of(options))
-        if before <= MOST_BUCKETS < buckets[exchange]:
+        if before <= MAX_BUCKETS < buckets[exchange]:
             option = next(
                 name for name in ("weight", "weights", "shards", "exchange") if name in options
             )
-            expected = f"at most {MOST_BUCKETS:,} buckets in the ring of '{exchange}'"
+            expected = f"at most {MAX_BUCKETS:,} buckets in the ring of '{exchange}'"
             yield (
                 draft.at(queue, option),
                 Fault(expected=expected, got=f"{buckets[exchange]:,}"),

@@ -103,9 +103,9 @@ class BlockedKeys:
             return []
         stopped: dict[Any, Row] = {}
         overtaken = False
-        for place in range(len(records.batch)):
-            arrived, row = origin(records, place)
-            key, verdict = self._decoder.key(arrived, row), verdicts.get(place)
+        for index in range(len(records.batch)):
+            arrived, row = origin(records, index)
+            key, verdict = self._decoder.key(arrived, row), verdicts.get(index)
             if key in stopped:
                 overtaken |= verdict is None
             elif verdict is not None:

@@ -12,7 +12,11 @@ from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePoli
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.requeued_dead_letters import RequeuedDeadLetters
 from feedbus.dispatch.taken_waiting_records import TakenRecords
-from feedbus.dispatch.waiting_messages import Arrival, read, written
+from feedbus.dispatch.waiting_messages import (
+    Arrival,
+    decode_waiting_message,
+    encode_waiting_message,
+)
 from feedbus.dispatch.waiting_record_copies import BLOCKED, NOTHING, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.logs import EventLog
@@ -26,11 +30,11 @@ events = EventLog(__name__)
 class Predecessors(Protocol):
     """The queues of older generations that still exist."""
 
-    def of(self, turn: int, routing_key: str) -> frozenset[str]:
+    def of(self, generation_number: int, routing_key: str) -> frozenset[str]:
         """Return the older queues that can still contain records of a routing key.
 
         Args:
-            turn: the number of a generation; the queues of earlier generations are older.
+            generation_number: the queues of earlier generations are older.
             routing_key: the key by which the rings select a shard.
 
         """
@@ -68,12 +72,14 @@ class OrderedRetries:
         self._policy = policy
         self._clock = clock
         self._queues: dict[str, str] = {}  # the waiting queue of each consumer tag
-        self._turns: dict[str, int] = {}  # the number of the generation of each consumer tag
+        self._generation_numbers: dict[
+            str, int
+        ] = {}  # the number of the generation of each consumer tag
 
-    def subscribed(self, consumer_tag: str, waiting_queue: str, turn: int = 0) -> None:
+    def subscribed(self, consumer_tag: str, waiting_queue: str, generation_number: int = 0) -> None:
         """Set the waiting queue, and the number of the generation, of a subscription."""
         self._queues[consumer_tag] = waiting_queue
-        self._turns[consumer_tag] = turn
+        self._generation_numbers[consumer_tag] = generation_number
 
     def closed(self, waiting_queue: str) -> None:
         """Forget the records in a waiting queue that is closed: they are delivered again."""
@@ -86,7 +92,7 @@ class OrderedRetries:
         self.records.forget()
         self.unsettled = self.repetition_expected = False
         self._queues.clear()
-        self._turns.clear()
+        self._generation_numbers.clear()
         self.taken.forget()
         self.requeued.drop(lambda _: True)
 
@@ -124,16 +130,16 @@ class OrderedRetries:
         if REQUEUED in delivery.headers:
             self.requeued.add(delivery)
             return []
-        turn = self._turns.get(delivery.consumer_tag, 0)
-        record = read(
+        generation_number = self._generation_numbers.get(delivery.consumer_tag, 0)
+        record = decode_waiting_message(
             Arrival(delivery, message, self._clock.monotonic()),
             self._order,
             self._queues[delivery.consumer_tag],
-            turn,
+            generation_number,
         )
-        record.place = record.place or self.records.next_place(turn)
+        record.position = record.position or self.records.next_position(generation_number)
         if self.predecessors is not None:
-            record.awaited = self.predecessors.of(turn, delivery.original_key)
+            record.awaited = self.predecessors.of(generation_number, delivery.original_key)
         return [each.delivery for each in self.records.arrived(record)]
 
     def _release(self, message_id: str) -> list[Delivery]:
@@ -166,7 +172,7 @@ class OrderedRetries:
         if delivery.redelivered and identified and self.records.is_repetition(pack.ids[row]):
             return Decision("wait", None)
         key = self._order.waiting_key(delivery, pack, row)
-        blocks = self.records.blocks(key, self._turns.get(delivery.consumer_tag, 0))
+        blocks = self.records.blocks(key, self._generation_numbers.get(delivery.consumer_tag, 0))
         if not blocks and not self._awaited(delivery, pack, row):
             return None
         decision = self._policy.deferred(delivery, pack, row)
@@ -177,7 +183,8 @@ class OrderedRetries:
         # waiting queue.
         queue = self._queues[delivery.consumer_tag]
         return replace(
-            decision, message=written(blocked, 0.0, self._order, queue, decision.message)
+            decision,
+            message=encode_waiting_message(blocked, 0.0, self._order, queue, decision.message),
         )
 
     def must_wait(self, delivery: Delivery, pack: Pack, row: int) -> bool:
@@ -186,14 +193,14 @@ class OrderedRetries:
         if record is not None:
             return self.taken.stops(record.key)
         key = self._order.waiting_key(delivery, pack, row)
-        return self.records.blocks(key, self._turns.get(delivery.consumer_tag, 0))
+        return self.records.blocks(key, self._generation_numbers.get(delivery.consumer_tag, 0))
 
     def _awaited(self, delivery: Delivery, pack: Pack, row: int) -> frozenset[str]:
         """Return the older queues that can still contain earlier records of a record's key."""
         if self.predecessors is None:
             return NOTHING
         key = pack.key(row) if delivery.content_type == PACK else delivery.original_key
-        return self.predecessors.of(self._turns.get(delivery.consumer_tag, 0), key)
+        return self.predecessors.of(self._generation_numbers.get(delivery.consumer_tag, 0), key)
 
     def after(self, delivery: Delivery, pack: Pack, row: int, decision: Decision) -> Decision:
         """Return the decision on a record, with the message that is sent for it.
@@ -216,21 +223,21 @@ class OrderedRetries:
                 return replace(decision, message=None)
             self.taken.failed_again(record, due_at)
         else:
-            turn = self._turns.get(delivery.consumer_tag, 0)
+            generation_number = self._generation_numbers.get(delivery.consumer_tag, 0)
             record = WaitingRecord(
                 self._order.waiting_key(delivery, pack, row),
-                self.records.next_place(turn),
+                self.records.next_position(generation_number),
                 decision.message.message_id,
                 delivery.identified or delivery.content_type == PACK,
                 BLOCKED if blocks else int(decision.message.headers[ATTEMPT]),
                 due_at,
                 queue,
                 awaited=self._awaited(delivery, pack, row),
-                turn=turn,
+                generation_number=generation_number,
             )
             self.records.add(record)
         self.unsettled = True
-        message = written(record, due_at, self._order, queue, decision.message)
+        message = encode_waiting_message(record, due_at, self._order, queue, decision.message)
         if not blocks:
             return replace(decision, message=message)
         events.warning(

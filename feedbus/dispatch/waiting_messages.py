@@ -13,7 +13,7 @@ from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
 
 MICROSECONDS = 1_000_000
-MOST_PLACE = 2**62  # a header with a higher number is ignored
+MAX_POSITION = 2**62  # a header with a higher number is ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +35,34 @@ class Arrival:
 Waiting = WaitingRecord[Arrival]
 
 
-def read(arrival: Arrival, order: Order, waiting_queue: str, turn: int) -> Waiting:
+def decode_waiting_message(
+    arrival: Arrival, order: Order, waiting_queue: str, generation_number: int
+) -> Waiting:
     """Return the record of a delivery; its position is 0 if the message contains no position.
 
     Args:
         arrival: the delivery.
         order: determines where the message has its key.
         waiting_queue: the waiting queue that delivered it.
-        turn: the number of the generation that the waiting queue belongs to.
+        generation_number: the number of the generation that the waiting queue belongs to.
 
     """
     delivery = arrival.delivery
     blocks = BLOCKED in delivery.headers
     return WaitingRecord(
         delivery.original_key if order.by_key else str(delivery.headers.get(ORDER_KEY, "")),
-        _number(delivery, PLACE),
+        _decode_int_header(delivery, PLACE),
         delivery.message_id,
         delivery.identified,
         BLOCKED_ATTEMPT if blocks else delivery.attempts,
-        math.inf if blocks else _number(delivery, NOT_BEFORE) / MICROSECONDS,
+        math.inf if blocks else _decode_int_header(delivery, NOT_BEFORE) / MICROSECONDS,
         waiting_queue,
         arrival,
-        turn=turn,
+        generation_number=generation_number,
     )
 
 
-def written(
+def encode_waiting_message(
     record: Waiting, due_at: float, order: Order, waiting_queue: str, message: Outgoing
 ) -> Outgoing:
     """Return the message with which a record waits, or with which a dead letter blocks its key.
@@ -73,7 +75,7 @@ def written(
         message: the retry or the dead letter, from which the message is made.
 
     """
-    own: dict[str, Any] = {PLACE: record.place}
+    own: dict[str, Any] = {PLACE: record.position}
     if not order.by_key:
         own[ORDER_KEY] = record.key
     if due_at < math.inf:
@@ -87,6 +89,6 @@ def written(
     )
 
 
-def _number(delivery: Delivery, name: str) -> int:
+def _decode_int_header(delivery: Delivery, name: str) -> int:
     value = delivery.headers.get(name)
-    return value if type(value) is int and 0 <= value < MOST_PLACE else 0
+    return value if type(value) is int and 0 <= value < MAX_POSITION else 0

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 Arrival = TypeVar("Arrival")
 
 BLOCKED = -1  # the attempt of a record that is a dead letter
-PLACES_OF_TURN = 2**40  # positions for the records of one generation's queues
+POSITIONS_PER_GENERATION = 2**40  # positions for the records of one generation's queues
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -25,9 +25,9 @@ class WaitingRecord(Generic[Arrival]):
 
     Attributes:
         key: the ordering key.
-        place: the position of the record. Records of one key run in the order of their positions;
-            records of other keys can have the same position. The positions of a generation's
-            records are higher than the positions of all earlier generations.
+        position: records of one key run in the order of their positions; records of other keys can
+            have the same position. The positions of a generation's records are higher than the
+            positions of all earlier generations.
         message_id: the id of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often the record has failed; BLOCKED if it is a dead letter that blocks its
@@ -38,13 +38,13 @@ class WaitingRecord(Generic[Arrival]):
         arrival: the delivery of its message; None if the message is being sent or was returned.
         taken: whether the record was taken to be handled, and its result is not known yet.
         awaited: the queues of older generations that must be deleted before the record may run.
-        turn: the number of the generation whose waiting queue contains its message.
+        generation_number: the number of the generation whose waiting queue contains its message.
         copy: the same record in the waiting queue of a newer generation.
 
     """
 
     key: str
-    place: int
+    position: int
     message_id: str
     identified: bool = True
     attempt: int = 0
@@ -53,7 +53,7 @@ class WaitingRecord(Generic[Arrival]):
     arrival: Arrival | None = None
     taken: bool = False
     awaited: frozenset[str] = NOTHING
-    turn: int = 0
+    generation_number: int = 0
     copy: WaitingRecord[Arrival] | None = None
 
     @property
@@ -70,7 +70,9 @@ class WaitingRecord(Generic[Arrival]):
 
     def add_copy(self, copy: WaitingRecord[Arrival]) -> None:
         """Add a copy after the copies of the same and of older generations."""
-        before = [each for each in self.with_copies() if each.turn <= copy.turn][-1]
+        before = [
+            each for each in self.with_copies() if each.generation_number <= copy.generation_number
+        ][-1]
         before.copy, copy.copy = copy, before.copy
 
     def remove_copy(self, copy: WaitingRecord[Arrival]) -> None:
@@ -85,6 +87,6 @@ class WaitingRecord(Generic[Arrival]):
         )
 
 
-def place_of(record: WaitingRecord[Arrival]) -> int:
+def position_of(record: WaitingRecord[Arrival]) -> int:
     """Return the position of a record among the records of its key."""
-    return record.place
+    return record.position

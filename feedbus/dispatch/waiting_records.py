@@ -11,10 +11,10 @@ from typing import Generic
 from feedbus.dispatch.awaited_queues import AwaitedQueues
 from feedbus.dispatch.waiting_record_copies import (
     BLOCKED,
-    PLACES_OF_TURN,
+    POSITIONS_PER_GENERATION,
     Arrival,
     WaitingRecord,
-    place_of,
+    position_of,
 )
 
 
@@ -49,7 +49,7 @@ class WaitingRecords(Generic[Arrival]):
         # entries are out of date.
         self._heads: list[tuple[float, int, str]] = []
         self._count = 0
-        self._last_places: dict[int, int] = {}  # the last position of each generation
+        self._last_positions: dict[int, int] = {}  # the last position of each generation
         self._read: set[str] = set()  # the ids of records that waited when reading began
 
     def __len__(self) -> int:
@@ -82,29 +82,39 @@ class WaitingRecords(Generic[Arrival]):
             if each.attempt == BLOCKED and message_id in {"", each.message_id}
         ]
 
-    def next_place(self, turn: int = 0) -> int:
+    def next_position(self, generation_number: int = 0) -> int:
         """Return a position after all positions of a generation, before all later generations."""
-        place = self._last_places.get(turn, turn * PLACES_OF_TURN) + 1
-        self._last_places[turn] = place
-        return place
+        position = (
+            self._last_positions.get(
+                generation_number, generation_number * POSITIONS_PER_GENERATION
+            )
+            + 1
+        )
+        self._last_positions[generation_number] = position
+        return position
 
-    def blocks(self, key: str, turn: int = 0) -> bool:
+    def blocks(self, key: str, generation_number: int = 0) -> bool:
         """Whether a record that arrives now must wait for other records of its key.
 
         Args:
             key: the ordering key.
-            turn: the number of the generation whose queue delivers the record.
+            generation_number: the number of the generation whose queue delivers the record.
 
         """
         line = self._lines.get(key)
-        return line is not None and line[0].place < (turn + 1) * PLACES_OF_TURN
+        return (
+            line is not None
+            and line[0].position < (generation_number + 1) * POSITIONS_PER_GENERATION
+        )
 
     def add(self, record: WaitingRecord[Arrival]) -> None:
         """Add a record whose message is being sent to the queue."""
-        turn = record.place // PLACES_OF_TURN
-        self._last_places[turn] = max(self._last_places.get(turn, 0), record.place)
+        generation_number = record.position // POSITIONS_PER_GENERATION
+        self._last_positions[generation_number] = max(
+            self._last_positions.get(generation_number, 0), record.position
+        )
         line = self._lines.setdefault(record.key, [])
-        insort(line, record, key=place_of)
+        insort(line, record, key=position_of)
         self._count += 1
         self.awaited.count(record.awaited, 1)
         self._add_head(line)
@@ -131,16 +141,16 @@ class WaitingRecords(Generic[Arrival]):
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
         for known in reversed(self._lines.get(record.key, [])):
-            if known.place < record.place:
+            if known.position < record.position:
                 break
-            if known.place == record.place and known.message_id == record.message_id:
+            if known.position == record.position and known.message_id == record.message_id:
                 return self._also(known, record)
         self.add(record)
         return []
 
     def _also(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Register another message of a known record; return the deliveries to acknowledge."""
-        if record.turn < known.turn:
+        if record.generation_number < known.generation_number:
             self._replace(known, record)
             record.copy = known
             return []
@@ -189,14 +199,14 @@ class WaitingRecords(Generic[Arrival]):
     def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
         """Return the records and copies whose messages are in a queue, in order."""
         found = (each for record in self for each in record.with_copies() if each.queue == queue)
-        return sorted(found, key=place_of)
+        return sorted(found, key=position_of)
 
     def next_due(self) -> float:
         """Return when the next record may run, in seconds since 1970; infinity if none waits."""
         while self._heads:
-            due_at, place, key = self._heads[0]
+            due_at, position, key = self._heads[0]
             line = self._lines.get(key)
-            if line and (line[0].due_at, line[0].place) == (due_at, place) and line[0].ready:
+            if line and (line[0].due_at, line[0].position) == (due_at, position) and line[0].ready:
                 return due_at
             heapq.heappop(self._heads)
         return math.inf
@@ -247,16 +257,16 @@ class WaitingRecords(Generic[Arrival]):
         Its copy in a newer queue takes its position.
         """
         line = self._lines[record.key]
-        place = bisect_left(line, record.place, key=place_of)
-        while record not in {*line[place].with_copies()}:
-            place += 1
-        first = line[place]
+        position = bisect_left(line, record.position, key=position_of)
+        while record not in {*line[position].with_copies()}:
+            position += 1
+        first = line[position]
         if first is not record:
             first.remove_copy(record)
         elif record.copy is not None:
             self._replace(record, record.copy)
         else:
-            del line[place]
+            del line[position]
             self._count -= 1
             self.awaited.count(record.awaited, -1)
             if line:
@@ -301,4 +311,4 @@ class WaitingRecords(Generic[Arrival]):
 
     def _add_head(self, line: list[WaitingRecord[Arrival]]) -> None:
         if line and line[0].ready:
-            heapq.heappush(self._heads, (line[0].due_at, line[0].place, line[0].key))
+            heapq.heappush(self._heads, (line[0].due_at, line[0].position, line[0].key))

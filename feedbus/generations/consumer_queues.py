@@ -30,7 +30,7 @@ class Source:
         unfenced: whether the consumer must check, after it has subscribed, whether the phase of the
             queue is "ending", and then put a fence into the queue. An earlier fence may have
             expired, or the queue was full and refused it.
-        turn: the number of the queue's generation.
+        generation_number: the number of the queue's generation.
         when_unread: whether it is an old queue, to which a consumer subscribes only when the broker
             reports no other reader.
 
@@ -39,7 +39,7 @@ class Source:
     queue: str
     exclusive: bool = False
     unfenced: bool = False
-    turn: int = 0
+    generation_number: int = 0
     when_unread: bool = False
 
 
@@ -112,9 +112,9 @@ class ConsumerQueues:
         current = self._state.current
         own = Source(
             self._names.member(current, self._consumer.name),
-            self._alone(current),
+            self._must_be_exclusive(current),
             unfenced=self._unfenced,
-            turn=current.turn,
+            generation_number=current.number,
         )
         if self.at_once:
             # The newest queue comes first: its records do not wait for old records of other keys.
@@ -141,8 +141,8 @@ class ConsumerQueues:
         if self._state is None or not self.at_once:
             return None
         old = [each for old in self._state.draining for each in self._names.members(old)]
-        there = [queue for queue in old if broker.queue_exists(connection, queue)]
-        return Predecessors(self._names, self._state, there)
+        existing_queues = [queue for queue in old if broker.queue_exists(connection, queue)]
+        return Predecessors(self._names, self._state, existing_queues)
 
     def forget_drained(self, connection: Connection) -> bool:
         """Remove the draining generations from the state, after all their queues were deleted.
@@ -155,7 +155,7 @@ class ConsumerQueues:
         return all(self._forget(connection, each) for each in self._state.draining)
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """The index of this consumer in its ring."""
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
@@ -173,7 +173,7 @@ class ConsumerQueues:
         current = ring_state.decode_generation(self._state.current.exchange, notice)
         if current is None:
             return self.switched(connection)
-        return current.turn > self._state.current.turn and self._reads(current)
+        return current.number > self._state.current.number and self._reads(current)
 
     def switched(self, connection: Connection) -> bool:
         """Whether the ring has changed again, and this consumer has a queue of the new ring."""
@@ -186,14 +186,14 @@ class ConsumerQueues:
 
     def _reads(self, generation: Generation) -> bool:
         """Whether this consumer reads a queue of this generation together with old queues."""
-        there = self._consumer.name in dict(generation.members)
-        return there and predecessors.known(self._topology, self._consumer.queue)
+        has_queue = self._consumer.name in dict(generation.members)
+        return has_queue and predecessors.known(self._topology, self._consumer.queue)
 
     def _sources(self, generation: Generation) -> list[Source]:
         """Return this consumer's share of the queues of an old generation."""
-        alone = self._alone(generation)
+        exclusive = self._must_be_exclusive(generation)
         return [
-            Source(queue, alone, unfenced=True, turn=generation.turn)
+            Source(queue, exclusive, unfenced=True, generation_number=generation.number)
             for queue in self._share(generation)
         ]
 
@@ -216,7 +216,7 @@ class ConsumerQueues:
             if not self._checks_again(connection, check):
                 return
 
-    def _alone(self, generation: Generation) -> bool:
+    def _must_be_exclusive(self, generation: Generation) -> bool:
         """Return whether a consumer must subscribe exclusively to a generation's queues.
 
         With a single active consumer, the broker itself lets only one consumer read at a time. The
@@ -224,8 +224,8 @@ class ConsumerQueues:
         a single active consumer is not known here.
         """
         queue = self._consumer.queue
-        alike = generation.shape == self._topology.generation(generation.exchange).shape
-        return alike and not queue.single_active_consumer and queue.processes == 1
+        same_arguments = generation.shape == self._topology.generation(generation.exchange).shape
+        return same_arguments and not queue.single_active_consumer and queue.processes == 1
 
     def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
@@ -253,12 +253,12 @@ class ConsumerQueues:
         """Return this consumer's share of a generation's queues, the same at every start."""
         if self._state is None:
             return []
-        today = [name for name, _ in self._state.current.members]
-        mine = today.index(self._consumer.name)
+        current_members = [name for name, _ in self._state.current.members]
+        own_index = current_members.index(self._consumer.name)
         return [
             queue
-            for place, queue in enumerate(self._names.members(generation))
-            if place % len(today) == mine
+            for index, queue in enumerate(self._names.members(generation))
+            if index % len(current_members) == own_index
         ]
 
     def _await_others(self, connection: Connection, generation: Generation) -> bool:

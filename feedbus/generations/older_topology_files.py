@@ -80,4 +80,4 @@ def with_replaced_ring(state: State, topology: Topology, wanted: Generation) -> 
 
 def _ring(generation: Generation) -> str:
     """Return a digest that all generations with the same members and arguments have."""
-    return replace(generation, turn=0).digest
+    return replace(generation, number=0).digest

@@ -47,20 +47,20 @@ class Predecessors:
             if not old.members:
                 continue
             members = {member: names.member(old, member) for member, _ in old.members}
-            ring = None if old.turn in state.scattered else Ring.of(old.members)
-            self._rings.append((old.turn, members, ring))
+            ring = None if old.number in state.scattered else Ring.of(old.members)
+            self._rings.append((old.number, members, ring))
 
-    def of(self, turn: int, routing_key: str) -> frozenset[str]:
+    def of(self, generation_number: int, routing_key: str) -> frozenset[str]:
         """Return the existing queues of older generations that can have records of a key.
 
         Args:
-            turn: the number of a generation; the queues of earlier generations are returned.
+            generation_number: the queues of earlier generations are returned.
             routing_key: the key by which the rings select a shard.
 
         """
         found = NONE
         for older, members, ring in self._rings:
-            if older >= turn:
+            if older >= generation_number:
                 break
             owners = members.values() if ring is None else (members[ring.route(routing_key)],)
             found = found.union(each for each in owners if each in self.queues)
@@ -78,9 +78,9 @@ class Predecessors:
                 yield existing
 
     @property
-    def oldest_turn(self) -> int | None:
-        """The turn of the oldest generation with a queue, or None if no queue is left."""
-        for turn, members, _ in self._rings:
+    def oldest_generation_number(self) -> int | None:
+        """The number of the oldest generation with a queue, or None if no queue is left."""
+        for number, members, _ in self._rings:
             if not self.queues.isdisjoint(members.values()):
-                return turn
+                return number
         return None

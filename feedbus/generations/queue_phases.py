@@ -58,9 +58,9 @@ def generations_since(
         return ()
     assert state is not None  # noqa: S101 -- for the type checker
     chain = (*state.draining, state.current)
-    for place, old in enumerate(state.draining):
+    for index, old in enumerate(state.draining):
         if queue in names.members(old):
-            return chain[place:]
+            return chain[index:]
     return ()
 
 

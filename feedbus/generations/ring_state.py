@@ -54,7 +54,7 @@ class State:
             order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
-        scattered: the turns of draining generations that were disordered.
+        scattered: the numbers of draining generations that were disordered.
 
     """
 
@@ -291,7 +291,7 @@ def decode_generation(exchange: str, body: bytes | str) -> Generation | None:
 
 def _as_json(generation: Generation) -> list[Any]:
     shape = [generation.shape] if generation.shape else []
-    return [generation.turn, generation.members, *shape]
+    return [generation.number, generation.members, *shape]
 
 
 def _source(stored: Sequence[Any] | None) -> TopologyFile | None:
@@ -302,6 +302,6 @@ def _source(stored: Sequence[Any] | None) -> TopologyFile | None:
 
 
 def _generation(exchange: str, stored: Sequence[Any]) -> Generation:
-    turn, members, *shape = stored
+    number, members, *shape = stored
     pairs = tuple((str(name), int(weight)) for name, weight in members)
-    return Generation(exchange, pairs, int(turn), *map(str, shape))
+    return Generation(exchange, pairs, int(number), *map(str, shape))

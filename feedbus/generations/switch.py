@@ -75,7 +75,7 @@ def make_current(
         return state
     else:
         draining = (*state.draining, state.current)
-        scattered = (state.current.turn,) if state.disordered else ()
+        scattered = (state.current.number,) if state.disordered else ()
         state = replace(
             older_topology_files.with_replaced_ring(state, topology, wanted),
             current=next_generation(state, wanted),
@@ -119,9 +119,9 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
 
 def next_generation(state: State, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # No two generations have the same number (turn). So a pack that arrives late cannot reach the
+    # No two generations have the same number. So a pack that arrives late cannot reach the
     # queues of a later generation with the same shards.
-    return replace(wanted, turn=state.current.turn + 1)
+    return replace(wanted, number=state.current.number + 1)
 
 
 def same_ring(one: Generation, other: Generation) -> bool:
@@ -150,7 +150,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
-        scattered = tuple(turn for turn in state.scattered if turn != generation.turn)
+        scattered = tuple(number for number in state.scattered if number != generation.number)
         state = replace(state, draining=left, scattered=scattered)
     # The state is written even if nothing changes, because the caller may have read an earlier
     # state.
@@ -197,8 +197,8 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
         return
     if state.current == generation and not state.disordered:
         ring_state.write(channel, Names(topology), replace(state, disordered=True))
-    elif generation in state.draining and generation.turn not in state.scattered:
-        scattered = (*state.scattered, generation.turn)
+    elif generation in state.draining and generation.number not in state.scattered:
+        scattered = (*state.scattered, generation.number)
         ring_state.write(channel, Names(topology), replace(state, scattered=scattered))
 
 

@@ -106,23 +106,23 @@ class Batch:
         """Count the records."""
         return self.starts[-1]
 
-    def find(self, place: int) -> tuple[int, int]:
+    def find(self, index: int) -> tuple[int, int]:
         """Return the number of the chunk that has a record, and the index of the record in it."""
-        number = bisect_right(self.starts, place) - 1
-        return number, place - self.starts[number]
+        number = bisect_right(self.starts, index) - 1
+        return number, index - self.starts[number]
 
-    def message(self, place: int) -> Message:
+    def message(self, index: int) -> Message:
         """Return the message of the record at an index."""
-        number, index = self.find(place)
+        number, row = self.find(index)
         chunk = self.chunks[number]
         if self.origins:
-            return self.origins[number].message(chunk.rows[index])
-        return Message(message_id=chunk.ids[index])
+            return self.origins[number].message(chunk.rows[row])
+        return Message(message_id=chunk.ids[row])
 
-    def row(self, place: int) -> Any:
+    def row(self, index: int) -> Any:
         """Return the record at an index."""
-        number, index = self.find(place)
-        return self.chunks[number].row(index)
+        number, row = self.find(index)
+        return self.chunks[number].row(row)
 
     def column(self, name: str) -> Sequence[Any]:
         """Return one value per record; the caller must not change the list.
@@ -155,17 +155,17 @@ class Batch:
         """Whether the chunks are so small that access by record is faster than by chunk."""
         return len(self.chunks) * SMALL > len(self)
 
-    def values(self, name: str, places: Sequence[int]) -> Sequence[Any]:
+    def values(self, name: str, indexes: Sequence[int]) -> Sequence[Any]:
         """Return one value for each of the given ascending indexes; see column()."""
-        if not places:
+        if not indexes:
             return ()
-        if isinstance(places, range):  # if all are in one chunk, only its column is needed
-            number, start = self.find(places.start)
+        if isinstance(indexes, range):  # if all are in one chunk, only its column is needed
+            number, start = self.find(indexes.start)
             chunk = self.chunks[number]
-            if start + len(places) <= len(chunk) and name in chunk.columns:
-                return pick(chunk.columns[name], range(start, start + len(places)))
+            if start + len(indexes) <= len(chunk) and name in chunk.columns:
+                return pick(chunk.columns[name], range(start, start + len(indexes)))
         values = self.column(name)
-        return values if len(places) == len(values) else pick(values, places)
+        return values if len(indexes) == len(values) else pick(values, indexes)
 
     def extents(self) -> Iterator[tuple[Chunk, range]]:
         """Yield each chunk with the indexes of its records in the batch."""
@@ -173,12 +173,12 @@ class Batch:
             yield chunk, range(start, start + len(chunk))
 
     def segments(
-        self, places: Sequence[int], names: Iterable[str]
+        self, indexes: Sequence[int], names: Iterable[str]
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
         """Split records, in order, into runs of the same chunk and the same values of these fields.
 
         Args:
-            places: the indexes of the records, ascending.
+            indexes: the indexes of the records, ascending.
             names: the fields whose values are compared.
 
         Yields:
@@ -189,12 +189,12 @@ class Batch:
         for chunk, extent in self.extents():
             if len(chunk) < LARGE or chunk.shared.keys().isdisjoint(names):
                 continue
-            first = bisect_left(places, extent.start, done)
-            end = bisect_left(places, extent.stop, first)
+            first = bisect_left(indexes, extent.start, done)
+            end = bisect_left(indexes, extent.stop, first)
             if end - first >= LARGE:
                 if done < first:
-                    yield {}, places[done:first]
-                yield chunk.shared, places[first:end]
+                    yield {}, indexes[done:first]
+                yield chunk.shared, indexes[first:end]
                 done = end
-        if done < len(places):
-            yield {}, places[done:]
+        if done < len(indexes):
+            yield {}, indexes[done:]

@@ -107,9 +107,9 @@ def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
     """Return the different origins and, if there are several, the index of each record's origin."""
     if isinstance(origins, str):
         return [origins], []
-    places = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
-    owners = [places[origin] for origin in origins] if len(places) > 1 else []
-    return list(places), owners
+    indexes = {origin: index for index, origin in enumerate(dict.fromkeys(origins))}
+    owners = [indexes[origin] for origin in origins] if len(indexes) > 1 else []
+    return list(indexes), owners
 
 
 def _list(values: Sequence[Any]) -> Sequence[Any]:

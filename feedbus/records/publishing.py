@@ -17,10 +17,10 @@ from feedbus.wrong_argument import refuse
 class PublishingRecords:
     """The publishing methods of Records, by the indexes of the records in their batch."""
 
-    __slots__ = ("_batch", "_places")
+    __slots__ = ("_batch", "_indexes")
 
     _batch: Batch
-    _places: Sequence[int]
+    _indexes: Sequence[int]
 
     def publish(
         self,
@@ -59,21 +59,21 @@ class PublishingRecords:
         lists = {field: each for field, each in given.items() if not isinstance(each, str)}
         split = split and not lists  # a list has a value for every record
         names = [name for field, name in named.items() if split and field != key_column]
-        for common, places in self._batch.segments(self._places, names):
+        for common, indexes in self._batch.segments(self._indexes, names):
             once = {
                 field: common[name]
                 for field, name in named.items()
                 if name in common and field != key_column
             }
             own = {
-                field: self._batch.values(name, places)
+                field: self._batch.values(name, indexes)
                 for field, name in named.items()
                 if field not in once
             }
             both = {**same, **once}
-            part = Part(exchange, key, key_column, own | lists, both, places, options or None)
+            part = Part(exchange, key, key_column, own | lists, both, indexes, options or None)
             self._collect(part.checked())
-        return len(self._places)
+        return len(self._indexes)
 
     def publish_columns(
         self,
@@ -140,13 +140,13 @@ class PublishingRecords:
         return count
 
     def _only(self, method: str) -> int:
-        if len(self._places) != 1:
+        if len(self._indexes) != 1:
             msg = (
                 f"{method}: expected Records with exactly one record, the cause of the messages,"
-                f" got {len(self._places)} records; call it on each of records.singles()"
+                f" got {len(self._indexes)} records; call it on each of records.singles()"
             )
             raise UsageError(msg)
-        return self._places[0]
+        return self._indexes[0]
 
     def _collect(self, part: Part) -> None:
         if self._batch.publisher is None:

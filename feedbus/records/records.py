@@ -55,7 +55,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         """
         self._batch = Batch(chunks, origins=origins)
-        self._places = range(len(self._batch))
+        self._indexes = range(len(self._batch))
 
     @classmethod
     def of(
@@ -84,11 +84,11 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     def __len__(self) -> int:
         """Count the records."""
-        return len(self._places)
+        return len(self._indexes)
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the records."""
-        rows: Any = map(self._batch.row, self._places)
+        rows: Any = map(self._batch.row, self._indexes)
         return iter(rows)
 
     @overload
@@ -99,7 +99,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Return the record at index, or the records of a slice."""
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
-        row: Any = self._batch.row(self._places[index])
+        row: Any = self._batch.row(self._indexes[index])
         return row  # type: ignore[no-any-return]
 
     @property
@@ -112,7 +112,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """The message id of each record."""
         if self._is_whole():
             return list(chain.from_iterable(chunk.ids for chunk in self._batch.chunks))
-        found = map(self._batch.find, self._places)
+        found = map(self._batch.find, self._indexes)
         return [self._batch.chunks[number].ids[index] for number, index in found]
 
     @property
@@ -121,7 +121,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         This call creates the messages. If you need few of them, select the records first.
         """
-        return [self._batch.message(place) for place in self._places]
+        return [self._batch.message(index) for index in self._indexes]
 
     def column(self, name: str) -> list[Any]:
         """Return one field of every record, in a list that the caller may change.
@@ -130,7 +130,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             KeyError: a record of the batch has no such field.
 
         """
-        return list(self._batch.values(name, self._places))
+        return list(self._batch.values(name, self._indexes))
 
     # choosing
 
@@ -148,14 +148,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         if _is_empty(values):
             return self._view([])
         contains = values.__contains__
-        return self._view(choose(self._batch, self._places, name, lambda v: map(contains, v)))
+        return self._view(choose(self._batch, self._indexes, name, lambda v: map(contains, v)))
 
     def where_not(self, name: str, values: Container[Any]) -> Records[Row]:
         """Return the records in which a field has none of the given values; see where()."""
         if _is_empty(values):
             return self
         contains = values.__contains__
-        lacks = choose(self._batch, self._places, name, lambda v: map(not_, map(contains, v)))
+        lacks = choose(self._batch, self._indexes, name, lambda v: map(not_, map(contains, v)))
         return self._view(lacks)
 
     def where_contains(self, name: str, item: Any) -> Records[Row]:
@@ -164,14 +164,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         def flags(values: Sequence[Any]) -> list[bool]:
             return [value is not None and item in value for value in values]
 
-        return self._view(choose(self._batch, self._places, name, flags))
+        return self._view(choose(self._batch, self._indexes, name, flags))
 
     def remaining(self) -> Records[Row]:
         """Return the records that have no verdict yet."""
         verdicts = self._batch.verdicts
         if not verdicts:
             return self
-        return self._view([place for place in self._places if place not in verdicts])
+        return self._view([index for index in self._indexes if index not in verdicts])
 
     def group_by(self, *names: str) -> dict[Any, Records[Row]]:
         """Group the records by the values of one or several fields, in order of occurrence.
@@ -186,19 +186,19 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         if not names:
             msg = "group_by: expected the name of a field, got none"
             raise TypeError(msg)
-        groups = group(self._batch, self._places, names)
-        return {key: _view(self._batch, places) for key, places in groups.items()}
+        groups = group(self._batch, self._indexes, names)
+        return {key: _view(self._batch, indexes) for key, indexes in groups.items()}
 
     def singles(self) -> Iterator[Records[Row]]:
         """Yield each record as Records of one record."""
-        for place in self._places:
-            yield _view(self._batch, [place])
+        for index in self._indexes:
+            yield _view(self._batch, [index])
 
-    def _view(self, places: Sequence[int]) -> Records[Row]:
-        return self if len(places) == len(self._places) else _view(self._batch, places)
+    def _view(self, indexes: Sequence[int]) -> Records[Row]:
+        return self if len(indexes) == len(self._indexes) else _view(self._batch, indexes)
 
     def _is_whole(self) -> bool:
-        return len(self._places) == len(self._batch)
+        return len(self._indexes) == len(self._batch)
 
     # verdicts
 
@@ -230,15 +230,15 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         """
         verdict = Retry(reason, after_seconds=after_seconds)
-        self._batch.verdicts.update(dict.fromkeys(self._places, verdict))
+        self._batch.verdicts.update(dict.fromkeys(self._indexes, verdict))
 
     def _settle(self, kind: type[Drop | Reject], reason: str | Callable[[Row], str]) -> None:
         verdicts = self._batch.verdicts
         if isinstance(reason, str):
-            verdicts.update(dict.fromkeys(self._places, kind(reason)))
+            verdicts.update(dict.fromkeys(self._indexes, kind(reason)))
             return
-        for place, row in zip(self._places, self, strict=True):
-            verdicts[place] = kind(reason(row))
+        for index, row in zip(self._indexes, self, strict=True):
+            verdicts[index] = kind(reason(row))
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
@@ -275,9 +275,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def at(self, indexes: Sequence[int]) -> Records[Row]:
         """Return a batch of the records at these ascending indexes of this batch."""
         found: dict[int, list[int]] = {}
-        for place in indexes:
-            number, index = self._batch.find(place)
-            found.setdefault(number, []).append(index)
+        for index in indexes:
+            number, row = self._batch.find(index)
+            found.setdefault(number, []).append(row)
         chunks = [self._batch.chunks[number].select(kept) for number, kept in found.items()]
         origins = [each for number in found for each in self._batch.origins[number : number + 1]]
         return Records(chunks, origins)
@@ -290,9 +290,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 yield Records([chunk.select([index])], origins)
 
 
-def _view(batch: Batch, places: Sequence[int]) -> Records[Any]:
+def _view(batch: Batch, indexes: Sequence[int]) -> Records[Any]:
     records: Records[Any] = Records.__new__(Records)
-    records._batch, records._places = batch, places  # noqa: SLF001 -- a second constructor
+    records._batch, records._indexes = batch, indexes  # noqa: SLF001 -- a second constructor
     return records
 
 

@@ -12,18 +12,18 @@ from feedbus.records.batch import Batch
 Flags = Callable[[Sequence[Any]], Iterable[object]]
 
 
-def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
+def choose(batch: Batch, indexes: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
     """Return the indexes of the records whose value in a field is wanted.
 
     Args:
         batch: the records.
-        places: the indexes of the records to choose from.
+        indexes: the indexes of the records to choose from.
         name: the name of the field.
         flags: a function that gets values, and returns for each value whether it is wanted.
 
     """
-    if len(places) < len(batch) or batch.scattered:
-        return list(compress(places, flags(batch.values(name, places))))
+    if len(indexes) < len(batch) or batch.scattered:
+        return list(compress(indexes, flags(batch.values(name, indexes))))
     batch.check(name)
     found: list[int] = []
     for chunk, extent in batch.extents():
@@ -34,14 +34,16 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
     return found
 
 
-def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[Any, Sequence[int]]:
+def group(
+    batch: Batch, indexes: Sequence[int], names: Sequence[str]
+) -> Mapping[Any, Sequence[int]]:
     """Return the indexes of the records by the value of a field, or of several fields."""
     found: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
-    if len(places) < len(batch) or batch.scattered:
-        columns = [batch.values(name, places) for name in names]
-        for key, place in zip(_keys(columns), places, strict=True):
-            found[key].append(place)
+    if len(indexes) < len(batch) or batch.scattered:
+        columns = [batch.values(name, indexes) for name in names]
+        for key, index in zip(_keys(columns), indexes, strict=True):
+            found[key].append(index)
         return found
     batch.check(*names)
     for chunk, extent in batch.extents():
@@ -50,15 +52,15 @@ def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[
             found[key] += extent
             by_chunk = True
             continue
-        for key, place in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
-            found[key].append(place)
+        for key, index in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
+            found[key].append(index)
     return {key: _compact(own) for key, own in found.items()} if by_chunk else found
 
 
-def _compact(places: list[int]) -> Sequence[int]:
+def _compact(indexes: list[int]) -> Sequence[int]:
     """Return consecutive indexes as a range, so that their values are a slice of a column."""
-    first, end = places[0], places[-1] + 1
-    return range(first, end) if end - first == len(places) else places
+    first, end = indexes[0], indexes[-1] + 1
+    return range(first, end) if end - first == len(indexes) else indexes
 
 
 def _keys(columns: Sequence[Iterable[Any]]) -> Iterable[Any]:

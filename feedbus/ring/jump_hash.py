@@ -38,14 +38,14 @@ def draws(key_hash: int) -> Iterator[int]:
         word * STATE_FACTOR & WORD
         for word in _xorshift(first << 43 | second << 22 | third << 1 | 1)
     ]
-    place = 0
+    index = 0
     while True:
-        former = words[place]
-        place = (place + 1) % STATE_WORDS
-        word = words[place]
+        former = words[index]
+        index = (index + 1) % STATE_WORDS
+        word = words[index]
         word ^= word << 31 & WORD
-        words[place] = word ^ word >> 11 ^ former ^ former >> 30
-        yield words[place] * OUTPUT_FACTOR & WORD
+        words[index] = word ^ word >> 11 ^ former ^ former >> 30
+        yield words[index] * OUTPUT_FACTOR & WORD
 
 
 def _xorshift(word: int) -> list[int]:

@@ -19,14 +19,14 @@ class _Lane:
     """The deliveries from the queues of one generation.
 
     Attributes:
-        turn: the number of the generation.
+        generation_number: the number of its generation.
         deliveries: the deliveries, in the order of their arrival.
         arrivals: the time when each of them arrived.
         records: the number of their records.
 
     """
 
-    turn: int = 0
+    generation_number: int = 0
     deliveries: deque[Delivery] = field(default_factory=deque)
     arrivals: deque[float] = field(default_factory=deque)
     records: int = 0
@@ -48,8 +48,7 @@ class Buffer:
     The number of deliveries is at most the prefetch. While a consumer also reads queues of older
     generations, the deliveries of each generation are in a separate lane. The lanes are used in
     rotation, so that new records do not wait for the backlog of an old queue. A method uses the
-    current lane, except where its docstring names other lanes. A `turn` is the number of a
-    generation.
+    current lane, except where its docstring names other lanes.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class Buffer:
         # The lane of each consumer tag, if there are several lanes.
         self._lane_of: dict[str, _Lane] = {}
         # The lanes of generations after this one are excluded; with None, no lane is.
-        self._last_turn: int | None = None
+        self._last_generation_number: int | None = None
 
     def __len__(self) -> int:
         """Count the deliveries of all lanes that are not excluded."""
@@ -76,17 +75,17 @@ class Buffer:
 
     # -- lanes -----------------------------------------------------------------------------------
 
-    def divide(self, consumer_tag: str, turn: int) -> None:
+    def divide(self, consumer_tag: str, generation_number: int) -> None:
         """From now on, put deliveries with this consumer tag into the lane of this generation."""
-        found = [each for each in self._lanes if each.turn == turn]
+        found = [each for each in self._lanes if each.generation_number == generation_number]
         if not found:
-            if not self._lane_of:  # the first lane has no turn yet
+            if not self._lane_of:  # the first lane has no generation yet
                 found = [self._lane]
-                self._lane.turn = turn
+                self._lane.generation_number = generation_number
             else:
-                found = [_Lane(turn)]
+                found = [_Lane(generation_number)]
                 self._lanes.append(found[0])
-                self._lanes.sort(key=lambda each: -each.turn)
+                self._lanes.sort(key=lambda each: -each.generation_number)
         self._lane_of[consumer_tag] = found[0]
 
     def unite(self) -> None:
@@ -94,7 +93,7 @@ class Buffer:
         self._lane = _Lane()
         self._lanes = [self._lane]
         self._lane_of = {}
-        self._last_turn = None
+        self._last_generation_number = None
 
     @property
     def divided(self) -> bool:
@@ -106,9 +105,9 @@ class Buffer:
         """Whether the current lane has the deliveries of an old generation."""
         return self._lane is not self._lanes[0]
 
-    def exclude_later(self, turn: int | None) -> None:
+    def exclude_later(self, generation_number: int | None) -> None:
         """Exclude the lanes of generations later than this one; with None, exclude no lane."""
-        self._last_turn = turn
+        self._last_generation_number = generation_number
         if self._lane_of and not (self._is_open(self._lane) and self._lane.deliveries):
             self.next_lane()
 
@@ -116,8 +115,8 @@ class Buffer:
         """Go to the next lane that has deliveries and is not excluded."""
         if not self._lane_of:
             return
-        place = self._lanes.index(self._lane) + 1
-        for lane in (*self._lanes[place:], *self._lanes[:place]):
+        index = self._lanes.index(self._lane) + 1
+        for lane in (*self._lanes[index:], *self._lanes[:index]):
             if lane.deliveries and self._is_open(lane):
                 self._lane = lane
                 return
@@ -134,7 +133,10 @@ class Buffer:
         return [each for each in self._lanes if self._is_open(each)]
 
     def _is_open(self, lane: _Lane) -> bool:
-        return self._last_turn is None or lane.turn <= self._last_turn
+        return (
+            self._last_generation_number is None
+            or lane.generation_number <= self._last_generation_number
+        )
 
     def _of(self, consumer_tag: str) -> _Lane:
         return self._lane_of.get(consumer_tag, self._lane) if self._lane_of else self._lane

@@ -100,7 +100,9 @@ class SwitchProgress:
         """Check the old queues if their next check is due; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
         full = self._limit.check(self._waiting.behind_old_queues)
-        self._run.buffer.exclude_later(self._predecessors.oldest_turn if full else None)
+        self._run.buffer.exclude_later(
+            self._predecessors.oldest_generation_number if full else None
+        )
         self._run.check_seconds = self._seconds_until_check
         now = self._run.clock.monotonic()
         if self._ended:
@@ -118,7 +120,7 @@ class SwitchProgress:
     def _forget(self, raw: RawConnection, now: float) -> None:
         """Remove the drained generations from the state; consumers do this at different times."""
         if self._forget_at is None:
-            self._forget_at = now + self._consumer_queues.place * APART_SECONDS
+            self._forget_at = now + self._consumer_queues.index * APART_SECONDS
         if now >= self._forget_at:
             self._forgotten = self._consumer_queues.forget_drained(raw)
             self._forget_at = now + SLOW_CHECK_SECONDS

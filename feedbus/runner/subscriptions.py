@@ -103,12 +103,12 @@ class Subscriptions:
             if readers:
                 return False
         if waiting is not None and not waiting.open(
-            connection, source.queue, tag, cancel, source.turn
+            connection, source.queue, tag, cancel, source.generation_number
         ):
             return False
         self._sources[tag] = source
         if self._divided:
-            self._run.buffer.divide(tag, source.turn)
+            self._run.buffer.divide(tag, source.generation_number)
         try:
             reader = QueueReader.begin(
                 connection,

@@ -32,7 +32,7 @@ class WaitingQueue:
     probes: Probes
     retries: OrderedRetries
     closed: bool = False
-    turn: int = 0  # the number of the queue's generation
+    generation_number: int = 0  # the number of the queue's generation
     on_notice: Callable[[Any], None] = lambda _: None
     ending: bool = False  # whether no record is moved here any more
     cancelled: bool = False  # the broker has cancelled the subscription
@@ -46,7 +46,7 @@ class WaitingQueue:
         tag: str,
         retries: OrderedRetries,
         on_cancel: Callable[[str], None],
-        turn: int = 0,
+        generation_number: int = 0,
         on_notice: Callable[[Any], None] = lambda _: None,
     ) -> WaitingQueue | None:
         """Subscribe, and return when all waiting records were delivered.
@@ -57,7 +57,7 @@ class WaitingQueue:
             tag: the tag of the subscription.
             retries: gets the waiting records.
             on_cancel: called with the tag when the broker cancels the subscription.
-            turn: the number of the queue's generation.
+            generation_number: the number of the queue's generation.
             on_notice: called with the body of a fence that reports a change of the ring.
 
         Returns:
@@ -68,14 +68,14 @@ class WaitingQueue:
             return None
         channel = connection.channel()
         channel.auto_decode = False
-        retries.subscribed(tag, queue, turn)
+        retries.subscribed(tag, queue, generation_number)
         opened = cls(
             queue,
             tag,
             channel,
             Probes(channel, queue, pause_seconds=0.0),
             retries,
-            turn=turn,
+            generation_number=generation_number,
             on_notice=on_notice,
         )
 

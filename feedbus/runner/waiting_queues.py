@@ -113,7 +113,7 @@ class WaitingQueues:
         queue: str,
         tag: str,
         on_cancel: Callable[[str], None],
-        turn: int = 0,
+        generation_number: int = 0,
     ) -> bool:
         """Read the waiting queue of a queue; return False if another consumer reads it.
 
@@ -123,7 +123,7 @@ class WaitingQueues:
             tag: the tag of the subscription to the queue.
             on_cancel: called with that tag when the broker cancels the subscription to the waiting
                 queue.
-            turn: the number of the queue's generation.
+            generation_number: the number of the queue's generation.
 
         """
         name = self._names.waiting(queue)
@@ -138,7 +138,7 @@ class WaitingQueues:
                 f"{tag}{WAITING_SUFFIX}",
                 self._retries,
                 lambda _: on_cancel(tag),
-                turn,
+                generation_number,
                 self._note_notice,
             )
             if opened is None:
@@ -153,7 +153,7 @@ class WaitingQueues:
                     queue=name,
                     records=len(self),
                 )
-        self._retries.subscribed(tag, name, turn)
+        self._retries.subscribed(tag, name, generation_number)
         return True
 
     def delete(self, tag: str) -> None:

@@ -1,6 +1,6 @@
 """The topology as immutable dataclasses: exchanges, queues, shards, consumers and processes."""
 
-from feedbus.topology.generation import DECLARED, MOST_BUCKETS, NO_DELIVERY_LIMIT, Generation
+from feedbus.topology.generation import DECLARED, MAX_BUCKETS, NO_DELIVERY_LIMIT, Generation
 from feedbus.topology.processes import (
     OPERATIONS,
     OPERATIONS_PORT,
@@ -32,7 +32,7 @@ __all__ = [
     "DECLARED",
     "HANDLER_TIMEOUT_SECONDS",
     "KEEP_HANDLED_SECONDS",
-    "MOST_BUCKETS",
+    "MAX_BUCKETS",
     "NO_DELIVERY_LIMIT",
     "OPERATIONS",
     "OPERATIONS_PORT",

@@ -11,7 +11,7 @@ from typing import Any
 
 from feedbus.topology.queues import Exchange, Queue
 
-MOST_BUCKETS = 10_000  # the largest number of buckets of a ring
+MAX_BUCKETS = 10_000  # the largest number of buckets of a ring
 # The delivery limit of quorum queues, so large that it is never reached. When a channel ends, a
 # quorum queue also counts a delivery of each message that was only prefetched. By default,
 # RabbitMQ 4 drops a message after 20 deliveries. A limit of -1 means no limit there, but with it,
@@ -37,21 +37,21 @@ class Generation:
         exchange: the name of the exchange in topology.toml.
         members: (name of the consumer, weight) of each shard, in the order in which the shards'
             queues are bound.
-        turn: a number that distinguishes rings of one exchange with the same members.
+        number: the number of the generation; no two generations of an exchange have the same.
         shape: a digest of the arguments of its queues; "" for the default arguments.
 
     """
 
     exchange: str
     members: tuple[tuple[str, int], ...]
-    turn: int = 0
+    number: int = 0
     shape: str = ""
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the members, the turn and the shape, as eight hexadecimal digits."""
+        """A digest of the members, the number and the shape, as eight hexadecimal digits."""
         shape = [self.shape] if self.shape else []
-        text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
+        text = json.dumps([*self.members, self.number, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

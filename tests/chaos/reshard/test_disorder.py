@@ -124,7 +124,7 @@ def test_a_ring_in_another_order_is_noticed_reported_and_mended(
     assert misplaced(metrics, system) > 0
     assert "run `feedbus apply` to repair the ring" in caplog.text
     mended = topology_setup.set_up(system.topology)["ring"]
-    assert (mended.disordered, mended.current.turn, len(mended.draining)) == (False, 1, 1)
+    assert (mended.disordered, mended.current.number, len(mended.draining)) == (False, 1, 1)
     assert mended.current.members == mended.draining[0].members
     before = misplaced(metrics, system)
     publish_plain(system, 2)

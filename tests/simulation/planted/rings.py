@@ -50,8 +50,10 @@ def a_queue_taken_for_deleted() -> list[Change]:
 
 def moved_records_behind_others() -> list[Change]:
     """Number the positions of waiting records without regard to generations."""
-    original = waiting_records.WaitingRecords.next_place
-    return [(waiting_records.WaitingRecords, "next_place", lambda self, _turn=0: original(self, 0))]
+    original = waiting_records.WaitingRecords.next_position
+    return [
+        (waiting_records.WaitingRecords, "next_position", lambda self, _turn=0: original(self, 0))
+    ]
 
 
 def copies_before_their_records() -> list[Change]:
