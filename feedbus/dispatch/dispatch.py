@@ -62,7 +62,7 @@ class Dispatch:
             resources: the resources that the handlers request.
 
         Raises:
-            UsageError: feedbus has no value for the annotation of a handler's parameter.
+            UsageError: a handler has a parameter for which feedbus has no value.
 
         """
         self._consumer = consumer
@@ -116,8 +116,9 @@ class Dispatch:
         self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
-        # Messages without an id get one from their content, so equal messages have the same id. On
-        # a queue with `once = true`, only the first of them would be handled.
+        # A message without an id gets one from its content. So two equal messages get the same id,
+        # and on a queue with `once = true` the second one would be ignored. This object makes the
+        # ids of equal messages different.
         self._messages_without_ids = (
             MessagesWithoutIds(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
@@ -152,17 +153,16 @@ class Dispatch:
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
 
-        On a queue with `stream = true`, messages are sent in slices while the handler runs. The
-        function handles other deliveries by calling handle() within the running call of handle().
-        The duration of a pause is not counted as duration of the handler that pauses.
+        On a queue with `stream = true`, messages are sent in slices while the handler runs. After
+        each slice, `pause` calls handle() with other deliveries. The time of these calls is not
+        counted as time of the handler that has published the slice.
         """
 
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # During pause(), a nested call of handle() may add pauses of its own to the total. They
-            # are part of this pause, and must not count twice. So this pause is added to the
-            # earlier total.
+            # The calls of handle() in pause() can increase the total by pauses of their own. This
+            # pause contains them. So the total before this pause is used, not the present one.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -175,7 +175,7 @@ class Dispatch:
     def record_ended(
         self, delivery: Decoded, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Count one record that was handled; if its call raised, add the decision on it.
+        """Count one record that was handled; if its call raised, decide what happens to it.
 
         Args:
             delivery: the delivery of the record.
@@ -189,9 +189,16 @@ class Dispatch:
             self.record_failed(delivery, row, error)
 
     def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Add the decision on a record whose handler raised; call calls.classify_error() first."""
+        """Add the decision on a record to `delivery.decisions`, after its handler raised.
+
+        Args:
+            delivery: the delivery of the record.
+            row: the index of the record in the delivery.
+            error: the exception, as calls.classify_error() returns it.
+
+        """
         self._log_drops([error])
-        self._decoder.fail(delivery, row, error)  # adds the decision to delivery.decisions
+        self._decoder.fail(delivery, row, error)
 
     def finish(self, decoded: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.

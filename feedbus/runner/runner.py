@@ -198,7 +198,7 @@ class Runner:
         return states
 
     def _read_generations(self, raw: RawConnection, states: Mapping[str, State]) -> None:
-        """Read the queues of all generations, in the order that keeps each key in order."""
+        """Read the queue of the current generation, and this consumer's share of old queues."""
         run = self._run
         consumer_queues = ConsumerQueues(
             self._topology, self._consumer, states, self._wait_for_others
@@ -229,8 +229,8 @@ class Runner:
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
         """Receive deliveries, handle and settle them, until no queue is left to read.
 
-        It also returns when the run is over, and when the queues must be divided among the
-        consumers again.
+        It also returns when the run is over. And it returns when the ring has changed: the caller
+        then determines again which old queues this consumer has to read.
         """
         run, mode = self._run, self._mode
         begun_at = run.clock.monotonic()
@@ -248,8 +248,7 @@ class Runner:
             if not in_time:  # the broker's consumer timeout would expire
                 queues.return_deliveries()
             elif not arrived and not queues.unsubscribed:
-                # The outage counts as over if the subscriptions have already worked for longer than
-                # the pause before them.
+                # An outage is over if the connection has worked for some time since then.
                 run.holding.record_success_after(begun_at)
             self._pruning.check(raw)
             if queues.end():
@@ -258,7 +257,7 @@ class Runner:
         self._subscriptions.close()
 
     def _wait_for_others(self) -> bool:
-        """Wait a moment for other consumers; return whether this process must continue."""
+        """Wait a moment for other consumers; return False if the run is over."""
         self._report_ready()  # this process is ready, although it waits
         self._heartbeats.beat()
         stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)

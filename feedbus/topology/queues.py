@@ -57,7 +57,8 @@ class RetryPolicy:
 
     Attributes:
         delays_seconds: the delay before the second attempt, before the third attempt, and so on.
-        then: what happens after the last attempt; "repeat" tries again after the last delay.
+        then: what happens after the last attempt. "repeat" tries again without end, each time after
+            the last delay.
         retry_on: dotted names of the exceptions after which a record is retried; () for all.
         reject_on: dotted names of the exceptions after which a record is a dead letter.
 
@@ -80,9 +81,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: the shortest time between the starts of two batches, unless the second batch
-            is full. A record waits at most this long for other records. It does not wait if the
-            last batch started longer ago.
+        wait_seconds: how long a batch that is not full waits for more records, from the start of
+            the batch before it. A full batch does not wait.
 
     """
 
@@ -107,16 +107,17 @@ class DeadLetters:
 class Queue:
     """A table [queues.NAME]: one queue, or several shards that share one declaration.
 
-    Its handlers are in exactly one of handler, handlers and handlers_by_type. The reference of
-    topology.toml describes every option. Options whose names need an explanation are:
+    Exactly one of the attributes `handler`, `handlers` and `handlers_by_type` has a value. The
+    reference of topology.toml describes every option. Options whose names need an explanation are:
 
     Attributes:
-        handlers: maps patterns of routing keys to handlers.
+        handlers: maps patterns of routing keys to the dotted names of handlers.
         handlers_by_type: maps values of the message property `type` to handlers.
         order_by: records with the same value of this field stay in order; True stands for the
             routing key, False for no order.
         waiting_limit: how many records of one consumer may wait for earlier records of their keys.
-        block_on_dead: whether records wait for the dead letters of their keys, too.
+        block_on_dead: whether a dead letter stops the later records of its key, until an operator
+            requeues or deletes it.
         store: whether the handlers run in transactions of the store, if there is one.
         external_name: the whole name on the broker, if another system declares the queue; such a
             queue has no exchange.
