@@ -10,7 +10,7 @@ import pytest
 
 from feedbus import Retry
 from feedbus.dispatch import Dispatch
-from feedbus.dispatch.decoded_deliveries import Decoded
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from tests.small_topologies import queue
 from tests.system_fixtures import systems_on
 from tests.systems import System
@@ -26,7 +26,7 @@ def test_a_record_that_waits_is_not_sent_before_the_failed_one_of_an_unfinished_
     calls: list[tuple[str, int]] = []
     later, original = threading.Event(), Dispatch.finish
 
-    def close(self: Dispatch, opened: Sequence[Decoded], *rest: Any) -> None:
+    def close(self: Dispatch, opened: Sequence[DecodedDelivery], *rest: Any) -> None:
         closed.extend(
             each.pack.payload(row)["n"] for each in opened for row in range(len(each.pack))
         )

@@ -90,7 +90,7 @@ def test_a_batch_that_goes_on_to_overtake_its_keys_is_handled_one_record_at_a_ti
     def mark(records: Records, _bus: Any) -> None:
         numbers = records.column("n")
         calls.append(len(numbers))
-        if len(calls) <= batch_calls.MOST_CALLS:  # the first record of the next key, each time
+        if len(calls) <= batch_calls.MAX_CALLS:  # the first record of the next key, each time
             records.where("n", numbers[: len(calls)][-1:]).retry("not yet")
         elif handler.left[3] > 0 and 3 in numbers:
             handler.left[3] -= 1
@@ -98,7 +98,7 @@ def test_a_batch_that_goes_on_to_overtake_its_keys_is_handled_one_record_at_a_ti
         else:
             handler.seen.extend(numbers)
 
-    monkeypatch.setattr(batch_calls, "MOST_CALLS", 2)
+    monkeypatch.setattr(batch_calls, "MAX_CALLS", 2)
     system.run(mark, batch=True)
     assert handler.seen == [1, 2, 4, 6, 8, 3, 5, 7]
     assert calls == [8, 5, 1, 1, 1, 1, 1, 1, 3]

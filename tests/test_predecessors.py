@@ -56,17 +56,17 @@ def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, da
             had_key = old.number in scattered or Ring.of(old.members).route(key) == member
             if had_key and queue in existing:
                 expected.add(queue)
-    assert found.of(turn, key) == expected
+    assert found.queues_before(turn, key) == expected
 
 
 def test_a_deleted_queue_is_waited_for_no_more():
     old = generation(0, [1])
     (queue,) = NAMES.members(old)
     found = Predecessors(NAMES, State(generation(1, [1, 1]), (old,)), [queue])
-    assert found.of(1, "k") == {queue}
+    assert found.queues_before(1, "k") == {queue}
     assert found.oldest_generation_number == 0
-    found.ended([queue])
-    assert found.of(1, "k") == set()
+    found.forget_deleted([queue])
+    assert found.queues_before(1, "k") == set()
     assert found.oldest_generation_number is None
 
 

@@ -52,7 +52,7 @@ def test_records_of_one_key_run_in_order_at_most_so_many_at_once_and_all_of_them
                 sequencer.end(record)
                 ended.append(record)
             else:
-                sequencer.again(record)
+                sequencer.repeat(record)
         start()
         assert len(sequencer) == len(added) - len(ended)
     while running:

@@ -23,7 +23,7 @@ def records() -> WaitingRecords[Arrival]:
     found: WaitingRecords[Arrival] = WaitingRecords()
     for number, (key, queue) in enumerate([("a", "w1"), ("a", "w1"), ("a", "w1"), ("b", "w2")], 1):
         arrival = Arrival(delivery(number), None, 0.0)
-        found.arrived(WaitingRecord(key, number, f"m{number}", queue=queue, arrival=arrival))
+        found.add_arrived(WaitingRecord(key, number, f"m{number}", queue=queue, arrival=arrival))
     return found
 
 
@@ -38,34 +38,34 @@ def take(taken: TakenRecords, now: float = 0.0) -> list[int]:
 
 def test_a_record_without_a_decision_is_done(records, taken):
     assert take(taken) == [1, 2, 3, 4]
-    assert taken.settled([delivery(1), delivery(4)]) == [delivery(1), delivery(4)]
+    assert taken.finish([delivery(1), delivery(4)]) == [delivery(1), delivery(4)]
     assert sorted(each.position for each in records) == [2, 3]
 
 
 def test_the_copy_of_a_record_that_was_handled_is_acknowledged_too(records, taken):
     copy = Arrival(delivery(9, "newer"), None, 0.0)
-    records.arrived(WaitingRecord("b", 4, "m4", queue="w3", arrival=copy, generation_number=1))
+    records.add_arrived(WaitingRecord("b", 4, "m4", queue="w3", arrival=copy, generation_number=1))
     take(taken)
-    assert taken.settled([delivery(4)]) == [copy.delivery, delivery(4)]
+    assert taken.finish([delivery(4)]) == [copy.delivery, delivery(4)]
 
 
 def test_a_delivery_of_another_queue_is_not_acknowledged_here(taken):
     take(taken)
     assert taken.record_of(delivery(1, "other")) is None
-    assert taken.settled([delivery(1, "other")]) == []
+    assert taken.finish([delivery(1, "other")]) == []
 
 
 def test_later_records_of_a_key_that_has_failed_again_are_not_run_and_stay_in_the_queue(
     records, taken
 ):
     take(taken)
-    taken.failed_again(taken.record_of(delivery(1)), 5.0)
-    assert (taken.stops("a"), taken.stops("b")) == (True, False)
+    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
+    assert (taken.is_blocked("a"), taken.is_blocked("b")) == (True, False)
     for number in (2, 3):
-        taken.not_run(taken.record_of(delivery(number)))
-    done = taken.settled([delivery(number) for number in (1, 2, 3, 4)])
+        taken.mark_not_run(taken.record_of(delivery(number)))
+    done = taken.finish([delivery(number) for number in (1, 2, 3, 4)])
     assert done == [delivery(1), delivery(4)]  # a new message was sent for the first one
-    assert not taken.stops("a")
+    assert not taken.is_blocked("a")
     again = next(iter(records))
     assert (again.attempt, again.due_at, again.arrival) == (1, 5.0, None)
     assert take(taken, 9.0) == []  # the new message of the first record has not arrived
@@ -74,8 +74,8 @@ def test_later_records_of_a_key_that_has_failed_again_are_not_run_and_stay_in_th
 def test_a_record_whose_dead_letter_blocks_its_key_is_not_due(records, taken):
     take(taken)
     record = taken.record_of(delivery(4))
-    taken.failed_again(record, math.inf)
-    taken.settled([delivery(4)])
+    taken.mark_failed_again(record, math.inf)
+    taken.finish([delivery(4)])
     assert (record.attempt, record.due_at) == (BLOCKED, math.inf)
 
 
@@ -87,16 +87,16 @@ def test_a_record_that_was_put_back_is_taken_again(taken):
 
 def test_a_waiting_queue_that_is_closed_takes_its_decisions_along(records, taken):
     take(taken)
-    taken.failed_again(taken.record_of(delivery(1)), 5.0)
-    taken.not_run(taken.record_of(delivery(2)))
-    taken.drop("w1")
-    assert not taken.stops("a")
-    assert taken.settled([delivery(number) for number in (1, 2, 3, 4)]) == [delivery(4)]
+    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.mark_not_run(taken.record_of(delivery(2)))
+    taken.forget_queue("w1")
+    assert not taken.is_blocked("a")
+    assert taken.finish([delivery(number) for number in (1, 2, 3, 4)]) == [delivery(4)]
 
 
 def test_a_lost_connection_takes_all_along(taken):
     take(taken)
-    taken.failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
     taken.forget()
-    assert not taken.stops("a")
-    assert taken.settled([delivery(1)]) == []
+    assert not taken.is_blocked("a")
+    assert taken.finish([delivery(1)]) == []

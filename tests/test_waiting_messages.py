@@ -20,7 +20,10 @@ from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import ATTEMPT, KEY, NOT_BEFORE, PLACE, TRACEBACK
 
-BY_KEY, BY_FIELD = Order(by_key=True, field=""), Order(by_key=False, field="customer")
+BY_KEY, BY_FIELD = (
+    Order(by_routing_key=True, field=""),
+    Order(by_routing_key=False, field="customer"),
+)
 
 
 def retry(attempts: int, key: str = "a key") -> Outgoing:

@@ -58,7 +58,7 @@ class Consumer:
 
     def begin(self) -> None:
         self.deliver()
-        self.records.began()
+        self.records.mark_complete()
 
     def deliver(self) -> None:
         """Receive the deliveries of the waiting queue."""
@@ -66,7 +66,7 @@ class Consumer:
             came = self.broker.waiting.pop(0)
             self.broker.delivered.append(came)
             found = (came.key, came.place, came.message_id, True, came.attempt, came.due_at, "")
-            for old in self.records.arrived(WaitingRecord(*found, came)):
+            for old in self.records.add_arrived(WaitingRecord(*found, came)):
                 self.broker.delivered.remove(old)
 
     def fails(self, name: str) -> bool:
@@ -98,7 +98,7 @@ class Consumer:
             message = record.arrival
             assert message is not None
             if record.key in stopped:
-                self.records.stays(record)
+                self.records.put_back(record)
                 continue
             yield
             if self.fails(record.message_id):
@@ -106,11 +106,11 @@ class Consumer:
                 again = replace(message, attempt=message.attempt + 1, due_at=self.now + DELAY)
                 self.broker.waiting.append(again)
                 yield
-                self.records.again(record, again.due_at)
+                self.records.mark_failed_again(record, again.due_at)
             else:
                 self.effects.append(record.message_id)
                 yield
-                assert self.records.handled(record) == []
+                assert self.records.remove_handled(record) == []
             self.broker.delivered.remove(message)
 
 
@@ -165,7 +165,7 @@ def test_each_key_takes_effect_in_order_whatever_fails_and_whoever_is_killed(key
         run.work(step, most)
     run.finish()
     left = run.consumer.records
-    assert (len(left), left.next_due(), broker.unacked) == (0, math.inf, [])
+    assert (len(left), left.next_due_at(), broker.unacked) == (0, math.inf, [])
     first = list(dict.fromkeys(effects))
     assert sorted(first) == names
     for key in "abc":
@@ -177,29 +177,29 @@ def records(*keys: str) -> WaitingRecords[str]:
     found: WaitingRecords[str] = WaitingRecords()
     for number, key in enumerate(keys):
         place = found.next_position()
-        found.arrived(WaitingRecord(key, place, f"m{number}", arrival=f"d{number}"))
+        found.add_arrived(WaitingRecord(key, place, f"m{number}", arrival=f"d{number}"))
     return found
 
 
 def test_a_key_waits_for_its_first_record_and_others_do_not():
     waiting = records("a", "b", "a", "b")
     (first, *_) = [each for each in waiting if each.key == "a"]
-    waiting.again(first, due_at=10.0)
+    waiting.mark_failed_again(first, due_at=10.0)
     assert [each.message_id for each in waiting.take(5.0, 10)] == ["m1", "m3"]
-    assert waiting.next_due() == math.inf  # its message is being sent
+    assert waiting.next_due_at() == math.inf  # its message is being sent
     again = WaitingRecord("a", first.position, "m0", attempt=1, due_at=10.0, arrival="again")
-    assert waiting.arrived(again) == []
-    assert (waiting.next_due(), waiting.take(9.0, 10)) == (10.0, [])
+    assert waiting.add_arrived(again) == []
+    assert (waiting.next_due_at(), waiting.take(9.0, 10)) == (10.0, [])
     assert [each.message_id for each in waiting.take(10.0, 10)] == ["m0", "m2"]
 
 
 def test_of_two_messages_of_one_record_the_one_with_the_later_attempt_counts():
     waiting = records("a")
     later = WaitingRecord("a", 1, "m0", attempt=1, due_at=7.0, arrival="later")
-    assert waiting.arrived(later) == ["d0"]
+    assert waiting.add_arrived(later) == ["d0"]
     earlier = WaitingRecord("a", 1, "m0", arrival="late")
-    assert waiting.arrived(earlier) == ["late"]
-    assert (len(waiting), waiting.next_due()) == (1, 7.0)
+    assert waiting.add_arrived(earlier) == ["late"]
+    assert (len(waiting), waiting.next_due_at()) == (1, 7.0)
 
 
 def test_what_is_to_be_handled_alone_is_taken_alone():
@@ -207,15 +207,15 @@ def test_what_is_to_be_handled_alone_is_taken_alone():
     taken = waiting.take(0.0, 10, lambda name: name == "m1")
     assert [each.message_id for each in taken] == ["m0", "m2"]
     for each in taken:
-        waiting.handled(each)
+        waiting.remove_handled(each)
     assert [each.message_id for each in waiting.take(0.0, 10, lambda name: name == "m1")] == ["m1"]
 
 
 @pytest.mark.parametrize("identified", [True, False])
 def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified):
     waiting: WaitingRecords[str] = WaitingRecords()
-    waiting.arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
-    waiting.began()
+    waiting.add_arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
+    waiting.mark_complete()
     assert waiting.is_repetition("m") is identified
 
 
@@ -223,25 +223,28 @@ def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
     waiting: WaitingRecords[str] = WaitingRecords()
     for number, awaited in enumerate([{"q"}, {"q", "r"}, set()]):
         record = WaitingRecord("abc"[number], waiting.next_position(1), f"m{number}", arrival="d")
-        record.awaited = frozenset(awaited)
-        waiting.arrived(record)
-    assert (waiting.awaited.records, set(waiting.awaited.queues)) == (2, {"q", "r"})
+        record.awaited_queues = frozenset(awaited)
+        waiting.add_arrived(record)
+    assert (waiting.awaited_queues.record_count, set(waiting.awaited_queues.queues)) == (
+        2,
+        {"q", "r"},
+    )
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m2"]
-    waiting.ended(["q"])
-    assert (waiting.awaited.records, set(waiting.awaited.queues)) == (1, {"r"})
+    waiting.forget_deleted_queues(["q"])
+    assert (waiting.awaited_queues.record_count, set(waiting.awaited_queues.queues)) == (1, {"r"})
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m0"]
-    waiting.ended(["q", "r"])
-    assert waiting.awaited.records == 0
+    waiting.forget_deleted_queues(["q", "r"])
+    assert waiting.awaited_queues.record_count == 0
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["m1"]
 
 
 def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_ones():
     waiting: WaitingRecords[str] = WaitingRecords()
     newer = WaitingRecord("a", waiting.next_position(2), "new", arrival="n")
-    waiting.arrived(newer)
+    waiting.add_arrived(newer)
     assert [waiting.blocks("a", turn) for turn in (1, 2, 3)] == [False, True, True]
     older = WaitingRecord("a", waiting.next_position(1), "old", arrival="o")
-    waiting.arrived(older)
+    waiting.add_arrived(older)
     assert waiting.blocks("a", 1)
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["old", "new"]
 
@@ -260,13 +263,17 @@ def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_fi
     messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
     messages[1].awaited, messages[2].awaited = frozenset({"q"}), frozenset({"q", "r"})
     for each in messages[::-1] if newest_first else messages:
-        assert waiting.arrived(each) == []
-    assert (len(waiting), waiting.awaited.records, list(waiting.awaited.queues)) == (1, 0, [])
-    assert waiting.of_queue("newer") == messages[1:2]
-    assert waiting.arrived(in_queues(("newer", 2))[0]) == ["newer"]  # delivered twice
+        assert waiting.add_arrived(each) == []
+    assert (
+        len(waiting),
+        waiting.awaited_queues.record_count,
+        list(waiting.awaited_queues.queues),
+    ) == (1, 0, [])
+    assert waiting.records_in("newer") == messages[1:2]
+    assert waiting.add_arrived(in_queues(("newer", 2))[0]) == ["newer"]  # delivered twice
     (taken,) = waiting.take(0.0, 10)
     assert taken is messages[0]
-    assert waiting.handled(taken) == ["newer", "newest"]
+    assert waiting.remove_handled(taken) == ["newer", "newest"]
     assert len(waiting) == 0
 
 
@@ -276,12 +283,12 @@ def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
     first[1].awaited = frozenset({"q"})
     (second,) = in_queues(("newer", 2), place=2)
     for each in (second, *reversed(first)):
-        waiting.arrived(each)
-    waiting.left(first[0])
+        waiting.add_arrived(each)
+    waiting.remove(first[0])
     assert [*waiting] == [first[1], second]
     assert waiting.take(0.0, 10) == []
-    assert (waiting.awaited.records, list(waiting.awaited.queues)) == (1, ["q"])
-    waiting.ended(["q"])
+    assert (waiting.awaited_queues.record_count, list(waiting.awaited_queues.queues)) == (1, ["q"])
+    waiting.forget_deleted_queues(["q"])
     assert waiting.take(0.0, 10) == [first[1], second]
 
 
@@ -289,8 +296,8 @@ def test_a_copy_leaves_its_queue_and_the_record_still_waits():
     waiting: WaitingRecords[str] = WaitingRecords()
     messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
     for each in messages:
-        waiting.arrived(each)
-    waiting.drop("newer")
+        waiting.add_arrived(each)
+    waiting.forget_queue("newer")
     assert [*waiting] == messages[:1]
     (taken,) = waiting.take(0.0, 10)
-    assert waiting.handled(taken) == ["newest"]
+    assert waiting.remove_handled(taken) == ["newest"]

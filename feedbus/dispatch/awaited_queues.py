@@ -10,21 +10,21 @@ class AwaitedQueues:
     """Counts the records that wait for each queue.
 
     Attributes:
-        records: how many records wait for at least one queue.
+        record_count: how many records wait for at least one queue.
 
     """
 
     def __init__(self) -> None:
         """Start without records."""
-        self.records = 0
-        self._records_of: Counter[str] = Counter()
+        self.record_count = 0
+        self._record_counts: Counter[str] = Counter()
 
     @property
     def queues(self) -> KeysView[str]:
         """The names of the queues that records wait for."""
-        return self._records_of.keys()
+        return self._record_counts.keys()
 
-    def count(self, queues: frozenset[str], change: int) -> None:
+    def update(self, queues: frozenset[str], change: int) -> None:
         """Add or remove one record that waits for these queues.
 
         Args:
@@ -33,13 +33,13 @@ class AwaitedQueues:
 
         """
         if queues:
-            self.records += change
+            self.record_count += change
             for queue in queues:
-                self._records_of[queue] += change
-                if not self._records_of[queue]:
-                    del self._records_of[queue]
+                self._record_counts[queue] += change
+                if not self._record_counts[queue]:
+                    del self._record_counts[queue]
 
     def clear(self) -> None:
         """Remove all records."""
-        self.records = 0
-        self._records_of.clear()
+        self.record_count = 0
+        self._record_counts.clear()

@@ -7,10 +7,10 @@ which wait. This case is frequent in a batch of waiting records, which has many 
 
 from __future__ import annotations
 
-from feedbus.dispatch.blocked_keys import BlockedKeys, origin
+from feedbus.dispatch.blocked_keys import BlockedKeys, locate
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.waiting_record_exceptions import Overtook, Waits
+from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
 
@@ -18,7 +18,7 @@ Failures = dict[int, BaseException]
 
 # If records of a batch were overtaken, the batch is called again, up to this number of calls. After
 # them, each record is handled alone.
-MOST_CALLS = 3
+MAX_CALLS = 3
 
 
 class BatchCalls:
@@ -30,7 +30,7 @@ class BatchCalls:
         self._decoder = decoder
         self._blocked = blocked
 
-    def perform(self, wrapped: WrappedHandler, records: Records) -> Failures:
+    def call(self, wrapped: WrappedHandler, records: Records) -> Failures:
         """Call the handler with records, and return the exceptions by record.
 
         Raises:
@@ -41,57 +41,64 @@ class BatchCalls:
 
         def fail(index: int, error: BaseException) -> None:
             failures[index] = error
-            self._decoder.fail(*origin(records, index), error)
+            self._decoder.fail(*locate(records, index), error)
 
-        many = wrapped.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
-        found = self._together(wrapped, records) if many else None
-        if found is not None:
+        as_batch = (
+            wrapped.handler.batch and len(records) > 1 and not self._blocked.any_blocked(records)
+        )
+        exceptions = self._call_with_batch(wrapped, records) if as_batch else None
+        if exceptions is not None:
             # The order matters: each record that has to wait gets the next position of its key.
-            for index, verdict in sorted(found.items()):
+            for index, verdict in sorted(exceptions.items()):
                 fail(index, verdict)
             return failures
         # The handler is called for one record at a time, also after a batch handler has raised. So
         # a bad record does not fail the others.
         for index, single in enumerate(records.batches_of_one()):
-            if self._blocked.waits_in(records, index):
-                fail(index, Waits())
+            if self._blocked.is_blocked_in(records, index):
+                fail(index, EarlierRecordWaits())
                 continue
-            error = self._attempt(wrapped, single)
+            error = self._call_and_send(wrapped, single)
             error = error or single.verdicts.get(0)
             if error is not None:
                 fail(index, error)
         return failures
 
-    def _together(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
+    def _call_with_batch(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
         """Call the handler with a batch; return the exceptions by record, or None if it raised."""
-        left, places = records, list(range(len(records)))
+        remaining, indexes = records, list(range(len(records)))
         failures: Failures = {}
-        for _ in range(MOST_CALLS):
-            error = self._attempt(wrapped, left)
+        for _ in range(MAX_CALLS):
+            error = self._call_and_send(wrapped, remaining)
             if error is None:
-                return failures | {places[index]: each for index, each in left.verdicts.items()}
-            if not isinstance(error, Overtook):
+                return failures | {
+                    indexes[index]: each for index, each in remaining.verdicts.items()
+                }
+            if not isinstance(error, FailedRecordsOvertaken):
                 return None
-            behind = self._blocked.behind(left, error.failed)
-            failures |= {places[index]: Waits() for index in behind}
-            kept = [index for index in range(len(places)) if index not in behind]
-            left, places = left.at(kept), [places[index] for index in kept]
+            later_indexes = self._blocked.find_later(remaining, error.failed_records)
+            failures |= {indexes[index]: EarlierRecordWaits() for index in later_indexes}
+            kept_indexes = [index for index in range(len(indexes)) if index not in later_indexes]
+            remaining, indexes = (
+                remaining.at(kept_indexes),
+                [indexes[index] for index in kept_indexes],
+            )
         return None
 
-    def _attempt(self, wrapped: WrappedHandler, records: Records) -> BaseException | None:
+    def _call_and_send(self, wrapped: WrappedHandler, records: Records) -> BaseException | None:
         """Call a handler and send its messages; return the exception of the call, or None.
 
         Raises:
             Outage: something is unavailable; no attempt is counted.
 
         """
-        publications, error = self._calls.outcome(wrapped, records)
+        publications, error = self._calls.call(wrapped, records)
         if publications is not None:
             try:
                 with publications:
                     publications.send()
             except KeyboardInterrupt:
                 raise
-            except BaseException as failure:  # noqa: BLE001 -- as in HandlerCalls.outcome()
+            except BaseException as failure:  # noqa: BLE001 -- as in HandlerCalls.call()
                 return self._calls.classify_error(records, failure)
         return error

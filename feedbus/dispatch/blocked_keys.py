@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries
-from feedbus.dispatch.waiting_record_exceptions import Waits
+from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 
-Row = tuple[Decoded, int]  # a delivery, and the index of one of its records
+RecordLocation = tuple[DecodedDelivery, int]  # a delivery, and the index of one of its records
 
 
 class BlockedKeys:
@@ -39,58 +39,58 @@ class BlockedKeys:
         self._decoder = decoder
         self._failure_policy = failure_policy
         self._retries = retries
-        self._stopping = Retry | Reject if block_on_dead else Retry
+        self._blocking_exceptions = Retry | Reject if block_on_dead else Retry
 
     @property
-    def ordered(self) -> bool:
+    def has_order(self) -> bool:
         """Whether records wait for earlier records of their keys."""
         return self._retries is not None
 
-    def key(self, arrived: Decoded, row: int) -> Any:
+    def key(self, decoded: DecodedDelivery, row: int) -> Any:
         """Return a record's ordering key, or None if the queue has no `order_by`."""
-        return self._decoder.key(arrived, row)
+        return self._decoder.key(decoded, row)
 
-    def waits(self, arrived: Decoded, row: int) -> bool:
+    def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key failed in this batch."""
-        if self._retries is None or not self._retries.unsettled:
+        if self._retries is None or not self._retries.has_unconfirmed:
             return False
-        return self.must_wait(arrived, row)
+        return self.must_wait(decoded, row)
 
-    def waits_in(self, records: Records, index: int) -> bool:
-        """Return the result of waits() for a record of a batch."""
-        if self._retries is None or not self._retries.unsettled:
+    def is_blocked_in(self, records: Records, index: int) -> bool:
+        """Return the result of is_blocked() for a record of a batch."""
+        if self._retries is None or not self._retries.has_unconfirmed:
             return False
-        return self.must_wait(*origin(records, index))
+        return self.must_wait(*locate(records, index))
 
-    def any_waits(self, records: Records) -> bool:
-        """Whether waits() is true for any record of a batch."""
-        if self._retries is None or not self._retries.unsettled:
+    def any_blocked(self, records: Records) -> bool:
+        """Whether is_blocked() is true for any record of a batch."""
+        if self._retries is None or not self._retries.has_unconfirmed:
             return False
-        return any(self.must_wait(*origin(records, index)) for index in range(len(records)))
+        return any(self.must_wait(*locate(records, index)) for index in range(len(records)))
 
-    def must_wait(self, arrived: Decoded, row: int) -> bool:
+    def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key has failed."""
         if self._retries is None:
             return False
-        return self._retries.must_wait(arrived.delivery, arrived.pack, row)
+        return self._retries.must_wait(decoded.delivery, decoded.pack, row)
 
-    def defer(self, arrived: Decoded, row: int) -> None:
+    def defer(self, decoded: DecodedDelivery, row: int) -> None:
         """Let a record wait for earlier records of its key."""
-        self._decoder.fail(arrived, row, Waits())
+        self._decoder.fail(decoded, row, EarlierRecordWaits())
 
     def decide(self, invalid: InvalidRecord) -> None:
         """Decide on a record that no handler gets; if its key is blocked, let it wait instead."""
-        if invalid.decision is None and self.waits(invalid.arrived, invalid.row):
-            self.defer(invalid.arrived, invalid.row)
+        if invalid.decision is None and self.is_blocked(invalid.decoded, invalid.row):
+            self.defer(invalid.decoded, invalid.row)
         else:
             self._decoder.decide(invalid)
 
-    def expect_repetition(self, arrived: Decoded) -> None:
+    def expect_repetition(self, decoded: DecodedDelivery) -> None:
         """Register that a delivery with failed records will be handled again."""
-        if self._retries is not None and arrived.decisions:
+        if self._retries is not None and decoded.decisions:
             self._retries.repetition_expected = True
 
-    def overtaken_failures(self, records: Records) -> list[Row]:
+    def find_overtaken(self, records: Records) -> list[RecordLocation]:
         """Return the failed records of a batch that were overtaken by later records of their keys.
 
         A failed record is overtaken if a later record of its key was handled. If none is, the
@@ -98,40 +98,40 @@ class BlockedKeys:
         """
         verdicts = records.batch.verdicts
         if self._retries is None or not any(
-            isinstance(each, self._stopping) for each in verdicts.values()
+            isinstance(each, self._blocking_exceptions) for each in verdicts.values()
         ):
             return []
-        stopped: dict[Any, Row] = {}
+        first_failures: dict[Any, RecordLocation] = {}
         overtaken = False
         for index in range(len(records.batch)):
-            arrived, row = origin(records, index)
-            key, verdict = self._decoder.key(arrived, row), verdicts.get(index)
-            if key in stopped:
+            decoded, row = locate(records, index)
+            key, verdict = self._decoder.key(decoded, row), verdicts.get(index)
+            if key in first_failures:
                 overtaken |= verdict is None
             elif verdict is not None:
-                decision = self._failure_policy.decide(arrived.delivery, arrived.pack, row, verdict)
-                if self._retries.stops(decision):
-                    stopped[key] = arrived, row
-        return [*stopped.values()] if overtaken else []
+                decision = self._failure_policy.decide(decoded.delivery, decoded.pack, row, verdict)
+                if self._retries.blocks_key(decision):
+                    first_failures[key] = decoded, row
+        return [*first_failures.values()] if overtaken else []
 
-    def behind(self, records: Records, failed: Sequence[Row]) -> set[int]:
+    def find_later(self, records: Records, failed_records: Sequence[RecordLocation]) -> set[int]:
         """Return the indexes of the records that come after failed records of their keys."""
-        firsts = {(id(arrived), row) for arrived, row in failed}
-        stopped: set[Any] = set()
-        found: set[int] = set()
+        failed_rows = {(id(decoded), row) for decoded, row in failed_records}
+        failed_keys: set[Any] = set()
+        later_indexes: set[int] = set()
         for index in range(len(records)):
-            arrived, row = origin(records, index)
-            key = self._decoder.key(arrived, row)
-            if key in stopped:
-                found.add(index)
-            elif (id(arrived), row) in firsts:
-                stopped.add(key)
-        return found
+            decoded, row = locate(records, index)
+            key = self._decoder.key(decoded, row)
+            if key in failed_keys:
+                later_indexes.add(index)
+            elif (id(decoded), row) in failed_rows:
+                failed_keys.add(key)
+        return later_indexes
 
 
-def origin(records: Records, index: int) -> Row:
+def locate(records: Records, index: int) -> RecordLocation:
     """Return the delivery of a record of a batch, and the index of the record in the delivery."""
     number, row = records.batch.find(index)
-    arrived = records.batch.origins[number]
-    assert isinstance(arrived, Decoded)  # noqa: S101 -- for the type checker
-    return arrived, records.batch.chunks[number].rows[row]
+    decoded = records.batch.origins[number]
+    assert isinstance(decoded, DecodedDelivery)  # noqa: S101 -- for the type checker
+    return decoded, records.batch.chunks[number].rows[row]

@@ -7,8 +7,12 @@ from itertools import count
 from typing import cast
 
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.concurrent_records import DeferredInvalidRecord, UnfinishedDelivery, Work
-from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
+from feedbus.dispatch.concurrent_records import (
+    DeferredInvalidRecord,
+    RecordCall,
+    UnfinishedDelivery,
+)
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.running_calls import RunningCalls
@@ -30,69 +34,77 @@ class ConcurrentCalls:
         """Create the object; `concurrency` records of the queue may run at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
-        self._blocked = dispatch.blocked
+        self._blocked_keys = dispatch.blocked_keys
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
         # The ids that feedbus has derived from the content of messages that wait or run. Another
         # message with the same content must get another id.
-        self._unidentified: set[str] = set()
-        self._sequencer: Sequencer[Work | DeferredInvalidRecord] = Sequencer(queue.concurrency)
-        self._came: list[Delivery] = []  # not decoded yet
-        self._unfinished: list[Work] = []  # records that finish() must finish
-        self._done: list[Decoded] = []  # finished deliveries for send_failed()
+        self._derived_ids: set[str] = set()
+        self._sequencer: Sequencer[RecordCall | DeferredInvalidRecord] = Sequencer(
+            queue.concurrency
+        )
+        self._undecoded: list[Delivery] = []
+        self._ended_calls: list[RecordCall] = []  # records that finish() must finish
+        self._finished: list[DecodedDelivery] = []  # finished deliveries for send_failed()
         self._numbers = count()  # numbers the deliveries in the order of their arrival
-        self._failed: list[UnfinishedDelivery] = []  # deliveries with failed or waiting records
-        self._closed: list[Delivery] = []  # deliveries to acknowledge
-        self._slow = SlowCalls(self._clock)
+        # Deliveries with failed or waiting records.
+        self._failed_deliveries: list[UnfinishedDelivery] = []
+        self._to_acknowledge: list[Delivery] = []
+        self._slow_calls = SlowCalls(self._clock)
         self.outage: Outage | None = None
         self._calls = RunningCalls(dispatch.calls, queue, resources, self._clock)
-        self._ended = self._calls.ended
+        self._reported_calls = self._calls.ended_calls
         self.waker = self._calls.waker
 
     @property
-    def running(self) -> set[Work]:
+    def running(self) -> set[RecordCall]:
         """The records that were started and are not finished."""
-        return cast("set[Work]", self._sequencer.running)  # take() ends invalid records
+        # take_startable() ends invalid records.
+        return cast("set[RecordCall]", self._sequencer.running)
 
     @property
-    def in_handlers(self) -> list[Work]:
+    def in_handlers(self) -> list[RecordCall]:
         """The records whose calls are running or about to start."""
-        return [work for work in self.running if not work.ended]
+        return [call for call in self.running if not call.has_ended]
 
     @property
     def oldest_started_at(self) -> float | None:
         """The start time of the call that has run longest; None if no call runs."""
-        return self._slow.oldest_started_at
+        return self._slow_calls.oldest_started_at
 
     @property
-    def slow(self) -> list[tuple[str, float]]:
+    def slow_messages(self) -> list[tuple[str, float]]:
         """The messages whose calls take long or have just taken long, and the durations."""
-        return self._slow.durations(self.in_handlers)
+        return self._slow_calls.durations(self.in_handlers)
 
-    def forget_slow(self) -> None:
-        """Remove the ended calls from the result of `slow`.
+    def forget_slow_messages(self) -> None:
+        """Remove the ended calls from `slow_messages`.
 
         A call that still runs is removed when it ends.
         """
-        self._slow.forget(self.in_handlers)
+        self._slow_calls.forget(self.in_handlers)
 
     @property
-    def given_to_dead_handler(self) -> list[Decoded]:
+    def for_dead_handler(self) -> list[DecodedDelivery]:
         """The finished deliveries whose records the dead handler must get."""
-        return [each for each in self._done if self._dispatch.has_dead_handler and each.decisions]
+        return [
+            each for each in self._finished if self._dispatch.has_dead_handler and each.decisions
+        ]
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether to decode the next deliveries, because too few records wait or run."""
-        return self._sequencer.hungry
+        return self._sequencer.has_capacity
 
     @property
-    def unfinished(self) -> bool:
+    def has_ended_calls(self) -> bool:
         """Whether a call has ended, so that finish() must be called next."""
-        return bool(self._ended or self._unfinished or self._done or self._closed)
+        return bool(
+            self._reported_calls or self._ended_calls or self._finished or self._to_acknowledge
+        )
 
-    def open(self, deliveries: Sequence[Delivery]) -> None:
+    def decode(self, deliveries: Sequence[Delivery]) -> None:
         """Decode deliveries that arrived after all others, and add their records.
 
         Raises:
@@ -100,66 +112,68 @@ class ConcurrentCalls:
                 next ones.
 
         """
-        self._came += deliveries
-        if not self._came:
+        self._undecoded += deliveries
+        if not self._undecoded:
             return
-        opened, inputs = self._dispatch.decode(self._came, self._unidentified)
-        self._came = []
-        unfinished = {id(each): UnfinishedDelivery(each, next(self._numbers)) for each in opened}
-        self._unidentified.update(
-            each.delivery.message_id for each in opened if not each.delivery.identified
+        decoded_deliveries, inputs = self._dispatch.decode(self._undecoded, self._derived_ids)
+        self._undecoded = []
+        unfinished = {
+            id(each): UnfinishedDelivery(each, next(self._numbers)) for each in decoded_deliveries
+        }
+        self._derived_ids.update(
+            each.delivery.message_id for each in decoded_deliveries if not each.delivery.identified
         )
         for each in inputs:
             if isinstance(each, InvalidRecord):
-                delivery = unfinished[id(each.arrived)]
-                delivery.left += 1
-                key = self._blocked.key(each.arrived, each.row)
+                delivery = unfinished[id(each.decoded)]
+                delivery.unfinished_records += 1
+                key = self._blocked_keys.key(each.decoded, each.row)
                 self._sequencer.add(DeferredInvalidRecord(key, delivery, each))
                 continue
-            for chunk, owner in zip(each.chunks, each.arrived, strict=True):
+            for chunk, owner in zip(each.chunks, each.deliveries, strict=True):
                 delivery = unfinished[id(owner)]
-                delivery.left += len(chunk)
+                delivery.unfinished_records += len(chunk)
                 for index, row in enumerate(chunk.rows):
-                    key = self._blocked.key(owner, row)
+                    key = self._blocked_keys.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
-                    self._sequencer.add(Work(key, delivery, row, each.wrapped, records))
+                    self._sequencer.add(RecordCall(key, delivery, row, each.wrapped, records))
         for delivery in unfinished.values():
-            if delivery.opened.decisions:  # some of its records wait already
-                delivery.failed_keys.update(self._keys(delivery.opened))
-                self._failed.append(delivery)
-        empty = [delivery for delivery in unfinished.values() if not delivery.left]
-        self._unidentified.difference_update(each.opened.delivery.message_id for each in empty)
-        self._done += [delivery.opened for delivery in empty if not delivery.failed_keys]
-        self._release()
+            if delivery.decoded.decisions:  # some of its records wait already
+                delivery.failed_keys.update(self._keys(delivery.decoded))
+                self._failed_deliveries.append(delivery)
+        empty = [delivery for delivery in unfinished.values() if not delivery.unfinished_records]
+        self._derived_ids.difference_update(each.decoded.delivery.message_id for each in empty)
+        self._finished += [delivery.decoded for delivery in empty if not delivery.failed_keys]
+        self._release_finished()
 
-    def _keys(self, opened: Decoded) -> set[Hashable]:
+    def _keys(self, decoded: DecodedDelivery) -> set[Hashable]:
         """Return the keys of all records of a delivery."""
-        return {self._blocked.key(opened, row) for row in range(len(opened.pack))}
+        return {self._blocked_keys.key(decoded, row) for row in range(len(decoded.pack))}
 
-    def take(self) -> list[Work]:
+    def take_startable(self) -> list[RecordCall]:
         """Return the records that may start now; the caller then calls start().
 
         While a resource must be opened again, no record starts: first the running calls must end.
         """
         if not self._resources.ready:
             return []
-        taken: list[Work] = []
+        startable: list[RecordCall] = []
         for each in self._sequencer.take():
             if isinstance(each, DeferredInvalidRecord):
-                self._blocked.decide(each.record)
+                self._blocked_keys.decide(each.record)
                 self._end_record(each, each.record.row)
             else:
-                taken.append(each)
-        return taken
+                startable.append(each)
+        return startable
 
-    def start(self, works: Sequence[Work]) -> None:
+    def start(self, calls: Sequence[RecordCall]) -> None:
         """Start the calls of records."""
-        self._slow.start(works, self._clock.monotonic())
-        self._calls.start(works)
+        self._slow_calls.start(calls, self._clock.monotonic())
+        self._calls.start(calls)
 
     def check_event_loop(self) -> None:
         """Log an async handler that blocks the event loop; call this method often."""
-        if any(work.wrapped.call_async is not None for work in self.running):
+        if any(call.wrapped.call_async is not None for call in self.running):
             self._resources.loop.check()
 
     def finish(self) -> None:
@@ -172,19 +186,19 @@ class ConcurrentCalls:
 
         """
         self.waker.sleep()
-        while self._ended:
-            self._unfinished.append(self._ended.popleft())
+        while self._reported_calls:
+            self._ended_calls.append(self._reported_calls.popleft())
         self.outage = self._classify_errors()
-        published = [work for work in self._unfinished if work.publications is not None]
-        calls = [work.publications for work in published if work.publications is not None]
-        for work, error in zip(published, send_together(self._sender, calls), strict=True):
+        published = [call for call in self._ended_calls if call.publications is not None]
+        publications = [call.publications for call in published if call.publications is not None]
+        for call, error in zip(published, send_together(self._sender, publications), strict=True):
             if error is not None:
-                work.error = self._dispatch.calls.classify_error(work.records, error)
-        for work in self._unfinished:
-            self._end(work)
-        self._unfinished = []
+                call.error = self._dispatch.calls.classify_error(call.records, error)
+        for call in self._ended_calls:
+            self._end_call(call)
+        self._ended_calls = []
 
-    def send_failed(self, only: Decoded | None = None) -> None:
+    def send_failed(self, only: DecodedDelivery | None = None) -> None:
         """Send retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
@@ -192,111 +206,114 @@ class ConcurrentCalls:
                 repeated.
 
         """
-        closing = self._done if only is None else [only]
-        self._dispatch.finish(closing)
-        self._done = [] if only is None else [each for each in self._done if each is not only]
-        self._closed += [each.delivery for each in closing]
+        finished = self._finished if only is None else [only]
+        self._dispatch.finish(finished)
+        self._finished = (
+            [] if only is None else [each for each in self._finished if each is not only]
+        )
+        self._to_acknowledge += [each.delivery for each in finished]
 
-    def take_done(self) -> list[Delivery]:
+    def take_acknowledgeable(self) -> list[Delivery]:
         """Return the deliveries that must be acknowledged; each is returned once."""
-        deliveries, self._closed = self._closed, []
+        deliveries, self._to_acknowledge = self._to_acknowledge, []
         return deliveries
 
     def _classify_errors(self) -> Outage | None:
         """Log failed calls; mark the records of calls with an outage to run again."""
-        found: Outage | None = None
-        left: list[Work] = []
-        for work in self._unfinished:
-            if work.error is not None and not work.classified:
+        outage: Outage | None = None
+        classified: list[RecordCall] = []
+        for call in self._ended_calls:
+            if call.error is not None and not call.is_classified:
                 try:
-                    work.error = self._dispatch.calls.classify_error(work.records, work.error)
-                    work.classified = True
+                    call.error = self._dispatch.calls.classify_error(call.records, call.error)
+                    call.is_classified = True
                 except Outage as error:
-                    found = error
-                    work.error, work.started_at, work.ended = None, 0.0, False
-                    self._sequencer.again(work)
+                    outage = error
+                    call.error, call.started_at, call.has_ended = None, 0.0, False
+                    self._sequencer.repeat(call)
                     continue
-            left.append(work)
-        self._unfinished = left
-        return found
+            classified.append(call)
+        self._ended_calls = classified
+        return outage
 
-    def _end(self, work: Work) -> None:
-        if work.publications is not None:
-            work.publications.discard()
-        opened, row = work.delivery.opened, work.row
-        self._dispatch.record_ended(opened, row, work.error, work.seconds)
-        self._slow.end(work)
-        if work.error is None:
-            self._leave(work.delivery)
-            self._sequencer.end(work)
+    def _end_call(self, call: RecordCall) -> None:
+        if call.publications is not None:
+            call.publications.discard()
+        decoded, row = call.delivery.decoded, call.row
+        self._dispatch.end_record(decoded, row, call.error, call.seconds)
+        self._slow_calls.end(call)
+        if call.error is None:
+            self._count_finished(call.delivery)
+            self._sequencer.end(call)
         else:
-            self._end_record(work, row)
+            self._end_record(call, row)
 
-    def _end_record(self, ended: Work | DeferredInvalidRecord, row: int) -> None:
+    def _end_record(self, ended: RecordCall | DeferredInvalidRecord, row: int) -> None:
         """Let the next record of the key run; if this record failed, let the later ones wait."""
-        self._note_failed(ended)
-        self._leave(ended.delivery)
-        if not self._blocked.must_wait(ended.delivery.opened, row):
+        self._register_failure(ended)
+        self._count_finished(ended.delivery)
+        if not self._blocked_keys.must_wait(ended.delivery.decoded, row):
             self._sequencer.end(ended)
             return
-        for behind in self._sequencer.cut(ended):
-            if isinstance(behind, DeferredInvalidRecord):
-                self._blocked.decide(behind.record)
+        for later in self._sequencer.remove_key(ended):
+            if isinstance(later, DeferredInvalidRecord):
+                self._blocked_keys.decide(later.record)
             else:
-                self._blocked.defer(behind.delivery.opened, behind.row)
-            self._note_failed(behind)
-            self._leave(behind.delivery)
+                self._blocked_keys.defer(later.delivery.decoded, later.row)
+            self._register_failure(later)
+            self._count_finished(later.delivery)
 
-    def _note_failed(self, ended: Work | DeferredInvalidRecord) -> None:
+    def _register_failure(self, ended: RecordCall | DeferredInvalidRecord) -> None:
         """Register the key of a record that has failed, or that waits for a failed record."""
         delivery = ended.delivery
-        if delivery not in self._failed:
-            self._failed.append(delivery)
-            self._failed.sort(key=lambda each: each.number)
+        if delivery not in self._failed_deliveries:
+            self._failed_deliveries.append(delivery)
+            self._failed_deliveries.sort(key=lambda each: each.number)
         delivery.failed_keys.add(ended.key)
 
-    def _leave(self, delivery: UnfinishedDelivery) -> None:
+    def _count_finished(self, delivery: UnfinishedDelivery) -> None:
         """Count a record of a delivery as finished."""
-        delivery.left -= 1
-        if delivery.left:
+        delivery.unfinished_records -= 1
+        if delivery.unfinished_records:
             return
-        self._unidentified.discard(delivery.opened.delivery.message_id)
+        self._derived_ids.discard(delivery.decoded.delivery.message_id)
         if delivery.failed_keys:
-            self._release()
+            self._release_finished()
         else:
-            self._done.append(delivery.opened)
+            self._finished.append(delivery.decoded)
 
-    def _release(self) -> None:
+    def _release_finished(self) -> None:
         """Give finished deliveries with failed records to send_failed(), in the order of each key.
 
         A record that waits is sent after the failed record of its key. If it were sent first, and
         the process then ended, it would overtake the failed record.
         """
-        earlier: set[Hashable] = set()
-        held: list[UnfinishedDelivery] = []
-        for delivery in self._failed:
-            if delivery.left or not earlier.isdisjoint(delivery.failed_keys):
-                held.append(delivery)
-                earlier |= delivery.failed_keys - {None}
+        earlier_keys: set[Hashable] = set()
+        unfinished: list[UnfinishedDelivery] = []
+        for delivery in self._failed_deliveries:
+            if delivery.unfinished_records or not earlier_keys.isdisjoint(delivery.failed_keys):
+                unfinished.append(delivery)
+                earlier_keys |= delivery.failed_keys - {None}
             else:
-                self._done.append(delivery.opened)
-        self._failed = held
+                self._finished.append(delivery.decoded)
+        self._failed_deliveries = unfinished
 
     def forget(self) -> None:
         """Forget all records that do not run: the broker delivers them again."""
-        self._came, self._done, self._closed, self._failed = [], [], [], []
+        self._undecoded, self._to_acknowledge = [], []
+        self._finished, self._failed_deliveries = [], []
         self._sequencer.forget_waiting()
-        while self._ended:
-            self._unfinished.append(self._ended.popleft())
-        for work in self._unfinished:
-            if work.publications is not None:
-                work.publications.discard()
-            self._sequencer.end(work)
-        self._unfinished = []
-        self._unidentified = {
-            work.delivery.opened.delivery.message_id
-            for work in self.running
-            if not work.delivery.opened.delivery.identified
+        while self._reported_calls:
+            self._ended_calls.append(self._reported_calls.popleft())
+        for call in self._ended_calls:
+            if call.publications is not None:
+                call.publications.discard()
+            self._sequencer.end(call)
+        self._ended_calls = []
+        self._derived_ids = {
+            call.delivery.decoded.delivery.message_id
+            for call in self.running
+            if not call.delivery.decoded.delivery.identified
         }
 
     def close(self) -> None:

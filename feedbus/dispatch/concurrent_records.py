@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from feedbus.dispatch.decoded_deliveries import Decoded, InvalidRecord
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, InvalidRecord
 from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
@@ -16,21 +16,21 @@ class UnfinishedDelivery:
     """A delivery, and the number of its unfinished records.
 
     Attributes:
-        opened: the delivery.
+        decoded: the delivery.
         number: the position of the delivery in the order of arrival.
-        left: how many of its records are unfinished.
+        unfinished_records: how many of its records are unfinished.
         failed_keys: the keys of its records that have failed, or that wait for a failed record.
 
     """
 
-    opened: Decoded
+    decoded: DecodedDelivery
     number: int
-    left: int = 0
+    unfinished_records: int = 0
     failed_keys: set[Hashable] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class RecordCall:
     """A record that a handler must handle, and the result of its call.
 
     Attributes:
@@ -43,9 +43,9 @@ class Work:
         seconds: the duration of the call, when it has ended.
         publications: the messages that the handler published; None if the call raised.
         error: the exception of the call, or of sending its messages.
-        ended: whether the call has ended.
-        classified: whether HandlerCalls.classify_error() has returned the error.
-        known_slow: whether the message was already counted as slow, while its call ran.
+        has_ended: whether the call has ended.
+        is_classified: whether HandlerCalls.classify_error() has returned the error.
+        is_known_as_slow: whether the message was already counted as slow, while its call ran.
 
     """
 
@@ -58,14 +58,14 @@ class Work:
     seconds: float = 0.0
     publications: Publications | None = None
     error: BaseException | None = None
-    ended: bool = False
-    classified: bool = False
-    known_slow: bool = False
+    has_ended: bool = False
+    is_classified: bool = False
+    is_known_as_slow: bool = False
 
     @property
     def message_id(self) -> str:
         """The id of the message that contained the record."""
-        return self.delivery.opened.delivery.message_id
+        return self.delivery.decoded.delivery.message_id
 
 
 @dataclass(slots=True, eq=False)

@@ -36,7 +36,7 @@ events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetterCause:
     """A dead letter, as the origin of the messages that the dead handler publishes."""
 
     consumer: Consumer
@@ -65,7 +65,7 @@ class DeadHandler:
         consumer: Consumer,
         sender: Sender,
         store: Store,
-        left: Leftovers | None,
+        leftovers: Leftovers | None,
         *,
         resources: Resources,
     ) -> None:
@@ -76,7 +76,7 @@ class DeadHandler:
             consumer: the consumer whose dead letters the function gets.
             sender: sends the messages that the function publishes.
             store: the store in whose transactions the function is called.
-            left: the leftover rows of the outbox; see Publications.
+            leftovers: the leftover rows of the outbox; see Publications.
             resources: the resources that the function requests.
 
         Raises:
@@ -88,7 +88,7 @@ class DeadHandler:
         self._consumer = consumer
         self._sender = sender
         self._store = store
-        self._left = left
+        self._leftovers = leftovers
         self._name = consumer.queue.dead_handler or ""
         function = resolve_object(self._name, topology.root)
         found = DeadLetterFunction.of(function, store.session_type)
@@ -100,7 +100,7 @@ class DeadHandler:
         self._is_async = found.is_async
         self._call = found.parameters.call_of(function, resources.value_of)
 
-    def before(self, delivery: Delivery, decision: Decision) -> Decision:
+    def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
         """Call the function if the decision is a dead letter; return the resulting decision.
 
         If the function raises, the dead letter's reason includes the exception.
@@ -140,8 +140,8 @@ class DeadHandler:
     def _handle(self, delivery: Delivery, message: Outgoing) -> None:
         queue = self._consumer.queue
         letter = letters.of(queue, message, delivery)
-        taken = self._taken(letter)
-        if not taken:
+        arguments = self._arguments(letter)
+        if not arguments:
             events.info(
                 "dead_handler_skipped",
                 "the dead handler was not called, because the message is not valid for the"
@@ -152,19 +152,21 @@ class DeadHandler:
                 reason=letter.reason,
             )
             return
-        origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
+        origin = DeadLetterCause(
+            self._consumer, delivery, message.message_id, str(message.headers[KEY])
+        )
         # With this id, the messages of the dead handler get other ids than the handler's messages.
-        records = Records(_one(f"{message.message_id}/dead"), [origin])
-        with Publications(self._sender, self._store, self._left) as publications:
+        records = Records(_single_chunk(f"{message.message_id}/dead"), [origin])
+        with Publications(self._sender, self._store, self._leftovers) as publications:
             with self._store.transaction() as session:
                 try:
                     bus = CollectingBus(records, publications.collect, self._sender.encoder.shards)
                     given = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:
                         seconds = queue.handler_timeout_seconds
-                        self._resources.run(self._awaited(taken, given), seconds)
+                        self._resources.run(self._call_async(arguments, given), seconds)
                     else:
-                        for each in taken:
+                        for each in arguments:
                             check_returned(self._call(each, given))
                         bus.flush()
                 finally:
@@ -172,12 +174,12 @@ class DeadHandler:
                         end_fork()
             publications.send()
 
-    async def _awaited(self, taken: Sequence[Any], given: GivenDeadLetter) -> None:
-        for each in taken:
+    async def _call_async(self, arguments: Sequence[Any], given: GivenDeadLetter) -> None:
+        for each in arguments:
             check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
         given.bus.flush()  # while no other task of the loop runs
 
-    def _taken(self, letter: DeadLetter) -> Sequence[Any]:
+    def _arguments(self, letter: DeadLetter) -> Sequence[Any]:
         """Return the argument of each call: the DeadLetter, or each of the records in it."""
         if self._message_type is None:
             return [letter]
@@ -197,5 +199,5 @@ class DeadHandler:
         return [chunk.row(index) for index in range(len(chunk))]
 
 
-def _one(message_id: str) -> Sequence[Chunk]:
+def _single_chunk(message_id: str) -> Sequence[Chunk]:
     return [Chunk(Ids(message_id, None), {}, {})]

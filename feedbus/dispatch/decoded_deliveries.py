@@ -15,7 +15,7 @@ from feedbus.wire.constants import PACK
 
 
 @dataclass(slots=True)
-class Decoded:
+class DecodedDelivery:
     """A decoded delivery: its records, and the decisions on its failed records."""
 
     consumer: Consumer
@@ -41,7 +41,7 @@ class HandlerInput:
 
     wrapped: WrappedHandler
     chunks: list[Chunk] = field(default_factory=list)
-    arrived: list[Decoded] = field(default_factory=list)
+    deliveries: list[DecodedDelivery] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class InvalidRecord:
     the later records.
 
     Attributes:
-        arrived: the delivery.
+        decoded: the delivery.
         row: the index of the record in the delivery.
         error: why no handler gets the record.
         decision: the decision on a delivery that cannot be decoded.
 
     """
 
-    arrived: Decoded
+    decoded: DecodedDelivery
     row: int
     error: BaseException | None = None
     decision: Decision | None = None

@@ -9,11 +9,11 @@ from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
-from feedbus.dispatch.decoded_deliveries import Decoded, HandlerInput, Inputs, InvalidRecord
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, HandlerInput, Inputs, InvalidRecord
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.waiting_record_exceptions import Waits
+from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.routes import HandlerRoutes
@@ -56,69 +56,71 @@ class Decoder:
         self._retries = retries
         self._order = Order.of(consumer.queue)
         # Whether the decision on an invalid record is made after the earlier records of its key.
-        self._in_turn = retries is not None and consumer.queue.block_on_dead
+        self._decides_in_order = retries is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
-        self._json_alone = not topology.codecs and all(
+        self._only_json = not topology.codecs and all(
             each.reads == "object" for each in wrapped_handlers
         )
 
-    def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
+    def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[DecodedDelivery], Inputs]:
         """Decode deliveries; return them, and the records for handlers and the invalid records."""
-        opened: list[Decoded] = []
+        decoded_deliveries: list[DecodedDelivery] = []
         inputs: Inputs = []
-        free = self._retries is None or self._retries.idle
+        none_waits = self._retries is None or self._retries.is_idle
         for delivery in deliveries:
-            arrived = self._open(inputs, delivery)
-            opened.append(arrived)
-            if (self._order.field or not free) and len(arrived.pack):
-                self._take_ordered(inputs, arrived)
+            decoded = self._decode_delivery(inputs, delivery)
+            decoded_deliveries.append(decoded)
+            if (self._order.field or not none_waits) and len(decoded.pack):
+                self._append_ordered(inputs, decoded)
             elif self._routes.only:
-                if len(arrived.pack):
-                    self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack)
+                if len(decoded.pack):
+                    self._append_valid(inputs, self._wrapped_handlers[0], decoded, decoded.pack)
             else:
-                self._route(inputs, arrived, range(len(arrived.pack)))
-        return opened, inputs
+                self._append_by_handler(inputs, decoded, range(len(decoded.pack)))
+        return decoded_deliveries, inputs
 
-    def key(self, arrived: Decoded, row: int) -> Any:
+    def key(self, decoded: DecodedDelivery, row: int) -> Any:
         """Return a record's ordering key, or None if the queue has no `order_by`."""
-        return self._order.key(arrived.delivery, arrived.pack, row)
+        return self._order.key(decoded.delivery, decoded.pack, row)
 
-    def _take_ordered(self, inputs: Inputs, arrived: Decoded) -> None:
+    def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
         """Take a delivery's records, except records that must wait or that have no ordering key."""
-        keyless = self._order.key_errors(arrived.pack) if self._order.field else {}
-        for row, errors in keyless.items():
-            arrived.decisions.append(
+        key_errors = self._order.key_errors(decoded.pack) if self._order.field else {}
+        for row, errors in key_errors.items():
+            decoded.decisions.append(
                 self._failure_policy.decide(
-                    arrived.delivery, arrived.pack, row, InvalidBody(errors)
+                    decoded.delivery, decoded.pack, row, InvalidBody(errors)
                 )
             )
-        left = [
+        rows = [
             row
-            for row in range(len(arrived.pack))
-            if row not in keyless and not self._waits(arrived, row)
+            for row in range(len(decoded.pack))
+            if row not in key_errors and not self._must_wait(decoded, row)
         ]
-        if len(left) == len(arrived.pack) and self._routes.only:
-            self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack)
-        elif left and self._routes.only:
-            self._take(inputs, self._wrapped_handlers[0], arrived, arrived.pack.select(left), left)
-        elif left:
-            self._route(inputs, arrived, left)
+        if len(rows) == len(decoded.pack) and self._routes.only:
+            self._append_valid(inputs, self._wrapped_handlers[0], decoded, decoded.pack)
+        elif rows and self._routes.only:
+            self._append_valid(
+                inputs, self._wrapped_handlers[0], decoded, decoded.pack.select(rows), rows
+            )
+        elif rows:
+            self._append_by_handler(inputs, decoded, rows)
 
-    def _waits(self, arrived: Decoded, row: int) -> bool:
+    def _must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because earlier records of its key wait."""
-        if self._retries is None or self._retries.idle:
+        if self._retries is None or self._retries.is_idle:
             return False
-        decision = self._retries.before(arrived.delivery, arrived.pack, row)
+        decision = self._retries.decide_before_call(decoded.delivery, decoded.pack, row)
         if decision is not None:
-            arrived.decisions.append(decision)
+            decoded.decisions.append(decision)
         return decision is not None
 
-    def _take(
+    def _append_valid(
         self,
         inputs: Inputs,
         wrapped: WrappedHandler,
-        arrived: Decoded,
+        decoded: DecodedDelivery,
         pack: Pack,
         rows: Sequence[int] | None = None,
     ) -> None:
@@ -127,7 +129,7 @@ class Decoder:
         Args:
             inputs: the earlier inputs.
             wrapped: the handler of the records, with the middleware.
-            arrived: the delivery of the records.
+            decoded: the delivery of the records.
             pack: the records.
             rows: the index of each record in its delivery, if these are not all of its records.
 
@@ -136,50 +138,60 @@ class Decoder:
         chunk, errors = loaded.chunk, loaded.errors
         begin = 0
         for row in sorted(errors) if errors else ():
-            if self._in_turn:
+            if self._decides_in_order:
                 end = bisect_left(chunk.rows, row)
-                _append(inputs, wrapped, arrived, chunk.select(range(begin, end)), rows)
+                _append(inputs, wrapped, decoded, chunk.select(range(begin, end)), rows)
                 begin = end
-            self._refuse(
-                inputs, arrived, row if rows is None else rows[row], InvalidBody(errors[row])
+            self._append_invalid(
+                inputs, decoded, row if rows is None else rows[row], InvalidBody(errors[row])
             )
         rest = chunk.select(range(begin, len(chunk))) if begin else chunk
-        _append(inputs, wrapped, arrived, rest, rows)
+        _append(inputs, wrapped, decoded, rest, rows)
 
-    def _refuse(
-        self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
+    def _append_invalid(
+        self, inputs: Inputs, decoded: DecodedDelivery, row: int, error: InvalidBody | Reject
     ) -> None:
         """Decide on an invalid record; with block_on_dead, after the earlier records of its key."""
-        if self._in_turn:
-            inputs.append(InvalidRecord(arrived, row, error))
+        if self._decides_in_order:
+            inputs.append(InvalidRecord(decoded, row, error))
         else:
-            self.fail(arrived, row, error)
+            self.fail(decoded, row, error)
 
-    def _route(self, inputs: Inputs, arrived: Decoded, rows: Sequence[int]) -> None:
+    def _append_by_handler(
+        self, inputs: Inputs, decoded: DecodedDelivery, rows: Sequence[int]
+    ) -> None:
         """Split the records of a delivery into sequences of records for the same handler."""
-        delivery, pack = arrived.delivery, arrived.pack
+        delivery, pack = decoded.delivery, decoded.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
-        for number, some in groupby(
+        for number, group in groupby(
             rows, lambda row: self._routes.place(keys[row], delivery.properties)
         ):
-            own = list(some)
+            handler_rows = list(group)
             if number is None:
-                reason = self._routes.lacking(keys[own[0]], delivery.properties)
-                for row in own:
-                    self._refuse(inputs, arrived, row, Reject(reason))
+                reason = self._routes.lacking(keys[handler_rows[0]], delivery.properties)
+                for row in handler_rows:
+                    self._append_invalid(inputs, decoded, row, Reject(reason))
                 continue
-            self._take(inputs, self._wrapped_handlers[number], arrived, pack.select(own), own)
+            self._append_valid(
+                inputs,
+                self._wrapped_handlers[number],
+                decoded,
+                pack.select(handler_rows),
+                handler_rows,
+            )
 
-    def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
+    def _decode_delivery(self, inputs: Inputs, delivery: Delivery) -> DecodedDelivery:
         if delivery.undecodable:
-            return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
+            return self._append_undecodable(
+                inputs, delivery, self._failure_policy.reject_undecodable(delivery)
+            )
         if delivery.expired(self._failure_policy.clock):
             # The message blocks no key, as if the broker itself had expired it.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
-            return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
+            return DecodedDelivery(self._consumer, delivery, _empty_pack(delivery), [decision])
         try:
-            if not self._json_alone:
-                pack = self._read(delivery)
+            if not self._only_json:
+                pack = self._decode_body(delivery)
             else:
                 pack = decode(
                     delivery.body,
@@ -189,22 +201,26 @@ class Decoder:
                     delivery.properties.get("content_encoding"),
                 )
         except InvalidBody as error:
-            return self._refuse_whole(
-                inputs, delivery, self._failure_policy.unreadable(delivery, error)
+            return self._append_undecodable(
+                inputs, delivery, self._failure_policy.reject_invalid_body(delivery, error)
             )
-        return Decoded(self._consumer, delivery, pack)
+        return DecodedDelivery(self._consumer, delivery, pack)
 
-    def _refuse_whole(self, inputs: Inputs, delivery: Delivery, decision: Decision) -> Decoded:
+    def _append_undecodable(
+        self, inputs: Inputs, delivery: Delivery, decision: Decision
+    ) -> DecodedDelivery:
         """Decide on an undecodable delivery now, or let it wait for earlier records of its key."""
-        if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
+        if not (
+            self._decides_in_order and self._order.by_routing_key and delivery.content_type != PACK
+        ):
             return self.with_decision(delivery, decision)
-        arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        inputs.append(InvalidRecord(arrived, 0, decision=decision))
-        return arrived
+        decoded = DecodedDelivery(self._consumer, delivery, _empty_pack(delivery))
+        inputs.append(InvalidRecord(decoded, 0, decision=decision))
+        return decoded
 
-    def _read(self, delivery: Delivery) -> Pack:
+    def _decode_body(self, delivery: Delivery) -> Pack:
         """Decode a body as an object, a text or bytes, as its handler expects."""
-        place = self._routes.place(delivery.original_key, delivery.properties)
+        handler_index = self._routes.place(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
             delivery.content_type,
@@ -212,47 +228,49 @@ class Decoder:
             delivery.routing_key,
             content_encoding=delivery.properties.get("content_encoding"),
             headers=delivery.headers,
-            reads=self._wrapped_handlers[place].reads if place is not None else "bytes",
+            reads=self._wrapped_handlers[handler_index].reads
+            if handler_index is not None
+            else "bytes",
         )
 
-    def with_decision(self, delivery: Delivery, decision: Decision) -> Decoded:
+    def with_decision(self, delivery: Delivery, decision: Decision) -> DecodedDelivery:
         """Return a decoded delivery without records, with one decision on the whole delivery."""
-        arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        self._add_decision(arrived, decision)
-        return arrived
+        decoded = DecodedDelivery(self._consumer, delivery, _empty_pack(delivery))
+        self._add_decision(decoded, decision)
+        return decoded
 
-    def _add_decision(self, arrived: Decoded, decision: Decision) -> None:
+    def _add_decision(self, decoded: DecodedDelivery, decision: Decision) -> None:
         if self._retries is not None:
-            decision = self._retries.after_whole(arrived.delivery, arrived.pack, decision)
-        arrived.decisions.append(decision)
+            decision = self._retries.decide_delivery(decoded.delivery, decoded.pack, decision)
+        decoded.decisions.append(decision)
 
     def decide(self, invalid: InvalidRecord) -> None:
         """Decide on a record that no handler gets, after the earlier records of its key."""
         if invalid.decision is not None:
-            self._add_decision(invalid.arrived, invalid.decision)
+            self._add_decision(invalid.decoded, invalid.decision)
         elif invalid.error is not None:
-            self.fail(invalid.arrived, invalid.row, invalid.error)
+            self.fail(invalid.decoded, invalid.row, invalid.error)
 
-    def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
+    def fail(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Decide on a failed record by its exception; add the decision to the delivery."""
-        delivery, pack = opened.delivery, opened.pack
-        if isinstance(error, Waits):
-            decision = self._failure_policy.deferred(delivery, pack, row)
+        delivery, pack = decoded.delivery, decoded.pack
+        if isinstance(error, EarlierRecordWaits):
+            decision = self._failure_policy.defer(delivery, pack, row)
         else:
             decision = self._failure_policy.decide(delivery, pack, row, error)
         if self._retries is not None:
-            decision = self._retries.after(delivery, pack, row, decision)
-        opened.decisions.append(decision)
+            decision = self._retries.decide_after_call(delivery, pack, row, decision)
+        decoded.decisions.append(decision)
 
 
 def _append(
     inputs: Inputs,
     wrapped: WrappedHandler,
-    arrived: Decoded,
+    decoded: DecodedDelivery,
     chunk: Chunk,
     rows: Sequence[int] | None,
 ) -> None:
-    """Append records to the earlier inputs; see Decoder._take()."""
+    """Append records to the earlier inputs; see Decoder._append_valid()."""
     if not len(chunk):
         return
     if rows is not None:
@@ -262,8 +280,8 @@ def _append(
         latest = HandlerInput(wrapped)
         inputs.append(latest)
     latest.chunks.append(chunk)
-    latest.arrived.append(arrived)
+    latest.deliveries.append(decoded)
 
 
-def _nothing(delivery: Delivery) -> Pack:
+def _empty_pack(delivery: Delivery) -> Pack:
     return Pack(Ids(delivery.message_id, None), [], {}, {})

@@ -10,14 +10,14 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, Inputs, InvalidRecord
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.messages_without_ids import MessagesWithoutIds
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.repeated_deliveries import RepeatedDeliveries
 from feedbus.dispatch.settled_counts import SettledCounts
 from feedbus.dispatch.wrapped_handlers import wrap_handlers
 from feedbus.errors import Drop, Outage, StoreOutage
@@ -74,7 +74,7 @@ class Dispatch:
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
         order = Order.of(queue)
         self._failure_policy = FailurePolicy(
-            Names(topology), consumer, rules, self.clock, in_order=order.kept
+            Names(topology), consumer, rules, self.clock, in_order=order.is_ordered
         )
         self.retries = (
             OrderedRetries(
@@ -83,7 +83,7 @@ class Dispatch:
                 self.clock,
                 block_on_dead=queue.block_on_dead,
             )
-            if order.kept
+            if order.is_ordered
             else None
         )
         self._decoder = Decoder(
@@ -94,7 +94,7 @@ class Dispatch:
             self._failure_policy,
             self.retries,
         )
-        self.blocked = BlockedKeys(
+        self.blocked_keys = BlockedKeys(
             self._decoder,
             self._failure_policy,
             self.retries,
@@ -104,23 +104,23 @@ class Dispatch:
         # messages.
         leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(
-            consumer, sender, store, leftovers, self.blocked.overtaken_failures
+            consumer, sender, store, leftovers, self.blocked_keys.find_overtaken
         )
-        self._batches = BatchCalls(self.calls, self._decoder, self.blocked)
+        self._batch_calls = BatchCalls(self.calls, self._decoder, self.blocked_keys)
         dead_handler = (
             DeadHandler(topology, consumer, sender, store, leftovers, resources=resources)
             if queue.dead_handler is not None
             else None
         )
         self.has_dead_handler = dead_handler is not None
-        self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
-        self._settled = SettledCounts(metrics, self.clock)
+        self._failed_record_sender = FailedRecordSender(consumer.name, sender, dead_handler)
+        self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
         # A message without an id gets one from its content. So two equal messages get the same id,
         # and on a queue with `once = true` the second one would be ignored. This object makes the
         # ids of equal messages different.
-        self._messages_without_ids = (
-            MessagesWithoutIds(queue.name, store.inbox, metrics, self.clock.unique)
+        self._repeated_deliveries = (
+            RepeatedDeliveries(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
             else None
         )
@@ -136,19 +136,19 @@ class Dispatch:
 
         """
         started, paused_seconds = self.clock.monotonic(), self._paused_seconds
-        decoded, inputs = self.decode(deliveries)
+        decoded_deliveries, inputs = self.decode(deliveries)
         count = 0
         for each in inputs:
             if isinstance(each, InvalidRecord):  # no handler gets this record
-                self.blocked.decide(each)  # a dead letter, or it waits if its key is blocked
+                self.blocked_keys.decide(each)  # a dead letter, or it waits if its key is blocked
                 continue
-            records = Records(each.chunks, each.arrived)
+            records = Records(each.chunks, each.deliveries)
             count += len(records)
-            self._log_drops(self._batches.perform(each.wrapped, records).values())
-        self._failed_records.send(decoded)
+            self._log_drops(self._batch_calls.call(each.wrapped, records).values())
+        self._failed_record_sender.send(decoded_deliveries)
         took_seconds = self.clock.monotonic() - started
         self._metrics.handled(took_seconds - (self._paused_seconds - paused_seconds), count)
-        self._settled.add(decoded)
+        self._settled_counts.add(decoded_deliveries)
 
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
@@ -172,13 +172,13 @@ class Dispatch:
         """Whether handlers are called in transactions of a store."""
         return not isinstance(self._store, NoStore)
 
-    def record_ended(
-        self, delivery: Decoded, row: int, error: BaseException | None, seconds: float
+    def end_record(
+        self, decoded: DecodedDelivery, row: int, error: BaseException | None, seconds: float
     ) -> None:
         """Count one record that was handled; if its call raised, decide what happens to it.
 
         Args:
-            delivery: the delivery of the record.
+            decoded: the delivery of the record.
             row: the index of the record in the delivery.
             error: the exception, as calls.classify_error() returns it.
             seconds: the duration of the call.
@@ -186,39 +186,44 @@ class Dispatch:
         """
         self._metrics.handled(seconds, 1)
         if error is not None:
-            self.record_failed(delivery, row, error)
+            self.fail_record(decoded, row, error)
 
-    def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
-        """Add the decision on a record to `delivery.decisions`, after its handler raised.
+    def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
+        """Add the decision on a record to `decoded.decisions`, after its handler raised.
 
         Args:
-            delivery: the delivery of the record.
+            decoded: the delivery of the record.
             row: the index of the record in the delivery.
             error: the exception, as calls.classify_error() returns it.
 
         """
         self._log_drops([error])
-        self._decoder.fail(delivery, row, error)
+        self._decoder.fail(decoded, row, error)
 
-    def finish(self, decoded: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
+    def finish(
+        self,
+        decoded_deliveries: Sequence[DecodedDelivery],
+        before_dead_handler: Callable[[str], None] | None = None,
+    ) -> None:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.
 
         Args:
-            decoded: the deliveries.
-            note: called with the message id before the dead handler gets failed records of the
-                message. So the crash guard knows the message if the dead handler ends the process.
+            decoded_deliveries: the deliveries.
+            before_dead_handler: called with the message id before the dead handler gets failed
+                records of the message. So the crash guard knows the message if the dead handler
+                ends the process.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
                 repeated.
 
         """
-        self._failed_records.send(decoded, note=note)
-        self._settled.add(decoded)
+        self._failed_record_sender.send(decoded_deliveries, before_dead_handler=before_dead_handler)
+        self._settled_counts.add(decoded_deliveries)
 
     def decode(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
-    ) -> tuple[list[Decoded], Inputs]:
+    ) -> tuple[list[DecodedDelivery], Inputs]:
         """Decode deliveries; return them, and their records for the handlers, in order.
 
         The second value is a list. Each item is either the records for one handler, or an invalid
@@ -232,9 +237,9 @@ class Dispatch:
             StoreOutage: the store is unavailable, on a queue with `once = true`.
 
         """
-        if self._messages_without_ids is not None:
+        if self._repeated_deliveries is not None:
             try:
-                deliveries = self._messages_without_ids.with_distinct_ids(deliveries, running)
+                deliveries = self._repeated_deliveries.with_distinct_ids(deliveries, running)
             except Exception as error:
                 if isinstance(error, Outage) or not self._store.is_outage(error):
                     raise
@@ -253,8 +258,8 @@ class Dispatch:
         """
         decision = self._failure_policy.dead_letter(delivery, reason)
         decoded = self._decoder.with_decision(delivery, decision)
-        self._failed_records.send([decoded], skip_dead_handler=skip_dead_handler)
-        self._settled.add([decoded])
+        self._failed_record_sender.send([decoded], skip_dead_handler=skip_dead_handler)
+        self._settled_counts.add([decoded])
 
     def _log_drops(self, errors: Iterable[BaseException]) -> None:
         reasons = [error.reason for error in errors if isinstance(error, Drop)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoded_deliveries import Decoded
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.errors import BrokerOutage
 from feedbus.logs import EventLog
 from feedbus.wire.constants import KEY, REASON
@@ -33,18 +33,18 @@ class FailedRecordSender:
 
     def send(
         self,
-        opened: Sequence[Decoded],
+        decoded_deliveries: Sequence[DecodedDelivery],
         *,
         skip_dead_handler: bool = False,
-        note: Callable[[str], None] | None = None,
+        before_dead_handler: Callable[[str], None] | None = None,
     ) -> None:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
         Args:
-            opened: the deliveries.
+            decoded_deliveries: the deliveries.
             skip_dead_handler: whether not to call the dead handler.
-            note: called with the message id before the dead handler gets failed records of the
-                message.
+            before_dead_handler: called with the message id before the dead handler gets failed
+                records of the message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
@@ -52,37 +52,41 @@ class FailedRecordSender:
 
         """
         if self._dead_handler is not None and not skip_dead_handler:
-            for arrived in opened:
-                if note is not None and arrived.decisions:
-                    note(arrived.delivery.message_id)
-                arrived.decisions = [
-                    self._dead_handler.before(arrived.delivery, decision)
-                    for decision in arrived.decisions
+            for decoded in decoded_deliveries:
+                if before_dead_handler is not None and decoded.decisions:
+                    before_dead_handler(decoded.delivery.message_id)
+                decoded.decisions = [
+                    self._dead_handler.call_before(decoded.delivery, decision)
+                    for decision in decoded.decisions
                 ]
-        decisions = [decision for arrived in opened for decision in arrived.decisions]
+        decisions = [decision for decoded in decoded_deliveries for decision in decoded.decisions]
         messages = [decision.message for decision in decisions if decision.message is not None]
-        messages += [decision.block for decision in decisions if decision.block is not None]
+        messages += [
+            decision.blocking_message
+            for decision in decisions
+            if decision.blocking_message is not None
+        ]
         if not messages:
             return
         refusals = self._sender.send(messages)
         if any(refusal.final for refusal in refusals):
             # The broker will always refuse a property or a header of these messages. So they are
             # sent with only their bodies and the headers of feedbus.
-            bared = [bare(each.message, each.reason) for each in refusals if each.final]
-            refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
+            reduced = [bare(each.message, each.reason) for each in refusals if each.final]
+            refusals = [each for each in refusals if not each.final] + self._sender.send(reduced)
         if refusals:
             # Perhaps a retry queue or the dead-letter queue does not exist. Until the messages are
             # published, no delivery may be settled.
             reason = refusals[0].reason
             msg = f"{self._consumer}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)
-        self._log_dead_letters(opened)
+        self._log_dead_letters(decoded_deliveries)
 
-    def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
+    def _log_dead_letters(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
         """Log one line for each delivery with records that became dead letters."""
-        for arrived in opened:
+        for decoded in decoded_deliveries:
             letters = [
-                decision.message for decision in arrived.decisions if decision.is_dead_letter
+                decision.message for decision in decoded.decisions if decision.is_dead_letter
             ]
             if letters and letters[0] is not None:
                 headers = letters[0].headers

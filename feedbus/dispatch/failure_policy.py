@@ -39,10 +39,10 @@ from feedbus.wire.failed_messages import (
 )
 from feedbus.wire.message_in_message import sealed
 
-PARTS_NAMED = 5  # how many undecodable parts of a message its reason names
-DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
+MAX_NAMED_PARTS = 5  # how many undecodable parts of a message its reason names
+DEAD_LETTER_VERDICTS: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
 # Headers that only a message after an attempt has: a record that only waits has none of them.
-OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
+ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class Decision:
             earlier records of its key wait.
         message: the dead letter, or the retry, which waits in a queue for its next attempt; None
             if nothing is sent.
-        waits_milliseconds: the shortest time until its next attempt, on a queue with `order_by`.
-        block: a message for the waiting queue, which blocks the key of a dead letter until the dead
-            letter is requeued or dropped; None if the key is not blocked.
+        delay_milliseconds: the shortest time until its next attempt, on a queue with `order_by`.
+        blocking_message: a message for the waiting queue, which blocks the key of a dead letter
+            until the dead letter is requeued or dropped; None if the key is not blocked.
 
     """
 
     verdict: Verdict | Literal["wait"]
     message: Outgoing | None
-    waits_milliseconds: int | None = None
-    block: Outgoing | None = None
+    delay_milliseconds: int | None = None
+    blocking_message: Outgoing | None = None
 
     @property
     def is_dead_letter(self) -> bool:
         """Whether the message goes to the dead letters."""
-        return self.message is not None and self.verdict in DEAD_LETTERED
+        return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +90,22 @@ class FailurePolicy:
     clock: Clock
     in_order: bool = False
 
-    def undecodable(self, delivery: Delivery) -> Decision:
+    def reject_undecodable(self, delivery: Delivery) -> Decision:
         """Return the decision to dead-letter a message whose properties cannot be decoded."""
-        parts = [*delivery.undecodable[:PARTS_NAMED]]
-        if len(delivery.undecodable) > PARTS_NAMED:
-            parts.append(f"and {len(delivery.undecodable) - PARTS_NAMED} more")
-        letter = self._whole(delivery, f"cannot be decoded: {'; '.join(parts)}")
+        parts = [*delivery.undecodable[:MAX_NAMED_PARTS]]
+        if len(delivery.undecodable) > MAX_NAMED_PARTS:
+            parts.append(f"and {len(delivery.undecodable) - MAX_NAMED_PARTS} more")
+        letter = self._letter_of_delivery(delivery, f"cannot be decoded: {'; '.join(parts)}")
         return Decision("invalid", sealed(letter))
 
-    def unreadable(self, delivery: Delivery, error: InvalidBody) -> Decision:
+    def reject_invalid_body(self, delivery: Delivery, error: InvalidBody) -> Decision:
         """Return the decision to dead-letter a message, unchanged, whose body is not valid."""
         extra = {ERRORS: errors_text(error.errors)}
-        return Decision("invalid", self._whole(delivery, text_of(error), extra))
+        return Decision("invalid", self._letter_of_delivery(delivery, text_of(error), extra))
 
     def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
         """Return the decision to dead-letter a whole delivery, unchanged."""
-        letter = self._whole(delivery, reason)
+        letter = self._letter_of_delivery(delivery, reason)
         return Decision("dead_letter", sealed(letter) if delivery.undecodable else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
@@ -113,31 +113,34 @@ class FailurePolicy:
         if isinstance(error, Drop):
             return Decision("drop", None)
         if isinstance(error, InvalidBody):
-            letter = self._record(delivery, pack, row, text_of(error))
+            letter = self._letter_of_record(delivery, pack, row, text_of(error))
             headers = {**letter.headers, ERRORS: errors_text(error.errors)}
             return Decision("invalid", replace(letter, headers=headers))
         if isinstance(error, Reject):
-            return Decision("reject", self._record(delivery, pack, row, text_of(error)))
+            return Decision("reject", self._letter_of_record(delivery, pack, row, text_of(error)))
         reason = text_of(error) if isinstance(error, Retry) else described(error)
         if not isinstance(error, Retry) and self.rules.rejects(error):
-            return Decision("reject", _traced(self._record(delivery, pack, row, reason), error))
-        return self._again(self._record(delivery, pack, row, reason), error)
+            return Decision(
+                "reject",
+                _with_traceback(self._letter_of_record(delivery, pack, row, reason), error),
+            )
+        return self._retry(self._letter_of_record(delivery, pack, row, reason), error)
 
-    def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
+    def defer(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
         """Return the decision that a record waits for earlier records of its key."""
-        letter = self._record(delivery, pack, row, "")
-        own = {name: value for name, value in letter.headers.items() if name not in OF_AN_ATTEMPT}
+        letter = self._letter_of_record(delivery, pack, row, "")
+        own = {name: value for name, value in letter.headers.items() if name not in ATTEMPT_HEADERS}
         headers = {**own, ATTEMPT: delivery.attempts}
         return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
-    def _again(self, letter: Outgoing, error: BaseException) -> Decision:
+    def _retry(self, letter: Outgoing, error: BaseException) -> Decision:
         """Return a retry of a record, or its dead letter after the last attempt."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
             if policy.then == "drop":
                 return Decision("drop", None)
-            return Decision("dead_letter", _traced(letter, error))
+            return Decision("dead_letter", _with_traceback(letter, error))
         step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
@@ -151,9 +154,9 @@ class FailurePolicy:
         target = timer.target_of(self.names, queue)
         return Decision("retry", timer.delayed(self.names, message, milliseconds, target))
 
-    def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
+    def _letter_of_record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
         """Return a dead letter that contains one record."""
-        whole = self._whole(delivery, reason)
+        whole = self._letter_of_delivery(delivery, reason)
         if delivery.content_type != PACK:
             return whole
         record = of_record(whole)
@@ -166,7 +169,7 @@ class FailurePolicy:
             headers={**record.headers, KEY: pack.key(row)},
         )
 
-    def _whole(
+    def _letter_of_delivery(
         self, delivery: Delivery, reason: str, extra: Mapping[str, Any] | None = None
     ) -> Outgoing:
         """Return a dead letter that contains a whole delivery with all its properties."""
@@ -196,7 +199,7 @@ class FailurePolicy:
         )
 
 
-def _traced(letter: Outgoing, error: BaseException) -> Outgoing:
+def _with_traceback(letter: Outgoing, error: BaseException) -> Outgoing:
     """Return a dead letter with the traceback of its exception; a Retry has none."""
     text = "" if isinstance(error, Retry) else traceback_text(error)
     return replace(letter, headers={**letter.headers, TRACEBACK: text}) if text else letter

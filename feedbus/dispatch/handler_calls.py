@@ -9,9 +9,9 @@ from typing import Any
 
 from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.lost_store_connections import LostConnections
+from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
-from feedbus.dispatch.waiting_record_exceptions import Overtook, Waits
+from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
 from feedbus.dispatch.wrapped_handlers import AsyncCall, WrappedHandler
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
@@ -34,33 +34,33 @@ class HandlerCalls:
         consumer: Consumer,
         sender: Sender,
         store: Store,
-        left: Leftovers | None,
-        overtaken_failures: Callable[[Records], Sequence[tuple[Any, int]]],
+        leftovers: Leftovers | None,
+        find_overtaken: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
         """Create the object with a store for the transactions and a sender for the messages.
 
         On a queue with `once = true`, rows that are left in the outbox are sent before the messages
         of a call.
 
-        `overtaken_failures` gets the records of a batch handler with their verdicts. It returns the
+        `find_overtaken` gets the records of a batch handler with their verdicts. It returns the
         failed records that later records of their keys have overtaken. If there are any, the
         effects of the call are discarded.
         """
-        self._overtaken_failures = overtaken_failures
+        self._find_overtaken = find_overtaken
         self._pid = os.getpid()
         self._consumer = consumer
         self._sender = sender
         self._store = store
-        self._left = left
-        self._lost_connections = LostConnections(store)
+        self._leftovers = leftovers
+        self._lost_connections = LostStoreConnections(store)
         self.after_slice: Callable[[], None] = lambda: None
 
     def query_outbox_again(self) -> None:
         """Look for rows that another process has left in the outbox, before the next messages."""
-        if self._left is not None:
-            self._left.forget()
+        if self._leftovers is not None:
+            self._leftovers.forget()
 
-    def outcome(
+    def call(
         self, wrapped: WrappedHandler, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
         """Call a handler; return the messages that it publishes, or the exception of the call.
@@ -83,12 +83,12 @@ class HandlerCalls:
             Outage: an outage is the cause.
 
         """
-        if isinstance(error, Drop | Reject | Retry | Waits):
+        if isinstance(error, Drop | Reject | Retry | EarlierRecordWaits):
             return error
         if isinstance(error, Outage) or self._store.is_outage(error):
-            fault = self._lost_connections.fault(records, error)
-            if fault is not None:
-                error = fault
+            handler_failure = self._lost_connections.handler_failure(records, error)
+            if handler_failure is not None:
+                error = handler_failure
             elif isinstance(error, Outage):
                 raise error
             else:
@@ -124,30 +124,30 @@ class HandlerCalls:
         publications = self._publications()
         try:
             with nullcontext() if queue.stream else store.transaction() as session:
-                given = records
+                new_records = records
                 if queue.once:
-                    given = records.only(store.inbox.unseen(queue.name, records.ids))
-                if len(given) < len(records):
+                    new_records = records.only(store.inbox.unseen(queue.name, records.ids))
+                if len(new_records) < len(records):
                     # The process that handled the other records may have left rows in the outbox.
                     self.query_outbox_again()
-                if not len(given):
+                if not len(new_records):
                     return publications
                 try:
-                    bus = self._bus(wrapped.handler, given, publications.collect)
-                    argument = given if wrapped.handler.batch else given[0]
-                    wrapped.call(argument, Given(bus, session, given))
+                    bus = self._bus(wrapped.handler, new_records, publications.collect)
+                    argument = new_records if wrapped.handler.batch else new_records[0]
+                    wrapped.call(argument, Given(bus, session, new_records))
                     bus.flush()
-                    if wrapped.handler.batch and (failed := self._overtaken_failures(given)):
-                        raise Overtook(failed)
+                    if wrapped.handler.batch and (overtaken := self._find_overtaken(new_records)):
+                        raise FailedRecordsOvertaken(overtaken)
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
-                if queue.once and (refused := _refused(given)):
-                    store.inbox.release(queue.name, refused)
-            if given is not records:
+                if queue.once and (failed_ids := _failed_ids(new_records)):
+                    store.inbox.release(queue.name, failed_ids)
+            if new_records is not records:
                 ids = records.ids
-                for index, verdict in given.verdicts.items():
-                    records.verdicts[ids.index(given.ids[index])] = verdict
+                for index, verdict in new_records.verdicts.items():
+                    records.verdicts[ids.index(new_records.ids[index])] = verdict
         except BaseException as error:
             outage = isinstance(error, StoreOutage) or store.is_outage(error)
             publications.discard_after_error(maybe_committed=outage)
@@ -173,7 +173,7 @@ class HandlerCalls:
         # Only the consumer's thread may send.
         stream = queue.stream and queue.concurrency == 1
         return Publications(
-            self._sender, self._store, self._left, stream=stream, after_slice=self.after_slice
+            self._sender, self._store, self._leftovers, stream=stream, after_slice=self.after_slice
         )
 
     def _bus(
@@ -185,7 +185,9 @@ class HandlerCalls:
         return BatchBus(records, collect, self._sender.encoder.shards, at_once)
 
 
-def _refused(records: Records) -> list[str]:
+def _failed_ids(records: Records) -> list[str]:
     """Return the ids of the records that have failed: their verdicts are not Drop."""
     ids = records.ids
-    return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]
+    return [
+        ids[index] for index, verdict in records.verdicts.items() if not isinstance(verdict, Drop)
+    ]

@@ -7,14 +7,14 @@ from feedbus.records import Records
 from feedbus.store import Store
 from feedbus.store.outages import connection_lost
 
-MOST = 1_000  # the largest number of calls that are remembered
+MAX_CALLS = 1_000  # the largest number of calls that are remembered
 
 
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
     """A handler has closed the store's connection, or its statements have ended the connection."""
 
 
-class LostConnections:
+class LostStoreConnections:
     """The calls that lost the connection to the store while the store was available."""
 
     def __init__(self, store: Store) -> None:
@@ -22,7 +22,7 @@ class LostConnections:
         self._store = store
         self._calls: set[tuple[str, int]] = set()
 
-    def fault(self, records: Records, error: BaseException) -> ConnectionClosed | None:
+    def handler_failure(self, records: Records, error: BaseException) -> ConnectionClosed | None:
         """Return the failure if the handler has caused the loss of the connection, else None.
 
         The first time, the server may have closed the connection, for example at its restart. If
@@ -42,7 +42,7 @@ class LostConnections:
             return None
         call = records.ids[0], len(records)
         if call not in self._calls:
-            if len(self._calls) >= MOST:
+            if len(self._calls) >= MAX_CALLS:
                 self._calls.clear()
             self._calls.add(call)
             return None
@@ -51,6 +51,6 @@ class LostConnections:
             f" store answers ({error}): a handler must not close the connection, and its statements"
             " must not end it"
         )
-        found = ConnectionClosed(text)
-        found.__cause__ = error
-        return found
+        failure = ConnectionClosed(text)
+        failure.__cause__ = error
+        return failure

@@ -31,7 +31,7 @@ class Publications(Spool):
         self,
         sender: Sender,
         store: Store,
-        left: Leftovers | None,
+        leftovers: Leftovers | None,
         *,
         stream: bool = False,
         after_slice: Callable[[], None] = lambda: None,
@@ -42,8 +42,8 @@ class Publications(Spool):
             sender: sends the messages.
             store: the store whose outbox contains them after the commit, so that the relay sends
                 them if this process is killed.
-            left: the leftover rows that are sent before them; None if the messages do not go into
-                the outbox.
+            leftovers: the leftover rows that are sent before them; None if the messages do not go
+                into the outbox.
             stream: whether they are sent during the call, STREAM_RECORDS records or
                 STREAM_MESSAGES messages together.
             after_slice: called after each of these sends.
@@ -52,24 +52,24 @@ class Publications(Spool):
         super().__init__()
         self._sender = sender
         self._store = store
-        self._left = left
+        self._leftovers = leftovers
         self._stream = stream
         self._after_slice = after_slice
         self._rows: list[int] = []  # the ids of the messages' rows in the outbox
-        self._waiting = 0  # the number of records since the latest slice was sent
+        self._unsent_records = 0  # the number of records since the latest slice was sent
 
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Add records that a bus publishes."""
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
-        if self._left is not None:
+        if self._leftovers is not None:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
-            self._left.begin(self, self._rows)
+            self._leftovers.begin(self, self._rows)
         if self._stream:
-            self._waiting += len(pack)
-            if self._waiting >= STREAM_RECORDS or len(self) >= STREAM_MESSAGES:
+            self._unsent_records += len(pack)
+            if self._unsent_records >= STREAM_RECORDS or len(self) >= STREAM_MESSAGES:
                 raise_refused(self._sender.send(self))
                 self.clear()
-                self._waiting = 0
+                self._unsent_records = 0
                 self._after_slice()
 
     def send(self) -> None:
@@ -82,33 +82,33 @@ class Publications(Spool):
             PublishError: the broker did not accept a message.
 
         """
-        if self._left is None or not self._rows:
+        if self._leftovers is None or not self._rows:
             self._send_own()
             return
         try:
-            with self._left.before(self._rows[0], self._rows[-1]) as older:
-                if older is not None and self._send_rows(older):
+            with self._leftovers.before(self._rows[0], self._rows[-1]) as earlier:
+                if earlier is not None and self._send_rows(earlier):
                     self._send_own()
         finally:
-            self.leave()
+            self.leave_in_outbox()
         self.clear()
         self._rows = []
 
-    def leave(self) -> None:
+    def leave_in_outbox(self) -> None:
         """Leave the rows of these messages in the outbox; the messages are not sent now."""
-        if self._left is not None and self._rows:
-            self._left.end(self)
-            self._left.add(self._rows[-1])
+        if self._leftovers is not None and self._rows:
+            self._leftovers.end(self)
+            self._leftovers.add(self._rows[-1])
 
     def discard(self) -> None:
         """Forget all messages; rows that are not sent are left in the outbox."""
-        self.leave()
+        self.leave_in_outbox()
         self.clear()
 
     def discard_after_error(self, *, maybe_committed: bool) -> None:
         """Forget all messages, after an error of the transaction."""
-        if self._left is not None and not maybe_committed:
-            self._left.end(self)
+        if self._leftovers is not None and not maybe_committed:
+            self._leftovers.end(self)
             self._rows = []
         self.discard()
 
@@ -119,19 +119,19 @@ class Publications(Spool):
         if self._rows:
             self._remove(self._rows)
             self._rows = []
-            if self._left is not None:
-                self._left.end(self)
+            if self._leftovers is not None:
+                self._leftovers.end(self)
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send rows that were left in the outbox, and remove them; return whether all were sent."""
         return all(map(self._send_part, waves(entries, self._sender.encoder.selects_shards)))
 
     def _send_part(self, entries: Sequence[Entry]) -> bool:
-        assert self._left is not None  # noqa: S101 -- for the type checker
+        assert self._leftovers is not None  # noqa: S101 -- for the type checker
         rows: dict[int, int] = {}
         messages: list[Outgoing] = []
         for entry in entries:
-            request = request_of(entry, self._left.clock)
+            request = request_of(entry, self._leftovers.clock)
             encoded = self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
             rows |= {id(message): entry.id for message in encoded}
             messages += encoded
@@ -149,13 +149,13 @@ class Publications(Spool):
             self._store.outbox.remove(rows)
 
     @property
-    def plain(self) -> bool:
+    def can_join(self) -> bool:
         """Whether these are few messages without packs, so that they can be sent with others."""
-        if self._left is not None and self._left.possible:
+        if self._leftovers is not None and self._leftovers.possible:
             return False
         return self._file is None and all(each.content_type != PACK for each in self._recent)
 
-    def error_of_sending(self) -> Exception | None:
+    def try_to_send(self) -> Exception | None:
         """Send all messages, and return the error of the broker or the outbox, if any.
 
         Raises:
@@ -175,50 +175,52 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
     """Send the messages of several calls, in the order of the calls.
 
     Returns:
-        For each call, the result that error_of_sending() would return.
+        For each call, the result that try_to_send() would return.
 
     Raises:
         Outage: the broker is unavailable; the call may be repeated.
 
     """
-    errors = send_plain(sender, calls)
-    return [call.error_of_sending() for call in calls] if errors is None else [*errors]
+    errors = send_with_one_wait(sender, calls)
+    return [call.try_to_send() for call in calls] if errors is None else [*errors]
 
 
-def send_plain(sender: Sender, calls: Sequence[Publications]) -> deque[Exception | None] | None:
+def send_with_one_wait(
+    sender: Sender, calls: Sequence[Publications]
+) -> deque[Exception | None] | None:
     """Send the messages of several calls with one wait for the broker, in the order of the calls.
 
     Returns:
-        For each call, the result that error_of_sending() would return. None if nothing was sent,
+        For each call, the result that try_to_send() would return. None if nothing was sent,
         because each call must be sent alone.
 
     Raises:
         Outage: the broker is unavailable; the call may be repeated.
 
     """
-    if not (any(calls) and all(call.plain for call in calls)):
+    if not (any(calls) and all(call.can_join for call in calls)):
         return None
     try:
         refusals = sender.send(message for call in calls for message in call)
     except BaseException:
         for call in calls:
-            call.leave()
+            call.leave_in_outbox()
         raise
     refused = {id(refusal.message): refusal for refusal in refusals}
-    errors = [_end(call, refused) for call in calls]
+    errors = [_finish_call(call, refused) for call in calls]
     return deque(
-        call.error_of_sending() if error is None else error
+        call.try_to_send() if error is None else error
         for call, error in zip(calls, errors, strict=True)
     )
 
 
-def _end(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
+def _finish_call(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
     """Forget the messages of a call that were sent; return an error if the broker refused some."""
     own = [refused[id(each)] for each in call if id(each) in refused] if refused else []
     try:
         raise_refused(own)
     except PublishError as error:
-        call.leave()
+        call.leave_in_outbox()
         return error
     call.clear()
     return None

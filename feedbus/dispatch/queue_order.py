@@ -21,12 +21,12 @@ class Order:
     """The order of one queue.
 
     Attributes:
-        by_key: whether records with the same routing key stay in order.
+        by_routing_key: whether records with the same routing key stay in order.
         field: the field of the key, by its name in JSON; "" if there is none.
 
     """
 
-    by_key: bool
+    by_routing_key: bool
     field: str
 
     @classmethod
@@ -37,21 +37,21 @@ class Order:
 
     def key(self, delivery: Delivery, pack: Pack, row: int) -> Any:
         """Return a record's ordering key, or None if the queue has no `order_by`."""
-        if self.by_key:
+        if self.by_routing_key:
             return pack.key(row) if delivery.content_type == PACK else delivery.original_key
         if not self.field:
             return None
         return self._values(pack)[row] if self.field in pack.columns else pack.shared[self.field]
 
     @property
-    def kept(self) -> bool:
+    def is_ordered(self) -> bool:
         """Whether records have an order."""
-        return self.by_key or bool(self.field)
+        return self.by_routing_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
         """Return the ordering key as the text of a header."""
         key = self.key(delivery, pack, row)
-        if self.by_key:
+        if self.by_routing_key:
             return str(key)
         if isinstance(key, bool | float) and key == int(key):
             key = int(key)  # equal values, such as 1 and 1.0, are one key

@@ -28,45 +28,48 @@ class RequeuedDeadLetters:
         """Add a dead letter that a waiting queue has delivered."""
         self._arrived.append(delivery)
 
-    def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+    def take(self, max_messages: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
         """Return dead letters that are handled now; the caller then settles them.
 
         Args:
-            most: the largest number of dead letters.
-            alone: called with a message id; returns whether that message must be handled alone.
+            max_messages: the largest number of dead letters.
+            is_suspected: called with a message id; returns whether that message must be handled
+                alone.
 
         """
         count = 0
-        for delivery in self._arrived[:most]:
-            suspected = alone(delivery.message_id)
+        for delivery in self._arrived[:max_messages]:
+            suspected = is_suspected(delivery.message_id)
             count += not (count and suspected)
             if suspected:
                 break
         taken, self._arrived = self._arrived[:count], self._arrived[count:]
-        self._taken.update((_name(each), each) for each in taken)
+        self._taken.update((_delivery_id(each), each) for each in taken)
         return taken
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put back the taken dead letters among these deliveries, which were not handled."""
-        self._arrived[:0] = self.settled(deliveries)
+        self._arrived[:0] = self.finish(deliveries)
 
-    def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Return the taken dead letters among these deliveries, and forget them."""
         if not self._taken:
             return []
-        found = [self._taken.pop(_name(each), None) for each in deliveries]
+        found = [self._taken.pop(_delivery_id(each), None) for each in deliveries]
         return [each for each in found if each is not None]
 
-    def has(self, came: Callable[[str], bool]) -> bool:
+    def contains(self, tag_matches: Callable[[str], bool]) -> bool:
         """Whether a dead letter is not settled and has a consumer tag that a function accepts."""
-        return any(came(each.consumer_tag) for each in (*self._arrived, *self._taken.values()))
+        return any(
+            tag_matches(each.consumer_tag) for each in (*self._arrived, *self._taken.values())
+        )
 
-    def drop(self, came: Callable[[str], bool]) -> None:
+    def forget(self, tag_matches: Callable[[str], bool]) -> None:
         """Forget dead letters whose tag a function accepts: the broker delivers them again."""
-        self._arrived = [each for each in self._arrived if not came(each.consumer_tag)]
-        for name in [each for each in self._taken if came(each[0])]:
+        self._arrived = [each for each in self._arrived if not tag_matches(each.consumer_tag)]
+        for name in [each for each in self._taken if tag_matches(each[0])]:
             del self._taken[name]
 
 
-def _name(delivery: Delivery) -> tuple[str, int]:
+def _delivery_id(delivery: Delivery) -> tuple[str, int]:
     return delivery.consumer_tag, delivery.tag

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from feedbus.clock import Clock
-from feedbus.dispatch.concurrent_records import Work
+from feedbus.dispatch.concurrent_records import RecordCall
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.dispatch.wrapped_handlers import AsyncCall
@@ -21,7 +21,7 @@ class RunningCalls:
     """Starts calls of handlers, and reports their ends to the consumer's thread.
 
     Attributes:
-        ended: the records whose calls have ended; other threads append to it.
+        ended_calls: the records whose calls have ended; other threads append to it.
         waker: wakes the consumer's thread when a call has ended.
 
     """
@@ -39,27 +39,27 @@ class RunningCalls:
 
         """
         self._handlers = calls
-        self._most = queue.concurrency
+        self._max_calls = queue.concurrency
         self._timeout_seconds = queue.handler_timeout_seconds
         self._resources = resources
         self._clock = clock
         self._pool: Pool | None = None
-        self.ended: deque[Work] = deque()
+        self.ended_calls: deque[RecordCall] = deque()
         self.waker = Waker()
 
-    def start(self, works: Sequence[Work]) -> None:
+    def start(self, calls: Sequence[RecordCall]) -> None:
         """Start the calls of records."""
-        awaited = []
-        for work in works:
-            if work.wrapped.call_async is not None:
-                awaited.append(self._await(work, work.wrapped.call_async))
+        coroutines = []
+        for call in calls:
+            if call.wrapped.call_async is not None:
+                coroutines.append(self._await(call, call.wrapped.call_async))
                 continue
             if self._pool is None:
                 threads = self._clock.threads
-                self._pool = threads.pool("feedbus handler", self._most, note_coroutines)
-            self._pool.submit(self._call, work)
-        if awaited:
-            self._resources.loop.start(awaited)
+                self._pool = threads.pool("feedbus handler", self._max_calls, note_coroutines)
+            self._pool.submit(self._call, call)
+        if coroutines:
+            self._resources.loop.start(coroutines)
 
     def close(self) -> None:
         """End the threads when no call runs."""
@@ -68,23 +68,23 @@ class RunningCalls:
             self._pool = None
         self.waker.close()
 
-    def _call(self, work: Work) -> None:
+    def _call(self, call: RecordCall) -> None:
         try:
-            work.publications = self._handlers.collect(work.wrapped, work.records)
+            call.publications = self._handlers.collect(call.wrapped, call.records)
         except BaseException as error:  # noqa: BLE001 -- classified in the consumer's thread
-            work.error = error
-        self._report(work)
+            call.error = error
+        self._report(call)
 
-    async def _await(self, work: Work, call: AsyncCall) -> None:
-        collected = self._handlers.collect_async(call, work.records)
+    async def _await(self, call: RecordCall, async_call: AsyncCall) -> None:
+        collected = self._handlers.collect_async(async_call, call.records)
         try:
-            work.publications = await limit(collected, self._timeout_seconds)
+            call.publications = await limit(collected, self._timeout_seconds)
         except BaseException as error:  # noqa: BLE001 -- as above
-            work.error = error
-        self._report(work)
+            call.error = error
+        self._report(call)
 
-    def _report(self, work: Work) -> None:
-        work.seconds = self._clock.monotonic() - work.started_at
-        work.ended = True
-        self.ended.append(work)
+    def _report(self, call: RecordCall) -> None:
+        call.seconds = self._clock.monotonic() - call.started_at
+        call.has_ended = True
+        self.ended_calls.append(call)
         self.waker.wake()

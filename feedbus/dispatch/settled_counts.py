@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from feedbus.clock import Clock
-from feedbus.dispatch.decoded_deliveries import Decoded
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.metrics import ConsumerMetrics
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
@@ -20,17 +20,17 @@ class SettledCounts:
         self._metrics = metrics
         self._clock = clock
 
-    def add(self, opened: Sequence[Decoded]) -> None:
+    def add(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
         """Count deliveries whose retries and dead letters have been sent."""
         now = self._clock.wall_nanoseconds() // 1000
         deliveries = records = 0  # acknowledged deliveries and records
-        for arrived in opened:
-            acknowledged, first = len(arrived.pack), "ack"
-            if arrived.decisions:
+        for decoded in decoded_deliveries:
+            acknowledged, first = len(decoded.pack), "ack"
+            if decoded.decisions:
                 failed = Counter(
-                    decision.verdict for decision in arrived.decisions if decision.verdict != "wait"
+                    decision.verdict for decision in decoded.decisions if decision.verdict != "wait"
                 )
-                waiting = sum(decision.verdict == "wait" for decision in arrived.decisions)
+                waiting = sum(decision.verdict == "wait" for decision in decoded.decisions)
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:
                     continue  # the delivery is counted when its waiting records are handled
@@ -39,10 +39,10 @@ class SettledCounts:
                     self._metrics.settled(verdict, int(verdict == first), count)
             deliveries += first == "ack"
             records += acknowledged
-            self._count_time(arrived.delivery, now)
-            if not arrived.delivery.identified and arrived.delivery.content_type != PACK:
+            self._count_time(decoded.delivery, now)
+            if not decoded.delivery.identified and decoded.delivery.content_type != PACK:
                 self._metrics.unidentified()
-            if arrived.delivery.redelivered:
+            if decoded.delivery.redelivered:
                 self._metrics.redelivered(1)
         self._metrics.settled("ack", deliveries, records)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
-from feedbus.dispatch.decoded_deliveries import Decoded, Inputs, InvalidRecord
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery, Inputs, InvalidRecord
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.publications import Publications, send_plain
-from feedbus.dispatch.waiting_record_exceptions import Waits
+from feedbus.dispatch.publications import Publications, send_with_one_wait
+from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits
 from feedbus.errors import Outage
 from feedbus.records import Records
 from feedbus.wire import Delivery
@@ -23,14 +23,14 @@ class HandledRecord:
     """A record that was handled, and the messages that its handler published.
 
     Attributes:
-        opened: the delivery of the record.
+        decoded: the delivery of the record.
         row: the index of the record in the delivery.
         records: the record, as a batch of one.
         publications: the messages.
 
     """
 
-    opened: Decoded
+    decoded: DecodedDelivery
     row: int
     records: Records
     publications: Publications
@@ -39,31 +39,35 @@ class HandledRecord:
 class SingleCalls:
     """Calls a handler for one record at a time, and keeps the deliveries until they are settled."""
 
-    def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
-        """Create the object; `note` is called with each message id before the handler is called."""
+    def __init__(
+        self, dispatch: Dispatch, sender: Sender, before_call: Callable[[str], None]
+    ) -> None:
+        """Create the object; `before_call` is called with each message id before its handler."""
         self._dispatch = dispatch
-        self._blocked = dispatch.blocked
+        self._blocked_keys = dispatch.blocked_keys
         self._sender = sender
-        self._note = note
-        self._opened: list[Decoded] = []
-        self._published: deque[HandledRecord] = deque()  # records whose messages are not sent yet
-        self._messages = self._bytes = 0  # of these messages
+        self._before_call = before_call
+        self._decoded_deliveries: list[DecodedDelivery] = []
+        self._unsent: deque[HandledRecord] = deque()  # records whose messages are not sent yet
+        self._unsent_messages = self._unsent_bytes = 0  # of these messages
 
     def __len__(self) -> int:
         """Count the deliveries."""
-        return len(self._opened)
+        return len(self._decoded_deliveries)
 
     @property
     def message_ids(self) -> list[str]:
         """The message ids of the deliveries."""
-        return [opened.delivery.message_id for opened in self._opened]
+        return [decoded.delivery.message_id for decoded in self._decoded_deliveries]
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether to call finish() now: many messages wait, or the dead handler must be called."""
-        if self._messages >= WINDOW or self._bytes >= MEMORY_BYTES:
+        if self._unsent_messages >= WINDOW or self._unsent_bytes >= MEMORY_BYTES:
             return True
-        return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].decisions)
+        return self._dispatch.has_dead_handler and bool(
+            self._decoded_deliveries and self._decoded_deliveries[-1].decisions
+        )
 
     def call(self, delivery: Delivery) -> None:
         """Handle the records of a delivery that arrived after all others.
@@ -73,55 +77,57 @@ class SingleCalls:
                 delivery.
 
         """
-        self._note(delivery.message_id)
-        (opened,), inputs = self._dispatch.decode((delivery,))
+        self._before_call(delivery.message_id)
+        (decoded,), inputs = self._dispatch.decode((delivery,))
         try:
-            self._handle(delivery, opened, inputs)
+            self._handle(delivery, decoded, inputs)
         except Outage:
-            self._blocked.expect_repetition(opened)
-            while self._published and self._published[-1].opened is opened:
-                self._published.pop().publications.discard()
+            self._blocked_keys.expect_repetition(decoded)
+            while self._unsent and self._unsent[-1].decoded is decoded:
+                self._unsent.pop().publications.discard()
             raise
-        self._opened.append(opened)
+        self._decoded_deliveries.append(decoded)
 
-    def _handle(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> None:
+    def _handle(self, delivery: Delivery, decoded: DecodedDelivery, inputs: Inputs) -> None:
         """Call the handler for each record, and keep the messages of the calls."""
         dispatch, calls = self._dispatch, self._dispatch.calls
         for each in inputs:
             if isinstance(each, InvalidRecord):
-                self._send_published()
-                self._blocked.decide(each)
+                self._send_messages()
+                self._blocked_keys.decide(each)
                 continue
             for chunk in each.chunks:
                 for index, row in enumerate(chunk.rows):
-                    if self._blocked.waits(opened, row):
-                        self._blocked.defer(opened, row)
+                    if self._blocked_keys.is_blocked(decoded, row):
+                        self._blocked_keys.defer(decoded, row)
                         continue
                     if row:
                         # The time limit of the handler begins again for each record.
-                        self._note(delivery.message_id)
-                    records: Records = Records((chunk.select((index,)),), (opened,))
+                        self._before_call(delivery.message_id)
+                    records: Records = Records((chunk.select((index,)),), (decoded,))
                     started = dispatch.clock.monotonic()
-                    publications, error = calls.outcome(each.wrapped, records)
+                    publications, error = calls.call(each.wrapped, records)
                     seconds = dispatch.clock.monotonic() - started
                     if error is not None:
-                        error = self._after_earlier(opened, row, error)
-                    dispatch.record_ended(opened, row, error, seconds)
+                        error = self._classify_after_earlier(decoded, row, error)
+                    dispatch.end_record(decoded, row, error, seconds)
                     if publications:
-                        self._published.append(HandledRecord(opened, row, records, publications))
-                        self._messages += len(publications)
-                        self._bytes += publications.body_bytes
+                        self._unsent.append(HandledRecord(decoded, row, records, publications))
+                        self._unsent_messages += len(publications)
+                        self._unsent_bytes += publications.body_bytes
 
-    def _after_earlier(self, opened: Decoded, row: int, error: BaseException) -> BaseException:
+    def _classify_after_earlier(
+        self, decoded: DecodedDelivery, row: int, error: BaseException
+    ) -> BaseException:
         """Return the exception of a failed record, after the messages of earlier records were sent.
 
         If the broker refuses a message of an earlier record of its key, that record has failed
         first, and this record waits for it.
         """
-        if self._blocked.ordered:
-            self._send_published()
-            if self._blocked.waits(opened, row):
-                return Waits()
+        if self._blocked_keys.has_order:
+            self._send_messages()
+            if self._blocked_keys.is_blocked(decoded, row):
+                return EarlierRecordWaits()
         return error
 
     def finish(self) -> list[Delivery]:
@@ -131,13 +137,13 @@ class SingleCalls:
             Outage: the broker or store is unavailable; the call may be repeated.
 
         """
-        self._send_published()
-        self._dispatch.finish(self._opened, self._note)
-        deliveries = [opened.delivery for opened in self._opened]
-        self._opened = []
+        self._send_messages()
+        self._dispatch.finish(self._decoded_deliveries, self._before_call)
+        deliveries = [decoded.delivery for decoded in self._decoded_deliveries]
+        self._decoded_deliveries = []
         return deliveries
 
-    def _send_published(self) -> None:
+    def _send_messages(self) -> None:
         """Publish the messages of all handled records; a record fails if its messages are refused.
 
         If possible, the messages of all records are sent together. Otherwise the messages of each
@@ -148,32 +154,32 @@ class SingleCalls:
             Outage: the broker or store is unavailable; the call may be repeated.
 
         """
-        published = self._published
-        errors = send_plain(self._sender, [each.publications for each in published])
-        while published:
-            handled = published[0]
-            opened, row, publications = handled.opened, handled.row, handled.publications
+        unsent = self._unsent
+        errors = send_with_one_wait(self._sender, [each.publications for each in unsent])
+        while unsent:
+            handled = unsent[0]
+            decoded, row, publications = handled.decoded, handled.row, handled.publications
             if errors is not None:
                 error = errors.popleft()
-            elif self._blocked.waits(opened, row):
-                self._blocked.defer(opened, row)
+            elif self._blocked_keys.is_blocked(decoded, row):
+                self._blocked_keys.defer(decoded, row)
                 error = None
             else:
-                error = publications.error_of_sending()
+                error = publications.try_to_send()
             if error is not None:
                 classified = self._dispatch.calls.classify_error(handled.records, error)
-                self._dispatch.record_failed(opened, row, classified)
+                self._dispatch.fail_record(decoded, row, classified)
             publications.discard()
-            published.popleft()
-        self._messages = self._bytes = 0
+            unsent.popleft()
+        self._unsent_messages = self._unsent_bytes = 0
 
     def forget(self) -> None:
         """Forget all deliveries: the broker delivers them again."""
-        self._opened = []
-        self._clear_published()
+        self._decoded_deliveries = []
+        self._discard_unsent()
 
-    def _clear_published(self) -> None:
-        for each in self._published:
+    def _discard_unsent(self) -> None:
+        for each in self._unsent:
             each.publications.discard()
-        self._published.clear()
-        self._messages = self._bytes = 0
+        self._unsent.clear()
+        self._unsent_messages = self._unsent_bytes = 0

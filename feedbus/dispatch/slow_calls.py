@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from feedbus.clock import Clock
-from feedbus.dispatch.concurrent_records import Work
+from feedbus.dispatch.concurrent_records import RecordCall
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 KEPT_SECONDS = 5.0  # how long ended calls are kept, because the broker reports its timeout late
@@ -18,43 +18,45 @@ class SlowCalls:
     def __init__(self, clock: Clock) -> None:
         """Create the object without calls."""
         self._clock = clock
-        self._begun: deque[tuple[float, Work]] = deque()
+        self._started: deque[tuple[float, RecordCall]] = deque()
         # The messages that took long and have ended: the time of their end, and the duration.
-        self._ended: deque[tuple[float, str, float]] = deque()
+        self._ended_messages: deque[tuple[float, str, float]] = deque()
 
-    def start(self, works: Iterable[Work], now: float) -> None:
+    def start(self, calls: Iterable[RecordCall], now: float) -> None:
         """Register that calls start now."""
-        for work in works:
-            work.started_at = now
-            self._begun.append((now, work))
+        for call in calls:
+            call.started_at = now
+            self._started.append((now, call))
 
-    def end(self, work: Work) -> None:
+    def end(self, call: RecordCall) -> None:
         """Register that a call has ended."""
-        if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
-            self._ended.append((self._clock.monotonic(), work.message_id, work.seconds))
+        if call.seconds >= LEAST_TIMEOUT_SECONDS and not call.is_known_as_slow:
+            self._ended_messages.append((self._clock.monotonic(), call.message_id, call.seconds))
 
     @property
     def oldest_started_at(self) -> float | None:
         """The start time of the call that has run longest; None if no call runs."""
-        begun = self._begun
-        while begun and (begun[0][1].ended or begun[0][1].started_at != begun[0][0]):
-            begun.popleft()
-        return begun[0][0] if begun else None
+        started = self._started
+        while started and (started[0][1].has_ended or started[0][1].started_at != started[0][0]):
+            started.popleft()
+        return started[0][0] if started else None
 
-    def durations(self, running: Iterable[Work]) -> list[tuple[str, float]]:
+    def durations(self, running: Iterable[RecordCall]) -> list[tuple[str, float]]:
         """Return the messages whose calls take long or have just taken long, and the durations."""
         now = self._clock.monotonic()
-        while self._ended and self._ended[0][0] < now - KEPT_SECONDS:
-            self._ended.popleft()
-        ended = [(message_id, took) for _, message_id, took in self._ended]
-        lasting = [(work.message_id, now - work.started_at) for work in running if work.started_at]
-        return ended + [each for each in lasting if each[1] >= LEAST_TIMEOUT_SECONDS]
+        while self._ended_messages and self._ended_messages[0][0] < now - KEPT_SECONDS:
+            self._ended_messages.popleft()
+        ended = [(message_id, seconds) for _, message_id, seconds in self._ended_messages]
+        running_calls = [
+            (call.message_id, now - call.started_at) for call in running if call.started_at
+        ]
+        return ended + [each for each in running_calls if each[1] >= LEAST_TIMEOUT_SECONDS]
 
-    def forget(self, running: Iterable[Work]) -> None:
+    def forget(self, running: Iterable[RecordCall]) -> None:
         """Remove the ended calls from durations().
 
         A call that still runs is listed until it ends, and not afterwards.
         """
-        self._ended.clear()
-        for work in running:
-            work.known_slow = True
+        self._ended_messages.clear()
+        for call in running:
+            call.is_known_as_slow = True

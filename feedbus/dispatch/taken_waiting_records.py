@@ -27,24 +27,26 @@ class TakenRecords:
         self._failed_again: dict[Waiting, float] = {}  # when each record runs again
         self._not_run: set[Waiting] = set()
         # For each key, how many of its records have failed again or were not run.
-        self._stopped: Counter[str] = Counter()
+        self._failures_by_key: Counter[str] = Counter()
 
-    def take(self, now: float, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+    def take(
+        self, now: float, max_records: int, is_suspected: Callable[[str], bool]
+    ) -> list[Delivery]:
         """Return waiting records that run now; the caller then settles them.
 
         Args:
             now: the time in seconds since 1970.
-            most: the largest number of records.
-            alone: called with a message id; returns whether that record must be taken alone.
+            max_records: the largest number of records.
+            is_suspected: called with a message id; returns whether that record must be taken alone.
 
         """
-        taken: list[Delivery] = []
-        for record in self._records.take(now, most, alone):
+        deliveries: list[Delivery] = []
+        for record in self._records.take(now, max_records, is_suspected):
             if record.arrival is not None:
                 delivery = record.arrival.delivery
                 self._taken[delivery.consumer_tag, delivery.tag] = record
-                taken.append(delivery)
-        return taken
+                deliveries.append(delivery)
+        return deliveries
 
     def record_of(self, delivery: Delivery) -> Waiting | None:
         """Return the waiting record of a delivery that take() has returned.
@@ -53,52 +55,54 @@ class TakenRecords:
         """
         return self._taken.get((delivery.consumer_tag, delivery.tag))
 
-    def failed_again(self, record: Waiting, due_at: float) -> None:
+    def mark_failed_again(self, record: Waiting, due_at: float) -> None:
         """Register that a record failed again, and when it may run (infinity: a dead letter)."""
         self._failed_again[record] = due_at
-        self._stopped[record.key] += 1
+        self._failures_by_key[record.key] += 1
 
-    def not_run(self, record: Waiting) -> None:
+    def mark_not_run(self, record: Waiting) -> None:
         """Register that a record was not run, because an earlier record of its key has failed."""
         self._not_run.add(record)
-        self._stopped[record.key] += 1
+        self._failures_by_key[record.key] += 1
 
-    def stops(self, key: str) -> bool:
+    def is_blocked(self, key: str) -> bool:
         """Whether a taken record of this key has failed again or was not run."""
-        return self._stopped.get(key, 0) > 0
+        return self._failures_by_key.get(key, 0) > 0
 
-    def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
         The messages of records that have failed again must be confirmed before this call.
         """
-        done: list[Delivery] = []
+        acknowledgeable: list[Delivery] = []
         for delivery in deliveries:
             record = self._taken.pop((delivery.consumer_tag, delivery.tag), None)
             if record is None:
                 continue
             if record in self._not_run:
                 self._not_run.remove(record)
-                self._stopped[record.key] -= 1
-                self._records.stays(record)
+                self._failures_by_key[record.key] -= 1
+                self._records.put_back(record)
                 continue
             if record in self._failed_again:
-                self._stopped[record.key] -= 1
+                self._failures_by_key[record.key] -= 1
                 due_at = self._failed_again.pop(record)
-                self._records.again(record, due_at, BLOCKED if due_at == math.inf else None)
+                self._records.mark_failed_again(
+                    record, due_at, BLOCKED if due_at == math.inf else None
+                )
             else:
-                done += [each.delivery for each in self._records.handled(record)]
-            done.append(delivery)
-        if self._stopped:
-            self._stopped = +self._stopped
-        return done
+                acknowledgeable += [each.delivery for each in self._records.remove_handled(record)]
+            acknowledgeable.append(delivery)
+        if self._failures_by_key:
+            self._failures_by_key = +self._failures_by_key
+        return acknowledgeable
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put taken records back that were not handled; they wait again."""
         for delivery in deliveries:
-            self._records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
+            self._records.put_back(self._taken.pop((delivery.consumer_tag, delivery.tag)))
 
-    def drop(self, waiting_queue: str) -> None:
+    def forget_queue(self, waiting_queue: str) -> None:
         """Forget the records of a waiting queue, which delivers them again."""
         for tags, record in [*self._taken.items()]:
             if record.queue == waiting_queue:
@@ -106,11 +110,11 @@ class TakenRecords:
                 if record in self._not_run or record in self._failed_again:
                     self._not_run.discard(record)
                     self._failed_again.pop(record, None)
-                    self._stopped[record.key] -= 1
+                    self._failures_by_key[record.key] -= 1
 
     def forget(self) -> None:
         """Forget all taken records: the broker delivers them again."""
         self._taken.clear()
         self._failed_again.clear()
         self._not_run.clear()
-        self._stopped.clear()
+        self._failures_by_key.clear()

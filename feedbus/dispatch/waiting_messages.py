@@ -50,7 +50,7 @@ def decode_waiting_message(
     delivery = arrival.delivery
     blocks = BLOCKED in delivery.headers
     return WaitingRecord(
-        delivery.original_key if order.by_key else str(delivery.headers.get(ORDER_KEY, "")),
+        delivery.original_key if order.by_routing_key else str(delivery.headers.get(ORDER_KEY, "")),
         _decode_int_header(delivery, PLACE),
         delivery.message_id,
         delivery.identified,
@@ -76,7 +76,7 @@ def encode_waiting_message(
 
     """
     own: dict[str, Any] = {PLACE: record.position}
-    if not order.by_key:
+    if not order.by_routing_key:
         own[ORDER_KEY] = record.key
     if due_at < math.inf:
         own[NOT_BEFORE] = round(due_at * MICROSECONDS)

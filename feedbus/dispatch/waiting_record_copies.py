@@ -16,7 +16,7 @@ Arrival = TypeVar("Arrival")
 
 BLOCKED = -1  # the attempt of a record that is a dead letter
 POSITIONS_PER_GENERATION = 2**40  # positions for the records of one generation's queues
-NOTHING: frozenset[str] = frozenset()
+NO_QUEUES: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -29,15 +29,16 @@ class WaitingRecord(Generic[Arrival]):
             have the same position. The positions of a generation's records are higher than the
             positions of all earlier generations.
         message_id: the id of the record.
-        identified: whether the publisher gave the id, so that no other record has it.
+        has_own_id: whether the publisher gave the id, so that no other record has it.
         attempt: how often the record has failed; BLOCKED if it is a dead letter that blocks its
             key.
         due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
             other records.
         queue: the waiting queue that contains its message.
         arrival: the delivery of its message; None if the message is being sent or was returned.
-        taken: whether the record was taken to be handled, and its result is not known yet.
-        awaited: the queues of older generations that must be deleted before the record may run.
+        is_taken: whether the record was taken to be handled, and its result is not known yet.
+        awaited_queues: the queues of older generations that must be deleted before the record may
+            run.
         generation_number: the number of the generation whose waiting queue contains its message.
         copy: the same record in the waiting queue of a newer generation.
 
@@ -46,20 +47,20 @@ class WaitingRecord(Generic[Arrival]):
     key: str
     position: int
     message_id: str
-    identified: bool = True
+    has_own_id: bool = True
     attempt: int = 0
     due_at: float = 0.0
     queue: str = ""
     arrival: Arrival | None = None
-    taken: bool = False
-    awaited: frozenset[str] = NOTHING
+    is_taken: bool = False
+    awaited_queues: frozenset[str] = NO_QUEUES
     generation_number: int = 0
     copy: WaitingRecord[Arrival] | None = None
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the record may run as soon as the time `due_at` has come."""
-        return self.arrival is not None and not self.taken and not self.awaited
+        return self.arrival is not None and not self.is_taken and not self.awaited_queues
 
     def with_copies(self) -> Iterator[WaitingRecord[Arrival]]:
         """Yield the record and its copies, the message of the oldest generation first."""
@@ -80,10 +81,10 @@ class WaitingRecord(Generic[Arrival]):
         before = next(each for each in self.with_copies() if each.copy is copy)
         before.copy = copy.copy
 
-    def replaces(self, known: WaitingRecord[Arrival]) -> bool:
+    def replaces(self, existing: WaitingRecord[Arrival]) -> bool:
         """Whether this message of a record replaces a known message in the same queue."""
-        return self.attempt > known.attempt or (
-            self.attempt == known.attempt and known.arrival is None
+        return self.attempt > existing.attempt or (
+            self.attempt == existing.attempt and existing.arrival is None
         )
 
 

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class Waits(Exception):  # noqa: N818 -- clear without "Error"
+class EarlierRecordWaits(Exception):  # noqa: N818 -- clear without "Error"
     """A record is not handled, because an earlier record of its key waits."""
 
 
-class Overtook(Waits):
+class FailedRecordsOvertaken(EarlierRecordWaits):
     """A batch handler has handled records although earlier records of their keys had failed.
 
     Attributes:
-        failed: the first failed record of each key: the delivery, and the record's index in it.
+        failed_records: the first failed record of each key: the delivery, and the record's index in
+            it.
 
     """
 
-    def __init__(self, failed: Sequence[tuple[Any, int]]) -> None:
+    def __init__(self, failed_records: Sequence[tuple[Any, int]]) -> None:
         """Create the exception with the failed records."""
         super().__init__()
-        self.failed = failed
+        self.failed_records = failed_records

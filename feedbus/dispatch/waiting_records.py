@@ -36,21 +36,21 @@ class WaitingRecords(Generic[Arrival]):
     record of an older generation's queue is not blocked by records of newer generations.
 
     Attributes:
-        awaited: the queues of older generations that records wait for.
+        awaited_queues: the queues of older generations that records wait for.
 
     """
 
     def __init__(self) -> None:
         """Start without records."""
-        self.awaited = AwaitedQueues()
+        self.awaited_queues = AwaitedQueues()
         # The records of each key, in the order of their positions.
-        self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
+        self._records_by_key: dict[str, list[WaitingRecord[Arrival]]] = {}
         # A heap of the first record of each key: when it may run, its position, and the key. Some
         # entries are out of date.
         self._heads: list[tuple[float, int, str]] = []
         self._count = 0
         self._last_positions: dict[int, int] = {}  # the last position of each generation
-        self._read: set[str] = set()  # the ids of records that waited when reading began
+        self._ids_at_start: set[str] = set()  # the ids of records that waited when reading began
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -58,22 +58,22 @@ class WaitingRecords(Generic[Arrival]):
 
     def __iter__(self) -> Iterator[WaitingRecord[Arrival]]:
         """Yield the records; each key stays in order."""
-        for line in self._lines.values():
-            yield from line
+        for key_records in self._records_by_key.values():
+            yield from key_records
 
     @property
-    def failed(self) -> int:
+    def failed_count(self) -> int:
         """How many of the records have failed, and do not only wait for others."""
         return sum(0 < record.due_at < math.inf for record in self)
 
-    def blocked(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
+    def find_dead_letter(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
         """Return the dead letter that has this id and blocks this key, or None."""
-        for record in self._lines.get(key, ()):
+        for record in self._records_by_key.get(key, ()):
             if record.attempt == BLOCKED and record.message_id == message_id:
                 return record
         return None
 
-    def released(self, message_id: str) -> list[WaitingRecord[Arrival]]:
+    def find_dead_letters(self, message_id: str) -> list[WaitingRecord[Arrival]]:
         """Return the dead letters that block a key and have this id; "" stands for any id."""
         return [
             each
@@ -101,10 +101,10 @@ class WaitingRecords(Generic[Arrival]):
             generation_number: the number of the generation whose queue delivers the record.
 
         """
-        line = self._lines.get(key)
+        key_records = self._records_by_key.get(key)
         return (
-            line is not None
-            and line[0].position < (generation_number + 1) * POSITIONS_PER_GENERATION
+            key_records is not None
+            and key_records[0].position < (generation_number + 1) * POSITIONS_PER_GENERATION
         )
 
     def add(self, record: WaitingRecord[Arrival]) -> None:
@@ -113,25 +113,25 @@ class WaitingRecords(Generic[Arrival]):
         self._last_positions[generation_number] = max(
             self._last_positions.get(generation_number, 0), record.position
         )
-        line = self._lines.setdefault(record.key, [])
-        insort(line, record, key=position_of)
+        key_records = self._records_by_key.setdefault(record.key, [])
+        insort(key_records, record, key=position_of)
         self._count += 1
-        self.awaited.count(record.awaited, 1)
-        self._add_head(line)
+        self.awaited_queues.update(record.awaited_queues, 1)
+        self._add_head(key_records)
 
-    def ended(self, queues: Collection[str]) -> None:
+    def forget_deleted_queues(self, queues: Collection[str]) -> None:
         """Register that queues were deleted: records no longer wait for them."""
-        if self.awaited.queues.isdisjoint(queues):
+        if self.awaited_queues.queues.isdisjoint(queues):
             return
-        for line in self._lines.values():
-            for record in line:
-                self.awaited.count(record.awaited, -1)
+        for key_records in self._records_by_key.values():
+            for record in key_records:
+                self.awaited_queues.update(record.awaited_queues, -1)
                 for each in record.with_copies():
-                    each.awaited = each.awaited.difference(queues)
-                self.awaited.count(record.awaited, 1)
-            self._add_head(line)
+                    each.awaited_queues = each.awaited_queues.difference(queues)
+                self.awaited_queues.update(record.awaited_queues, 1)
+            self._add_head(key_records)
 
-    def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
+    def add_arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Add a record whose message was delivered; return the deliveries to acknowledge.
 
         Args:
@@ -140,147 +140,153 @@ class WaitingRecords(Generic[Arrival]):
         """
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
-        for known in reversed(self._lines.get(record.key, [])):
-            if known.position < record.position:
+        for existing in reversed(self._records_by_key.get(record.key, [])):
+            if existing.position < record.position:
                 break
-            if known.position == record.position and known.message_id == record.message_id:
-                return self._also(known, record)
+            if existing.position == record.position and existing.message_id == record.message_id:
+                return self._add_copy(existing, record)
         self.add(record)
         return []
 
-    def _also(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> list[Arrival]:
+    def _add_copy(
+        self, existing: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
+    ) -> list[Arrival]:
         """Register another message of a known record; return the deliveries to acknowledge."""
-        if record.generation_number < known.generation_number:
-            self._replace(known, record)
-            record.copy = known
+        if record.generation_number < existing.generation_number:
+            self._replace(existing, record)
+            record.copy = existing
             return []
-        for each in known.with_copies():
+        for each in existing.with_copies():
             if each.queue == record.queue:
-                return self._again(each, record)
-        known.add_copy(record)
+                return self._replace_arrival(each, record)
+        existing.add_copy(record)
         return []
 
-    def _replace(self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> None:
+    def _replace(self, existing: WaitingRecord[Arrival], record: WaitingRecord[Arrival]) -> None:
         """Put another message of a record into the position of the known message."""
-        line = self._lines[known.key]
-        line[line.index(known)] = record
-        self.awaited.count(known.awaited, -1)
-        self.awaited.count(record.awaited, 1)
-        self._add_head(line)
+        key_records = self._records_by_key[existing.key]
+        key_records[key_records.index(existing)] = record
+        self.awaited_queues.update(existing.awaited_queues, -1)
+        self.awaited_queues.update(record.awaited_queues, 1)
+        self._add_head(key_records)
 
-    def _again(
-        self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
+    def _replace_arrival(
+        self, existing: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
     ) -> list[Arrival]:
         """Register another message of a known record; return the message that it replaces."""
-        if record.replaces(known):
-            old = known.arrival
-            known.attempt, known.due_at = record.attempt, record.due_at
-            known.arrival = record.arrival
-            self._add_head(self._lines[known.key])
+        if record.replaces(existing):
+            old = existing.arrival
+            existing.attempt, existing.due_at = record.attempt, record.due_at
+            existing.arrival = record.arrival
+            self._add_head(self._records_by_key[existing.key])
         else:
             old = record.arrival
         return [] if old is None else [old]
 
-    def began(self) -> None:
+    def mark_complete(self) -> None:
         """Register that all messages that waited when reading began have arrived."""
-        self._read |= {
-            record.message_id for record in self if record.identified and record.attempt != BLOCKED
+        self._ids_at_start |= {
+            record.message_id for record in self if record.has_own_id and record.attempt != BLOCKED
         }
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no record waits now, and none waited when reading began."""
-        return not self._lines and not self._read
+        return not self._records_by_key and not self._ids_at_start
 
     def is_repetition(self, message_id: str) -> bool:
         """Whether a record from its own queue is a repetition of one that waits or waited."""
-        return message_id in self._read
+        return message_id in self._ids_at_start
 
-    def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
+    def records_in(self, queue: str) -> list[WaitingRecord[Arrival]]:
         """Return the records and copies whose messages are in a queue, in order."""
-        found = (each for record in self for each in record.with_copies() if each.queue == queue)
-        return sorted(found, key=position_of)
+        records = (each for record in self for each in record.with_copies() if each.queue == queue)
+        return sorted(records, key=position_of)
 
-    def next_due(self) -> float:
+    def next_due_at(self) -> float:
         """Return when the next record may run, in seconds since 1970; infinity if none waits."""
         while self._heads:
             due_at, position, key = self._heads[0]
-            line = self._lines.get(key)
-            if line and (line[0].due_at, line[0].position) == (due_at, position) and line[0].ready:
+            key_records = self._records_by_key.get(key)
+            if (
+                key_records
+                and (key_records[0].due_at, key_records[0].position) == (due_at, position)
+                and key_records[0].is_ready
+            ):
                 return due_at
             heapq.heappop(self._heads)
         return math.inf
 
     def take(
-        self, now: float, most: int, alone: Callable[[str], bool] = lambda _: False
+        self, now: float, max_records: int, is_suspected: Callable[[str], bool] = lambda _: False
     ) -> list[WaitingRecord[Arrival]]:
         """Return records that run now: their time has come, or they wait only for these records.
 
-        The caller then passes each record to handled(), stays() or again(). Until then no other
-        record of its key is taken.
+        The caller then passes each record to remove_handled(), put_back() or mark_failed_again().
+        Until then no other record of its key is taken.
 
         Args:
             now: the time in seconds since 1970.
-            most: the largest number of records.
-            alone: called with a message id; returns whether that record must be taken alone.
+            max_records: the largest number of records.
+            is_suspected: called with a message id; returns whether that record must be taken alone.
 
         """
         taken: list[WaitingRecord[Arrival]] = []
-        while len(taken) < most and self.next_due() <= now:
-            line = self._lines[self._heads[0][2]]
-            if taken and alone(line[0].message_id):
+        while len(taken) < max_records and self.next_due_at() <= now:
+            key_records = self._records_by_key[self._heads[0][2]]
+            if taken and is_suspected(key_records[0].message_id):
                 break
             heapq.heappop(self._heads)
-            for record in line:
-                several = len(taken) >= most or (taken and alone(record.message_id))
-                if several or not record.ready or record.due_at > now:
+            for record in key_records:
+                must_stop = len(taken) >= max_records or (taken and is_suspected(record.message_id))
+                if must_stop or not record.is_ready or record.due_at > now:
                     break
-                record.taken = True
+                record.is_taken = True
                 taken.append(record)
-                if alone(record.message_id):
+                if is_suspected(record.message_id):
                     return taken
         return taken
 
-    def handled(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
+    def remove_handled(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Register that a record no longer waits; return its copies, which are to be acknowledged.
 
         The next record of its key may run then.
         """
         copies = [each for each in record.with_copies() if each is not record]
         record.copy = None
-        self.left(record)
+        self.remove(record)
         return [each.arrival for each in copies if each.arrival is not None]
 
-    def left(self, record: WaitingRecord[Arrival]) -> None:
+    def remove(self, record: WaitingRecord[Arrival]) -> None:
         """Register that a record has left its queue without being handled.
 
         Its copy in a newer queue takes its position.
         """
-        line = self._lines[record.key]
-        position = bisect_left(line, record.position, key=position_of)
-        while record not in {*line[position].with_copies()}:
+        key_records = self._records_by_key[record.key]
+        position = bisect_left(key_records, record.position, key=position_of)
+        while record not in {*key_records[position].with_copies()}:
             position += 1
-        first = line[position]
+        first = key_records[position]
         if first is not record:
             first.remove_copy(record)
         elif record.copy is not None:
             self._replace(record, record.copy)
         else:
-            del line[position]
+            del key_records[position]
             self._count -= 1
-            self.awaited.count(record.awaited, -1)
-            if line:
-                self._add_head(line)
+            self.awaited_queues.update(record.awaited_queues, -1)
+            if key_records:
+                self._add_head(key_records)
             else:
-                del self._lines[record.key]
+                del self._records_by_key[record.key]
         record.copy = None
 
-    def stays(self, record: WaitingRecord[Arrival]) -> None:
+    def put_back(self, record: WaitingRecord[Arrival]) -> None:
         """Register that a record was not run, because an earlier record of its key has failed."""
-        record.taken = False
-        self._add_head(self._lines[record.key])
+        record.is_taken = False
+        self._add_head(self._records_by_key[record.key])
 
-    def again(
+    def mark_failed_again(
         self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
     ) -> None:
         """Register that a record has failed again, and that its next message is being sent.
@@ -292,23 +298,25 @@ class WaitingRecords(Generic[Arrival]):
 
         """
         record.attempt = record.attempt + 1 if attempt is None else attempt
-        record.due_at, record.arrival, record.taken = due_at, None, False
+        record.due_at, record.arrival, record.is_taken = due_at, None, False
 
-    def given_back(self, record: WaitingRecord[Arrival]) -> None:
+    def forget_arrival(self, record: WaitingRecord[Arrival]) -> None:
         """Register that a message was returned to the broker, which delivers it again."""
         record.arrival = None
 
-    def drop(self, queue: str) -> None:
+    def forget_queue(self, queue: str) -> None:
         """Remove the records whose messages are in a queue: the broker delivers them again."""
-        for record in self.of_queue(queue):
-            self.left(record)
+        for record in self.records_in(queue):
+            self.remove(record)
 
     def forget(self) -> None:
         """Remove all records: the broker delivers them again."""
-        self._lines, self._heads, self._count = {}, [], 0
-        self._read = set()
-        self.awaited.clear()
+        self._records_by_key, self._heads, self._count = {}, [], 0
+        self._ids_at_start = set()
+        self.awaited_queues.clear()
 
-    def _add_head(self, line: list[WaitingRecord[Arrival]]) -> None:
-        if line and line[0].ready:
-            heapq.heappush(self._heads, (line[0].due_at, line[0].position, line[0].key))
+    def _add_head(self, key_records: list[WaitingRecord[Arrival]]) -> None:
+        if key_records and key_records[0].is_ready:
+            heapq.heappush(
+                self._heads, (key_records[0].due_at, key_records[0].position, key_records[0].key)
+            )

@@ -50,7 +50,7 @@ class Predecessors:
             ring = None if old.number in state.scattered else Ring.of(old.members)
             self._rings.append((old.number, members, ring))
 
-    def of(self, generation_number: int, routing_key: str) -> frozenset[str]:
+    def queues_before(self, generation_number: int, routing_key: str) -> frozenset[str]:
         """Return the existing queues of older generations that can have records of a key.
 
         Args:
@@ -58,15 +58,15 @@ class Predecessors:
             routing_key: the key by which the rings select a shard.
 
         """
-        found = NONE
+        queues = NONE
         for older, members, ring in self._rings:
             if older >= generation_number:
                 break
             owners = members.values() if ring is None else (members[ring.route(routing_key)],)
-            found = found.union(each for each in owners if each in self.queues)
-        return found
+            queues = queues.union(each for each in owners if each in self.queues)
+        return queues
 
-    def ended(self, queues: Collection[str]) -> None:
+    def forget_deleted(self, queues: Collection[str]) -> None:
         """Register that queues were deleted."""
         self.queues.difference_update(queues)
 

@@ -88,7 +88,7 @@ class InlineConsumer:
     def retrying(self) -> int:
         """The number of failed records that wait for their next attempt."""
         retries = self._dispatch.retries
-        return retries.records.failed if retries is not None else 0
+        return retries.records.failed_count if retries is not None else 0
 
     @property
     def queue(self) -> Queue:

@@ -19,7 +19,7 @@ from feedbus.wire import Delivery
 
 if TYPE_CHECKING:
     from feedbus.dispatch.concurrent_calls import ConcurrentCalls
-    from feedbus.dispatch.concurrent_records import Work
+    from feedbus.dispatch.concurrent_records import RecordCall
 
 events = EventLog(__name__)
 
@@ -69,12 +69,12 @@ class ConcurrentDeliveries:
     @property
     def hungry(self) -> bool:
         """Whether to decode the next deliveries, because too few records wait or run."""
-        return self._calls.hungry
+        return self._calls.has_capacity
 
     @property
     def unfinished(self) -> bool:
         """Whether a call has ended, so that finish() must be called next."""
-        return self._calls.unfinished
+        return self._calls.has_ended_calls
 
     def take_outage(self) -> Outage | None:
         """Return and forget the outage of the latest finish(); the affected records run again."""
@@ -98,7 +98,7 @@ class ConcurrentDeliveries:
             self._crash_guard.release()
             self._noted.clear()
 
-    def _note_beginning(self, works: Sequence[Work]) -> None:
+    def _note_beginning(self, works: Sequence[RecordCall]) -> None:
         """Add the messages that are about to start to the crash guard's file.
 
         Ended messages stay in the file for a while: rewriting the file at each change would cost
@@ -147,32 +147,32 @@ class ConcurrentDeliveries:
             self._clock.select(selector, seconds)
 
     def open(self, delivery: Delivery, arrived_at: float) -> None:
-        """Decode a delivery that arrived after all others; see ConcurrentCalls.open()."""
+        """Decode a delivery that arrived after all others; see ConcurrentCalls.decode()."""
         self._arrived_at[delivery.consumer_tag, delivery.tag] = arrived_at
         self._settlements[delivery.consumer_tag].arrived(delivery.tag)
-        self._calls.open([delivery])
+        self._calls.decode([delivery])
 
     def start(self) -> None:
         """Start the records that may start now; see ConcurrentCalls.start()."""
-        self._calls.open(())
-        works = self._calls.take()
+        self._calls.decode(())
+        works = self._calls.take_startable()
         if works:
             self._note_beginning(works)
             self._calls.start(works)
 
     def finish(self) -> list[Delivery]:
         """Return the deliveries that are done now; see ConcurrentCalls.finish()."""
-        if not self._calls.unfinished:
+        if not self._calls.has_ended_calls:
             self._calls.waker.sleep()
-            if not self._calls.unfinished:
+            if not self._calls.has_ended_calls:
                 return []
         self._calls.finish()
-        for each in self._calls.given_to_dead_handler:
+        for each in self._calls.for_dead_handler:
             self._noted.add(each.delivery.message_id)
             self._take(self._noted)
             self._calls.send_failed(each)
         self._calls.send_failed()
-        settled = self._calls.take_done()
+        settled = self._calls.take_acknowledgeable()
         for delivery in settled:
             self._settlements[delivery.consumer_tag].done(delivery.tag)
             self._arrived_at.pop((delivery.consumer_tag, delivery.tag), None)
@@ -185,12 +185,12 @@ class ConcurrentDeliveries:
         A slow message is handled alone when it is delivered again. The other messages are not
         counted as the cause.
         """
-        slow = self._calls.slow
+        slow = self._calls.slow_messages
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
         """Count the slowest message as the reason why the broker cancelled the consumer."""
-        slowest = sorted(self._calls.slow, key=lambda each: each[1])[-1:]
+        slowest = sorted(self._calls.slow_messages, key=lambda each: each[1])[-1:]
         self._blame(slowest, timeout.cancelled)
 
     def _blame(self, slow: Sequence[tuple[str, float]], cause_of: Callable[[float], str]) -> None:
@@ -203,7 +203,7 @@ class ConcurrentDeliveries:
                 message_id=message_id,
             )
             self._crash_guard.blame([message_id], cause)
-        self._calls.forget_slow()
+        self._calls.forget_slow_messages()
 
     def settle(self, readers: Mapping[str, QueueReader]) -> None:
         """Acknowledge the deliveries that are done."""

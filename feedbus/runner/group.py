@@ -136,7 +136,7 @@ class Group:
     def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
         """Whether the group is complete, after a delivery whose call took `seconds`."""
         calls = self._calls
-        return self._clock.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
+        return self._clock.monotonic() + seconds > ends_at or len(calls) >= most or calls.is_full
 
     @property
     def _goes_on(self) -> bool:

@@ -107,7 +107,7 @@ class SwitchProgress:
         now = self._run.clock.monotonic()
         if self._ended:
             if self._waiting.probed():
-                self._predecessors.ended(self._ended)
+                self._predecessors.forget_deleted(self._ended)
                 self._waiting.run_behind(self._ended)
                 self._ended = []
         elif now >= self._check_at:
@@ -128,12 +128,12 @@ class SwitchProgress:
     @property
     def _seconds_until_check(self) -> float:
         """Return in how many seconds check() must be called."""
-        return CHECK_SECONDS if self._ended or self._waiting.awaited else SLOW_CHECK_SECONDS
+        return CHECK_SECONDS if self._ended or self._waiting.awaited_queues else SLOW_CHECK_SECONDS
 
     def _find_ended(self, raw: RawConnection) -> None:
         """Find deleted queues among those that records wait for; less often, also among others."""
         now = self._run.clock.monotonic()
-        awaited = sorted(self._waiting.awaited)
+        awaited = sorted(self._waiting.awaited_queues)
         found = [each for each in awaited if not broker.queue_exists(raw, each)]
         if now >= self._slow_check_at:
             self._slow_check_at = now + SLOW_CHECK_SECONDS

@@ -134,7 +134,7 @@ class Overtaking:
             return None
 
     def _keys_of(self, delivery: Delivery) -> Keys:
-        if self._order.by_key and delivery.content_type != PACK:
+        if self._order.by_routing_key and delivery.content_type != PACK:
             return frozenset([delivery.original_key])
         pack = decode(
             delivery.body,
@@ -143,7 +143,7 @@ class Overtaking:
             delivery.original_key,
             delivery.properties.get("content_encoding"),
         )
-        if self._order.by_key:
+        if self._order.by_routing_key:
             return frozenset(pack.keys)
         try:
             return frozenset(self._order.key(delivery, pack, row) for row in range(len(pack)))

@@ -68,7 +68,7 @@ class WaitingQueue:
             return None
         channel = connection.channel()
         channel.auto_decode = False
-        retries.subscribed(tag, queue, generation_number)
+        retries.add_subscription(tag, queue, generation_number)
         opened = cls(
             queue,
             tag,
@@ -101,7 +101,7 @@ class WaitingQueue:
         if opened.probes.awaited:  # another consumer was faster
             opened.close()
             return None
-        retries.records.began()
+        retries.records.mark_complete()
         return opened
 
     def is_complete(self) -> bool:
@@ -140,7 +140,7 @@ class WaitingQueue:
             if not message_id:
                 self.on_notice(message.body)
             return
-        self.acknowledge(self.retries.arrived(message))
+        self.acknowledge(self.retries.add_delivery(message))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
@@ -154,15 +154,15 @@ class WaitingQueue:
 
         The broker closes the channel of a consumer that keeps a delivery for too long.
         """
-        for record in self.retries.records.of_queue(self.queue):
+        for record in self.retries.records.records_in(self.queue):
             arrival = record.arrival
-            if arrival is not None and not record.taken and arrival.arrived_at < older_than:
+            if arrival is not None and not record.is_taken and arrival.arrived_at < older_than:
                 self.channel.basic_reject(arrival.delivery.tag, requeue=True)
-                self.retries.records.given_back(record)
+                self.retries.records.forget_arrival(record)
 
     def close(self) -> None:
         """Return all waiting records to the queue, and forget them."""
         self.closed = True
-        self.retries.closed(self.queue)
+        self.retries.forget_queue(self.queue)
         if self.channel.is_open:
             self.channel.close()

@@ -67,21 +67,21 @@ class WaitingQueues:
 
     def __bool__(self) -> bool:
         """Whether a record waits, or a requeued dead letter is to be handled."""
-        return bool(self._retries.requeued) or len(self) > 0
+        return bool(self._retries.requeued_dead_letters) or len(self) > 0
 
     def follow(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues."""
         self._retries.predecessors = old_queues
 
     @property
-    def awaited(self) -> Collection[str]:
+    def awaited_queues(self) -> Collection[str]:
         """The old queues that records wait for."""
-        return self._retries.records.awaited.queues
+        return self._retries.records.awaited_queues.queues
 
     @property
     def behind_old_queues(self) -> int:
         """How many records wait for old queues."""
-        return self._retries.records.awaited.records
+        return self._retries.records.awaited_queues.record_count
 
     def put_probes(self) -> None:
         """Publish a probe to each waiting queue."""
@@ -97,7 +97,7 @@ class WaitingQueues:
 
     def run_behind(self, queues: Collection[str]) -> None:
         """Let records run if they wait only for these queues, which were deleted."""
-        self._retries.records.ended(queues)
+        self._retries.records.forget_deleted_queues(queues)
 
     def take_notice(self) -> bytes | str | None:
         """Return the body of the latest notice since the last call, or None."""
@@ -153,13 +153,13 @@ class WaitingQueues:
                     queue=name,
                     records=len(self),
                 )
-        self._retries.subscribed(tag, name, generation_number)
+        self._retries.add_subscription(tag, name, generation_number)
         return True
 
     def delete(self, tag: str) -> None:
         """Delete the waiting queue, if it is empty, of an old queue that was deleted."""
         opened = self._open.get(tag)
-        if opened is not None and not self._retries.records.of_queue(opened.queue):
+        if opened is not None and not self._retries.records.records_in(opened.queue):
             opened.channel.queue_delete(opened.queue)
         self.close(tag)
 
@@ -192,9 +192,9 @@ class WaitingQueues:
         self._report_count()
         return self._limit.check(len(self) - self.behind_old_queues)
 
-    def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+    def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
         """Return deliveries of waiting queues that run now; see OrderedRetries.take()."""
-        return self._retries.take(most, alone)
+        return self._retries.take(max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put taken records back that were not handled; they wait again."""
@@ -203,7 +203,7 @@ class WaitingQueues:
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled."""
         settled: defaultdict[str, list[Delivery]] = defaultdict(list)
-        for delivery in self._retries.settled(deliveries):
+        for delivery in self._retries.finish(deliveries):
             settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
         for tag, some in settled.items():
             self._open[tag].acknowledge(some)
@@ -211,7 +211,7 @@ class WaitingQueues:
     @property
     def unsettled(self) -> bool:
         """Whether a waiting queue may contain an unknown message, because of an outage."""
-        return self._retries.unsettled or self._retries.repetition_expected
+        return self._retries.has_unconfirmed or self._retries.repetition_expected
 
     def _report_count(self) -> None:
         """Report how many records wait, if that has changed."""
@@ -252,7 +252,7 @@ class WaitingQueues:
         opened = self._open.get(tag)
         if opened is None:
             return True
-        if self._retries.requeued_in(opened.queue):
+        if self._retries.has_requeued_dead_letters(opened.queue):
             # A new probe must follow the messages that the requeued dead letter causes.
             opened.ending = False
             return False

@@ -64,7 +64,7 @@ class WaitingRecordMover:
         """
         if not waiting_queue.is_complete():
             return False
-        records = self._records.of_queue(waiting_queue.queue)
+        records = self._records.records_in(waiting_queue.queue)
         if not records:
             return True
         exchange = self._consumer.queue.exchange
@@ -72,7 +72,7 @@ class WaitingRecordMover:
             return False
         # Records without an arrival have failed again and are being sent to this queue. Taken
         # records are in a handler.
-        arrivals = [each.arrival for each in records if each.arrival and not each.taken]
+        arrivals = [each.arrival for each in records if each.arrival and not each.is_taken]
         if len(arrivals) < len(records):
             return False
         try:
@@ -109,7 +109,7 @@ class WaitingRecordMover:
         # each key are still here.
         waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
-            self._records.left(record)
+            self._records.remove(record)
         events.info(
             "waiting_moved",
             f"{self._consumer.name}: {len(records)} waiting records were moved to generation"

@@ -33,12 +33,12 @@ def unfinished_records_settled() -> list[Change]:
 
 def records_behind_a_retry_forgotten() -> list[Change]:
     """Lose the later records of the key of a record that is to be retried."""
-    original = sequencer.Sequencer.cut
+    original = sequencer.Sequencer.remove_key
 
     def cut(self: Any, item: Any) -> list[Any]:
         return original(self, item)[1:]
 
-    return [(sequencer.Sequencer, "cut", cut)]
+    return [(sequencer.Sequencer, "remove_key", cut)]
 
 
 def records_behind_a_retry_run() -> list[Change]:
@@ -48,7 +48,7 @@ def records_behind_a_retry_run() -> list[Change]:
         self.end(item)
         return []
 
-    return [(sequencer.Sequencer, "cut", cut)]
+    return [(sequencer.Sequencer, "remove_key", cut)]
 
 
 def concurrent_messages_unsent() -> list[Change]:
@@ -65,7 +65,7 @@ def concurrent_outages_taken_for_success() -> list[Change]:
     """Take a call that has met an outage for one that has succeeded."""
 
     def classify_errors(self: Any) -> None:
-        for work in self._unfinished:
+        for work in self._ended_calls:
             work.error = None
 
     return [(concurrent_calls.ConcurrentCalls, "_classify_errors", classify_errors)]

@@ -18,13 +18,13 @@ from tests.simulation.planted.change import Change
 
 def a_retry_that_forgets_its_key() -> list[Change]:
     """Send retries back under an empty routing key."""
-    original = failure_policy.FailurePolicy._whole
+    original = failure_policy.FailurePolicy._letter_of_delivery
 
     def whole(self: Any, *arguments: Any) -> Any:
         letter = original(self, *arguments)
         return replace(letter, headers={**letter.headers, KEY: ""})
 
-    return [(failure_policy.FailurePolicy, "_whole", whole)]
+    return [(failure_policy.FailurePolicy, "_letter_of_delivery", whole)]
 
 
 def retries_that_nobody_confirms() -> list[Change]:
@@ -57,10 +57,10 @@ def moved_records_settled_from_the_first() -> list[Change]:
 
 def retries_of_a_pack_under_its_id() -> list[Change]:
     """Give each record of a pack that is retried the id of the pack."""
-    original = failure_policy.FailurePolicy._record
+    original = failure_policy.FailurePolicy._letter_of_record
 
     def record(self: Any, delivery: Any, *arguments: Any) -> Any:
         letter = original(self, delivery, *arguments)
         return replace(letter, message_id=delivery.message_id)
 
-    return [(failure_policy.FailurePolicy, "_record", record)]
+    return [(failure_policy.FailurePolicy, "_letter_of_record", record)]

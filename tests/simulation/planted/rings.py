@@ -35,7 +35,7 @@ def a_new_ring_read_too_soon() -> list[Change]:
     """Let records of new queues wait for no old queue."""
     return [
         (consumer_queues.ConsumerQueues, "_await_others", lambda *_: True),
-        (predecessors.Predecessors, "of", lambda *_: frozenset()),
+        (predecessors.Predecessors, "queues_before", lambda *_: frozenset()),
     ]
 
 
@@ -43,7 +43,7 @@ def a_queue_taken_for_deleted() -> list[Change]:
     """Take the old queues that records wait for, for deleted ones."""
 
     def find(self: Any, _raw: Any) -> None:
-        self._ended = sorted(self._waiting.awaited)
+        self._ended = sorted(self._waiting.awaited_queues)
 
     return [(old_queue_tracking.SwitchProgress, "_find_ended", find)]
 
@@ -61,11 +61,11 @@ def copies_before_their_records() -> list[Change]:
 
     def also(self: Any, known: Any, record: Any) -> Any:
         if known.queue == record.queue:
-            return self._again(known, record)
+            return self._replace_arrival(known, record)
         self.add(record)
         return []
 
-    return [(waiting_records.WaitingRecords, "_also", also)]
+    return [(waiting_records.WaitingRecords, "_add_copy", also)]
 
 
 def old_rings_passed_over() -> list[Change]:

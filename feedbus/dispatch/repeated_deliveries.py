@@ -19,11 +19,11 @@ from feedbus.wire import Delivery
 events = EventLog(__name__)
 
 
-class MessagesWithoutIds:
+class RepeatedDeliveries:
     """Distinguishes equal messages of one queue from repeated deliveries, as far as possible."""
 
     def __init__(
-        self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
+        self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique_digits: Callable[[], str]
     ) -> None:
         """Create the object for the inbox of a queue.
 
@@ -31,15 +31,15 @@ class MessagesWithoutIds:
             queue: the queue.
             inbox: the inbox of its store.
             metrics: counts the messages that are treated as repeated deliveries.
-            unique: returns digits that no other id has.
+            unique_digits: returns digits that no other id has.
 
         """
-        self._unique = unique
+        self._unique_digits = unique_digits
         self._queue = queue
         self._inbox = inbox
         self._metrics = metrics
         # The deliveries of the latest call, each with its result.
-        self._decided: list[tuple[Delivery, Delivery]] = []
+        self._latest: list[tuple[Delivery, Delivery]] = []
 
     def with_distinct_ids(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
@@ -51,21 +51,27 @@ class MessagesWithoutIds:
         """
         if all(delivery.identified for delivery in deliveries):
             return deliveries
-        known = {id(given): decided for given, decided in self._decided}
-        unidentified = [one.message_id for one in deliveries if not one.identified]
-        handled = set(self._inbox.seen(self._queue, unidentified))
-        here = set(running)
-        decided = [known.get(id(one)) or self._decide(one, handled, here) for one in deliveries]
-        self._decided = list(zip(deliveries, decided, strict=True))
-        return decided
+        results = {id(given): distinct for given, distinct in self._latest}
+        derived_ids = [delivery.message_id for delivery in deliveries if not delivery.identified]
+        handled_ids = set(self._inbox.seen(self._queue, derived_ids))
+        unsettled_ids = set(running)
+        distinct = [
+            results.get(id(delivery))
+            or self._with_distinct_id(delivery, handled_ids, unsettled_ids)
+            for delivery in deliveries
+        ]
+        self._latest = list(zip(deliveries, distinct, strict=True))
+        return distinct
 
-    def _decide(self, delivery: Delivery, handled: set[str], here: set[str]) -> Delivery:
+    def _with_distinct_id(
+        self, delivery: Delivery, handled_ids: set[str], unsettled_ids: set[str]
+    ) -> Delivery:
         if delivery.identified:
             return delivery
-        if delivery.message_id not in handled | here:
-            here.add(delivery.message_id)
+        if delivery.message_id not in handled_ids | unsettled_ids:
+            unsettled_ids.add(delivery.message_id)
             return delivery
-        if delivery.redelivered and delivery.message_id in handled:
+        if delivery.redelivered and delivery.message_id in handled_ids:
             self._metrics.taken_for_repeats()
             events.warning(
                 "repeat_skipped",
@@ -76,4 +82,4 @@ class MessagesWithoutIds:
                 message_id=delivery.message_id,
             )
             return delivery
-        return replace(delivery, message_id=f"{delivery.message_id}.{self._unique()[:16]}")
+        return replace(delivery, message_id=f"{delivery.message_id}.{self._unique_digits()[:16]}")
