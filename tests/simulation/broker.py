@@ -63,6 +63,7 @@ class SimulatedBroker(MemoryBroker):
             "SELECT consumers.id, consumers.owner, name FROM consumers"
             " JOIN queues ON queues.id = queue"
             " WHERE name LIKE 'simulated.shard%' OR name LIKE 'simulated.work%'"
+            " OR name LIKE 'simulated.middle%'"
             " ORDER BY consumers.id"
         )
 

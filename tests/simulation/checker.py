@@ -15,43 +15,43 @@ FIRING_SECONDS = 1.0  # what a schedule needs at most, as soon as it has the loc
 
 def errors_of(system: System) -> list[str]:
     """Return the errors in the history."""
-    done, queue, scenario = system.history, "shard", system.scenario
+    done, scenario = system.history, system.scenario
     if scenario.threads > 1:
         done.accepted = system.committed()
     letters = system.dead()
-    kind = scenario.kind
-    effects = done.effects[queue]
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
     faults += done.at_once
-    free = unordered(system)
-    caused = scenario.caused
-    # A record of which one copy is a dead letter can have its effect by a copy that its publisher
-    # has sent again, after later records.
-    dead = {
-        name: {one for letter in letters if letter.queue == name for one in letter.records}
-        for name in ("work", queue)
-    }
     faults += unfounded(system, letters)
-    accepted = [each for each in done.accepted if each not in dead["work"]]
-    expected = [one for each in accepted for one in caused(each) if one not in dead[queue]]
     if scenario.schedulers:
         faults += schedule_errors(system)
-    if kind == "once":
-        stored = system.stored_effects(ticks=False)
-        faults += history.missing("work", accepted, stored)
-        faults += history.repeated("work", stored, done.ids)
-        faults += history.disordered("work", stored, free | dead["work"])
-    faults += history.missing(queue, expected, effects)
-    faults += history.invented(queue, (one for each in done.tried for one in caused(each)), effects)
-    if kind in {"chain", "stream"}:
-        faults += history.missing("work", accepted, done.effects["work"])
-        faults += history.disordered("work", done.effects["work"], free | dead["work"])
-    faults += history.disordered(queue, effects, free | dead[queue] | overtakable(system))
+    faults += queue_errors(system, letters)
     if len(scenario.shards) == 1:
-        faults += history.wandering(queue, done.handled_by)
-    if exact(scenario):
-        faults += history.repeated(queue, effects, done.ids)
+        faults += history.wandering("shard", done.handled_by)
+    return faults
+
+
+def queue_errors(system: System, letters: list[DeadLetter]) -> list[str]:
+    """Return the errors in the effects of each queue."""
+    done, scenario, faults = system.history, system.scenario, list[str]()
+    accepted, tried, ids = list(done.accepted), set(done.tried), dict(done.ids)
+    free = unordered(system)
+    for queue in scenario.queues:
+        if queue != scenario.queues[0]:
+            accepted = [one for each in accepted for one in scenario.caused(each)]
+            tried = {one for each in tried for one in scenario.caused(each)}
+            ids = {one: found for each, found in ids.items() for one in scenario.caused(each)}
+        effects = system.effects(queue)
+        # A record of which one copy is a dead letter can have its effect by a copy that its
+        # publisher has sent again, after later records.
+        dead = {one for letter in letters if letter.queue == queue for one in letter.records}
+        accepted = [each for each in accepted if each not in dead]
+        unbound = free[queue] | dead | (overtakable(system) if queue == "shard" else set())
+        faults += history.missing(queue, accepted, effects)
+        faults += history.invented(queue, tried, effects)
+        faults += history.disordered(queue, effects, unbound)
+        if scenario.is_once(queue) or (queue == "shard" and exact(scenario)):
+            faults += history.repeated(queue, effects, ids)
     return faults
 
 
@@ -122,32 +122,36 @@ def passed_locked(system: System, moment: int) -> bool:
     return any(one <= begin and end <= other for one, other in system.history.locked)
 
 
-def unordered(system: System) -> set[Record]:
-    """Return the records whose order feedbus does not state, of both queues."""
+def unordered(system: System) -> dict[str, set[Record]]:
+    """Return the records whose order feedbus does not state, of each queue."""
     done, scenario = system.history, system.scenario
-    if scenario.ordered:
-        work, shard = done.unblocked["work"], done.unblocked["shard"]
-        return work | {one for each in work for one in scenario.caused(each)} | shard
-    if scenario.concurrency > 1 or (scenario.full and scenario.kind == "chain"):
-        published = set(done.tried)
-    else:
-        published = done.failed["work"] if scenario.worked else done.failed["shard"]
-        published = published | kept(system)
-    caused = {one for each in published for one in scenario.caused(each)}
-    return published | caused | done.failed["shard"]
+    free, found = set[Record](), dict[str, set[Record]]()
+    if not scenario.ordered and (
+        scenario.concurrency > 1 or (scenario.full and scenario.kind == "chain")
+    ):
+        free = set(done.tried)
+    for queue in scenario.queues:
+        if found:
+            free = {one for each in free for one in scenario.caused(each)}
+        if scenario.ordered:
+            free = free | done.unblocked[queue]
+        else:
+            free = free | done.failed[queue] | kept(system, queue)
+        found[queue] = free
+    return found
 
 
-def kept(system: System) -> set[Record]:
-    """Return the records that the broker kept for a killed process, of the queue without shards.
+def kept(system: System, queue: str) -> set[Record]:
+    """Return the records that the broker kept for a killed process, of a queue without shards.
 
     Meanwhile the next process reads later messages, unless the broker lets one consumer read.
     """
-    if system.scenario.single_active:
+    if system.scenario.single_active or queue == "shard":
         return set()
     return {
         one
-        for queue, content_type, body in system.network.kept
-        if queue == "simulated.work"
+        for name, content_type, body in system.network.kept
+        if name == f"simulated.{queue}"
         for one in records_of(body, content_type)
     }
 

@@ -20,7 +20,7 @@ from tests.simulation.scenario import Numbered, payload
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
-Publish = Callable[[list[tuple[dict[str, Any], str]]], object]
+Publish = Callable[[str, list[tuple[dict[str, Any], str]]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Calls:
     def _handle_of_batch(self, single: Any, refused: set[str]) -> None:
         """Handle a record of a batch; add its key to the refused ones if it is refused."""
         try:
-            self._handle(single[0], lambda pairs: single.publish_many("ring", pairs))
+            self._handle(single[0], single.publish_many)
         except Retry as error:
             refused.add(single[0]["key"])
             single.retry(str(error))
@@ -126,16 +126,21 @@ class Calls:
             raise Outage(msg)
         self._refuse(record)
         self._note_effect(record)
-        if self.queue.name == "work":
-            publish([(payload(each), each.key) for each in system.scenario.caused(record)])
+        exchange = system.scenario.next_exchange(self.queue.name)
+        if exchange is not None:
+            pairs = [(payload(each), each.key) for each in system.scenario.caused(record)]
+            # The number of the record determines how they are published, also in its next attempt.
+            size = len(pairs) if record.n % 2 else 1
+            for first in range(0, len(pairs), size):
+                publish(exchange, pairs[first : first + size])
 
     def _note_effect(self, record: Record) -> None:
         """Note an effect, in the store or beside it."""
-        if isinstance(self.store, SimulatedStore) and self.queue.once:
-            self.store.effect(record.key, record.n)
-            return
         history, name = self.system.history, self.queue.name
         history.handled_by[name, record.key].add(self.consumer)
+        if isinstance(self.store, SimulatedStore) and self.queue.once:
+            self.store.effect(name, record.key, record.n)
+            return
         self.system.scheduler.note(f"effect {record} of {name}")
         history.effects[name].append(record)
 
@@ -157,10 +162,10 @@ class Calls:
 def publisher(bus: Any) -> Publish:
     """Return what publishes pairs of a payload and a key by a bus."""
 
-    def publish(pairs: list[tuple[dict[str, Any], str]]) -> None:
+    def publish(exchange: str, pairs: list[tuple[dict[str, Any], str]]) -> None:
         if len(pairs) == 1:
-            bus.publish("ring", *pairs[0])
+            bus.publish(exchange, *pairs[0])
         else:
-            bus.publish_many("ring", pairs)
+            bus.publish_many(exchange, pairs)
 
     return publish

@@ -125,7 +125,7 @@ class Hosts:
         """Return the errors of the assignments that the running hosts follow."""
         up = [host for host in self.all if host.up]
         found = [host.assignment() for host in up]
-        shards = sorted(self._system.topology.consumers.keys() - {"work", "ticks"})
+        shards = sorted(self._system.topology.consumers.keys() - {"work", "middle", "ticks"})
         if len(up) == 1 and not found[0]:
             return []  # a host that was always alone
         if any(each != found[0] for each in found):

@@ -169,12 +169,17 @@ def _send(system: System, bus: LiveBus, records: list[Record]) -> None:
 
 
 def _publish(system: System, bus: LiveBus, records: list[Record]) -> None:
-    """Publish records, a single one under an id of its own."""
-    exchange, first, ids = (
-        "work" if system.scenario.worked else "ring",
-        records[0],
-        system.history.ids,
-    )
+    """Publish records; in a transaction, in several calls now and then."""
+    left = list(records)
+    while left:
+        size = system.scheduler.random.choice(SIZES) if transactional(system) else len(left)
+        _publish_together(system, bus, left[:size])
+        del left[:size]
+
+
+def _publish_together(system: System, bus: LiveBus, records: list[Record]) -> None:
+    """Publish records in one call, a single one under an id of its own."""
+    exchange, first, ids = system.scenario.exchange, records[0], system.history.ids
     if len(records) > 1:
         for each in records:
             ids[each].add(bus.unique())  # publish_many() gives them new ones

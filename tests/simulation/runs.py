@@ -25,7 +25,14 @@ from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts, simulated
 from tests.simulation.landmarks import struck_landmarks
 from tests.simulation.network import Network
-from tests.simulation.publishers import Workload, publish, run_operator, run_relay, run_scheduler
+from tests.simulation.publishers import (
+    MOST_RECORDS,
+    Workload,
+    publish,
+    run_operator,
+    run_relay,
+    run_scheduler,
+)
 from tests.simulation.reached import (
     counted,
     noted_firings,
@@ -131,7 +138,7 @@ def run(system: System) -> list[str]:
         system.unfinished.discard(f"scheduler_{number}")
     for number in range(scenario.publishers):
         keys = KEYS[number :: scenario.publishers]
-        work = Workload(dict.fromkeys(keys, 0))
+        work = Workload(dict.fromkeys(keys, 0), most=MOST_RECORDS // scenario.growth)
         for _ in range(scenario.records):
             work.add(scheduler.random)
         name = f"publisher_{number}"

@@ -17,6 +17,9 @@ from tests.simulation.history import Record
 from tests.simulation.scheduler import Scheduler
 
 BROKER = "simulation"
+# By kind: how many queues there are whose handlers publish on.
+STAGES = {"ring": (0,), "outbox": (0,), "stream": (1,), "chain": (1, 1, 2), "once": (1, 1, 2)}
+FANS = ((1,), (1, 2, 3), (1, 2, 2))  # by that number
 MORE_RECORDS = {"outbox": 3, "stream": 2}
 TICK_SECONDS = 4  # between the moments of the schedule
 MOST_CRASHES = 5  # of a process that handles a message alone
@@ -24,6 +27,8 @@ SOON, LATE = (0.5, 2.0), (4.0, 12.0)  # the delays of retries
 QUICK, SLOW = (0.0, 0.001, 0.05, 1.0), (0.05, 1.0, 4.0)  # seconds that a handler takes
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
 
+
+EXCHANGES = {"work": "work", "middle": "middle", "shard": "ring"}  # by queue
 
 TICK = Schedule("tick", f"*/{TICK_SECONDS} * * * * *", "ticks", payload={"key": "tick", "n": 0})
 
@@ -43,10 +48,13 @@ class Scenario:
         kind: "ring" publishes to shards; "chain" to a queue whose handler publishes on to the
             shards; "stream" likewise, in slices while the handler runs; "once" likewise, with
             effects in the store; "outbox" to the shards, in transactions of the store.
+        queues: the queues that a record passes, in their order. The handlers of all but the last
+            one publish on to the next one.
+        once_at_shards: whether the shards, too, have their effects in the store.
         shards: how many, before and after each apply.
         batch: whether handlers take batches.
         pack: records in a message at most, 0 for plain messages.
-        fan: how many records the handler of a stream publishes for each record.
+        fan: how many records a handler publishes on for each record.
         ordered: whether the queues keep the order of their keys also when a record is retried.
         block_on_dead: whether a dead letter blocks its key, until an operator requeues it.
         failing: one record in so many is refused at first, 0 for none.
@@ -74,6 +82,8 @@ class Scenario:
     """
 
     kind: str
+    queues: tuple[str, ...]
+    once_at_shards: bool
     shards: tuple[int, ...]
     batch: bool
     pack: int
@@ -105,9 +115,20 @@ class Scenario:
         return self.kind in {"once", "outbox"}
 
     @property
-    def worked(self) -> bool:
-        """Whether there is a queue whose handler publishes on to the shards."""
-        return self.kind in {"chain", "once", "stream"}
+    def exchange(self) -> str:
+        """The exchange of the publishers."""
+        return EXCHANGES[self.queues[0]]
+
+    def next_exchange(self, queue: str) -> str | None:
+        """Return the exchange to which the handler of a queue publishes, None for the shards."""
+        later = self.queues[self.queues.index(queue) + 1 :]
+        return EXCHANGES[later[0]] if later else None
+
+    def is_once(self, queue: str) -> bool:
+        """Whether the effects of a queue are in the store."""
+        if queue == "ticks":
+            return self.stored
+        return self.once_at_shards if queue == "shard" else self.kind == "once"
 
     @property
     def full(self) -> bool:
@@ -119,8 +140,13 @@ class Scenario:
         """How long a handler can take for a record."""
         return SLOW if self.slow else QUICK
 
+    @property
+    def growth(self) -> int:
+        """How many records the shards get for one that is published."""
+        return self.fan ** (len(self.queues) - 1)
+
     def caused(self, record: Record) -> list[Record]:
-        """Return the records that the shards get for one that is published."""
+        """Return the records that a handler publishes on for a record."""
         return [Record(record.key, record.n * self.fan + part) for part in range(self.fan)]
 
     @classmethod
@@ -138,12 +164,18 @@ class Scenario:
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
         batch = chosen.random() < 0.5
         single_active = hosts > 1 or chosen.random() < 0.5
+        stages = chosen.choice(STAGES[kind])
+        fan = chosen.choice(FANS[stages])
+        growth = fan**stages if kind != "stream" else 1
+        once_at_shards = kind in {"once", "outbox"} and chosen.random() < 0.4
         return cls(
             kind=kind,
+            queues=(*("work", "middle")[:stages], "shard"),
+            once_at_shards=once_at_shards,
             shards=shards,
             batch=batch,
             pack=chosen.choice((0, 0, 0, 2, 5, 5)),
-            fan=chosen.choice((1, 2, 3)) if kind == "stream" else 1,
+            fan=fan,
             ordered=ordered,
             block_on_dead=ordered and chosen.random() < 0.3,
             failing=failing,
@@ -153,7 +185,9 @@ class Scenario:
             prefetch=chosen.choice((1, 3, 100)),
             concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
             # A handler in a transaction is not async, and an async one has no pauses.
-            asynchronous=kind not in {"once", "stream"} and chosen.random() < 0.3,
+            asynchronous=kind not in {"once", "stream"}
+            and not once_at_shards
+            and chosen.random() < 0.3,
             processes=chosen.choice((1, 2)) if single_active and hosts == 1 else 1,
             delivery_limit=chosen.choice((1, 2, MOST_CRASHES, MOST_CRASHES)),
             hosts=hosts,
@@ -161,7 +195,7 @@ class Scenario:
             schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
             publishers=chosen.choice((1, 2)),
             threads=chosen.choice((1, 2)) if kind == "outbox" else 1,
-            records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
+            records=max(chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1) // growth, 3),
             faults=chosen.choice((0, 2, 5, 12)),
             waiting_limit=chosen.choice((1, 3, 10_000, 10_000)),
             patient=chosen.random() < 0.4,
@@ -187,25 +221,21 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         "processes": scenario.processes,
         "delivery_limit": scenario.delivery_limit,
     }
-    shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)
+    once = scenario.once_at_shards
+    shard = Queue(
+        "shard", "ring", shards=shards, weights=(1,) * shards, once=once, store=once, **common
+    )
     if scenario.full:
         shard = replace(shard, max_length=scenario.room, overflow="reject-publish")
     queues = [shard]
-    if scenario.worked:
-        once, stream = scenario.kind == "once", scenario.kind == "stream"
+    stream = scenario.kind == "stream"
+    for name in scenario.queues[:-1]:
+        once = scenario.is_once(name)
         queues.append(
-            Queue(
-                "work",
-                "work",
-                routing_keys=("",),
-                once=once,
-                store=once,
-                stream=stream,
-                **common,
-            )
+            Queue(name, name, routing_keys=("",), once=once, store=once, stream=stream, **common)
         )
     if scenario.schedulers:
-        once = scenario.stored
+        once = scenario.is_once("ticks")
         queues.append(
             Queue("ticks", "ticks", "tests:none", ("",), retry=retry, once=once, store=once)
         )
@@ -215,7 +245,8 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
         broker_url=BrokerUrl.in_memory(BROKER),
         store=StoreOptions(adapter="tests:none") if scenario.stored else None,
         exchanges={
-            "work": Exchange("work", "fanout", LARGE_PACK if scenario.kind == "stream" else pack),
+            "work": Exchange("work", "fanout", LARGE_PACK if stream else pack),
+            "middle": Exchange("middle", "fanout", pack),
             "ring": Exchange("ring", "x-consistent-hash", pack),
             "ticks": Exchange("ticks", "fanout", 0),
         },

@@ -13,7 +13,7 @@ from feedbus.store.sql import SqlStore
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.scheduler import Process, Scheduler
 
-EFFECTS = "CREATE TABLE effects (id INTEGER PRIMARY KEY, key TEXT, n INTEGER)"
+EFFECTS = "CREATE TABLE effects (id INTEGER PRIMARY KEY, queue TEXT, key TEXT, n INTEGER)"
 PUBLISHED = "CREATE TABLE published (key TEXT, n INTEGER)"
 
 
@@ -43,9 +43,9 @@ class Database:
         self.away_until = 0
         self.lose_answer = False
 
-    def effects(self) -> list[tuple[str, int]]:
-        """Return the committed effects in order: key and number."""
-        return self.connection.execute("SELECT key, n FROM effects ORDER BY id").fetchall()
+    def effects(self) -> list[tuple[str, str, int]]:
+        """Return the committed effects in order: queue, key and number."""
+        return self.connection.execute("SELECT queue, key, n FROM effects ORDER BY id").fetchall()
 
 
 class SimulatedStore(SqlStore):
@@ -115,11 +115,11 @@ class SimulatedStore(SqlStore):
             cursor = self._database.connection.execute(sql, dict(parameters))
             return Done(cursor.rowcount, cursor.fetchall())
 
-    def effect(self, key: str, number: int) -> None:
+    def effect(self, queue: str, key: str, number: int) -> None:
         """Note an effect, in the caller's transaction."""
-        self._scheduler.note(f"effect {key}{number}, not committed")
-        row = {"key": key, "n": number}
-        self.execute("INSERT INTO effects (key, n) VALUES (:key, :n)", row)
+        self._scheduler.note(f"effect {key}{number} of {queue}, not committed")
+        row = {"queue": queue, "key": key, "n": number}
+        self.execute("INSERT INTO effects (queue, key, n) VALUES (:queue, :key, :n)", row)
 
     def note_published(self, key: str, number: int) -> None:
         """Note that a record is published, in the caller's transaction."""

@@ -151,10 +151,11 @@ class System:
             if (ready or unacked) and name not in self._states and not name.endswith(DEAD):
                 yield f"{ready} ready and {unacked} delivered messages stay in {name}"
 
-    def stored_effects(self, *, ticks: bool) -> list[Record]:
-        """Return the effects in the store: those of the schedule, or the others."""
-        records = [Record(key, n) for key, n in self.database.effects()]
-        return [each for each in records if (each.key == TICK.name) is ticks]
+    def effects(self, queue: str) -> list[Record]:
+        """Return the effects of a queue in their order."""
+        if self.scenario.is_once(queue):
+            return [Record(key, n) for name, key, n in self.database.effects() if name == queue]
+        return self.history.effects[queue]
 
     def committed(self) -> list[Record]:
         """Return the records whose publishing was committed in the store."""
@@ -163,9 +164,7 @@ class System:
 
     def ticks(self) -> list[Record]:
         """Return the effects of the schedule."""
-        if self.scenario.stored:
-            return self.stored_effects(ticks=True)
-        return self.history.effects["ticks"]
+        return self.effects("ticks")
 
     def ticks_late(self) -> bool:
         """Whether the latest moments of the schedule have had no effect."""
@@ -176,10 +175,7 @@ class System:
 
     def handled(self) -> int:
         """Return how many different records have had an effect, without those of the schedule."""
-        found = {(name, one) for name, some in self.history.effects.items() for one in some}
-        if self.scenario.stored:
-            found |= {("work", one) for one in self.stored_effects(ticks=False)}
-        return sum(name != "ticks" for name, _ in found)
+        return sum(len({*self.effects(queue)}) for queue in self.scenario.queues)
 
     def outbox_rows(self) -> int:
         """Return how many messages are in the outbox."""

@@ -34,16 +34,19 @@ def test_a_requeued_pack_has_no_order_because_it_blocks_no_key():
     history = History()
     history.unblocked["work"].add(FIRST)
     history.failed["work"].add(SECOND)
-    assert unordered(system(history, [], ordered=True)) == {FIRST}
+    found = unordered(system(history, [], ordered=True, queues=("work", "shard"), fan=2))
+    assert found == {"work": {FIRST}, "shard": {Record("a", 2), Record("a", 3)}}
 
 
 def test_a_record_that_the_broker_keeps_for_a_killed_process_has_no_order():
     body = json.dumps(payload(FIRST)).encode()
     kept = [("simulated.work", JSON, body), ("simulated.shard_0", JSON, b"")]
-    found = unordered(system(History(), kept, ordered=False, single_active=False))
-    assert found == {FIRST}
-    assert unordered(system(History(), kept, ordered=False, single_active=True)) == set()
-    assert unordered(system(History(), kept, ordered=True)) == set()
+    chosen = {"queues": ("work", "shard"), "fan": 1}
+    found = unordered(system(History(), kept, ordered=False, single_active=False, **chosen))
+    assert found == {"work": {FIRST}, "shard": {FIRST}}
+    nothing = {"work": set[Record](), "shard": set[Record]()}
+    for options in ({"ordered": False, "single_active": True}, {"ordered": True}):
+        assert unordered(system(History(), kept, **options, **chosen)) == nothing
 
 
 def test_a_moment_is_missed_only_if_the_lock_is_held_until_the_next_moment():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from feedbus.broker import publisher, unconfirmed_messages
-from feedbus.bus import sender
+from feedbus.bus import collecting_bus, sender
 from feedbus.dispatch import (
     publications,
 )
 from feedbus.errors import BrokerOutage
+from feedbus.records import ids
 from feedbus.runner import (
     buffer,
     queue_reader,
@@ -119,4 +121,30 @@ def an_outbox_cleared_before_the_confirms() -> list[Change]:
 def stale_packs_in_another_order() -> list[Change]:
     """Take the packs for an old ring apart in another order than they were sent."""
     original = sender.Sender._send_apart
-    return [(sender.Sender, "_send_apart", lambda self, at, packs: original(self, at, packs[::-1]))]
+
+    def send(self: Any, publisher: Any, packs: Any) -> Any:
+        return original(self, publisher, packs[::-1])
+
+    return [(sender.Sender, "_send_apart", send)]
+
+
+def ids_that_two_descendants_share() -> list[Change]:
+    """Give the first message of a record the ordinal of the record.
+
+    So the second message of a record's first child has the id of the first message of its second.
+    """
+    original = collecting_bus.BatchBus._children
+
+    def children(ordinal: int, first: int, count: int) -> Sequence[int]:
+        digits = max(1, -(-ordinal.bit_length() // ids.DIGIT_BITS))
+        step = 1 << ids.DIGIT_BITS * digits
+        return range(ordinal + first * step, ordinal + (first + count) * step, step)
+
+    def children_of(self: Any, exchange: str, causes: Sequence[int]) -> Any:
+        self._caused[exchange].update(dict.fromkeys(causes, 0))  # so that it calls children()
+        return original(self, exchange, causes)
+
+    return [
+        (collecting_bus, "children", children),
+        (collecting_bus.BatchBus, "_children", children_of),
+    ]
