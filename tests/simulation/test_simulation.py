@@ -132,6 +132,11 @@ def test_a_planted_fault_takes_the_arguments_of_what_it_replaces(name: str):
             assert not isinstance(value, FunctionType)
             continue
         parameters = inspect.signature(original).parameters.values()
+        own = inspect.signature(value).parameters.values()
+        for one, other in zip(parameters, own, strict=False):
+            ignored = other.name.startswith("_")
+            if not ignored and other.kind is other.POSITIONAL_OR_KEYWORD:
+                assert other.name == one.name
         named = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
         positional = [None for one in parameters if one.name not in named]
         inspect.signature(value).bind(*positional, **named)

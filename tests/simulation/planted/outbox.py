@@ -48,8 +48,8 @@ def refused_rows_overtaken() -> list[Change]:
     """Publish the later rows of a key whose row the broker has refused."""
     original = outbox_publishing.accepted
 
-    def accepted(bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> Any:
-        return original(bus, entries, clock, _Forgetful())
+    def accepted(bus: Any, entries: Any, _stuck: Any = None) -> Any:
+        return original(bus, entries, _Forgetful())
 
     return [(outbox_publishing, "accepted", accepted), (relays, "accepted", accepted)]
 
@@ -58,8 +58,8 @@ def refused_keys_forgotten_between_rounds() -> list[Change]:
     """Publish a row that was added while an earlier one of its key was refused."""
     original = outbox_publishing.publish_entries
 
-    def publish(store: Any, bus: Any, entries: Any, clock: Any, _stuck: Any = None) -> int:
-        return original(store, bus, entries, clock)
+    def publish(store: Any, bus: Any, entries: Any, _stuck: Any = None) -> int:
+        return original(store, bus, entries)
 
     return [(outbox_publishing, "publish_entries", publish)]
 
