@@ -44,7 +44,7 @@ class SimulatedChannel(Channel):
             size = len(self._outgoing)
             if network.faulty and size > 1:
                 size = network.scheduler.random.randint(1, size)
-            if network.cuts(link):
+            if link.cut_sending or network.cuts(link):
                 link.cut("while messages are on their way")
             later = self._outgoing[size:]
             del self._outgoing[size:]

@@ -29,7 +29,7 @@ class SimulatedConnection(Connection):
         clock: Any = backend.clock
         clock.link.append(self)
         self.network: Network = clock.backend_of.network
-        self.cut_after_next = False
+        self.cut_after_next = self.cut_sending = False
         self._turnless = self._leaving = False
         thread = self.network.scheduler.current
         self.process: Process | None = thread and (thread.owner or thread)
