@@ -88,13 +88,6 @@ class Buffer:
                 self._lanes.sort(key=lambda each: -each.generation_number)
         self._lane_of[consumer_tag] = found[0]
 
-    def unite(self) -> None:
-        """Use a single lane from now on, for a new connection; the buffer must be empty."""
-        self._lane = _Lane()
-        self._lanes = [self._lane]
-        self._lane_of = {}
-        self._last_generation_number = None
-
     @property
     def divided(self) -> bool:
         """Whether the deliveries of generations are in separate lanes."""
@@ -153,11 +146,14 @@ class Buffer:
             self.next_lane()
 
     def clear(self) -> None:
-        """Remove all deliveries; the end of their channel has returned them to the broker."""
-        for lane in self._lanes:
-            lane.deliveries.clear()
-            lane.arrivals.clear()
-            lane.records = 0
+        """Remove all deliveries, and use a single lane from now on.
+
+        The end of the channels of the deliveries has returned them to the broker.
+        """
+        self._lane = _Lane()
+        self._lanes = [self._lane]
+        self._lane_of = {}
+        self._last_generation_number = None
 
     def drop(self, consumer_tag: str) -> None:
         """Remove the deliveries of one consumer tag."""

@@ -187,7 +187,6 @@ class Runner:
 
     def _prepare(self) -> Mapping[str, State]:
         """Open what the handlers need, and declare what is missing; return the rings' states."""
-        self._run.buffer.clear()
         self._resources.open()
         if self._consumer.queue.once:
             self._store.set_up()

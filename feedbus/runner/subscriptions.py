@@ -64,7 +64,7 @@ class Subscriptions:
         self._sources, self._left_to_others, self._unread = {}, [], set()
         self._fences_due = {}
         self._divided = divided
-        self._run.buffer.unite()
+        self._run.buffer.clear()
 
     def take_left_to_others(self) -> list[Source]:
         """Return and forget the old queues that this consumer has left to another consumer."""
