@@ -52,7 +52,7 @@ def moved_records_behind_others() -> list[Change]:
     """Number the positions of waiting records without regard to generations."""
     original = waiting_records.WaitingRecords.next_position
     return [
-        (waiting_records.WaitingRecords, "next_position", lambda self, _turn=0: original(self, 0))
+        (waiting_records.WaitingRecords, "next_position", lambda self, _number=0: original(self, 0))
     ]
 
 
