@@ -12,8 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feedbus.dispatch.failure_policy import Decision
+from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_record_copies import WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
+from feedbus.records.ids import Ids
+from feedbus.records.packs import Pack
+from feedbus.wire import Delivery
 
 DELAY = 3.0
 
@@ -77,7 +83,7 @@ class Consumer:
         """Handle the next record of the queue."""
         name, key = record = self.broker.main.pop(0)
         self.broker.unacked.append(record)
-        repeated = name in self.broker.returned and self.records.is_repetition(name)
+        repeated = name in self.broker.returned and self.records.is_repetition(0, name)
         blocked = self.records.blocks(key)
         if not repeated and (blocked or self.fails(name)):
             due_at = 0.0 if blocked else self.now + DELAY
@@ -216,7 +222,24 @@ def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified)
     waiting: WaitingRecords[str] = WaitingRecords()
     waiting.add_arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
     waiting.mark_complete()
-    assert waiting.is_repetition("m") is identified
+    assert waiting.is_repetition(0, "m") is identified
+
+
+def test_a_record_of_an_older_queue_is_no_repetition_of_a_later_message_with_its_id():
+    nothing: Any = None
+    retries = OrderedRetries(Order(by_key=True, field=""), nothing, nothing)
+    waiting: Any = retries.records
+    for message_id in ("later", "m"):
+        waiting.add_arrived(WaitingRecord("a", waiting.next_position(1), message_id, arrival="d"))
+    waiting.mark_complete()
+
+    def decision(generation_number: int) -> object:
+        retries.subscribed("queue", "waiting", generation_number)
+        delivery = Delivery(1, b"", "", "m", "", "a", {}, redelivered=True, consumer_tag="queue")
+        return retries.decide_before_call(delivery, Pack(Ids("m", None), ["a"], {}, {}), 0)
+
+    assert decision(0) is None
+    assert decision(1) == Decision("wait", None)
 
 
 def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():

@@ -178,11 +178,16 @@ class OrderedRetries:
         """Return the decision on a record that may not be handled now, or None if it may."""
         if self.taken_records.record_of(delivery) is not None:
             return None
+        number = self._generation_numbers.get(delivery.consumer_tag, 0)
         identified = delivery.identified or delivery.content_type == PACK
-        if delivery.redelivered and identified and self.records.is_repetition(pack.ids[row]):
+        if (
+            delivery.redelivered
+            and identified
+            and self.records.is_repetition(number, pack.ids[row])
+        ):
             return Decision("wait", None)
         key = self._order.waiting_key(delivery, pack, row)
-        blocks = self.records.blocks(key, self._generation_numbers.get(delivery.consumer_tag, 0))
+        blocks = self.records.blocks(key, number)
         if not blocks and not self._awaited_queues(delivery, pack, row):
             return None
         decision = self._policy.defer(delivery, pack, row)

@@ -50,7 +50,9 @@ class WaitingRecords(Generic[Arrival]):
         self._heads: list[tuple[float, int, str]] = []
         self._count = 0
         self._last_positions: dict[int, int] = {}  # the last position of each generation
-        self._ids_at_start: set[str] = set()  # the ids of records that waited when reading began
+        # The records that waited when reading began: the number of the generation whose queue
+        # delivered the record first, and the id of the record.
+        self._ids_at_start: set[tuple[int, str]] = set()
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -186,7 +188,9 @@ class WaitingRecords(Generic[Arrival]):
     def mark_complete(self) -> None:
         """Register that all messages that waited when reading began have arrived."""
         self._ids_at_start |= {
-            record.message_id for record in self if record.has_own_id and record.attempt != BLOCKED
+            (record.position // POSITIONS_PER_GENERATION, record.message_id)
+            for record in self
+            if record.has_own_id and record.attempt != BLOCKED
         }
 
     @property
@@ -194,9 +198,18 @@ class WaitingRecords(Generic[Arrival]):
         """Whether no record waits now, and none waited when reading began."""
         return not self._records_by_key and not self._ids_at_start
 
-    def is_repetition(self, message_id: str) -> bool:
-        """Whether a record from its own queue is a repetition of one that waits or waited."""
-        return message_id in self._ids_at_start
+    def is_repetition(self, generation_number: int, message_id: str) -> bool:
+        """Whether a redelivered record from its own queue is one that waits or waited.
+
+        A waiting record of a newer generation is another message with the same id. It must not
+        replace a record of an older queue, because it can be behind later records of its key.
+
+        Args:
+            generation_number: the number of the generation whose queue delivers the record.
+            message_id: the id of the record.
+
+        """
+        return (generation_number, message_id) in self._ids_at_start
 
     def records_in(self, queue: str) -> list[WaitingRecord[Arrival]]:
         """Return the records and copies whose messages are in a queue, in order."""
