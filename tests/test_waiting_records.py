@@ -227,7 +227,7 @@ def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified)
 
 def test_a_record_of_an_older_queue_is_no_repetition_of_a_later_message_with_its_id():
     nothing: Any = None
-    retries = OrderedRetries(Order(by_key=True, field=""), nothing, nothing)
+    retries = OrderedRetries(Order(by_routing_key=True, field=""), nothing, nothing)
     waiting: Any = retries.records
     for message_id in ("later", "m"):
         waiting.add_arrived(WaitingRecord("a", waiting.next_position(1), message_id, arrival="d"))
@@ -284,7 +284,7 @@ def in_queues(*queues: tuple[str, int], key: str = "a", place: int = 1) -> list[
 def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_first):
     waiting: WaitingRecords[str] = WaitingRecords()
     messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
-    messages[1].awaited, messages[2].awaited = frozenset({"q"}), frozenset({"q", "r"})
+    messages[1].awaited_queues, messages[2].awaited_queues = frozenset({"q"}), frozenset({"q", "r"})
     for each in messages[::-1] if newest_first else messages:
         assert waiting.add_arrived(each) == []
     assert (
@@ -303,7 +303,7 @@ def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_fi
 def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
     waiting: WaitingRecords[str] = WaitingRecords()
     first = in_queues(("old", 1), ("newer", 2))
-    first[1].awaited = frozenset({"q"})
+    first[1].awaited_queues = frozenset({"q"})
     (second,) = in_queues(("newer", 2), place=2)
     for each in (second, *reversed(first)):
         waiting.add_arrived(each)

@@ -59,13 +59,13 @@ def moved_records_behind_others() -> list[Change]:
 def copies_before_their_records() -> list[Change]:
     """Let the copy of a waiting record, in a newer queue, block the record in the older one."""
 
-    def also(self: Any, known: Any, record: Any) -> Any:
-        if known.queue == record.queue:
-            return self._replace_arrival(known, record)
+    def add_copy(self: Any, existing: Any, record: Any) -> Any:
+        if existing.queue == record.queue:
+            return self._replace_arrival(existing, record)
         self.add(record)
         return []
 
-    return [(waiting_records.WaitingRecords, "_add_copy", also)]
+    return [(waiting_records.WaitingRecords, "_add_copy", add_copy)]
 
 
 def old_rings_passed_over() -> list[Change]:
