@@ -234,7 +234,7 @@ def test_a_record_of_an_older_queue_is_no_repetition_of_a_later_message_with_its
     waiting.mark_complete()
 
     def decision(generation_number: int) -> object:
-        retries.subscribed("queue", "waiting", generation_number)
+        retries.add_subscription("queue", "waiting", generation_number)
         delivery = Delivery(1, b"", "", "m", "", "a", {}, redelivered=True, consumer_tag="queue")
         return retries.decide_before_call(delivery, Pack(Ids("m", None), ["a"], {}, {}), 0)
 
