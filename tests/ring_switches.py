@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from feedbus import broker
 from feedbus.generations import ring_state
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from tests.systems import System
 
 
-def state(system: System) -> State:
+def state(system: System) -> RingState:
     """Return the state of the ring."""
     with broker.connect(system.topology) as connection:
         return ring_state.states(connection, system.topology)["ring"]

@@ -194,7 +194,7 @@ class System:
                 store=self.store,
                 on_ready=on_ready,
                 on_hold=on_hold,
-                assigned=assigned,
+                is_assigned=assigned,
             )
 
     def pauses(self, name: str = "work") -> bool:

@@ -50,8 +50,8 @@ def test_deliveries_of_a_subscription_are_dropped_and_the_others_stay(
     consumers: list[str],
 ) -> None:
     buffer, expected = filled(consumers), emptied(filled(consumers))
-    buffer.drop("one")
+    buffer.remove("one")
     expected.pop("one", None)
     assert buffer.records == len(buffer)
-    assert not buffer.holds("one")
+    assert not buffer.has_deliveries_of("one")
     assert emptied(buffer) == expected

@@ -31,8 +31,8 @@ def delivery(tag: int, consumer_tag: str, *, fence: bool = False) -> Delivery:
 def divided(*deliveries: Delivery) -> Buffer:
     """Return a buffer in which "old" and "new" have lanes."""
     buffer = Buffer()
-    buffer.divide("new", 2)
-    buffer.divide("old", 1)
+    buffer.assign_lane("new", 2)
+    buffer.assign_lane("old", 1)
     for each in deliveries:
         buffer.add(each, float(each.tag))
     return buffer
@@ -56,49 +56,49 @@ def test_lanes_take_turns_and_a_batch_has_deliveries_of_one_lane():
 def test_a_new_delivery_is_next_after_a_batch_of_the_backlog():
     buffer = divided(*(delivery(tag, "old") for tag in range(1, 50)))
     buffer.next_lane()
-    assert buffer.behind
+    assert buffer.in_old_lane
     assert take(buffer) == list(range(1, 11))
     buffer.add(delivery(100, "new"), 100.0)
     buffer.next_lane()
-    assert not buffer.behind
+    assert not buffer.in_old_lane
     assert take(buffer) == [100]
 
 
 def test_excluded_lanes_are_left_out_until_they_are_no_longer_excluded():
     buffer = divided(delivery(1, "new"), delivery(2, "old"))
-    buffer.exclude_later(1)
+    buffer.exclude_generations_after(1)
     assert (len(buffer), buffer.records) == (1, 1)
     buffer.next_lane()
     assert take(buffer) == [2]
     assert not buffer
-    assert buffer.holds("new")
-    buffer.exclude_later(None)
+    assert buffer.has_deliveries_of("new")
+    buffer.exclude_generations_after(None)
     assert take(buffer) == [1]
 
 
 def test_a_fence_in_one_lane_does_not_stop_another():
     buffer = divided(delivery(1, "old", fence=True), delivery(2, "new"))
-    while not buffer.at_fence:
+    while not buffer.next_is_fence:
         buffer.next_lane()
-    buffer.pass_over_fence()
+    buffer.go_to_lane_without_fence()
     assert take(buffer) == [2]
-    assert buffer.at_fence
+    assert buffer.next_is_fence
 
 
 def test_the_oldest_arrival_is_that_of_all_lanes():
     buffer = divided(delivery(1, "old"), delivery(2, "new"))
     buffer.next_lane()
     assert buffer.oldest_at == 1.0
-    buffer.drop("old")
+    buffer.remove("old")
     assert buffer.oldest_at == 2.0
 
 
 def test_deliveries_that_were_taken_come_back_to_their_lane():
     buffer = divided(delivery(1, "old"), delivery(2, "new"), delivery(3, "old"))
-    while not buffer.behind:
+    while not buffer.in_old_lane:
         buffer.next_lane()
     taken = buffer.take(1, 1, lambda _: False)
-    assert not buffer.holds_before("old", 3)
+    assert not buffer.has_before("old", 3)
     buffer.put_back(taken, 1.0)
-    assert buffer.holds_before("old", 3)
+    assert buffer.has_before("old", 3)
     assert take(buffer) == [1, 3]

@@ -20,7 +20,7 @@ from tests.small_topologies import BATCH, queue, sharded
 from tests.system_fixtures import systems_on
 from tests.systems import System, publish_confirmed
 
-FLOOD = ring_state.KEPT + 50
+FLOOD = ring_state.MAX_STATES + 50
 
 
 make = systems_on("embedded", *versions.chosen())

@@ -66,7 +66,7 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
 ) -> None:
     system = make(sharded(3, batch=BATCH))
     publish(system, 1)
-    real = switch.step
+    real = switch.exit_after_step
 
     def publishing(name: str) -> None:
         if name == "disconnected":
@@ -74,7 +74,7 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
         real(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(switch, "step", publishing)
+        patch.setattr(switch, "exit_after_step", publishing)
         switch_killed(reshaped(system, 5), step, monkeypatch)
     publish(system, 3)
     last = reshaped(system, 2)
@@ -126,7 +126,9 @@ def test_a_crash_after_an_old_ring_left_the_state_leaves_no_notice_behind(
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         declarations.declare_waiting(channel, system.topology.queues["shard"], names.waiting(queue))
-        publish_all(channel.connection, [probes.fence(names.waiting(queue), drained.digest)])
+        publish_all(
+            channel.connection, [probes.fence_message(names.waiting(queue), drained.digest)]
+        )
         channel.queue_delete(queue)
         with broker.locked(connection, system.topology), pytest.raises(Killed):
             switch.forget_drained(connection.channel(), system.topology, drained)
@@ -179,9 +181,9 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
         raise Killed
 
     # No process puts another fence there, as a consumer that begins to drain does.
-    monkeypatch.setattr(switch_notices, "fence", lambda *_: None)
+    monkeypatch.setattr(switch_notices, "put_fences", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(QueueReader, "end", killed)
+        patch.setattr(QueueReader, "delete_if_empty", killed)
         with pytest.raises(Killed):
             System(after).run(lambda *_: None, "shard_0", batch=True)
     assert drained_by(after) == [2]

@@ -34,13 +34,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect the tags of acknowledgements."""
     tags: list[int] = []
-    settle = QueueReader.settle
+    settle = QueueReader.settle_up_to
 
     def note(reading: QueueReader, tag: int) -> None:
         tags.append(tag)
         settle(reading, tag)
 
-    monkeypatch.setattr(QueueReader, "settle", note)
+    monkeypatch.setattr(QueueReader, "settle_up_to", note)
     return tags
 
 
@@ -117,7 +117,7 @@ def test_a_crash_while_a_group_is_finished_is_counted_against_none_of_it(
         with pytest.raises(Unforeseen):
             system.run(send_on)
     with CrashGuard(system.topology.var / "run" / "work.handler") as crash_guard:
-        deaths = dict(crash_guard._deaths)
+        deaths = dict(crash_guard._crashes)
     system.run(send_on)
     assert [count for count, _ in deaths.values()] == [0, 0, 0]
     assert system.seen == [0, 1, 2, 0, 1, 2]

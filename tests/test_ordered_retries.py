@@ -138,7 +138,7 @@ def test_whoever_is_lost_before_it_acknowledges_repeats_nothing_that_waits(
     published(system)
     handler = Failing({1: 1, 2: 1})
     lost = []
-    real = {name: getattr(QueueReader, name) for name in ("settle", "settle_done")}
+    real = {name: getattr(QueueReader, name) for name in ("settle_up_to", "settle_done")}
 
     def settle(name: str, reading: QueueReader, argument: Any) -> None:
         if len(lost) < 2:

@@ -6,7 +6,7 @@ import pytest
 
 from feedbus import Outage
 from feedbus.errors import BrokerOutage, FeedbusError, StoreOutage, UsageError
-from feedbus.runner.outage_pause import part_of
+from feedbus.runner.outage_pause import unavailable_part
 
 
 class MailOutage(Outage):
@@ -31,4 +31,4 @@ class DatabaseOutage(StoreOutage):
 def test_an_outage_of_a_project_is_not_counted_as_an_outage_of_the_broker(
     error: FeedbusError, part: str
 ) -> None:
-    assert part_of(error) == part
+    assert unavailable_part(error) == part

@@ -92,17 +92,19 @@ def test_nothing_is_handled_beside_records_of_its_key():
     overtaking = Overtaking.of(QUEUE)
     assert overtaking is not None
     waiting = [delivery(1, ["a"]), delivery(2, ["b"]), delivery(3, ["a", "c"]), delivery(4, ["c"])]
-    assert overtaking.beside([frozenset("a")], waiting, lambda _: False) == [1]
-    assert overtaking.beside([frozenset("c")], waiting, lambda _: False) == [0, 1]
+    assert overtaking.find_independent([frozenset("a")], waiting, lambda _: False) == [1]
+    assert overtaking.find_independent([frozenset("c")], waiting, lambda _: False) == [0, 1]
 
 
 def test_deliveries_of_a_new_connection_are_not_taken_for_earlier_ones():
     overtaking = Overtaking.of(QUEUE)
     assert overtaking is not None
-    assert overtaking.beside((), [large(1), delivery(2, ["other"])], lambda _: False) == [1]
+    assert overtaking.find_independent((), [large(1), delivery(2, ["other"])], lambda _: False) == [
+        1
+    ]
     again = delivery(1, ["other"] * 10)
     again = replace(again, message_id="another")
-    assert overtaking.beside((), [again, delivery(2, ["other"])], lambda _: False) == []
+    assert overtaking.find_independent((), [again, delivery(2, ["other"])], lambda _: False) == []
 
 
 def test_a_large_delivery_is_handled_between_two_that_overtake():

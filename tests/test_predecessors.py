@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from feedbus.broker_names import Names
 from feedbus.generations import predecessors
 from feedbus.generations.predecessors import Predecessors
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.urls import parse_broker_url
@@ -42,7 +42,7 @@ def generation(turn: int, of_members: list[int]) -> Generation:
 @given(st.lists(weights, min_size=2, max_size=4), st.data())
 def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, data):
     generations = [generation(turn, members) for turn, members in enumerate(rings)]
-    state = State(generations[-1], tuple(generations[:-1]))
+    state = RingState(generations[-1], tuple(generations[:-1]))
     queues = [queue for old in state.draining for queue in NAMES.members(old)]
     existing = data.draw(st.sets(st.sampled_from(queues)))
     scattered = data.draw(st.sets(st.sampled_from([old.number for old in state.draining])))
@@ -62,7 +62,7 @@ def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, da
 def test_a_deleted_queue_is_waited_for_no_more():
     old = generation(0, [1])
     (queue,) = NAMES.members(old)
-    found = Predecessors(NAMES, State(generation(1, [1, 1]), (old,)), [queue])
+    found = Predecessors(NAMES, RingState(generation(1, [1, 1]), (old,)), [queue])
     assert found.queues_before(1, "k") == {queue}
     assert found.oldest_generation_number == 0
     found.forget_deleted([queue])
@@ -85,4 +85,4 @@ def test_all_old_queues_are_waited_for_where_that_of_a_key_is_not_known(options,
     given_options = {"order_by": True, "single_active_consumer": True} | options
     exchange = Exchange("ring", "x-consistent-hash", 0, arguments=arguments)
     system = topology(exchange, **given_options)
-    assert predecessors.known(system, system.queues["shard"]) is known
+    assert predecessors.are_known(system, system.queues["shard"]) is known

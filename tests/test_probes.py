@@ -27,7 +27,7 @@ def test_a_probe_that_is_delivered_before_its_confirm_has_returned(
         probes = Probes(channel, name, pause_seconds=0.0)
 
         def came(message: Any) -> None:
-            probes.came(message.properties.get("message_id"))
+            probes.count_if_probe(message.properties.get("message_id"))
 
         def publish_and_deliver(*arguments: Any, **options: Any) -> Any:
             refusals = publish_all(*arguments, **options)
@@ -36,5 +36,5 @@ def test_a_probe_that_is_delivered_before_its_confirm_has_returned(
 
         monkeypatch.setattr("feedbus.generations.probes.publish_all", publish_and_deliver)
         channel.basic_consume(name, callback=came, no_ack=True)
-        probes.put()
-        assert not probes.awaited
+        probes.put_probe()
+        assert not probes.is_pending

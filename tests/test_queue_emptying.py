@@ -11,7 +11,7 @@ from feedbus import broker
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import BrokerOutage
 from feedbus.generations import queue_emptying
-from feedbus.generations.queue_emptying import Emptying
+from feedbus.generations.queue_emptying import QueueEmptier
 from feedbus.wire import Outgoing
 from servers import versions
 from tests.projects import wait_until
@@ -30,7 +30,7 @@ make = systems_on("embedded", versions.chosen()[-1])
 def test_an_interrupted_move_leaves_what_it_has_not_moved_in_the_queue(
     make: Callable[..., System], way: str, moved_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_emptying, "AT_ONCE", 2)
+    monkeypatch.setattr(queue_emptying, "MAX_AT_ONCE", 2)
     topology = make(queue()).topology
     name, moved = f"{topology.name}.work", list[bytes]()
 
@@ -39,7 +39,7 @@ def test_an_interrupted_move_leaves_what_it_has_not_moved_in_the_queue(
             raise BrokerOutage
         moved.extend(_body(each) for each in messages)
 
-    def empty(emptying: Emptying) -> None:
+    def empty(emptying: QueueEmptier) -> None:
         if way == "move_all":
             emptying.move_all()
         else:
@@ -53,7 +53,7 @@ def test_an_interrupted_move_leaves_what_it_has_not_moved_in_the_queue(
         assert publish_all(connection, messages) == []
         with (
             pytest.raises(BrokerOutage),
-            Emptying(connection, name, move) as emptying,
+            QueueEmptier(connection, name, move) as emptying,
         ):
             empty(emptying)
     assert moved == FOUR[:moved_before]

@@ -12,7 +12,7 @@ from feedbus.broker_names import Names
 from feedbus.clock import VirtualClock
 from feedbus.generations import ring_state, topology_setup
 from feedbus.generations.queue_phases import generations_since, phase_of
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.transports import memory
 from feedbus.urls import BrokerUrl
 from tests.applying import switch_killed
@@ -79,7 +79,7 @@ def test_a_queue_older_than_the_one_before_a_switch_ends_while_the_switch_goes_o
     assert {phase(third, each) for each in newer} == {"switching"}
 
 
-def _state(system: System) -> State:
+def _state(system: System) -> RingState:
     with broker.connect(system.topology) as connection:
         return ring_state.states(connection, system.topology)["ring"]
 

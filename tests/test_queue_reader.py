@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
-from feedbus.generations.probes import Probes, fence
+from feedbus.generations.probes import Probes, fence_message
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
 from tests.projects import PATIENCE_SECONDS
@@ -27,7 +27,7 @@ def reading(folder: Path) -> Iterator[tuple[Any, QueueReader, list[Any]]]:
     name = f"{system.topology.name}.work"
     delivered: list[Any] = []
     with broker.connect(system.topology) as connection:
-        publish_all(connection.connection, [fence(name, "the first")])
+        publish_all(connection.connection, [fence_message(name, "the first")])
         reader = QueueReader.begin(
             connection.connection,
             name,
@@ -35,7 +35,7 @@ def reading(folder: Path) -> Iterator[tuple[Any, QueueReader, list[Any]]]:
             prefetch=10,
             exclusive=False,
             pause_seconds=0.0,
-            unfenced=False,
+            needs_fence=False,
             on_message=delivered.append,
             on_cancel=lambda _: None,
         )
@@ -48,7 +48,7 @@ def pass_next(raw: Any, reader: QueueReader, delivered: list[Any]) -> None:
     while not delivered:
         raw.drain_events(timeout=PATIENCE_SECONDS)
     message = delivered.pop(0)
-    reader.pass_fence(message.delivery_tag, message.properties.get("message_id", ""))
+    reader.accept_fence(message.delivery_tag, message.properties.get("message_id", ""))
 
 
 def test_a_reader_that_is_lost_before_it_has_put_the_next_probe_leaves_a_fence(
@@ -59,7 +59,7 @@ def test_a_reader_that_is_lost_before_it_has_put_the_next_probe_leaves_a_fence(
 
     with reading(tmp_path) as (raw, reader, delivered):
         pass_next(raw, reader, delivered)
-        monkeypatch.setattr(Probes, "put", lose)
+        monkeypatch.setattr(Probes, "put_probe", lose)
         with pytest.raises(ConnectionResetError):
             pass_next(raw, reader, delivered)
         reader.close()
@@ -68,11 +68,11 @@ def test_a_reader_that_is_lost_before_it_has_put_the_next_probe_leaves_a_fence(
 
 def test_a_queue_whose_deliveries_wait_for_the_handler_is_not_deleted(tmp_path: Path) -> None:
     with reading(tmp_path) as (raw, reader, delivered):
-        while not reader.fenced:
+        while not reader.may_be_empty:
             pass_next(raw, reader, delivered)
-        assert not reader.end(lambda: True)
+        assert not reader.delete_if_empty(lambda: True)
         assert broker.queue_exists(raw, reader.queue)
-        while not reader.fenced:
+        while not reader.may_be_empty:
             pass_next(raw, reader, delivered)
-        assert reader.end(lambda: False)
+        assert reader.delete_if_empty(lambda: False)
         assert not broker.queue_exists(raw, reader.queue)

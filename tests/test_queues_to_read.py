@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from feedbus.generations.consumer_queues import Source
+from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.runner.queues_to_read import QueuesToRead
 
-OWN, OTHER = Source("own"), Source("other")
+OWN, OTHER = ReadableQueue("own"), ReadableQueue("other")
 
 
 class Steps:
@@ -21,7 +21,7 @@ class Steps:
     def __init__(self, *, working: bool = False) -> None:
         self.noted: list[str] = []
         self.free = {OWN}
-        self.readers: dict[str, Source] = {}
+        self.readers: dict[str, ReadableQueue] = {}
         self.cancelled: list[str] = []
         self.working = working
         self.now = 0.0
@@ -30,31 +30,33 @@ class Steps:
         """Return a method that only records its call and the queue of the call."""
         return lambda *arguments, **_: self.noted.append(" ".join([name, *arguments]))
 
-    def begin(self, *, divided: bool) -> None:
-        self.noted.append("begin divided" if divided else "begin")
+    def reset(self, *, use_lanes: bool) -> None:
+        self.noted.append("reset with lanes" if use_lanes else "reset")
 
     def monotonic(self) -> float:
         self.now += 1.0
         return self.now
 
-    def subscribe(self, _raw: Any, source: Source) -> bool:
+    def subscribe(self, _raw: Any, source: ReadableQueue) -> bool:
         if source in self.free:
             self.readers[source.queue] = source
         return source in self.free
 
-    def drop_reader(self, tag: str) -> None:
-        self.noted.append(f"drop_reader {tag}")
+    def close_reader(self, tag: str) -> None:
+        self.noted.append(f"close_reader {tag}")
         self.readers.pop(tag, None)
 
-    def end_empty(self, _working: Any) -> bool:
+    def delete_empty_queues(self, _working: Any) -> bool:
         return False
 
-    def return_deliveries(self, queues: list[Source], _left: list[Source]) -> list[Source]:
+    def return_deliveries(
+        self, queues: list[ReadableQueue], _left: list[ReadableQueue]
+    ) -> list[ReadableQueue]:
         self.noted.append("return_deliveries")
         return list(queues)
 
 
-def queues_to_read(steps: Steps, *queues: Source) -> QueuesToRead:
+def queues_to_read(steps: Steps, *queues: ReadableQueue) -> QueuesToRead:
     run: Any = SimpleNamespace(
         consumer=SimpleNamespace(name="c"),
         timeout=SimpleNamespace(seconds=math.inf),
@@ -62,10 +64,10 @@ def queues_to_read(steps: Steps, *queues: Source) -> QueuesToRead:
         set_standby=lambda *, stands_by: steps.noted.append(f"standby {stands_by}"),
     )
     mode = SimpleNamespace(
-        working=steps.working,
-        works_on=lambda _: steps.working,
-        cancelled=lambda: steps.noted.append("cancelled"),
-        let_finish=lambda: steps.noted.append("let_finish"),
+        has_unsettled=steps.working,
+        has_unsettled_of=lambda _: steps.working,
+        on_cancel=lambda: steps.noted.append("on_cancel"),
+        finish_running=lambda: steps.noted.append("finish_running"),
     )
     parts: Any = (run, mode, steps, None)
     nothing: Any = None
@@ -81,7 +83,7 @@ def test_a_queue_that_another_consumer_reads_is_left_until_it_is_free() -> None:
     steps.free.add(OTHER)
     queues.subscribe()
     assert (list(steps.readers), queues.unsubscribed) == (["own", "other"], [])
-    assert steps.noted == ["begin", "standby True", "standby False"]
+    assert steps.noted == ["reset", "standby True", "standby False"]
 
 
 def test_the_last_queue_that_ends_leaves_nothing_to_read() -> None:
@@ -97,7 +99,7 @@ def test_the_last_queue_that_ends_leaves_nothing_to_read() -> None:
 
 def test_old_queues_that_only_other_consumers_read_are_not_waited_for_here() -> None:
     steps = Steps()
-    own, other = (replace(each, when_unread=True) for each in (OWN, OTHER))
+    own, other = (replace(each, only_if_unread=True) for each in (OWN, OTHER))
     steps.free = {own}
     queues = queues_to_read(steps, own, other)
     queues.subscribe()
@@ -112,14 +114,14 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
     queues.subscribe()
     steps.cancelled.append("own")
     steps.noted.clear()
-    queues.end()
+    queues.end_queues()
     assert steps.noted == [
-        "cancelled",
-        "drop_reader own",
+        "on_cancel",
+        "close_reader own",
         "leave_to_others own",
-        "let_finish",
-        "drop_waiting own",
-        "let_finish",
+        "finish_running",
+        "close_waiting_queue own",
+        "finish_running",
         "return_deliveries",
     ]
     assert (steps.cancelled, queues.unsubscribed) == ([], [OWN, OTHER])
@@ -132,15 +134,15 @@ def test_without_running_records_only_the_cancelled_queues_are_dropped(tags: lis
     queues.subscribe()
     steps.cancelled += tags
     steps.noted.clear()
-    queues.end()
+    queues.end_queues()
     assert (
         steps.noted
         == [
-            "cancelled",
-            "drop_reader own",
+            "on_cancel",
+            "close_reader own",
             "leave_to_others own",  # once, and not for a queue without a reader
-            *(f"drop_reader {tag}" for tag in tags[1:]),
-            *(f"drop_waiting {tag}" for tag in tags),
+            *(f"close_reader {tag}" for tag in tags[1:]),
+            *(f"close_waiting_queue {tag}" for tag in tags),
         ]
     )
     assert queues.unsubscribed == [OTHER]

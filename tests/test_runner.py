@@ -221,15 +221,18 @@ def test_what_was_in_the_handler_is_read_from_a_line_shorter_than_the_one_before
 
     def die() -> None:
         with CrashGuard(path) as crash_guard:
-            crash_guard.take([f"message-{number}" for number in range(50)], 60.0)
+            crash_guard.set_messages([f"message-{number}" for number in range(50)], 60.0)
             crash_guard.release()
-            crash_guard.take(["one"], 60.0)
+            crash_guard.set_messages(["one"], 60.0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         die()
     with CrashGuard(path) as crash_guard:
-        assert (crash_guard.suspected("one"), crash_guard.suspected("message-1")) == (True, False)
+        assert (crash_guard.is_suspected("one"), crash_guard.is_suspected("message-1")) == (
+            True,
+            False,
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -194,7 +194,7 @@ def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
     metrics = Metrics.none()
     put_without_id(system, [1])
 
-    settle, losses = QueueReader.settle, [True]
+    settle, losses = QueueReader.settle_up_to, [True]
 
     def lose_one(reading: QueueReader, tag: int) -> None:
         if losses:
@@ -203,7 +203,7 @@ def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
             raise BrokerOutage(msg)
         settle(reading, tag)
 
-    monkeypatch.setattr(QueueReader, "settle", lose_one)
+    monkeypatch.setattr(QueueReader, "settle_up_to", lose_one)
     system.run(system.note, idle_seconds=1.0, metrics=metrics)
     assert system.seen == [1]
     assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1

@@ -89,14 +89,14 @@ def test_each_delivery_that_is_done_is_acknowledged_once_and_no_other(steps, ahe
     for step in steps:
         for _ in range(ahead - len(waiting)):
             latest += 1
-            settlement.arrived(latest)
+            settlement.add(latest)
             waiting.append(latest)
         tag = waiting.pop(step % len(waiting))
         done.add(tag)
-        settlement.done(tag)
+        settlement.mark_done(tag)
         if step % 3:
             continue
-        up_to, single = settlement.acknowledgements()
+        up_to, single = settlement.take_acknowledgeable()
         assert all(each in done for each in range(1, up_to + 1))
         acknowledged += [each for each in range(1, up_to + 1) if each not in acknowledged]
         assert all(each > up_to and each not in acknowledged for each in single)

@@ -17,16 +17,16 @@ def test_deliveries_of_other_generations_do_not_wait_for_a_fence_that_cannot_be_
     run: Any = SimpleNamespace(buffer=buffer, clock=clock)
     check: Any = None
     subscriptions = Subscriptions(run, check, Metrics.none().consumer("c"))
-    while not buffer.at_fence:
+    while not buffer.next_is_fence:
         buffer.next_lane()
-    assert subscriptions.at_fence()
+    assert subscriptions.must_process_fence()
     subscriptions.postpone_fence(WAITING_POLL_SECONDS)
-    assert not subscriptions.at_fence()
-    assert buffer.first.tag == 2
-    while not buffer.at_fence:
+    assert not subscriptions.must_process_fence()
+    assert buffer.next_delivery.tag == 2
+    while not buffer.next_is_fence:
         buffer.next_lane()
     clock.sleep(WAITING_POLL_SECONDS)
-    assert subscriptions.at_fence()
+    assert subscriptions.must_process_fence()
     subscriptions.postpone_fence(WAITING_POLL_SECONDS)
-    buffer.drop("new")
-    assert subscriptions.at_fence()  # nothing else is left
+    buffer.remove("new")
+    assert subscriptions.must_process_fence()  # nothing else is left

@@ -15,7 +15,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import switch, topology_setup
-from feedbus.generations.consumer_queues import Source
+from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.generations.probes import FULL_SECONDS
 from feedbus.generations.queue_phases import phase_of
 from feedbus.ring import Ring
@@ -201,7 +201,7 @@ def test_a_consumer_that_subscribes_only_after_a_switch_ends_its_full_queue(
     with monkeypatch.context() as patch:
         subscribe = Subscriptions.subscribe
 
-        def switch_first(self: Subscriptions, connection: Any, source: Source) -> bool:
+        def switch_first(self: Subscriptions, connection: Any, source: ReadableQueue) -> bool:
             patch.undo()
             topology_setup.set_up(after.topology)
             return subscribe(self, connection, source)

@@ -114,7 +114,7 @@ def test_what_waits_in_a_queue_that_is_closed_stays_there_and_is_read_again(make
     policy = FailurePolicy(names, consumer, rules, clock, in_order=True)
     retries = OrderedRetries(Order.of(consumer.queue), policy, clock)
     waiting = WaitingQueues(
-        topology, consumer, retries, report=lambda _: None, count=lambda _: None
+        topology, consumer, retries, report=lambda _: None, on_count=lambda _: None
     )
     with broker.connect(topology) as connection:
         raw: Any = connection.connection

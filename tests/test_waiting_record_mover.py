@@ -66,7 +66,7 @@ def test_a_reshard_takes_what_waits_along(make):
 def test_a_queue_ends_though_its_last_records_fail_and_its_end_fills_the_buffer(
     make, concurrency, most_moved, monkeypatch
 ):
-    monkeypatch.setattr(waiting_record_mover, "MOST_MOVED", most_moved)
+    monkeypatch.setattr(waiting_record_mover, "MAX_MOVED", most_moved)
     options = ORDERED | {"concurrency": concurrency, "prefetch": 20}
     system = make(sharded(1, **options))
     with system.bus() as bus:

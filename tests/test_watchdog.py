@@ -121,7 +121,7 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
 def cause_of_the_loss_of(message_id: str, path: Path) -> str:
     """Return the cause of the crash, according to the next process."""
     with CrashGuard(path) as crash_guard:
-        return crash_guard.reason_given_up(message_id, 0).partition("last time, ")[2]
+        return crash_guard.reason_to_give_up(message_id, 0).partition("last time, ")[2]
 
 
 def test_a_handler_that_ends_its_process_is_not_said_to_have_exceeded_its_time(
@@ -129,7 +129,7 @@ def test_a_handler_that_ends_its_process_is_not_said_to_have_exceeded_its_time(
 ) -> None:
     path = tmp_path / "handler"
     with contextlib.suppress(ZeroDivisionError), CrashGuard(path) as crash_guard:
-        crash_guard.take(["one"], -1.0)  # its deadline is over when the next process starts
+        crash_guard.set_messages(["one"], -1.0)  # its deadline is over when the next process starts
         _ = 1 / 0
     assert cause_of_the_loss_of("one", path) == DIED
 
@@ -170,7 +170,7 @@ def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> Non
         return read
 
     with CrashGuard(path) as crash_guard:
-        crash_guard.take(["one", "two"], 5.0)
+        crash_guard.set_messages(["one", "two"], 5.0)
         before, began = note().until, watchdog.now()
         with crash_guard.paused(), crash_guard.paused():
             assert note() == Note(None, os.getpid(), {}, ("one", "two"))
@@ -194,11 +194,11 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
         return pwrite(descriptor, data, offset)
 
     with contextlib.suppress(ZeroDivisionError), CrashGuard(path) as crash_guard:
-        crash_guard.take([f"long-{number}" for number in range(1000)], 5.0)
-        crash_guard.take([f"m{number}" for number in range(1000)], 5.0)
+        crash_guard.set_messages([f"long-{number}" for number in range(1000)], 5.0)
+        crash_guard.set_messages([f"m{number}" for number in range(1000)], 5.0)
         monkeypatch.setattr(os, "pwrite", count)
-        crash_guard.extend(['"quoted"', "née"])
-        crash_guard.limit(60.0)
+        crash_guard.add_messages(['"quoted"', "née"])
+        crash_guard.set_time_limit(60.0)
         assert sum(written) < 100
         with path.open("rb") as file:
             note = Note.read(file.fileno())
@@ -208,9 +208,9 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
         assert 50 < note.until - watchdog.now() <= 60
         _ = 1 / 0  # the process ends with all messages in the handler
     with CrashGuard(path) as crash_guard:
-        assert crash_guard.suspected('"quoted"')
-        assert crash_guard.suspected("m999")
-        assert not crash_guard.suspected("long-999")
+        assert crash_guard.is_suspected('"quoted"')
+        assert crash_guard.is_suspected("m999")
+        assert not crash_guard.is_suspected("long-999")
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"[1, 2", b'[{}, ["one"]]\n', b"[1, 2, 3, 4]\n"])
@@ -221,4 +221,4 @@ def test_a_file_that_is_torn_or_of_another_version_blames_and_ends_nobody(
     path.write_bytes(line)
     assert Watchdog(path, os.getpid()).check() is None
     with CrashGuard(path) as crash_guard:
-        assert not crash_guard.suspected("one")
+        assert not crash_guard.is_suspected("one")

@@ -21,8 +21,8 @@ from feedbus.generations import (
 )
 from feedbus.generations.held_messages import repeat_while_full
 from feedbus.generations.queue_emptying import REFILLED
-from feedbus.generations.ring_state import State
-from feedbus.generations.switch import step
+from feedbus.generations.ring_state import RingState
+from feedbus.generations.switch import exit_after_step
 from feedbus.plan.changes import Plan
 from feedbus.plan.planning import make_plan
 from feedbus.process.slots import run_folder
@@ -102,15 +102,15 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     """
     _refuse(plan)
-    step("planned")
+    exit_after_step("planned")
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
         # After the declarations, this list has one item: the states of the rings before them.
-        made: list[dict[str, State]] = []
+        made: list[dict[str, RingState]] = []
 
-        def change(channel: Channel) -> list[State]:
+        def change(channel: Channel) -> list[RingState]:
             states = ring_state.read_all_locked(channel, topology)
             if not older_file:
                 older_topology_files.refuse_older(states.values(), topology)
@@ -124,16 +124,16 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         switch_notices.notify_consumers(connection, topology, settled)
         if supervisor is not None:
             supervisor.follow()
-            step("followed")
+            exit_after_step("followed")
             if not wait and messages_left(connection, topology, plan.work.leaving) is not None:
                 return False
             await_drained(connection, topology, plan.work.leaving, progress)
-            step("drained")
+            exit_after_step("drained")
             supervisor.finish()
-            step("finished")
+            exit_after_step("finished")
         with broker.locked(connection, topology):
             done = _delete(connection, topology, plan, report)
-        step("deleted")
+        exit_after_step("deleted")
         return done and (supervisor is not None or not _draining(connection, topology))
 
 
@@ -156,28 +156,30 @@ def _make(
     project_marks.claim(channel, topology)
     for exchange in work.exchanges:
         channel.exchange_delete(exchange)
-        step("exchange-deleted")
+        exit_after_step("exchange-deleted")
     declarations.declare_exchanges(channel, names)
-    step("exchanges-declared")
+    exit_after_step("exchanges-declared")
     if work.replaced and supervisor is not None:
         supervisor.pause(work.replaced)
-        step("paused")
+        exit_after_step("paused")
     for consumer in work.replaced:
-        queue_replacement.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
+        queue_replacement.QueueReplacement(
+            connection, topology, topology.consumer(consumer)
+        ).carry_out()
     for queue, delay in work.delays:
         queue_replacement.replace_delay(connection, topology, topology.queues[queue], delay)
     broker.declare(channel, topology)
-    step("created")
+    exit_after_step("created")
     for queue, delay in queue_replacement.parked_delays(topology, inventory.take(topology)):
         queue_replacement.unpark(connection, topology, topology.queues[queue], delay)
     for one in work.foreign:
         unbind = channel.queue_unbind if one.kind == "queue" else channel.exchange_unbind
         unbind(one.destination, one.source, one.key, arguments=one.arguments)
     timer_objects.restore(channel, names)
-    step("retries-returned")
+    exit_after_step("retries-returned")
     for bound, exchange, key in work.unbound:
         channel.queue_unbind(bound, exchange, key)
-    step("unbound")
+    exit_after_step("unbound")
     channel.close()
 
 
@@ -193,15 +195,15 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
             if not has_role(binding.source, NEEDED_TO_THE_END):
                 channel.queue_unbind(queue, binding.source, binding.key)
     channel.close()
-    step("left-behind")
+    exit_after_step("left-behind")
 
 
 def _switch(
     channel: Channel,
     topology: Topology,
-    before: Mapping[str, State],
+    before: Mapping[str, RingState],
     report: Callable[[str], None],
-) -> list[State]:
+) -> list[RingState]:
     """Switch the rings that differ from their states before the apply; return the new states."""
     states = []
     for exchange in topology.exchanges.values():
@@ -212,7 +214,7 @@ def _switch(
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
         states.append(state)
-    step("switched")
+    exit_after_step("switched")
     return states
 
 
@@ -234,7 +236,7 @@ def _delete(
             continue  # the queue is already deleted, or is part of a ring now
         done = done and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
-        step("queue-removed")
+        exit_after_step("queue-removed")
     names = Names(topology)
     if any(map(names.is_of_timer, plan.work.deleted_queues)):
         channel = connection.channel()

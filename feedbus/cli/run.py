@@ -129,7 +129,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     on_ready=status_files.mark_ready,
                     on_hold=status_files.mark_holding,
                     on_waiting=status_files.mark_waiting,
-                    assigned=assignment_of(topology, consumer.name, supervised=supervised),
+                    is_assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
             gc.freeze()  # later collections do not check these objects
             gc.enable()

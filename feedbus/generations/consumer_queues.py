@@ -13,7 +13,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors, ring_state, switch
 from feedbus.generations.held_messages import may_refuse
 from feedbus.generations.predecessors import Predecessors
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -21,26 +21,26 @@ CHECKS_PER_STATE = 10  # number of checks of a queue after which a waiting consu
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReadableQueue:
     """A queue to read.
 
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        unfenced: whether the consumer must check, after it has subscribed, whether the phase of the
-            queue is "ending", and then put a fence into the queue. An earlier fence may have
+        needs_fence: whether the consumer must check, after it has subscribed, whether the phase of
+            the queue is "ending", and then put a fence into the queue. An earlier fence may have
             expired, or the queue was full and refused it.
         generation_number: the number of the queue's generation.
-        when_unread: whether it is an old queue, to which a consumer subscribes only when the broker
-            reports no other reader.
+        only_if_unread: whether it is an old queue, to which a consumer subscribes only when the
+            broker reports no other reader.
 
     """
 
     queue: str
     exclusive: bool = False
-    unfenced: bool = False
+    needs_fence: bool = False
     generation_number: int = 0
-    when_unread: bool = False
+    only_if_unread: bool = False
 
 
 class ConsumerQueues:
@@ -56,7 +56,7 @@ class ConsumerQueues:
         self,
         topology: Topology,
         consumer: Consumer,
-        states: Mapping[str, State],
+        states: Mapping[str, RingState],
         pause: Callable[[], bool],
     ) -> None:
         """Use the state of the consumer's exchange, if the exchange has a ring.
@@ -73,9 +73,9 @@ class ConsumerQueues:
         self._names = Names(topology)
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
-        self._state = state if state is None else _followed(state, consumer.name)
+        self._state = state if state is None else _state_to_follow(state, consumer.name)
         # If the ring is replaced before the consumer subscribes, a full queue has no fence.
-        self._unfenced = self._state is not None and (
+        self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
         self._pause = pause
@@ -101,44 +101,44 @@ class ConsumerQueues:
             return "its shard was removed from the topology"
         return None
 
-    def queues(self, connection: Connection) -> Iterator[Sequence[Source]]:
+    def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """Yield lists of queues; the consumer reads each list until all its queues have ended."""
         if self._state is None:
             before = self._names.before(self._consumer)
-            yield from self._unread_queues(connection, [Source(before)])
+            yield from self._unread_queues(connection, [ReadableQueue(before)])
             if not broker.queue_exists(connection, before):
-                yield [Source(self._names.queue(self._consumer))]
+                yield [ReadableQueue(self._names.queue(self._consumer))]
             return
         current = self._state.current
-        own = Source(
+        own = ReadableQueue(
             self._names.member(current, self._consumer.name),
             self._must_be_exclusive(current),
-            unfenced=self._unfenced,
+            needs_fence=self._needs_fence,
             generation_number=current.number,
         )
-        if self.at_once:
+        if self.reads_all_at_once:
             # The newest queue comes first: its records do not wait for old records of other keys.
-            old = [each for old in reversed(self._state.draining) for each in self._sources(old)]
-            yield [own, *(replace(each, when_unread=True) for each in old)]
+            old = [each for old in reversed(self._state.draining) for each in self._old_queues(old)]
+            yield [own, *(replace(each, only_if_unread=True) for each in old)]
             return
         for generation in self._state.draining:
-            yield from self._unread_queues(connection, self._sources(generation))
-            if not self._await_others(connection, generation):
+            yield from self._unread_queues(connection, self._old_queues(generation))
+            if not self._await_drained(connection, generation):
                 return
         yield [own]
 
     @property
-    def at_once(self) -> bool:
+    def reads_all_at_once(self) -> bool:
         """Whether the queues of all generations are read at the same time."""
         return (
             self._state is not None
             and bool(self._state.draining)
-            and predecessors.known(self._topology, self._consumer.queue)
+            and predecessors.are_known(self._topology, self._consumer.queue)
         )
 
     def predecessors(self, connection: Connection) -> Predecessors | None:
         """Return the old queues that records wait for, or None if they wait for none."""
-        if self._state is None or not self.at_once:
+        if self._state is None or not self.reads_all_at_once:
             return None
         old = [each for old in self._state.draining for each in self._names.members(old)]
         existing_queues = [queue for queue in old if broker.queue_exists(connection, queue)]
@@ -160,8 +160,8 @@ class ConsumerQueues:
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
 
-    def announced(self, connection: Connection, notice: bytes | str) -> bool:
-        """Whether a notice announces a newer ring with a queue of this consumer; see switched().
+    def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
+        """Whether a notice announces a newer ring with a queue of this consumer.
 
         Args:
             connection: reads the state if the notice contains no generation.
@@ -172,34 +172,34 @@ class ConsumerQueues:
             return False
         current = ring_state.decode_generation(self._state.current.exchange, notice)
         if current is None:
-            return self.switched(connection)
-        return current.number > self._state.current.number and self._reads(current)
+            return self.has_switched(connection)
+        return current.number > self._state.current.number and self._reads_queue_of(current)
 
-    def switched(self, connection: Connection) -> bool:
+    def has_switched(self, connection: Connection) -> bool:
         """Whether the ring has changed again, and this consumer has a queue of the new ring."""
         if self._state is None:
             return False
-        now = ring_state.states(connection, self._topology).get(self._state.current.exchange)
-        if now is None or now.current == self._state.current:
+        state = ring_state.states(connection, self._topology).get(self._state.current.exchange)
+        if state is None or state.current == self._state.current:
             return False
-        return self._reads(now.current)
+        return self._reads_queue_of(state.current)
 
-    def _reads(self, generation: Generation) -> bool:
+    def _reads_queue_of(self, generation: Generation) -> bool:
         """Whether this consumer reads a queue of this generation together with old queues."""
         has_queue = self._consumer.name in dict(generation.members)
-        return has_queue and predecessors.known(self._topology, self._consumer.queue)
+        return has_queue and predecessors.are_known(self._topology, self._consumer.queue)
 
-    def _sources(self, generation: Generation) -> list[Source]:
+    def _old_queues(self, generation: Generation) -> list[ReadableQueue]:
         """Return this consumer's share of the queues of an old generation."""
         exclusive = self._must_be_exclusive(generation)
         return [
-            Source(queue, exclusive, unfenced=True, generation_number=generation.number)
+            ReadableQueue(queue, exclusive, needs_fence=True, generation_number=generation.number)
             for queue in self._share(generation)
         ]
 
     def _unread_queues(
-        self, connection: Connection, sources: Sequence[Source]
-    ) -> Iterator[Sequence[Source]]:
+        self, connection: Connection, sources: Sequence[ReadableQueue]
+    ) -> Iterator[Sequence[ReadableQueue]]:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
         Only the single reader of a queue can prove that the queue is empty. So each queue is read
@@ -210,10 +210,10 @@ class ConsumerQueues:
         for check in itertools.count(1):
             readers = [broker.consumers(connection, each.queue) for each in sources]
             if 0 in readers:
-                yield [replace(each, when_unread=True) for each in sources]
+                yield [replace(each, only_if_unread=True) for each in sources]
             elif all(count is None for count in readers):
                 return
-            if not self._checks_again(connection, check):
+            if not self._pause_between_checks(connection, check):
                 return
 
     def _must_be_exclusive(self, generation: Generation) -> bool:
@@ -227,7 +227,7 @@ class ConsumerQueues:
         same_arguments = generation.shape == self._topology.generation(generation.exchange).shape
         return same_arguments and not queue.single_active_consumer and queue.processes == 1
 
-    def _await_end(self, connection: Connection, queue: str) -> bool:
+    def _await_deletion(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
         If the ring changes, the queues are divided again, and this consumer may get a queue that
@@ -235,15 +235,17 @@ class ConsumerQueues:
         """
         checks = itertools.count(1)
         while broker.queue_exists(connection, queue):
-            if not self._checks_again(connection, next(checks)):
+            if not self._pause_between_checks(connection, next(checks)):
                 return False
         return True
 
-    def _checks_again(self, connection: Connection, check: int) -> bool:
+    def _pause_between_checks(self, connection: Connection, check: int) -> bool:
         """Pause after a check of a queue; return False if the run ends or the ring has changed."""
-        return self._pause() and (check % CHECKS_PER_STATE != 0 or not self._moved_on(connection))
+        return self._pause() and (
+            check % CHECKS_PER_STATE != 0 or not self._ring_has_changed(connection)
+        )
 
-    def _moved_on(self, connection: Connection) -> bool:
+    def _ring_has_changed(self, connection: Connection) -> bool:
         if self._state is None:
             return False
         current = ring_state.states(connection, self._topology).get(self._state.current.exchange)
@@ -261,10 +263,10 @@ class ConsumerQueues:
             if index % len(current_members) == own_index
         ]
 
-    def _await_others(self, connection: Connection, generation: Generation) -> bool:
+    def _await_drained(self, connection: Connection, generation: Generation) -> bool:
         """Wait until every queue of a generation is deleted, then remove it from the state."""
         for queue in self._names.members(generation):
-            if not self._await_end(connection, queue):
+            if not self._await_deletion(connection, queue):
                 return False
         while not self._forget(connection, generation):
             if not self._pause():
@@ -273,7 +275,7 @@ class ConsumerQueues:
 
     def _forget(self, connection: Connection, generation: Generation) -> bool:
         """Remove a generation from the state; return False if another process changes it."""
-        while self._remembered(connection, generation):
+        while self._is_in_state(connection, generation):
             try:
                 with broker.locked(connection, self._topology, wait_seconds=0.0):
                     channel = connection.channel()
@@ -283,14 +285,14 @@ class ConsumerQueues:
                 return False
         return True
 
-    def _remembered(self, connection: Connection, generation: Generation) -> bool:
+    def _is_in_state(self, connection: Connection, generation: Generation) -> bool:
         channel = connection.channel()
         state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
 
 
-def _followed(state: State, consumer: str) -> State:
+def _state_to_follow(state: RingState, consumer: str) -> RingState:
     """Return the state that a consumer uses: the broker's state, or the state before the switch.
 
     While a switch removes the shard of a consumer, the switch can wait for room in the queue of the

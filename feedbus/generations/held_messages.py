@@ -11,7 +11,7 @@ from feedbus import broker
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
-from feedbus.generations.queue_emptying import AT_ONCE, Emptying
+from feedbus.generations.queue_emptying import MAX_AT_ONCE, QueueEmptier
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -68,9 +68,9 @@ def append_held(
             msg = f"broker: no shard accepts {len(moved)} messages of queue {names.held(exchange)}"
             raise Outage(msg)
 
-    at_once = 1 if one_by_one else AT_ONCE
-    with Emptying(channel.connection, names.held(exchange), append, at_once=at_once) as emptying:
-        emptying.move_all()
+    at_once = 1 if one_by_one else MAX_AT_ONCE
+    with QueueEmptier(channel.connection, names.held(exchange), append, at_once=at_once) as emptier:
+        emptier.move_all()
 
 
 def repeat_while_full(
@@ -100,7 +100,7 @@ def repeat_while_full(
         channel = connection.channel()
         try:
             with broker.locked(connection, topology):
-                found = change(channel)
+                result = change(channel)
         except NoRoomError as error:
             if not waits:
                 _report(error.generation)
@@ -108,7 +108,7 @@ def repeat_while_full(
             waits = True
         else:
             channel.close()
-            return found
+            return result
         channel.close()
         broker.clock(topology).sleep(ROOM_SECONDS)
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from feedbus.errors import UsageError
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
 from feedbus.units import counted
 
-KEPT = 20  # the number of replaced rings that a state contains
+MAX_REPLACED = 20  # the number of replaced rings that a state contains
 
 
-def refuse_older(states: Iterable[State], topology: Topology) -> None:
+def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
     """Refuse a file whose rings would replace the rings of another host's newer file.
 
     Args:
@@ -27,29 +27,34 @@ def refuse_older(states: Iterable[State], topology: Topology) -> None:
 
     """
     for state in states:
-        if refusal := why_refused(state, topology):
+        if refusal := refusal_reason(state, topology):
             raise UsageError(refusal)
 
 
-def why_refused(state: State, topology: Topology) -> str:
+def refusal_reason(state: RingState, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring of an exchange, "" if it may.
 
     A host may always return to an earlier file of its own. A deployment can set the same
     modification time on every file. So if the times of two files are equal, only a ring that was
     replaced is refused.
     """
-    own, source, current = TopologyFile.of(topology), state.source, state.current
+    own_file, source, current = TopologyFile.of(topology), state.source, state.current
     wanted = topology.generation(current.exchange)
-    if own is None or source is None or source.host == own.host or _ring(current) == _ring(wanted):
+    if (
+        own_file is None
+        or source is None
+        or source.host == own_file.host
+        or _ring_digest(current) == _ring_digest(wanted)
+    ):
         return ""
-    if own.modified < source.modified:
+    if own_file.modified < source.modified:
         why = "is older than the file that declared the current ring"
-    elif _ring(wanted) in state.replaced:
+    elif _ring_digest(wanted) in state.replaced:
         why = "declares an earlier ring, which was replaced by the ring of another file"
     else:
         return ""
     return (
-        f"ring '{current.exchange}': {own}, {why}: {source}. This host's file declares"
+        f"ring '{current.exchange}': {own_file}, {why}: {source}. This host's file declares"
         f" {counted(len(wanted.members), 'shard')}, and the current ring has"
         f" {len(current.members)}. Nothing was changed, and the other hosts continue. Copy the"
         " current file to this host, and try again. If this host's file is the correct one, copy"
@@ -57,27 +62,29 @@ def why_refused(state: State, topology: Topology) -> str:
     )
 
 
-def with_newer_source(state: State, topology: Topology) -> State:
+def with_newer_source(state: RingState, topology: Topology) -> RingState:
     """Return the state with this host's file as its source, if this file is newer."""
-    own = TopologyFile.of(topology)
-    if own is None or (state.source is not None and own.modified <= state.source.modified):
+    own_file = TopologyFile.of(topology)
+    if own_file is None or (
+        state.source is not None and own_file.modified <= state.source.modified
+    ):
         return state
-    return replace(state, source=own)
+    return replace(state, source=own_file)
 
 
-def with_replaced_ring(state: State, topology: Topology, wanted: Generation) -> State:
+def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
     """Return the state with this host's file as its source; list the current ring as replaced."""
-    before, after = _ring(state.current), _ring(wanted)
+    before, after = _ring_digest(state.current), _ring_digest(wanted)
     if before == after:
         return state
     replaced = [one for one in (*state.replaced, before) if one != after]
     return replace(
         state,
         source=TopologyFile.of(topology),
-        replaced=tuple(dict.fromkeys(replaced))[-KEPT:],
+        replaced=tuple(dict.fromkeys(replaced))[-MAX_REPLACED:],
     )
 
 
-def _ring(generation: Generation) -> str:
+def _ring_digest(generation: Generation) -> str:
     """Return a digest that all generations with the same members and arguments have."""
     return replace(generation, number=0).digest

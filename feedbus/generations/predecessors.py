@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import Names
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.ring import Ring
 from feedbus.topology import Queue, Topology
 
-NONE: frozenset[str] = frozenset()
+NO_QUEUES: frozenset[str] = frozenset()
 
 
-def known(topology: Topology, queue: Queue) -> bool:
+def are_known(topology: Topology, queue: Queue) -> bool:
     """Whether it is known, for each record of a queue, which older queue can have its key.
 
     It is not known if the ring hashes another value than the routing key. The result is also False
@@ -32,7 +32,7 @@ class Predecessors:
     no other queue.
     """
 
-    def __init__(self, names: Names, state: State, queues: Iterable[str]) -> None:
+    def __init__(self, names: Names, state: RingState, queues: Iterable[str]) -> None:
         """Compute the owners of keys.
 
         Args:
@@ -58,7 +58,7 @@ class Predecessors:
             routing_key: the key by which the rings select a shard.
 
         """
-        queues = NONE
+        queues = NO_QUEUES
         for older, members, ring in self._rings:
             if older >= generation_number:
                 break

@@ -25,12 +25,12 @@ from feedbus.wire.constants import FENCE
 
 events = EventLog(__name__)
 
-NEEDED = 2  # how many probes must return with no other message between them
+NEEDED_PROBES = 2  # how many probes must return with no other message between them
 FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is full
 LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
 
 
-def fence(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> Outgoing:
+def fence_message(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> Outgoing:
     """Return a message that marks the end of a queue.
 
     Args:
@@ -69,32 +69,32 @@ class Probes:
         self._clock = channel.connection.clock
         self._queue = queue
         self._pause_seconds = pause_seconds
-        self._awaited = ""  # the id of the probe that has not returned; "" if there is none
+        self._pending_id = ""  # the id of the probe that has not returned; "" if there is none
         self._put_at = -math.inf
-        self._quiet = 0  # how many probes have returned with no other message between them
+        self._returned = 0  # how many probes have returned with no other message between them
         self.fence_needed = fence_needed
 
     @property
-    def awaited(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether a probe is in the queue and has not returned."""
-        return bool(self._awaited)
+        return bool(self._pending_id)
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the probe should already have returned."""
-        return self.awaited and self._clock.monotonic() > self._put_at + LOST_SECONDS
+        return self.is_pending and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
-    def due(self) -> bool:
+    def is_fence_due(self) -> bool:
         """Whether the missing fence should be put now."""
         return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
-    def proved(self) -> bool:
+    def is_proved(self) -> bool:
         """Whether two probes have returned with no message between them."""
-        return self._quiet >= NEEDED
+        return self._returned >= NEEDED_PROBES
 
-    def put(self) -> None:
+    def put_probe(self) -> None:
         """Publish the next probe to the end of the queue.
 
         If the queue is full, put_fence() later publishes a fence in place of the probe.
@@ -103,12 +103,12 @@ class Probes:
             Outage: the broker does not confirm the probe.
 
         """
-        if self._quiet:
+        if self._returned:
             self._clock.sleep(self._pause_seconds)
-        self._awaited = self._clock.unique()  # the probe may return before its confirm
-        self._publish(self._awaited)
+        self._pending_id = self._clock.unique()  # the probe may return before its confirm
+        self._publish(self._pending_id)
         if self.fence_needed:
-            self._awaited = ""
+            self._pending_id = ""
 
     def put_fence(self) -> None:
         """Publish the missing fence.
@@ -122,30 +122,30 @@ class Probes:
         """
         self._publish("")
 
-    def postpone(self) -> None:
+    def postpone_fence(self) -> None:
         """Try again later to put the missing fence."""
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:
-        message = fence(self._queue, self._queue, message_id)
+        message = fence_message(self._queue, self._queue, message_id)
         refusals = publish_all(self._channel.connection, [message], nacked_seconds=0.0)
         self.fence_needed = any(each.outcome == "nacked" for each in refusals)
         self._put_at = self._clock.monotonic()
 
-    def came(self, message_id: object) -> bool:
+    def count_if_probe(self, message_id: object) -> bool:
         """Return whether a message is the awaited probe, and count it if it is."""
-        if not self._awaited or message_id != self._awaited:
+        if not self._pending_id or message_id != self._pending_id:
             return False
-        self._awaited = ""
-        self._quiet += 1
+        self._pending_id = ""
+        self._returned += 1
         return True
 
-    def disturb(self) -> None:
+    def restart_proof(self) -> None:
         """Register that a message other than a probe has arrived: the proof starts again."""
-        self._quiet = 0
+        self._returned = 0
 
 
-def delete_proved(channel: Channel, queue: str) -> None:
+def delete_empty_queue(channel: Channel, queue: str) -> None:
     """Delete a queue that was proved to be empty; log messages that it had in spite of the proof.
 
     These messages are not from feedbus, which publishes nothing to such a queue any more. Only a

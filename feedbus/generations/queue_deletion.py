@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.generations.queue_emptying import IN_USE, Emptying
+from feedbus.generations.queue_emptying import IN_USE, QueueEmptier
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -21,8 +21,8 @@ def remove_queue(
 
     """
     if not nonempty:
-        with Emptying(connection, queue, None) as emptying:
-            return emptying.delete(broker.in_flight_seconds(topology))
+        with QueueEmptier(connection, queue, None) as emptier:
+            return emptier.delete(broker.in_flight_seconds(topology))
     if broker.consumers(connection, queue):
         return IN_USE
     channel = connection.channel()

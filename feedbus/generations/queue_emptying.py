@@ -11,13 +11,13 @@ from amqp.exceptions import NotFound, ResourceLocked
 from feedbus.broker.channels import short_channel
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
-from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
+from feedbus.generations.probes import LOST_SECONDS, NEEDED_PROBES, Probes, delete_empty_queue
 from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
 PREFETCH = 1000
-AT_ONCE = 500  # how many messages are moved together
+MAX_AT_ONCE = 500  # how many messages are moved together
 QUIET_SECONDS = 0.05  # how long to wait for another message
 IN_USE = "another program consumes from it; stop that program, then run `feedbus apply` again"
 REFILLED = "new messages have arrived in it; run `feedbus apply` again"
@@ -25,11 +25,11 @@ REFILLED = "new messages have arrived in it; run `feedbus apply` again"
 Move = Callable[[Sequence[Any]], None]
 
 
-class _GoneError(Exception):
+class _QueueDeletedError(Exception):
     """Another process has deleted the queue."""
 
 
-class Emptying:
+class QueueEmptier:
     """Empties one queue; at the end of the block, messages that were not moved return to it.
 
     Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
@@ -39,7 +39,7 @@ class Emptying:
     """
 
     def __init__(
-        self, connection: Connection, queue: str, move: Move | None, *, at_once: int = AT_ONCE
+        self, connection: Connection, queue: str, move: Move | None, *, at_once: int = MAX_AT_ONCE
     ) -> None:
         """Create the object with a separate channel of a connection.
 
@@ -59,7 +59,7 @@ class Emptying:
         self._queue = queue
         self._move = move
         self._tag = ""
-        self._came: deque[Any] = deque()  # messages that have arrived and are not moved yet
+        self._received: deque[Any] = deque()  # messages that have arrived and are not moved yet
         self._probing = False  # whether the queue refuses basic.get, so that probes are needed
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ class Emptying:
                 return IN_USE if consumers else REFILLED
             self._consume()
             quiet, since = 0, self._clock.monotonic()
-            while quiet < NEEDED or self._came or self._count() != (0, 1):
+            while quiet < NEEDED_PROBES or self._received or self._count() != (0, 1):
                 self._clock.sleep(pause_seconds if quiet else 0.0)
                 if self._drain():
                     if self._move is None:
@@ -94,10 +94,10 @@ class Emptying:
                 # Without a leader, no consumer is counted, not even this one.
                 if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
                     return IN_USE
-        except _GoneError:
+        except _QueueDeletedError:
             return ""
         self._channel.basic_cancel(self._tag)
-        delete_proved(self._channel, self._queue)
+        delete_empty_queue(self._channel, self._queue)
         return ""
 
     def move_all(self) -> None:
@@ -109,29 +109,31 @@ class Emptying:
     def _consume(self) -> None:
         self._channel.basic_qos(0, PREFETCH, False)
         self._tag = self._channel.basic_consume(
-            self._queue, callback=self._came.append, on_cancel=lambda _: None
+            self._queue, callback=self._received.append, on_cancel=lambda _: None
         )
 
     def _drain(self) -> bool:
         """Move messages until none has arrived for a short time; return whether any arrived."""
-        came = False
+        has_received = False
         while self._receive():
-            came = True
+            has_received = True
             if self._move is None:
                 break
-            taken = [self._came.popleft() for _ in range(min(self._at_once, len(self._came)))]
-            self._move(taken)
-            self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
-        return came
+            batch = [
+                self._received.popleft() for _ in range(min(self._at_once, len(self._received)))
+            ]
+            self._move(batch)
+            self._channel.basic_ack(batch[-1].delivery_tag, multiple=True)
+        return has_received
 
     def _receive(self) -> bool:
         """Wait a short time for messages, longer while they arrive; return whether any arrived."""
-        while len(self._came) < AT_ONCE:
+        while len(self._received) < MAX_AT_ONCE:
             try:
                 self._channel.connection.drain_events(timeout=QUIET_SECONDS)
             except TimeoutError:
                 break
-        return bool(self._came)
+        return bool(self._received)
 
     def _is_empty(self) -> bool:
         """Whether the queue is empty, according to its leader."""
@@ -142,28 +144,28 @@ class Emptying:
             except ResourceLocked:
                 self._probing = True
         probes = Probes(self._channel, self._queue, pause_seconds=0.0)
-        probes.put()
+        probes.put_probe()
         others: list[Any] = []
-        while probes.awaited and not probes.lost:
+        while probes.is_pending and not probes.is_lost:
             self._receive()
-            for message in list(self._came):
-                self._came.popleft()
-                if probes.came(message.properties.get("message_id")):
+            for message in list(self._received):
+                self._received.popleft()
+                if probes.count_if_probe(message.properties.get("message_id")):
                     self._channel.basic_ack(message.delivery_tag)
                 else:
                     others.append(message)
-        self._came.extend(others)
-        return not others and not probes.awaited and not probes.fence_needed
+        self._received.extend(others)
+        return not others and not probes.is_pending and not probes.fence_needed
 
     def _count(self) -> tuple[int, int]:
         try:
             counts = self._channel.queue_declare(self._queue, passive=True)
         except NotFound as error:
-            raise _GoneError from error
+            raise _QueueDeletedError from error
         return int(counts.message_count), int(counts.consumer_count)
 
 
-class Mover:
+class MessageMover:
     """Moves messages to an exchange, in order; a call returns after the broker's confirms."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:

@@ -8,7 +8,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ring_state
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
@@ -64,7 +64,7 @@ def generations_since(
     return ()
 
 
-def _phase_of(names: Names, state: State | None, queue: str) -> Phase:
+def _phase_of(names: Names, state: RingState | None, queue: str) -> Phase:
     if state is None:
         return "in use"
     for old in state.draining:

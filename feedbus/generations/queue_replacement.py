@@ -30,9 +30,9 @@ from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.generations import queue_deletion
-from feedbus.generations.probes import fence
-from feedbus.generations.queue_emptying import IN_USE, Emptying, Mover
-from feedbus.generations.switch import step
+from feedbus.generations.probes import fence_message
+from feedbus.generations.queue_emptying import IN_USE, MessageMover, QueueEmptier
+from feedbus.generations.switch import exit_after_step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
@@ -46,20 +46,20 @@ KEPT_ARGUMENTS = (
 )
 
 
-def equal(found: SeenQueue, wanted: dict[str, Any]) -> bool:
+def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
     """Whether a queue was declared with these arguments."""
     return not differing(found.arguments, wanted)
 
 
-def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
+def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring."""
     names = Names(topology)
     found = seen.queues.get(names.queue(consumer))
     wanted = queue_arguments.of_queue(names, consumer.queue)
-    return found is not None and not equal(found, wanted)
+    return found is not None and not has_arguments(found, wanted)
 
 
-def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
+def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether a replacement of a consumer's queue was begun, but not finished."""
     return Names(topology).gate(consumer) in seen.exchanges
 
@@ -87,7 +87,7 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
             continue
         arguments = queue_arguments.of_retry_queue(names, queue, milliseconds)
         kinds = [queue_arguments.of_auxiliary(arguments, quorum=quorum) for quorum in (False, True)]
-        if not any(equal(seen.queues[name], wanted) for wanted in kinds):
+        if not any(has_arguments(seen.queues[name], wanted) for wanted in kinds):
             found.append(name)
     return found
 
@@ -103,9 +103,9 @@ def replace_delay(connection: Connection, topology: Topology, queue: Queue, dela
     channel.close()
     broker.clock(topology).sleep(broker.in_flight_seconds(topology))
     park(connection, topology, queue, delay)
-    step("delay-parked")
+    exit_after_step("delay-parked")
     _delete(connection, topology, delay, Names(topology).parked(delay))
-    step("delay-deleted")
+    exit_after_step("delay-deleted")
 
 
 def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
@@ -116,8 +116,8 @@ def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -
     declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
     channel.queue_bind(parked, parked, "")
     channel.close()
-    with Emptying(connection, delay, Mover(connection, parked)) as emptying:
-        emptying.move_all()
+    with QueueEmptier(connection, delay, MessageMover(connection, parked)) as emptier:
+        emptier.move_all()
 
 
 def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
@@ -136,7 +136,7 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str)
 
 
 @dataclass(slots=True)
-class Replacement:
+class QueueReplacement:
     """The replacement of one queue."""
 
     connection: Connection
@@ -151,24 +151,24 @@ class Replacement:
 
         """
         seen = inventory.take(self.topology)
-        if differs(self.topology, self.consumer, seen):
+        if has_other_arguments(self.topology, self.consumer, seen):
             self._await_consumers()
             self._put_gate(seen)
-            step("gate-put")
+            exit_after_step("gate-put")
             self._close_gate()
-            step("gate-closed")
+            exit_after_step("gate-closed")
             for delay in self._delays(seen):
                 park(self.connection, self.topology, self.consumer.queue, delay)
-            step("retries-parked")
+            exit_after_step("retries-parked")
             self._empty()
-            step("queue-deleted")
+            exit_after_step("queue-deleted")
         if Names(self.topology).gate(self.consumer) in inventory.take(self.topology).exchanges:
             self._open_gate()
-            step("gate-opened")
+            exit_after_step("gate-opened")
             self._append_held()
-            step("held-appended")
-            self._take_gate_away()
-            step("gate-gone")
+            exit_after_step("held-appended")
+            self._remove_gate()
+            exit_after_step("gate-gone")
 
     @property
     def _clock(self) -> Clock:
@@ -227,9 +227,9 @@ class Replacement:
         channel = self.connection.channel()
         channel.queue_unbind(self._queue, self._names.gate(self.consumer), "")
         channel.close()
-        self._let_arrive()
+        self._await_arrivals()
 
-    def _let_arrive(self) -> None:
+    def _await_arrivals(self) -> None:
         self._clock.sleep(broker.in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
@@ -248,7 +248,7 @@ class Replacement:
         declarations.declare_queue(channel, self._names, self.consumer, self._queue)
         channel.queue_bind(self._queue, self._names.gate(self.consumer), "")
         channel.close()
-        self._let_arrive()
+        self._await_arrivals()
 
     def _append_held(self) -> None:
         """Append the held messages to the queue `before`, and then a fence."""
@@ -259,10 +259,10 @@ class Replacement:
             _delete(self.connection, self.topology, held, before)
         channel.exchange_delete(before)
         if queue_deletion.remove_queue(self.connection, self.topology, before):
-            publish_all(channel.connection, [fence(before, self._queue)])
+            publish_all(channel.connection, [fence_message(before, self._queue)])
         channel.close()
 
-    def _take_gate_away(self) -> None:
+    def _remove_gate(self) -> None:
         channel = self.connection.channel()
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
@@ -289,5 +289,5 @@ def _delete(
 def _try_to_delete(
     connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
 ) -> str:
-    with Emptying(connection, source, Mover(connection, exchange, key)) as emptying:
-        return emptying.delete(broker.in_flight_seconds(topology))
+    with QueueEmptier(connection, source, MessageMover(connection, exchange, key)) as emptier:
+        return emptier.delete(broker.in_flight_seconds(topology))

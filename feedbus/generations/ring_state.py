@@ -37,11 +37,11 @@ READ_PAUSE_SECONDS = 0.03
 # message if there are too many. If the queue had room for only one message, a reader could return
 # the old state after another reader has returned the newer state. Then the old state would replace
 # the newer one permanently.
-KEPT = 100
+MAX_STATES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RingState:
     """The state of an exchange's ring.
 
     Attributes:
@@ -68,27 +68,27 @@ class State:
     scattered: tuple[int, ...] = ()
 
 
-def states(connection: Connection, topology: Topology) -> dict[str, State]:
+def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, without declaring anything."""
     names = Names(topology)
-    found: dict[str, State] = {}
+    found: dict[str, RingState] = {}
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
-            state = _seen(channel, topology, exchange.name, READ_ATTEMPTS)
+            state = _read_either_queue(channel, topology, exchange.name, READ_ATTEMPTS)
             if state is not None:
                 found[exchange.name] = state
     channel.close()
     return found
 
 
-def read(channel: Channel, topology: Topology, exchange: str) -> State | None:
+def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange, or None if the broker has no generation of it yet."""
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
-    return _seen(channel, topology, exchange, LOCKED_ATTEMPTS)
+    return _read_either_queue(channel, topology, exchange, LOCKED_ATTEMPTS)
 
 
-def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | None:
+def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Read the state under the topology's lock; None if the broker has no generation yet.
 
     Raises:
@@ -96,14 +96,14 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | 
 
     """
     names = Names(topology)
-    there = (names.ledger(exchange), names.generations(exchange))
-    if not any(broker.queue_exists(channel.connection, queue) for queue in there):
+    has_generation = (names.ledger(exchange), names.generations(exchange))
+    if not any(broker.queue_exists(channel.connection, queue) for queue in has_generation):
         return None  # no wait, because without the queue no reader can have the message
     damaged = []
-    for queue in there:
+    for queue in has_generation:
         _declare(channel, topology, exchange, queue)
         try:
-            state = _take(channel, topology, exchange, queue, LOCKED_ATTEMPTS)
+            state = _read_queue(channel, topology, exchange, queue, LOCKED_ATTEMPTS)
         except _DamagedError:
             damaged.append(queue)
         else:
@@ -122,7 +122,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | 
     return None
 
 
-def read_all_locked(channel: Channel, topology: Topology) -> dict[str, State]:
+def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState]:
     """Read the state of each ring that has one, under the topology's lock; see read_locked()."""
     hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
     found = {name: read_locked(channel, topology, name) for name in hashed}
@@ -136,18 +136,18 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
         _declare(channel, topology, exchange, queue)
 
 
-def repair(channel: Channel, names: Names, state: State) -> None:
+def repair(channel: Channel, names: Names, state: RingState) -> None:
     """Write the state again if readers cannot read it; the caller holds the topology's lock."""
     exchange = state.current.exchange
     try:
-        seen = _take(channel, names.topology, exchange, names.generations(exchange))
+        seen = _read_queue(channel, names.topology, exchange, names.generations(exchange))
     except _DamagedError:
         seen = None
     if seen != state:
         write(channel, names, state)
 
 
-def write(channel: Channel, names: Names, state: State) -> State:
+def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Replace the state, and return the new one."""
     written = replace(state, serial=state.serial + 1)
     body = json.dumps(
@@ -170,11 +170,11 @@ def write(channel: Channel, names: Names, state: State) -> State:
             msg = f"broker: queue {queue} was deleted while the state of its ring was written"
             raise BrokerOutage(msg)
     for queue in queues:
-        _drop_replaced(channel, written, queue)
+        _delete_replaced(channel, written, queue)
     return written
 
 
-def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
+def _delete_replaced(channel: Channel, written: RingState, queue: str) -> None:
     """Delete older states; a state that a reader has taken is deleted at the next read."""
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
@@ -189,11 +189,13 @@ class _DamagedError(Exception):
     """A queue contains messages, but none that feedbus has written."""
 
 
-def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) -> State | None:
+def _read_either_queue(
+    channel: Channel, topology: Topology, exchange: str, attempts: int
+) -> RingState | None:
     """Return the state from the readers' queue or, if that is damaged, from the ledger."""
     queue = Names(topology).generations(exchange)
     with contextlib.suppress(_DamagedError):
-        return _take(channel, topology, exchange, queue, attempts)
+        return _read_queue(channel, topology, exchange, queue, attempts)
     events.error(
         "state_damaged",
         f"queue {queue} contains a message that feedbus did not write; feedbus reads the state of"
@@ -206,9 +208,9 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
         return read_locked(channel, topology, exchange)
 
 
-def _take(
+def _read_queue(
     channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
-) -> State | None:
+) -> RingState | None:
     """Return the state in a queue, and leave its message there; None if there is no message.
 
     Raises:
@@ -216,11 +218,11 @@ def _take(
 
     """
     for _ in range(attempts):
-        found: dict[int, State | None] = {}
+        found: dict[int, RingState | None] = {}
         while (message := channel.basic_get(queue)) is not None:
             state = _decode(exchange, message.body)
-            ours = state is not None and _is_ours(channel, topology, state)
-            found[message.delivery_tag] = state if ours else None
+            own_states = state is not None and _has_ring(channel, topology, state)
+            found[message.delivery_tag] = state if own_states else None
         tag, latest = max(found.items(), key=_serial, default=(0, None))
         for each in found:
             # If there is a state, older states and foreign messages are deleted. Otherwise all
@@ -238,11 +240,11 @@ def _take(
     return None
 
 
-def _serial(found: tuple[int, State | None]) -> int:
+def _serial(found: tuple[int, RingState | None]) -> int:
     return -1 if found[1] is None else found[1].serial
 
 
-def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
+def _has_ring(channel: Channel, topology: Topology, state: RingState) -> bool:
     """Whether the current ring exists: other programs may publish a state, but declare no ring."""
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
@@ -250,7 +252,7 @@ def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
 def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) -> None:
     quorum = queue_arguments.needs_quorum(topology, exchange)
     try:
-        declarations.declare_auxiliary(channel, queue, {"x-max-length": KEPT}, quorum=quorum)
+        declarations.declare_auxiliary(channel, queue, {"x-max-length": MAX_STATES}, quorum=quorum)
     except UsageError as error:
         if differs_in(error.__cause__) != "x-max-length":
             raise
@@ -258,11 +260,11 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
         declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 
-def _decode(exchange: str, body: bytes | str) -> State | None:
+def _decode(exchange: str, body: bytes | str) -> RingState | None:
     """Return the state that a body contains, or None."""
     try:
         stored = json.loads(body)
-        return State(
+        return RingState(
             current=_generation(exchange, stored["current"]),
             draining=tuple(_generation(exchange, old) for old in stored["draining"]),
             settled=bool(stored["settled"]),

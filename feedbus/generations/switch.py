@@ -18,7 +18,7 @@ from feedbus.broker.channels import short_channel
 from feedbus.broker_names import Names
 from feedbus.generations import older_topology_files, ring_state
 from feedbus.generations.held_messages import append_held
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel
@@ -26,7 +26,7 @@ from feedbus.wire.constants import FENCE, KEY
 
 events = EventLog(__name__)
 
-EXIT_AT = "FEEDBUS_EXIT_AT"  # an environment variable, see step()
+EXIT_AT = "FEEDBUS_EXIT_AT"  # an environment variable, see exit_after_step()
 EXIT_CODE = 99
 
 
@@ -35,7 +35,7 @@ def make_current(
     topology: Topology,
     exchange: str,
     report: Callable[[str], None] | None = None,
-) -> State:
+) -> RingState:
     """Switch to the ring that the topology declares, and return the resulting state.
 
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
@@ -61,7 +61,7 @@ def make_current(
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state)
     if state is None:
-        state = older_topology_files.with_newer_source(State(wanted, settled=False), topology)
+        state = older_topology_files.with_newer_source(RingState(wanted, settled=False), topology)
     elif same_ring(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
         known, state = state, older_topology_files.with_newer_source(state, topology)
@@ -87,21 +87,21 @@ def make_current(
     # The ledger's queues are declared first: declare_ring() waits until all queues are on disk.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
-    step("declared")
+    exit_after_step("declared")
     return _carry_out(channel, names, state)
 
 
-def _carry_out(channel: Channel, names: Names, state: State) -> State:
+def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
     # The state is written first. While it is not settled, consumers delete no queue of the newest
     # old ring. After a crash, the ledger shows that this switch must be completed.
     state = ring_state.write(channel, names, state)
-    step("written")
+    exit_after_step("written")
     for old in state.draining:
         _disconnect(channel, names, old)
-    step("disconnected")
+    exit_after_step("disconnected")
     _connect(channel, names, state.current)
-    step("connected")
+    exit_after_step("connected")
     if state.draining:
         # A message that the broker has routed to an old queue may arrive there later. The held
         # messages must come after it.
@@ -111,13 +111,13 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     generations = (*state.draining[-1:], state.current)
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:
-        step("appended")
+        exit_after_step("appended")
     state = ring_state.write(channel, names, replace(state, settled=True))
-    step("settled")
+    exit_after_step("settled")
     return state
 
 
-def next_generation(state: State, wanted: Generation) -> Generation:
+def next_generation(state: RingState, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
     # No two generations have the same number. So a pack that arrives late cannot reach the
     # queues of a later generation with the same shards.
@@ -129,7 +129,7 @@ def same_ring(one: Generation, other: Generation) -> bool:
     return (one.members, one.shape) == (other.members, other.shape)
 
 
-def step(name: str) -> None:
+def exit_after_step(name: str) -> None:
     """End the process after this step if FEEDBUS_EXIT_AT names the step; tests use it."""
     if os.environ.get(EXIT_AT) == name:
         os._exit(EXIT_CODE)
@@ -149,9 +149,9 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     for queue in names.members(generation):
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
-        left = tuple(old for old in state.draining if old != generation)
+        remaining = tuple(old for old in state.draining if old != generation)
         scattered = tuple(number for number in state.scattered if number != generation.number)
-        state = replace(state, draining=left, scattered=scattered)
+        state = replace(state, draining=remaining, scattered=scattered)
     # The state is written even if nothing changes, because the caller may have read an earlier
     # state.
     ring_state.write(channel, names, state)

@@ -8,13 +8,15 @@ from feedbus import broker
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
 from feedbus.generations import probes, ring_state
-from feedbus.generations.ring_state import State
-from feedbus.generations.switch import step
+from feedbus.generations.ring_state import RingState
+from feedbus.generations.switch import exit_after_step
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
 
-def notify_consumers(connection: Connection, topology: Topology, states: Iterable[State]) -> None:
+def notify_consumers(
+    connection: Connection, topology: Topology, states: Iterable[RingState]
+) -> None:
     """Notify the consumers of all old queues that the switches to these states are complete.
 
     If a call is interrupted, the next call does the rest. The caller does not hold the topology's
@@ -30,14 +32,14 @@ def notify_consumers(connection: Connection, topology: Topology, states: Iterabl
     names = Names(topology)
     for state in states:
         for old in state.draining:
-            notify(connection, names, old, state.current)
+            put_notices(connection, names, old, state.current)
         for old in state.draining:
-            fence(connection, names, old)
+            put_fences(connection, names, old)
         if state.draining:
-            step("fenced")
+            exit_after_step("fenced")
 
 
-def notify(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
+def put_notices(connection: Connection, names: Names, old: Generation, current: Generation) -> None:
     """Notify the consumers of an old ring that it was replaced, before they reach the fences.
 
     The notice is a fence in the waiting queue of each queue. It contains the current generation. So
@@ -45,14 +47,14 @@ def notify(connection: Connection, names: Names, old: Generation, current: Gener
     that receives the notice then also reads its new queue. A consumer without a waiting queue, or
     of an earlier version, learns of the switch when it reads the fence of its queue.
     """
-    waiting = [names.waiting(queue) for queue in names.members(old)]
-    read = [queue for queue in waiting if broker.consumers(connection, queue)]
+    waiting_queues = [names.waiting(queue) for queue in names.members(old)]
+    read_queues = [queue for queue in waiting_queues if broker.consumers(connection, queue)]
     body = ring_state.encode_generation(current)
-    notices = [probes.fence(queue, old.digest, body=body) for queue in read]
+    notices = [probes.fence_message(queue, old.digest, body=body) for queue in read_queues]
     publish_all(connection, notices, nacked_seconds=0.0)
 
 
-def fence(connection: Connection, names: Names, old: Generation) -> None:
+def put_fences(connection: Connection, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
     The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
@@ -65,10 +67,10 @@ def fence(connection: Connection, names: Names, old: Generation) -> None:
     """
     queues = names.members(old)
     while queues:
-        fences = [probes.fence(queue, old.digest) for queue in queues]
+        fences = [probes.fence_message(queue, old.digest) for queue in queues]
         refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
-        full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
-        queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
+        full_queues = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
+        queues = [queue for queue in full_queues if not _has_no_consumer(connection, queue)]
 
 
 def _has_no_consumer(connection: Connection, queue: str) -> bool:

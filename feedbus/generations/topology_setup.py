@@ -10,7 +10,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
 from feedbus.generations.held_messages import repeat_while_full
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import make_current
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
@@ -20,7 +20,9 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 events = EventLog(__name__)
 
 
-def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) -> dict[str, State]:
+def set_up(
+    topology: Topology, *, on_full: Callable[[], None] = lambda: None
+) -> dict[str, RingState]:
     """Declare a whole topology and make its rings current; return the state of each ring.
 
     Args:
@@ -35,13 +37,13 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
             to be declared again.
 
     """
-    before: dict[str, State] = {}
+    before: dict[str, RingState] = {}
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
 
-        def change(channel: Channel) -> dict[str, State]:
+        def change(channel: Channel) -> dict[str, RingState]:
             external_objects.check_on_broker(connection, topology)
             return _declare_and_switch(channel, topology, before)
 
@@ -63,8 +65,8 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
 
 
 def _declare_and_switch(
-    channel: Channel, topology: Topology, before: dict[str, State]
-) -> dict[str, State]:
+    channel: Channel, topology: Topology, before: dict[str, RingState]
+) -> dict[str, RingState]:
     """Declare a topology and make its rings current; return the states of the rings.
 
     Args:
@@ -90,7 +92,7 @@ def _declare_and_switch(
     }
 
 
-def _refuse_consumed(connection: Connection, topology: Topology, state: State) -> None:
+def _refuse_consumed(connection: Connection, topology: Topology, state: RingState) -> None:
     """Refuse to declare a ring's queues again while other hosts consume them.
 
     Otherwise, each start of one of the hosts would switch the ring to the arguments of that host.
@@ -122,7 +124,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
             continue
         if broker.exchange_exists(connection, names.gate(consumer)):
             declarations.declare_exchanges(connection.channel(), names)
-            queue_replacement.Replacement(connection, topology, consumer).carry_out()
+            queue_replacement.QueueReplacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
         for delay in queue.retry.delays_milliseconds:
             waiting = names.delay(queue, delay)
@@ -131,7 +133,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
                 queue_replacement.unpark(connection, topology, queue, waiting)
 
 
-def set_up_if_missing(topology: Topology) -> dict[str, State]:
+def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring; declare the topology if the broker has nothing of it.
 
     Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a

@@ -55,7 +55,7 @@ class InlineConsumer:
         self._waiting: WaitingQueues | None = None
         if retries is not None:
             self._waiting = WaitingQueues(
-                topology, consumer, retries, report=lambda _: None, count=lambda _: None
+                topology, consumer, retries, report=lambda _: None, on_count=lambda _: None
             )
         self._connection, self._queue = connection, queue
         self._subscribe_waiting()
@@ -96,7 +96,7 @@ class InlineConsumer:
         return self._consumer.queue
 
     def _full(self) -> bool:
-        return self._waiting is not None and self._waiting.full()
+        return self._waiting is not None and self._waiting.has_reached_limit()
 
     def handle(self) -> int:
         """Handle one batch and settle it; return the number of its deliveries.

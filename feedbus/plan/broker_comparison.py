@@ -21,7 +21,7 @@ from feedbus.broker_names import (
     queue_of,
 )
 from feedbus.generations import queue_replacement, switch
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
@@ -50,7 +50,7 @@ class Comparison:
 
     topology: Topology
     seen: Inventory
-    states: Mapping[str, State]
+    states: Mapping[str, RingState]
     delete_nonempty: Collection[str]
     changes: list[Change] = field(default_factory=list)
     named: set[str] = field(default_factory=set)

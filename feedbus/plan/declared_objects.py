@@ -75,7 +75,7 @@ class DeclaredObjects:
         """Add changes of queues that are on no ring; yield consumers whose queue is replaced."""
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
-            if queue_replacement.begun(self.topology, consumer, self.seen):
+            if queue_replacement.is_begun(self.topology, consumer, self.seen):
                 self._note(
                     "change", "queue", name, "its replacement was interrupted and is completed"
                 )
@@ -83,7 +83,7 @@ class DeclaredObjects:
             elif name not in self.seen.queues:
                 on = self._names.exchange(consumer.queue.exchange)
                 self._note("create", "queue", name, f"new in the topology, bound to {on}")
-            elif queue_replacement.differs(self.topology, consumer, self.seen):
+            elif queue_replacement.has_other_arguments(self.topology, consumer, self.seen):
                 found = self.seen.queues[name]
                 self._note(
                     *("change", "queue", name),
@@ -162,7 +162,7 @@ class DeclaredObjects:
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)
-            begun = queue_replacement.begun(self.topology, consumer, self.seen)
+            begun = queue_replacement.is_begun(self.topology, consumer, self.seen)
             if queue not in self.seen.queues or begun:
                 continue
             source = self._names.exchange(consumer.queue.exchange)

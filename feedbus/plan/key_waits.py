@@ -13,7 +13,7 @@ from pathlib import Path
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows
@@ -67,7 +67,7 @@ def shares(old: Generation, new: Generation) -> Shares:
 
 def waits(
     backlogs: Mapping[Generation, Mapping[str, int]],
-    state: State,
+    state: RingState,
     wanted: Generation,
     moving: Shares,
     rates: Mapping[str, float],

@@ -8,7 +8,7 @@ from feedbus import broker
 from feedbus.broker import external_objects, inventory
 from feedbus.broker.inventory import Inventory
 from feedbus.generations import ring_state
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
@@ -67,7 +67,7 @@ def make_plan(
     )
 
 
-def _states(topology: Topology, seen: Inventory) -> dict[str, State]:
+def _states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
     if not seen.queues:
         return {}  # also if the embedded broker's file does not exist: a plan must not create it
     with (

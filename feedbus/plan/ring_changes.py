@@ -9,7 +9,7 @@ from dataclasses import replace
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
 from feedbus.generations import older_topology_files, predecessors, switch
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.name_list import listed
 from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
 from feedbus.plan.key_waits import Rates, messages, shares, waits
@@ -20,7 +20,7 @@ KEYS = 10_000
 
 
 def changes(
-    topology: Topology, seen: Inventory, states: Mapping[str, State], *, predict: bool
+    topology: Topology, seen: Inventory, states: Mapping[str, RingState], *, predict: bool
 ) -> Iterator[RingChange]:
     """Yield the rings that get a new generation; a prediction of the keys takes some seconds."""
     rates = Rates(topology.var / "metrics") if predict else None
@@ -39,9 +39,11 @@ def changes(
                 for generation in (*state.draining, state.current)
             }
             change = _change(state, wanted, backlogs)
-            known = [predecessors.known(topology, queue) for queue in _queues(topology, exchange)]
+            known = [
+                predecessors.are_known(topology, queue) for queue in _queues(topology, exchange)
+            ]
             change = replace(change, waits_for_all=not all(known))
-            if older_topology_files.why_refused(state, topology):
+            if older_topology_files.refusal_reason(state, topology):
                 reason = f"{change.reason}; refused, because another host's file is newer"
                 change = replace(change, reason=reason)
             yield _predicted(change, state, wanted, backlogs, rates) if rates else change
@@ -52,7 +54,7 @@ def _queues(topology: Topology, exchange: Exchange) -> list[Queue]:
 
 
 def _change(
-    state: State, wanted: Generation, backlogs: Mapping[Generation, Mapping[str, int]]
+    state: RingState, wanted: Generation, backlogs: Mapping[Generation, Mapping[str, int]]
 ) -> RingChange:
     old = state.current
     if switch.same_ring(old, wanted) and not state.disordered:
@@ -68,7 +70,7 @@ def _change(
 
 def _predicted(
     change: RingChange,
-    state: State,
+    state: RingState,
     wanted: Generation,
     backlogs: Mapping[Generation, Mapping[str, int]],
     measuring: Rates,
@@ -90,7 +92,7 @@ def _predicted(
     )
 
 
-def _reason(state: State, wanted: Generation) -> str:
+def _reason(state: RingState, wanted: Generation) -> str:
     old = dict(state.current.members)
     new = dict(wanted.members)
     reasons = []
@@ -124,7 +126,9 @@ def _evenness(generation: Generation) -> Evenness | None:
     return Evenness(len(generation.members), round(max_over_share(counts, generation.members), 4))
 
 
-def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -> list[Draining]:
+def draining(
+    topology: Topology, seen: Inventory, states: Mapping[str, RingState]
+) -> list[Draining]:
     """Return the old generations that are not deleted yet."""
     names = Names(topology)
     return [

@@ -12,7 +12,7 @@ from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import RawConnection
 
 CHECK_SECONDS = 1.0
-BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
+BEATS_PER_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
 
 
 class Heartbeats:
@@ -21,14 +21,14 @@ class Heartbeats:
     def __init__(self, clock: Clock) -> None:
         """Create the object; nothing is sent until the thread is started."""
         self._clock = clock
-        self._working = False  # whether the thread may send heartbeats
+        self._may_send = False  # whether the thread may send heartbeats
         self._raw: RawConnection | None = None
         self._last_beat = 0.0
         self._longest_gap = 0.0
-        self._writing = threading.Lock()  # held while the thread writes a frame
-        self._over = threading.Event()  # the thread ends
-        self._begun = threading.Event()  # the thread wakes up, because a handler runs
-        self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
+        self._write_lock = threading.Lock()  # held while the thread writes a frame
+        self._end_requested = threading.Event()  # the thread ends
+        self._wake_requested = threading.Event()  # the thread wakes up, because a handler runs
+        self._thread = threading.Thread(target=self._send_regularly, name="heartbeats", daemon=True)
 
     def __enter__(self) -> Self:
         """Start the thread, unless the clock is virtual."""
@@ -38,13 +38,13 @@ class Heartbeats:
 
     def __exit__(self, *_: object) -> None:
         """End the thread."""
-        self._over.set()
-        self._begun.set()
+        self._end_requested.set()
+        self._wake_requested.set()
         if self._clock.takes_time:
             self._thread.join()
 
     @contextlib.contextmanager
-    def of(self, connection: RawConnection) -> Iterator[None]:
+    def on_connection(self, connection: RawConnection) -> Iterator[None]:
         """Send heartbeats only on this py-amqp connection while a `with` block runs."""
         self._raw, self._last_beat = connection, self._clock.monotonic()
         try:
@@ -56,29 +56,29 @@ class Heartbeats:
     def while_working(self) -> Iterator[None]:
         """Let the thread send heartbeats in a `with` block."""
         self._longest_gap = 0.0
-        self._working = True
-        self._begun.set()
+        self._may_send = True
+        self._wake_requested.set()
         try:
             yield
         finally:
             # The lock waits until the thread has written its current frame. The bytes of frames
             # that two threads write at the same time would be mixed up.
-            with self._writing:
-                self._working = False
+            with self._write_lock:
+                self._may_send = False
             self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
 
     @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Within while_working(), stop the thread's heartbeats in a `with` block."""
-        with self._writing:
-            self._working = False
+        with self._write_lock:
+            self._may_send = False
         gap = self._longest_gap
         try:
             yield
         finally:
             self._longest_gap = max(gap, self._longest_gap)
-            self._working = True
-            self._begun.set()
+            self._may_send = True
+            self._wake_requested.set()
 
     @property
     def missed_seconds(self) -> float:
@@ -100,7 +100,7 @@ class Heartbeats:
         """Send a heartbeat if one is due and the connection has heartbeats."""
         raw, now = self._raw, self._clock.monotonic()
         gap = now - self._last_beat
-        if gap < _interval_seconds(raw) / BEATS_AN_INTERVAL:
+        if gap < _interval_seconds(raw) / BEATS_PER_INTERVAL:
             return
         self._longest_gap = max(self._longest_gap, gap)
         self._last_beat = now
@@ -109,25 +109,25 @@ class Heartbeats:
             with contextlib.suppress(OSError, AttributeError):
                 send()  # the consuming loop handles a broken connection
 
-    def _watch(self) -> None:
-        while not self._over.is_set():
+    def _send_regularly(self) -> None:
+        while not self._end_requested.is_set():
             # The thread sleeps while no handler runs, so an idle consumer needs no processor time.
-            self._begun.wait()
-            self._over.wait(self._check_seconds())
-            if not self._working:
-                self._begun.clear()
-                if self._working or self._over.is_set():
-                    self._begun.set()
+            self._wake_requested.wait()
+            self._end_requested.wait(self._check_seconds())
+            if not self._may_send:
+                self._wake_requested.clear()
+                if self._may_send or self._end_requested.is_set():
+                    self._wake_requested.set()
                 continue
-            with self._writing:
-                if self._working:
+            with self._write_lock:
+                if self._may_send:
                     self.beat()
 
     def _step_seconds(self, deadline: float) -> float:
         return min(max(deadline - self._clock.monotonic(), 0), self._check_seconds())
 
     def _check_seconds(self) -> float:
-        return min(CHECK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
+        return min(CHECK_SECONDS, _interval_seconds(self._raw) / BEATS_PER_INTERVAL)
 
 
 def _interval_seconds(raw: RawConnection | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-KEPT = 0.9  # each new batch reduces the weight of the earlier batches to this share
+KEPT_SHARE = 0.9  # each new batch reduces the weight of the earlier batches to this share
 
 
 class BatchDurations:
@@ -21,11 +21,11 @@ class BatchDurations:
 
     def add(self, records: int, seconds: float) -> None:
         """Add a batch; the weight of the earlier ones decreases."""
-        self._count = self._count * KEPT + 1
-        self._records = self._records * KEPT + records
-        self._seconds = self._seconds * KEPT + seconds
-        self._records_squared = self._records_squared * KEPT + records * records
-        self._products = self._products * KEPT + records * seconds
+        self._count = self._count * KEPT_SHARE + 1
+        self._records = self._records * KEPT_SHARE + records
+        self._seconds = self._seconds * KEPT_SHARE + seconds
+        self._records_squared = self._records_squared * KEPT_SHARE + records * records
+        self._products = self._products * KEPT_SHARE + records * seconds
 
     def records_within(self, seconds: float) -> float:
         """Return how many records a batch handles in this time; its fixed costs do not count.

@@ -13,7 +13,7 @@ from feedbus.runner.connection_loss_causes import ConnectionLoad
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.overtaking import Overtaking
-from feedbus.runner.run_state import HERE_SECONDS, Run
+from feedbus.runner.run_state import MIN_WAIT_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
@@ -34,9 +34,9 @@ class BatchMode:
         self._run = run
         self._subscriptions = subscriptions
         self._overtaking = Overtaking.of(run.consumer.queue)
-        self._last_batch = -math.inf  # when the latest batch began
-        self._behind = False  # whether the latest batch came from an old queue
-        self._old_batches = OldQueueBatches(run.consumer.queue.batch.size)
+        self._last_batch_at = -math.inf  # when the latest batch began
+        self._from_old_queue = False  # whether the latest batch came from an old queue
+        self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
         self._pauses: PublishingPauses | None = None  # only with `stream` and `order_by`
         if self._overtaking is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -45,11 +45,11 @@ class BatchMode:
             run.dispatch.pause_after_slices(self._pauses.pause)
 
     @property
-    def working(self) -> bool:
+    def has_unsettled(self) -> bool:
         """Whether decoded deliveries are not settled; possible only in the concurrent mode."""
         return False
 
-    def works_on(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
+    def has_unsettled_of(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
         """Whether deliveries of a subscription are being handled and are not settled."""
         return False
 
@@ -65,33 +65,33 @@ class BatchMode:
         arrives after a quiet time is handled immediately.
         """
         run = self._run
-        batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
-        if run.waiting or buffer.divided:
+        batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
+        if run.waiting or buffer.has_lanes:
             # Waiting records, and deliveries of each generation, must be read even if many
             # deliveries have arrived.
             run.receive(raw, 0.0)
         else:
             raw.take_arrived()
-        if run.full():
+        if run.has_reached_waiting_limit():
             run.receive(raw, run.wait_seconds(raw))
             run.heartbeats.beat()
             return bool(buffer)
-        if waited:
+        if already_buffered:
             deadline = run.clock.monotonic()
         elif buffer:
-            deadline = self._last_batch + batch.wait_seconds
+            deadline = self._last_batch_at + batch.wait_seconds
         else:
             deadline = run.clock.monotonic() + run.wait_seconds(raw)
         while buffer.records < batch.size and not run.stop_requested.is_set():
-            had = bool(buffer)
+            had_deliveries = bool(buffer)
             try:
-                raw.drain_events(timeout=max(deadline - run.clock.monotonic(), HERE_SECONDS))
+                raw.drain_events(timeout=max(deadline - run.clock.monotonic(), MIN_WAIT_SECONDS))
             except TimeoutError:
                 break
-            if buffer and not had:
-                deadline = self._last_batch + batch.wait_seconds
+            if buffer and not had_deliveries:
+                deadline = self._last_batch_at + batch.wait_seconds
             if run.waiting:
-                deadline = min(deadline, run.clock.monotonic() + run.until_due())
+                deadline = min(deadline, run.clock.monotonic() + run.seconds_until_due())
         run.heartbeats.beat()
         return bool(buffer)
 
@@ -106,9 +106,9 @@ class BatchMode:
         run = self._run
         if run.waiting is None or not run.waiting:
             return True
-        most = int(min(run.consumer.queue.batch.size, run.limits.messages))
-        deliveries = run.waiting.take(most, run.crash_guard.suspected)
-        if deliveries and not self._work(raw, deliveries, run.clock.monotonic()):
+        max_records = int(min(run.consumer.queue.batch.size, run.limits.remaining_messages))
+        deliveries = run.waiting.take(max_records, run.crash_guard.is_suspected)
+        if deliveries and not self._handle_and_settle(raw, deliveries, run.clock.monotonic()):
             return False
         run.waiting.renew(run.timeout.seconds)
         return True
@@ -124,26 +124,26 @@ class BatchMode:
         run = self._run
         if not run.buffer:
             return True  # all were handled while the call for a waiting record paused
-        if run.timeout.too_close(run.buffer.oldest_at):
+        if run.timeout.would_expire(run.buffer.oldest_at):
             return False
-        if run.full() or run.limits.messages <= 0:
+        if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
             return True
         run.buffer.next_lane()
-        if self._subscriptions.at_fence() and self._subscriptions.pass_fence(raw):
+        if self._subscriptions.must_process_fence() and self._subscriptions.process_fence(raw):
             return True
         return self._handle(raw)
 
-    def cancelled(self) -> None:
+    def on_cancel(self) -> None:
         """Register that the broker has cancelled a subscription."""
 
-    def channel_closed(self, error: BaseException) -> None:
+    def on_channel_close(self, error: BaseException) -> None:
         """Register why the broker closed a channel."""
         self._run.timeout.learn(error)
 
-    def let_finish(self) -> None:
+    def finish_running(self) -> None:
         """Finish and settle the running records; the broker delivers the others again."""
 
-    def while_holding(self) -> None:
+    def update_crash_guard(self) -> None:
         """Write the messages in handlers to the crash guard's file; called often in an outage."""
 
     def forget(self) -> None:
@@ -155,48 +155,54 @@ class BatchMode:
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a batch and settle it; return False if it must go back to the broker."""
         arrived_at = self._run.buffer.oldest_at
-        return self._work(raw, self._next_batch(), arrived_at)
+        return self._handle_and_settle(raw, self._next_batch(), arrived_at)
 
     def _next_batch(self) -> list[Delivery]:
         """Take small deliveries that may overtake others, or a batch of the oldest deliveries."""
         run = self._run
-        buffer, most, suspected = run.buffer, run.limits.messages, run.crash_guard.suspected
+        buffer, max_deliveries, is_suspected = (
+            run.buffer,
+            run.limits.remaining_messages,
+            run.crash_guard.is_suspected,
+        )
         if self._overtaking is not None:
-            deliveries = self._overtaking.take_first(buffer, most, suspected)
+            deliveries = self._overtaking.take_first(buffer, max_deliveries, is_suspected)
             if deliveries:
                 return deliveries
         size = run.consumer.queue.batch.size
-        self._behind = buffer.behind
-        if self._behind:
-            size = min(size, int(self._old_batches.size))
-        return buffer.take(size, most, suspected)
+        self._from_old_queue = buffer.in_old_lane
+        if self._from_old_queue:
+            size = min(size, int(self._old_queue_batches.size))
+        return buffer.take(size, max_deliveries, is_suspected)
 
-    def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
+    def _handle_and_settle(
+        self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float
+    ) -> bool:
         """Handle deliveries and settle them; return False if all must go back to the broker."""
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
-        self._last_batch = run.clock.monotonic()
+        self._last_batch_at = run.clock.monotonic()
         while True:
             try:
-                with self._pauses.of(raw, deliveries) if self._pauses else nullcontext():
-                    load = self._dispatch_noted(deliveries, ids)
+                with self._pauses.allow(raw, deliveries) if self._pauses else nullcontext():
+                    load = self._call_handler(deliveries, ids)
                 break
             except Outage as error:
-                if not self._wait_out(raw, error):
+                if not self._hold(raw, error):
                     return True
-                if run.timeout.too_close(arrived_at):
+                if run.timeout.would_expire(arrived_at):
                     return False
-        self._handled(raw, deliveries, load.seconds, load)
+        self._finish_batch(raw, deliveries, load.seconds, load)
         return True
 
     def _handle_in_pause(
         self, raw: RawConnection, deliveries: Sequence[Delivery], message_ids: Sequence[str]
     ) -> None:
         """Handle deliveries and settle them, while a call of the handler pauses."""
-        load = self._dispatch_noted(deliveries, message_ids)
-        self._handled(raw, deliveries, load.seconds, load)
+        load = self._call_handler(deliveries, message_ids)
+        self._finish_batch(raw, deliveries, load.seconds, load)
 
-    def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
+    def _hold(self, raw: RawConnection, error: Outage) -> bool:
         """Wait because of an outage; return True to try again, or False to end the run.
 
         Raises:
@@ -205,23 +211,23 @@ class BatchMode:
         """
         run = self._run
         run.crash_guard.release()  # a kill during the hold is counted against no message
-        if run.must_read_anew:
+        if run.must_read_again:
             raise error
-        run.hold(error, self.while_holding)
-        if not run.goes_on(working=self.working):
+        run.hold(error, self.update_crash_guard)
+        if not run.must_continue(has_unsettled=self.has_unsettled):
             return False
         raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
         return True
 
-    def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
+    def _call_handler(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
         """Call the handler with a batch; the crash guard's file has its message ids meanwhile."""
         run = self._run
         started = run.clock.monotonic()
         with run.heartbeats.while_working():
             run.resources.open()  # a resource may have ended by itself
-            run.crash_guard.take(ids, run.handler_seconds)
+            run.crash_guard.set_messages(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
-            reason = run.crash_guard.reason_given_up(ids[0], limit)
+            reason = run.crash_guard.reason_to_give_up(ids[0], limit)
             if reason:
                 events.error(
                     "message_given_up",
@@ -230,14 +236,14 @@ class BatchMode:
                     message_id=ids[0],
                 )
                 # After twice the limit, the later crashes were caused by the dead handler.
-                skip = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
+                skip = bool(run.crash_guard.reason_to_give_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
                 run.dispatch.handle(deliveries)
         seconds = run.clock.monotonic() - started
         return ConnectionLoad(seconds, run.heartbeats.missed_seconds, ids)
 
-    def _handled(
+    def _finish_batch(
         self,
         raw: RawConnection,
         deliveries: Sequence[Delivery],
@@ -246,15 +252,15 @@ class BatchMode:
     ) -> None:
         """Settle and count a batch that has been handled."""
         run = self._run
-        run.timeout.note(seconds)
-        if run.buffer.divided:
+        run.timeout.add_duration(seconds)
+        if run.buffer.has_lanes:
             records = sum(delivery.record_count for delivery in deliveries)
-            self._old_batches.add(records, seconds, old=self._behind)
-        run.limits.idle_from(run.clock.monotonic())
+            self._old_queue_batches.add(records, seconds, old=self._from_old_queue)
+        run.limits.restart_idle_time(run.clock.monotonic())
         self._settle(raw, deliveries, load)
-        self._subscriptions.sample(deliveries[0])
-        run.holding.record_success()
-        run.limits.handled(len(deliveries))
+        self._subscriptions.check_placement(deliveries[0])
+        run.outage_pause.record_success()
+        run.limits.count_handled(len(deliveries))
 
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad
@@ -268,17 +274,17 @@ class BatchMode:
         tags: defaultdict[str, list[int]] = defaultdict(list)
         for delivery in deliveries:
             tags[delivery.consumer_tag].append(delivery.tag)
-        running = self._pauses.tags if self._pauses is not None else ()
-        slow = load.seconds >= LEAST_TIMEOUT_SECONDS
+        paused_tags = self._pauses.paused_tags if self._pauses is not None else ()
+        is_slow = load.seconds >= LEAST_TIMEOUT_SECONDS
         try:
-            for consumer_tag, settled in tags.items():
-                overtook = consumer_tag in running or run.buffer.holds_before(
-                    consumer_tag, settled[-1]
+            for consumer_tag, delivery_tags in tags.items():
+                one_by_one = consumer_tag in paused_tags or run.buffer.has_before(
+                    consumer_tag, delivery_tags[-1]
                 )
-                subscriptions.settle(consumer_tag, settled, one_by_one=overtook)
+                subscriptions.settle(consumer_tag, delivery_tags, one_by_one=one_by_one)
             if run.waiting is not None:
                 run.waiting.settle(deliveries)
-            if slow or load.cause(run.timeout):
+            if is_slow or load.cause(run.timeout):
                 raw.take_arrived()
                 raw.channel().close()  # the answer to this request comes after the acknowledgement
         except Exception as error:
@@ -296,7 +302,7 @@ class BatchMode:
                 run.crash_guard.blame(load.message_ids, cause)
             run.crash_guard.release()
             raise
-        cancelled = slow and not tags.keys().isdisjoint(subscriptions.cancelled)
+        cancelled = is_slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
-            run.crash_guard.blame(load.message_ids, run.timeout.cancelled(load.seconds))
+            run.crash_guard.blame(load.message_ids, run.timeout.cause_of_cancel(load.seconds))
         run.crash_guard.release(settled=not cancelled)

@@ -38,7 +38,7 @@ class _Lane:
         return delivery
 
     @property
-    def at_fence(self) -> bool:
+    def next_is_fence(self) -> bool:
         return bool(self.deliveries) and FENCE in self.deliveries[0].headers
 
 
@@ -53,96 +53,106 @@ class Buffer:
 
     def __init__(self) -> None:
         """Create an empty buffer, with one lane."""
-        self._lane = _Lane()
-        self._lanes = [self._lane]  # the newest generation first
+        self._current_lane = _Lane()
+        self._lanes = [self._current_lane]  # the newest generation first
         # The lane of each consumer tag, if there are several lanes.
-        self._lane_of: dict[str, _Lane] = {}
+        self._lane_by_tag: dict[str, _Lane] = {}
         # The lanes of generations after this one are excluded; with None, no lane is.
         self._last_generation_number: int | None = None
 
     def __len__(self) -> int:
         """Count the deliveries of all lanes that are not excluded."""
-        if not self._lane_of:
-            return len(self._lane.deliveries)
-        return sum(len(each.deliveries) for each in self._open)
+        if not self._lane_by_tag:
+            return len(self._current_lane.deliveries)
+        return sum(len(each.deliveries) for each in self._included_lanes)
 
     @property
     def records(self) -> int:
         """The number of records in all lanes that are not excluded."""
-        if not self._lane_of:
-            return self._lane.records
-        return sum(each.records for each in self._open)
+        if not self._lane_by_tag:
+            return self._current_lane.records
+        return sum(each.records for each in self._included_lanes)
 
     # -- lanes -----------------------------------------------------------------------------------
 
-    def divide(self, consumer_tag: str, generation_number: int) -> None:
+    def assign_lane(self, consumer_tag: str, generation_number: int) -> None:
         """From now on, put deliveries with this consumer tag into the lane of this generation."""
-        found = [each for each in self._lanes if each.generation_number == generation_number]
-        if not found:
-            if not self._lane_of:  # the first lane has no generation yet
-                found = [self._lane]
-                self._lane.generation_number = generation_number
+        lanes = [each for each in self._lanes if each.generation_number == generation_number]
+        if not lanes:
+            if not self._lane_by_tag:  # the first lane has no generation yet
+                lanes = [self._current_lane]
+                self._current_lane.generation_number = generation_number
             else:
-                found = [_Lane(generation_number)]
-                self._lanes.append(found[0])
+                lanes = [_Lane(generation_number)]
+                self._lanes.append(lanes[0])
                 self._lanes.sort(key=lambda each: -each.generation_number)
-        self._lane_of[consumer_tag] = found[0]
+        self._lane_by_tag[consumer_tag] = lanes[0]
 
     @property
-    def divided(self) -> bool:
+    def has_lanes(self) -> bool:
         """Whether the deliveries of generations are in separate lanes."""
-        return bool(self._lane_of)
+        return bool(self._lane_by_tag)
 
     @property
-    def behind(self) -> bool:
+    def in_old_lane(self) -> bool:
         """Whether the current lane has the deliveries of an old generation."""
-        return self._lane is not self._lanes[0]
+        return self._current_lane is not self._lanes[0]
 
-    def exclude_later(self, generation_number: int | None) -> None:
+    def exclude_generations_after(self, generation_number: int | None) -> None:
         """Exclude the lanes of generations later than this one; with None, exclude no lane."""
         self._last_generation_number = generation_number
-        if self._lane_of and not (self._is_open(self._lane) and self._lane.deliveries):
+        if self._lane_by_tag and not (
+            self._is_included(self._current_lane) and self._current_lane.deliveries
+        ):
             self.next_lane()
 
     def next_lane(self) -> None:
         """Go to the next lane that has deliveries and is not excluded."""
-        if not self._lane_of:
+        if not self._lane_by_tag:
             return
-        index = self._lanes.index(self._lane) + 1
+        index = self._lanes.index(self._current_lane) + 1
         for lane in (*self._lanes[index:], *self._lanes[:index]):
-            if lane.deliveries and self._is_open(lane):
-                self._lane = lane
+            if lane.deliveries and self._is_included(lane):
+                self._current_lane = lane
                 return
 
-    def pass_over_fence(self) -> None:
+    def go_to_lane_without_fence(self) -> None:
         """If the next delivery is a fence, go to a lane whose next delivery is not a fence."""
-        for lane in self._open if self._lane_of and self._lane.at_fence else ():
-            if lane.deliveries and not lane.at_fence:
-                self._lane = lane
+        for lane in (
+            self._included_lanes if self._lane_by_tag and self._current_lane.next_is_fence else ()
+        ):
+            if lane.deliveries and not lane.next_is_fence:
+                self._current_lane = lane
                 return
 
     @property
-    def _open(self) -> list[_Lane]:
-        return [each for each in self._lanes if self._is_open(each)]
+    def _included_lanes(self) -> list[_Lane]:
+        return [each for each in self._lanes if self._is_included(each)]
 
-    def _is_open(self, lane: _Lane) -> bool:
+    def _is_included(self, lane: _Lane) -> bool:
         return (
             self._last_generation_number is None
             or lane.generation_number <= self._last_generation_number
         )
 
-    def _of(self, consumer_tag: str) -> _Lane:
-        return self._lane_of.get(consumer_tag, self._lane) if self._lane_of else self._lane
+    def _lane_for(self, consumer_tag: str) -> _Lane:
+        return (
+            self._lane_by_tag.get(consumer_tag, self._current_lane)
+            if self._lane_by_tag
+            else self._current_lane
+        )
 
     # -- deliveries ------------------------------------------------------------------------------
 
     def add(self, delivery: Delivery, arrived_at: float) -> None:
         """Append a delivery to its lane; arrived_at is a time of the monotonic clock."""
-        lane = self._of(delivery.consumer_tag) if self._lane_of else self._lane
+        lane = self._lane_for(delivery.consumer_tag) if self._lane_by_tag else self._current_lane
         lane.deliveries.append(delivery)
         lane.arrivals.append(arrived_at)
         lane.records += delivery.record_count
-        if lane is not self._lane and not (self._lane.deliveries and self._is_open(self._lane)):
+        if lane is not self._current_lane and not (
+            self._current_lane.deliveries and self._is_included(self._current_lane)
+        ):
             self.next_lane()
 
     def clear(self) -> None:
@@ -150,14 +160,14 @@ class Buffer:
 
         The end of the channels of the deliveries has returned them to the broker.
         """
-        self._lane = _Lane()
-        self._lanes = [self._lane]
-        self._lane_of = {}
+        self._current_lane = _Lane()
+        self._lanes = [self._current_lane]
+        self._lane_by_tag = {}
         self._last_generation_number = None
 
-    def drop(self, consumer_tag: str) -> None:
+    def remove(self, consumer_tag: str) -> None:
         """Remove the deliveries of one consumer tag."""
-        lane = self._of(consumer_tag)
+        lane = self._lane_for(consumer_tag)
         kept = [
             (delivery, arrived_at)
             for delivery, arrived_at in zip(lane.deliveries, lane.arrivals, strict=True)
@@ -166,12 +176,12 @@ class Buffer:
         lane.deliveries = deque(delivery for delivery, _ in kept)
         lane.arrivals = deque(arrived_at for _, arrived_at in kept)
         lane.records = sum(delivery.record_count for delivery in lane.deliveries)
-        self._leave_empty()
+        self._leave_empty_lane()
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
         """Put taken deliveries back into their lanes, in order; arrived_at is used for all."""
         for delivery in deliveries:
-            lane = self._of(delivery.consumer_tag)
+            lane = self._lane_for(delivery.consumer_tag)
             later = (
                 position
                 for position, each in enumerate(lane.deliveries)
@@ -181,81 +191,82 @@ class Buffer:
             lane.deliveries.insert(position, delivery)
             lane.arrivals.insert(position, arrived_at)
             lane.records += delivery.record_count
-        self._leave_empty()
+        self._leave_empty_lane()
 
-    def pick(self, choose: Choose, most: float) -> list[Delivery]:
+    def pick(self, choose: Choose, max_deliveries: float) -> list[Delivery]:
         """Remove and return deliveries that a function chooses, at most the given number."""
-        lane = self._lane
+        lane = self._current_lane
         positions = choose(lane.deliveries, lane.records)
-        positions = positions[: int(max(min(most, len(lane.deliveries)), 0))]
+        positions = positions[: int(max(min(max_deliveries, len(lane.deliveries)), 0))]
         picked = [lane.deliveries[position] for position in positions]
         for position in reversed(positions):
             del lane.deliveries[position], lane.arrivals[position]
         lane.records -= sum(delivery.record_count for delivery in picked)
-        self._leave_empty()
+        self._leave_empty_lane()
         return picked
 
-    def holds_before(self, consumer_tag: str, tag: int) -> bool:
+    def has_before(self, consumer_tag: str, tag: int) -> bool:
         """Whether the buffer has a delivery of a subscription with a lower delivery tag."""
-        deliveries = self._of(consumer_tag).deliveries
-        came = (each.tag for each in deliveries if each.consumer_tag == consumer_tag)
-        return next(came, tag) < tag
+        deliveries = self._lane_for(consumer_tag).deliveries
+        tags = (each.tag for each in deliveries if each.consumer_tag == consumer_tag)
+        return next(tags, tag) < tag
 
-    def holds(self, consumer_tag: str) -> bool:
+    def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether the buffer has a delivery of this consumer tag."""
-        deliveries = self._of(consumer_tag).deliveries
+        deliveries = self._lane_for(consumer_tag).deliveries
         return any(each.consumer_tag == consumer_tag for each in deliveries)
 
     @property
-    def first(self) -> Delivery:
+    def next_delivery(self) -> Delivery:
         """The next delivery."""
-        return self._lane.deliveries[0]
+        return self._current_lane.deliveries[0]
 
     @property
-    def at_fence(self) -> bool:
+    def next_is_fence(self) -> bool:
         """Whether the next delivery is marked as a fence, the end of its queue."""
-        return self._lane.at_fence
+        return self._current_lane.next_is_fence
 
     @property
     def oldest_at(self) -> float:
         """The time at which the oldest delivery of all lanes arrived; there must be one."""
-        if not self._lane_of:
-            return self._lane.arrivals[0]
+        if not self._lane_by_tag:
+            return self._current_lane.arrivals[0]
         return min(each.arrivals[0] for each in self._lanes if each.arrivals)
 
     def pop(self) -> Delivery:
         """Remove and return the next delivery."""
-        delivery = self._lane.pop()
-        if self._lane_of:
-            self._leave_empty()
+        delivery = self._current_lane.pop()
+        if self._lane_by_tag:
+            self._leave_empty_lane()
         return delivery
 
     def take(
-        self, records: int, deliveries: float, suspected: Callable[[str], bool]
+        self, max_records: int, max_deliveries: float, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
         """Remove and return a batch, which ends before a fence.
 
         Args:
-            records: the number of records after which the batch ends.
-            deliveries: the largest number of deliveries.
-            suspected: called with a message id; returns whether that message must be handled alone.
+            max_records: the number of records after which the batch ends.
+            max_deliveries: the largest number of deliveries.
+            is_suspected: called with a message id; returns whether that message must be handled
+                alone.
 
         """
-        lane = self._lane
+        lane = self._current_lane
         taken: list[Delivery] = []
         count = 0
-        while lane.deliveries and count < records and len(taken) < deliveries:
-            alone = suspected(lane.deliveries[0].message_id)
-            if taken and (alone or lane.at_fence):
+        while lane.deliveries and count < max_records and len(taken) < max_deliveries:
+            suspected = is_suspected(lane.deliveries[0].message_id)
+            if taken and (suspected or lane.next_is_fence):
                 break
             taken.append(lane.pop())
             count += taken[-1].record_count
-            if alone:
+            if suspected:
                 break
-        self._leave_empty()
+        self._leave_empty_lane()
         return taken
 
-    def _leave_empty(self) -> None:
+    def _leave_empty_lane(self) -> None:
         """If the current lane has no deliveries, go to another lane."""
-        if self._lane_of and not self._lane.deliveries:
+        if self._lane_by_tag and not self._current_lane.deliveries:
             self.next_lane()

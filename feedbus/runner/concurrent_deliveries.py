@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 events = EventLog(__name__)
 
 # The crash guard's file is rewritten when it contains more messages that have ended than this.
-NOTED_MORE = 64
+MAX_ENDED_IDS = 64
 
 
 class ConcurrentDeliveries:
     """The deliveries of one consumer from their decoding until they are settled."""
 
     def __init__(
-        self, calls: ConcurrentCalls, crash_guard: CrashGuard, seconds: float, clock: Clock
+        self, calls: ConcurrentCalls, crash_guard: CrashGuard, handler_seconds: float, clock: Clock
     ) -> None:
         """Create the object without deliveries.
 
         Args:
             calls: calls the handlers.
             crash_guard: its file contains the messages that are handled.
-            seconds: the time limit of a handler call.
+            handler_seconds: the time limit of a handler call.
             clock: the clock that is used for waiting.
 
         """
         self._calls = calls
         self._crash_guard = crash_guard
         self._clock = clock
-        self._seconds = seconds
-        self._noted: set[str] = set()  # the message ids in the crash guard's file
-        self._noted_since = math.nan  # the start from which the file's deadline was computed
+        self._handler_seconds = handler_seconds
+        self._ids_in_file: set[str] = set()  # the message ids in the crash guard's file
+        self._limited_from = math.nan  # the start from which the file's deadline was computed
         # By consumer tag and delivery tag, in the order of arrival.
         self._arrived_at: dict[tuple[str, int], float] = {}
         # By consumer tag.
@@ -57,22 +57,22 @@ class ConcurrentDeliveries:
         """Count the deliveries."""
         return len(self._arrived_at)
 
-    def has(self, consumer_tag: str) -> bool:
+    def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether there is a delivery of a subscription."""
         return any(tag == consumer_tag for tag, _ in self._arrived_at)
 
     @property
-    def running(self) -> bool:
+    def has_running_calls(self) -> bool:
         """Whether any record was started and is not finished."""
         return bool(self._calls.running)
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether to decode the next deliveries, because too few records wait or run."""
         return self._calls.has_capacity
 
     @property
-    def unfinished(self) -> bool:
+    def has_ended_calls(self) -> bool:
         """Whether a call has ended, so that finish() must be called next."""
         return self._calls.has_ended_calls
 
@@ -90,42 +90,46 @@ class ConcurrentDeliveries:
         """Return a descriptor that is readable when a record has ended."""
         return self._calls.waker.fileno()
 
-    def note(self) -> None:
+    def update_crash_guard(self) -> None:
         """Write the deadline of the running messages to the crash guard's file; called often."""
         if self._calls.oldest_started_at is not None:
-            self._limit()
-        elif self._noted:
+            self._set_time_limit()
+        elif self._ids_in_file:
             self._crash_guard.release()
-            self._noted.clear()
+            self._ids_in_file.clear()
 
-    def _note_beginning(self, works: Sequence[RecordCall]) -> None:
+    def _add_to_crash_guard(self, calls: Sequence[RecordCall]) -> None:
         """Add the messages that are about to start to the crash guard's file.
 
         Ended messages stay in the file for a while: rewriting the file at each change would cost
         more than the handling. After a crash, all messages in the file are first handled alone.
         """
-        new = dict.fromkeys(id_ for work in works if (id_ := work.message_id) not in self._noted)
-        if self._noted and len(self._noted) + len(new) <= NOTED_MORE + 2 * len(self._calls.running):
+        new = dict.fromkeys(
+            id_ for call in calls if (id_ := call.message_id) not in self._ids_in_file
+        )
+        if self._ids_in_file and len(self._ids_in_file) + len(new) <= MAX_ENDED_IDS + 2 * len(
+            self._calls.running
+        ):
             if new:
-                self._crash_guard.extend(list(new))
-                self._noted.update(new)
+                self._crash_guard.add_messages(list(new))
+                self._ids_in_file.update(new)
             if self._calls.oldest_started_at is None:  # all messages in the file have ended
-                self._noted_since = math.nan
+                self._limited_from = math.nan
         else:
-            self._noted = {work.message_id for work in self._calls.in_handlers}
-            self._take(self._noted)
-        self._limit()
+            self._ids_in_file = {call.message_id for call in self._calls.in_handlers}
+            self._write_to_crash_guard(self._ids_in_file)
+        self._set_time_limit()
 
-    def _take(self, message_ids: Collection[str]) -> None:
-        self._crash_guard.take(list(message_ids), self._seconds)
-        self._noted_since = math.nan
+    def _write_to_crash_guard(self, message_ids: Collection[str]) -> None:
+        self._crash_guard.set_messages(list(message_ids), self._handler_seconds)
+        self._limited_from = math.nan
 
-    def _limit(self) -> None:
+    def _set_time_limit(self) -> None:
         now = self._clock.monotonic()
         since = self._calls.oldest_started_at or now
-        if since != self._noted_since:
-            self._noted_since = since
-            self._crash_guard.limit(since + self._seconds - now)
+        if since != self._limited_from:
+            self._limited_from = since
+            self._crash_guard.set_time_limit(since + self._handler_seconds - now)
 
     def check_event_loop(self) -> None:
         """Log an async handler that blocks the event loop; this method is called often."""
@@ -146,19 +150,19 @@ class ConcurrentDeliveries:
             selector.register(self.fileno(), selectors.EVENT_READ)
             self._clock.select(selector, seconds)
 
-    def open(self, delivery: Delivery, arrived_at: float) -> None:
+    def decode(self, delivery: Delivery, arrived_at: float) -> None:
         """Decode a delivery that arrived after all others; see ConcurrentCalls.decode()."""
         self._arrived_at[delivery.consumer_tag, delivery.tag] = arrived_at
-        self._settlements[delivery.consumer_tag].arrived(delivery.tag)
+        self._settlements[delivery.consumer_tag].add(delivery.tag)
         self._calls.decode([delivery])
 
     def start(self) -> None:
         """Start the records that may start now; see ConcurrentCalls.start()."""
         self._calls.decode(())
-        works = self._calls.take_startable()
-        if works:
-            self._note_beginning(works)
-            self._calls.start(works)
+        calls = self._calls.take_startable()
+        if calls:
+            self._add_to_crash_guard(calls)
+            self._calls.start(calls)
 
     def finish(self) -> list[Delivery]:
         """Return the deliveries that are done now; see ConcurrentCalls.finish()."""
@@ -168,15 +172,15 @@ class ConcurrentDeliveries:
                 return []
         self._calls.finish()
         for each in self._calls.for_dead_handler:
-            self._noted.add(each.delivery.message_id)
-            self._take(self._noted)
+            self._ids_in_file.add(each.delivery.message_id)
+            self._write_to_crash_guard(self._ids_in_file)
             self._calls.send_failed(each)
         self._calls.send_failed()
         settled = self._calls.take_acknowledgeable()
         for delivery in settled:
-            self._settlements[delivery.consumer_tag].done(delivery.tag)
+            self._settlements[delivery.consumer_tag].mark_done(delivery.tag)
             self._arrived_at.pop((delivery.consumer_tag, delivery.tag), None)
-        self.note()
+        self.update_crash_guard()
         return settled
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
@@ -186,16 +190,16 @@ class ConcurrentDeliveries:
         counted as the cause.
         """
         slow = self._calls.slow_messages
-        self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
+        self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.cause_of_close)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
         """Count the slowest message as the reason why the broker cancelled the consumer."""
         slowest = sorted(self._calls.slow_messages, key=lambda each: each[1])[-1:]
-        self._blame(slowest, timeout.cancelled)
+        self._blame(slowest, timeout.cause_of_cancel)
 
     def _blame(self, slow: Sequence[tuple[str, float]], cause_of: Callable[[float], str]) -> None:
-        for message_id, took in slow:
-            cause = cause_of(took)
+        for message_id, seconds in slow:
+            cause = cause_of(seconds)
             events.warning(
                 "channel_lost",
                 f"the broker closed the channel while message {message_id} was handled: {cause};"
@@ -212,7 +216,7 @@ class ConcurrentDeliveries:
             if reader is not None:
                 reader.settle_done(settlement)
             else:  # a waiting queue acknowledges its deliveries itself
-                settlement.acknowledgements()
+                settlement.take_acknowledgeable()
 
     def forget_all(self) -> None:
         """Wait until no call runs, and forget all deliveries: the broker delivers them again."""
@@ -221,11 +225,11 @@ class ConcurrentDeliveries:
             if self._calls.running:
                 self.wait(1.0)
                 self._calls.waker.sleep()
-                self.note()
+                self.update_crash_guard()
         self._calls.forget()
         self._arrived_at.clear()
         self._settlements.clear()
-        self._noted.clear()
+        self._ids_in_file.clear()
         self._crash_guard.release()
         self.ignore_wakes()
 

@@ -25,45 +25,47 @@ class ConcurrentMode(BatchMode):
         """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
-        self._defers_due = False  # whether waiting records may run, but cannot start yet
+        self._defers_waiting_records = (
+            False  # whether waiting records may run, but cannot start yet
+        )
 
     @property
-    def working(self) -> bool:
+    def has_unsettled(self) -> bool:
         """Whether there are deliveries that are decoded and not settled."""
         return bool(self._concurrent)
 
-    def works_on(self, consumer_tag: str) -> bool:
+    def has_unsettled_of(self, consumer_tag: str) -> bool:
         """Whether deliveries of a subscription are decoded and not settled."""
-        return self._concurrent.has(consumer_tag) or self._concurrent.has(
-            consumer_tag + WAITING_SUFFIX
-        )
+        return self._concurrent.has_deliveries_of(
+            consumer_tag
+        ) or self._concurrent.has_deliveries_of(consumer_tag + WAITING_SUFFIX)
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when a record has ended."""
         return self._concurrent.fileno()
 
-    def cancelled(self) -> None:
+    def on_cancel(self) -> None:
         """Count the cancelled subscription against the message whose handler runs longest."""
         self._concurrent.blame_slowest(self._run.timeout)
 
-    def channel_closed(self, error: BaseException) -> None:
+    def on_channel_close(self, error: BaseException) -> None:
         """If the broker's timeout closed the channel, count this against the slow messages."""
         if self._run.timeout.learn(error):
             self._concurrent.blame_slow(self._run.timeout)
 
-    def while_holding(self) -> None:
+    def update_crash_guard(self) -> None:
         """Write the messages in handlers to the crash guard's file; called often in an outage."""
         if self._concurrent:
             self._concurrent.check_event_loop()
-            self._concurrent.note()
+            self._concurrent.update_crash_guard()
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
-        worked = bool(self._concurrent)
+        had_unsettled = bool(self._concurrent)
         self._concurrent.forget_all()
-        self._defers_due = False
-        if worked:  # the records that ran are delivered again: the consumer was not idle
-            self._run.limits.idle_from(self._run.clock.monotonic())
+        self._defers_waiting_records = False
+        if had_unsettled:  # the records that ran are delivered again: the consumer was not idle
+            self._run.limits.restart_idle_time(self._run.clock.monotonic())
 
     def close(self) -> None:
         """End the threads."""
@@ -73,16 +75,22 @@ class ConcurrentMode(BatchMode):
         """Wait for a delivery or the end of a call; return whether there is work."""
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
-        may_take = run.buffer and concurrent.hungry and not run.full()
-        busy = concurrent.unfinished or (may_take and not concurrent)
-        takes_due = concurrent.hungry and not self._defers_due
-        timeout = 0.0 if busy else run.wait_seconds(raw, working=self.working, takes_due=takes_due)
+        may_take = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
+        busy = concurrent.has_ended_calls or (may_take and not concurrent)
+        takes_due = concurrent.has_capacity and not self._defers_waiting_records
+        timeout = (
+            0.0
+            if busy
+            else run.wait_seconds(
+                raw, has_unsettled=self.has_unsettled, takes_waiting_records=takes_due
+            )
+        )
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
         run.receive(raw, timeout)
         concurrent.check_event_loop()
         run.heartbeats.beat()
-        arrived = bool(run.buffer or concurrent or run.until_due() <= 0)
+        arrived = bool(run.buffer or concurrent or run.seconds_until_due() <= 0)
         if not arrived:
             concurrent.ignore_wakes()
         return arrived
@@ -96,78 +104,82 @@ class ConcurrentMode(BatchMode):
     def handle_next(self, raw: RawConnection) -> bool:
         """Settle ended records, and start others; return False if all must be returned."""
         run, concurrent = self._run, self._concurrent
-        taken_for_message = False
+        is_message = False
         run.buffer.next_lane()
-        at_fence = bool(run.buffer) and self._subscriptions.at_fence()
-        if at_fence and not concurrent.has(run.buffer.first.consumer_tag):
-            taken_for_message = not self._subscriptions.pass_fence(raw)
-        if not taken_for_message:
-            run.buffer.pass_over_fence()
+        fence_is_next = bool(run.buffer) and self._subscriptions.must_process_fence()
+        if fence_is_next and not concurrent.has_deliveries_of(
+            run.buffer.next_delivery.consumer_tag
+        ):
+            is_message = not self._subscriptions.process_fence(raw)
+        if not is_message:
+            run.buffer.go_to_lane_without_fence()
         oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)
-        if oldest_at < math.inf and run.timeout.too_close(oldest_at):
+        if oldest_at < math.inf and run.timeout.would_expire(oldest_at):
             return False
         try:
             with run.heartbeats.while_working():
                 self._settle_ended()
-                if not concurrent.running:
+                if not concurrent.has_running_calls:
                     run.resources.open()  # a resource may have ended by itself
-            if not self._admit(raw, at_fence=taken_for_message):
+            if not self._decode(raw, is_message=is_message):
                 return False
             concurrent.start()
         except Outage as error:
-            if run.must_read_anew:
+            if run.must_read_again:
                 raise
-            run.hold(error, self.while_holding)
+            run.hold(error, self.update_crash_guard)
             raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
         return True
 
-    def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
+    def _decode(self, raw: RawConnection, *, is_message: bool) -> bool:
         """Decode deliveries while more records can run; return False if all must be returned.
 
         Args:
             raw: the connection.
-            at_fence: whether the first delivery looks like a fence, but is an ordinary message.
+            is_message: whether the first delivery looks like a fence, but is an ordinary message.
 
         """
         run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
-        if not self._admit_due(raw):
+        if not self._decode_waiting_records(raw):
             return False
-        if run.full():
+        if run.has_reached_waiting_limit():
             return True
-        while buffer and (at_fence or not buffer.at_fence) and not run.stop_requested.is_set():
-            if run.crash_guard.suspected(buffer.first.message_id):
+        while (
+            buffer and (is_message or not buffer.next_is_fence) and not run.stop_requested.is_set()
+        ):
+            if run.crash_guard.is_suspected(buffer.next_delivery.message_id):
                 if concurrent:
                     break  # the message is handled alone, after the others are settled
                 if not self._handle(raw):
                     return False
-            elif concurrent.hungry and len(concurrent) < run.limits.messages:
+            elif concurrent.has_capacity and len(concurrent) < run.limits.remaining_messages:
                 arrived_at = buffer.oldest_at
-                concurrent.open(buffer.pop(), arrived_at)
+                concurrent.decode(buffer.pop(), arrived_at)
             else:
                 break
-            at_fence = False
+            is_message = False
         return True
 
-    def _admit_due(self, raw: RawConnection) -> bool:
+    def _decode_waiting_records(self, raw: RawConnection) -> bool:
         """Add waiting records that may run now; return False if all deliveries must be returned."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
-        self._defers_due = False
+        self._defers_waiting_records = False
         if waiting is None or not waiting:
             return True
-        while concurrent.hungry and len(concurrent) < run.limits.messages:
-            deliveries = waiting.take(1, run.crash_guard.suspected)
+        while concurrent.has_capacity and len(concurrent) < run.limits.remaining_messages:
+            deliveries = waiting.take(1, run.crash_guard.is_suspected)
             if not deliveries:
                 break
-            if not run.crash_guard.suspected(deliveries[0].message_id):
-                concurrent.open(deliveries[0], self._run.clock.monotonic())
+            if not run.crash_guard.is_suspected(deliveries[0].message_id):
+                concurrent.decode(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
                 waiting.put_back(deliveries)  # it is handled alone, after the others are settled
-                self._defers_due = True
+                self._defers_waiting_records = True
                 break
-            elif not self._work(raw, deliveries, self._run.clock.monotonic()):
+            elif not self._handle_and_settle(raw, deliveries, self._run.clock.monotonic()):
                 return False
         else:
-            self._defers_due = True
+            self._defers_waiting_records = True
         return True
 
     def _settle_ended(self) -> None:
@@ -178,26 +190,26 @@ class ConcurrentMode(BatchMode):
             concurrent.settle(self._subscriptions.readers)
             if run.waiting is not None:
                 run.waiting.settle(settled)
-            self._subscriptions.sample(settled[0])
-            run.limits.idle_from(self._run.clock.monotonic())
-            run.limits.handled(len(settled))
+            self._subscriptions.check_placement(settled[0])
+            run.limits.restart_idle_time(self._run.clock.monotonic())
+            run.limits.count_handled(len(settled))
         outage = concurrent.take_outage()
         if outage is not None:
             raise outage
         if settled:
-            run.holding.record_success()
+            run.outage_pause.record_success()
 
-    def let_finish(self) -> None:
+    def finish_running(self) -> None:
         """Finish and settle the running records; the broker delivers the others again."""
         run, concurrent = self._run, self._concurrent
-        while concurrent.running:
+        while concurrent.has_running_calls:
             concurrent.wait(POLL_SECONDS)
             run.heartbeats.beat()
             try:
                 with run.heartbeats.while_working():
                     self._settle_ended()
             except Outage as error:
-                if concurrent.unfinished:  # the broker or the store is unavailable
+                if concurrent.has_ended_calls:  # the broker or the store is unavailable
                     events.warning(
                         "unsettled_at_end",
                         f"{run.consumer.name} ends during an outage; the broker will deliver its"

@@ -27,7 +27,7 @@ class ConnectionLoad:
     def cause(self, timeout: ConsumerTimeout) -> str:
         """Return why the broker may have closed the channel or connection, or ""."""
         if self.seconds >= timeout.seconds:
-            return timeout.exceeded(self.seconds)
+            return timeout.cause_of_close(self.seconds)
         if self.missed_seconds:
             return (
                 f"no heartbeat was sent for {self.missed_seconds:.0f} s, because the handler"
@@ -36,4 +36,4 @@ class ConnectionLoad:
         return ""
 
 
-NONE = ConnectionLoad(0.0, 0.0, ())
+NO_LOAD = ConnectionLoad(0.0, 0.0, ())

@@ -25,11 +25,11 @@ class ConsumerTimeout:
         self._clock = clock
         self._slowest_seconds = 0.0  # the longest of the latest batches
 
-    def note(self, took_seconds: float) -> None:
+    def add_duration(self, seconds: float) -> None:
         """Register how long a batch took."""
-        self._slowest_seconds = max(took_seconds, self._slowest_seconds * FORGOTTEN_SHARE)
+        self._slowest_seconds = max(seconds, self._slowest_seconds * FORGOTTEN_SHARE)
 
-    def too_close(self, arrived_at: float) -> bool:
+    def would_expire(self, arrived_at: float) -> bool:
         """Whether a delivery would probably exceed the timeout, if it were handled now."""
         age = self._clock.monotonic() - arrived_at
         # A delivery that has just arrived is always handled.
@@ -45,7 +45,7 @@ class ConsumerTimeout:
             self.seconds = min(self.seconds, int(found[1]) / 1000)
         return found is not None
 
-    def cancelled(self, took_seconds: float) -> str:
+    def cause_of_cancel(self, took_seconds: float) -> str:
         """Return a text with the probable cause, after the broker has cancelled a subscription.
 
         RabbitMQ 4.3 gives no reason when it cancels a subscription to a quorum queue. Either the
@@ -56,7 +56,7 @@ class ConsumerTimeout:
             f" {took_seconds:.0f} s (consumer_timeout)"
         )
 
-    def exceeded(self, took_seconds: float) -> str:
+    def cause_of_close(self, took_seconds: float) -> str:
         """Return a text: handling a message took this long, and the timeout is shorter."""
         return (
             f"handling the message took {took_seconds:.0f} s, and the broker waits only"

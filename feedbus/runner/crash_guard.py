@@ -60,10 +60,10 @@ class CrashGuard:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._until: float | None = None
-        self._end = 0  # the length of the line in the file
+        self._line_length = 0  # the length of the line in the file
         # If the file is empty, or incomplete because of a crash, no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
-        self._deaths = note.deaths  # for each suspected message: the number of crashes, the cause
+        self._crashes = note.deaths  # for each suspected message: the number of crashes, the cause
         self._in_handler: Sequence[str] = ()
         if not forgiving:
             self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)
@@ -83,13 +83,13 @@ class CrashGuard:
             self.release()
         os.close(self._descriptor)
 
-    def suspected(self, message_id: str) -> bool:
+    def is_suspected(self, message_id: str) -> bool:
         """Whether this message may have ended a consumer, so that it is handled alone."""
-        return message_id in self._deaths
+        return message_id in self._crashes
 
-    def reason_given_up(self, message_id: str, delivery_limit: int) -> str:
+    def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message becomes a dead letter, or "" if it may still be handled."""
-        deaths, cause = self._deaths.get(message_id, (0, ""))
+        deaths, cause = self._crashes.get(message_id, (0, ""))
         if deaths < delivery_limit:
             return ""
         return (
@@ -97,24 +97,24 @@ class CrashGuard:
             f" the last time, {cause}"
         )
 
-    def take(self, message_ids: Sequence[str], seconds: float) -> None:
+    def set_messages(self, message_ids: Sequence[str], seconds: float) -> None:
         """Write into the file which messages a handler is about to handle, and their time limit."""
         self._in_handler = message_ids
         self._thread = threading.get_ident()
         self._write(self._now() + seconds)
 
-    def extend(self, message_ids: Sequence[str]) -> None:
-        """Add messages that the handler has received after the messages of take().
+    def add_messages(self, message_ids: Sequence[str]) -> None:
+        """Add messages that the handler has received after the messages of set_messages().
 
         Only the new messages are written to the file. The deadline of all messages does not change;
-        see limit().
+        see set_time_limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
         rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
-        os.pwrite(self._descriptor, rest, self._end - len(b"]]\n"))
-        self._end += len(rest) - len(b"]]\n")
+        os.pwrite(self._descriptor, rest, self._line_length - len(b"]]\n"))
+        self._line_length += len(rest) - len(b"]]\n")
 
-    def limit(self, seconds: float) -> None:
+    def set_time_limit(self, seconds: float) -> None:
         """Set the time limit of the messages in the handler; the time begins now."""
         self._until = self._now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
@@ -123,8 +123,8 @@ class CrashGuard:
     def paused(self) -> Iterator[None]:
         """Do not count the time of the block as time of the handler.
 
-        In another thread than the thread of take(), the time is counted, because several handlers
-        run at the same time.
+        In another thread than the thread of set_messages(), the time is counted, because several
+        handlers run at the same time.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -154,10 +154,10 @@ class CrashGuard:
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
         """Suspect messages of having ended a process; if there is only one, count a crash."""
-        alone = len(message_ids) == 1
+        is_single = len(message_ids) == 1
         for message_id in message_ids:
-            deaths, _ = self._deaths.get(message_id, (0, ""))
-            self._deaths[message_id] = (deaths + alone, cause)
+            deaths, _ = self._crashes.get(message_id, (0, ""))
+            self._crashes[message_id] = (deaths + is_single, cause)
 
     def release(self, *, settled: bool = False) -> None:
         """Register that the handler has returned.
@@ -167,9 +167,9 @@ class CrashGuard:
                 ending a process.
 
         """
-        if settled and self._deaths:
+        if settled and self._crashes:
             for message_id in self._in_handler:
-                self._deaths.pop(message_id, None)
+                self._crashes.pop(message_id, None)
         self._in_handler = ()
         self._write(None)
 
@@ -179,7 +179,7 @@ class CrashGuard:
         # the file system much more.
         self._until = until
         line = b"\n"
-        if self._deaths or self._in_handler:
-            line = note_line(until, self._pid, self._deaths, self._in_handler)
+        if self._crashes or self._in_handler:
+            line = note_line(until, self._pid, self._crashes, self._in_handler)
         os.pwrite(self._descriptor, line, 0)
-        self._end = len(line)
+        self._line_length = len(line)

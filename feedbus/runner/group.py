@@ -11,7 +11,7 @@ from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
-from feedbus.runner.connection_loss_causes import NONE, ConnectionLoad
+from feedbus.runner.connection_loss_causes import NO_LOAD, ConnectionLoad
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.wire import Delivery
 
@@ -54,31 +54,36 @@ class Group:
             clock: determines when groups end.
 
         """
-        self._calls = SingleCalls(dispatch, sender, lambda each: crash_guard.take((each,), seconds))
+        self._calls = SingleCalls(
+            dispatch, sender, lambda each: crash_guard.set_messages((each,), seconds)
+        )
         self._buffer = buffer
         self._clock = clock
         self._crash_guard = crash_guard
         self._heartbeats = heartbeats
         self._seconds = seconds
-        self._most = max(prefetch // 2, 1)
+        self._max_deliveries = max(prefetch // 2, 1)
         # After an outage, the call for this delivery is repeated.
-        self._begun: Delivery | None = None
-        self.load = NONE  # the load of the latest call; a slow call ends its group
+        self._delivery_in_call: Delivery | None = None
+        self.load = NO_LOAD  # the load of the latest call; a slow call ends its group
 
     def __len__(self) -> int:
         """Count the deliveries."""
         return len(self._calls)
 
     def handle(
-        self, check_connection: Callable[[], None], stopped: Callable[[], bool], most: float
+        self,
+        check_connection: Callable[[], None],
+        is_stopped: Callable[[], bool],
+        max_deliveries: float,
     ) -> Outage | None:
         """Handle arrived deliveries until the group is complete.
 
         Args:
             check_connection: reads the data that has arrived; raises an exception if the connection
                 is lost: the broker then delivers the messages again.
-            stopped: returns whether no further call may begin.
-            most: the largest number of deliveries, at least one.
+            is_stopped: returns whether no further call may begin.
+            max_deliveries: the largest number of deliveries, at least one.
 
         Returns:
             The outage that the handler raised, or None. The next call of this function begins with
@@ -86,29 +91,29 @@ class Group:
 
         """
         ends_at = self._clock.monotonic() + GROUP_SECONDS
-        most = min(most, self._most)
+        max_deliveries = min(max_deliveries, self._max_deliveries)
         complete = False
         while not complete:
             try:
                 with self._heartbeats.while_working():
-                    message_id, seconds = self._handle_some(ends_at, stopped, most)
+                    message_id, seconds = self._handle_some(ends_at, is_stopped, max_deliveries)
             except Outage as error:
                 self._crash_guard.release()  # a kill during the hold is counted against no message
-                self.load = NONE
+                self.load = NO_LOAD
                 return error
             self.load = ConnectionLoad(seconds, self._heartbeats.missed_seconds, (message_id,))
-            complete = self._complete(seconds, ends_at, most)
+            complete = self._is_complete(seconds, ends_at, max_deliveries)
             if not complete:
                 try:
                     check_connection()
                 except Exception:
                     self._crash_guard.release()  # a later crash is counted against no message
                     raise
-                complete = stopped() or not self._goes_on
+                complete = is_stopped() or not self._can_continue
         return None
 
     def _handle_some(
-        self, ends_at: float, stopped: Callable[[], bool], most: float
+        self, ends_at: float, is_stopped: Callable[[], bool], max_deliveries: float
     ) -> tuple[str, float]:
         """Handle deliveries until the connection must be checked.
 
@@ -121,42 +126,46 @@ class Group:
         check_at = now + CHECK_SECONDS
         while True:
             before = now
-            latest = self._begun = self._begun or buffer.pop()
+            latest = self._delivery_in_call = self._delivery_in_call or buffer.pop()
             calls.call(latest)
-            self._begun = None
+            self._delivery_in_call = None
             now = self._clock.monotonic()
             if (
                 now > check_at
-                or self._complete(now - before, ends_at, most)
-                or stopped()
-                or not self._goes_on
+                or self._is_complete(now - before, ends_at, max_deliveries)
+                or is_stopped()
+                or not self._can_continue
             ):
                 return latest.message_id, now - before
 
-    def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
+    def _is_complete(self, seconds: float, ends_at: float, max_deliveries: float) -> bool:
         """Whether the group is complete, after a delivery whose call took `seconds`."""
         calls = self._calls
-        return self._clock.monotonic() + seconds > ends_at or len(calls) >= most or calls.is_full
+        return (
+            self._clock.monotonic() + seconds > ends_at
+            or len(calls) >= max_deliveries
+            or calls.is_full
+        )
 
     @property
-    def _goes_on(self) -> bool:
+    def _can_continue(self) -> bool:
         """Whether the next delivery has arrived and can be part of the group."""
         buffer = self._buffer
         return (
             bool(buffer)
-            and not buffer.at_fence
-            and not self._crash_guard.suspected(buffer.first.message_id)
+            and not buffer.next_is_fence
+            and not self._crash_guard.is_suspected(buffer.next_delivery.message_id)
         )
 
     def finish(self) -> list[Delivery]:
         """Return the deliveries that may now be settled; see SingleCalls.finish()."""
         if not self._calls:
             return []
-        self._crash_guard.take(self._calls.message_ids, self._seconds)
+        self._crash_guard.set_messages(self._calls.message_ids, self._seconds)
         with self._heartbeats.while_working():
             return self._calls.finish()
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
-        self._begun = None
+        self._delivery_in_call = None
         self._calls.forget()

@@ -35,13 +35,13 @@ class GroupMode(BatchMode):
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a group of single records; return False if it must go back to the broker."""
         run = self._run
-        if run.crash_guard.suspected(run.buffer.first.message_id):
+        if run.crash_guard.is_suspected(run.buffer.next_delivery.message_id):
             return super()._handle(raw)
         arrived_at = run.buffer.oldest_at
         while (error := self._finish(raw)) is not None:
-            if not self._wait_out(raw, error):
+            if not self._hold(raw, error):
                 return True
-            if run.timeout.too_close(arrived_at):
+            if run.timeout.would_expire(arrived_at):
                 self._group.forget()
                 return False
         return True
@@ -58,12 +58,12 @@ class GroupMode(BatchMode):
             outage = group.handle(
                 raw.take_arrived,
                 lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
-                run.limits.messages,
+                run.limits.remaining_messages,
             )
         try:
             deliveries = group.finish()
         except Outage as error:
             return error
         if deliveries:
-            self._handled(raw, deliveries, run.clock.monotonic() - started, group.load)
+            self._finish_batch(raw, deliveries, run.clock.monotonic() - started, group.load)
         return outage

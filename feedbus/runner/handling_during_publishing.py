@@ -14,7 +14,7 @@ from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 
-MOST_CALLS = 8  # the largest number of nested handler calls
+MAX_CALLS = 8  # the largest number of nested handler calls
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class _Call:
         raw: the connection of its deliveries.
         deliveries: the deliveries that it handles.
         overtaking: returns the keys of deliveries.
-        over: whether no more deliveries are handled within the call.
+        is_over: whether no more deliveries are handled within the call.
         error: the error that is raised when the call has returned.
 
     """
@@ -33,7 +33,7 @@ class _Call:
     raw: RawConnection
     deliveries: Sequence[Delivery]
     overtaking: Overtaking
-    over: bool = False
+    is_over: bool = False
     error: Exception | None = None
 
     @cached_property
@@ -76,12 +76,12 @@ class PublishingPauses:
         self._thread = 0
 
     @property
-    def tags(self) -> set[str]:
+    def paused_tags(self) -> set[str]:
         """The consumer tags of deliveries whose handler has not returned."""
         return {each.consumer_tag for call in self._calls for each in call.deliveries}
 
     @contextmanager
-    def of(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
+    def allow(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
         """Let pause() handle other small deliveries until the end of the block.
 
         The block calls the handler with these deliveries.
@@ -103,31 +103,31 @@ class PublishingPauses:
             raise call.error
 
     def pause(self) -> None:
-        """Handle small deliveries in a pause; of() raises their errors after the paused call."""
-        if not self._possible():
+        """Handle small deliveries in a pause; allow() raises their errors after the paused call."""
+        if not self._can_pause():
             return
         run, call = self._run, self._calls[-1]
-        with run.heartbeats.resting(), run.crash_guard.nested() as message_ids:
-            if any(map(run.crash_guard.suspected, message_ids)):
-                call.over = True  # a suspected message must be handled alone
+        with run.heartbeats.paused(), run.crash_guard.nested() as message_ids:
+            if any(map(run.crash_guard.is_suspected, message_ids)):
+                call.is_over = True  # a suspected message must be handled alone
                 return
             try:
                 run.receive(call.raw, 0.0)
                 self._handle_some(call, message_ids)
             except Exception as error:  # noqa: BLE001 -- the paused handler must not get it
-                call.over, call.error = True, error
+                call.is_over, call.error = True, error
 
-    def _possible(self) -> bool:
+    def _can_pause(self) -> bool:
         run, calls = self._run, self._calls
         return (
-            0 < len(calls) < MOST_CALLS
-            and not calls[-1].over
+            0 < len(calls) < MAX_CALLS
+            and not calls[-1].is_over
             # Another thread may not use the connection.
             and threading.get_ident() == self._thread
             and not self._cancelled()
-            and not run.must_read_anew
-            and not run.full()
-            and run.goes_on(working=True)
+            and not run.must_read_again
+            and not run.has_reached_waiting_limit()
+            and run.must_continue(has_unsettled=True)
         )
 
     def _handle_some(self, call: _Call, message_ids: Sequence[str]) -> None:
@@ -136,25 +136,27 @@ class PublishingPauses:
         if not run.buffer:
             return
         run.buffer.next_lane()
-        handled = [keys for each in self._calls if (keys := each.keys) is not None]
-        if len(handled) < len(self._calls):
-            call.over = True
+        keys_in_handlers = [keys for each in self._calls if (keys := each.keys) is not None]
+        if len(keys_in_handlers) < len(self._calls):
+            call.is_over = True
             return
-        most = run.limits.messages - sum(len(each.deliveries) for each in self._calls)
+        max_deliveries = run.limits.remaining_messages - sum(
+            len(each.deliveries) for each in self._calls
+        )
         arrived_at = run.buffer.oldest_at
-        deliveries = self._overtaking.take_beside(
-            handled, run.buffer, most, run.crash_guard.suspected
+        deliveries = self._overtaking.take_independent(
+            keys_in_handlers, run.buffer, max_deliveries, run.crash_guard.is_suspected
         )
         if not deliveries:
             return
         ids = [*message_ids, *(delivery.message_id for delivery in deliveries)]
         try:
-            with self.of(call.raw, deliveries):
+            with self.allow(call.raw, deliveries):
                 self._handle(call.raw, deliveries, ids)
         except Outage:
-            if run.must_read_anew:
+            if run.must_read_again:
                 raise
             # These deliveries are handled again later. If the outage still lasts then, the consumer
             # holds.
             run.buffer.put_back(deliveries, arrived_at)
-            call.over = True
+            call.is_over = True

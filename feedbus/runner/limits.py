@@ -37,38 +37,38 @@ class RemainingLimits:
         self._limits = limits
         self._memory = ResidentMemory()
         self._handled = 0
-        self._started = self._idle_from = self._clock.monotonic()
+        self._started = self._idle_since = self._clock.monotonic()
 
     def close(self) -> None:
         """Close the file from which the memory is read."""
         self._memory.close()
 
-    def idle_from(self, now: float) -> None:
+    def restart_idle_time(self, now: float) -> None:
         """Begin the idle time at `now`: a delivery arrived or was handled, or waiting begins."""
-        self._idle_from = now
+        self._idle_since = now
 
-    def handled(self, deliveries: int) -> None:
+    def count_handled(self, deliveries: int) -> None:
         """Count handled deliveries."""
         self._handled += deliveries
 
     @property
-    def messages(self) -> float:
+    def remaining_messages(self) -> float:
         """The number of deliveries that may still be handled."""
         return (self._limits.max_messages or math.inf) - self._handled
 
     @property
-    def run_seconds(self) -> float:
+    def remaining_seconds(self) -> float:
         """The number of seconds that the run may still last."""
         ends_at = self._started + (self._limits.max_runtime_seconds or math.inf)
         return ends_at - self._clock.monotonic()
 
     @property
-    def idle_seconds(self) -> float:
+    def remaining_idle_seconds(self) -> float:
         """The number of seconds that the run may still wait for a delivery."""
         idle = self._limits.idle_timeout_seconds or math.inf
-        return self._idle_from + idle - self._clock.monotonic()
+        return self._idle_since + idle - self._clock.monotonic()
 
-    def used_up(self, *, waiting: bool) -> str | None:
+    def reached_limit(self, *, waiting: bool) -> str | None:
         """Return the limit that is reached, or None.
 
         Args:
@@ -76,13 +76,13 @@ class RemainingLimits:
 
         """
         limits = self._limits
-        if self.messages <= 0:
+        if self.remaining_messages <= 0:
             return f"handled {self._handled} messages"
-        if self.run_seconds <= 0:
+        if self.remaining_seconds <= 0:
             return f"ran for {limits.max_runtime_seconds:g} s"
-        if not waiting and self.idle_seconds <= 0:
+        if not waiting and self.remaining_idle_seconds <= 0:
             return f"idle for {limits.idle_timeout_seconds:g} s"
         limit = limits.memory_limit_bytes
-        if limit is not None and self._memory.above(limit):
+        if limit is not None and self._memory.exceeds(limit):
             return "used more memory than memory_limit"
         return None

@@ -18,7 +18,7 @@ class ResidentMemory:
         with contextlib.suppress(OSError):
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
-    def above(self, limit_bytes: int) -> bool:
+    def exceeds(self, limit_bytes: int) -> bool:
         """Whether this process uses more memory than a number of bytes."""
         if self._statm is None:
             return False

@@ -9,7 +9,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import switch
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology
@@ -17,7 +17,7 @@ from feedbus.wire import Delivery
 
 events = EventLog(__name__)
 
-AGAIN_SECONDS = 10.0  # between two attempts to record that a ring must be repaired
+REPORT_INTERVAL_SECONDS = 10.0  # between two attempts to record that a ring must be repaired
 
 
 class MisplacementCheck:
@@ -35,9 +35,9 @@ class MisplacementCheck:
         self._rings: dict[Generation, Ring] = {}
         self._reported: set[Generation] = set()
         self._clock = broker.clock(topology)
-        self._again_at = -math.inf
+        self._next_report_at = -math.inf
 
-    def use_rings(self, states: Iterable[State]) -> None:
+    def use_rings(self, states: Iterable[RingState]) -> None:
         """From now on, check the messages of the current and the old rings in these states."""
         for state in states:
             if not self._topology.exchanges[state.current.exchange].hashes_routing_keys:
@@ -48,7 +48,7 @@ class MisplacementCheck:
                     queue = self._names.member(generation, member)
                     self._members[queue] = (generation, member)
 
-    def misplaced(self, queue: str, delivery: Delivery) -> bool:
+    def is_misplaced(self, queue: str, delivery: Delivery) -> bool:
         """Whether a delivery was received from another queue than the one that owns its key.
 
         Only messages that the ring has routed are checked. Messages that a publisher has put
@@ -65,7 +65,7 @@ class MisplacementCheck:
         owner = self._rings[generation].route(key)
         if owner == member:
             return False
-        if generation not in self._reported and self._clock.monotonic() >= self._again_at:
+        if generation not in self._reported and self._clock.monotonic() >= self._next_report_at:
             self._reported.add(generation)
             self._report(generation, queue, key, owner)
         return True
@@ -88,7 +88,7 @@ class MisplacementCheck:
                 switch.record_disorder(connection.channel(), self._topology, generation)
         except (Outage, UsageError) as error:
             self._reported.discard(generation)
-            self._again_at = self._clock.monotonic() + AGAIN_SECONDS
+            self._next_report_at = self._clock.monotonic() + REPORT_INTERVAL_SECONDS
             events.warning(
                 "misplaced_not_recorded",
                 f"feedbus could not record that the ring of exchange {generation.exchange} must be"

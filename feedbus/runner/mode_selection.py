@@ -10,7 +10,7 @@ from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 
 
-def mode_of(
+def select_mode(
     run: Run, subscriptions: Subscriptions, handlers: HandlerRoutes, sender: Sender
 ) -> BatchMode:
     """Return the mode for a queue and its handlers; BatchMode is the base class of all modes.

@@ -16,14 +16,14 @@ class OldQueueBatches:
     this limit: otherwise batches would be so small that the fixed costs take most of the time.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_size: int) -> None:
         """Start with a small size; later sizes depend on the durations of batches.
 
         Args:
-            most: the largest number of records in any batch.
+            max_size: the largest number of records in any batch.
 
         """
-        self._most = most
+        self._max_size = max_size
         self._durations = BatchDurations()
         self.size = FIRST_RECORDS
 
@@ -39,4 +39,4 @@ class OldQueueBatches:
         self._durations.add(records, seconds)
         if old:
             wanted = self._durations.records_within(ADDED_SECONDS)
-            self.size = min(max(wanted, self.size / STEP, 1.0), self.size * STEP, self._most)
+            self.size = min(max(wanted, self.size / STEP, 1.0), self.size * STEP, self._max_size)

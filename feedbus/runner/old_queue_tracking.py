@@ -50,9 +50,9 @@ class SwitchProgress:
         self._consumer_queues = consumer_queues
         self._waiting = waiting
         self._predecessors = predecessors
-        self._ended: list[str] = []  # deleted queues, until the probes have returned
+        self._deleted_queues: list[str] = []  # deleted queues, until the probes have returned
         self._limit = SwitchLimit(run.consumer)
-        self._forgotten = False  # whether the drained generations are removed from the ring's state
+        self._is_over = False  # whether the drained generations are removed from the ring's state
         now = run.clock.monotonic()
         self._check_at = self._slow_check_at = now
         self._forget_at: float | None = None  # when to remove drained generations
@@ -72,94 +72,98 @@ class SwitchProgress:
             return None
         run.waiting.take_notice()  # ignore a notice that an earlier connection received
         predecessors = consumer_queues.predecessors(raw)
-        run.waiting.follow(predecessors)
+        run.waiting.set_predecessors(predecessors)
         return (
             None if predecessors is None else cls(run, consumer_queues, run.waiting, predecessors)
         )
 
     def finish(self) -> None:
         """Continue the run without old queues."""
-        self._waiting.follow(None)
+        self._waiting.set_predecessors(None)
         self._run.check_seconds = math.inf
-        self._run.buffer.exclude_later(None)
+        self._run.buffer.exclude_generations_after(None)
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether no record waits for an old queue, and all old generations are removed."""
-        return self._forgotten
+        return self._is_over
 
-    def must_begin_anew(self, raw: RawConnection) -> bool:
+    def must_restart(self, raw: RawConnection) -> bool:
         """Whether the ring has changed again: the consumers must divide its old queues again."""
         now = self._run.clock.monotonic()
         if now < self._state_at:
             return False
         self._state_at = now + STATE_SECONDS
-        return self._consumer_queues.switched(raw)
+        return self._consumer_queues.has_switched(raw)
 
     def check(self, raw: RawConnection) -> None:
         """Check the old queues if their next check is due; called often."""
         # While too many records wait, the deliveries of newer queues are left unhandled.
-        full = self._limit.check(self._waiting.behind_old_queues)
-        self._run.buffer.exclude_later(
-            self._predecessors.oldest_generation_number if full else None
+        limit_reached = self._limit.check(self._waiting.count_behind_old_queues)
+        self._run.buffer.exclude_generations_after(
+            self._predecessors.oldest_generation_number if limit_reached else None
         )
         self._run.check_seconds = self._seconds_until_check
         now = self._run.clock.monotonic()
-        if self._ended:
-            if self._waiting.probed():
-                self._predecessors.forget_deleted(self._ended)
-                self._waiting.run_behind(self._ended)
-                self._ended = []
+        if self._deleted_queues:
+            if self._waiting.check_probes():
+                self._predecessors.forget_deleted(self._deleted_queues)
+                self._waiting.release_records(self._deleted_queues)
+                self._deleted_queues = []
         elif now >= self._check_at:
-            self._find_ended(raw)
-            took = self._run.clock.monotonic() - now
-            self._check_at = now + max(CHECK_SECONDS, took / CHECK_SHARE)
+            self._find_deleted(raw)
+            seconds = self._run.clock.monotonic() - now
+            self._check_at = now + max(CHECK_SECONDS, seconds / CHECK_SHARE)
         if not self._predecessors.queues:
-            self._forget(raw, now)
+            self._forget_drained(raw, now)
 
-    def _forget(self, raw: RawConnection, now: float) -> None:
+    def _forget_drained(self, raw: RawConnection, now: float) -> None:
         """Remove the drained generations from the state; consumers do this at different times."""
         if self._forget_at is None:
             self._forget_at = now + self._consumer_queues.index * APART_SECONDS
         if now >= self._forget_at:
-            self._forgotten = self._consumer_queues.forget_drained(raw)
+            self._is_over = self._consumer_queues.forget_drained(raw)
             self._forget_at = now + SLOW_CHECK_SECONDS
 
     @property
     def _seconds_until_check(self) -> float:
         """Return in how many seconds check() must be called."""
-        return CHECK_SECONDS if self._ended or self._waiting.awaited_queues else SLOW_CHECK_SECONDS
+        return (
+            CHECK_SECONDS
+            if self._deleted_queues or self._waiting.awaited_queues
+            else SLOW_CHECK_SECONDS
+        )
 
-    def _find_ended(self, raw: RawConnection) -> None:
+    def _find_deleted(self, raw: RawConnection) -> None:
         """Find deleted queues among those that records wait for; less often, also among others."""
         now = self._run.clock.monotonic()
         awaited = sorted(self._waiting.awaited_queues)
-        found = [each for each in awaited if not broker.queue_exists(raw, each)]
+        deleted = [each for each in awaited if not broker.queue_exists(raw, each)]
         if now >= self._slow_check_at:
             self._slow_check_at = now + SLOW_CHECK_SECONDS
-            found += self._find_others(raw, {*awaited}, {*found})
-        if found:
+            deleted += self._find_others(raw, {*awaited}, {*deleted})
+        if deleted:
             self._waiting.put_probes()
-            self._ended = found
+            self._deleted_queues = deleted
 
-    def _find_others(self, raw: RawConnection, awaited: set[str], ended: set[str]) -> list[str]:
+    def _find_others(self, raw: RawConnection, awaited: set[str], deleted: set[str]) -> list[str]:
         """Find deleted queues for which no record waits, from the oldest generation on.
 
         Usually the search ends at the first queue that exists. But while too many records wait,
         only the oldest generation is read, and all its queues are checked.
         """
-        found: list[str] = []
+        others: list[str] = []
         for queues in self._predecessors.by_generation():
-            left = False
+            queue_remains = False
             for queue in queues:
                 if queue in awaited:
-                    left |= queue not in ended
+                    queue_remains |= queue not in deleted
                 elif not broker.queue_exists(raw, queue):
-                    found.append(queue)
+                    others.append(queue)
                 elif self._limit.reached:
-                    left = True
+                    queue_remains = True
                 else:
-                    return found
-            if left:
+                    return others
+            if queue_remains:
                 break
-        return found
+        return others

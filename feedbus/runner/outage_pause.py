@@ -13,7 +13,7 @@ events = EventLog(__name__)
 
 FIRST_SECONDS = 0.1  # the longest first pause; each later pause may be twice as long
 LONGEST_SECONDS = 5.0  # the longest pause
-FOLDED_SECONDS = 60.0  # equal lines within this time are logged once
+LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 
 
 class OutagePause:
@@ -41,22 +41,22 @@ class OutagePause:
         self._clock = clock
         self._since = 0.0
         # The latest log line, when it was written, and how often it was left out since then.
-        self._last_line, self._logged_at, self._folded = "", 0.0, 0
+        self._last_line, self._logged_at, self._unlogged = "", 0.0, 0
         self.failures = 0  # the number of failed attempts since the last success
         self.latest_seconds = 0.0  # the length of the latest pause
 
     def hold(
-        self, error: Outage | UsageError, wait: Callable[[float], None], most_seconds: float
+        self, error: Outage | UsageError, wait: Callable[[float], None], max_seconds: float
     ) -> None:
         """Wait before the next attempt.
 
         Args:
             error: the cause.
             wait: waits for some seconds, or until the run must end.
-            most_seconds: the time until a limit ends the run.
+            max_seconds: the time until a limit ends the run.
 
         """
-        part = part_of(error)
+        part = unavailable_part(error)
         if not self.failures:
             self._metrics.outage(part)
             self._since = self._clock.monotonic()
@@ -65,7 +65,7 @@ class OutagePause:
         self.failures += 1
         self._log(str(error))
         started = self._clock.monotonic()
-        wait(max(0.0, min(self.latest_seconds, most_seconds)))
+        wait(max(0.0, min(self.latest_seconds, max_seconds)))
         self._metrics.held(part, self._clock.monotonic() - started)
 
     def record_success_after(self, subscribed_at: float) -> None:
@@ -83,16 +83,16 @@ class OutagePause:
             f"{self._consumer} continues after {self.failures} failed attempts in {seconds:.0f} s",
             consumer=self._consumer,
         )
-        self.failures, self._folded, self._last_line = 0, 0, ""
+        self.failures, self._unlogged, self._last_line = 0, 0, ""
         self._report("")
 
     def _log(self, text: str) -> None:
         now = self._clock.monotonic()
         if text == self._last_line:
-            self._folded += 1
-            if now - self._logged_at < FOLDED_SECONDS:
+            self._unlogged += 1
+            if now - self._logged_at < LOG_INTERVAL_SECONDS:
                 return
-            again = f" ({self._folded} more times in {now - self._logged_at:.0f} s)"
+            again = f" ({self._unlogged} more times in {now - self._logged_at:.0f} s)"
         else:
             self._report(text)
             again = ""
@@ -102,10 +102,10 @@ class OutagePause:
             f" {text}{again}",
             consumer=self._consumer,
         )
-        self._last_line, self._logged_at, self._folded = text, now, 0
+        self._last_line, self._logged_at, self._unlogged = text, now, 0
 
 
-def part_of(error: FeedbusError) -> OutagePart:
+def unavailable_part(error: FeedbusError) -> OutagePart:
     """Return what is unavailable: the store, something else that a handler needs, or the broker."""
     if isinstance(error, StoreOutage):
         return "store"

@@ -18,8 +18,8 @@ from feedbus.topology import Queue
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE, PACK
 
-SMALL_PART = 20  # a delivery is small if it has at most 1/20 of the records of a batch
-SCANNED = 200  # the largest number of deliveries whose keys are compared
+SMALL_DIVISOR = 20  # a delivery is small if it has at most 1/20 of the records of a batch
+MAX_SCANNED = 200  # the largest number of deliveries whose keys are compared
 
 Keys = frozenset[Hashable]
 
@@ -30,11 +30,11 @@ class Overtaking:
     def __init__(self, queue: Queue) -> None:
         """Create the object for the order of a queue."""
         self._order = Order.of(queue)
-        self._most_records = queue.batch.size
-        self._small = max(queue.batch.size // SMALL_PART, 1)
+        self._max_records = queue.batch.size
+        self._max_small_records = max(queue.batch.size // SMALL_DIVISOR, 1)
         # The keys of deliveries that the latest call has compared and not chosen.
-        self._keys: dict[tuple[str, int, str], Keys] = {}
-        self._overtook = False  # whether the latest take_first() has returned deliveries
+        self._known_keys: dict[tuple[str, int, str], Keys] = {}
+        self._has_overtaken = False  # whether the latest take_first() has returned deliveries
 
     @classmethod
     def of(cls, queue: Queue) -> Overtaking | None:
@@ -42,7 +42,7 @@ class Overtaking:
         return cls(queue) if queue.order_by else None
 
     def take_first(
-        self, buffer: Buffer, most: float, suspected: Callable[[str], bool]
+        self, buffer: Buffer, max_deliveries: float, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
         """Take the small deliveries that are handled before the first delivery of the buffer.
 
@@ -51,45 +51,52 @@ class Overtaking:
 
         Args:
             buffer: the deliveries that wait.
-            most: the largest number of deliveries.
-            suspected: called with a message id; returns whether that message must be handled alone.
+            max_deliveries: the largest number of deliveries.
+            is_suspected: called with a message id; returns whether that message must be handled
+                alone.
 
         """
 
         def choose(deliveries: Sequence[Delivery], records: int) -> Sequence[int]:
-            if records <= self._most_records or deliveries[0].record_count <= self._small:
+            if (
+                records <= self._max_records
+                or deliveries[0].record_count <= self._max_small_records
+            ):
                 return ()
-            return self.beside((), deliveries, suspected)
+            return self.find_independent((), deliveries, is_suspected)
 
-        taken = [] if self._overtook else buffer.pick(choose, most)
-        self._overtook = bool(taken)
+        taken = [] if self._has_overtaken else buffer.pick(choose, max_deliveries)
+        self._has_overtaken = bool(taken)
         return taken
 
-    def take_beside(
+    def take_independent(
         self,
-        handled: Sequence[Keys],
+        keys_in_handlers: Sequence[Keys],
         buffer: Buffer,
-        most: float,
-        suspected: Callable[[str], bool],
+        max_deliveries: float,
+        is_suspected: Callable[[str], bool],
     ) -> list[Delivery]:
         """Take small deliveries that may be handled while records with these keys are handled.
 
         Args:
-            handled: the keys of the records that are being handled.
+            keys_in_handlers: the keys of the records that are being handled.
             buffer: see take_first().
-            most: see take_first().
-            suspected: see take_first().
+            max_deliveries: see take_first().
+            is_suspected: see take_first().
 
         """
         return buffer.pick(
-            lambda deliveries, _records: self.beside(handled, deliveries, suspected), most
+            lambda deliveries, _records: self.find_independent(
+                keys_in_handlers, deliveries, is_suspected
+            ),
+            max_deliveries,
         )
 
-    def beside(
+    def find_independent(
         self,
-        handled: Iterable[Keys],
+        keys_in_handlers: Iterable[Keys],
         deliveries: Iterable[Delivery],
-        suspected: Callable[[str], bool],
+        is_suspected: Callable[[str], bool],
     ) -> list[int]:
         """Return the positions of small deliveries that may be handled now; at most a batch.
 
@@ -97,33 +104,37 @@ class Overtaking:
         delivery that waits.
 
         Args:
-            handled: the keys of the records that are being handled.
+            keys_in_handlers: the keys of the records that are being handled.
             deliveries: the waiting deliveries, in the order of their arrival.
-            suspected: see take_first().
+            is_suspected: see take_first().
 
         """
-        scanned = list(islice(deliveries, SCANNED))
-        if all(each.record_count > self._small for each in scanned):
+        scanned = list(islice(deliveries, MAX_SCANNED))
+        if all(each.record_count > self._max_small_records for each in scanned):
             return []
-        known, self._keys = self._keys, {}
-        left = list(handled)
+        known_keys, self._known_keys = self._known_keys, {}
+        earlier_keys = list(keys_in_handlers)
         chosen: list[int] = []
         records = 0
         for position, delivery in enumerate(scanned):
-            if FENCE in delivery.headers or delivery.undecodable or suspected(delivery.message_id):
+            if (
+                FENCE in delivery.headers
+                or delivery.undecodable
+                or is_suspected(delivery.message_id)
+            ):
                 break
             name = delivery.consumer_tag, delivery.tag, delivery.message_id
             try:
-                keys = known.get(name) or self._keys_of(delivery)
+                keys = known_keys.get(name) or self._keys_of(delivery)
             except InvalidBody:
                 break  # the keys of this delivery are not known
-            small = delivery.record_count <= self._small
-            if small and records < self._most_records and all(map(keys.isdisjoint, left)):
+            is_small = delivery.record_count <= self._max_small_records
+            if is_small and records < self._max_records and all(map(keys.isdisjoint, earlier_keys)):
                 chosen.append(position)
                 records += delivery.record_count
             else:
-                self._keys[name] = keys
-                left.append(keys)
+                self._known_keys[name] = keys
+                earlier_keys.append(keys)
         return chosen
 
     def keys(self, deliveries: Iterable[Delivery]) -> Keys | None:

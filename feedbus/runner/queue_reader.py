@@ -9,7 +9,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused
 
 from feedbus.broker.acknowledging import acknowledge
-from feedbus.generations.probes import Probes, delete_proved
+from feedbus.generations.probes import Probes, delete_empty_queue
 from feedbus.runner.settlement import Settlement
 from feedbus.wire.amqp_protocols import Channel, Connection
 
@@ -48,7 +48,7 @@ class QueueReader:
         prefetch: int,
         exclusive: bool,
         pause_seconds: float,
-        unfenced: bool,
+        needs_fence: bool,
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> QueueReader | None:
@@ -61,7 +61,7 @@ class QueueReader:
             prefetch: how many unsettled deliveries the broker may send.
             exclusive: whether the queue may have no other consumer.
             pause_seconds: the time between two probes; see Probes.
-            unfenced: whether the queue has to get a fence, because it may have none.
+            needs_fence: whether the queue has to get a fence, because it may have none.
             on_message: called with each delivery.
             on_cancel: called with the tag when the broker cancels the subscription.
 
@@ -86,45 +86,45 @@ class QueueReader:
             if channel.is_open:
                 channel.close()
             return None
-        probes = Probes(channel, queue, pause_seconds=pause_seconds, fence_needed=unfenced)
+        probes = Probes(channel, queue, pause_seconds=pause_seconds, fence_needed=needs_fence)
         return cls(queue, tag, channel, probes)
 
     @property
-    def fenced(self) -> bool:
-        """Whether the queue may be empty, so that end() must be called."""
-        return self.probes.lost or (self.probes.proved and not self.probes.awaited)
+    def may_be_empty(self) -> bool:
+        """Whether the queue may be empty, so that delete_if_empty() must be called."""
+        return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
-    def settle(self, delivery_tag: int) -> None:
+    def settle_up_to(self, delivery_tag: int) -> None:
         """Acknowledge all deliveries up to this tag."""
         self.channel.basic_ack(delivery_tag, multiple=True)
-        self.probes.disturb()
+        self.probes.restart_proof()
 
     def settle_each(self, delivery_tags: Sequence[int]) -> None:
         """Acknowledge these deliveries, and none that came before them."""
         acknowledge(self.channel, delivery_tags)
-        self.probes.disturb()
+        self.probes.restart_proof()
 
     def settle_done(self, settlement: Settlement) -> None:
         """Acknowledge the deliveries that are done."""
-        up_to, single = settlement.acknowledgements()
+        up_to, single = settlement.take_acknowledgeable()
         if up_to:
             self.channel.basic_ack(up_to, multiple=True)
         if single:
             acknowledge(self.channel, single)
         if up_to or single:
-            self.probes.disturb()
+            self.probes.restart_proof()
 
-    def consumers(self) -> int:
+    def count_consumers(self) -> int:
         """Count the queue's consumers, including this one; 0 if the broker cannot answer."""
         return self._count()[1]
 
-    def pass_fence(self, delivery_tag: int, message_id: str) -> None:
+    def accept_fence(self, delivery_tag: int, message_id: str) -> None:
         """Process a fence of a queue that is ending; everything before it must be settled."""
         self.last_fence_tag = delivery_tag
-        if not (self.probes.came(message_id) and self.probes.proved):
-            self._go_on()
+        if not (self.probes.count_if_probe(message_id) and self.probes.is_proved):
+            self._publish_next_probe()
 
-    def end(self, in_flight: Callable[[], bool]) -> bool:
+    def delete_if_empty(self, in_flight: Callable[[], bool]) -> bool:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
         Args:
@@ -133,21 +133,21 @@ class QueueReader:
         """
         # This must be the only consumer. If the queue has no leader, the broker counts no consumer
         # at all.
-        if self.probes.proved and self._count() == (0, 1) and not in_flight():
+        if self.probes.is_proved and self._count() == (0, 1) and not in_flight():
             self.channel.basic_cancel(self.tag)
-            delete_proved(self.channel, self.queue)
+            delete_empty_queue(self.channel, self.queue)
             self.close()
             return True
-        self._go_on()
+        self._publish_next_probe()
         return False
 
-    def _go_on(self) -> None:
+    def _publish_next_probe(self) -> None:
         """Publish the next probe if it is needed; then settle the previous fence.
 
         A full queue accepts a probe only after more of its messages are settled.
         """
-        if not self.probes.awaited or self.probes.lost:
-            self.probes.put()
+        if not self.probes.is_pending or self.probes.is_lost:
+            self.probes.put_probe()
         if self.last_fence_tag:
             self.channel.basic_ack(self.last_fence_tag)
             self.last_fence_tag = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feedbus.generations.consumer_queues import ConsumerQueues, Source
+from feedbus.generations.consumer_queues import ConsumerQueues, ReadableQueue
 from feedbus.logs import EventLog
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.old_queue_tracking import SwitchProgress
@@ -27,7 +27,7 @@ class QueuesToRead:
         subscriptions: Subscriptions,
         raw: RawConnection,
         *,
-        queues: Sequence[Source],
+        queues: Sequence[ReadableQueue],
         consumer_queues: ConsumerQueues,
         progress: SwitchProgress | None,
     ) -> None:
@@ -52,9 +52,9 @@ class QueuesToRead:
         self._progress = progress
         # The queues without a subscription, for example because another consumer reads them.
         self.unsubscribed = list(queues)
-        self._begun = False  # whether it has tried to subscribe
+        self._has_tried = False  # whether it has tried to subscribe
         self._retry_at = run.clock.monotonic()
-        subscriptions.begin(divided=progress is not None)
+        subscriptions.reset(use_lanes=progress is not None)
 
     def __bool__(self) -> bool:
         """Whether a queue is left to read; a queue ends at its fence, or when it is deleted.
@@ -64,14 +64,14 @@ class QueuesToRead:
         """
         if self._subscriptions.readers:
             return True
-        if not self._begun or self._progress is not None:
+        if not self._has_tried or self._progress is not None:
             return bool(self.unsubscribed)
-        return not all(source.when_unread for source in self.unsubscribed)
+        return not all(source.only_if_unread for source in self.unsubscribed)
 
     def subscribe(self) -> None:
         """Subscribe to the queues that no other consumer reads."""
-        self._begun = True
-        if self.unsubscribed and self._tries_again():
+        self._has_tried = True
+        if self.unsubscribed and self._is_retry_due():
             self.unsubscribed = [
                 source
                 for source in self.unsubscribed
@@ -79,37 +79,37 @@ class QueuesToRead:
             ]
         self._run.set_standby(stands_by=bool(self.unsubscribed))
 
-    def _tries_again(self) -> bool:
+    def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have left their queues.
 
         If no queue is read, the answer is always yes: the run itself waits between two calls.
         """
         now = self._run.clock.monotonic()
-        alone = self._progress is None and not self._subscriptions.readers
-        if now < self._retry_at and not alone:
+        reads_nothing = self._progress is None and not self._subscriptions.readers
+        if now < self._retry_at and not reads_nothing:
             return False
         self._retry_at = now + RETRY_SECONDS
         return True
 
-    def must_be_divided_again(self) -> bool:
+    def ring_has_changed(self) -> bool:
         """Whether there is a newer ring, so that the consumers must divide the queues again."""
         waiting = self._run.waiting
         notice = None if waiting is None else waiting.take_notice()
-        if notice is not None and self._consumer_queues.announced(self._raw, notice):
+        if notice is not None and self._consumer_queues.is_announced(self._raw, notice):
             return True
-        return self._progress is not None and self._progress.must_begin_anew(self._raw)
+        return self._progress is not None and self._progress.must_restart(self._raw)
 
-    def follow_old_queues(self) -> None:
+    def check_old_queues(self) -> None:
         """Check the old queues that records wait for, and put a fence where one is missing."""
         self.unsubscribed += self._subscriptions.take_left_to_others()
         if self._progress is not None:
             self._progress.check(self._raw)
-            if self._progress.over:
+            if self._progress.is_over:
                 self._progress.finish()
                 self._progress = None
-        self._subscriptions.put_fences(self._raw)
+        self._subscriptions.put_missing_fences(self._raw)
 
-    def end(self) -> bool:
+    def end_queues(self) -> bool:
         """End the queues that are empty or whose subscription the broker has cancelled.
 
         Returns:
@@ -117,36 +117,36 @@ class QueuesToRead:
 
         """
         subscriptions = self._subscriptions
-        ended = subscriptions.end_empty(self._mode.works_on)
+        must_divide = subscriptions.delete_empty_queues(self._mode.has_unsettled_of)
         if subscriptions.cancelled:
-            ended = True
-            self._drop_cancelled()
-        return ended and self._progress is not None
+            must_divide = True
+            self._stop_reading_cancelled()
+        return must_divide and self._progress is not None
 
-    def _drop_cancelled(self) -> None:
+    def _stop_reading_cancelled(self) -> None:
         """Stop reading queues whose subscription the broker has cancelled.
 
         If deliveries are being handled, they are finished first, and all queues are read again.
         """
         mode, subscriptions = self._mode, self._subscriptions
-        begun = mode.working
-        mode.cancelled()
+        had_unsettled = mode.has_unsettled
+        mode.on_cancel()
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
             # A waiting queue uses the tag of its queue. So a tag can occur twice, or without a
             # reader.
-            reads = tag in subscriptions.readers
-            subscriptions.drop_reader(tag)
-            if reads:
+            was_read = tag in subscriptions.readers
+            subscriptions.close_reader(tag)
+            if was_read:
                 subscriptions.leave_to_others(tag)
-        if begun:
+        if had_unsettled:
             # This comes before the waiting queues are closed, because records that run now may have
             # come from them.
-            mode.let_finish()
+            mode.finish_running()
         for tag in tags:
-            subscriptions.drop_waiting(tag)
-        if begun:
+            subscriptions.close_waiting_queue(tag)
+        if had_unsettled:
             self.return_deliveries()
 
     def return_deliveries(self) -> None:
@@ -159,6 +159,6 @@ class QueuesToRead:
             " are delivered again",
             consumer=run.consumer.name,
         )
-        self._mode.let_finish()
+        self._mode.finish_running()
         self.unsubscribed = self._subscriptions.return_deliveries(self._queues, self.unsubscribed)
-        self._begun = False
+        self._has_tried = False

@@ -27,7 +27,7 @@ events = EventLog(__name__)
 POLL_SECONDS = 0.5  # the longest wait, if a signal does not end a wait
 FIRST_CHECK_SECONDS = 0.05  # before the first check whether another consumer's queue is free
 LONG_POLL_SECONDS = 5.0  # the longest wait, if a signal ends it
-HERE_SECONDS = 0.0001  # the time limit for reading data that has already arrived
+MIN_WAIT_SECONDS = 0.0001  # the time limit for reading data that has already arrived
 
 
 @dataclass(slots=True)
@@ -41,13 +41,13 @@ class Run:
         resources: the resources of the handlers.
         crash_guard: finds messages that may have ended a process.
         heartbeats: sends heartbeats while handlers run.
-        holding: waits during an outage, longer after each failed attempt.
+        outage_pause: waits during an outage, longer after each failed attempt.
         timeout: how long the broker waits for an acknowledgement.
         limits: the remaining limits of the run.
         waiting: the waiting queues; None if the queue has no `order_by`.
         handler_seconds: the time limit of a handler call.
         clock: the clock that is used for waiting.
-        assigned: returns whether the queue is assigned to this host now.
+        is_assigned: returns whether the queue is assigned to this host now.
         buffer: deliveries that have arrived and are not handled yet.
         stop_requested: whether the run is to end cleanly.
         removal_reason: why this consumer has no queue any more; None while it has one.
@@ -62,44 +62,46 @@ class Run:
     resources: Resources
     crash_guard: CrashGuard
     heartbeats: Heartbeats
-    holding: OutagePause
+    outage_pause: OutagePause
     timeout: ConsumerTimeout
     limits: RemainingLimits
     waiting: WaitingQueues | None
     handler_seconds: float
     clock: Clock
-    assigned: Callable[[], bool]
+    is_assigned: Callable[[], bool]
     buffer: Buffer = field(default_factory=Buffer)
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removal_reason: str | None = None
     standby_seconds: float = math.inf
     check_seconds: float = math.inf
 
-    def ended(self, *, working: bool = False) -> str | None:
+    def end_reason(self, *, has_unsettled: bool = False) -> str | None:
         """Return why the run is over, or None if it continues.
 
         Args:
-            working: whether deliveries are handled now.
+            has_unsettled: whether deliveries are handled now.
 
         """
         if self.stop_requested.is_set():
             return "stopped by a signal"
-        return self.removal_reason or self.limits.used_up(waiting=bool(self.buffer) or working)
+        return self.removal_reason or self.limits.reached_limit(
+            waiting=bool(self.buffer) or has_unsettled
+        )
 
-    def goes_on(self, *, working: bool = False) -> bool:
-        """Whether this process must continue to read its queue; see ended()."""
-        return self.ended(working=working) is None and self.assigned()
+    def must_continue(self, *, has_unsettled: bool = False) -> bool:
+        """Whether this process must continue to read its queue; see end_reason()."""
+        return self.end_reason(has_unsettled=has_unsettled) is None and self.is_assigned()
 
     def await_assignment(self) -> None:
         """Wait while another host works on the queue; this process can begin at any time."""
         name = self.consumer.name
         text = f"{name} does not read its queue now: its shard is assigned to another host"
         events.info("standing_by", text, consumer=name)
-        self.holding.record_success()
-        while self.ended() is None and not self.assigned():
+        self.outage_pause.record_success()
+        while self.end_reason() is None and not self.is_assigned():
             self.clock.wait(self.stop_requested, POLL_SECONDS)
-            self.limits.idle_from(self.clock.monotonic())
-        if self.assigned():
+            self.limits.restart_idle_time(self.clock.monotonic())
+        if self.is_assigned():
             text = f"{name} reads its queue: its shard is assigned to this host now"
             events.info("assigned", text, consumer=name)
 
@@ -113,7 +115,7 @@ class Run:
             self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
 
     def wait_seconds(
-        self, raw: RawConnection, *, working: bool = False, takes_due: bool = True
+        self, raw: RawConnection, *, has_unsettled: bool = False, takes_waiting_records: bool = True
     ) -> float:
         """Return how many seconds to wait for a delivery: at most until a limit.
 
@@ -121,31 +123,32 @@ class Run:
 
         Args:
             raw: the connection.
-            working: whether deliveries are handled now, so that the run is not idle.
-            takes_due: whether a waiting record can be handled as soon as its time has come.
+            has_unsettled: whether deliveries are handled now, so that the run is not idle.
+            takes_waiting_records: whether a waiting record can be handled as soon as its time has
+                come.
 
         """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = min(LONG_POLL_SECONDS if wakes else POLL_SECONDS, self.standby_seconds)
         longest = min(longest, self.check_seconds)
-        if takes_due:
-            longest = min(longest, self.until_due())
-        if not working:
-            longest = min(longest, self.limits.idle_seconds)
-        return max(min(longest, self.limits.run_seconds), 0.001)
+        if takes_waiting_records:
+            longest = min(longest, self.seconds_until_due())
+        if not has_unsettled:
+            longest = min(longest, self.limits.remaining_idle_seconds)
+        return max(min(longest, self.limits.remaining_seconds), 0.001)
 
-    def until_due(self) -> float:
+    def seconds_until_due(self) -> float:
         """Return in how many seconds a waiting record may run; infinity if none waits."""
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
-    def full(self) -> bool:
+    def has_reached_waiting_limit(self) -> bool:
         """Whether the limit of waiting records is reached, so that no more may be read."""
-        return self.waiting is not None and self.waiting.full()
+        return self.waiting is not None and self.waiting.has_reached_limit()
 
     @property
-    def must_read_anew(self) -> bool:
+    def must_read_again(self) -> bool:
         """Whether, after an outage, the waiting records must be read again."""
-        return self.waiting is not None and self.waiting.unsettled
+        return self.waiting is not None and self.waiting.may_have_unknown_messages
 
     def receive(self, raw: RawConnection, timeout: float) -> None:
         """Wait for a delivery for `timeout` seconds, and read all that have arrived.
@@ -154,19 +157,17 @@ class Run:
         """
         while not self.stop_requested.is_set():
             try:
-                raw.drain_events(timeout=max(timeout, HERE_SECONDS))
+                raw.drain_events(timeout=max(timeout, MIN_WAIT_SECONDS))
             except TimeoutError:
                 break
             timeout = 0.0
 
-    def hold(
-        self, error: Outage | UsageError, meanwhile: Callable[[], None] = lambda: None
-    ) -> None:
+    def hold(self, error: Outage | UsageError, update: Callable[[], None] = lambda: None) -> None:
         """Wait before the next attempt, longer each time, at most until a limit or a signal.
 
         Args:
             error: the cause.
-            meanwhile: a function that is called often during the wait.
+            update: a function that is called often during the wait.
 
         """
 
@@ -175,9 +176,9 @@ class Run:
             deadline = clock.monotonic() + seconds
             while (left := deadline - clock.monotonic()) > 0 and not stopped.is_set():
                 self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
-                meanwhile()
+                update()
 
         if not isinstance(error, (BrokerOutage, UsageError)):
             # A handler was called until now, so only the wait itself can be idle time.
-            self.limits.idle_from(self.clock.monotonic())
-        self.holding.hold(error, wait, self.limits.run_seconds)
+            self.limits.restart_idle_time(self.clock.monotonic())
+        self.outage_pause.hold(error, wait, self.limits.remaining_seconds)

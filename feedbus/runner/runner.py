@@ -17,7 +17,7 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.generations.consumer_queues import ConsumerQueues
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
@@ -26,7 +26,7 @@ from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.limits import Limits, RemainingLimits
 from feedbus.runner.misplacement_check import MisplacementCheck
-from feedbus.runner.mode_selection import mode_of
+from feedbus.runner.mode_selection import select_mode
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.outage_pause import OutagePause
 from feedbus.runner.queues_to_read import QueuesToRead
@@ -58,7 +58,7 @@ class Runner:
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
         on_waiting: Callable[[int], None] = lambda _: None,
-        assigned: Callable[[], bool] = lambda: True,
+        is_assigned: Callable[[], bool] = lambda: True,
     ) -> None:
         """Create the parts of a run.
 
@@ -74,7 +74,7 @@ class Runner:
             on_hold: called with the reason when the consumer waits because of an outage, and with
                 "" when it continues.
             on_waiting: called with the number of records in the waiting queues.
-            assigned: returns whether this host is to read the queue; called between batches.
+            is_assigned: returns whether this host is to read the queue; called between batches.
 
         """
         self._topology = topology
@@ -104,24 +104,24 @@ class Runner:
             resources=self._resources,
             crash_guard=crash_guard,
             heartbeats=self._heartbeats,
-            holding=OutagePause(consumer.name, counted, on_hold, clock),
+            outage_pause=OutagePause(consumer.name, counted, on_hold, clock),
             timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
             limits=RemainingLimits(limits, clock),
             waiting=WaitingQueues(
-                topology, consumer, dispatch.retries, report=on_hold, count=on_waiting
+                topology, consumer, dispatch.retries, report=on_hold, on_count=on_waiting
             )
             if dispatch.retries is not None
             else None,
             handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * has_async,
             clock=clock,
-            assigned=assigned,
+            is_assigned=is_assigned,
         )
         # Reports deliveries that came to a shard which does not own their key.
         self._misplacement_check = MisplacementCheck(topology)
         # Deletes dead letters that exceed the limits of the queue.
         self._pruning = Pruning(topology, consumer, counted)
         self._subscriptions = Subscriptions(self._run, self._misplacement_check, counted)
-        self._mode = mode_of(self._run, self._subscriptions, handlers, self._sender)
+        self._mode = select_mode(self._run, self._subscriptions, handlers, self._sender)
 
     def stop(self) -> None:
         """Request a clean end: messages in the handler are settled, the others are returned."""
@@ -131,8 +131,8 @@ class Runner:
         """Consume until a limit or a signal ends the run; return the reason as a text."""
         with self._heartbeats:
             try:
-                while (reason := self._ended()) is None:
-                    if not self._run.assigned():
+                while (reason := self._end_reason()) is None:
+                    if not self._run.is_assigned():
                         self._report_ready()
                         self._run.await_assignment()
                         continue
@@ -145,7 +145,7 @@ class Runner:
                             # The connection for publishing is probably lost, too. If it was kept,
                             # the next publish could wait for a confirm that never arrives.
                             self._sender.drop()
-                        self._run.hold(error, self._mode.while_holding)
+                        self._run.hold(error, self._mode.update_crash_guard)
             finally:
                 self._mode.close()
                 self._resources.close()
@@ -153,13 +153,13 @@ class Runner:
                 self._run.limits.close()
         return reason
 
-    def _ended(self) -> str | None:
+    def _end_reason(self) -> str | None:
         """Return why the run is over, or None if it continues."""
-        return self._run.ended(working=self._mode.working)
+        return self._run.end_reason(has_unsettled=self._mode.has_unsettled)
 
-    def _goes_on(self) -> bool:
+    def _must_continue(self) -> bool:
         """Return whether the run continues, and the queue is still assigned to this host."""
-        return self._run.goes_on(working=self._mode.working)
+        return self._run.must_continue(has_unsettled=self._mode.has_unsettled)
 
     def _consume(self) -> None:
         """Connect, and read the consumer's queues until the run is over, or until an outage."""
@@ -171,11 +171,11 @@ class Runner:
         try:
             with (
                 broker.outage(connection, self._topology.broker_url),
-                self._heartbeats.of(raw),
+                self._heartbeats.on_connection(raw),
             ):
                 self._read_generations(raw, states)
         except connection.channel_errors as error:
-            self._mode.channel_closed(error)
+            self._mode.on_channel_close(error)
             declare = (
                 "; `feedbus apply` declares it" if getattr(error, "code", 0) == NOT_FOUND else ""
             )
@@ -185,7 +185,7 @@ class Runner:
             self._forget()
             broker.close(connection)
 
-    def _prepare(self) -> Mapping[str, State]:
+    def _prepare(self) -> Mapping[str, RingState]:
         """Open what the handlers need, and declare what is missing; return the rings' states."""
         self._resources.open()
         if self._consumer.queue.once:
@@ -196,7 +196,7 @@ class Runner:
         self._misplacement_check.use_rings(states.values())
         return states
 
-    def _read_generations(self, raw: RawConnection, states: Mapping[str, State]) -> None:
+    def _read_generations(self, raw: RawConnection, states: Mapping[str, RingState]) -> None:
         """Read the queue of the current generation, and this consumer's share of old queues."""
         run = self._run
         consumer_queues = ConsumerQueues(
@@ -211,7 +211,7 @@ class Runner:
         if run.removal_reason is not None:
             return
         progress = SwitchProgress.begin(run, consumer_queues, raw)
-        for sources in consumer_queues.queues(raw):
+        for sources in consumer_queues.lists_to_read(raw):
             queues = QueuesToRead(
                 run,
                 self._mode,
@@ -222,7 +222,7 @@ class Runner:
                 progress=progress,
             )
             self._read(raw, queues)
-            if not self._goes_on():
+            if not self._must_continue():
                 return
 
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
@@ -233,14 +233,14 @@ class Runner:
         """
         run, mode = self._run, self._mode
         begun_at = run.clock.monotonic()
-        run.limits.idle_from(begun_at)  # the time to connect does not count as idle time
-        while queues and run.goes_on(working=mode.working):
+        run.limits.restart_idle_time(begun_at)  # the time to connect does not count as idle time
+        while queues and run.must_continue(has_unsettled=mode.has_unsettled):
             queues.subscribe()
             if self._on_ready is not None:
                 self._report_ready()
-            if queues.must_be_divided_again():
+            if queues.ring_has_changed():
                 break
-            queues.follow_old_queues()
+            queues.check_old_queues()
             arrived = mode.receive(raw)
             # handle_due() and handle_next() call the handlers and settle the deliveries.
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
@@ -248,11 +248,11 @@ class Runner:
                 queues.return_deliveries()
             elif not arrived and not queues.unsubscribed:
                 # An outage is over if the connection has worked for some time since then.
-                run.holding.record_success_after(begun_at)
+                run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
-            if queues.end():
+            if queues.end_queues():
                 break
-        mode.let_finish()
+        mode.finish_running()
         self._subscriptions.close()
 
     def _wait_for_others(self) -> bool:
@@ -260,7 +260,7 @@ class Runner:
         self._report_ready()  # this process is ready, although it waits
         self._heartbeats.beat()
         stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)
-        return not stopped and self._goes_on()
+        return not stopped and self._must_continue()
 
     def _forget(self) -> None:
         """Forget all unsettled deliveries and waiting records: the broker delivers them again."""

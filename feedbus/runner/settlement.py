@@ -14,15 +14,15 @@ class Settlement:
         self._done: set[int] = set()
         self._acknowledged: set[int] = set()  # tags that were acknowledged before an earlier one
 
-    def arrived(self, tag: int) -> None:
+    def add(self, tag: int) -> None:
         """Add a delivery; its tag must be higher than all earlier ones."""
         self._tags.append(tag)
 
-    def done(self, tag: int) -> None:
+    def mark_done(self, tag: int) -> None:
         """Register that a delivery may be acknowledged."""
         self._done.add(tag)
 
-    def acknowledgements(self) -> tuple[int, list[int]]:
+    def take_acknowledgeable(self) -> tuple[int, list[int]]:
         """Return the tags to acknowledge now; each tag is returned only once.
 
         Returns:

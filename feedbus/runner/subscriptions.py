@@ -10,7 +10,7 @@ from amqp.exceptions import NotFound
 
 from feedbus import broker
 from feedbus.errors import BrokerOutage
-from feedbus.generations.consumer_queues import Source
+from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.generations.queue_phases import phase_of
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
@@ -45,28 +45,28 @@ class Subscriptions:
         self._metrics = metrics
         self.readers: dict[str, QueueReader] = {}  # by consumer tag
         self.cancelled: list[str] = []  # the tags of subscriptions that the broker has cancelled
-        self._sources: dict[str, Source] = {}  # by consumer tag
+        self._sources: dict[str, ReadableQueue] = {}  # by consumer tag
         self._unread: set[str] = set()  # subscriptions without a delivery so far
         # Old queues that this consumer has left, because another consumer reads them, too.
-        self._left_to_others: list[Source] = []
-        self._divided = False  # whether queues of several generations are read
+        self._left_to_others: list[ReadableQueue] = []
+        self._uses_lanes = False  # whether queues of several generations are read
         self._fences_due: dict[str, float] = {}  # when to process the fence of a subscription
 
-    def begin(self, *, divided: bool = False) -> None:
+    def reset(self, *, use_lanes: bool = False) -> None:
         """Forget all queues, because a new connection begins.
 
         Args:
-            divided: whether queues of several generations are read at the same time.
+            use_lanes: whether queues of several generations are read at the same time.
 
         """
         self.readers = {}
         self.cancelled = []
         self._sources, self._left_to_others, self._unread = {}, [], set()
         self._fences_due = {}
-        self._divided = divided
+        self._uses_lanes = use_lanes
         self._run.buffer.clear()
 
-    def take_left_to_others(self) -> list[Source]:
+    def take_left_to_others(self) -> list[ReadableQueue]:
         """Return and forget the old queues that this consumer has left to another consumer."""
         left, self._left_to_others = self._left_to_others, []
         return left
@@ -77,10 +77,10 @@ class Subscriptions:
         The consumer subscribes to the queue again when nobody else reads it.
         """
         source = self._sources[tag]
-        if source.when_unread:
+        if source.only_if_unread:
             self._left_to_others.append(source)
 
-    def subscribe(self, connection: Connection, source: Source) -> bool:
+    def subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
         """Start to read a queue; return False if it allows one consumer and already has another.
 
         If an old queue was deleted, the method does nothing and returns True.
@@ -88,15 +88,15 @@ class Subscriptions:
         try:
             return self._subscribe(connection, source)
         except NotFound:
-            if not source.when_unread:
+            if not source.only_if_unread:
                 raise
             return True
 
-    def _subscribe(self, connection: Connection, source: Source) -> bool:
+    def _subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
         queue, waiting = self._run.consumer.queue, self._run.waiting
         tag = f"{self._run.consumer.name}.{source.queue}"
         cancel = self.cancelled.append
-        if source.when_unread:
+        if source.only_if_unread:
             readers = broker.consumers(connection, source.queue)
             if readers is None:
                 return True  # the queue is deleted
@@ -107,8 +107,8 @@ class Subscriptions:
         ):
             return False
         self._sources[tag] = source
-        if self._divided:
-            self._run.buffer.divide(tag, source.generation_number)
+        if self._uses_lanes:
+            self._run.buffer.assign_lane(tag, source.generation_number)
         try:
             reader = QueueReader.begin(
                 connection,
@@ -117,7 +117,7 @@ class Subscriptions:
                 prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
                 exclusive=source.exclusive,
                 pause_seconds=broker.in_flight_seconds(self._run.topology),
-                unfenced=source.unfenced,
+                needs_fence=source.needs_fence,
                 on_message=self._on_message,
                 on_cancel=cancel,
             )
@@ -135,7 +135,7 @@ class Subscriptions:
                 " end it, or let it share the queue"
             )
             raise BrokerOutage(msg)
-        self._run.limits.idle_from(self._run.clock.monotonic())
+        self._run.limits.restart_idle_time(self._run.clock.monotonic())
         return reader is not None
 
     def _on_message(self, message: Any) -> None:
@@ -146,7 +146,7 @@ class Subscriptions:
             self._unread.remove(delivery.consumer_tag)
             self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
-        self._run.limits.idle_from(now)
+        self._run.limits.restart_idle_time(now)
 
     def settle(
         self, consumer_tag: str, delivery_tags: Sequence[int], *, one_by_one: bool = False
@@ -165,132 +165,139 @@ class Subscriptions:
         if one_by_one:
             reader.settle_each(delivery_tags)
         else:
-            reader.settle(delivery_tags[-1])
+            reader.settle_up_to(delivery_tags[-1])
 
-    def sample(self, delivery: Delivery) -> None:
+    def check_placement(self, delivery: Delivery) -> None:
         """Count the first delivery of a batch if it came to a shard that does not own its key."""
         reader = self.readers.get(delivery.consumer_tag)
-        if reader is not None and self._misplacement_check.misplaced(reader.queue, delivery):
+        if reader is not None and self._misplacement_check.is_misplaced(reader.queue, delivery):
             self._metrics.misplaced()
 
-    def at_fence(self) -> bool:
+    def must_process_fence(self) -> bool:
         """Whether a fence must be processed next.
 
         If the first fence is postponed, the buffer first continues with the deliveries of another
         generation.
         """
         buffer = self._run.buffer
-        if buffer.at_fence and self._until_fence_due() > 0:
-            buffer.pass_over_fence()
-        return buffer.at_fence
+        if buffer.next_is_fence and self._seconds_until_fence() > 0:
+            buffer.go_to_lane_without_fence()
+        return buffer.next_is_fence
 
-    def _until_fence_due(self) -> float:
+    def _seconds_until_fence(self) -> float:
         """Return in how many seconds the fence that is first in the buffer is to be processed."""
-        due_at = self._fences_due.get(self._run.buffer.first.consumer_tag, -math.inf)
+        due_at = self._fences_due.get(self._run.buffer.next_delivery.consumer_tag, -math.inf)
         return due_at - self._run.clock.monotonic()
 
     def postpone_fence(self, seconds: float) -> None:
         """Postpone the fence that is first in the buffer by some seconds."""
-        tag = self._run.buffer.first.consumer_tag
+        tag = self._run.buffer.next_delivery.consumer_tag
         self._fences_due[tag] = self._run.clock.monotonic() + seconds
 
-    def pass_fence(self, raw: RawConnection) -> bool:
+    def process_fence(self, raw: RawConnection) -> bool:
         """Process the fence that is first in the buffer.
 
         Returns:
             False if the queue is in use, not ending: the delivery is then an ordinary message.
 
         """
-        run, fence = self._run, self._run.buffer.first
+        run, fence = self._run, self._run.buffer.next_delivery
         reader = self.readers[fence.consumer_tag]
-        seconds = self._until_fence_due()
+        seconds = self._seconds_until_fence()
         if seconds > 0:
-            run.receive(raw, max(min(seconds, run.until_due(), run.check_seconds), 0.0))
+            run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
             return True
-        if not reader.probes.awaited:
+        if not reader.probes.is_pending:
             phase = phase_of(raw, run.topology, run.consumer, reader.queue)
             if phase == "in use":
                 return False
-            consumers = reader.consumers()
+            consumers = reader.count_consumers()
             if consumers > 1:  # other consumers have deliveries; the last one deletes the queue
-                self.drop(reader.tag)
+                self.stop_reading(reader.tag)
                 self.leave_to_others(reader.tag)
                 return True
             if phase == "switching" or not consumers:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
-        if not self._nothing_waits(raw, reader):
+        if not self._move_waiting_records(raw, reader):
             # The probe of the waiting queue may already be on its way. While the fence is
             # postponed, this method receives deliveries even if the buffer is full.
             self.postpone_fence(WAITING_POLL_SECONDS)
             return True
         run.buffer.pop()
-        reader.pass_fence(fence.tag, fence.message_id)
+        reader.accept_fence(fence.tag, fence.message_id)
         return True
 
-    def _nothing_waits(self, raw: RawConnection, reader: QueueReader) -> bool:
+    def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
         """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # no shard: if the queue is replaced, the waiting queue remains
-        return run.waiting.move_on(raw, reader.queue, reader.tag)
+        return run.waiting.move_records(raw, reader.queue, reader.tag)
 
-    def put_fences(self, raw: RawConnection) -> None:
+    def put_missing_fences(self, raw: RawConnection) -> None:
         """Put a fence into each ending queue that has none, for example because it was full."""
         for reader in [*self.readers.values()]:
-            if not reader.probes.due:
+            if not reader.probes.is_fence_due:
                 continue
             phase = phase_of(raw, self._run.topology, self._run.consumer, reader.queue)
             if phase == "ending":
                 reader.probes.put_fence()
             elif phase == "switching":
-                reader.probes.postpone()
+                reader.probes.postpone_fence()
             else:
                 # The next switch finds that the queue has a consumer, and puts the fence itself.
                 reader.probes.fence_needed = False
 
-    def end_empty(self, working: Callable[[str], bool]) -> bool:
+    def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
         """Delete the queues that are proved to be empty, unless more messages have arrived.
 
         Args:
-            working: called with a consumer tag; returns whether deliveries of it are handled now.
+            has_unsettled_of: called with a consumer tag; returns whether deliveries of it are
+                handled now.
 
         Returns:
             Whether this consumer's newest queue was deleted, because there is a newer generation.
 
         """
-        newest = False
+        deleted_newest = False
         for reader in [*self.readers.values()]:
-            if not reader.fenced:
+            if not reader.may_be_empty:
                 continue
             tag = reader.tag
-            if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working(tag)):  # type: ignore[misc]
-                del self.readers[tag]
-                self.drop_waiting(tag)
-                newest |= not self._sources[tag].when_unread
-        return newest
 
-    def drop(self, tag: str) -> None:
+            def in_flight(tag: str = tag) -> bool:
+                return self._run.buffer.has_deliveries_of(tag) or has_unsettled_of(tag)
+
+            if reader.delete_if_empty(in_flight):
+                del self.readers[tag]
+                self.close_waiting_queue(tag)
+                deleted_newest |= not self._sources[tag].only_if_unread
+        return deleted_newest
+
+    def stop_reading(self, tag: str) -> None:
         """Stop reading a queue.
 
         The broker returns the unsettled deliveries to the queue, unless the queue was deleted.
         """
-        self.drop_reader(tag)
-        self.drop_waiting(tag)
+        self.close_reader(tag)
+        self.close_waiting_queue(tag)
 
-    def drop_reader(self, tag: str) -> None:
+    def close_reader(self, tag: str) -> None:
         """Stop reading a queue, but keep its waiting records."""
         reader = self.readers.pop(tag, None)
         if reader is not None:
             reader.close()
-        self._run.buffer.drop(tag)
+        self._run.buffer.remove(tag)
 
-    def drop_waiting(self, tag: str) -> None:
+    def close_waiting_queue(self, tag: str) -> None:
         """Stop reading the waiting queue of a queue."""
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
-    def return_deliveries(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
+    def return_deliveries(
+        self, queues: Sequence[ReadableQueue], unsubscribed: Sequence[ReadableQueue]
+    ) -> list[ReadableQueue]:
         """Give back all unsettled deliveries, and return the queues to subscribe to again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
@@ -299,13 +306,15 @@ class Subscriptions:
 
         Args:
             queues: all queues that this consumer has to read.
-            left: those of them that are not read now, and have to be subscribed to again.
+            unsubscribed: those of them that are not read now, and have to be subscribed to again.
 
         """
-        read = {reader.queue for reader in self.readers.values()}
+        read_queues = {reader.queue for reader in self.readers.values()}
         for tag in list(self.readers):
-            self.drop(tag)
-        return [source for source in queues if source.queue in read or source in left]
+            self.stop_reading(tag)
+        return [
+            source for source in queues if source.queue in read_queues or source in unsubscribed
+        ]
 
     def close(self) -> None:
         """Stop reading all queues."""

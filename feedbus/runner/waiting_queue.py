@@ -31,11 +31,11 @@ class WaitingQueue:
     channel: Channel
     probes: Probes
     retries: OrderedRetries
-    closed: bool = False
+    is_closed: bool = False
     generation_number: int = 0  # the number of the queue's generation
     on_notice: Callable[[Any], None] = lambda _: None
-    ending: bool = False  # whether no record is moved here any more
-    cancelled: bool = False  # the broker has cancelled the subscription
+    is_ending: bool = False  # whether no record is moved here any more
+    is_cancelled: bool = False  # the broker has cancelled the subscription
     arrived_at: float = 0.0  # when the last message arrived
 
     @classmethod
@@ -69,7 +69,7 @@ class WaitingQueue:
         channel = connection.channel()
         channel.auto_decode = False
         retries.add_subscription(tag, queue, generation_number)
-        opened = cls(
+        waiting_queue = cls(
             queue,
             tag,
             channel,
@@ -80,29 +80,31 @@ class WaitingQueue:
         )
 
         def cancel(consumer_tag: str) -> None:
-            opened.cancelled = True
+            waiting_queue.is_cancelled = True
             on_cancel(consumer_tag)
 
         channel.basic_qos(0, PREFETCH, False)
         channel.basic_consume(
-            queue, consumer_tag=tag, callback=opened._on_message, on_cancel=cancel
+            queue, consumer_tag=tag, callback=waiting_queue._on_message, on_cancel=cancel
         )
         # The probe, a fence with a random id, is behind all waiting records: when the broker makes
         # this consumer the active one, the deliveries of the previous consumer have returned to the
         # queue.
-        opened.probes.put()
+        waiting_queue.probes.put_probe()
         # If many records wait, the probe arrives late. It counts as lost only if nothing arrives at
         # all.
-        while opened.probes.awaited and not (opened.probes.lost and opened.silent):
+        while waiting_queue.probes.is_pending and not (
+            waiting_queue.probes.is_lost and waiting_queue.is_silent
+        ):
             try:
                 connection.drain_events(timeout=0.1)
             except TimeoutError:
                 continue
-        if opened.probes.awaited:  # another consumer was faster
-            opened.close()
+        if waiting_queue.probes.is_pending:  # another consumer was faster
+            waiting_queue.close()
             return None
         retries.records.mark_complete()
-        return opened
+        return waiting_queue
 
     def is_complete(self) -> bool:
         """Return whether all records that were moved here before the first call have arrived.
@@ -110,32 +112,32 @@ class WaitingQueue:
         The first call is made when the queue is ending: from then on no consumer moves a record
         here. But a record that was moved here earlier may not have been delivered yet.
         """
-        if not self.ending:
-            self.ending = True
-            self.probes.put()
-        return self.probed()
+        if not self.is_ending:
+            self.is_ending = True
+            self.probes.put_probe()
+        return self.check_probe()
 
-    def probed(self) -> bool:
+    def check_probe(self) -> bool:
         """Return whether the probe has returned; publish another one if it is lost."""
-        if self.closed:
+        if self.is_closed:
             return True  # the next subscription reads its records again
-        if self.probes.fence_needed or (self.probes.lost and self.silent):
-            self.probes.put()
-        return not (self.probes.awaited or self.probes.fence_needed)
+        if self.probes.fence_needed or (self.probes.is_lost and self.is_silent):
+            self.probes.put_probe()
+        return not (self.probes.is_pending or self.probes.fence_needed)
 
     @property
-    def silent(self) -> bool:
+    def is_silent(self) -> bool:
         """Whether nothing has arrived for longer than a probe takes."""
         return self.channel.connection.clock.monotonic() > self.arrived_at + LOST_SECONDS
 
     def _on_message(self, message: Any) -> None:
-        if self.closed:
+        if self.is_closed:
             return  # the broker delivers the message again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
         if FENCE in headers:  # a probe, perhaps of an earlier consumer, or a notice
             message_id = message.properties.get("message_id")
-            self.probes.came(message_id)
+            self.probes.count_if_probe(message_id)
             self.channel.basic_ack(message.delivery_tag)
             if not message_id:
                 self.on_notice(message.body)
@@ -144,7 +146,7 @@ class WaitingQueue:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
-        if self.cancelled:
+        if self.is_cancelled:
             return  # each of these records runs again in its position
         if deliveries:
             acknowledge(self.channel, [delivery.tag for delivery in deliveries])
@@ -162,7 +164,7 @@ class WaitingQueue:
 
     def close(self) -> None:
         """Return all waiting records to the queue, and forget them."""
-        self.closed = True
+        self.is_closed = True
         self.retries.forget_queue(self.queue)
         if self.channel.is_open:
             self.channel.close()

@@ -37,7 +37,7 @@ class WaitingQueues:
         retries: OrderedRetries,
         *,
         report: Callable[[str], None],
-        count: Callable[[int], None],
+        on_count: Callable[[int], None],
     ) -> None:
         """Start without queues.
 
@@ -46,17 +46,17 @@ class WaitingQueues:
             consumer: the consumer of the records.
             retries: knows the records that wait.
             report: called with the reason when the consumer holds, and with "" when it continues.
-            count: called with the number of waiting records when it has changed.
+            on_count: called with the number of waiting records when it has changed.
 
         """
         self._notice: bytes | str | None = None  # the body of the latest notice of a switch
-        self._count = count
-        self._counted, self._counted_at = 0, -math.inf
+        self._on_count = on_count
+        self._reported_count, self._reported_at = 0, -math.inf
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
-        self._open: dict[str, WaitingQueue] = {}  # by the consumer tag of the queue
+        self._waiting_queues: dict[str, WaitingQueue] = {}  # by the consumer tag of the queue
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, retries.records)
         self._renewed_at = self._clock.monotonic()
@@ -69,7 +69,7 @@ class WaitingQueues:
         """Whether a record waits, or a requeued dead letter is to be handled."""
         return bool(self._retries.requeued_dead_letters) or len(self) > 0
 
-    def follow(self, old_queues: Predecessors | None) -> None:
+    def set_predecessors(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues."""
         self._retries.predecessors = old_queues
 
@@ -79,23 +79,23 @@ class WaitingQueues:
         return self._retries.records.awaited_queues.queues
 
     @property
-    def behind_old_queues(self) -> int:
+    def count_behind_old_queues(self) -> int:
         """How many records wait for old queues."""
         return self._retries.records.awaited_queues.record_count
 
     def put_probes(self) -> None:
         """Publish a probe to each waiting queue."""
-        for opened in self._open.values():
-            opened.probes.put()
+        for waiting_queue in self._waiting_queues.values():
+            waiting_queue.probes.put_probe()
 
-    def probed(self) -> bool:
+    def check_probes(self) -> bool:
         """Return whether all probes have returned; then all moved records have arrived, too."""
         # all() with a generator would end at the first queue whose probe has not returned. But
-        # probed() must be called for each queue, because it also publishes a lost probe again.
-        returned = [opened.probed() for opened in self._open.values()]
+        # check_probe() must be called for each queue, because it also publishes a lost probe again.
+        returned = [waiting_queue.check_probe() for waiting_queue in self._waiting_queues.values()]
         return all(returned)
 
-    def run_behind(self, queues: Collection[str]) -> None:
+    def release_records(self, queues: Collection[str]) -> None:
         """Let records run if they wait only for these queues, which were deleted."""
         self._retries.records.forget_deleted_queues(queues)
 
@@ -104,7 +104,7 @@ class WaitingQueues:
         notice, self._notice = self._notice, None
         return notice
 
-    def _note_notice(self, body: bytes | str) -> None:
+    def _keep_notice(self, body: bytes | str) -> None:
         self._notice = body
 
     def open(
@@ -127,23 +127,23 @@ class WaitingQueues:
 
         """
         name = self._names.waiting(queue)
-        if tag not in self._open:
+        if tag not in self._waiting_queues:
             channel = connection.channel()
             channel.queue_declare(queue, passive=True)  # NotFound if it does not exist
             declarations.declare_waiting(channel, self._consumer.queue, name)
             channel.close()
-            opened = WaitingQueue.open(
+            waiting_queue = WaitingQueue.open(
                 connection,
                 name,
                 f"{tag}{WAITING_SUFFIX}",
                 self._retries,
                 lambda _: on_cancel(tag),
                 generation_number,
-                self._note_notice,
+                self._keep_notice,
             )
-            if opened is None:
+            if waiting_queue is None:
                 return False
-            self._open[tag] = opened
+            self._waiting_queues[tag] = waiting_queue
             if len(self):
                 events.info(
                     "waiting_read",
@@ -158,25 +158,25 @@ class WaitingQueues:
 
     def delete(self, tag: str) -> None:
         """Delete the waiting queue, if it is empty, of an old queue that was deleted."""
-        opened = self._open.get(tag)
-        if opened is not None and not self._retries.records.records_in(opened.queue):
-            opened.channel.queue_delete(opened.queue)
+        waiting_queue = self._waiting_queues.get(tag)
+        if waiting_queue is not None and not self._retries.records.records_in(waiting_queue.queue):
+            waiting_queue.channel.queue_delete(waiting_queue.queue)
         self.close(tag)
 
     def close(self, tag: str = "") -> None:
         """Stop reading the waiting queue of a subscription, or all of them."""
-        for each in [tag] if tag else [*self._open]:
-            opened = self._open.pop(each, None)
-            if opened is not None:
-                opened.close()
-        if not self._open:
+        for each in [tag] if tag else [*self._waiting_queues]:
+            waiting_queue = self._waiting_queues.pop(each, None)
+            if waiting_queue is not None:
+                waiting_queue.close()
+        if not self._waiting_queues:
             self.forget()
 
     def forget(self) -> None:
         """Forget all waiting records, because the connection is lost."""
-        for opened in self._open.values():
-            opened.closed = True
-        self._open.clear()
+        for waiting_queue in self._waiting_queues.values():
+            waiting_queue.is_closed = True
+        self._waiting_queues.clear()
         self._retries.forget()
         self._report_count()
         self._limit.forget()
@@ -185,12 +185,12 @@ class WaitingQueues:
         """Return in how many seconds a record may run; infinity if none waits."""
         return max(self._retries.seconds_until_due(), 0.0) if self else math.inf
 
-    def full(self) -> bool:
+    def has_reached_limit(self) -> bool:
         """Whether the limit of waiting records is reached; changes are logged."""
-        if not self._counted and not len(self):
+        if not self._reported_count and not len(self):
             return False
         self._report_count()
-        return self._limit.check(len(self) - self.behind_old_queues)
+        return self._limit.check(len(self) - self.count_behind_old_queues)
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
         """Return deliveries of waiting queues that run now; see OrderedRetries.take()."""
@@ -206,21 +206,21 @@ class WaitingQueues:
         for delivery in self._retries.finish(deliveries):
             settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
         for tag, some in settled.items():
-            self._open[tag].acknowledge(some)
+            self._waiting_queues[tag].acknowledge(some)
 
     @property
-    def unsettled(self) -> bool:
+    def may_have_unknown_messages(self) -> bool:
         """Whether a waiting queue may contain an unknown message, because of an outage."""
         return self._retries.has_unconfirmed or self._retries.repetition_expected
 
     def _report_count(self) -> None:
         """Report how many records wait, if that has changed."""
         count = len(self)
-        if count != self._counted:
+        if count != self._reported_count:
             now = self._clock.monotonic()
-            if not count or now > self._counted_at + COUNT_SECONDS:
-                self._counted, self._counted_at = count, now
-                self._count(count)
+            if not count or now > self._reported_at + COUNT_SECONDS:
+                self._reported_count, self._reported_at = count, now
+                self._on_count(count)
 
     def renew(self, timeout_seconds: float) -> None:
         """Return old deliveries to the broker, which delivers them again; called often.
@@ -234,10 +234,10 @@ class WaitingQueues:
         if now < self._renewed_at + age / 2:
             return
         self._renewed_at = now
-        for opened in self._open.values():
-            opened.renew(now - age / 2)
+        for waiting_queue in self._waiting_queues.values():
+            waiting_queue.renew(now - age / 2)
 
-    def move_on(self, connection: Connection, queue: str, tag: str) -> bool:
+    def move_records(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
         Args:
@@ -249,11 +249,11 @@ class WaitingQueues:
             Whether nothing waits for the queue any more.
 
         """
-        opened = self._open.get(tag)
-        if opened is None:
+        waiting_queue = self._waiting_queues.get(tag)
+        if waiting_queue is None:
             return True
-        if self._retries.has_requeued_dead_letters(opened.queue):
+        if self._retries.has_requeued_dead_letters(waiting_queue.queue):
             # A new probe must follow the messages that the requeued dead letter causes.
-            opened.ending = False
+            waiting_queue.is_ending = False
             return False
-        return self._mover.move(connection, queue, opened)
+        return self._mover.move(connection, queue, waiting_queue)

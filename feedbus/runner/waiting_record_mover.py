@@ -24,8 +24,8 @@ from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
 
-SHORTEST_CHAIN = 2  # a move needs two generations: of the ending queue, and a newer one
-MOST_MOVED = 50_000  # into one waiting queue, because its reader gets at most PREFETCH
+MIN_GENERATIONS = 2  # a move needs two generations: of the ending queue, and a newer one
+MAX_MOVED = 50_000  # into one waiting queue, because its reader gets at most PREFETCH
 
 
 class WaitingRecordMover:
@@ -93,7 +93,7 @@ class WaitingRecordMover:
     ) -> bool:
         """Publish records to the shards of the current generation, then acknowledge them here."""
         keys = [arrival.delivery.original_key for arrival in arrivals]
-        found = self._targets(connection, queue, keys)
+        found = self._find_targets(connection, queue, keys)
         if found is None:
             return False
         generation, targets = found
@@ -120,7 +120,7 @@ class WaitingRecordMover:
         )
         return True
 
-    def _targets(
+    def _find_targets(
         self, connection: Connection, queue: str, keys: Sequence[str]
     ) -> tuple[Generation, list[str]] | None:
         """Return the generation to move to, and the waiting queue for each of the keys.
@@ -131,18 +131,20 @@ class WaitingRecordMover:
         """
         channel = connection.channel()
         exchange = self._consumer.queue.exchange
-        chain = generations_since(channel, self._topology, exchange, queue)
-        if not predecessors.known(self._topology, self._consumer.queue):
-            chain = chain[:2]
-        if len(chain) < SHORTEST_CHAIN or not chain[-1].members:
+        generations = generations_since(channel, self._topology, exchange, queue)
+        if not predecessors.are_known(self._topology, self._consumer.queue):
+            generations = generations[:2]
+        if len(generations) < MIN_GENERATIONS or not generations[-1].members:
             channel.close()
             return None
-        *old, generation = chain
-        between = {owner for each in old[1:] for owner in self._owners(each, keys).values()}
-        if any(broker.queue_exists(connection, owner) for owner in between):
+        *old, generation = generations
+        queues_between = {
+            owner for each in old[1:] for owner in self._queues_by_key(each, keys).values()
+        }
+        if any(broker.queue_exists(connection, owner) for owner in queues_between):
             channel.close()
             return None
-        owners = self._owners(generation, keys)
+        owners = self._queues_by_key(generation, keys)
         targets = [self._names.waiting(owners[key]) for key in keys]
         for target in dict.fromkeys(targets):
             declarations.declare_waiting(channel, self._consumer.queue, target)
@@ -150,13 +152,13 @@ class WaitingRecordMover:
         # The broker counts no message that a reader has received. So several old queues whose keys
         # move to one shard share the room in its waiting queue.
         queues = sum(len(each.members) for each in old)
-        most = MOST_MOVED // math.ceil(queues / len(generation.members))
+        max_records = MAX_MOVED // math.ceil(queues / len(generation.members))
         for target, count in Counter(targets).items():
-            if (broker.count(connection, target) or 0) + count > most:
+            if (broker.count(connection, target) or 0) + count > max_records:
                 return None
         return generation, targets
 
-    def _owners(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
+    def _queues_by_key(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
         """Return the queue of a generation that owns each of these routing keys."""
         if not generation.members:
             return {}

@@ -123,7 +123,7 @@ class Supervisor:
                 crash_guard=crash_guard,
                 store=store,
                 on_ready=lambda: system.ready.add(place),
-                assigned=self._assigned(name),
+                is_assigned=self._assigned(name),
             )
             self._runners[slot] = runner
             system.scheduler.note(f"ends: {runner.run()}")

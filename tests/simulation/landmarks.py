@@ -142,8 +142,8 @@ class Landmarks:
 
 ALL = (
     Landmark(switch, "forget_drained", 0.3, (Landmarks.kill_consumers,)),
-    Landmark(queue_reader, "delete_proved", 0.3, (Landmarks.kill,)),
-    Landmark(Probes, "put", 0.05, (Landmarks.cut,), before=True),
+    Landmark(queue_reader, "delete_empty_queue", 0.3, (Landmarks.kill,)),
+    Landmark(Probes, "put_probe", 0.05, (Landmarks.cut,), before=True),
     Landmark(waiting_record_mover, "publish_all", 0.5, (Landmarks.kill, Landmarks.cut)),
     Landmark(SqlOutbox, "_put", 0.1, (Landmarks.lose_answer,)),
     Landmark(

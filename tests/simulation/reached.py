@@ -11,7 +11,7 @@ from typing import Any
 from feedbus.broker.memory import InMemory
 from feedbus.dispatch import handler_calls, publications
 from feedbus.generations import switch
-from feedbus.generations.queue_emptying import Emptying
+from feedbus.generations.queue_emptying import QueueEmptier
 from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.run_state import Run
 from feedbus.runner.waiting_limit import SwitchLimit
@@ -26,9 +26,9 @@ SLICE_RECORDS = 3
 # Methods whose results are not empty when the path is taken.
 PATHS = (
     ("overtook", Overtaking, "take_first"),
-    ("paused", Overtaking, "take_beside"),
+    ("paused", Overtaking, "take_independent"),
     ("limited", SwitchLimit, "check"),
-    ("held", Emptying, "_drain"),
+    ("held", QueueEmptier, "_drain"),
 )
 STEP_SECONDS = (0.0, 0.0, 0.5, 2.0)  # after a step of a switch
 
@@ -49,7 +49,7 @@ def slow_switches(system: System) -> Iterator[None]:
     def step(_name: str) -> None:
         system.clock.sleep(system.scheduler.random.choice(STEP_SECONDS))
 
-    with replaced(switch, "step", step):
+    with replaced(switch, "exit_after_step", step):
         yield
 
 

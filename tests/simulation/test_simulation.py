@@ -119,7 +119,7 @@ def test_a_dead_letter_without_a_crash_is_a_fault():
 
     scenarios = ((each, Scenario.of(Scheduler(each))) for each in range(1, MOST))
     seed = next(each for each, one in scenarios if one.batch and not one.ordered)
-    with replaced(CrashGuard, "reason_given_up", always):
+    with replaced(CrashGuard, "reason_to_give_up", always):
         faults = simulate(seed).faults
     assert any("became a dead letter: no reason" in fault for fault in faults)
 

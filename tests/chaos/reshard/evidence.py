@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.generations import ring_state
-from feedbus.generations.ring_state import State
+from feedbus.generations.ring_state import RingState
 from tests.chaos.reshard.project import Project
 
 
@@ -67,7 +67,7 @@ class Evidence:
             rows = store.execute("SELECT key, number, at FROM seen").fetchall()
         return {(key, number): at for key, number, at in rows}
 
-    def state(self) -> State:
+    def state(self) -> RingState:
         """Return the state of the ring."""
         with broker.connect(self._project.topology) as connection:
             return ring_state.states(connection, self._project.topology)["ring"]

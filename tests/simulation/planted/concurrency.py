@@ -22,13 +22,13 @@ def keys_that_run_twice_at_once() -> list[Change]:
 
 def unfinished_records_settled() -> list[Change]:
     """Acknowledge all that came before a record that has ended."""
-    original = settlement.Settlement.acknowledgements
+    original = settlement.Settlement.take_acknowledgeable
 
     def acknowledgements(self: Any) -> tuple[int, list[int]]:
         up_to, single = original(self)
         return max([up_to, *single]), []
 
-    return [(settlement.Settlement, "acknowledgements", acknowledgements)]
+    return [(settlement.Settlement, "take_acknowledgeable", acknowledgements)]
 
 
 def records_behind_a_retry_forgotten() -> list[Change]:

@@ -21,7 +21,7 @@ def crashes_counted_against_a_whole_batch() -> list[Change]:
 
 def crashes_counted_during_an_outage() -> list[Change]:
     """Leave a message in the file of the crash guard while its consumer waits."""
-    original = batch_mode.BatchMode._wait_out
+    original = batch_mode.BatchMode._hold
 
     def wait_out(self: Any, raw: Any, error: Any) -> bool:
         guard = self._run.crash_guard
@@ -31,7 +31,7 @@ def crashes_counted_during_an_outage() -> list[Change]:
         finally:
             del guard.release
 
-    return [(batch_mode.BatchMode, "_wait_out", wait_out)]
+    return [(batch_mode.BatchMode, "_hold", wait_out)]
 
 
 def records_of_an_outage_skipped() -> list[Change]:
@@ -39,7 +39,7 @@ def records_of_an_outage_skipped() -> list[Change]:
     original = group.Group.handle
 
     def handle(self: Any, *arguments: Any) -> Any:
-        self._begun = None
+        self._delivery_in_call = None
         return original(self, *arguments)
 
     return [(group.Group, "handle", handle)]

@@ -79,10 +79,10 @@ def announcements_that_nobody_hears() -> list[Change]:
 def hosts_that_keep_what_they_had() -> list[Change]:
     """Let a consumer read its queue although another host is assigned to it, and alone."""
 
-    def goes_on(self: Any, *, working: bool = False) -> bool:
-        return self.ended(working=working) is None
+    def must_continue(self: Any, *, has_unsettled: bool = False) -> bool:
+        return self.end_reason(has_unsettled=has_unsettled) is None
 
-    return [(run_state.Run, "goes_on", goes_on)]
+    return [(run_state.Run, "must_continue", must_continue)]
 
 
 def shards_that_two_hosts_read() -> list[Change]:

@@ -27,12 +27,12 @@ def fences_overtaken() -> list[Change]:
 
 def large_messages_settled_too_soon() -> list[Change]:
     """Acknowledge a large message with a small one that is handled between its slices."""
-    return [(handling_during_publishing.PublishingPauses, "tags", property(lambda _: set()))]
+    return [(handling_during_publishing.PublishingPauses, "paused_tags", property(lambda _: set()))]
 
 
 def overtaken_messages_settled_too_soon() -> list[Change]:
     """Acknowledge what waits with a message that has overtaken it."""
-    return [(buffer.Buffer, "holds_before", lambda *_: False)]
+    return [(buffer.Buffer, "has_before", lambda *_: False)]
 
 
 def outages_in_pauses_forgotten() -> list[Change]:

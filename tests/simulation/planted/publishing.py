@@ -28,7 +28,7 @@ def an_early_acknowledgement() -> list[Change]:
         if held:
             self.channel.basic_ack(max(held), multiple=True)
 
-    return [(queue_reader.QueueReader, "settle", settle)]
+    return [(queue_reader.QueueReader, "settle_up_to", settle)]
 
 
 def a_confirm_taken_for_another() -> list[Change]:

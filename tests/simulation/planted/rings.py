@@ -28,13 +28,13 @@ from tests.simulation.planted.change import Change
 
 def lost_fences() -> list[Change]:
     """Put no fence at the end of an old queue."""
-    return [(switch_notices, "fence", lambda *_: None)]
+    return [(switch_notices, "put_fences", lambda *_: None)]
 
 
 def a_new_ring_read_too_soon() -> list[Change]:
     """Let records of new queues wait for no old queue."""
     return [
-        (consumer_queues.ConsumerQueues, "_await_others", lambda *_: True),
+        (consumer_queues.ConsumerQueues, "_await_drained", lambda *_: True),
         (predecessors.Predecessors, "queues_before", lambda *_: frozenset()),
     ]
 
@@ -43,9 +43,9 @@ def a_queue_taken_for_deleted() -> list[Change]:
     """Take the old queues that records wait for, for deleted ones."""
 
     def find(self: Any, _raw: Any) -> None:
-        self._ended = sorted(self._waiting.awaited_queues)
+        self._deleted_queues = sorted(self._waiting.awaited_queues)
 
-    return [(old_queue_tracking.SwitchProgress, "_find_ended", find)]
+    return [(old_queue_tracking.SwitchProgress, "_find_deleted", find)]
 
 
 def moved_records_behind_others() -> list[Change]:
@@ -91,15 +91,15 @@ def held_messages_behind_the_switch() -> list[Change]:
 def queues_deleted_without_proof() -> list[Change]:
     """Take an old queue for empty at its first fence."""
     return [
-        (probes, "NEEDED", 0),
-        (probes.Probes, "proved", property(lambda _: True)),
+        (probes, "NEEDED_PROBES", 0),
+        (probes.Probes, "is_proved", property(lambda _: True)),
         (queue_reader.QueueReader, "_count", lambda _: (0, 1)),
     ]
 
 
 def owed_fences_forgotten() -> list[Change]:
     """Put no fence later that a full queue has refused."""
-    return [(probes.Probes, "due", property(lambda _: False))]
+    return [(probes.Probes, "is_fence_due", property(lambda _: False))]
 
 
 def a_ring_connected_before_the_old_one_is_disconnected() -> list[Change]:
@@ -109,7 +109,7 @@ def a_ring_connected_before_the_old_one_is_disconnected() -> list[Change]:
 
     def connect_both(channel: Any, names: Any, generation: Any) -> None:
         connect(channel, names, generation)
-        switch.step("connected")
+        switch.exit_after_step("connected")
         while old:
             disconnect(channel, names, old.pop())
 
@@ -128,17 +128,19 @@ def held_messages_settled_before_they_are_moved() -> list[Change]:
             came = True
             if self._move is None:
                 break
-            taken = [self._came.popleft() for _ in range(min(self._at_once, len(self._came)))]
+            taken = [
+                self._received.popleft() for _ in range(min(self._at_once, len(self._received)))
+            ]
             self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
             self._move(taken)
         return came
 
-    return [(queue_emptying.Emptying, "_drain", move_late)]
+    return [(queue_emptying.QueueEmptier, "_drain", move_late)]
 
 
 def queues_kept_while_others_read_them() -> list[Change]:
     """Wait for the end of a queue although another consumer reads it, too."""
-    return [(queue_reader.QueueReader, "consumers", lambda _: 1)]
+    return [(queue_reader.QueueReader, "count_consumers", lambda _: 1)]
 
 
 def other_old_rings_forgotten() -> list[Change]:
@@ -156,11 +158,11 @@ def other_old_rings_forgotten() -> list[Change]:
 
 def old_rings_drained_from_the_latest() -> list[Change]:
     """Read a newer old ring before an older one."""
-    original = consumer_queues.ConsumerQueues.queues
+    original = consumer_queues.ConsumerQueues.lists_to_read
 
     def queues(self: Any, connection: Any) -> Iterator[Any]:
-        if self._state is not None and not self.at_once:
+        if self._state is not None and not self.reads_all_at_once:
             self._state = replace(self._state, draining=self._state.draining[::-1])
         yield from original(self, connection)
 
-    return [(consumer_queues.ConsumerQueues, "queues", queues)]
+    return [(consumer_queues.ConsumerQueues, "lists_to_read", queues)]
