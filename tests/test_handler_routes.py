@@ -210,4 +210,4 @@ def test_a_wrong_table_of_handlers_is_a_problem_with_its_place(make, tmp_path, o
 )
 def test_patterns_match_as_those_of_topic_exchanges(pattern, key, taken) -> None:
     routes = HandlerRoutes([None], patterns=(pattern,))  # type: ignore[list-item]
-    assert routes.place(key, {}) == (0 if taken else None)
+    assert routes.index_for(key, {}) == (0 if taken else None)

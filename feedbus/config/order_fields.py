@@ -9,7 +9,7 @@ from pathlib import Path
 from feedbus.config.partial_topology import Draft, Found
 from feedbus.config.problems import LISTED, Fault, nearest
 from feedbus.errors import UsageError
-from feedbus.handling.annotations import name_of, place
+from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.handlers import Handler
 from feedbus.name_list import listed
 
@@ -37,7 +37,7 @@ def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], roo
         known = message_type.wire_fields()
         if known is None or field in known:
             continue
-        where = place(handler.function).replace(f"{root}{os.sep}", "")
+        where = file_and_line(handler.function).replace(f"{root}{os.sep}", "")
         takes = f"{name_of(handler.function)}{where} takes {message_type.name or 'a text or bytes'}"
         expected = f"one of {listed(known, LISTED)}" if known else "true or false"
         message = f"{takes}, which has no field '{field}' in JSON: expected {expected}"

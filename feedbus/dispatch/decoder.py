@@ -73,7 +73,7 @@ class Decoder:
             decoded_deliveries.append(decoded)
             if (self._order.field or not none_waits) and len(decoded.pack):
                 self._append_ordered(inputs, decoded)
-            elif self._routes.only:
+            elif self._routes.has_one_handler:
                 if len(decoded.pack):
                     self._append_valid(inputs, self._wrapped_handlers[0], decoded, decoded.pack)
             else:
@@ -98,9 +98,9 @@ class Decoder:
             for row in range(len(decoded.pack))
             if row not in key_errors and not self._must_wait(decoded, row)
         ]
-        if len(rows) == len(decoded.pack) and self._routes.only:
+        if len(rows) == len(decoded.pack) and self._routes.has_one_handler:
             self._append_valid(inputs, self._wrapped_handlers[0], decoded, decoded.pack)
-        elif rows and self._routes.only:
+        elif rows and self._routes.has_one_handler:
             self._append_valid(
                 inputs, self._wrapped_handlers[0], decoded, decoded.pack.select(rows), rows
             )
@@ -164,7 +164,7 @@ class Decoder:
         delivery, pack = decoded.delivery, decoded.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
         for number, group in groupby(
-            rows, lambda row: self._routes.place(keys[row], delivery.properties)
+            rows, lambda row: self._routes.index_for(keys[row], delivery.properties)
         ):
             handler_rows = list(group)
             if number is None:
@@ -220,7 +220,7 @@ class Decoder:
 
     def _decode_body(self, delivery: Delivery) -> Pack:
         """Decode a body as an object, a text or bytes, as its handler expects."""
-        handler_index = self._routes.place(delivery.original_key, delivery.properties)
+        handler_index = self._routes.index_for(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
             delivery.content_type,

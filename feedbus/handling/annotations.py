@@ -26,11 +26,21 @@ class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
     at_import = False
 
     def __init__(self, marked: object, expected: str, got: str, advice: str = "") -> None:
-        """Create the error with the object, its position in the code, and what to do."""
+        """Create the error; its text contains the object's name and its position in the code.
+
+        Args:
+            marked: the function or class.
+            expected: what would work.
+            got: what was found instead; the text continues the name of the object: "is a class".
+            advice: what to do; "" if that is obvious.
+
+        """
         self.expected = expected
         self.got = got.removeprefix("is ")
         advice = f"; {advice}" if advice else ""
-        super().__init__(f"{name_of(marked)}{place(marked)} {got}: expected {expected}{advice}")
+        super().__init__(
+            f"{name_of(marked)}{file_and_line(marked)} {got}: expected {expected}{advice}"
+        )
 
 
 class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
@@ -38,7 +48,7 @@ class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
 
 
 def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
-    """Return the object of an annotation, also if the annotation is written as a text.
+    """Return the type in an annotation, also if it is written as a text; None for the type None.
 
     Args:
         function: has the annotation; names in a text are looked up in its module.
@@ -89,8 +99,8 @@ def name_of(marked: object) -> str:
     return str(marked) if typing.get_origin(marked) is not None else type(marked).__qualname__
 
 
-def place(marked: object) -> str:
-    """Return " (file:line)" of a function or class, or "" if Python does not know the file."""
+def file_and_line(marked: object) -> str:
+    """Return the text " (file:line)" for a function or class, or "" if its file is not known."""
     try:
         home: Any = inspect.unwrap(marked) if callable(marked) else marked
         file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]

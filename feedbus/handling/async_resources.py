@@ -8,16 +8,24 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 
-class Life:
+class GeneratorTask:
     """Runs an async generator from its start to its end in one task, as anyio requires."""
 
-    def __init__(self, generator: AsyncGenerator[Any, None], on_death: Callable[[], None]) -> None:
-        """Create the object; on_death is called if the generator ends before end() is called."""
+    def __init__(
+        self, generator: AsyncGenerator[Any, None], on_early_end: Callable[[], None]
+    ) -> None:
+        """Create the object; nothing runs yet.
+
+        Args:
+            generator: yields the value of a resource once, and closes the resource afterwards.
+            on_early_end: called if the generator ends before end() is called.
+
+        """
         self._generator = generator
-        self._on_death = on_death
+        self._on_early_end = on_early_end
 
     async def begin(self) -> Any:
-        """Return the value that the generator yields."""
+        """Start the task, and return the value that the generator yields."""
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         opened: asyncio.Future[Any] = loop.create_future()
@@ -28,10 +36,10 @@ class Life:
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         if not self._closing.is_set():
-            self._on_death()
+            self._on_early_end()
 
     async def end(self) -> None:
-        """Continue the generator to its end."""
+        """Let the generator continue to its end, and wait for it."""
         self._closing.set()
         await self._task
 

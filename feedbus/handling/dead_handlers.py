@@ -52,6 +52,10 @@ class DeadLetterFunction:
     def of(cls, function: Any, session_type: type | None) -> Self:
         """Return the dead handler of a function.
 
+        Args:
+            function: the object that `dead_handler` names.
+            session_type: the type of the store's session; None if there is no store.
+
         Raises:
             Unfit: the function cannot be called, or a parameter requests an unknown value.
 

@@ -67,7 +67,11 @@ class HandlerLoop:
         self._loop, self._ending = threads.result(started)
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
-        """Return the result of a coroutine, or raise its exception.
+        """Run a coroutine; return its result, or raise its exception.
+
+        Args:
+            coroutine: the coroutine.
+            timeout_seconds: the time limit; None for no limit.
 
         Raises:
             HandlerTimeout: the coroutine exceeded the time limit and was cancelled.
@@ -85,7 +89,7 @@ class HandlerLoop:
         return value
 
     def check(self) -> None:
-        """Log once the line of code that blocks the loop for BLOCKED_SECONDS.
+        """If the loop is blocked, report it to `on_blocked`, and log each blocking line once.
 
         While coroutines run, call this function more often than every BLOCKED_SECONDS.
         """
@@ -106,14 +110,14 @@ class HandlerLoop:
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- its public name
         stack = traceback.extract_stack(frame)
         own = [each for each in stack if not each.filename.startswith(NOT_THE_PROJECTS)]
-        place = (own or stack)[-1]
-        if (place.filename, place.lineno) in self._reported:
+        position = (own or stack)[-1]
+        if (position.filename, position.lineno) in self._reported:
             return
-        self._reported.add((place.filename, place.lineno))
+        self._reported.add((position.filename, position.lineno))
         events.warning(
             "loop_blocked",
             f"an async handler has blocked the event loop for {seconds:.1f} s at"
-            f" {place.filename}:{place.lineno}; await the slow call, run it with"
+            f" {position.filename}:{position.lineno}; await the slow call, run it with"
             " asyncio.to_thread(…), or define the handler with 'def'",
             seconds=seconds,
             detail="".join(traceback.format_list(stack)).rstrip(),
@@ -164,7 +168,7 @@ def _run_loop(started: Started, new_loop: Callable[[], asyncio.AbstractEventLoop
 
 
 async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> Any:
-    """Return the result of a handler's coroutine; cancel it after its time limit.
+    """Run a handler's coroutine, and return its result; cancel it after its time limit.
 
     Raises:
         HandlerTimeout: the coroutine was cancelled.

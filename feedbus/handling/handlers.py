@@ -43,7 +43,8 @@ class Handler:
 
     Attributes:
         function: the function that is called.
-        declared: the type in the decorator; None if the annotation of the function declares it.
+        declared: the type of one record in the decorator; None if the decorator has none. Then the
+            annotation of the function's first parameter declares the type.
         batch: whether the function takes Records.
 
     """
@@ -58,7 +59,7 @@ class Handler:
         return is_async(self.function)
 
     def message_type(self) -> MessageType:
-        """Return a new object of the type that loads the messages of the handler.
+        """Return a new message type, which loads the records of the handler.
 
         Raises:
             Unfit: the annotation is not a message type, or cannot be evaluated.
@@ -114,6 +115,9 @@ class Handler:
 
     def parameters(self, session_type: type | None) -> Parameters:
         """Return the parameters of the function.
+
+        Args:
+            session_type: the type of the store's session; None if there is none.
 
         Raises:
             Unfit: the function cannot be called, or a parameter requests an unknown value.
@@ -248,7 +252,16 @@ def _complaint(result: object) -> str:
 
 
 def resolve(dotted: str, root: Path) -> Handler:
-    """Import "package.module:function" with root on the path; raise UsageError if impossible."""
+    """Import a handler.
+
+    Args:
+        dotted: "package.module:function".
+        root: the folder of the topology, which is added to sys.path.
+
+    Raises:
+        UsageError: the function cannot be imported, or is not a handler.
+
+    """
     found = resolve_object(dotted, root)
     marked = getattr(found, MARK, None)
     if not isinstance(marked, Handler):
@@ -259,7 +272,16 @@ def resolve(dotted: str, root: Path) -> Handler:
 
 
 def resolve_object(dotted: str, root: Path) -> Any:
-    """Import the object "package.module:name"; root is the folder of the topology."""
+    """Import any object.
+
+    Args:
+        dotted: "package.module:name".
+        root: the folder of the topology, which is added to sys.path.
+
+    Raises:
+        UsageError: the object cannot be imported.
+
+    """
     module_name, separator, name = dotted.partition(":")
     if not (module_name and separator and name):
         msg = f"expected 'package.module:name', got '{dotted}'"

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from feedbus.errors import described
-from feedbus.handling.annotations import Unfit, name_of, place
+from feedbus.handling.annotations import Unfit, file_and_line, name_of
 from feedbus.handling.handlers import resolve_object
 from feedbus.handling.parameters import Given, Parameters, Resource, Source
 from feedbus.handling.resources import Resources
@@ -19,6 +19,7 @@ from feedbus.records import Records
 from feedbus.records.message import Message
 from feedbus.topology import Consumer
 
+# Calls a handler with a record or Records, and the values for its other parameters.
 Caller = Callable[[Any, Given], None]
 AsyncCaller = Callable[[Any, Given], Coroutine[Any, Any, None]]
 EXPECTED = "a class derived from feedbus.Middleware"
@@ -81,7 +82,7 @@ class SwallowedError(Exception):
         """Create the error with the middleware and the suppressed exception."""
         kind = type(middleware)
         super().__init__(
-            f"the middleware {name_of(kind)}{place(kind)} suppressed"
+            f"the middleware {name_of(kind)}{file_and_line(kind)} suppressed"
             f" {described(error)}; do not catch the exception, or raise another one"
         )
 
@@ -127,7 +128,14 @@ class MiddlewareStack:
     def __init__(
         self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
     ) -> None:
-        """Create the middleware objects with the resources of the process."""
+        """Create the object; the middleware objects are created when the resources are opened.
+
+        Args:
+            middleware: the classes, the outermost first.
+            consumer: the consumer of the handlers.
+            resources: the resources of the process; the middleware objects are added to them.
+
+        """
         self._consumer = consumer
         self._sources: list[Source] = []
         for kind in middleware:
@@ -135,7 +143,7 @@ class MiddlewareStack:
             self._sources.append(resources.value_of(Resource(kind)))
 
     def around(self, caller: Caller) -> Caller:
-        """Return a callable that calls a handler within the middleware."""
+        """Return a Caller that calls another one within the middleware."""
         if not self._sources:
             return caller
 
@@ -161,7 +169,7 @@ class MiddlewareStack:
         return call
 
     def around_async(self, caller: AsyncCaller) -> AsyncCaller:
-        """Return a callable that calls an async handler within the middleware."""
+        """Return an AsyncCaller that calls another one within the middleware."""
         if not self._sources:
             return caller
 
@@ -195,8 +203,9 @@ def _manager(middleware: Middleware, about: Call) -> Any:
     found: object = middleware.around(about)
     if isinstance(found, AbstractContextManager | AbstractAsyncContextManager):
         return found
+    around = middleware.around
     msg = (
-        f"{name_of(middleware.around)}{place(middleware.around)} returned {type(found).__name__}:"
+        f"{name_of(around)}{file_and_line(around)} returned {type(found).__name__}:"
         " expected a context manager; write the decorator @contextmanager above it, and one yield"
         " in it"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage, UsageError, described
-from feedbus.handling.annotations import name_of, place
+from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
@@ -40,7 +40,7 @@ class Resources:
         """Create the object without open resources.
 
         Args:
-            topology: can be requested by resources.
+            topology: the topology, which resources can request.
             on_blocked: called with the seconds for which a handler has blocked the event loop.
             clock: the clock by which the process waits.
 
@@ -67,7 +67,7 @@ class Resources:
         return self._all_open and not self._dead
 
     def value_of(self, resource: Resource) -> Source:
-        """Return a function that returns the value of an open resource."""
+        """Return a function that returns the value of a resource while the resource is open."""
         values = self._values
         return lambda _given: values[resource]
 
@@ -90,7 +90,7 @@ class Resources:
         self._all_open = True
 
     def override(self, function: object, value: Any) -> None:
-        """Use a given value in place of the value of a resource.
+        """Use a given value instead of the value that the resource's function returns.
 
         Raises:
             UsageError: nothing requests that resource.
@@ -105,9 +105,7 @@ class Resources:
             )
             raise TypeError(msg)
         if not any(resource in parameters.resources() for parameters in self._needed):
-            msg = (
-                f"no handler or middleware needs the resource {name_of(function)}{place(function)}"
-            )
+            msg = f"no handler or middleware needs the resource {_shown(resource)}"
             raise UsageError(msg)
         self._values[resource] = value
 
@@ -148,10 +146,16 @@ class Resources:
         self._all_open = False
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
-        """Run a coroutine in the event loop of the process's async handlers.
+        """Run a coroutine in the event loop of the process's async handlers; return its result.
 
-        Returns:
-            The result of the coroutine. Raises its exception, or HandlerTimeout.
+        Exceptions of the coroutine are raised here.
+
+        Args:
+            coroutine: the coroutine.
+            timeout_seconds: the time limit; None for no limit.
+
+        Raises:
+            HandlerTimeout: the coroutine exceeded the time limit and was cancelled.
 
         """
         return self.loop.run(coroutine, timeout_seconds)
@@ -197,11 +201,13 @@ class Resources:
     def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
         if not resource.yields:
             return self.run(given)
-        from feedbus.handling.async_resources import Life  # asyncio takes long to import
+        from feedbus.handling.async_resources import (  # asyncio takes long to import
+            GeneratorTask,
+        )
 
-        life = Life(given, lambda: self._dead.append(resource))
-        value = self.run(life.begin())
-        self._ends.append((resource, lambda: self.run(life.end())))
+        task = GeneratorTask(given, lambda: self._dead.append(resource))
+        value = self.run(task.begin())
+        self._ends.append((resource, lambda: self.run(task.end())))
         return value
 
 
@@ -212,4 +218,4 @@ def _finish(generator: Generator[Any, None, None]) -> None:
 
 
 def _shown(resource: Resource) -> str:
-    return f"{name_of(resource.function)}{place(resource.function)}"
+    return f"{name_of(resource.function)}{file_and_line(resource.function)}"

@@ -15,13 +15,14 @@ from feedbus.topology import Consumer, Queue
 
 @dataclass(frozen=True, slots=True)
 class HandlerRoutes:
-    """The handlers of one queue; the first match in the order of the file handles a message.
+    """The handlers of one queue; the first one that matches a message handles it.
 
     Attributes:
-        handlers: the handlers of the queue.
+        handlers: the handlers of the queue, in the order of topology.toml.
         patterns: for each handler, the patterns of its routing keys, by the rules of topic
             exchanges; empty if there is one handler, or if types are used.
-        types: for each handler, the property `type` of its messages.
+        types: for each handler, the property `type` of its messages; empty unless the queue selects
+            handlers by type.
 
     """
 
@@ -52,17 +53,29 @@ class HandlerRoutes:
     def wrapped(
         self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
     ) -> HandlerRoutes:
-        """Return the routes with a wrapper around each handler."""
+        """Return routes in which another handler replaces each handler.
+
+        Args:
+            wrap: returns the handler that replaces a given handler of the consumer.
+            consumer: the consumer.
+
+        """
         return replace(self, handlers=[wrap(handler, consumer) for handler in self.handlers])
 
     @property
-    def only(self) -> bool:
+    def has_one_handler(self) -> bool:
         """Whether the queue has one handler for all messages."""
         return not self.patterns and not self.types
 
-    def place(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
-        """Return the index of the handler for a message, or None if no handler matches."""
-        if self.only:
+    def index_for(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
+        """Return the index of the handler for a message; None if no handler matches.
+
+        Args:
+            routing_key: the routing key with which the message was first published.
+            properties: AMQP's properties of the message.
+
+        """
+        if self.has_one_handler:
             return 0
         if self.types:
             kind = properties.get("type")
@@ -70,7 +83,7 @@ class HandlerRoutes:
         return _first_match(self.patterns, routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
-        """Return the error text for a message that no handler matches."""
+        """Return the text of an error: no handler matches the message; see index_for()."""
         if self.types:
             kind = properties.get("type")
             shown = f"the type {kind!r:.60}" if kind is not None else "no type"

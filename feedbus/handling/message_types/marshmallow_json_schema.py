@@ -28,7 +28,7 @@ KINDS: Mapping[type[fields.Field[Any]], Mapping[str, Any]] = {
     fields.Tuple: {"type": "array"},
     fields.Raw: {},
 }
-DESCRIBED = ("title", "description", "examples")
+DESCRIBED = ("title", "description", "examples")  # keys of a field's metadata that are copied
 
 
 def json_schema(schema: Schema) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
 
 
 def _define(schema: Schema, definitions: dict[str, Any]) -> str:
-    """Add the definition of a schema, unless it is there; return its name."""
+    """Add the JSON Schema of a schema to the definitions, if it is missing; return its name."""
     shown = list(schema.load_fields)
     name = type(schema).__name__
     if schema.only is not None or schema.exclude:  # a schema with some of its fields
@@ -112,7 +112,13 @@ def _nested(field: fields.Nested, definitions: dict[str, Any]) -> dict[str, Any]
 
 
 def _limits(validator: Any, kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema of a validator of marshmallow."""
+    """Return the JSON Schema of a validator; {} for an unknown validator.
+
+    Args:
+        validator: a validator of marshmallow.
+        kind: the type in the JSON Schema of the field, such as "array".
+
+    """
     if isinstance(validator, validate.Range):
         low_key = "minimum" if validator.min_inclusive else "exclusiveMinimum"
         high_key = "maximum" if validator.max_inclusive else "exclusiveMaximum"

@@ -36,7 +36,8 @@ class Column:
         key: the name of the field on the wire.
         target: the name of the field in the loaded object.
         declared: the field.
-        bounds: for integers that are loaded as they are, the lowest and the highest allowed.
+        bounds: for a field of integers, the smallest and the largest valid one; None for any other
+            field, and if the field has other validators.
 
     """
 
@@ -146,9 +147,9 @@ def wire_name(name: str, declared: fields.Field[Any]) -> str:
 
 
 def _columns(schema: Schema) -> Sequence[Column] | None:
-    """Return how to load each field; return None if a field depends on other fields.
+    """Return how to load each field; None if records can only be loaded one by one.
 
-    Fields depend on each other if a schema has hooks, cross-field rules or custom fields.
+    That is so if the schema has hooks, cross-field rules or custom fields.
     """
     plain = all(
         type(declared).__module__ == fields.__name__
@@ -170,7 +171,7 @@ def _columns(schema: Schema) -> Sequence[Column] | None:
 
 
 def _bounds(declared: fields.Field[Any]) -> tuple[float, float] | None:
-    """Return the range in which integers are loaded unchanged, or None if there is none."""
+    """Return the smallest and the largest valid integer of a field, or None; see Column."""
     if type(declared) is not fields.Integer:
         return None
     bounds = (-math.inf, math.inf)
@@ -200,13 +201,13 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
     if not all(isinstance(row, dict) for row in rows.values()):  # the result of a @post_load
         names = [field.attribute or name for name, field in schema.load_fields.items()]
         return loaded_rows(pack, rows, names, errors)
-    places = list(rows)
-    ids = pack.ids.select(places)
+    indexes = list(rows)
+    ids = pack.ids.select(indexes)
     if len(pack) == 1:
-        return Loaded(Chunk(ids, rows.get(0, {}), {}, places), errors)
+        return Loaded(Chunk(ids, rows.get(0, {}), {}, indexes), errors)
     names = list({name: None for row in rows.values() for name in row})
     columns = {name: [row.get(name) for row in rows.values()] for name in names}
-    return Loaded(Chunk(ids, {}, columns, places), errors)
+    return Loaded(Chunk(ids, {}, columns, indexes), errors)
 
 
 def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Sequence[Any]:

@@ -86,7 +86,7 @@ class MessageType(ABC):
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:
-    """Return the errors of a record whose validator has raised an exception.
+    """Return the errors, under the key "", of a record whose validator has raised an exception.
 
     Raises:
         Outage: the validator raised it.
@@ -112,7 +112,7 @@ def loaded_rows(
         errors: the errors of the other records.
 
     """
-    places, instances = list(rows), list(rows.values())
-    ids = pack.ids if len(places) == len(pack) else pack.ids.select(places)
+    indexes, instances = list(rows), list(rows.values())
+    ids = pack.ids if len(indexes) == len(pack) else pack.ids.select(indexes)
     columns = Attributes(instances, names)
-    return Loaded(Chunk(ids, {}, columns, places, instances=instances), errors)
+    return Loaded(Chunk(ids, {}, columns, indexes, instances=instances), errors)

@@ -26,7 +26,7 @@ MISSING = "missing required field"
 UNKNOWN = "unknown field"
 # How many unknown fields the errors name: a pack may have thousands of records and of fields.
 UNKNOWN_NAMED = 10
-_PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
+_POSITION = re.compile(r" - at `(?:key in )?\$(.*)`$")  # the position at the end of an error
 
 Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 
@@ -39,7 +39,7 @@ class Field:
         key: the name of the field on the wire.
         name: the name of the field in the record.
         type: the type of its values.
-        many: the type of a list of its values.
+        many: the type of a list of its values, to load a whole column.
         required: whether a record without it is invalid.
         default: the value for a record without the field; NODEFAULT if there is no default.
         factory: creates the default; NODEFAULT if there is no factory.
@@ -190,17 +190,17 @@ def _texts(error: BaseException) -> list[str]:
 def _text(error: ValidationError) -> str:
     """Return the error of a value, with the position of the error in the value."""
     text = str(error)
-    place = _PLACE.search(text)
-    text = _PLACE.sub("", text).replace("`", "")
+    position = _POSITION.search(text)
+    text = _POSITION.sub("", text).replace("`", "")
     text = text[:1].lower() + text[1:]
-    within = place.group(1).removeprefix(".") if place else ""
+    within = position.group(1).removeprefix(".") if position else ""
     return f"{within}: {text}" if within else text
 
 
 def _located(error: ValidationError) -> dict[str, list[str]]:
-    """Return the error of a whole record with the field that the error names, "" for none."""
-    place = _PLACE.search(str(error))
-    field = re.match(r"\.([^.\[]+)", place.group(1)) if place else None
+    """Return the error of a whole record, under the field that the error names, or under ""."""
+    position = _POSITION.search(str(error))
+    field = re.match(r"\.([^.\[]+)", position.group(1)) if position else None
     text = _text(error)
     return {field.group(1): [text.partition(": ")[2] or text]} if field else {"": [text]}
 
@@ -232,7 +232,13 @@ def _described(declared: Any) -> Sequence[Described]:
 
 
 def _custom(info: Any, seen: set[int]) -> object:
-    """Return a nested type that msgspec cannot create from JSON, or None."""
+    """Return a nested type that msgspec cannot create from JSON, or None.
+
+    Args:
+        info: msgspec's description of a type.
+        seen: the ids of the descriptions that were examined, because types may be recursive.
+
+    """
     if id(info) in seen:
         return None
     seen.add(id(info))

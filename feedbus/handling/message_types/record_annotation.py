@@ -13,7 +13,7 @@ UNANNOTATED = (inspect.Parameter.empty, Any, object)
 
 
 def row_type(function: Callable[..., object], *, batch: bool) -> Any:
-    """Return the type of one record.
+    """Return the type of one record, by the annotation of a handler's first parameter.
 
     Args:
         function: a handler.

@@ -12,14 +12,25 @@ from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of,
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource_functions import Resource, declared, match
 
-Want = str | Resource  # the name of a given value, or a resource
+Requested = str | Resource  # the name of a given value, or a resource
 UNIONS = (typing.Union, types.UnionType)
 
 
-def wanted(
+def requested(
     function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
-) -> Want | None:
-    """Return the value that a parameter requests; None if its default is used."""
+) -> Requested | None:
+    """Return what a parameter requests by its annotation; None if its default is used.
+
+    Args:
+        function: the function that has the parameter.
+        parameter: the parameter.
+        position: the index of the parameter, without the parameter for the message.
+        offer: the values that the function can request.
+
+    Raises:
+        Unfit: there is no value for the parameter, and it has no default.
+
+    """
     has_default = parameter.default is not inspect.Parameter.empty
     try:
         found = annotation(function, parameter.name, parameter.annotation)
@@ -27,29 +38,31 @@ def wanted(
         if has_default:
             return None
         raise Unfit(function, offer.expected, str(error)) from error
-    want = _want(function, parameter, found, offer)
+    want = _requested_by_annotation(function, parameter, found, offer)
     unannotated = found in UNANNOTATED
     if unannotated and position == 0 and BUS in offer.names:
         want = BUS if parameter.name.lstrip("_") in {BUS, ""} else None
     if want is None and not has_default:
-        raise _nobody_gives(function, parameter, found, offer)
+        raise _no_value(function, parameter, found, offer)
     return want
 
 
-def _want(
+def _requested_by_annotation(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
-) -> Want | None:
-    """Return the value for an annotation; the type None in a union is ignored."""
+) -> Requested | None:
+    """Return what an annotation requests, or None; the type None in a union is ignored."""
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]
         if named:
-            return _agreed(function, parameter, found, named[0])
+            return _checked_resource(function, parameter, found, named[0])
     if found in UNANNOTATED:
         return None
-    want = _given(function, parameter, found, offer)
+    want = _requested_by_type(function, parameter, found, offer)
     if want is None and typing.get_origin(found) in UNIONS:
-        wants = [_want(function, parameter, each, offer) for each in _members(found)]
+        wants = [
+            _requested_by_annotation(function, parameter, each, offer) for each in _members(found)
+        ]
         given = dict.fromkeys(each for each in wants if each is not None)
         return next(iter(given)) if len(given) == 1 else None
     return want
@@ -62,7 +75,7 @@ def _members(found: Any) -> list[Any]:
     return [each for each in typing.get_args(found) if each is not types.NoneType]
 
 
-def _nobody_gives(
+def _no_value(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Unfit:
     written = "" if found in UNANNOTATED else f": {shown(found)}"
@@ -72,10 +85,10 @@ def _nobody_gives(
     return Unfit(function, offer.expected, got)
 
 
-def _given(
+def _requested_by_type(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, offer: Offer
-) -> Want | None:
-    """Return the value for a type; None if there is no value for it."""
+) -> Requested | None:
+    """Return what a type requests; None if there is no value of this type."""
     named = getattr(kind, ASKED_FOR, None) if isinstance(kind, type) else None
     if isinstance(named, str):
         if named in offer.names:
@@ -99,10 +112,10 @@ def _given(
     return found[0] if found else None
 
 
-def _agreed(
+def _checked_resource(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, resource: Resource
 ) -> Resource:
-    """Return the named resource if its type fits the parameter."""
+    """Return the resource that an Annotated names; raise Unfit if its value has another type."""
     provided = resource.provides()
     if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, place
-from feedbus.handling.parameters.annotation_lookup import Want, shown, wanted
+from feedbus.handling.annotations import Unfit, Unresolved, annotation, file_and_line, name_of
+from feedbus.handling.parameters.annotation_lookup import Requested, requested, shown
 from feedbus.handling.parameters.offered_values import BUS, OPENING, UNANNOTATED, Given, Offer
 from feedbus.handling.parameters.resource_functions import Resource
 
@@ -23,16 +23,16 @@ Call = Callable[[Any, Given], object]
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The arguments of a function: names of given values, and resources.
+    """What the parameters of a function request: given values, by their names, and resources.
 
     Attributes:
-        positions: the arguments that are passed by position, in order.
-        keywords: maps the name of a parameter to the argument that is passed by this name.
+        positions: the values that are passed by position, in order.
+        keywords: maps the name of a parameter to the value that is passed by this name.
 
     """
 
-    positions: tuple[Want, ...] = ()
-    keywords: Mapping[str, Want] = field(default_factory=dict)
+    positions: tuple[Requested, ...] = ()
+    keywords: Mapping[str, Requested] = field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable[..., object], offer: Offer, *, first: str = "") -> Parameters:
@@ -58,13 +58,13 @@ class Parameters:
                 got = f"has no parameter for {first}"
                 raise Unfit(function, expected, got)
             del parameters[0]
-        positions: list[Want] = []
-        keywords: dict[str, Want] = {}
+        positions: list[Requested] = []
+        keywords: dict[str, Requested] = {}
         by_name = False
         for position, parameter in enumerate(parameters):
             if parameter.kind in MANY:
                 continue
-            given = wanted(function, parameter, position, offer)
+            given = requested(function, parameter, position, offer)
             if given is None:
                 by_name = True  # the parameters after it cannot be passed by position
             elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -74,13 +74,13 @@ class Parameters:
         return cls(tuple(positions), keywords)
 
     @property
-    def wants(self) -> Iterator[Want]:
+    def wants(self) -> Iterator[Requested]:
         """All values that the parameters request."""
         yield from self.positions
         yield from self.keywords.values()
 
     def asks_for(self, name: str) -> bool:
-        """Whether a parameter requests a value by its name, such as BUS or SESSION."""
+        """Whether a parameter requests the given value of a name, such as BUS or SESSION."""
         return name in self.wants
 
     def resources(self, asking: tuple[Resource, ...] = ()) -> list[Resource]:
@@ -109,14 +109,18 @@ class Parameters:
     def sources(
         self, value_of: Callable[[Resource], Source]
     ) -> tuple[list[Source], dict[str, Source]]:
-        """Return for each parameter a function that returns its argument.
+        """Return, for each parameter, a function that returns its argument from a Given.
 
         Args:
-            value_of: returns a function that gets the value of a resource.
+            value_of: returns the function for a resource.
+
+        Returns:
+            The functions of the arguments that are passed by position, and the functions of the
+            arguments that are passed by name.
 
         """
 
-        def source(want: Want) -> Source:
+        def source(want: Requested) -> Source:
             return value_of(want) if isinstance(want, Resource) else attrgetter(want)
 
         by_name = {name: source(want) for name, want in self.keywords.items()}
@@ -125,7 +129,16 @@ class Parameters:
     def call_of(
         self, function: Callable[..., object], value_of: Callable[[Resource], Source]
     ) -> Call:
-        """Return a callable that calls a function with a message and the given values."""
+        """Return a callable that calls a function with its first argument and its parameters.
+
+        Args:
+            function: the function.
+            value_of: see sources().
+
+        Returns:
+            The callable. Its arguments are the first argument of the function and a Given.
+
+        """
         if not self.keywords:
             if not self.positions:
                 return lambda message, _given: function(message)
@@ -149,7 +162,7 @@ def refuse_async_resources(function: Callable[..., object], parameters: Paramete
     """Raise Unfit if a function that is not async needs an async resource."""
     for resource in parameters.resources():
         if resource.is_async:
-            name = f"{name_of(resource.function)}{place(resource.function)}"
+            name = f"{name_of(resource.function)}{file_and_line(resource.function)}"
             expected = "an async handler, or a resource that is defined with 'def'"
             raise Unfit(function, expected, f"is not async, but needs the async resource {name}")
 

@@ -54,7 +54,15 @@ class GivenDeadLetter(Given):
     __slots__ = ("dead_letter",)
 
     def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
-        """Create the object with the values of every call, and the DeadLetter."""
+        """Create the object for one call of a dead handler.
+
+        Args:
+            bus: collects what the dead handler publishes.
+            session: the session of the store's transaction; None if there is none.
+            records: Records with the failed record.
+            dead_letter: the DeadLetter.
+
+        """
         super().__init__(bus, session, records)
         self.dead_letter = dead_letter
 

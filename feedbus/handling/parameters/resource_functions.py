@@ -14,6 +14,7 @@ from feedbus.handling.annotations import Unfit, Unresolved, annotation
 
 Function = TypeVar("Function", bound=Callable[..., object])
 MARK = "__feedbus_resource__"
+# The return annotations of a generator, without the type in brackets.
 YIELDING = frozenset(
     {
         abc.AsyncGenerator,
@@ -126,6 +127,11 @@ def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
     """Return the resources of a module whose value has the given type.
 
     If a resource has exactly this type, resources with a subclass of it are left out.
+
+    Args:
+        names: the names of the module, with their objects.
+        wanted: the type.
+
     """
     found = dict.fromkeys(
         mark for value in list(names.values()) if (mark := declared(value)) is not None
