@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One message of a host, sent each second.
+    """What a host announces to the other hosts of its project each second.
 
     Attributes:
         host: the id of the host, which a restart does not change: the machine's name and the folder
@@ -46,7 +46,7 @@ class Announcement:
 
 
 def decode(body: bytes | str) -> Announcement | None:
-    """Return the announcement in a body, or None if the body contains none."""
+    """Return the announcement in the body of a message; None if the body contains none."""
     try:
         found: Any = json.loads(body)
         assignment = found["assignment"]

@@ -92,7 +92,10 @@ class Link:
             return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
 
     def _of_host(self, announcement: Announcement) -> bool:
-        """Whether a host sent an announcement: its queue is exclusive to another connection."""
+        """Whether a host has sent an announcement, and not another program.
+
+        The announcement then names a queue that is exclusive to another connection.
+        """
         queue = announcement.queue
         if queue in self._hosts:
             return True

@@ -21,16 +21,16 @@ from feedbus.topology import Topology
 
 events = EventLog(__name__)
 
-ANNOUNCE_SECONDS = 1.0
-STEP_SECONDS = 0.25
-AWAY_SECONDS = 1.0
+ANNOUNCE_SECONDS = 1.0  # between two announcements
+STEP_SECONDS = 0.25  # how long one wait for announcements lasts
+AWAY_SECONDS = 1.0  # between two attempts to connect
 UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment is dropped
 LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 
 
 class Announcer:
-    """Announces this host, and writes the file in which its consumers find their shards.
+    """Announces this host to the other hosts, and writes the assignment file for its consumers.
 
     Example:
         with Announcer(topology):
@@ -92,7 +92,7 @@ class Announcer:
                 now = self._lost_at = self._clock.monotonic()
                 if now >= announce_at:
                     announce_at = now + ANNOUNCE_SECONDS
-                    self._turn(link, self._ready.by_queue(now), now)
+                    self._announce(link, self._ready.by_queue(now), now)
                     self._logged = ""
             self._leave(link)
         finally:
@@ -102,7 +102,15 @@ class Announcer:
         for announcement in link.receive(STEP_SECONDS):
             self._membership.note(announcement, self._clock.monotonic())
 
-    def _turn(self, link: Link, able: Mapping[str, tuple[str, ...]], now: float) -> None:
+    def _announce(self, link: Link, able: Mapping[str, tuple[str, ...]], now: float) -> None:
+        """Update the assignment, announce this host, and write the assignment file.
+
+        Args:
+            link: the connection to the other hosts.
+            able: for each queue, the consumers whose processes are ready on this host.
+            now: the time of the monotonic clock.
+
+        """
         assignment = self._membership.decide(self._announcement(able, link.queue), now)
         own = self._announcement(able, link.queue)
         link.announce(own.encode())
@@ -125,7 +133,7 @@ class Announcer:
         until = self._clock.monotonic() + LEAVING_SECONDS
         while (now := self._clock.monotonic()) < until:
             able = self._ready.by_queue(now, patience_seconds=0.0)
-            self._turn(link, able, now)
+            self._announce(link, able, now)
             if not able:
                 return
             self._listen(link)

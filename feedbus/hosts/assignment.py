@@ -22,10 +22,10 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         able: for each queue and each of its consumers, the hosts that can run the consumer.
-        previous: the host of each consumer until now.
+        previous: maps each consumer to its host until now.
 
     Returns:
-        The host by consumer, without the consumers that no host can run.
+        Maps each consumer to its host, without the consumers that no host can run.
 
     Example:
         >>> able = {"feed": {"feed_0": {"a", "b"}, "feed_1": {"a", "b"}}}
@@ -37,10 +37,10 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
     for queue, consumers in sorted(able.items()):
         for consumer, hosts in consumers.items():
             if previous.get(consumer) in hosts:
-                sharing.place(queue, consumer, previous[consumer])
+                sharing.assign(queue, consumer, previous[consumer])
     for queue, consumers in sorted(able.items()):
         for consumer in sorted(consumers.keys() - sharing.host_of.keys()):
-            sharing.place_anywhere(queue, consumer)
+            sharing.assign_to_best(queue, consumer)
     for queue in sorted(able):
         while sharing.level(queue):
             pass
@@ -58,8 +58,8 @@ class _Sharing:
         self._totals: Counter[str] = Counter()
         self.host_of: dict[str, str] = {}
 
-    def place(self, queue: str, consumer: str, host: str) -> None:
-        """Assign a consumer to a host."""
+    def assign(self, queue: str, consumer: str, host: str) -> None:
+        """Assign a consumer of a queue to a host; if it has another host, move it."""
         before = self.host_of.get(consumer)
         if before is not None:
             self._loads[queue][before] -= 1
@@ -68,11 +68,14 @@ class _Sharing:
         self._loads[queue][host] += 1
         self._totals[host] += 1
 
-    def place_anywhere(self, queue: str, consumer: str) -> None:
-        """Assign a consumer to the host with the fewest consumers, if any host can run it."""
+    def assign_to_best(self, queue: str, consumer: str) -> None:
+        """Assign a consumer of a queue to the host that has the fewest consumers of this queue.
+
+        Do nothing if no host can run the consumer.
+        """
         hosts = self._able[queue][consumer]
         if hosts:
-            self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
+            self.assign(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
         """Move a consumer of a queue to a host that has at least two fewer consumers of the queue.
@@ -81,7 +84,7 @@ class _Sharing:
             False if no consumer can move.
 
         """
-        return self._move(queue, least_difference=UNEVEN, least_in_all=None)
+        return self._move(queue, min_difference=UNEVEN, min_total_difference=None)
 
     def level_all(self, queue: str) -> bool:
         """Move a consumer of a queue to a host with at least two fewer consumers of all queues.
@@ -90,9 +93,17 @@ class _Sharing:
             False if no consumer can move.
 
         """
-        return self._move(queue, least_difference=UNEVEN - 1, least_in_all=UNEVEN)
+        return self._move(queue, min_difference=UNEVEN - 1, min_total_difference=UNEVEN)
 
-    def _move(self, queue: str, *, least_difference: int, least_in_all: int | None) -> bool:
+    def _move(self, queue: str, *, min_difference: int, min_total_difference: int | None) -> bool:
+        """Make the most useful move of a consumer of a queue; return False if there is none.
+
+        Args:
+            queue: the name of the queue.
+            min_difference: how many more consumers of the queue the old host must have.
+            min_total_difference: the same for the consumers of all queues; None for no condition.
+
+        """
         loads, totals = self._loads[queue], self._totals
         best: tuple[int, int, str, str] | None = None
         for consumer, hosts in self._able[queue].items():
@@ -102,16 +113,16 @@ class _Sharing:
             for taker in hosts:
                 difference = loads[giver] - loads[taker]
                 in_all = totals[giver] - totals[taker]
-                if difference < least_difference:
+                if difference < min_difference:
                     continue
-                if least_in_all is not None and in_all < least_in_all:
+                if min_total_difference is not None and in_all < min_total_difference:
                     continue
                 found = (difference, in_all, consumer, taker)
                 if best is None or _order(found) < _order(best):
                     best = found
         if best is None:
             return False
-        self.place(queue, best[2], best[3])
+        self.assign(queue, best[2], best[3])
         return True
 
     def _rank(self, queue: str, host: str) -> tuple[int, int, bytes]:

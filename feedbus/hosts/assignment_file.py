@@ -61,8 +61,14 @@ def assignment_path(topology: Topology) -> Path:
 def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
     """Return a function that returns whether this host works on a consumer's queue now.
 
-    The returned function always returns true for a process that was started by hand, and on the
+    The returned function always returns True for a process that was started by hand, and on the
     embedded broker, which has only one host.
+
+    Args:
+        topology: the topology of the consumer.
+        consumer: the name of the consumer.
+        supervised: whether the supervisor has started this process.
+
     """
     if not supervised or not broker.has_many_hosts(topology):
         return lambda: True
@@ -70,7 +76,7 @@ def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Cal
 
 
 def write(path: Path, sharing: Sharing) -> None:
-    """Replace the file; its readers may be processes of other users."""
+    """Replace the assignment file by a new one, which processes of other users can read."""
     beside = path.with_suffix(".new")
     text = json.dumps(asdict(sharing) | {"writer": os.getpid(), "supervisor": os.getppid()})
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -81,7 +87,7 @@ def write(path: Path, sharing: Sharing) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, because the assignment is unknown."""
+    """Remove the assignment file; then the assignment is unknown."""
     path.unlink(missing_ok=True)
 
 
@@ -91,7 +97,7 @@ def known(topology: Topology) -> Sharing | None:
 
 
 def read(path: Path) -> Sharing | None:
-    """Return the content of the file; None if no operations process runs."""
+    """Return the content of an assignment file; None if no operations process runs."""
     content = _content(path)
     if content is None or not _exists(int(content["writer"])):
         return None
@@ -103,14 +109,23 @@ def read(path: Path) -> Sharing | None:
 
 
 class AssignedConsumer:
-    """Whether a consumer's shard is assigned to this host; it reads the file twice a second.
+    """A function that returns whether a consumer's shard is assigned to this host.
 
-    If there is no file of this supervisor's operations process, or the file does not name the
-    consumer, the shard counts as assigned. Then the broker decides which host reads the shard.
+    It reads the assignment file twice a second. If there is no file of this supervisor's operations
+    process, or the file does not name the consumer, the shard counts as assigned. Then the broker
+    decides which host reads the shard.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
-        """Create the object for a consumer; `supervisor` is the process id of its supervisor."""
+        """Create the object for a consumer.
+
+        Args:
+            path: the path of the assignment file.
+            consumer: the name of the consumer.
+            supervisor: the process id of the consumer's supervisor.
+            clock: the clock for the times of the checks.
+
+        """
         self._path = path
         self._consumer = consumer
         self._supervisor = supervisor
@@ -122,7 +137,7 @@ class AssignedConsumer:
         self._here = self._here_by_file = True
 
     def __call__(self) -> bool:
-        """Return whether this host works on the shard; this call is very fast."""
+        """Return whether this host works on the shard; most calls read no file."""
         now = self._clock.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS

@@ -13,15 +13,15 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 
 
 def is_assigned(topology: Topology, queue: Queue) -> bool:
-    """Whether each consumer of this queue works on only one host at a time.
+    """Whether the consumers of a queue are assigned to hosts.
 
-    Queues for which the result is false are read by all hosts at the same time.
+    All hosts read the other queues at the same time.
     """
     return topology.on_ring(queue) or queue.single_active_consumer
 
 
 class ReadyConsumers:
-    """Reads the files that the consumers' processes write to the folder of state."""
+    """Finds the consumers that are ready on this host, in the files that their processes write."""
 
     def __init__(self, topology: Topology) -> None:
         """Create the object for the consumers of a topology that are assigned to hosts."""

@@ -14,7 +14,9 @@ LISTEN_SECONDS = 2.5
 
 
 class Membership:
-    """What one host knows about all hosts; times are of its own monotonic clock, in seconds.
+    """Stores the announcements of all hosts, and computes the assignment.
+
+    All times are times of this host's monotonic clock.
 
     The host that has run longest is the leader: it computes the assignment and announces it. When
     the leader ends, the next leader continues from the last assignment, which all hosts know. If
@@ -22,14 +24,14 @@ class Membership:
     """
 
     def __init__(self, host: str) -> None:
-        """Create the object; at first, it knows only this host."""
+        """Create the object; at first, it knows only this host, by its id."""
         self._host = host
         self._heard: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None
         self.assignment: Mapping[str, str] | None = None
 
     def connected(self, now: float) -> None:
-        """Register that announcements arrive from now on.
+        """Note that announcements arrive from now on.
 
         Hosts that were known before do not count as ended immediately. They get time to connect
         again, for example after a restart of the broker.
@@ -38,16 +40,22 @@ class Membership:
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
 
     def disconnected(self) -> None:
-        """Register that announcements no longer arrive."""
+        """Note that announcements no longer arrive."""
         self._listening_since = None
 
     def note(self, announcement: Announcement, now: float) -> None:
-        """Store an announcement that has arrived."""
+        """Store an announcement that has arrived; an announcement of this host is ignored."""
         if announcement.host != self._host:
             self._heard[announcement.host] = (now, announcement)
 
     def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
-        """Return the latest announcement of each running host; the leader's comes first."""
+        """Return the latest announcement of each running host; the leader's comes first.
+
+        Args:
+            own: the latest announcement of this host.
+            now: the time now.
+
+        """
         for host, (heard_at, _) in list(self._heard.items()):
             if now - heard_at > GONE_SECONDS:
                 del self._heard[host]
@@ -55,7 +63,15 @@ class Membership:
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
     def decide(self, own: Announcement, now: float) -> Mapping[str, str] | None:
-        """Return the host of each consumer; None if this host has not listened long enough yet."""
+        """Return the host of each consumer; None if this host has not listened long enough yet.
+
+        The leader computes the assignment. Any other host gets it from the leader's announcement.
+
+        Args:
+            own: the latest announcement of this host.
+            now: the time now.
+
+        """
         if self._listening_since is None:
             return self.assignment
         hosts = self.hosts(own, now)

@@ -15,12 +15,12 @@ from feedbus.topology import Topology
 
 
 def host_id(topology: Topology) -> str:
-    """Return the name of this host for other hosts; a restart does not change it."""
+    """Return the id of this host: the machine's name and the folder `var`."""
     return f"{socket.gethostname()}:{topology.var}"
 
 
 def digest_in_use(topology: Topology) -> str:
-    """Return a digest of the content that this process uses, or "" if there is no file."""
+    """Return a digest of the topology file that this process uses, or "" if there is no file."""
     applied = os.environ.get(APPLIED)
     try:
         return _digest(Path(applied).read_bytes() if applied else topology.path.read_bytes())

@@ -26,14 +26,21 @@ class FiredMoment:
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
-        """Create the object with a channel; declare the queue if it is missing."""
+        """Declare the queue of a schedule if it is missing.
+
+        Args:
+            channel: the channel for all methods; the caller closes it.
+            topology: the topology of the schedule.
+            schedule: the schedule.
+
+        """
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
         self._held: list[int] = []
         declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Take the message, and return its time; None if there is no valid time.
+        """Take the message out of the queue; return its moment, or None if there is none.
 
         No other process can take the message until write() or give_back().
         """
@@ -50,7 +57,7 @@ class FiredMoment:
         return None
 
     def write(self, moment: datetime) -> None:
-        """Replace the time; return when the broker has confirmed it."""
+        """Replace the moment on the broker; return when the broker has confirmed it."""
         body = write_moment(moment).encode()
         message = Outgoing(
             "", self._queue, body, "text/plain", "", content_encoding=None, stamp=None
@@ -68,7 +75,10 @@ class FiredMoment:
 
 
 def fired_moments(connection: Connection, topology: Topology) -> dict[str, datetime]:
-    """Return the last firing of each schedule that the broker knows, without declaring queues."""
+    """Return the last fired moment of each schedule, by the name of the schedule.
+
+    Schedules whose queue does not exist are left out; no queue is declared.
+    """
     names, found = Names(topology), {}
     for schedule in topology.schedules.values():
         if not broker.queue_exists(connection, names.schedule(schedule.name)):
@@ -84,12 +94,12 @@ def fired_moments(connection: Connection, topology: Topology) -> dict[str, datet
 
 
 def write_moment(moment: datetime) -> str:
-    """Return a time in the form of message ids and of the broker: 2026-01-31T02:00:00Z."""
+    """Return a moment as text, such as 2026-01-31T02:00:00Z."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_moment(body: bytes | str) -> datetime | None:
-    """Return the time in a message, or None if the message contains no time."""
+    """Return the moment in the body of a message; None if the body contains none."""
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     try:
         moment = datetime.fromisoformat(text)

@@ -19,7 +19,7 @@ def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
 
 
 def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime) -> None:
-    """Publish a schedule's message; return when the broker has confirmed it.
+    """Publish the message of a schedule for one moment; return when the broker has confirmed it.
 
     Raises:
         PublishError: no queue gets the message, or the broker refused it.

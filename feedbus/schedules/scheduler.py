@@ -24,8 +24,8 @@ from feedbus.wire.amqp_protocols import Channel
 events = EventLog(__name__)
 
 CHECK_SECONDS = 5.0  # the clock is read at least this often, because somebody may have set it
-AWAY_SECONDS = 1.0
-REFUSED_SECONDS = 5.0
+AWAY_SECONDS = 1.0  # the wait after an outage or another error
+REFUSED_SECONDS = 5.0  # the wait after the broker has refused the message of a schedule
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 AHEAD = timedelta(minutes=1)  # a last firing may be in the future by less than this: clocks differ
 
@@ -46,7 +46,15 @@ class Scheduler:
     def __init__(
         self, topology: Topology, bus: LiveBus, metrics: Metrics, clock: Clock | None = None
     ) -> None:
-        """Create the scheduler; a `with` statement starts its thread; tests call fire_due()."""
+        """Create the scheduler; a `with` statement starts its thread.
+
+        Args:
+            topology: the topology with the schedules.
+            bus: publishes the messages.
+            metrics: counts the firings.
+            clock: the clock of the schedules; by default the machine's clock.
+
+        """
         self._topology = topology
         self._bus = bus
         self._metrics = metrics
@@ -121,7 +129,14 @@ class Scheduler:
             channel.close()
 
     def _check(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
-        """Fire a schedule if it is due, and set when to check it again."""
+        """Fire a schedule if it is due, and set the time of its next check.
+
+        Args:
+            fired: the last fired moment of the schedule on the broker.
+            schedule: the schedule.
+            now: the time now.
+
+        """
         cron, last = self._crons[schedule.name], fired.take()
         if last is None:  # the schedule is new, so only moments from now on are fired
             last = now.replace(microsecond=0)
