@@ -20,7 +20,7 @@ def await_drained(
     leaving: Iterable[str],
     progress: Callable[[int], None],
 ) -> None:
-    """Return when old generations, removed queues and replaced queues are empty.
+    """Wait until old generations, removed queues and replaced queues are empty.
 
     Args:
         connection: a connection to the broker.
@@ -39,8 +39,13 @@ def await_drained(
 def messages_left(connection: Connection, topology: Topology, leaving: Iterable[str]) -> int | None:
     """Return the number of messages in queues that drain; None if all of them are drained.
 
-    The number can be 0 although a queue is not drained yet: its consumer still has to delete it.
-    The arguments have the same meaning as for await_drained().
+    An empty queue of an old generation is drained only when its consumer has deleted it.
+
+    Args:
+        connection: a connection to the broker.
+        topology: the topology as the file declares it now.
+        leaving: the names of removed queues that are to be deleted.
+
     """
     left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
     waiting = [_count(connection, topology, queue) for queue in leaving]

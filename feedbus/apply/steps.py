@@ -38,10 +38,13 @@ class Supervisor(Protocol):
     """The methods of the supervisor that apply() calls."""
 
     def pause(self, consumers: tuple[str, ...]) -> None:
-        """Stop the consumers whose queue will be replaced."""
+        """Stop these consumers, because their queues will be replaced."""
 
     def follow(self) -> None:
-        """Use the new topology: add, remove and restart watchers."""
+        """Change to the new topology: add watchers, and restart the watchers that differ.
+
+        Consumers that it no longer has empty their queues; finish() ends them.
+        """
 
     def finish(self) -> None:
         """End the consumers that the topology no longer has."""
@@ -49,7 +52,7 @@ class Supervisor(Protocol):
 
 @contextmanager
 def exclusive(topology: Topology) -> Iterator[None]:
-    """Hold the lock that allows one `feedbus apply` at a time in a `var` folder.
+    """Hold, during a `with` block, the lock of `feedbus apply` in the `var` folder.
 
     Raises:
         UsageError: another `feedbus apply` is running.
@@ -79,13 +82,14 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     progress: Callable[[int], None],
     older_file: bool = False,
 ) -> bool:
-    """Carry out a plan, and return whether it is complete.
+    """Carry out a plan.
 
     Args:
         topology: the wanted state.
         plan: a new plan of this topology; the caller holds the lock of exclusive().
         supervisor: the supervisor of the running consumers; None if nothing runs.
-        wait: whether to wait until the old queues are drained, and to delete them then.
+        wait: whether to wait until the old queues are drained. Without it, apply() returns False if
+            a queue still has messages.
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.
@@ -93,7 +97,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             another host.
 
     Returns:
-        Whether everything is done; otherwise the next apply, or `feedbus up`, does the rest.
+        Whether everything is done. If not, the next `feedbus apply` or `feedbus up` does the rest.
 
     Raises:
         Outage: the broker does not answer.
@@ -204,7 +208,15 @@ def _switch(
     before: Mapping[str, RingState],
     report: Callable[[str], None],
 ) -> list[RingState]:
-    """Switch the rings that differ from their states before the apply; return the new states."""
+    """Switch the rings that differ from the topology, and return their states.
+
+    Args:
+        channel: a channel of the broker.
+        topology: the wanted state.
+        before: the states before the apply; a ring with another generation than there is reported.
+        report: called with a line for each such ring.
+
+    """
     states = []
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -221,7 +233,12 @@ def _switch(
 def _delete(
     connection: Connection, topology: Topology, plan: Plan, report: Callable[[str], None]
 ) -> bool:
-    """Delete the objects that the plan names, if they are still unused and empty."""
+    """Delete the objects that the plan names, if they are still unused and empty.
+
+    Returns:
+        Whether all of them were deleted.
+
+    """
     done, doomed = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
     refilled = {danger.name for danger in now.dangers}

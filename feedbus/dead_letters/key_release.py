@@ -16,15 +16,15 @@ from feedbus.wire.constants import RELEASE
 def release(
     connection: Connection, topology: Topology, queue: Queue, message_ids: Iterable[str]
 ) -> None:
-    """Release the records that wait behind dead letters of a queue.
+    """Let the consumers of a queue handle the records that wait for deleted dead letters.
 
-    Each consumer looks up in its waiting queue which of the dead letters blocked its keys.
+    It publishes a message for each dead letter to every waiting queue of the queue.
 
     Args:
         connection: a connection to the broker.
         topology: the topology of the queue.
         queue: a queue with `block_on_dead`.
-        message_ids: the ids of the dead letters that were dropped; "" stands for all of them.
+        message_ids: the ids of the deleted dead letters; "" stands for all dead letters.
 
     """
     waiting = [*_waiting_queues(connection, topology, queue)]

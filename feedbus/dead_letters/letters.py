@@ -44,7 +44,8 @@ class DeadLetter:
             dead-lettered it.
         content_type: the content type of the body.
         body: the published bytes.
-        delivery: the delivered message, which can be sent back.
+        delivery: the delivered message of the dead-letter queue; in a dead handler, the delivery of
+            the failed record.
         traceback: the end of the traceback of the handler's exception; "" if a verdict, the
             validation or the broker is the reason.
 
@@ -75,7 +76,14 @@ class DeadLetter:
 
 @contextmanager
 def opened(topology: Topology) -> Iterator[Channel]:
-    """Open a channel to read dead letters; at the end, unsettled letters return to the queue."""
+    """Open a channel for a `with` block that reads dead letters.
+
+    At the end of the block, dead letters that are not settled return to their queue.
+
+    Raises:
+        BrokerOutage: the broker is unavailable.
+
+    """
     topology_setup.set_up_if_missing(topology)
     connection = broker.connect(topology)
     try:
@@ -88,7 +96,10 @@ def opened(topology: Topology) -> Iterator[Channel]:
 
 
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
-    """Yield a queue's dead letters, oldest first, each with its delivery tag."""
+    """Yield (delivery tag, dead letter) for each dead letter of a queue, the oldest first.
+
+    The caller settles the dead letters. The channel is one of opened().
+    """
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
@@ -109,7 +120,16 @@ def settle(
     chosen: Callable[[DeadLetter], bool],
     act: Callable[[DeadLetter], None],
 ) -> int:
-    """Process the chosen dead letters, remove them from the queue, and return their number."""
+    """Process and acknowledge some dead letters of a queue, and return their number.
+
+    Args:
+        channel: a channel of opened().
+        topology: the topology of the queue.
+        queue: the queue whose dead letters are processed.
+        chosen: returns whether a dead letter is processed.
+        act: called with each of these dead letters before it is acknowledged.
+
+    """
     settled = 0
     for tag, letter in letters(channel, topology, queue):
         if chosen(letter):
@@ -120,11 +140,11 @@ def settle(
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
-    """Return the dead letter that belongs to a message of a failed record.
+    """Return the dead letter of a record that has just failed.
 
     Args:
         queue: the queue of the record.
-        message: the message of the dead letter.
+        message: the message that is published to the dead-letter queue.
         delivery: the delivery of the record.
 
     """
@@ -146,7 +166,13 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
 
 
 def read(queue: Queue, message: Any) -> DeadLetter:
-    """Return the dead letter in a message of a dead-letter queue."""
+    """Return the dead letter in a message of a dead-letter queue.
+
+    Args:
+        queue: the queue of the failed message.
+        message: the amqp message, as the channel delivered it.
+
+    """
     delivery = Delivery.of(message)
     headers, failed_at = delivery.headers, moment_of(delivery.headers.get(FAILED_AT))
     death = _death(headers)
@@ -171,13 +197,15 @@ def read(queue: Queue, message: Any) -> DeadLetter:
 
 
 def _broker_reason(reason: str) -> str:
-    """Return the reason of a message that the broker dead-lettered."""
+    """Return the text of the reason for which the broker dead-lettered a message."""
     full = ", because the queue has reached its max_length" if reason == "maxlen" else ""
     return f"broker: {reason}{full}"
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the header in which the broker records that it dead-lettered a message, or {}.
+    """Return the latest entry of the header x-death, in which the broker records dead-lettering.
+
+    The result is {} if there is none.
 
     Any publisher can write headers, so they can contain anything.
     """

@@ -21,16 +21,20 @@ from feedbus.wire.delivery import seconds_since
 events = EventLog(__name__)
 
 INTERVAL_SECONDS = 60.0  # between two checks
-FIRST_SECONDS = 1.0  # before the first check, and while dead letters are left to delete
-DROPPED_AT_ONCE = 500  # deleted before the consumer handles messages again
-UNDATED_AT_ONCE = 100  # how many dead letters without a time a check passes over
+FIRST_SECONDS = 1.0  # before the first check, and after a check that did not delete everything
+DROPPED_AT_ONCE = 500  # how many dead letters one check deletes
+UNDATED_AT_ONCE = 100  # how many dead letters without a time one check skips
 
 
 class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Create the object; of several shards, only the first one makes the checks."""
+        """Create the object of a consumer's process.
+
+        Only the process of the first shard makes the checks, because all shards share the dead
+        letters.
+        """
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
@@ -89,7 +93,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     """
     name, limits = Names(topology).dead(queue), queue.dead_letters
     now = broker.clock(topology).wall_nanoseconds() // 1_000
-    most_seconds = limits.max_age_seconds
+    max_age_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
     exceeding: dict[int, str] = {}  # message ids by delivery tag
@@ -104,12 +108,12 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             age = seconds_since(letter.failed_at_microseconds, now)
             if limits.max_length is not None and behind >= limits.max_length:
                 dropped["max_length"] += 1
-            elif most_seconds is not None and age is not None and age > most_seconds:
+            elif max_age_seconds is not None and age is not None and age > max_age_seconds:
                 dropped["max_age"] += 1
             else:
                 undated.append(tag)
                 # A foreign message without a time must not protect the dead letters behind it.
-                if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
+                if max_age_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
                     break
                 continue
             exceeding[tag] = letter.message_id

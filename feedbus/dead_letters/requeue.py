@@ -50,7 +50,7 @@ class Requeue:
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
-        """Open a connection to send dead letters to a queue."""
+        """Create the object for the dead letters of a queue; it connects at the first send()."""
         self._topology = topology
         self._sender = Sender(topology)
         self._names = Names(topology)
@@ -63,7 +63,7 @@ class Requeue:
         self._waiting_queue: WaitingQueueOfKey | None = None  # valid while the lock is held
 
     def __enter__(self) -> Self:
-        """Return the object itself."""
+        """Return this object; leave the `with` block to close its connections."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,25 +85,28 @@ class Requeue:
         """
         messages = self._messages(letter)
         if self._queue.block_on_dead:
-            messages = self._not_waiting(messages, letter)
+            messages = self._send_to_waiting_queues(messages, letter)
         refusals = self._sender.send(messages)
         final = [_without_user(each.message) for each in refusals if each.final]
         if final:
             refusals = [each for each in refusals if not each.final] + self._sender.send(final)
         raise_refused(refusals)
 
-    def _not_waiting(self, messages: Sequence[Outgoing], letter: DeadLetter) -> Sequence[Outgoing]:
-        """Publish messages to the waiting queues of their keys; return the other messages."""
+    def _send_to_waiting_queues(
+        self, messages: Sequence[Outgoing], letter: DeadLetter
+    ) -> Sequence[Outgoing]:
+        """Publish messages to the waiting queues of their keys; return those not published."""
         if not self._hashed:
             own = self._names.waiting(self._own)
-            return self._left(messages, [letter.key] * len(messages), lambda _: own)
+            return self._refused(messages, [letter.key] * len(messages), lambda _: own)
         self._lock_ring()
         if self._waiting_queue is None:
             return messages
-        return self._left(messages, [each.routing_key for each in messages], self._waiting_queue)
+        keys = [each.routing_key for each in messages]
+        return self._refused(messages, keys, self._waiting_queue)
 
     def _lock_ring(self) -> None:
-        """Hold the topology's lock, and know the waiting queue of each key.
+        """Take the topology's lock, and set `_waiting_queue` while the lock is held.
 
         Under the lock, no switch begins. So the consumers handle the requeued dead letters before
         they move the records of these waiting queues. To take the lock takes longer than to send a
@@ -129,13 +132,20 @@ class Requeue:
         with contextlib.suppress(Outage, ChannelError, OSError):
             self._lock.close()
 
-    def _left(
+    def _refused(
         self,
         messages: Sequence[Outgoing],
         keys: Sequence[str],
         waiting_queue: WaitingQueueOfKey,
     ) -> list[Outgoing]:
-        """Publish messages to the waiting queues of these keys; return the refused messages."""
+        """Publish messages to the waiting queues of these keys; return the refused messages.
+
+        Args:
+            messages: the messages in their original form.
+            keys: the key of each message.
+            waiting_queue: returns the name of the waiting queue of a key.
+
+        """
         sent = [
             replace(
                 each,
@@ -150,7 +160,11 @@ class Requeue:
         return [message for message, one in pairs if id(one) in refused]
 
     def _waiting_queue_of_key(self, connection: Connection) -> WaitingQueueOfKey | None:
-        """Return a function that returns the waiting queue of a key, or None if it is not known."""
+        """Return a function that returns the waiting queue of a key.
+
+        Return None if the waiting queues are not known: during a switch, or if the ring does not
+        hash routing keys.
+        """
         exchange = self._topology.exchanges[self._queue.exchange]
         state = ring_state.states(connection, self._topology).get(exchange.name)
         if state is None or state.draining or not state.settled or state.disordered:
@@ -186,7 +200,12 @@ class Requeue:
         ]
 
     def _target(self, key: str) -> tuple[str, str]:
-        """Return the exchange and the routing key with which a message reaches the queue."""
+        """Return the exchange and the routing key with which a dead letter reaches only its queue.
+
+        Args:
+            key: the routing key with which the message was published.
+
+        """
         if self._queue.external_name:
             return "", self._own
         if not self._exchange:

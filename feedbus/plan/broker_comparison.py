@@ -36,14 +36,13 @@ class Comparison:
 
     Attributes:
         topology: the wanted state.
-        seen: the broker's objects.
-        states: the current generations, by exchange.
+        seen: the objects that the broker has.
+        states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
-        changes: all changes that were found.
-        named: the names in delete_nonempty that exist.
+        changes: gets the changes that compare() finds.
+        named: gets the names in delete_nonempty for which compare() finds a queue with messages.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
-        waiting: maps the name of each waiting queue to whether the topology uses it. Records wait
-            there for earlier records of their keys.
+        waiting: maps the name of each waiting queue to whether its queue still has `order_by`.
         parked: the names of the queues to which an interrupted replacement has moved retries.
 
     """
@@ -59,14 +58,14 @@ class Comparison:
     parked: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute the data that the comparison of each queue needs."""
+        """Compute the attributes that the caller has not given."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting = self._waiting_queues()
         parked = queue_replacement.parked_delays(self.topology, self.seen)
         self.parked = {self._names.parked(delay) for _, delay in parked}
 
-    def work(self) -> ObjectsToChange:
-        """Add every change, and return the names of the objects for `feedbus apply`."""
+    def compare(self) -> ObjectsToChange:
+        """Add all changes to `changes`; return the names of the objects for `feedbus apply`."""
         declared = DeclaredObjects(self.topology, self.seen, self.changes)
         exchanges = tuple(declared.exchanges())
         replaced = tuple(declared.queues())
@@ -121,7 +120,7 @@ class Comparison:
         }
 
     def _waiting_queues(self) -> dict[str, bool]:
-        """Return, for the name of each waiting queue, whether its queue still has order_by."""
+        """Return the value of the attribute `waiting`."""
         names, consumers = self._names, self.topology.consumers
         found = {
             names.queue(consumer): bool(consumer.queue.order_by)
@@ -160,10 +159,12 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the queues that the topology no longer needs, in three lists.
+        """Add a change for each queue that the topology no longer needs.
 
-        Consumers first empty the queues of the first list. The second list has the queues to be
-        deleted. The third list has those of the second list that are deleted with their messages.
+        Returns:
+            Three lists of names: the queues that consumers empty first, all queues to delete, and
+            the queues to delete with their messages.
+
         """
         leaving, deleted, nonempty = [], [], []
         wanted = self._wanted_queues()
@@ -225,7 +226,7 @@ class Comparison:
         return wanted is not None and not differing(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
-        """Whether a queue is a delay queue of feedbus 0.1, which the broker deletes itself."""
+        """Whether a queue is a retry queue of feedbus 0.1, which the broker deletes itself."""
         return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
     def _named(self, name: str) -> bool:

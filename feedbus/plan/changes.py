@@ -11,6 +11,7 @@ from feedbus.broker.interface import SeenBinding
 Action = Literal["create", "change", "delete", "dangerous"]
 Kind = Literal["exchange", "queue", "binding", "ring", "schedule", "consumer", "process"]
 
+# Reasons of changes that create auxiliary queues.
 RETRIES = "retries wait there"
 DEAD_LETTERS = "dead letters"
 
@@ -24,7 +25,7 @@ class Change:
         kind: the kind of the object, such as "queue".
         name: the name of the object.
         reason: why the plan changes the object.
-        messages: the number of messages in the queue.
+        messages: the number of messages in the queue; 0 for other objects.
     """
 
     action: Action
@@ -98,12 +99,15 @@ class RingChange:
             `after`, if no prediction was requested.
         before: the spread over the old shards.
         after: the spread over the new shards.
-        backlog_messages: the number of messages in the queues of the old generations.
+        backlog_messages: the number of messages in the queues of the current generation and of the
+            generations that are not deleted yet.
         drain_seconds: the time to empty these queues at the current rate; None if nothing is
             handled.
         waits: the old shards that have messages; the shard with the most messages comes first.
-        waits_for_all: whether records of all keys wait until all old shards are empty.
-        hot_key: the key of a sample that is too busy for one shard.
+        waits_for_all: whether the records of every key wait until all old shards are empty. Then it
+            is not known which old shards can have records of a key.
+        hot_key: the key of a sample that is too busy for one shard; None if there is none, or if no
+            sample was given.
 
     """
 
@@ -122,7 +126,7 @@ class RingChange:
 
     @property
     def action(self) -> Action:
-        """Return "create" for a first ring, otherwise "change"."""
+        """The action: "create" for the first ring of an exchange, otherwise "change"."""
         return "create" if self.old is None else "change"
 
 
@@ -173,8 +177,10 @@ class ObjectsToChange:
     Attributes:
         exchanges: the exchanges to declare again.
         replaced: consumers whose queue is declared again, without a loss of messages.
-        delays: (queue, its retry queue) pairs: the retry queues to be declared again.
-        unbound: (queue on the broker, exchange on the broker, key): the bindings to be removed.
+        delays: the retry queues to be declared again, as (queue in topology.toml, retry queue on
+            the broker).
+        unbound: the bindings to be removed, as (queue on the broker, exchange on the broker,
+            binding key).
         foreign: bindings of the timer's exchanges to be removed; the timer keeps delayed messages.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: queues to be deleted.
@@ -196,7 +202,17 @@ class ObjectsToChange:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The differences between a topology, its broker and its supervisor."""
+    """The differences between a topology, its broker and its supervisor.
+
+    Attributes:
+        changes: the changes of single objects, consumers and processes.
+        rings: the hash exchanges that get a new generation.
+        draining: the old generations that are not deleted yet.
+        watchers: the differences of the watchers; None if no supervisor runs.
+        notes: further sentences for the operator.
+        work: the names of the objects that `feedbus apply` changes.
+
+    """
 
     changes: tuple[Change, ...] = ()
     rings: tuple[RingChange, ...] = ()
@@ -216,7 +232,7 @@ class Plan:
         return tuple(change for change in self.changes if change.action == "dangerous")
 
     def counts(self) -> dict[str, int]:
-        """Count the changes by action."""
+        """Count the changes, including the changes of rings, by action."""
         found: dict[str, int] = dict.fromkeys(("create", "change", "delete", "dangerous"), 0)
         for action in (*(one.action for one in self.changes), *(one.action for one in self.rings)):
             found[action] += 1

@@ -31,8 +31,8 @@ class DeclaredObjects:
 
     Attributes:
         topology: the wanted state.
-        seen: the broker's objects.
-        changes: the list to which changes are added.
+        seen: the objects that the broker has.
+        changes: the list to which the methods add changes.
 
     """
 
@@ -48,7 +48,7 @@ class DeclaredObjects:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def exchanges(self) -> Iterator[str]:
-        """Add changes of exchanges; yield the exchanges to declare again."""
+        """Add changes of exchanges; yield the name on the broker of each one to declare again."""
         for exchange in self.topology.exchanges.values():
             if exchange.external_name:
                 continue
@@ -72,7 +72,10 @@ class DeclaredObjects:
         return exchange.type, exchange.arguments
 
     def queues(self) -> Iterator[str]:
-        """Add changes of queues that are on no ring; yield consumers whose queue is replaced."""
+        """Add changes of queues that are on no ring; yield the consumers whose queue is replaced.
+
+        Each consumer is yielded by its name.
+        """
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
             if queue_replacement.is_begun(self.topology, consumer, self.seen):
@@ -101,7 +104,10 @@ class DeclaredObjects:
         )
 
     def parked_delays(self) -> None:
-        """Add the retries to move back that an interrupted replacement of a queue moved away."""
+        """Add a change for each queue with parked retries, which are moved back.
+
+        An interrupted replacement of a queue has left them there.
+        """
         for _, name in queue_replacement.parked_delays(self.topology, self.seen):
             reason = "an interrupted replacement has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)
@@ -109,7 +115,8 @@ class DeclaredObjects:
     def delays(self) -> Iterator[tuple[str, str]]:
         """Add changes of retry and dead-letter queues.
 
-        It yields pairs: the name of a queue, and the name of its retry queue to declare again.
+        It yields (queue in topology.toml, retry queue on the broker) for each retry queue to
+        declare again.
         """
         for queue in self.topology.queues.values():
             for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
@@ -128,7 +135,7 @@ class DeclaredObjects:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
     def schedules(self) -> None:
-        """Add new schedules."""
+        """Add a change for each new schedule."""
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
                 first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()

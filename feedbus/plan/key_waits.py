@@ -26,7 +26,12 @@ Shares = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The number of messages that each consumer handles in a second, measured from now on."""
+    """Measures how many messages each consumer handles in a second; it starts when it is created.
+
+    Attributes:
+        folder: the folder in which the consumers' processes write their metrics.
+
+    """
 
     folder: Path
     _started: float = field(default_factory=time.monotonic)
@@ -37,7 +42,10 @@ class Rates:
         self._before.update(deliveries(self.folder))
 
     def measured(self) -> dict[str, float]:
-        """Measure for a second; return the rate of each consumer that has handled messages."""
+        """Return the messages per second of each consumer that has handled any.
+
+        It waits until the measurement has lasted for a second.
+        """
         time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
         after, seconds = deliveries(self.folder), time.monotonic() - self._started
         handled = {name: count - self._before.get(name, 0) for name, count in after.items()}
@@ -45,7 +53,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages in each shard of a generation, without empty shards."""
+    """Return the number of messages by shard (its consumer), without empty shards."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages
@@ -78,7 +86,7 @@ def waits(
         backlogs: for each generation, maps its shards to their numbers of messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
-        moving: the shares of keys that move from the current to the next generation.
+        moving: shares() of the current and the next generation.
         rates: maps each consumer to the number of messages that it handles per second.
 
     """

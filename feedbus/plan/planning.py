@@ -31,7 +31,8 @@ def make_plan(
 
     Args:
         topology: the wanted state.
-        watchers: the differences of the watchers; None if no supervisor runs.
+        watchers: the differences between the supervisor's watchers and the topology; None if no
+            supervisor runs.
         delete_nonempty: queues that may be deleted with their messages.
         predict: whether to predict where keys move and how long a backlog takes. The prediction
             takes some seconds.
@@ -45,7 +46,7 @@ def make_plan(
     external_objects.check_seen(topology, seen)
     states = _states(topology, seen)
     comparison = Comparison(topology, seen, states, delete_nonempty)
-    work = comparison.work()
+    work = comparison.compare()
     changes = [*comparison.changes, *_watched(topology, watchers)]
     unknown = sorted(set(delete_nonempty) - comparison.named)
     notes = [

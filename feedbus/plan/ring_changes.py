@@ -16,13 +16,22 @@ from feedbus.plan.key_waits import Rates, messages, shares, waits
 from feedbus.ring import max_over_share
 from feedbus.topology import Exchange, Generation, Queue, Topology
 
-KEYS = 10_000
+KEYS = 10_000  # how many keys are placed to predict the evenness of a ring
 
 
 def changes(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState], *, predict: bool
 ) -> Iterator[RingChange]:
-    """Yield the rings that get a new generation; a prediction of the keys takes some seconds."""
+    """Yield the hash exchanges that get a new generation.
+
+    Args:
+        topology: the wanted state.
+        seen: the objects that the broker has.
+        states: maps the name of each hash exchange to the state of its ring.
+        predict: whether to predict which keys move, and how long they wait. That takes some
+            seconds.
+
+    """
     rates = Rates(topology.var / "metrics") if predict else None
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -129,7 +138,7 @@ def _evenness(generation: Generation) -> Evenness | None:
 def draining(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState]
 ) -> list[Draining]:
-    """Return the old generations that are not deleted yet."""
+    """Return the old generations that are not deleted yet; see changes() for the arguments."""
     names = Names(topology)
     return [
         Draining(exchange, old.digest, sum(messages(names, seen, old).values()))
@@ -139,7 +148,14 @@ def draining(
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a key with its share of the records if it exceeds the share of an average shard."""
+    """Return a hot key of a ring; None if the key has no more records than an average shard.
+
+    Args:
+        generation: the generation of the ring.
+        key: the most frequent key of a sample.
+        share: the part of all records of the sample that have this key, from 0 to 1.
+
+    """
     shard_share = 1 / len(generation.members) if generation.members else 1.0
     if share <= shard_share:
         return None
