@@ -50,7 +50,7 @@ def test_each_choice_is_the_best_of_all_cuts_of_so_many_buckets(loads, queues, m
         if not expected or busiest < expected[-1][1]:
             expected.append((buckets, busiest, -idlest))
     found = frontier(loads, queues, queues + more)
-    assert [(one.buckets, one.busiest, idlest_of(one, loads)) for one in found] == expected
+    assert [(one.buckets, one.busiest_load, idlest_of(one, loads)) for one in found] == expected
 
 
 def cuts(row, runs):
@@ -67,7 +67,7 @@ def idlest_of(balance, loads):
     found = dict.fromkeys(owners, 0)
     for each, load in loads.items():
         found[owners[jumper()(each, len(owners))]] += load
-    assert max(found.values()) == balance.busiest
+    assert max(found.values()) == balance.busiest_load
     return min(found.values())
 
 

@@ -18,7 +18,13 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A source of routing keys; reading raises UsageError at the first line that is not a key."""
+    """A source of routing keys; reading raises UsageError at the first line that is not a key.
+
+    Attributes:
+        source: a range of numbers such as "1..1000", the path of a file with one key in each line,
+            or "-" for standard input.
+
+    """
 
     source: str
 
@@ -61,6 +67,10 @@ def _decode(line: bytes, where: str) -> str:
 
 def check_key(key: str, where: str) -> str:
     """Return a routing key if it is short enough.
+
+    Args:
+        key: the routing key.
+        where: the position of the key in the input, for the text of the error.
 
     Raises:
         UsageError: the key has more than 255 bytes in UTF-8.

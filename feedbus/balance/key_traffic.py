@@ -12,22 +12,23 @@ from feedbus.balance.key_input import Keys, check_key
 from feedbus.errors import UsageError
 from feedbus.ring import key_class
 
-PLACES = 6  # how many decimals the traffic of a key may have
-UNIT = 10**PLACES
-MOST_TRAFFIC = 10**15  # the traffic of a key must be below this number
+DECIMALS = 6  # how many decimals the traffic of a key may have
+UNIT = 10**DECIMALS
+TRAFFIC_LIMIT = 10**15  # the traffic of a key must be below this number
 
 Pair = tuple[str, int | Decimal]
 
 
 @dataclass(slots=True)
 class Tally:
-    """The traffic of the counted keys, as integers; the traffic of one record is `unit`.
+    """The traffic of many keys: their numbers of records, as integers.
 
     Attributes:
-        loads: maps each class of keys to its traffic; see key_class().
-        unit: 1, or UNIT if the traffic of a key has decimals.
+        loads: maps each class of keys to its traffic, in units. All keys of a class are always on
+            the same shard; see key_class().
+        unit: the traffic of one record: 1, or UNIT if the traffic of a key has decimals.
         keys: the number of keys.
-        heaviest: a key of the class with the most traffic.
+        heaviest: one key of the class with the most traffic; "" if there are no keys.
 
     """
 
@@ -38,7 +39,7 @@ class Tally:
     _heaviest_load: int = 0
 
     def add(self, pairs: Iterable[Pair]) -> None:
-        """Add keys and their traffic."""
+        """Add (key, traffic) pairs; the traffic of a key is its number of records."""
         for key, traffic in pairs:
             if self.unit == 1 and traffic != int(traffic):
                 self._refine()
@@ -66,7 +67,17 @@ class Tally:
 
 
 def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
-    """Yield (key, traffic) pairs; `traffic` names a column of the file of keys, or another file."""
+    """Yield a pair (key, traffic) for each key.
+
+    Args:
+        keys: the source of the keys.
+        traffic: the number of the column of that source that has the traffic, from 2; or the path
+            of a file of keys and their traffic. None for a traffic of 1.
+
+    Raises:
+        UsageError: the traffic of a key cannot be read.
+
+    """
     if traffic is None:
         return ((key, 1) for key in keys)
     if not traffic.isdecimal():
@@ -81,22 +92,34 @@ def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
 def pairs_of_rows(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], traffic: str | None
 ) -> Iterator[Pair]:
-    """Yield (key, traffic) pairs of the rows of a query."""
-    place = 1 if len(columns) > 1 else None
+    """Yield a pair (key, traffic) for each row of a query.
+
+    Args:
+        columns: the names of the columns; the first column has the keys.
+        rows: the rows of the result.
+        traffic: the name or the number of the column that has the traffic; or the path of a file of
+            keys and their traffic. None for the second column, or for 1 if there is one column.
+
+    Raises:
+        UsageError: a key or its traffic cannot be read.
+
+    """
+    traffic_index = 1 if len(columns) > 1 else None
     lookup = None
     if traffic is not None:
-        place = _place(columns, traffic)
-        lookup = None if place is not None else _read_file(traffic)
+        traffic_index = _column_index(columns, traffic)
+        lookup = None if traffic_index is not None else _read_file(traffic)
     for number, row in enumerate(rows, 1):
         where = f"query: row {number}"
         key = _key_of(row[0], where)
         if lookup is not None:
             yield key, lookup.get(key, 0)
         else:
-            yield key, 1 if place is None else _amount(row[place], where)
+            yield key, 1 if traffic_index is None else _amount(row[traffic_index], where)
 
 
-def _place(columns: Sequence[str], traffic: str) -> int | None:
+def _column_index(columns: Sequence[str], traffic: str) -> int | None:
+    """Return the index of the column that --traffic names, or None if it names a file."""
     if traffic in columns:
         return columns.index(traffic)
     if not traffic.isdecimal():
@@ -119,7 +142,7 @@ def _from_table(keys: Iterable[str], path: str) -> Iterator[Pair]:
 
 
 def _read_file(path: str) -> dict[str, int | Decimal]:
-    """Read a file of keys and traffic; if a key is on two lines, add their traffic."""
+    """Return the traffic of each key in a file; if a key is on two lines, add their traffic."""
     found: dict[str, int | Decimal] = {}
     for where, text in Keys(path).lines():
         key, traffic = _columns(where, text, 2)
@@ -128,7 +151,14 @@ def _read_file(path: str) -> dict[str, int | Decimal]:
 
 
 def _columns(where: str, text: str, column: int) -> Pair:
-    """Split a line at its tabs or, if it has none, at its commas."""
+    """Return the key and the traffic in a line, whose columns are separated by tabs or commas.
+
+    Args:
+        where: the position of the line, for the text of an error.
+        text: the line; the first column is the key.
+        column: the number of the column that has the traffic, from 2.
+
+    """
     fields = text.split("\t" if "\t" in text else ",")
     if len(fields) < column:
         msg = (
@@ -154,16 +184,16 @@ def _key_of(value: Any, where: str) -> str:
 
 
 def _amount(value: Any, where: str) -> int | Decimal:
-    """Return the traffic in a text: a number of 0 or more, with at most six decimals."""
-    if isinstance(value, int) and 0 <= value < MOST_TRAFFIC:
+    """Return the traffic in a column: a number of 0 or more, rounded to six decimals."""
+    if isinstance(value, int) and 0 <= value < TRAFFIC_LIMIT:
         return value
     try:
         amount = Decimal(str(value))
-        if 0 <= amount < MOST_TRAFFIC:  # NaN raises InvalidOperation here
-            rounded = round(amount, PLACES)
+        if 0 <= amount < TRAFFIC_LIMIT:  # NaN raises InvalidOperation here
+            rounded = round(amount, DECIMALS)
             return int(rounded) if rounded == int(rounded) else rounded
     except InvalidOperation:
         pass
     shown = "nothing" if value is None else f"'{value}'"
-    msg = f"{where}: expected traffic as a number from 0 up to {MOST_TRAFFIC:,}, got {shown}"
+    msg = f"{where}: expected traffic as a number from 0 up to {TRAFFIC_LIMIT:,}, got {shown}"
     raise UsageError(msg)

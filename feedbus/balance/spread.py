@@ -14,17 +14,17 @@ from feedbus.errors import UsageError
 from feedbus.ring import Ring, max_over_share
 from feedbus.topology import Generation, Topology
 
-AT_ONCE = 10_000  # how many keys are placed together
+AT_ONCE = 10_000  # how many keys are counted together
 
 
 @dataclass(slots=True)
 class Spread:
-    """The number of records of each shard of a ring.
+    """A ring, and how many records each of its shards gets.
 
     Attributes:
         ring: the ring.
-        members: the names of the shards with their weights, in the order of the topology.
-        records: the number of records of each shard.
+        members: (name of the shard, weight), in the order of the topology.
+        records: maps the name of a shard to its number of records.
 
     """
 
@@ -34,7 +34,7 @@ class Spread:
 
     @classmethod
     def over(cls, topology: Topology, generation: Generation) -> Self:
-        """Return an empty spread over a generation of the topology."""
+        """Return the spread of no records over the ring of a generation."""
         weights = dict(generation.members)
         shown = [(name, weights[name]) for name in topology.consumers if name in weights]
         return cls(Ring.of(generation.members), shown)
@@ -75,7 +75,12 @@ class Spread:
 
 
 def find_ring(topology: Topology, name: str, path: Path) -> Generation:
-    """Return the ring to which a queue is bound, or the ring of an exchange.
+    """Return the generation that topology.toml declares for a hash exchange.
+
+    Args:
+        topology: the topology.
+        name: the name of the exchange, or of a queue that is bound to it.
+        path: the path of topology.toml, for the text of an error.
 
     Raises:
         UsageError: there is no such queue or exchange, or it has no ring.
@@ -109,27 +114,45 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
     return generation
 
 
-def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
-    """Count the keys on each shard in both spreads; return the counts by (old, new) shard."""
+def count_records(
+    keys: Iterable[str], spread: Spread, before: Spread | None
+) -> Counter[tuple[str, str]]:
+    """Add one record for each key to the shard that gets it, in one or two spreads.
+
+    Args:
+        keys: the routing keys of the records.
+        spread: the spread over a ring.
+        before: the spread over another ring; None if rings are not compared.
+
+    Returns:
+        The number of records for each pair (shard in `before`, shard in `spread`); empty without
+        `before`.
+
+    """
     pairs: Counter[tuple[str, str]] = Counter()
-    left = iter(keys)
-    while some := list(islice(left, AT_ONCE)):
-        entered = spread.ring.route_many(some)
-        spread.records.update(entered)
+    remaining = iter(keys)
+    while some := list(islice(remaining, AT_ONCE)):
+        new = spread.ring.route_many(some)
+        spread.records.update(new)
         if before is not None:
-            earlier = before.ring.route_many(some)
-            before.records.update(earlier)
-            pairs.update(zip(earlier, entered, strict=True))
+            old = before.ring.route_many(some)
+            before.records.update(old)
+            pairs.update(zip(old, new, strict=True))
     return pairs
 
 
-def moved(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """Return the moves as --json prints them, the largest first."""
+def report_of_moves(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
+    """Return the records that move, as --json prints them; the largest move is the first.
+
+    Args:
+        pairs: the result of count_records().
+
+    """
     largest_first = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))
     moves = [
-        {"from": left, "to": entered, "records": records}
-        for (left, entered), records in largest_first
-        if left != entered
+        {"from": old, "to": new, "records": records}
+        for (old, new), records in largest_first
+        if old != new
     ]
-    moved = pairs.total() - sum(n for (left, entered), n in pairs.items() if left == entered)
+    moved = pairs.total() - sum(n for (old, new), n in pairs.items() if old == new)
     return {"moved": moved, "moved_share": round(moved / pairs.total(), 6), "moves": moves}

@@ -20,17 +20,18 @@ CLOSE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The current ring, the proposed ring, and the keys that would move.
+class Proposal:
+    """The weights that feedbus proposes for a ring, with the spread before and after the change.
 
     Attributes:
         exchange: the exchange of the ring.
         tally: the traffic of the counted keys.
         before: the spread over the current ring.
         after: the spread over the proposed ring; `before` itself if nothing is proposed.
-        moved: the share of the traffic that would move to another shard.
-        weights: the proposed weights of each queue.
-        choices: the most even weights for increasing numbers of buckets.
+        moved: the part of the traffic that would move to another shard, from 0 to 1.
+        weights: maps the name of each queue to its proposed weights; empty if nothing is proposed.
+        choices: all weights that could be proposed, in the order of their numbers of buckets. Each
+            choice is more even than the choices before it.
 
     """
 
@@ -44,12 +45,12 @@ class Found:
 
     @property
     def changes(self) -> bool:
-        """Whether the proposed weights are more even than the current ones."""
+        """Whether other weights than the current ones are proposed."""
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return the largest number of records of a queue, divided by the mean."""
-        return balance.busiest * len(balance.weights) / self.tally.total
+        """Return max/mean of one of the choices: the largest load of a queue by the mean load."""
+        return balance.busiest_load * len(balance.weights) / self.tally.total
 
     @property
     def floor(self) -> float:
@@ -62,38 +63,39 @@ def find(
     topology: Topology,
     generation: Generation,
     tally: Tally,
-    most_buckets: int,
+    max_buckets: int,
     target: float | None = None,
-) -> Found:
-    """Find weights for a ring of a topology that spread the counted keys evenly.
+) -> Proposal:
+    """Find weights with which all queues of a ring get nearly equal numbers of records.
 
-    The current weights are kept if they reach the target, or are almost as even as possible.
+    Nothing is proposed if the current weights reach the target.
 
     Args:
         topology: the topology of the ring.
         generation: the current ring.
         tally: the traffic of the counted keys.
-        most_buckets: the largest sum of the weights.
-        target: the largest wanted max/mean; None for almost the lowest possible one.
+        max_buckets: the largest sum of the weights.
+        target: the largest accepted max/mean. None for at most CLOSE above the lowest max/mean that
+            is possible with `max_buckets`.
 
     """
     shards = len(generation.members)
     before = _spread(topology, generation, tally)
-    choices = frontier(tally.loads, shards, most_buckets)
+    choices = frontier(tally.loads, shards, max_buckets)
     mean = tally.total / shards
-    close = target if target is not None else choices[-1].busiest / mean + CLOSE
+    close = target if target is not None else choices[-1].busiest_load / mean + CLOSE
     if before.max_over_mean <= close:
-        return Found(generation.exchange, tally, before, before, 0.0, {}, choices)
-    chosen = next((each for each in choices if each.busiest / mean <= close), choices[-1])
+        return Proposal(generation.exchange, tally, before, before, 0.0, {}, choices)
+    chosen = next((each for each in choices if each.busiest_load / mean <= close), choices[-1])
     weights = _by_queue(topology, generation, chosen)
     wanted = weighted(topology, weights).generation(generation.exchange)
     after = _spread(topology, wanted, tally)
     if after.max_over_mean >= before.max_over_mean:  # the ring has more buckets than are allowed
-        return Found(generation.exchange, tally, before, before, 0.0, {}, choices)
+        return Proposal(generation.exchange, tally, before, before, 0.0, {}, choices)
     old, new = placer(before.ring), placer(after.ring)
     moved = sum(load for each, load in tally.loads.items() if old(each) != new(each))
     share = moved / tally.total
-    return Found(generation.exchange, tally, before, after, share, weights, choices)
+    return Proposal(generation.exchange, tally, before, after, share, weights, choices)
 
 
 def _spread(topology: Topology, generation: Generation, tally: Tally) -> Spread:
@@ -108,7 +110,7 @@ def _spread(topology: Topology, generation: Generation, tally: Tally) -> Spread:
 
 
 def _by_queue(topology: Topology, generation: Generation, chosen: Balance) -> dict[str, Weights]:
-    """Return the weights of each queue on a ring, by shard if the queue has shards."""
+    """Return the chosen weights by queue: a weight, or for a queue with shards {shard: weight}."""
     single: dict[str, int] = {}
     by_member = dict(zip((name for name, _ in generation.members), chosen.weights, strict=True))
     shards: dict[str, dict[int, int]] = {}
@@ -121,16 +123,22 @@ def _by_queue(topology: Topology, generation: Generation, chosen: Balance) -> di
     return {**shards, **single}
 
 
-def toml(found: Found) -> str:
-    """Return the weights as lines of a topology file."""
+def toml(found: Proposal) -> str:
+    """Return the proposed weights as tables of topology.toml; "" if nothing is proposed."""
     return "\n".join(
         f"[{write(('queues', queue))}]\n{write_weights(weights)}"
         for queue, weights in found.weights.items()
     )
 
 
-def report(found: Found, *, written: bool) -> dict[str, Any]:
-    """Return the result as `feedbus balance --json` prints it."""
+def report(found: Proposal, *, written: bool) -> dict[str, Any]:
+    """Return the proposal as `feedbus balance --json` prints it.
+
+    Args:
+        found: the proposal.
+        written: whether the weights were written to topology.toml.
+
+    """
     return {
         "exchange": found.exchange,
         "keys": found.tally.keys,

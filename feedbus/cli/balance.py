@@ -11,7 +11,7 @@ import click
 from feedbus.balance.key_input import Keys
 from feedbus.balance.key_traffic import Pair, Tally, pairs_of_keys, pairs_of_rows
 from feedbus.balance.spread import find_ring
-from feedbus.balance.weights import CLOSE, Found, find, report, toml
+from feedbus.balance.weights import CLOSE, Proposal, find, report, toml
 from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS
 from feedbus.cli.name_completion import QUEUE
@@ -153,7 +153,7 @@ def _check(tally: Tally, traffic: str | None) -> None:
         raise UsageError(msg)
 
 
-def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
+def _report_text(found: Proposal, max_buckets: int, target: float | None) -> str:
     before, after = found.before, found.after
     sentence = counted(found.tally.keys, "key")
     if found.tally.total != found.tally.keys:
@@ -163,7 +163,7 @@ def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
     if not before.equal_weights:
         lines[-1] += f"; the busiest gets {before.max_over_share:.3f} times its share by weight"
     if not found.changes:
-        lines += [*_why_not(found, most_buckets, target), *_limits(found, target)]
+        lines += [*_why_not(found, max_buckets, target), *_limits(found, target)]
         return "\n".join(lines)
     lines += [f"  after:  max/mean {after.max_over_mean:.3f}, {_buckets(after.ring)}", ""]
     width = max(len("SHARD"), *(len(name) for name, _ in after.members))
@@ -181,17 +181,17 @@ def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
     return "\n".join([*lines, *_limits(found, target)])
 
 
-def _why_not(found: Found, most_buckets: int, target: float | None) -> list[str]:
+def _why_not(found: Proposal, max_buckets: int, target: float | None) -> list[str]:
     if target is not None and found.before.max_over_mean <= target:
         return [f"the current weights already reach max/mean {target:g}; nothing was changed"]
     best = found.evenness(found.choices[-1])
     sentence = (
-        f"weights with at most {counted(most_buckets, 'bucket')} in all cannot be clearly more even"
+        f"weights with at most {counted(max_buckets, 'bucket')} in all cannot be clearly more even"
     )
     return [f"{sentence}: the best reach max/mean {best:.3f}"]
 
 
-def _limits(found: Found, target: float | None) -> list[str]:
+def _limits(found: Proposal, target: float | None) -> list[str]:
     best = found.evenness(found.choices[-1])
     lines = []
     if target is not None and min(best, found.before.max_over_mean) > target:

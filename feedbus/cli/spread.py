@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from feedbus.balance.key_input import Keys
-from feedbus.balance.spread import Spread, find_ring, moved, place
+from feedbus.balance.spread import Spread, count_records, find_ring, report_of_moves
 from feedbus.cli import Context
 from feedbus.cli.keys_option import KEYS
 from feedbus.cli.name_completion import QUEUE
@@ -64,7 +64,7 @@ def command(
     if against:
         earlier = Context(against).load(connects=False)
         before = Spread.over(earlier, find_ring(earlier, queue, against))
-    moves = place(keys, spread, before)
+    moves = count_records(keys, spread, before)
     if not spread.records:
         source = "standard input" if keys.source == "-" else keys.source
         msg = f"{source}: expected at least one routing key, got none"
@@ -73,7 +73,7 @@ def command(
         report = {"exchange": generation.exchange, "records": spread.records.total()}
         report |= spread.report()
         if before:
-            report["against"] = {"file": str(against), **before.report(), **moved(moves)}
+            report["against"] = {"file": str(against), **before.report(), **report_of_moves(moves)}
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     click.echo(_table(spread))
@@ -107,7 +107,7 @@ def _bar(part: float) -> str:
 
 
 def _report_text(pairs: Counter[tuple[str, str]], left: str, entered: str) -> str:
-    found = moved(pairs)
+    found = report_of_moves(pairs)
     moves = found["moves"]
     verb = "moves" if found["moved"] == 1 else "move"
     share = f"{found['moved']:,} of {counted(pairs.total(), 'record')} ({found['moved_share']:.2%})"

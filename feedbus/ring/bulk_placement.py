@@ -25,7 +25,7 @@ from feedbus.ring.jump_hash import (
 from feedbus.ring.phash2 import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
 
 WORDS_OF_BLOCK = 3
-AT_ONCE = 1 << 14  # for so many classes of keys, the words fit into a processor's cache
+AT_ONCE = 1 << 14  # how many classes of keys are placed together; their data fits into a cache
 STEP = 4  # every fourth class is counted; this is exact to a tenth of a per cent
 SAMPLED = CLASSES // STEP
 SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # a positive number shifts to the left
@@ -77,21 +77,32 @@ def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
 
 
 def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
-    """Mix the second and third word into the first one, in place."""
+    """Mix the second and third word into the first one, in place.
+
+    Args:
+        one: the words that are changed.
+        two: words that are subtracted.
+        three: words that are subtracted, then shifted and combined by XOR.
+        shift: the number of bits: positive to the left, negative to the right.
+
+    """
     one -= two
     one -= three
     one ^= three << np.uint32(shift) if shift > 0 else three >> np.uint32(-shift)
 
 
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Count the sampled classes of keys by (owner of the old bucket, owner of the new one).
+    """Count the sampled classes of keys by the queues that own them in two rings.
 
     One sequence of jumps gives both buckets: on the ring with fewer buckets, the sequence only ends
     earlier.
 
     Args:
-        old: for each bucket of the old ring, the number of its owner, 0 or more.
-        new: for each bucket of the new ring, the number of its owner.
+        old: for each bucket of the old ring, the number of its queue, 0 or more.
+        new: for each bucket of the new ring, the number of its queue.
+
+    Returns:
+        Maps (number of the queue in the old ring, in the new ring) to the number of classes.
 
     """
     before, after = np.array(old, np.int64), np.array(new, np.int64)
@@ -110,7 +121,16 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
 
 
 def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
-    """Return the bucket of each hash, for each number of buckets in `sizes`, which ascend."""
+    """Return the bucket of each hash, in rings of several sizes.
+
+    Args:
+        hashes: the hashes of routing keys.
+        sizes: the numbers of buckets of the rings, in ascending order.
+
+    Returns:
+        For each size, an array with the bucket of each hash.
+
+    """
     words = _state(hashes)
     found = [np.zeros(len(hashes), np.int64) for _ in sizes]
     active = np.arange(len(hashes))

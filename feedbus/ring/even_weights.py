@@ -23,10 +23,16 @@ Cut = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Weights in the order of the bindings, and the load of the busiest queue."""
+    """The weights of a ring, and the load of its busiest queue.
+
+    Attributes:
+        weights: the weight of each queue, in the order in which the queues are bound.
+        busiest_load: the largest load of a queue with these weights.
+
+    """
 
     weights: Cut
-    busiest: int
+    busiest_load: int
 
     @property
     def buckets(self) -> int:
@@ -54,45 +60,48 @@ def placer(ring: Ring) -> Callable[[int], str]:
     return lambda each: owners[jump(each, buckets)]
 
 
-def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
-    """Return the most even weights for increasing numbers of buckets.
+def frontier(loads: Loads, queues: int, max_buckets: int) -> list[Balance]:
+    """Return the most even weights for several numbers of buckets, in ascending order.
 
-    Weights are left out unless they are more even than all weights with fewer buckets.
+    A number of buckets is left out if a smaller number allows weights that are as even.
 
     Args:
         loads: the load of each class of keys, as integers from 0.
         queues: the number of queues, at least 1.
-        most_buckets: the largest sum of the weights; each weight is at least 1.
+        max_buckets: the largest sum of the weights; each weight is at least 1.
 
     """
     total = sum(loads.values())
     floor = max(-(-total // queues), max(loads.values(), default=0))
     found: list[Balance] = []
-    for row in _rows(loads, queues, most_buckets):
+    for row in _bucket_loads(loads, queues, max_buckets):
         sums = [0, *accumulate(row)]
         cutter = _Cutter(sums, queues)
-        worth = found[-1].busiest - 1 if found else total
+        worth = found[-1].busiest_load - 1 if found else total
         if max(row) <= worth and cutter.fits(worth):
-            busiest = _least(max(floor, *row), worth, cutter.fits)
-            found.append(Balance(cutter.evenest(busiest), busiest))
-        if found[-1].busiest == floor:
+            busiest_load = _least(max(floor, *row), worth, cutter.fits)
+            found.append(Balance(cutter.evenest(busiest_load), busiest_load))
+        if found[-1].busiest_load == floor:
             break
     return found
 
 
-def _rows(loads: Loads, fewest: int, most: int) -> Iterator[list[int]]:
-    """Yield the loads of the buckets for each number of buckets."""
-    taken: list[dict[int, int]] = [defaultdict(int) for _ in range(most)]
+def _bucket_loads(loads: Loads, min_buckets: int, max_buckets: int) -> Iterator[list[int]]:
+    """Yield the load of each bucket of a ring, for each number of buckets.
+
+    All items are the same list, which is changed for the next number.
+    """
+    taken: list[dict[int, int]] = [defaultdict(int) for _ in range(max_buckets)]
     row = [sum(loads.values())]
     for each, load in loads.items():
         former = 0
-        for bucket in visits(each, most):
+        for bucket in visits(each, max_buckets):
             taken[bucket][former] += load
             former = bucket
-    for bucket in range(1, most + 1):
-        if bucket >= fewest:
+    for bucket in range(1, max_buckets + 1):
+        if bucket >= min_buckets:
             yield row
-        if bucket < most:
+        if bucket < max_buckets:
             for former, load in taken[bucket].items():
                 row[former] -= load
             row.append(sum(taken[bucket].values()))
@@ -111,22 +120,29 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Cutter:
-    """Cuts the sequence of buckets into one run for each queue, by the sums of their loads."""
+    """Cuts the sequence of buckets into one run for each queue.
+
+    Attributes:
+        sums: for each index of a bucket, the load of all buckets before it; the last item is the
+            load of all buckets.
+        runs: the number of runs.
+
+    """
 
     sums: Sequence[int]
     runs: int
 
-    def fits(self, most: int) -> bool:
-        """Whether the buckets can be cut into runs of which none has a load above `most`."""
-        buckets, place = len(self.sums) - 1, 0
+    def fits(self, max_load: int) -> bool:
+        """Whether the buckets can be cut into runs of which none has a load above `max_load`."""
+        buckets, index = len(self.sums) - 1, 0
         for _ in range(self.runs):
-            place = bisect_right(self.sums, self.sums[place] + most) - 1
-            if place >= buckets:
+            index = bisect_right(self.sums, self.sums[index] + max_load) - 1
+            if index >= buckets:
                 return True
         return False
 
-    def cut(self, least: int, most: int) -> Cut | None:
-        """Return the sizes of runs whose loads are from `least` to `most`, or None.
+    def cut(self, min_load: int, max_load: int) -> Cut | None:
+        """Return the numbers of buckets of runs with loads from `min_load` to `max_load`, or None.
 
         For each run in turn, the method computes every index where the run may end. For each such
         index, it also computes an index where the run may start.
@@ -134,35 +150,35 @@ class _Cutter:
         layers: list[dict[int, int]] = [{0: 0}]
         for run in range(1, self.runs + 1):
             layer: dict[int, int] = {}
-            first, last = self._window(run, least, most)
+            first, last = self._window(run, min_load, max_load)
             for start in layers[-1]:
                 load = self.sums[start]
-                begin = max(first, start + 1, bisect_left(self.sums, load + least))
-                end = min(last, bisect_right(self.sums, load + most) - 1)
-                layer.update((place, start) for place in range(begin, end + 1))
+                begin = max(first, start + 1, bisect_left(self.sums, load + min_load))
+                end = min(last, bisect_right(self.sums, load + max_load) - 1)
+                layer.update((index, start) for index in range(begin, end + 1))
             if not layer:
                 return None
             layers.append(layer)
-        sizes, place = [], len(self.sums) - 1
+        sizes, index = [], len(self.sums) - 1
         for layer in reversed(layers[1:]):
-            sizes.append(place - layer[place])
-            place = layer[place]
+            sizes.append(index - layer[index])
+            index = layer[index]
         return tuple(reversed(sizes))
 
-    def evenest(self, most: int) -> Cut:
-        """Return a cut with loads of at most `most`; its smallest load is as large as possible."""
+    def evenest(self, max_load: int) -> Cut:
+        """Return the cut without a load above `max_load` whose smallest load is the largest."""
         mean = self.sums[-1] // self.runs
-        lack = _least(0, mean, lambda lack: self.cut(mean - lack, most) is not None)
-        sizes = self.cut(mean - lack, most)
+        lack = _least(0, mean, lambda lack: self.cut(mean - lack, max_load) is not None)
+        sizes = self.cut(mean - lack, max_load)
         if sizes is None:
             raise AssertionError
         return sizes
 
-    def _window(self, run: int, least: int, most: int) -> tuple[int, int]:
-        """Return the first and last index where a run can end."""
+    def _window(self, run: int, min_load: int, max_load: int) -> tuple[int, int]:
+        """Return the first and last index where a run, numbered from 1, can end."""
         buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
         if not behind:
             return buckets, buckets
-        first = bisect_left(self.sums, max(run * least, total - behind * most))
-        last = bisect_right(self.sums, min(run * most, total - behind * least)) - 1
+        first = bisect_left(self.sums, max(run * min_load, total - behind * max_load))
+        last = bisect_right(self.sums, min(run * max_load, total - behind * min_load)) - 1
         return max(first, run), min(last, buckets - behind)

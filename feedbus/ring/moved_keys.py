@@ -32,7 +32,7 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
 
 
 def _numbers(old: Ring, new: Ring) -> dict[str, int]:
-    """Return a number for each queue of two rings."""
+    """Return a number, from 0, for each queue of two rings."""
     if not (old and new):
         msg = "expected two rings with buckets, got a ring without buckets: bind a queue first"
         raise UsageError(msg)

@@ -27,7 +27,7 @@ class Ring:
         self._buckets: list[str] = []
         self._placed: dict[str | bytes, str] = {}
         self._jump = jumper()
-        self._fresh = 0  # keys that route_many has placed
+        self._fresh = 0  # how many keys route_many() did not find in the cache
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
