@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedbus.bus import collecting_bus
-from feedbus.bus.collecting_bus import BatchBus
+from feedbus.bus.collecting_bus import AT_ONCE, BatchBus
 from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records
@@ -23,23 +22,33 @@ from tests.small_topologies import undeclared
 
 
 def collected(
-    records: Records, handle: Callable[[Records], object], shards: int = 0
+    records: Records,
+    handle: Callable[[Records], object],
+    shards: int = 0,
+    at_once: int = AT_ONCE,
 ) -> list[tuple[str, Pack]]:
     """Return what a batch handler publishes, as it is encoded."""
     packs: list[tuple[str, Pack]] = []
-    bus = BatchBus(records, lambda exchange, pack: packs.append((exchange, pack)), lambda _: shards)
+
+    def collect(exchange: str, pack: Pack, *_: object) -> None:
+        packs.append((exchange, pack))
+
+    bus = BatchBus(records, collect, lambda _: shards, at_once)
     handle(records)
     bus.flush()
     return packs
 
 
 def published(
-    records: Records, handle: Callable[[Records], object], shards: int = 0
+    records: Records,
+    handle: Callable[[Records], object],
+    shards: int = 0,
+    at_once: int = AT_ONCE,
 ) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Return (exchange, key, id, payload) of all that a batch handler publishes."""
     return [
         (exchange, key, pack.ids[index], pack.payload(index))
-        for exchange, pack in collected(records, handle, shards)
+        for exchange, pack in collected(records, handle, shards, at_once)
         for index, key in enumerate(pack.keys)
     ]
 
@@ -93,24 +102,21 @@ def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
         origins = data.draw(st.sampled_from([f"m{number}", [f"m{number}"] * count]))
         chunks.append(Chunk(Ids(origins, ordinals), {"group": group}, columns, range(count)))
     shards, at_once = data.draw(st.sampled_from([0, 1, 10])), data.draw(st.integers(1, 300))
-    kept = collecting_bus.AT_ONCE
     together = Records(chunks)
     found = sorted(published(together, spread_out, shards), key=lambda each: each[2])
     assert len({name for _, _, name, _ in found}) == len(found)
-    try:
-        collecting_bus.AT_ONCE = at_once  # parts are put together as they come, in other packs
-        middle = data.draw(st.integers(0, len(together)))
-        ids = together.ids
-        halves = [together.only(part) for part in (ids[:middle], ids[middle:]) if part]
-        apart = [each for half in halves for each in published(half, spread_out, shards)]
-        assert sorted(apart, key=lambda each: each[2]) == found
-        if len(together) < 20:
-            alone = [
-                each for one in together.batches_of_one() for each in published(one, spread_out)
-            ]
-            assert sorted(alone, key=lambda each: each[2]) == found
-    finally:
-        collecting_bus.AT_ONCE = kept
+    middle = data.draw(st.integers(0, len(together)))
+    ids = together.ids
+    halves = [together.only(part) for part in (ids[:middle], ids[middle:]) if part]
+    apart = [each for half in halves for each in published(half, spread_out, shards, at_once)]
+    assert sorted(apart, key=lambda each: each[2]) == found
+    if len(together) < 20:
+        alone = [
+            each
+            for one in together.batches_of_one()
+            for each in published(one, spread_out, 0, at_once)
+        ]
+        assert sorted(alone, key=lambda each: each[2]) == found
 
 
 def test_messages_of_one_key_stay_in_the_order_in_which_records_publish_them() -> None:
