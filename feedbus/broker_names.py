@@ -117,22 +117,25 @@ def lock_queue(project: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of a topology's objects; except for external objects, all begin with its name."""
+    """The names on the broker of a topology's exchanges and queues.
+
+    Except for external objects, all names begin with the topology's name.
+    """
 
     topology: Topology
 
     def exchange(self, exchange: str) -> str:
-        """Return the exchange to publish to: for a hash exchange, the entry to its current ring."""
+        """Return the name of the exchange to publish to; of a hash exchange, this is the entry."""
         known = self.topology.exchanges.get(exchange)
         external = known.external_name if known is not None else ""
         return external or f"{self.topology.name}.{exchange}"
 
     def ring(self, generation: Generation) -> str:
-        """Return the ring exchange of a generation."""
+        """Return the name of the ring exchange of a generation."""
         return f"{self.exchange(generation.exchange)}.{generation.digest}"
 
     def packs(self, exchange: str) -> str:
-        """Return the exchange for packs to a ring's shards."""
+        """Return the name of the exchange for packs to a ring's shards."""
         return f"{self.exchange(exchange)}.packs"
 
     def pack_key(self, generation: Generation, consumer: str) -> str:
@@ -140,23 +143,23 @@ class Names:
         return f"{generation.digest}.{consumer}"
 
     def held(self, exchange: str) -> str:
-        """Return the name of the exchange and queue for messages that arrive during a switch."""
+        """Return the name of the exchange and of its queue for held messages of a hash exchange."""
         return f"{self.exchange(exchange)}.held"
 
     def generations(self, exchange: str) -> str:
-        """Return the queue with the state of a ring, which consumers and publishers read."""
+        """Return the name of the queue with a ring's state for consumers and publishers."""
         return f"{self.exchange(exchange)}.generations"
 
     def ledger(self, exchange: str) -> str:
-        """Return the queue with the copy of the ring's state that `feedbus apply` reads."""
+        """Return the name of the queue with the copy of a ring's state for `feedbus apply`."""
         return f"{self.exchange(exchange)}.generations.ledger"
 
     def member(self, generation: Generation, consumer: str) -> str:
-        """Return the queue of one member of a ring."""
+        """Return the name of the queue of one member of a ring."""
         return f"{self.topology.name}.{consumer}.{generation.digest}"
 
     def members(self, generation: Generation) -> list[str]:
-        """Return the queues of a ring, in the order of its members."""
+        """Return the names of the queues of a ring, in the order of its members."""
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
@@ -168,11 +171,11 @@ class Names:
         return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:
-        """Return the queue for the dead letters of a queue; its shards share it."""
+        """Return the name of the queue for the dead letters of a queue; its shards share it."""
         return f"{self.topology.name}.{queue.name}.dead"
 
     def waiting(self, queue: str) -> str:
-        """Return the waiting queue of a queue: records wait there so that their keys stay in order.
+        """Return the name of the waiting queue of a queue; `queue` is a name on the broker.
 
         If a queue is replaced, its earlier messages are moved to the queue that before() names.
         This queue and the new queue have the same waiting queue.
@@ -183,7 +186,10 @@ class Names:
         return f"{queue.removesuffix(BEFORE)}{WAITING}"
 
     def delay(self, queue: Queue, milliseconds: int) -> str:
-        """Return the exchange and queue in which retries wait; the shards of a queue share them."""
+        """Return the name of the exchange and of its queue in which retries wait for this delay.
+
+        The shards of a queue share them.
+        """
         return f"{self.delay_prefix(queue)}{milliseconds}"
 
     def delay_prefix(self, queue: Queue) -> str:
@@ -198,42 +204,45 @@ class Names:
         """
         return f"{self.topology.name}.:timer."
 
-    def timer_place(self, place: int) -> str:
-        """Return the timer's exchange for the digit at a position.
+    def timer_position(self, position: int) -> str:
+        """Return the name of the timer's exchange for the digit at a position.
 
         A position below 0 stands for the exchange that gets the messages that are due.
         """
-        return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
+        return f"{self.timer_prefix}{position}" if position >= 0 else self.timer_due
 
-    def timer_queue(self, place: int, digit: int) -> str:
-        """Return the timer's queue for messages whose delay has this digit at a position."""
-        return f"{self.timer_place(place)}.{digit}"
+    def timer_queue(self, position: int, digit: int) -> str:
+        """Return the name of the timer's queue for delays that have this digit at a position."""
+        return f"{self.timer_position(position)}.{digit}"
 
-    def timer_written(self, place: int) -> str:
-        """Return the exchange whose existence shows that a position's queues are on the disk."""
-        return f"{self.timer_place(place)}.written"
+    def timer_written(self, position: int) -> str:
+        """Return the name of an exchange that exists if a position's queues are on the disk."""
+        return f"{self.timer_position(position)}.written"
 
     def timer_forward(self, queue: Queue) -> str:
-        """Return the queue through which due messages reach an external queue."""
+        """Return the name of the queue through which due messages reach an external queue."""
         return f"{self.timer_prefix}to.{queue.name}"
 
     def timer_guard(self, exchange: str) -> str:
-        """Return the exchange through which due messages reach an exchange without a ring."""
+        """Return the name of the guard, through which due messages reach an exchange."""
         return f"{self.timer_prefix}for.{exchange}"
 
     @property
     def timer_due(self) -> str:
-        """Return the exchange that sends due messages to their targets."""
+        """Return the name of the exchange that sends due messages to their targets."""
         return f"{self.timer_prefix}due"
 
     @property
     def timer_undelivered(self) -> str:
-        """Return the exchange and queue for due messages whose target does not exist."""
+        """Return the name of the exchange and of its queue for undelivered messages.
+
+        The target of these messages did not exist when they were due.
+        """
         return f"{self.timer_prefix}undelivered"
 
     @property
     def hosts(self) -> str:
-        """Return the exchange for announcements of hosts.
+        """Return the name of the exchange for announcements of hosts.
 
         The names of the hosts' queues begin with the name of this exchange.
         """
@@ -244,25 +253,25 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for the messages of a queue that was replaced.
+        """Return the name of the exchange and of its queue for messages of a replaced queue.
 
         The consumer handles these messages before the messages of the new queue.
         """
         return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:
-        """Return the exchange that routes to a queue while it is being replaced."""
+        """Return the name of the exchange that routes to a queue while it is being replaced."""
         return f"{self._own(consumer)}.gate"
 
     def gate_held(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for messages that arrive while the gate is closed.
+        """Return the name of the exchange and of its queue for messages while a gate is closed.
 
         See gate(). The gate is closed while the queue is deleted and declared again.
         """
         return f"{self.gate(consumer)}.held"
 
     def schedule(self, schedule: str) -> str:
-        """Return the queue that keeps, as its only message, the time of a schedule's last firing.
+        """Return the name of the queue that keeps the moment of a schedule's last firing.
 
         Its name contains a colon. Names in a topology have no colon, so no other queue has the
         same name.
@@ -270,7 +279,12 @@ class Names:
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 
     def parked(self, delay: str) -> str:
-        """Return the exchange and queue for retries whose queue is being replaced."""
+        """Return the name of the exchange and of its queue for parked retries.
+
+        Args:
+            delay: the name of the retry queue on the broker, which is declared again.
+
+        """
         return f"{delay}{PARKED}"
 
     def _own(self, consumer: Consumer) -> str:

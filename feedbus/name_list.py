@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str], limit: int = 3) -> str:
     """Return some names and the number of further names: "a, b, c and 2 more"."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def expected_one_of(name: str, known: Collection[str], most: int = 50) -> str:
-    """Return which names were expected instead of an unknown name, and the most similar name.
+def expected_one_of(name: str, known: Collection[str], limit: int = 50) -> str:
+    """Return which names were expected instead of an unknown name, and the limit similar name.
 
     Args:
         name: the unknown name.
         known: the expected names.
-        most: how many names are listed; of further names, only the number is given.
+        limit: how many names are listed; of the other names, only the number is given.
 
     """
     from difflib import get_close_matches  # only for an error
 
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"expected one of {listed([*known], most)}{hint}"
+    return f"expected one of {listed([*known], limit)}{hint}"

@@ -276,7 +276,7 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         assert "x-message-ttl 7000 to 196608" in changes["delete", wrong]
         assert nothing_to_do(system.topology)
         assert not lookups.exchange_exists(connection, guard)
-        assert timer.count(connection, names) == timer.Delayed(1, 0)
+        assert timer.count(connection, names) == timer.DelayedCounts(1, 0)
         # Their place waits again until they are on the broker's disk.
         assert not lookups.exchange_exists(connection, names.timer_written(4))
 
@@ -288,7 +288,7 @@ def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_
     names = Names(system.topology)
     with system.bus() as bus:
         bus.publish("work", {"n": 1}, delay="2h")
-    place, below = names.timer_place(4), names.timer_place(3)
+    place, below = names.timer_position(4), names.timer_position(3)
     three, five = names.timer_queue(4, 3), names.timer_queue(4, 5)
     guard, work = names.timer_guard("work"), names.exchange("work")
     header = {"x-match": "all", "feedbus-timer-4": "3"}

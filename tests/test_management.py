@@ -49,7 +49,7 @@ def answering(status: int, body: bytes = b"", **headers: str) -> Iterator[tuple[
 
 
 def refusal(url: str) -> str:
-    api = management.Api(parse_management_url(url), "/")
+    api = management.ManagementApi(parse_management_url(url), "/")
     with pytest.raises(UsageError) as caught:
         api.list("queues")
     assert "s3cret" not in str(caught.value)
@@ -65,7 +65,7 @@ def test_a_redirect_is_not_followed():
 def test_the_environments_proxy_is_not_used(monkeypatch):
     with answering(200, b"[]") as (proxy, by_proxy), answering(200, b"[]") as (url, asked):
         monkeypatch.setenv("http_proxy", proxy)
-        assert management.Api(parse_management_url(url), "/").list("queues") == []
+        assert management.ManagementApi(parse_management_url(url), "/").list("queues") == []
     assert by_proxy == []
     assert asked[0].startswith("/api/queues/%2F Basic ")
 
@@ -82,7 +82,7 @@ def test_the_environments_proxy_is_not_used(monkeypatch):
     ids=["too large", "too deep", "no list", "no objects", "no JSON"],
 )
 def test_an_answer_that_is_none_is_refused(monkeypatch, body, reported):
-    monkeypatch.setattr(management, "LARGEST_BYTES", 1_000_000)
+    monkeypatch.setattr(management, "MAX_ANSWER_BYTES", 1_000_000)
     with answering(200, body) as (url, _):
         assert reported in refusal(url)
 
@@ -114,5 +114,5 @@ def test_the_management_api_is_found_by_the_brokers_url(
     given = parse_management_url(reported_url) if reported_url else None
     broker_url = parse_broker_url(url)
     topology = Topology("t", tmp_path / "t.toml", broker_url, {}, {}, management_url=given)
-    api = management.Api.of(topology.broker_url, topology.management_url)[0]
+    api = management.ManagementApi.of(topology.broker_url, topology.management_url)[0]
     assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected

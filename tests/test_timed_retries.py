@@ -83,7 +83,7 @@ def test_a_retry_comes_back_with_its_key_and_to_its_own_queue_alone(
     assert system.seen == [1, 1]
     with broker.connect(system.topology) as connection:
         names = Names(system.topology)
-        assert timer.count(connection, names) == timer.Delayed(0, 0)
+        assert timer.count(connection, names) == timer.DelayedCounts(0, 0)
         assert broker.count(connection, f"{system.topology.name}.twin") == 1
 
 

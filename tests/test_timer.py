@@ -12,7 +12,7 @@ from feedbus.broker.timer import (
     queue_milliseconds,
 )
 from feedbus.errors import LONGEST_WAIT_SECONDS
-from feedbus.wire.constants import TIMER_PLACES
+from feedbus.wire.constants import TIMER_POSITIONS
 
 
 def waited(digits: list[int]) -> int:
@@ -29,7 +29,7 @@ def test_a_message_waits_as_long_as_it_should_and_at_most_255_milliseconds_longe
 ) -> None:
     digits = digits_of(milliseconds)
     assert milliseconds <= waited(digits) <= milliseconds + 255
-    assert len(digits) <= len(TIMER_PLACES)
+    assert len(digits) <= len(TIMER_POSITIONS)
     assert digits[-1]
 
 

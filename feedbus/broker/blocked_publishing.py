@@ -16,12 +16,17 @@ class Blockage:
     """The state of a broker alarm (memory or disk) that blocks publishers.
 
     It is kept when a publisher reconnects, so one alarm is logged once.
+
+    Attributes:
+        active: whether an alarm blocks the publishers of the watched connection now.
+        waiting: returns a context manager, in which a publisher waits.
+
     """
 
     def __init__(
         self,
         clock: Clock,
-        waited: Callable[[float], None] = lambda _: None,
+        on_waited: Callable[[float], None] = lambda _: None,
         *,
         waiting: Waiting = nullcontext,
     ) -> None:
@@ -29,13 +34,14 @@ class Blockage:
 
         Args:
             clock: the clock of the broker.
-            waited: called with the seconds that a publisher has waited.
-            waiting: a context manager around each long wait of a publisher.
+            on_waited: called after each wait during an alarm, with the seconds of the wait.
+            waiting: returns a context manager, in which a publisher waits during an alarm, or for
+                longer than a second.
 
         """
         self._clock = clock
         self.waiting = waiting
-        self._waited = waited
+        self._on_waited = on_waited
         self._since: float | None = None
         self.active = False
 
@@ -48,12 +54,12 @@ class Blockage:
             self._on_blocked("")
 
     @contextmanager
-    def counting(self, *, long: bool = False) -> Iterator[None]:
-        """Count the time of a `with` block as waiting time if the broker blocks publishers.
+    def during_wait(self, *, long: bool = False) -> Iterator[None]:
+        """Wait in a `with` block; during an alarm, report the seconds of the wait to `on_waited`.
 
         Args:
-            long: whether the publisher has already waited long for a slow broker. Then the block is
-                run within `waiting`, as during an alarm.
+            long: whether the publisher has already waited long for a slow broker. Then it waits
+                within the context manager `waiting`, as during an alarm.
 
         """
         started, blocked = self._clock.monotonic(), self.active
@@ -62,10 +68,10 @@ class Blockage:
                 yield
         finally:
             if blocked:
-                self._waited(self._clock.monotonic() - started)
+                self._on_waited(self._clock.monotonic() - started)
 
-    def over(self) -> None:
-        """Log that the broker accepts messages again, if it blocked publishers before."""
+    def log_end(self) -> None:
+        """Log once, after an alarm, that the broker accepts messages again."""
         if self._since is not None and not self.active:
             seconds = self._clock.monotonic() - self._since
             events.warning(

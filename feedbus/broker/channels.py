@@ -10,7 +10,7 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 @contextmanager
 def short_channel(connection: Connection) -> Iterator[Channel]:
-    """Open a channel for the block, and close it, also after an error of the channel.
+    """Open a channel for a `with` block, and close it, also after an error of the channel.
 
     An error closes the channel on the broker. But the client opens the channel again under the same
     number, and a connection has 2,047 numbers on RabbitMQ. So a caller that ignores such errors

@@ -46,7 +46,9 @@ def locked(
     *,
     wait_seconds: float = WAIT_SECONDS,
 ) -> AbstractContextManager[None]:
-    """Hold the topology's lock, which a switch needs; it is released if its holder dies.
+    """Hold the topology's lock, which a switch needs, during a `with` block.
+
+    If the process that holds the lock is killed, the broker releases the lock.
 
     Args:
         connection: a connection to the topology's broker.
@@ -72,7 +74,7 @@ def refusal(topology: Topology) -> str:
 
 
 def queue_written_seconds(topology: Topology) -> float:
-    """Return how long after its confirm a new queue may be missing on the broker's disk."""
+    """Return how long a queue may be missing on the broker's disk after it was declared."""
     return broker_of(topology).queue_written_seconds
 
 

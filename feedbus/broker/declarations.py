@@ -7,7 +7,7 @@ from typing import Any
 
 from feedbus.broker import lookups, queue_arguments, weight_padding
 from feedbus.broker.connecting import queue_written_seconds
-from feedbus.broker.differences import differing, differs_in, explained, found_in
+from feedbus.broker.differences import differing, explained, refused_argument, value_on_broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog
@@ -46,7 +46,10 @@ def declare(channel: Channel, topology: Topology) -> None:
 
 
 def declare_exchanges(channel: Channel, names: Names) -> None:
-    """Declare all exchanges that are not external, and the other objects of hash exchanges."""
+    """Declare all exchanges that are not external.
+
+    For a hash exchange, also declare its exchange for packs and its queue for held messages.
+    """
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
@@ -146,19 +149,29 @@ def _declare_written(
 
 
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
-    """Declare the queue of a consumer, under a given name.
+    """Declare the queue of a consumer.
 
-    If an earlier version of feedbus declared the quorum queue with another delivery limit, the
-    queue stays until `feedbus apply` replaces it.
+    An earlier version of feedbus declared quorum queues with another delivery limit. Such a queue
+    is accepted and logged; `feedbus apply` replaces it.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+        consumer: the consumer that reads the queue.
+        name: the name of the queue on the broker.
+
+    Raises:
+        UsageError: the queue exists with other arguments.
+
     """
     arguments = queue_arguments.of_queue(names, consumer.queue)
     try:
         with explained(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
     except UsageError as error:
-        if differs_in(error.__cause__) != "x-delivery-limit":
+        if refused_argument(error.__cause__) != "x-delivery-limit":
             raise
-        there = found_in(error.__cause__)
+        there = value_on_broker(error.__cause__)
         arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
         with explained(name):  # after the error, the client opens the channel again
             channel.queue_declare(
@@ -180,11 +193,19 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 def declare_auxiliary(
     channel: Channel, name: str, arguments: Mapping[str, Any], *, quorum: bool
 ) -> None:
-    """Declare a queue for dead letters, retries, held messages or the state of a ring.
+    """Declare an auxiliary queue: for dead letters, retries, held messages or the state of a ring.
 
-    If the queue exists with the other queue type (classic or quorum), it is not changed, because it
-    may have messages. After an operator has deleted the queue, the next call declares it with the
-    correct type.
+    If the queue exists with the other queue type, it is accepted, because it may have messages.
+
+    Args:
+        channel: a channel of the broker.
+        name: the name of the queue on the broker.
+        arguments: the arguments that both queue types have.
+        quorum: True for a quorum queue, False for a classic queue.
+
+    Raises:
+        UsageError: the queue exists with other arguments.
+
     """
     wanted, other = (
         queue_arguments.of_auxiliary(arguments, quorum=each) for each in (quorum, not quorum)
@@ -193,7 +214,7 @@ def declare_auxiliary(
         with explained(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
-        if differs_in(error.__cause__) not in differing(wanted, other):
+        if refused_argument(error.__cause__) not in differing(wanted, other):
             raise
         with explained(name):  # after the error, the client opens the channel again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
@@ -240,6 +261,13 @@ def declare_delay(
 
 
 def declare_waiting(channel: Channel, queue: Queue, name: str) -> None:
-    """Declare a queue in which records wait for earlier records of their keys."""
+    """Declare a waiting queue: records wait in it for earlier records of their keys.
+
+    Args:
+        channel: a channel of the broker.
+        queue: the queue of the records; it determines the queue type.
+        name: the name of the waiting queue on the broker.
+
+    """
     arguments = {"x-single-active-consumer": True}
     declare_auxiliary(channel, name, arguments, quorum=queue.type == "quorum")

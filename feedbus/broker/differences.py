@@ -54,7 +54,10 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Raise UsageError with an explanation if the broker refuses a declaration (406 or 503).
+    """Raise UsageError if the broker refuses a declaration (406 or 503) in a `with` block.
+
+    Args:
+        name: the name of the declared exchange or queue, for the text of the error.
 
     Raises:
         UsageError: the object exists with other arguments, or the broker does not know its type.
@@ -66,14 +69,18 @@ def explained(name: str) -> Iterator[None]:
         raise UsageError(_refusal(name, str(error.reply_text))) from error
 
 
-def differs_in(error: BaseException | None) -> str:
+def refused_argument(error: BaseException | None) -> str:
     """Return the argument that the broker's 406 error names, or "" if it names none."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return found["argument"] if found else ""
 
 
-def found_in(error: BaseException | None) -> str:
-    """Return the argument's value on the broker, which the broker's 406 error names, or "none"."""
+def value_on_broker(error: BaseException | None) -> str:
+    """Return the value on the broker of the argument that the broker's 406 error names.
+
+    The value is "none" if the existing queue does not have the argument. The result is "" if the
+    error names no argument.
+    """
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(found["argument"], found["got"]) if found else ""
 

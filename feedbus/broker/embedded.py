@@ -62,7 +62,7 @@ class Embedded:
 
 
 def of_rows(rows: BrokerRows) -> Survey:
-    """Return a survey from the rows of the transport's tables."""
+    """Convert the rows of the transport's tables to a survey."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],

@@ -47,7 +47,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 
 def missing_queue(queue: Queue) -> str:
-    """Return the error text for an external queue that the broker does not have."""
+    """Return the text of an error: the broker does not have an external queue."""
     return _missing_text("queue", queue)
 
 

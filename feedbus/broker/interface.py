@@ -43,7 +43,16 @@ class SeenQueue:
 
 @dataclass(frozen=True, slots=True)
 class SeenBinding:
-    """A binding that the broker has."""
+    """A binding that the broker has.
+
+    Attributes:
+        source: the name of the exchange that sends the messages.
+        kind: whether the destination is a queue or an exchange.
+        destination: the name of the queue or exchange that receives the messages.
+        key: the binding key.
+        arguments: the arguments of the binding.
+
+    """
 
     source: str
     kind: Kind
@@ -95,7 +104,7 @@ class Broker(Protocol):
 
     @property
     def queue_written_seconds(self) -> float:
-        """How long after its confirm a new queue may be missing on the broker's disk.
+        """How long a queue may be missing on the broker's disk after it was declared.
 
         If the broker is killed before the queue is on the disk, messages of that queue can be lost,
         even confirmed ones.
@@ -118,7 +127,7 @@ class Broker(Protocol):
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold a project's lock; it is released when its holder dies.
+        """Hold a project's lock during a `with` block; it is released if its holder is killed.
 
         Raises:
             UsageError: another process holds it for longer than wait_seconds.
@@ -126,7 +135,10 @@ class Broker(Protocol):
         """
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return the broker's objects, at least the queues with one of these prefixes.
+        """Return the broker's exchanges, bindings and queues.
+
+        Args:
+            prefixes: queues whose names begin with none of these texts may be left out.
 
         Raises:
             BrokerOutage: the broker is unavailable, or its file cannot be read.

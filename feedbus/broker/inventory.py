@@ -43,7 +43,7 @@ def take(topology: Topology) -> Inventory:
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
     found = broker_of(topology).survey((prefix, *queues))
-    others = project_marks.others(topology, (one.name for one in found.exchanges))
+    others = project_marks.other_prefixes(topology, (one.name for one in found.exchanges))
 
     def own(name: str) -> bool:
         return name.startswith(prefix) and not name.startswith((*others, names.hosts))

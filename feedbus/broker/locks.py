@@ -18,7 +18,7 @@ QUEUE_POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def held(path: Path, timeout_seconds: float) -> Iterator[None]:
-    """Hold the lock on a file; create the file if it is missing.
+    """Hold the lock on a file during a `with` block; create the file if it is missing.
 
     Raises:
         UsageError: another process holds it for longer than timeout_seconds.
@@ -35,7 +35,13 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
 def exclusive_queue(
     connection: Connection, name: str, clock: Clock, wait_seconds: float
 ) -> Iterator[None]:
-    """Hold a lock in the form of a queue that is exclusive to one connection.
+    """Hold a lock on the broker during a `with` block: a queue that only one connection can have.
+
+    Args:
+        connection: the connection that gets the lock.
+        name: the name of the queue.
+        clock: the clock by which the function waits.
+        wait_seconds: how long to try again if another connection has the queue.
 
     Raises:
         UsageError: another connection holds it for longer than wait_seconds.

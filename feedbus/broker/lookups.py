@@ -25,7 +25,7 @@ def consumers(connection: Connection, queue: str) -> int | None:
 
 
 def is_anothers(connection: Connection, queue: str) -> bool:
-    """Whether a queue is exclusive to another open connection."""
+    """Whether a queue exists and is exclusive to another open connection."""
     from amqp.exceptions import NotFound, ResourceLocked
 
     try:

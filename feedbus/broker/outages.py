@@ -51,7 +51,13 @@ def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseE
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Convert connection errors in a `with` block into BrokerOutage."""
+    """Raise BrokerOutage for a connection error in a `with` block.
+
+    Args:
+        connection: the connection that the block uses.
+        url: the URL of the broker, for the text of the error.
+
+    """
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:

@@ -51,8 +51,14 @@ def claim(channel: Channel, topology: Topology) -> None:
         channel.exchange_declare(mark, "fanout", durable=True, auto_delete=False)
 
 
-def others(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
-    """Return the prefixes of other projects, from the names of all exchanges of a broker."""
+def other_prefixes(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
+    """Return the prefixes of other projects whose names begin with this project's prefix.
+
+    Args:
+        topology: the topology of this project.
+        exchanges: the names of all exchanges of the broker.
+
+    """
     return tuple(
         name.removesuffix(PROJECT) + "."
         for name in exchanges

@@ -24,8 +24,8 @@ from feedbus.wire.message_in_message import fitted
 
 WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
-NACKED_SECONDS = 2.0
-NACKED_PAUSE_SECONDS = 0.1
+NACKED_SECONDS = 2.0  # how long a message is published again after a negative confirm
+NACKED_PAUSE_SECONDS = 0.1  # the wait before each such attempt
 SILENT_SECONDS = 1.0  # a wait for confirms counts as long after this time
 WOKEN_SECONDS = 0.01  # how long to sleep after another thread has ended a wait for confirms
 
@@ -54,7 +54,8 @@ class Publisher:
             timeout_seconds: time limit for the confirms of one call of send().
             blocked_seconds: time limit for an alarm of the broker; timeout_seconds begins after it.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.
-            blockage: the state of alarms; by default a new one.
+            blockage: the state of the broker's alarms, which the caller keeps for the publisher of
+                its next connection; by default a new one.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -81,7 +82,7 @@ class Publisher:
             self.close()
 
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish in order and wait for every answer; return the messages that were not accepted.
+        """Publish in order and wait for every confirm; return the messages that were not accepted.
 
         Raises:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
@@ -183,7 +184,7 @@ class Publisher:
                 msg = f"broker: {error.reply_text}; `feedbus up` declares it"
                 raise BrokerOutage(msg) from error
             return unanswered, str(error.reply_text)
-        self._blockage.over()
+        self._blockage.log_end()
         return (), ""
 
     def _put(self, channel: Channel, message: Outgoing) -> None:
@@ -213,7 +214,7 @@ class Publisher:
             raise BrokerOutage(msg)
         wait_seconds = min(rest, SILENT_SECONDS)
         try:
-            with self._blockage.counting(long=self._silent):
+            with self._blockage.during_wait(long=self._silent):
                 self._connection.drain_events(timeout=wait_seconds)
         except TimeoutError:
             if self._clock.monotonic() - now > wait_seconds / 2:
@@ -238,6 +239,9 @@ def publish_all(
         connection: other code may use it, too.
         messages: the messages in their order.
         nacked_seconds: time limit for a queue that is full.
+
+    Returns:
+        The messages that the broker did not accept.
 
     Raises:
         BrokerOutage: the messages were not confirmed in time.

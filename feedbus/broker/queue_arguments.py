@@ -14,7 +14,7 @@ AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "rejec
 
 
 def binding_keys(queue: Queue) -> tuple[str, ...]:
-    """Return the binding keys of a queue that is on no ring."""
+    """Return the binding keys of a queue that is not on a ring; ("",) if it has no routing keys."""
     return queue.routing_keys or ("",)
 
 
@@ -46,7 +46,7 @@ def needs_quorum(topology: Topology, exchange: str) -> bool:
 
 
 def of_auxiliary(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
-    """Return the arguments of an auxiliary queue, which has the type of its queue."""
+    """Return the arguments of an auxiliary queue, including the arguments of its queue type."""
     if not quorum:
         return {"x-queue-type": "classic", **arguments}
     kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}

@@ -20,8 +20,8 @@ class Refusal:
         message: the published message.
         outcome: "returned" if no queue matched, "nacked" for any other reason.
         reason: the reason, as text for the operator.
-        final: whether the broker will always refuse this message: it closed the channel because of
-            it.
+        final: True if it is useless to publish the message again: the broker has closed the channel
+            because of this message, or the message cannot be encoded.
         pack: the pack for an old generation whose records were sent again as plain messages; None
             if the caller sent the message itself.
 

@@ -1,20 +1,20 @@
 """The timer: queues on the broker in which a message waits for any time, without a process.
 
-A time is written as digits of base 16, in milliseconds. Each position of a digit (a *place*) has a
-queue for each digit, whose time to live is the time of that digit. All messages of a queue wait
-equally long. So the first message of a queue is always the next one that is due. A message passes
-the places from the highest to the lowest. Each place has an exchange of the type headers. This
-exchange sends the message to the queue of its digit, or to the next place if the digit is 0. A
-message that expires in a queue is dead-lettered to the next place. After the last place the
-exchange `due` sends it to its target. The digits and the target are headers, so the routing key
-does not change. Above 2**32 ms, the longest time to live of a queue, there is one queue for each
-further 49.7 days.
+A time is written as digits of base 16, in milliseconds. Each position of a digit has a queue for
+each digit, whose time to live is the time of that digit. All messages of a queue wait equally long.
+So the first message of a queue is always the next one that is due. A message passes the positions
+from the highest to the lowest. Each position has an exchange of the type headers. This exchange
+sends the message to the queue of its digit, or to the next position if the digit is 0. A message
+that expires in a queue is dead-lettered to the next position. After the last position the exchange
+`due` sends it to its target. The digits and the target are headers, so the routing key does not
+change. Above 2**32 ms, the longest time to live of a queue, there is one queue for each further
+49.7 days.
 
 The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
-queues of a place are declared when the first message needs one of them, so a project without delays
-has none. This message is published after the broker has written the queues to its disk. From then
-on, the exchange `written` of the place exists. If no queue accepts a message when it is due, the
-message waits in the queue `undelivered` until one does.
+queues of a position are declared when the first message needs one of them, so a project without
+delays has none. This message is published after the broker has written the queues to its disk. From
+then on, the exchange `written` of the position exists. If no queue accepts a message when it is
+due, the message waits in the queue `undelivered` until one does.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from feedbus.errors import UsageError
 from feedbus.topology import Queue
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Connection
-from feedbus.wire.constants import EXPIRATION, PRIORITY, TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.constants import EXPIRATION, PRIORITY, TIMER_POSITIONS, TIMER_TARGET
 
 BASE_BITS = 4
-LOW_PLACES = 8
+LOW_POSITIONS = 8
 LONGEST_QUEUE_MILLISECONDS = 2**32 - 1
-LONGEST_MILLISECONDS = (len(TIMER_PLACES) - LOW_PLACES + 1) * LONGEST_QUEUE_MILLISECONDS
+LONGEST_MILLISECONDS = (len(TIMER_POSITIONS) - LOW_POSITIONS + 1) * LONGEST_QUEUE_MILLISECONDS
 # (limit, step): a delay below the limit is rounded up to a multiple of the step, in ms.
 ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 
@@ -49,22 +49,24 @@ def digits_of(milliseconds: int) -> list[int]:
     unit = next(unit for below, unit in ROUNDED if milliseconds < below)
     rounded = min(-(-milliseconds // unit) * unit, LONGEST_MILLISECONDS)
     further, rest = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
-    if further > len(TIMER_PLACES) - LOW_PLACES:
+    if further > len(TIMER_POSITIONS) - LOW_POSITIONS:
         further, rest = further - 1, LONGEST_QUEUE_MILLISECONDS
-    digits = [rest >> BASE_BITS * place & 15 for place in range(LOW_PLACES)] + [1] * further
+    digits = [rest >> BASE_BITS * position & 15 for position in range(LOW_POSITIONS)] + [
+        1
+    ] * further
     while digits and not digits[-1]:
         digits.pop()
     return digits
 
 
-def place_digits(place: int) -> range:
-    """Return the digits that a position can have, except 0."""
-    return range(1, 1 << BASE_BITS if place < LOW_PLACES else 2)
+def position_digits(position: int) -> range:
+    """Return the digits, except 0, that a delay can have at a position; 0 is the lowest one."""
+    return range(1, 1 << BASE_BITS if position < LOW_POSITIONS else 2)
 
 
-def queue_milliseconds(place: int, digit: int) -> int:
-    """Return how long messages wait in the queue of a digit, in milliseconds."""
-    return digit << BASE_BITS * place if place < LOW_PLACES else LONGEST_QUEUE_MILLISECONDS
+def queue_milliseconds(position: int, digit: int) -> int:
+    """Return how long a message waits in the queue of a digit at a position."""
+    return digit << BASE_BITS * position if position < LOW_POSITIONS else LONGEST_QUEUE_MILLISECONDS
 
 
 def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
@@ -79,7 +81,8 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
         names: the names of the topology's objects on the broker.
         message: the message, with the routing key that it has at the end of the delay.
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
-        target: see target_of() and exchange_target().
+        target: the queue or exchange that gets the message: a result of target_of() or
+            exchange_target().
 
     """
     properties, own = dict(message.properties), dict(message.headers)
@@ -90,23 +93,25 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
     if expiration is not None:
         own[EXPIRATION] = expiration
     digits = digits_of(milliseconds)
-    places = dict(zip(TIMER_PLACES, map(str, digits), strict=False))
+    positions = dict(zip(TIMER_POSITIONS, map(str, digits), strict=False))
     return replace(
         message,
-        exchange=names.timer_place(len(digits) - 1),
-        headers={**own, **places, TIMER_TARGET: target},
+        exchange=names.timer_position(len(digits) - 1),
+        headers={**own, **positions, TIMER_TARGET: target},
         properties=properties,
     )
 
 
-def wait_of(headers: Mapping[str, Any]) -> int:
+def delay_milliseconds_of(headers: Mapping[str, Any]) -> int:
     """Return the delay of a message in milliseconds, from its headers."""
-    digits = ((place, int(headers.get(name, 0))) for place, name in enumerate(TIMER_PLACES))
-    return sum(queue_milliseconds(place, digit) for place, digit in digits if digit)
+    digits = (
+        (position, int(headers.get(name, 0))) for position, name in enumerate(TIMER_POSITIONS)
+    )
+    return sum(queue_milliseconds(position, digit) for position, digit in digits if digit)
 
 
 def target_of(names: Names, queue: Queue) -> str:
-    """Return the target of a queue's retries: the queue, or for a ring the entry to it.
+    """Return the target of a queue's retries: "queue NAME", or "exchange NAME" for a ring.
 
     A retry for a ring reaches the shard that owns its key at the end of the delay. feedbus does not
     bind an external queue. So the target of its retries is a queue of the timer, which dead-letters
@@ -120,7 +125,7 @@ def target_of(names: Names, queue: Queue) -> str:
 
 
 def exchange_target(names: Names, exchange: str) -> str:
-    """Return the target of messages that are published to an exchange.
+    """Return the target of delayed messages to an exchange: "exchange NAME".
 
     Raises:
         UsageError: the exchange is external, so its queues are not known.
@@ -136,14 +141,14 @@ def exchange_target(names: Names, exchange: str) -> str:
     return f"exchange {names.exchange(exchange)}"
 
 
-def exists(connection: Connection, names: Names) -> bool:
-    """Whether any message has ever been delayed."""
+def is_declared(connection: Connection, names: Names) -> bool:
+    """Whether the timer is on the broker; it is declared for the first delayed message."""
     return lookups.exchange_exists(connection, names.timer_due)
 
 
 @dataclass(frozen=True, slots=True)
-class Delayed:
-    """The counts of delayed messages.
+class DelayedCounts:
+    """How many messages are in the queues of the timer.
 
     Attributes:
         waiting: how many messages still wait for the end of their delay.
@@ -154,14 +159,14 @@ class Delayed:
     undelivered: int = 0
 
 
-def count(connection: Connection, names: Names) -> Delayed:
+def count(connection: Connection, names: Names) -> DelayedCounts:
     """Count the delayed messages, with one request to the broker for each queue."""
-    if not exists(connection, names):
-        return Delayed()
+    if not is_declared(connection, names):
+        return DelayedCounts()
     queues = (
-        names.timer_queue(place, digit)
-        for place in range(len(TIMER_PLACES))
-        for digit in place_digits(place)
+        names.timer_queue(position, digit)
+        for position in range(len(TIMER_POSITIONS))
+        for digit in position_digits(position)
     )
     waiting = sum(lookups.count(connection, queue) or 0 for queue in queues)
-    return Delayed(waiting, lookups.count(connection, names.timer_undelivered) or 0)
+    return DelayedCounts(waiting, lookups.count(connection, names.timer_undelivered) or 0)

@@ -8,10 +8,10 @@ from typing import Any
 from feedbus.broker.differences import differing
 from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.timer import place_digits
+from feedbus.broker.timer import position_digits
 from feedbus.broker.timer_layout import exchanges_of_timer, guard_keys, has_guard
 from feedbus.broker_names import Names
-from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.constants import TIMER_POSITIONS, TIMER_TARGET
 
 
 def missing_bindings(
@@ -19,10 +19,12 @@ def missing_bindings(
 ) -> Iterator[SeenBinding]:
     """Yield the missing bindings between existing objects of the timer.
 
+    A queue whose arguments differ will be declared again, so its bindings are left out.
+
     Args:
         names: the names of the topology's objects on the broker.
-        seen: the broker's objects.
-        queues: the timer's queues, with arguments; a queue with other arguments is declared again.
+        seen: the objects that the broker has.
+        queues: maps the names of the timer's queues to their arguments.
 
     """
     found = {_identity(each) for each in seen.timer_bindings}
@@ -38,8 +40,8 @@ def foreign_bindings(
 
     Args:
         names: the names of the topology's objects on the broker.
-        seen: the broker's objects.
-        queues: the timer's queues, with their arguments.
+        seen: the objects that the broker has.
+        queues: maps the names of the timer's queues to their arguments.
 
     """
     wanted = {_identity(each) for each in _wanted(names, seen, queues)}
@@ -67,13 +69,13 @@ def _wanted(
 
     if undelivered in seen.exchanges and usable(undelivered):
         yield SeenBinding(undelivered, "queue", undelivered, "")
-    for place, header in enumerate(TIMER_PLACES):
-        source = names.timer_place(place)
+    for position, header in enumerate(TIMER_POSITIONS):
+        source = names.timer_position(position)
         if source not in seen.exchanges:
             continue
-        yield SeenBinding(source, "exchange", names.timer_place(place - 1), "", {header: "0"})
-        for digit in place_digits(place):
-            queue = names.timer_queue(place, digit)
+        yield SeenBinding(source, "exchange", names.timer_position(position - 1), "", {header: "0"})
+        for digit in position_digits(position):
+            queue = names.timer_queue(position, digit)
             if usable(queue):
                 yield SeenBinding(source, "queue", queue, "", {header: str(digit)})
     yield from _wanted_of_guards(names, seen)
@@ -106,5 +108,5 @@ def _identity(binding: SeenBinding) -> tuple[object, ...]:
     arguments = sorted(
         (name, str(value)) for name, value in binding.arguments.items() if name != "x-match"
     )
-    place = (binding.source, binding.kind, binding.destination, binding.key)
-    return (*place, tuple(arguments))
+    ends = (binding.source, binding.kind, binding.destination, binding.key)
+    return (*ends, tuple(arguments))

@@ -9,17 +9,17 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from feedbus.broker import queue_arguments
-from feedbus.broker.timer import place_digits, queue_milliseconds
+from feedbus.broker.timer import position_digits, queue_milliseconds
 from feedbus.broker_names import Names
 from feedbus.topology import Exchange, Queue
-from feedbus.wire.constants import TIMER_PLACES
+from feedbus.wire.constants import TIMER_POSITIONS
 
 
-def place_arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
+def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, Any]:
     """Return the arguments of the queue of a digit at a position."""
     return {
-        "x-message-ttl": queue_milliseconds(place, digit),
-        "x-dead-letter-exchange": names.timer_place(place - 1),
+        "x-message-ttl": queue_milliseconds(position, digit),
+        "x-dead-letter-exchange": names.timer_position(position - 1),
     }
 
 
@@ -33,11 +33,11 @@ def forward_arguments(queue: Queue) -> Mapping[str, Any]:
 
 
 def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
-    """Return every queue that a topology's timer may have, with its arguments."""
+    """Return the arguments of every queue that a topology's timer may have, by the queue's name."""
     found: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
-    for place in range(len(TIMER_PLACES)):
-        for digit in place_digits(place):
-            found[names.timer_queue(place, digit)] = place_arguments(names, place, digit)
+    for position in range(len(TIMER_POSITIONS)):
+        for digit in position_digits(position):
+            found[names.timer_queue(position, digit)] = position_arguments(names, position, digit)
     for queue in names.topology.queues.values():
         if queue.external_name:
             found[names.timer_forward(queue)] = forward_arguments(queue)
@@ -50,16 +50,22 @@ def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
 def exchanges_of_timer(names: Names) -> set[str]:
     """Return the names of every exchange that a topology's timer may have."""
     found = {names.timer_due, names.timer_undelivered}
-    for place in range(len(TIMER_PLACES)):
-        found |= {names.timer_place(place), names.timer_written(place)}
+    for position in range(len(TIMER_POSITIONS)):
+        found |= {names.timer_position(position), names.timer_written(position)}
     guarded = filter(has_guard, names.topology.exchanges.values())
     return found | {names.timer_guard(exchange.name) for exchange in guarded}
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the missing queues of each position that already has a queue."""
-    for place in range(len(TIMER_PLACES)):
-        queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
+    """Yield the names of the missing queues of each position that already has a queue.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        seen: the names of the queues that the broker has.
+
+    """
+    for position in range(len(TIMER_POSITIONS)):
+        queues = [names.timer_queue(position, digit) for digit in position_digits(position)]
         missing = [name for name in queues if name not in seen]
         if len(missing) < len(queues):
             yield from missing

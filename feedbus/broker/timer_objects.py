@@ -11,15 +11,15 @@ from contextlib import nullcontext
 from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.publisher import publish_all
-from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
-from feedbus.broker.timer_layout import forward_arguments, guard_keys, has_guard, place_arguments
+from feedbus.broker.timer import exchange_target, is_declared, position_digits, target_of
+from feedbus.broker.timer_layout import forward_arguments, guard_keys, has_guard, position_arguments
 from feedbus.broker_names import Names
 from feedbus.clock import Waiting
 from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
-from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.constants import TIMER_POSITIONS, TIMER_TARGET
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
@@ -36,14 +36,14 @@ class Timer:
 
         Args:
             topology: the topology of the project.
-            waiting: a context manager around the wait for the broker's disk.
+            waiting: returns a context manager, in which the timer waits for the broker's disk.
 
         """
         self._names = Names(topology)
         self._waiting = waiting
         self._written_seconds = queue_written_seconds(topology)
         self._targets: set[str] = set()
-        self._places: set[int] = set()
+        self._positions: set[int] = set()
 
     def forget(self) -> None:
         """Forget what was declared, so that the next declare() declares all objects again.
@@ -51,10 +51,10 @@ class Timer:
         It is called before each new connection: another broker may answer, without the objects.
         """
         self._targets.clear()
-        self._places.clear()
+        self._positions.clear()
 
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
-        """Declare the objects for these messages, and wait until they are on the broker's disk.
+        """Declare the objects for these delayed messages, and wait until they are on the disk.
 
         The first message that needs a position waits for the disk. Later messages, also of other
         processes, find the exchange `written` of this position, and do not wait.
@@ -66,22 +66,24 @@ class Timer:
         """
         names = self._names
         targets = {str(message.headers[TIMER_TARGET]) for message in messages} - self._targets
-        places = {place for message in messages for place in _places_of(message)} - self._places
-        if not targets and not places:
+        positions = {
+            position for message in messages for position in _positions_of(message)
+        } - self._positions
+        if not targets and not positions:
             return
         if not self._targets:
-            _declare_places(channel, names)
+            _declare_positions(channel, names)
         for target in sorted(targets):
             _bind(channel, names, target)
-        for place in sorted(places):
-            _declare_queues(channel, names, place, place_digits(place))
+        for position in sorted(positions):
+            _declare_queues(channel, names, position, position_digits(position))
         if self._written_seconds:
-            self._await_written(channel, places)
+            self._await_written(channel, positions)
         self._targets |= targets
-        self._places |= places
+        self._positions |= positions
 
-    def _await_written(self, channel: Channel, places: Iterable[int]) -> None:
-        names = [self._names.timer_written(place) for place in sorted(places)]
+    def _await_written(self, channel: Channel, positions: Iterable[int]) -> None:
+        names = [self._names.timer_written(position) for position in sorted(positions)]
         new = [name for name in names if not lookups.exchange_exists(channel.connection, name)]
         if not new:
             return
@@ -98,26 +100,26 @@ class Timer:
             channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
 
 
-def _places_of(message: Outgoing) -> Iterator[int]:
+def _positions_of(message: Outgoing) -> Iterator[int]:
     """Yield the positions of the delay's digits other than 0: the message waits at each of them."""
-    for place, header in enumerate(TIMER_PLACES):
+    for position, header in enumerate(TIMER_POSITIONS):
         digit = message.headers.get(header)
         if digit is None:  # no digit at this position, and at all higher positions
             return
         if int(digit):
-            yield place
+            yield position
 
 
 def restore(channel: Channel, names: Names) -> None:
-    """Declare missing objects, bind every target again, and send undelivered messages.
+    """Repair the timer: declare missing objects, bind targets, and send undelivered messages.
 
     A target does not exist while its queue is replaced, or after it was removed from the topology.
     """
-    if not exists(channel.connection, names):
+    if not is_declared(channel.connection, names):
         return
-    _declare_places(channel, names)
-    for place in range(len(TIMER_PLACES)):
-        _declare_missing(channel, names, place)
+    _declare_positions(channel, names)
+    for position in range(len(TIMER_POSITIONS)):
+        _declare_missing(channel, names, position)
     bound = set()
     topology = names.topology
     ours = [each for each in topology.exchanges.values() if not each.external_name]
@@ -161,7 +163,7 @@ def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
         )
 
 
-def _declare_places(channel: Channel, names: Names) -> None:
+def _declare_positions(channel: Channel, names: Names) -> None:
     """Declare the exchanges of the positions, the last position first."""
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
@@ -171,37 +173,37 @@ def _declare_places(channel: Channel, names: Names) -> None:
     channel.exchange_declare(
         names.timer_due, "headers", durable=True, auto_delete=False, arguments=arguments
     )
-    for place, header in enumerate(TIMER_PLACES):
-        name = names.timer_place(place)
+    for position, header in enumerate(TIMER_POSITIONS):
+        name = names.timer_position(position)
         channel.exchange_declare(name, "headers", durable=True, auto_delete=False)
         match = {"x-match": "all", header: "0"}
-        channel.exchange_bind(names.timer_place(place - 1), name, "", arguments=match)
+        channel.exchange_bind(names.timer_position(position - 1), name, "", arguments=match)
 
 
-def _declare_missing(channel: Channel, names: Names, place: int) -> None:
+def _declare_missing(channel: Channel, names: Names, position: int) -> None:
     """Declare the missing queues of a digit's position, and bind all queues of the position."""
-    queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
+    queues = {names.timer_queue(position, digit): digit for digit in position_digits(position)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
-        channel.exchange_delete(names.timer_written(place))  # new queues are not on the disk yet
-        _declare_queues(channel, names, place, [queues[name] for name in missing])
+        channel.exchange_delete(names.timer_written(position))  # new queues are not on the disk yet
+        _declare_queues(channel, names, position, [queues[name] for name in missing])
     if len(missing) < len(queues):
         for name, digit in queues.items():
-            _bind_queue(channel, names, place, digit, name)
+            _bind_queue(channel, names, position, digit, name)
 
 
-def _declare_queues(channel: Channel, names: Names, place: int, digits: Iterable[int]) -> None:
+def _declare_queues(channel: Channel, names: Names, position: int, digits: Iterable[int]) -> None:
     for digit in digits:
-        name = names.timer_queue(place, digit)
+        name = names.timer_queue(position, digit)
         declarations.declare_auxiliary(
-            channel, name, place_arguments(names, place, digit), quorum=True
+            channel, name, position_arguments(names, position, digit), quorum=True
         )
-        _bind_queue(channel, names, place, digit, name)
+        _bind_queue(channel, names, position, digit, name)
 
 
-def _bind_queue(channel: Channel, names: Names, place: int, digit: int, name: str) -> None:
-    match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
-    channel.queue_bind(name, names.timer_place(place), "", arguments=match)
+def _bind_queue(channel: Channel, names: Names, position: int, digit: int, name: str) -> None:
+    match = {"x-match": "all", TIMER_POSITIONS[position]: str(digit)}
+    channel.queue_bind(name, names.timer_position(position), "", arguments=match)
 
 
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:

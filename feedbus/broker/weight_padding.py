@@ -13,11 +13,14 @@ from collections.abc import Sequence
 
 from feedbus.errors import UsageError
 
-MOST_ZEROS = 240
+MAX_ZEROS = 240  # a binding key of AMQP has at most 255 bytes
 
 
 def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the binding keys of (queue's name on the broker, weight) pairs, in their order.
+    """Return the binding key of each queue of a ring: its weight with leading zeros.
+
+    Args:
+        members: (name of the queue on the broker, weight), in the order of the bindings.
 
     Raises:
         UsageError: the weights differ so much that the keys would be longer than AMQP allows.
@@ -32,10 +35,10 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
             found = _sorted_as(zeros, weight, name)
         behind = found
         keys.append("0" * zeros + str(weight))
-    if zeros > MOST_ZEROS:
+    if zeros > MAX_ZEROS:
         msg = (
             f"a ring of {len(members)} queues: expected weights that become smaller from one queue"
-            f" to the next at most {MOST_ZEROS} times, got {zeros} times; give more neighbouring"
+            f" to the next at most {MAX_ZEROS} times, got {zeros} times; give more neighbouring"
             " queues the same weight"
         )
         raise UsageError(msg)

@@ -68,7 +68,14 @@ class AsyncBus:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Create a bus; it connects at the first publish, and waits timeout_seconds in outages."""
+        """Create a bus; it connects at the first publish.
+
+        Args:
+            topology: the topology of the system.
+            metrics: counts the records.
+            timeout_seconds: how long to try again during an outage of the broker.
+
+        """
         self._topology = topology
         self._ended = False
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)

@@ -20,8 +20,8 @@ from feedbus.records.publish_options import envelope_of
 from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
 
-# How many messages are collected before they are packed. So also with many shards, each shard gets
-# large packs.
+# How many messages for one exchange are collected before they are packed. So also with many shards,
+# each shard gets large packs.
 AT_ONCE = 50_000
 
 
@@ -29,7 +29,7 @@ class Collect(Protocol):
     """A function that receives the records that a bus publishes."""
 
     def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:
-        """Receive records for an exchange, with the options that they share."""
+        """Receive records for an exchange, with their common options."""
 
 
 def _refuse_late(*_: object) -> NoReturn:
@@ -51,7 +51,7 @@ class CollectingBus(Bus):
 
         Args:
             records: the record that causes all published messages.
-            collect: receives the records.
+            collect: receives the records, at each call of a publishing method.
             shards: returns the number of shards of an exchange; see BatchBus.
 
         """
@@ -119,10 +119,10 @@ class BatchBus(Bus):
 
         Args:
             records: all records of the handler's batch.
-            collect: receives the messages.
+            collect: receives the records of the messages, at the latest when flush() is called.
             shards: returns the number of shards of an exchange, or 0 for an exchange that is not
                 hashed; raises UsageError if there is no such exchange.
-            at_once: how many messages are encoded together.
+            at_once: how many messages for one exchange are packed together.
 
         """
         self._records = records
@@ -153,7 +153,7 @@ class BatchBus(Bus):
     publish_columns = _publish_enveloped = _has_shards = publish_many
 
     def publish_part(self, part: Part) -> None:
-        """Collect the messages of a part."""
+        """Collect the messages of a part; small parts are merged later."""
         exchange = part.exchange
         if part.lacks_key:
             part.key = without_key(exchange, has_shards=self._shards(exchange) > 0)
@@ -172,7 +172,7 @@ class BatchBus(Bus):
                 self._flush(exchange)
 
     def flush(self) -> None:
-        """Collect the merged parts, and refuse calls from now on."""
+        """Pass all parts that are still waiting to `collect`, and refuse calls from now on."""
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()
@@ -189,7 +189,13 @@ class BatchBus(Bus):
             self._collect(exchange, pack)
 
     def _children(self, exchange: str, causes: Sequence[int]) -> Ids:
-        """Derive each message's id from its cause; the messages of one cause are numbered."""
+        """Return the ids of messages for an exchange, derived from the records that cause them.
+
+        Args:
+            exchange: the name of the exchange.
+            causes: for each message, the index of the record that causes it.
+
+        """
         if self._parents is None:
             self._parents = _joined([chunk.ids for chunk in self._records.batch.chunks])
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
@@ -206,15 +212,22 @@ class BatchBus(Bus):
                 found += children(ordinals[cause], caused[cause], count)
                 caused[cause] += count
         if max(found, default=0) > LARGEST_ORDINAL:
-            return self._begun_anew(exchange, causes, found)
+            return self._with_new_origins(exchange, causes, found)
         if isinstance(origins, str):
             return Ids(derive(exchange, origins), found)
         owners = pick(origins, causes)
         derived = {origin: derive(exchange, origin) for origin in set(owners)}
         return Ids([derived[origin] for origin in owners], found)
 
-    def _begun_anew(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
-        """Derive new origins for the ids, because the ordinals would become too long."""
+    def _with_new_origins(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
+        """Return ids with an origin for each message, because the ordinals are too long.
+
+        Args:
+            exchange: the name of the exchange.
+            causes: for each message, the index of the record that causes it.
+            found: for each message, the ordinal that is too long.
+
+        """
         parents = self._records.ids
         origins = [
             derive(exchange, parents[cause], str(ordinal))

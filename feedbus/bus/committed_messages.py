@@ -30,7 +30,7 @@ class CommittedMessages:
     """Sends the messages of a bus's transactions after their commit; each key stays in order."""
 
     def __init__(
-        self, store: Store, topology: Topology, clock: Clock, requests: SharedSender
+        self, store: Store, topology: Topology, clock: Clock, sender: SharedSender
     ) -> None:
         """Create the object for the outbox of a store.
 
@@ -38,37 +38,40 @@ class CommittedMessages:
             store: the store of the transactions.
             topology: the topology of the system.
             clock: the clock of the broker.
-            requests: sends the messages.
+            sender: sends the messages.
 
         """
         self.store = store
         self._topology = topology
         self._clock = clock
-        self._requests = requests
+        self._sender = sender
         self._leftovers = Leftovers(store, topology.name, clock)
         self._locks = KeyLocks()
         self._again_at = -math.inf  # until then, messages are left to the relay
 
     def register(self, transaction: Transaction) -> None:
-        """Let transactions with later rows of the same keys wait for this one.
+        """Make send() wait for this transaction before it sends later rows of the same keys.
 
-        This method is called before the commit.
+        Call it before the commit.
         """
         if transaction.requests:
             self._locks.register(transaction.first, transaction.keys)
 
     def withdraw(self, transaction: Transaction) -> None:
-        """Let no transaction wait for this one any more."""
+        """End the effect of register(); call it when the transaction has ended."""
         if transaction.requests:
             self._locks.withdraw(transaction.first)
 
     def leave(self, transaction: Transaction) -> None:
-        """Register that the rows of a transaction may be left in the outbox."""
+        """Note that the rows of a transaction may be left in the outbox.
+
+        Call it if it is not known whether the commit has succeeded.
+        """
         if transaction.requests:
             self._leftovers.add(transaction.last)
 
     def send(self, committed: Transaction) -> None:
-        """Send the messages of a committed transaction; no error of broker or store is raised.
+        """Send the messages of a committed transaction; log an outage instead of raising it.
 
         Rows with the same keys that are left in the outbox are sent first. A row that cannot be
         sent now stays in the outbox. This bus sends it before the next message of its key, unless
@@ -104,7 +107,7 @@ class CommittedMessages:
                 left.add(committed.last)
 
     def _send_now(self, requests: Sequence[Request]) -> None:
-        self._requests.send_together(requests, timeout_seconds=0)
+        self._sender.send_together(requests, timeout_seconds=0)
         if any(isinstance(each.answer, BrokerOutage) for each in requests):
             self._again_at = self._clock.monotonic() + AWAY_SECONDS
 

@@ -49,13 +49,21 @@ class Bus(ABC):
 
     @abstractmethod
     def _has_shards(self, exchange: str) -> bool:
-        """Whether an exchange is a hash exchange."""
+        """Whether an exchange is a hash exchange; raise UsageError if it does not exist."""
 
     @abstractmethod
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        """Publish one record with options, as a message without a pack."""
+        """Publish one record with options, as a message without a pack.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            fields: the payload of the record.
+            key: the routing key.
+            envelope: the checked options.
+
+        """
 
     @abstractmethod
     def publish_many(

@@ -81,7 +81,7 @@ class LiveBus(Bus):
         _buses.add(self)
 
     def _begin(self) -> None:
-        """Start without a connection and with unlocked locks; a forked process needs this."""
+        """Reset the bus: no connection, and new locks. A forked process needs this, too."""
         self._requests = SharedSender(self._topology, self._new_sender(), self._timeout_seconds)
         self._opening = threading.Lock()
         self._current = Current()
@@ -223,7 +223,7 @@ class LiveBus(Bus):
             outbox.withdraw(current)
 
     def _opened_outbox(self) -> CommittedMessages:
-        """Return the object that sends committed messages; open the store if it is not open."""
+        """Return the sender of committed messages; open the store if it is not open."""
         with self._opening:
             if self._store is None:
                 store = open_store(self._topology)
@@ -275,7 +275,7 @@ class LiveBus(Bus):
         return [request.error() for request in requests]
 
     def send_together(self, requests: Sequence[Request]) -> None:
-        """Send several requests and set their answers; no error of the broker is raised."""
+        """Send several requests in order, and set their `answer`; an outage is an answer, too."""
         self._requests.send_together(requests)
 
 

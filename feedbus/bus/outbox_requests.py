@@ -15,7 +15,13 @@ from feedbus.wire.message_options import Envelope
 
 
 def request_of(entry: Entry, clock: Clock) -> Request:
-    """Return the request that publishes a row of the outbox."""
+    """Return the request that publishes a row of the outbox.
+
+    Args:
+        entry: the row.
+        clock: the clock of the broker, for the rest of the row's delay and expiration.
+
+    """
     pack = single(entry.message_id, entry.key, json.loads(entry.payload))
     return Request(entry.exchange, pack, envelope_of(options_of(entry, clock)))
 
@@ -30,6 +36,12 @@ def put_records(
 
 
 def sent_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:
-    """Return the ids of the rows whose requests the broker has confirmed."""
+    """Return the ids of the rows whose requests the broker has confirmed.
+
+    Args:
+        entries: rows of the outbox.
+        requests: for each row, its request after it was sent.
+
+    """
     pairs = zip(entries, requests, strict=True)
     return [entry.id for entry, request in pairs if request.answer == []]

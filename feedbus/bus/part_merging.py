@@ -22,7 +22,7 @@ class _Group:
             column with the keys.
         open: whether more parts may be added.
         parts: the parts, in the order of publishing.
-        starts: for each part, the position of its first message among all messages.
+        starts: for each part, the index of its first message among all messages that are merged.
 
     """
 
@@ -31,8 +31,8 @@ class _Group:
     parts: list[Part] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
-    def places(self) -> Sequence[int]:
-        """Return the position of each message of this group among the messages of all groups."""
+    def indexes(self) -> Sequence[int]:
+        """Return the index of each message of this group among all messages that are merged."""
         pairs = zip(self.starts, self.parts, strict=True)
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 
@@ -59,7 +59,7 @@ class _Group:
 
 
 def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
-    """Merge parts for one exchange; messages of one key stay in order.
+    """Merge parts for one exchange, and yield packs; messages of one key stay in order.
 
     A part that fills whole packs is not merged, so that its shared fields are stored only once in
     each pack.
@@ -88,7 +88,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
         current.starts.append(start)
         start += count
     for each in groups:
-        yield each.pack(ids if len(groups) == 1 else ids.select(each.places()))
+        yield each.pack(ids if len(groups) == 1 else ids.select(each.indexes()))
 
 
 def _are_one(values: Sequence[Any]) -> bool:

@@ -33,7 +33,8 @@ class Request:
         exchange: the name of the exchange in topology.toml.
         pack: the records.
         envelope: the options that the records share; None if there are none.
-        answer: an empty list if every message was confirmed; None before the request is sent.
+        answer: the messages that the broker did not accept: an empty list if it has confirmed all.
+            An exception if the request failed as a whole. None before the request is sent.
 
     """
 

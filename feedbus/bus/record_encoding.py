@@ -29,7 +29,7 @@ ID_DIGITS = 24  # the length of an origin
 
 
 def derive(*causes: str) -> str:
-    """Return an origin for message ids that depends only on the ids of the causes."""
+    """Return an origin, the beginning of message ids, that depends only on these texts."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
@@ -38,8 +38,8 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
 
     Args:
         pairs: adjacent pairs with the same fields make one pack.
-        origin: the origin of the message ids.
-        first: the index of the first pair in the caller's argument, for errors.
+        origin: the beginning of the message ids; the records are numbered from 0.
+        first: the index of the first pair in the caller's argument, for the text of an error.
 
     Raises:
         TypeError: an item is not a pair of a payload and a text.
@@ -112,7 +112,14 @@ class Encoder:
     ) -> list[Outgoing]:
         """Return the messages for the records of a pack; messages of one key stay in order.
 
-        If there is an envelope (the options of publish()), each record gets a message of its own.
+        Args:
+            exchange_name: the name of the exchange in topology.toml.
+            pack: the records.
+            envelope: the options of publish(). With options, each record gets its own message.
+
+        Raises:
+            UsageError: there is no such exchange, or a record cannot be published.
+
         """
         if envelope is not None:
             return self._enveloped(exchange_name, pack, envelope)
@@ -160,7 +167,12 @@ class Encoder:
         ]
 
     def apart(self, message: Outgoing) -> list[Outgoing]:
-        """Return the records of a pack as plain messages for the entry of its exchange."""
+        """Return the records of a pack as plain messages for the entry of its exchange.
+
+        Args:
+            message: a pack for the queue of one shard.
+
+        """
         exchange = next(
             name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
@@ -241,7 +253,7 @@ def _check_size(body: bytes) -> None:
 
 
 def _check_id(ids: Ids) -> None:
-    """Raise UsageError if AMQP cannot carry the message id of the caller."""
+    """Raise UsageError if AMQP cannot carry the message id of a single record."""
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = (
             f"cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, got {ids[0][:50]!r}"

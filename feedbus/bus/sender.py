@@ -55,7 +55,8 @@ class Sender:
             timeout_seconds: time limit for the confirms of a window of messages.
             blocked_seconds: time limit for an alarm of the broker.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.
-            waiting: a context manager around each long wait for the broker.
+            waiting: returns a context manager, in which the sender waits during an alarm of the
+                broker, or for longer than a second.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -105,7 +106,7 @@ class Sender:
         return refusals
 
     def channel(self) -> Channel:
-        """Return a channel for declarations that must precede a send."""
+        """Return the channel for declarations that must precede a send; the sender closes it."""
         self._open()
         return cast("Channel", self._connected().default_channel)
 

@@ -20,7 +20,9 @@ RECONNECT_SECONDS = 0.1  # between two attempts during an outage
 
 
 class SharedSender:
-    """Sends the requests of all threads on one connection, and sets their answers.
+    """Sends the requests of all threads on one connection, and sets their `answer`.
+
+    Any thread may call its methods.
 
     It declares the topology if the broker has no objects of the topology, for example because the
     broker was replaced.
@@ -45,11 +47,14 @@ class SharedSender:
         self._waiting: list[Request] = []  # requests that no thread has begun to send
 
     def check(self, request: Request) -> None:
-        """Raise an error if a request can never be sent."""
+        """Raise UsageError if a request can never be sent, because it cannot be encoded."""
         self._encoded(request)
 
     def send(self, request: Request) -> None:
-        """Send a request together with the requests that other threads make at the same time."""
+        """Send a request, and set its `answer`.
+
+        Requests that several threads make at the same time are sent together.
+        """
         with self._requesting:
             self._waiting.append(request)
         with self._lock:
@@ -67,11 +72,11 @@ class SharedSender:
     def send_together(
         self, requests: Sequence[Request], timeout_seconds: float | None = None
     ) -> None:
-        """Send several requests.
+        """Send several requests in order, and set their `answer`.
 
         Args:
-            requests: the requests in their order.
-            timeout_seconds: replaces the time limit of this object.
+            requests: the requests.
+            timeout_seconds: how long to try again during an outage; by default as long as send().
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -88,7 +93,7 @@ class SharedSender:
         plain: list[tuple[Request, Sequence[Outgoing]]] = []
         for request in requests:
             if failure is not None:
-                request.answer = _own(failure)
+                request.answer = _copy_of(failure)
                 continue
             try:
                 messages = self._encoded(request)
@@ -100,7 +105,7 @@ class SharedSender:
                 failure = self._send_plain(plain, timeout_seconds)
                 plain = []
                 if failure is not None:
-                    request.answer = _own(failure)
+                    request.answer = _copy_of(failure)
                     continue
                 # A pack may be sent again as plain messages. So the refused messages may be other
                 # messages than these.
@@ -119,7 +124,7 @@ class SharedSender:
         found = self._sent([message for _, some in plain for message in some], timeout_seconds)
         for request, sent in plain:
             if isinstance(found, Exception):
-                request.answer = _own(found)
+                request.answer = _copy_of(found)
             else:
                 own = set(map(id, sent))
                 request.answer = [each for each in found if id(each.message) in own]
@@ -177,6 +182,6 @@ class SharedSender:
                 yield
 
 
-def _own(error: Exception) -> Exception:
-    """Return a copy of an error, so that each thread raises its own."""
+def _copy_of(error: Exception) -> Exception:
+    """Return a copy of an error: several threads must not raise the same object."""
     return type(error)(str(error))

@@ -16,7 +16,12 @@ class Spool:
     """A list of messages that uses a limited amount of memory."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
-        """Create an empty list; above this number of bytes, bodies are kept in a file."""
+        """Create an empty list.
+
+        Args:
+            memory_bytes: the messages in memory are moved to a file if their bodies are larger.
+
+        """
         self._memory_bytes = memory_bytes
         self._recent: list[Outgoing] = []
         self._recent_bytes = self._filed_bytes = self._count = 0

@@ -19,7 +19,7 @@ events = EventLog(__name__)
 
 
 class Transaction:
-    """The rows that one transaction adds to the outbox, and the requests for them."""
+    """The rows that one transaction adds to the outbox, and the requests that publish them."""
 
     def __init__(self, store: Store) -> None:
         """Create the object for a transaction of this store."""
@@ -44,17 +44,17 @@ class Transaction:
 
     @property
     def keys(self) -> set[Key]:
-        """The exchanges and routing keys of the rows."""
+        """The keys of the rows, each as (exchange, routing key)."""
         return {(request.exchange, key) for request, _ in self._put for key in request.pack.keys}
 
     @property
     def first(self) -> int:
-        """The id of the first row."""
+        """The id of the first row; there must be one."""
         return self._put[0][1][0]
 
     @property
     def last(self) -> int:
-        """The id of the last row."""
+        """The id of the last row; there must be one."""
         return self._put[-1][1][-1]
 
     def remove_sent(self) -> bool:
@@ -106,6 +106,6 @@ def _why(request: Request) -> str:
 
 
 class Current(threading.local):
-    """The current transaction of a thread."""
+    """The open transaction of each thread; None if the thread has none."""
 
     transaction: Transaction | None = None

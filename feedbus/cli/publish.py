@@ -164,7 +164,7 @@ def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[
 def _no_field(place: str, key_field: str, payload: Mapping[str, Any]) -> str:
     """Return the error for a message without the field that --key-field names."""
     fields = [printable(each) for each in payload]
-    expected = expected_one_of(key_field, fields, most=20) if fields else "it has no fields"
+    expected = expected_one_of(key_field, fields, limit=20) if fields else "it has no fields"
     return f"{place}: the message has no field '{key_field}' for --key-field: {expected}"
 
 

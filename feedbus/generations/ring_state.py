@@ -17,7 +17,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import declarations, queue_arguments
-from feedbus.broker.differences import differs_in
+from feedbus.broker.differences import refused_argument
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
@@ -254,7 +254,7 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
     try:
         declarations.declare_auxiliary(channel, queue, {"x-max-length": MAX_STATES}, quorum=quorum)
     except UsageError as error:
-        if differs_in(error.__cause__) != "x-max-length":
+        if refused_argument(error.__cause__) != "x-max-length":
             raise
         # feedbus 0.1 declared the queue in this way.
         declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)

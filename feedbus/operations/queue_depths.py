@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from feedbus import broker
 from feedbus.broker import timer
-from feedbus.broker.timer import Delayed
+from feedbus.broker.timer import DelayedCounts
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations.queue_depths import Depths, depths_of
@@ -78,7 +78,7 @@ class QueueDepths:
         """
         return self._counts.read()
 
-    def delayed(self) -> Delayed:
+    def delayed(self) -> DelayedCounts:
         """Return the number of delayed messages.
 
         Raises:

@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attributes(Mapping[str, Sequence[Any]]):
-    """Maps attribute names to lists with one value for each instance; read when needed."""
+    """Maps attribute names to lists with one value for each instance.
+
+    Each access reads the attribute of all instances.
+    """
 
     instances: Sequence[Any]
     names: Sequence[str]

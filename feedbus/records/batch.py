@@ -125,7 +125,7 @@ class Batch:
         return self.chunks[number].row(row)
 
     def column(self, name: str) -> Sequence[Any]:
-        """Return one value per record; the caller must not change the list.
+        """Return the values of a field, one per record; the caller must not change the list.
 
         Raises:
             KeyError: a record has no such field; the error lists the existing fields.
@@ -156,7 +156,7 @@ class Batch:
         return len(self.chunks) * SMALL > len(self)
 
     def values(self, name: str, indexes: Sequence[int]) -> Sequence[Any]:
-        """Return one value for each of the given ascending indexes; see column()."""
+        """Return the values of a field for the records at these ascending indexes; see column()."""
         if not indexes:
             return ()
         if isinstance(indexes, range):  # if all are in one chunk, only its column is needed
@@ -168,21 +168,24 @@ class Batch:
         return values if len(indexes) == len(values) else pick(values, indexes)
 
     def extents(self) -> Iterator[tuple[Chunk, range]]:
-        """Yield each chunk with the indexes of its records in the batch."""
+        """Yield each chunk with the range of its records' indexes in the batch."""
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             yield chunk, range(start, start + len(chunk))
 
     def segments(
         self, indexes: Sequence[int], names: Iterable[str]
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Split records, in order, into runs of the same chunk and the same values of these fields.
+        """Split records, in order, into runs.
+
+        The records of a large chunk are a run of their own if they share one of the given fields.
 
         Args:
             indexes: the indexes of the records, ascending.
-            names: the fields whose values are compared.
+            names: the names of fields.
 
         Yields:
-            (fields that these records share, their indexes).
+            (shared fields of the chunk, indexes of the records) for a run of one chunk. For any
+            other run, the mapping is empty.
 
         """
         done = 0

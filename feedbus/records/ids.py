@@ -96,7 +96,7 @@ def children(ordinal: int, first: int, count: int) -> Sequence[int]:
 
 
 def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
-    """Return the values at these indexes; operator.itemgetter makes this fast."""
+    """Return the values at these indexes, in this order."""
     if isinstance(indexes, range) and indexes.step == 1:
         return values[indexes.start : indexes.stop]
     if len(indexes) < 2:  # noqa: PLR2004 -- for one index, itemgetter returns no tuple

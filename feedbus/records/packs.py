@@ -50,7 +50,15 @@ class Pack:
         shared: Mapping[str, Any],
         columns: Mapping[str, Sequence[Any]],
     ) -> Self:
-        """Return a pack of records whose ids are numbered from 0."""
+        """Return a pack of records whose ids are numbered from 0.
+
+        Args:
+            origin: the beginning of all ids.
+            keyed: see Pack.
+            shared: see Pack.
+            columns: see Pack.
+
+        """
         count = len(columns[keyed] if isinstance(keyed, str) else keyed)
         return cls(Ids(origin, range(count)), keyed, shared, columns)
 
@@ -155,7 +163,13 @@ def decode(
 
 
 def expands_too_far(body_bytes: int, pack: Pack) -> bool:
-    """Whether the records of a pack would have too many bytes as plain messages."""
+    """Whether the records of a pack would have more than EXPANDED_BYTES as plain messages.
+
+    Args:
+        body_bytes: the size of the pack's body.
+        pack: the decoded pack.
+
+    """
     count = len(pack)
     if body_bytes * count <= EXPANDED_BYTES:
         return False
@@ -223,9 +237,9 @@ def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
     return Ids([origins[owner] for owner in owners], ordinals)
 
 
-def _check_integers(where: str, numbers: list[Any], most: int) -> None:
-    if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most):
-        msg = f"{where}: expected integers from 0 to {most}"
+def _check_integers(where: str, numbers: list[Any], limit: int) -> None:
+    if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > limit):
+        msg = f"{where}: expected integers from 0 to {limit}"
         raise ValueError(msg)
 
 

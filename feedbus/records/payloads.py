@@ -18,7 +18,7 @@ from feedbus.records.raw_payload import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
-DEEPEST = 200  # with this limit, a payload that was read can also be written
+DEEPEST = 200  # limit of nesting; a payload with more levels can be read, but perhaps not written
 ERROR_CHARACTERS = 200
 SIMPLE = frozenset({str, int, bool, type(None)})  # all JSON libraries write them in the same way
 # The usual names of encodings. Python knows more, but some need seconds for a thousand characters.
@@ -81,7 +81,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable(payload: Mapping[str, Any]) -> str:
-    """Return the field of a payload that JSON cannot represent, and why; "" if there is none."""
+    """Return the text of an error: the first field that JSON cannot represent; "" if none."""
     for name, value in payload.items():
         found = _unencodable(value, str(name), 0)
         if found:
@@ -144,7 +144,8 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
 
     Args:
         body: the bytes of the message.
-        content_encoding: the property of the message: the encoding of the body's text.
+        content_encoding: the property of the message: the encoding of the body's text. None and an
+            unknown encoding are treated as UTF-8.
 
     Raises:
         InvalidBody: the body is not a JSON object; the error names the type that was found.
@@ -190,7 +191,7 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 
     Args:
         body: the bytes of the message.
-        content_encoding: the encoding according to the message; an unknown one is treated as UTF-8.
+        content_encoding: see decode_payload().
 
     Raises:
         InvalidBody: the body is not text in this encoding.

@@ -25,7 +25,7 @@ NO_KEY: str = _NoKey()  # the default of `key`; it differs from "", which a call
 
 
 def without_key(exchange: str, *, has_shards: bool) -> str:
-    """Return the routing key of messages that are published without one.
+    """Return "", the routing key of messages that are published without a key.
 
     Args:
         exchange: the name of the exchange.
@@ -152,12 +152,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
 
 
 def refuse_keys(keys: Iterable[object]) -> None:
-    """Raise TypeError for a routing key that is not a text.
-
-    Raises:
-        TypeError: see check_record().
-
-    """
+    """Raise TypeError if one of the routing keys is not a text."""
     for number, key in enumerate(keys):
         if not isinstance(key, str):
             refuse(f"keys[{number}]", "str", key)

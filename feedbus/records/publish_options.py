@@ -12,15 +12,15 @@ from feedbus.wire.header_checks import checked_headers
 from feedbus.wire.message_options import Envelope, PublishOptions
 from feedbus.wrong_argument import refuse
 
-MOST_PRIORITY = 255
+HIGHEST_PRIORITY = 255
 
 
-def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
+def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope | None:
     """Return the checked options, or None if no option is set.
 
     Args:
         options: the keyword arguments that publish() takes as options.
-        others: the other keyword arguments of publish(), for the error about an unknown one.
+        other_arguments: the other keyword arguments of publish(), for the text of an error.
 
     Raises:
         TypeError: an option is unknown or has a wrong type.
@@ -29,7 +29,7 @@ def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
     """
     for name in options:
         if name not in PublishOptions.__annotations__:
-            known = ", ".join([*others, *PublishOptions.__annotations__])
+            known = ", ".join([*other_arguments, *PublishOptions.__annotations__])
             msg = f"publish() has no argument '{name}'; its options are {known}"
             raise TypeError(msg)
     if all(value is None for value in options.values()):
@@ -55,15 +55,15 @@ def _priority(priority: object) -> int | None:
     if priority is None:
         return None
     if not isinstance(priority, int) or isinstance(priority, bool):
-        refuse("priority", f"int from 0 to {MOST_PRIORITY}", priority)
-    if not 0 <= priority <= MOST_PRIORITY:
-        msg = f"priority: expected 0 to {MOST_PRIORITY}, got {priority}"
+        refuse("priority", f"int from 0 to {HIGHEST_PRIORITY}", priority)
+    if not 0 <= priority <= HIGHEST_PRIORITY:
+        msg = f"priority: expected 0 to {HIGHEST_PRIORITY}, got {priority}"
         raise ValueError(msg)
     return priority
 
 
-def _milliseconds(name: str, given: object, most_seconds: float = LONGEST_SECONDS) -> int | None:
-    """Return a duration in milliseconds, at least 1."""
+def _milliseconds(name: str, given: object, max_seconds: float = LONGEST_SECONDS) -> int | None:
+    """Return a duration in milliseconds, at least 1; None if None was given."""
     if given is None:
         return None
     if isinstance(given, str):
@@ -75,8 +75,8 @@ def _milliseconds(name: str, given: object, most_seconds: float = LONGEST_SECOND
         seconds = given
     else:
         refuse(name, "a duration such as '30s', or seconds", given)
-    if not 0 < seconds <= most_seconds:
-        longest = write_duration(most_seconds)
+    if not 0 < seconds <= max_seconds:
+        longest = write_duration(max_seconds)
         msg = f"{name}: expected more than 0 and at most {longest}, got {given!r:.60}"
         raise ValueError(msg)
     return max(1, math.ceil(round(seconds * 1000, 3)))

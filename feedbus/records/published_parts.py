@@ -77,13 +77,13 @@ class Part:
             raise UsageError(_miscounted("key", self.key, count))
         return self
 
-    def pieces(self, most: int) -> Iterator[Part]:
-        """Yield parts of at most the given number of messages, of similar sizes, in order."""
+    def pieces(self, max_messages: int) -> Iterator[Part]:
+        """Split the messages, in order, into parts of similar sizes."""
         count = len(self)
-        if count <= most:
+        if count <= max_messages:
             yield self
             return
-        size = -(-count // -(-count // most))
+        size = -(-count // -(-count // max_messages))
         for start in range(0, count, size):
             taken = slice(start, start + size)
             key = self.key if isinstance(self.key, str) else self.key[taken]

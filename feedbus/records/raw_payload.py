@@ -25,7 +25,7 @@ class Raw:
             refuse("value", "str or bytes", self.value)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return the content as a mapping that JSON can represent."""
+        """Return the content as a mapping that JSON can represent, with the field RAW."""
         value = self.value
         return {
             RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}

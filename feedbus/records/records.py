@@ -257,7 +257,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._batch.publisher = publisher
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
-        """Return a batch of the records with the given ids, one record for each id."""
+        """Return a new batch of the records with the given ids, one record for each id."""
         wanted = set(ids)
         chunks: list[Chunk] = []
         origins: list[Origin] = []
@@ -273,7 +273,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
-        """Return a batch of the records at these ascending indexes of this batch."""
+        """Return a new batch of the records at these ascending indexes of this batch."""
         found: dict[int, list[int]] = {}
         for index in indexes:
             number, row = self._batch.find(index)

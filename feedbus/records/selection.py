@@ -9,27 +9,28 @@ from typing import Any
 
 from feedbus.records.batch import Batch
 
-Flags = Callable[[Sequence[Any]], Iterable[object]]
+Condition = Callable[[Sequence[Any]], Iterable[object]]
 
 
-def choose(batch: Batch, indexes: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
-    """Return the indexes of the records whose value in a field is wanted.
+def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition) -> Sequence[int]:
+    """Return the indexes of the records in which the value of a field meets a condition.
 
     Args:
-        batch: the records.
+        batch: the batch of the records.
         indexes: the indexes of the records to choose from.
         name: the name of the field.
-        flags: a function that gets values, and returns for each value whether it is wanted.
+        condition: a function that gets values. It returns for each value whether the condition is
+            true.
 
     """
     if len(indexes) < len(batch) or batch.scattered:
-        return list(compress(indexes, flags(batch.values(name, indexes))))
+        return list(compress(indexes, condition(batch.values(name, indexes))))
     batch.check(name)
     found: list[int] = []
     for chunk, extent in batch.extents():
         if name in chunk.columns:
-            found += compress(extent, flags(chunk.columns[name]))
-        elif any(flags([chunk.shared[name]])):
+            found += compress(extent, condition(chunk.columns[name]))
+        elif any(condition([chunk.shared[name]])):
             found += extent
     return found
 
@@ -37,7 +38,18 @@ def choose(batch: Batch, indexes: Sequence[int], name: str, flags: Flags) -> Seq
 def group(
     batch: Batch, indexes: Sequence[int], names: Sequence[str]
 ) -> Mapping[Any, Sequence[int]]:
-    """Return the indexes of the records by the value of a field, or of several fields."""
+    """Group records by the values of one or several fields.
+
+    Args:
+        batch: the batch of the records.
+        indexes: the indexes of the records to group.
+        names: the names of the fields.
+
+    Returns:
+        Maps each value to the indexes of its records, in order. With several fields, the keys are
+        tuples of values.
+
+    """
     found: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
     if len(indexes) < len(batch) or batch.scattered:

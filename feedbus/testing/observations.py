@@ -100,7 +100,7 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
     expiration = message.headers.get(EXPIRATION, message.properties.get("expiration"))
     expires = int(expiration) if expiration else None
     priority = message.headers.get(PRIORITY, message.properties.get("priority"))
-    delay = timer.wait_of(message.headers) or None
+    delay = timer.delay_milliseconds_of(message.headers) or None
     return Envelope(headers, priority, expires, delay).options()
 
 

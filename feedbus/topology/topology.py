@@ -20,7 +20,20 @@ from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 @dataclass(frozen=True)
 class Topology:
-    """The checked content of topology.toml."""
+    """The checked content of topology.toml.
+
+    The reference of topology.toml describes every option. Some attributes need an explanation.
+
+    Attributes:
+        path: the absolute path of topology.toml.
+        var: the folder for logs, locks and the file of the embedded broker.
+        commands: maps the names of the project's own commands to dotted names.
+        consumer_timeout_seconds: RabbitMQ closes the channel of a consumer that does not
+            acknowledge a delivery in this time; infinite for the embedded broker.
+        middleware: dotted names, the outermost middleware first.
+        codecs: maps content types to dotted names of codecs.
+
+    """
 
     # A parameter of a resource can request the Topology.
     __feedbus_parameter__: ClassVar[str] = "topology"

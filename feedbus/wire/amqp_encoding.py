@@ -16,7 +16,7 @@ from typing import Any, Literal
 from feedbus.wire.constants import SHORT_TEXT_BYTES
 
 DEEPEST = 32  # depth of tables within tables; deeper tables are not parsed
-INT_MOST = 2**31 - 1
+MAX_INT32 = 2**31 - 1
 
 Kind = Literal["text", "table", "octet", "long"]
 
@@ -54,7 +54,7 @@ class Timestamp(int):
 
 
 class ByteArray(bytes):
-    """A value of AMQP's type byte array, unlike plain `bytes`, which are text that is not UTF-8."""
+    """A value of AMQP's type byte array; a value of plain `bytes` is a text that is not UTF-8."""
 
 
 class Unread(bytes):
@@ -62,9 +62,20 @@ class Unread(bytes):
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Read properties, which begin with their flags; return them and the undecodable parts.
+    """Decode the properties of a message.
 
     Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
+
+    Args:
+        buffer: the bytes of a content header.
+        at: the index in the buffer at which the flags of the properties begin.
+
+    Returns:
+        The properties by name, and a text about each part that cannot be decoded.
+
+    Raises:
+        ValueError: the bytes are not valid AMQP; also IndexError and struct.error.
+
     """
     found: dict[str, Any] = {}
     undecodable: list[str] = []
@@ -91,7 +102,18 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_text(buffer: bytes, at: int, name: str, undecodable: list[str]) -> tuple[str, int]:
-    """Read a text of at most 255 bytes; return the text and the position after it."""
+    """Decode a short text, which begins with its length.
+
+    Args:
+        buffer: the bytes of a frame.
+        at: the index in the buffer at which the text begins.
+        name: what the text is, such as "the routing key".
+        undecodable: gets an entry with that name if the text is not UTF-8.
+
+    Returns:
+        The text, and the index after it.
+
+    """
     end = at + 1 + buffer[at]
     return _text(buffer[at + 1 : end], name, undecodable), end
 
@@ -239,7 +261,7 @@ def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- one 
     if isinstance(value, Timestamp):
         return b"T" + _packed(_LONG_LONG, value, name)
     if isinstance(value, int):
-        letter = "I" if -INT_MOST <= value <= INT_MOST else "l"
+        letter = "I" if -MAX_INT32 <= value <= MAX_INT32 else "l"
         return letter.encode() + _packed(_NUMBERS[ord(letter)], value, name)
     if value is None:
         return b"V"

@@ -42,11 +42,12 @@ RELEASE = "feedbus-release"  # the id of the dead letter whose records are relea
 REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
 # Headers of a delayed message: the digits of its delay, one header for each position, and its
 # target. See feedbus.broker.timer.
-TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
+TIMER_POSITIONS = tuple(f"feedbus-timer-{position}" for position in range(15))
 TIMER_TARGET = "feedbus-timer-target"
+# All headers that feedbus adds when a message fails, waits or is delayed.
 OF_FAILURES = frozenset(
     {
-        *TIMER_PLACES,
+        *TIMER_POSITIONS,
         TIMER_TARGET,
         ATTEMPT,
         BLOCKED,

@@ -6,7 +6,7 @@ BYTES = "application/octet-stream"
 
 
 def bare_type(content_type: object) -> str:
-    """Return a content type without its parameters, in lower case."""
+    """Return a content type without its parameters, in lower case; "" if it is missing."""
     return str(content_type or "").partition(";")[0].strip().lower()
 
 
@@ -17,7 +17,7 @@ def is_known(content_type: str) -> bool:
 
 
 def charset_of(content_type: str | None) -> str | None:
-    """Return the charset of a content type, or None if it has none."""
+    """Return the parameter `charset` of a content type, such as "utf-8"; None if it has none."""
     for parameter in (content_type or "").split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":

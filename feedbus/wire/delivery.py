@@ -28,9 +28,10 @@ from feedbus.wire.message_in_message import opened
 if TYPE_CHECKING:
     from feedbus.clock import Clock
 
-MOST_RECORDS = 1_000_000
-MOST_ATTEMPTS = 2**31
-MOST_PRIORITY = 255
+# A number in a header is ignored if it is not below these limits, because then it is wrong.
+MAX_RECORDS = 1_000_000
+MAX_ATTEMPTS = 2**31
+HIGHEST_PRIORITY = 255
 # A time in a header is ignored if it is outside of these years: it has another unit, or is wrong.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
@@ -114,7 +115,7 @@ class Delivery:
     def record_count(self) -> int:
         """The number of records, from the headers of the delivery."""
         count = self.headers.get(RECORD_COUNT, 1)
-        return count if type(count) is int and 0 < count <= MOST_RECORDS else 1
+        return count if type(count) is int and 0 < count <= MAX_RECORDS else 1
 
     @property
     def published_at_microseconds(self) -> int | None:
@@ -130,7 +131,7 @@ class Delivery:
         return SENT_AT in self.headers
 
     def lag_seconds(self, now_microseconds: int) -> float | None:
-        """Return the seconds since the message was last sent; None if not known."""
+        """Return the seconds since the message was sent, or sent again; None if not known."""
         sent_at = self.headers.get(SENT_AT if self.sent_again else PUBLISHED_AT)
         return seconds_since(sent_at, now_microseconds)
 
@@ -156,7 +157,7 @@ class Delivery:
     def attempts(self) -> int:
         """How often the handler, or the validation, has failed for this message."""
         count = self.headers.get(ATTEMPT, 0)
-        return count if type(count) is int and 0 <= count < MOST_ATTEMPTS else 0
+        return count if type(count) is int and 0 <= count < MAX_ATTEMPTS else 0
 
     @property
     def original_key(self) -> str:
@@ -186,7 +187,13 @@ def seconds_since(value: object, now_microseconds: int) -> float | None:
 
 
 def key_of(headers: Mapping[str, Any], otherwise: str) -> str:
-    """Return the routing key with which a failed message was first published."""
+    """Return the routing key with which a failed message was first published.
+
+    Args:
+        headers: the headers of the message.
+        otherwise: the result if no header contains the key.
+
+    """
     return text_of(headers[KEY]) if KEY in headers else otherwise
 
 
@@ -225,6 +232,6 @@ def _failed(
         if header in said:
             found[name] = text_of(said[header])
     priority = said.get(PRIORITY)
-    if type(priority) is int and 0 <= priority <= MOST_PRIORITY:
+    if type(priority) is int and 0 <= priority <= HIGHEST_PRIORITY:
         found["priority"] = priority
     return found, {**own, **said}, body, undecodable

@@ -52,7 +52,7 @@ def is_short_text(value: object) -> bool:
 def derived_id(
     body: bytes, routing_key: str, properties: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> str:
-    """Return the id that is derived from what the publisher has sent.
+    """Return the id of a message without an id, derived from what the publisher has sent.
 
     The exchange is not used, because it changes when a queue is resharded. Headers of brokers about
     earlier deliveries are not used either.

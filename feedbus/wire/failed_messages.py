@@ -70,7 +70,13 @@ def published(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> dict[str, Any]:
-    """Return headers without the broker's records about dead-lettering in some queues."""
+    """Return headers without the broker's records about dead-lettering in some queues.
+
+    Args:
+        headers: the headers of a dead letter.
+        died_in: returns whether the records about the queue of a given name are removed.
+
+    """
     found = dict(headers)
     for group in OF_DEATHS:
         if died_in(str(found.get(f"{group}queue", ""))):
@@ -98,7 +104,8 @@ def sent_back(
         delivery: the dead letter.
         exchange: the exchange of the new message.
         routing_key: the routing key of the message.
-        died_in: returns whether the broker may have dead-lettered the message in a given queue.
+        died_in: returns whether the queue of a given name dead-letters its messages to the queue of
+            this dead letter; the broker's records about such queues are removed.
 
     """
     headers = _died_elsewhere(published(delivery.headers), died_in)
@@ -158,13 +165,16 @@ def traceback_text(error: BaseException) -> str:
 
 
 def _cut(text: str, limit_bytes: int) -> str:
-    """Return the beginning of a text, without characters that UTF-8 cannot represent."""
+    """Return the beginning of a text; characters that UTF-8 cannot represent become escapes."""
     raw = text[:limit_bytes].encode(errors="backslashreplace")
     return raw[:limit_bytes].decode(errors="ignore")
 
 
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
-    """Return the errors of each field as the text of a header; leave out fields that do not fit."""
+    """Return the errors of each field as the text of a header, in JSON.
+
+    Fields that do not fit into ERRORS_BYTES are left out.
+    """
     kept: dict[str, list[str]] = {}
     size = 2
     for field, texts in errors.items():

@@ -48,12 +48,14 @@ def sealed(message: Outgoing) -> Outgoing:
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
-    """Return the properties and the body of the message in a sealed message.
-
-    The third value lists the parts that cannot be decoded.
+    """Return the message in a sealed message.
 
     Args:
         body: the body of the sealed message.
+
+    Returns:
+        The properties of the inner message, its body, and a text about each part that cannot be
+        decoded.
 
     """
     try:
@@ -72,7 +74,7 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
 
     Args:
         message: the message to publish.
-        frame_bytes: the limit that was negotiated with the broker, or None if there is none.
+        frame_bytes: the largest frame, as negotiated with the broker; None if there is no limit.
 
     Raises:
         UsageError: the properties do not fit, and the message is neither a retry nor a dead letter.

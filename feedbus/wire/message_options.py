@@ -45,7 +45,7 @@ class Envelope:
     delay_milliseconds: int | None = None
 
     def around(self, message: Outgoing) -> Outgoing:
-        """Return a message with these options, except the delay."""
+        """Return a copy of a message with these options, except the delay."""
         properties = dict(message.properties)
         if self.priority is not None:
             properties["priority"] = self.priority

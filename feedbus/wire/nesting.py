@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import chain
 
 
-def deeper_than(most: int, value: object) -> bool:
-    """Whether dicts and lists are nested more deeply than a limit."""
+def deeper_than(levels: int, value: object) -> bool:
+    """Whether a value contains dicts or lists in more than this number of levels."""
     level = [value] if isinstance(value, dict | list | tuple) else []
-    for _ in range(most):
+    for _ in range(levels):
         inner = chain.from_iterable(
             each.values() if isinstance(each, dict) else each for each in level
         )

@@ -49,7 +49,7 @@ class Outgoing:
     records: int = 1
 
     def prepared(self, channel: Channel) -> Any:
-        """Return the message as the argument of a channel's basic_publish."""
+        """Return the message as the argument of the channel's basic_publish()."""
         properties = {
             **self.properties,
             "delivery_mode": PERSISTENT,
@@ -65,7 +65,10 @@ class Outgoing:
         )
 
     def all_properties(self) -> dict[str, Any]:
-        """Return all properties of the message, with the time of sending in the headers."""
+        """Return all properties of the message, with the longest possible time of sending.
+
+        They are used to compute the size of the properties before the message is sent.
+        """
         return {
             **self.properties,
             "content_type": self.content_type,
@@ -83,7 +86,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Outgoing):
-    """A message that was taken from a queue and is published again unchanged."""
+    """A message that was taken from a queue and is published again unchanged.
+
+    Attributes:
+        taken: the message as the broker delivered it.
+
+    """
 
     taken: Any = None
 

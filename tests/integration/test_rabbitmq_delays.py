@@ -18,7 +18,7 @@ from tests.systems import System
 
 MESSAGES = 60
 LONGEST_SECONDS = 12.0
-NOTHING = timer.Delayed(0, 0)
+NOTHING = timer.DelayedCounts(0, 0)
 
 
 def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first_use_of_a_delay(

@@ -113,17 +113,24 @@ class RabbitMQ:
             close(connection)
         return found
 
-    def _listed(self, kind: str) -> list[dict[str, Any]]:
+    def _listed(self, kind: management.ListedKind) -> list[dict[str, Any]]:
         return management.listed(self.url, self.management_url, kind)
 
 
 def _counted(
-    connection: Connection, held: Mapping[str, tuple[Mapping[str, Any], int]]
+    connection: Connection, listed: Mapping[str, tuple[Mapping[str, Any], int]]
 ) -> list[SeenQueue]:
+    """Return the queues of the management API with the message counts that AMQP reports now.
+
+    Args:
+        connection: an open connection.
+        listed: maps the name of a queue to its arguments and its unacknowledged messages.
+
+    """
     from amqp.exceptions import ChannelError
 
     found = []
-    for name, (arguments, unacknowledged) in held.items():
+    for name, (arguments, unacknowledged) in listed.items():
         try:
             with short_channel(connection) as channel:
                 counts = channel.queue_declare(name, passive=True)
@@ -159,6 +166,6 @@ def _connection(node: Node, heartbeats: HeartbeatSource) -> Connection:
             "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
             "confirm_publish": False,
             "write_timeout": WRITE_TIMEOUT_SECONDS,
-            "beats_itself": heartbeats is HeartbeatSource.BACKGROUND,
+            "background_heartbeats": heartbeats is HeartbeatSource.BACKGROUND,
         },
     )

@@ -6,7 +6,7 @@ import time
 
 from feedbus.wire.amqp_protocols import RawConnection
 
-PATIENCE_SECONDS = 2.0
+CONFIRM_SECONDS = 2.0
 
 
 def refusal(connection: RawConnection) -> str:
@@ -26,13 +26,13 @@ def refusal(connection: RawConnection) -> str:
     channel.confirm_select()
     for event in ("basic_ack", "basic_nack"):
         channel.events[event].add(lambda tag, _multiple: answers.append(tag))
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + CONFIRM_SECONDS
     try:
         channel.basic_publish(Message(b""), exchange="", routing_key="")
         while not (blocked or answers):
             connection.drain_events(timeout=max(deadline - time.monotonic(), 0.001))
     except TimeoutError:
-        return f"it does not confirm a message within {PATIENCE_SECONDS:g} s"
+        return f"it does not confirm a message within {CONFIRM_SECONDS:g} s"
     except ChannelError:
         return ""  # this user may not publish there, so the check is not possible
     if blocked:

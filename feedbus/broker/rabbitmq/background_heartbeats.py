@@ -38,7 +38,7 @@ class BackgroundHeartbeats:
         thread.start()
 
     def stop(self) -> None:
-        """End the thread soon."""
+        """Make the thread end, without waiting for its end."""
         self._over.set()
 
     def _run(self, transport: weakref.ref[Any]) -> None:

@@ -10,7 +10,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from feedbus.broker.rabbitmq.tls import make_context
@@ -20,13 +20,16 @@ from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
 TIMEOUT_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0
-LARGEST_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
+MAX_ANSWER_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
 READ_BYTES = 65_536
 
 
+ListedKind = Literal["exchanges", "queues", "bindings"]
+
+
 @dataclass(frozen=True, slots=True)
-class Api:
-    """The API of one node, for one virtual host."""
+class ManagementApi:
+    """The management API of one node, for one virtual host."""
 
     url: ManagementUrl
     virtual_host: str
@@ -37,8 +40,8 @@ class Api:
         found = management_of(url, management_url)
         return [cls(url, node.virtual_host) for url, node in found]
 
-    def list(self, kind: str) -> list[dict[str, Any]]:
-        """Return every exchange, queue or binding of the virtual host.
+    def list(self, kind: ListedKind) -> list[dict[str, Any]]:
+        """Return every object of one kind in the virtual host, as the API describes it.
 
         Raises:
             UsageError: the API does not answer, or refuses; the error says which option to set.
@@ -85,8 +88,8 @@ class Api:
             with connection.getresponse() as answer:
                 while part := answer.read(READ_BYTES):
                     body += part
-                    if len(body) > LARGEST_BYTES:
-                        msg = f"its answer is larger than {LARGEST_BYTES:,} bytes"
+                    if len(body) > MAX_ANSWER_BYTES:
+                        msg = f"its answer is larger than {MAX_ANSWER_BYTES:,} bytes"
                         raise OSError(msg)
                     if time.monotonic() > deadline:
                         msg = f"its answer takes longer than {DEADLINE_SECONDS:.0f} s"
@@ -134,14 +137,21 @@ def _connection(url: ManagementUrl) -> http.client.HTTPConnection:
     return _TlsConnection(url, context, url.tls.server_name or url.host)
 
 
-def listed(url: BrokerUrl, management_url: ManagementUrl | None, kind: str) -> list[dict[str, Any]]:
-    """Return every exchange, queue or binding, from the first node whose API answers.
+def listed(
+    url: BrokerUrl, management_url: ManagementUrl | None, kind: ListedKind
+) -> list[dict[str, Any]]:
+    """Return every object of one kind, as the API of the first node that answers describes it.
+
+    Args:
+        url: the URL of the broker.
+        management_url: the URL of the API; None for the default port on each node of the broker.
+        kind: the kind of the objects.
 
     Raises:
         UsageError: no API answers; the error says which option to set.
 
     """
-    *others, last = Api.of(url, management_url)
+    *others, last = ManagementApi.of(url, management_url)
     seconds = TIMEOUT_SECONDS * (len(others) + 1)
     what = "RabbitMQ's management API"
     with notices.during(f"waiting for {what} to list each {kind[:-1]}, at most {seconds:.0f} s"):

@@ -21,7 +21,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 
     Args:
         tls: the options of the URL.
-        server: the URL for messages, without its password.
+        server: the URL without its password, for the texts of errors.
 
     Raises:
         BrokerOutage: a certificate file cannot be read, or is invalid; a consumer then holds.
@@ -73,7 +73,7 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _used(server: str, file: Path | None) -> Iterator[None]:
-    """Raise BrokerOutage for a file that cannot be used."""
+    """Raise BrokerOutage if a file cannot be used in a `with` block."""
     try:
         yield
     except (OSError, ValueError) as error:

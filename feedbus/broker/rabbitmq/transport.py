@@ -39,17 +39,19 @@ class Connection(frames.Connection):
     is_blocked = False
     _background: BackgroundHeartbeats | None = None
 
-    def __init__(self, *arguments: Any, beats_itself: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, background_heartbeats: bool = False, **options: Any
+    ) -> None:
         """Create a connection.
 
         Args:
             arguments: the arguments of py-amqp's connection.
-            beats_itself: whether a thread of the connection sends its heartbeats.
+            background_heartbeats: whether a thread of the connection sends its heartbeats.
             options: the options of py-amqp's connection.
 
         """
         super().__init__(*arguments, **options)
-        self._beats_itself = beats_itself
+        self._background_heartbeats = background_heartbeats
 
     def connect(self, callback: Any = None) -> Any:
         """Open the connection; from then on, each read takes all available bytes."""
@@ -65,7 +67,7 @@ class Connection(frames.Connection):
         close_in_forks(transport.sock)
         self._arrivals = select.poll()
         self._arrivals.register(transport.sock, select.POLLIN)
-        if self._beats_itself and self.heartbeat:
+        if self._background_heartbeats and self.heartbeat:
             self._background = BackgroundHeartbeats(transport, self.heartbeat)
         return result
 
@@ -124,7 +126,7 @@ class Connection(frames.Connection):
                 raise TimeoutError(msg)
 
     def take_arrived(self) -> None:
-        """Process the data that has arrived, without waiting.
+        """Process all frames that have arrived, without waiting for others.
 
         Raises:
             RecoverableConnectionError: the connection is closed, or the broker is silent.
