@@ -73,7 +73,7 @@ class Derived:
 
 
 def role_of(suffix: str) -> Role | None:
-    """Return the role that a suffix stands for; None if feedbus uses no such suffix."""
+    """Return the role for which a suffix, such as "dead", stands; None for an unknown suffix."""
     found = re.fullmatch(_SUFFIX, suffix)
     return Role[found.lastgroup] if found is not None and found.lastgroup else None
 

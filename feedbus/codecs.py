@@ -73,7 +73,12 @@ def reads_of(content_type: str) -> Reads:
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """Reads and writes the bodies of a topology's messages."""
+    """Reads and writes the bodies of a topology's messages.
+
+    Attributes:
+        codecs: maps content types, without parameters, to the project's codecs.
+
+    """
 
     codecs: Mapping[str, Codec]
 

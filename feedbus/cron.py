@@ -52,7 +52,7 @@ class Cron:
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
-        """Return the latest matching time after `after`, at or before `until`."""
+        """Return the latest matching time after `after` and not after `until`; None if none."""
         span = timedelta(seconds=1)
         while (found := self.next_after(max(after, until - span))) > until:
             if until - span <= after:

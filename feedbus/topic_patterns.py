@@ -11,7 +11,13 @@ def words_of(routing_key: str) -> Sequence[str]:
 
 
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether words match a pattern: `*` stands for one word, `#` for zero or more words."""
+    """Whether the words of a routing key match a pattern of a topic exchange.
+
+    Args:
+        pattern: the words of the pattern; `*` stands for one word, `#` for zero or more words.
+        words: the words of the routing key; see words_of().
+
+    """
     if list(pattern) == [""]:
         return not words
     # The positions in the pattern up to which it matches the words so far. There can be several

@@ -16,7 +16,7 @@ from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
-EXPIRES_MARGIN_MILLISECONDS = 60_000
+EXPIRES_MARGIN_MILLISECONDS = 60_000  # added to the time after which a retry queue is deleted
 
 
 def declare(channel: Channel, topology: Topology) -> None:

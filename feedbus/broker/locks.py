@@ -13,7 +13,7 @@ from feedbus.process import file_locks
 from feedbus.wire.amqp_protocols import Connection
 
 WAIT_SECONDS = 10.0  # the default time limit for the lock of a topology
-QUEUE_POLL_SECONDS = 0.1
+QUEUE_POLL_SECONDS = 0.1  # between two attempts to declare the exclusive queue
 
 
 @contextlib.contextmanager

@@ -17,6 +17,10 @@ from feedbus.wire import amqp_protocols
 def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
     """Open a connection and return it.
 
+    Args:
+        connection: a connection that is not open yet.
+        url: the URL of the broker, for the text of an error.
+
     Raises:
         BrokerOutage: the broker cannot be reached, or refuses the login.
 

@@ -132,8 +132,9 @@ class Publisher:
         return self._channel
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish once; if the broker closes the channel, find the message that caused it.
+        """Publish messages without a second attempt; return the messages that were not accepted.
 
+        If the broker closes the channel, this method finds the message that caused it.
         The message that caused it has no confirm. So the messages without a confirm are published
         one at a time until this message is found. Then the remaining messages are published
         together.
@@ -142,7 +143,7 @@ class Publisher:
         left, one_at_a_time = messages, False
         while left:
             window = left[:1] if one_at_a_time else left
-            unanswered, error = self._try(window)
+            unanswered, error = self._publish_until_closed(window)
             refusals += self._unconfirmed.refusals
             if len(unanswered) > 1:
                 left, one_at_a_time = unanswered, True
@@ -154,8 +155,14 @@ class Publisher:
             left = left[len(window) :]
         return refusals
 
-    def _try(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
-        """Publish; return the messages without a confirm, and why the broker closed the channel."""
+    def _publish_until_closed(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
+        """Publish until the broker closes the channel, or has answered every message.
+
+        Returns:
+            The messages without an answer, and why the broker closed the channel; () and "" if it
+            has answered every message.
+
+        """
         channel = self._opened()
         unconfirmed = self._unconfirmed
         unconfirmed.refusals = []

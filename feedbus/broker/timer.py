@@ -31,8 +31,8 @@ from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.constants import EXPIRATION, PRIORITY, TIMER_POSITIONS, TIMER_TARGET
 
-BASE_BITS = 4
-LOW_POSITIONS = 8
+BASE_BITS = 4  # the bits of a digit
+LOW_POSITIONS = 8  # the positions of digits; each higher position stands for 49.7 days
 LONGEST_QUEUE_MILLISECONDS = 2**32 - 1
 LONGEST_MILLISECONDS = (len(TIMER_POSITIONS) - LOW_POSITIONS + 1) * LONGEST_QUEUE_MILLISECONDS
 # (limit, step): a delay below the limit is rounded up to a multiple of the step, in ms.

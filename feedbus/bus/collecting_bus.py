@@ -64,7 +64,7 @@ class CollectingBus(Bus):
         return self._shards(exchange) > 0
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
-        """Collect (payload, routing key) pairs."""
+        """Collect (payload, routing key) pairs, and return their number."""
         check_many(exchange, pairs)
         collected = list(pairs)
         for pack in columnar(collected, ""):
@@ -79,7 +79,7 @@ class CollectingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Collect records by column."""
+        """Collect records by column, and return their number; see Bus.publish_columns()."""
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered(self._next_origin(exchange), keys, shared or {}, columns)
         if len(pack):

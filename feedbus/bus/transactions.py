@@ -90,7 +90,14 @@ class Transaction:
 
 
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
-    """Return the rows whose messages the broker accepted."""
+    """Return the ids of the rows whose messages the broker accepted.
+
+    Args:
+        request: the request of the rows.
+        ids: the ids of the rows.
+        refusals: the messages of the request that the broker did not accept.
+
+    """
     if any(refusal.message.content_type == PACK for refusal in refusals):
         return []  # it is not known which records of the request arrived
     refused = {refusal.message.message_id for refusal in refusals}

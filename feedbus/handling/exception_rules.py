@@ -32,14 +32,24 @@ class ExceptionRules:
 
     @classmethod
     def of(cls, retry_on: Iterable[str], reject_on: Iterable[str], root: Path) -> Self:
-        """Return the rules of a queue, or raise UsageError; see resolve_exception()."""
+        """Return the rules of a queue.
+
+        Args:
+            retry_on: dotted names of exceptions, as in topology.toml.
+            reject_on: dotted names of exceptions, as in topology.toml.
+            root: the folder of the topology.
+
+        Raises:
+            UsageError: see resolve_exception().
+
+        """
         return cls(
             frozenset(resolve_exception(name, root) for name in retry_on),
             frozenset(resolve_exception(name, root) for name in reject_on),
         )
 
     def rejects(self, error: BaseException) -> bool:
-        """Whether an exception is not retried."""
+        """Whether a record becomes a dead letter after this exception, without another attempt."""
         for kind in type(error).__mro__:
             if kind in self.reject_on:
                 return True

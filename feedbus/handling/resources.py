@@ -90,7 +90,11 @@ class Resources:
         self._all_open = True
 
     def override(self, function: object, value: Any) -> None:
-        """Use a given value instead of the value that the resource's function returns.
+        """Use another value for a resource, without a call of its function.
+
+        Args:
+            function: the function with the decorator @resource.
+            value: the value.
 
         Raises:
             UsageError: nothing requests that resource.

@@ -130,7 +130,13 @@ class _Sharing:
 
 
 def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
-    """Return the sort key of a move; the most useful move has the smallest key."""
+    """Return the sort key of a move; the most useful move has the smallest key.
+
+    Args:
+        move: how many more consumers of the queue the old host has than the new one, the same for
+            all queues, the consumer, the new host.
+
+    """
     difference, in_all, consumer, taker = move
     return -difference, -in_all, _digest(consumer, taker)
 

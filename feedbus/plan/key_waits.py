@@ -19,7 +19,7 @@ from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows
 from feedbus.topology import Generation
 
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 1.0  # how long the rates are measured
 
 Shares = Mapping[tuple[str, str], float]
 
@@ -53,7 +53,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages by shard (its consumer), without empty shards."""
+    """Return the number of messages of each shard of a generation, without empty shards."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages

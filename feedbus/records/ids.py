@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, overload
 
 ORDINAL = re.compile(r"0|[1-9][0-9]{0,99}", re.ASCII)
 LARGEST_ORDINAL = 10**100 - 1
-DIGIT_BITS = 32
+DIGIT_BITS = 32  # see children()
 
 Value = TypeVar("Value")
 

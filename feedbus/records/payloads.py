@@ -31,7 +31,7 @@ ENCODINGS = {
     "utf32": "utf-32",
 }
 
-PLAIN = (str, int, float, type(None))
+PLAIN = (str, int, float, type(None))  # the types of values that are not dicts or lists
 
 
 class DataclassInstance(Protocol):

@@ -14,8 +14,8 @@ from feedbus.topology import Schedule, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 
-READ_ATTEMPTS = 10
-READ_PAUSE_SECONDS = 0.03
+READ_ATTEMPTS = 10  # how often an empty queue is read before no moment counts as stored
+READ_PAUSE_SECONDS = 0.03  # between two such attempts
 
 
 class FiredMoment:

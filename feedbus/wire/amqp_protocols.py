@@ -136,7 +136,7 @@ class Channel(Protocol):
         """Acknowledge a delivery or, with multiple, all deliveries up to it."""
 
     def basic_reject(self, delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001 -- as above
-        """Reject a delivery."""
+        """Reject a delivery; with requeue, the message returns to its queue."""
 
     def basic_recover(self, requeue: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
         """Return all unacknowledged messages to their queues."""

@@ -34,6 +34,7 @@ from feedbus.wire.outgoing_message import Outgoing
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
 CUT = "...\n"  # replaces the beginning of a long traceback
+# Headers of a pack that its records do not get when they become messages.
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
 KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 

@@ -20,7 +20,7 @@ from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALE
 from feedbus.wire.outgoing_message import Outgoing
 
 FRAME_OVERHEAD = 8 + 12  # the bytes of a frame, and of a content header before the properties
-SHORT_REASON = 200
+SHORT_REASON = 200  # the characters of a reason that is shortened to fit into the frame
 FEW_HEADERS = 3  # so many headers of feedbus fit into any frame
 
 _LENGTH = struct.Struct(">I")

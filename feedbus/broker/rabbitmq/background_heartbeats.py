@@ -60,10 +60,15 @@ class BackgroundHeartbeats:
     def _guarded(
         self, sock: ssl.SSLSocket, receive: Callable[[int], bytes]
     ) -> Callable[[int], bytes]:
-        """Return a function that receives while the thread does not write.
+        """Return a function that receives bytes, but not while the thread writes.
 
         OpenSSL does not allow two threads to use a connection at the same time. The wait for data
         comes first, so that the thread can write meanwhile.
+
+        Args:
+            sock: the socket of the connection.
+            receive: py-amqp's function that receives at most a number of bytes.
+
         """
 
         def received(count: int) -> bytes:

@@ -18,8 +18,8 @@ from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.process.slow_server_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
-TIMEOUT_SECONDS = 10.0
-DEADLINE_SECONDS = 60.0
+TIMEOUT_SECONDS = 10.0  # the limit of each wait for data
+DEADLINE_SECONDS = 60.0  # the limit of a whole answer
 MAX_ANSWER_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
 READ_BYTES = 65_536
 
@@ -76,7 +76,10 @@ class ManagementApi:
         return found
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        """Send a request without a proxy and redirects, which could receive the password."""
+        """Send a request; return the status and the body of the answer.
+
+        Proxies and redirects are not used, because they could receive the password.
+        """
         token = b64encode(f"{self.url.user}:{self.url.password}".encode()).decode()
         connection = _connection(self.url)
         deadline = time.monotonic() + DEADLINE_SECONDS

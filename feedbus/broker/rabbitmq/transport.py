@@ -19,9 +19,9 @@ READ_AHEAD_BYTES = 16_384
 FRAME_HEADER = struct.Struct(">BHI")  # type, channel, bytes
 FRAME_END = 0xCE
 SHORTEST_SECONDS = 0.0001  # shortest wait of a read: after 0 s, a partial frame causes a busy loop
-STEP_SECONDS = 1.0
-ANSWER_SECONDS = 40.0
-CLOSE_SECONDS = 5.0
+STEP_SECONDS = 1.0  # during a wait for an answer, heartbeats are checked this often
+ANSWER_SECONDS = 40.0  # how long to wait for the broker's answer to a method
+CLOSE_SECONDS = 5.0  # the same for the close of a connection
 # A connection is lost after this number of heartbeat intervals in which the broker sent nothing. A
 # broker sends a heartbeat at least once in each interval.
 SILENT_INTERVALS = 2
@@ -194,7 +194,10 @@ class Connection(frames.Connection):
         return self.blocking_read(max(seconds, SHORTEST_SECONDS))
 
     def _next_frame(self) -> tuple[int, int, bytes] | None:
-        """Return the next frame if it is complete; py-amqp's own code takes five times as long."""
+        """Return the next frame as (type, channel, payload); None if it has not arrived completely.
+
+        py-amqp's own code takes five times as long.
+        """
         transport = self._open_transport()
         read: bytes = transport._read_buffer  # noqa: SLF001 -- as above
         if len(read) < FRAME_HEADER.size:

@@ -103,7 +103,14 @@ class PydanticType(MessageType):
 
 
 def _wire_names(field: str, alias: Any, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names that a field may have on the wire."""
+    """Yield the names that a field may have on the wire.
+
+    Args:
+        field: the name of the field in the model.
+        alias: the validation alias of the field; None if it has none.
+        config: the configuration of the model.
+
+    """
     for each in getattr(alias, "choices", (alias,)) if alias is not None else ():
         yield each if isinstance(each, str) else each.path[0]
     if alias is None or config.get("populate_by_name") or config.get("validate_by_name"):

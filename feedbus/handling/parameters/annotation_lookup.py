@@ -50,7 +50,15 @@ def requested(
 def _requested_by_annotation(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Requested | None:
-    """Return what an annotation requests, or None; the type None in a union is ignored."""
+    """Return what an annotation requests, or None; the type None in a union is ignored.
+
+    Args:
+        function: the function that has the parameter.
+        parameter: the parameter.
+        found: the evaluated annotation.
+        offer: the values that the function can request.
+
+    """
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]

@@ -84,7 +84,13 @@ class Offer:
 
     @classmethod
     def to_handlers(cls, session_type: type | None = None, *, batch: bool = False) -> Offer:
-        """Return the values that a handler can request."""
+        """Return the values that a handler can request.
+
+        Args:
+            session_type: the type of the store's session; None if there is none.
+            batch: whether the handler takes Records.
+
+        """
         if batch:
             instead = "records.messages: each record of a batch has a message of its own"
             return cls((BUS,), session_type, {MESSAGE: instead})
@@ -92,7 +98,7 @@ class Offer:
 
     @classmethod
     def to_dead_handlers(cls, session_type: type | None) -> Offer:
-        """Return the values that a dead handler can request."""
+        """Return the values that a dead handler can request; see to_handlers()."""
         return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
 
     @property
