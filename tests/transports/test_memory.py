@@ -13,6 +13,7 @@ from kombu.asynchronous import Hub
 from feedbus.clock import VirtualClock
 from feedbus.store.peewee import close_bound
 from feedbus.transports import memory
+from feedbus.transports.sqlite.delivery_owners import end_consumer
 from feedbus.urls import BrokerUrl
 from tests.conformance.drive import (
     consume,
@@ -248,3 +249,21 @@ def test_real_runners_go_through_a_change_of_shards_in_threads_of_one_process(tm
     close_bound()
     memory.remove("tests")
     assert seen == {key: [1, 2] for key in keys}
+
+
+def test_a_subscription_that_the_broker_has_ended_takes_no_message(connect):
+    reader, other = connect(), connect()
+    queue(reader.default_channel, "q")
+    got: list[object] = []
+    reader.default_channel.basic_consume(
+        "q", consumer_tag="c", callback=got.append, on_cancel=got.append
+    )
+    raw = other.default_channel.connection
+    ((consumer,),) = raw.tables.read("SELECT id FROM consumers")
+    with raw.write() as tx:
+        end_consumer(tx, consumer)
+    put(other.default_channel, "q", "m")
+    # The reader takes messages before it notices that its subscription has ended.
+    assert not reader.default_channel.connection._inbox.fetch()
+    assert contents(other.default_channel, "q") == ["m"]
+    drain_until(reader, lambda: got == ["c"])

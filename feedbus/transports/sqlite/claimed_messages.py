@@ -96,12 +96,14 @@ class ClaimedMessages:
         queue = tx.routes.queues_by_id.get(consumer.queue_id)
         if queue is None or self._link.owner is None:
             return []
-        row = tx.execute(
-            "SELECT count(*), min(id) FROM consumers WHERE queue = ?", (queue.id,)
+        sharers, first, is_there = tx.execute(
+            "SELECT count(*), min(id), max(id = ?) FROM consumers WHERE queue = ?",
+            (consumer.id, queue.id),
         ).fetchone()
-        sharers = max(1, row[0])
+        if not is_there:  # the broker has ended this consumer
+            return []
         if queue.single_active:
-            if row[1] != consumer.id:
+            if first != consumer.id:
                 return []
             sharers = 1
         room = consumer.room()
