@@ -92,7 +92,9 @@ def warm_up(connection: broker.Connection, system: Topology) -> None:
     names = Names(system)
     target = timer.exchange_target(names, "work")
     message = Outgoing("", "k", b"", None, "")
-    messages = [timer.delayed(names, message, longest, target) for longest in LONGEST_OF_PLACES]
+    messages = [
+        timer.delay_message(names, message, longest, target) for longest in LONGEST_OF_PLACES
+    ]
     Timer(system).declare(cast("Channel", connection.default_channel), messages)
 
 
@@ -110,7 +112,7 @@ def publish(url: str, folder: Path, run: Run) -> None:
         )
         waits = (max(1, round((run.due(number) - now) * 1_000)) for number in numbers)
         refused = sender.send(
-            timer.delayed(names, message, wait, target)
+            timer.delay_message(names, message, wait, target)
             for message, wait in zip(plain, waits, strict=True)
         )
         assert not refused, refused[0]

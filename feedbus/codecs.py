@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from feedbus.errors import InvalidBody, Outage, UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.handling.message_types.message_type import Reads
-from feedbus.records.packs import Pack, decode, single
-from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable
+from feedbus.records.packs import Pack, decode, pack_of_one
+from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable_field
 from feedbus.records.raw_payload import BASE64, RAW
 from feedbus.wire.constants import PACK
 from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
@@ -130,7 +130,7 @@ class Codecs:
             value = _decoded(codec, body, content_type or "", headers)
         elif reads == "text":
             value = text_of(body, content_encoding or charset_of(content_type))
-        return single(message_id, key, value if isinstance(value, Mapping) else {RAW: value})
+        return pack_of_one(message_id, key, value if isinstance(value, Mapping) else {RAW: value})
 
     def write(self, content_type: str, payload: Mapping[str, Any]) -> bytes:
         """Return the body for the payload of a record.
@@ -159,7 +159,7 @@ class Codecs:
             try:
                 return encode_payload(value)
             except (TypeError, ValueError, RecursionError) as error:
-                msg = f"cannot publish: {unencodable(value) or error}"
+                msg = f"cannot publish: {unencodable_field(value) or error}"
                 raise UsageError(msg) from error
         return value.encode() if isinstance(value, str) else bytes(value)
 

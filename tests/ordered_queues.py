@@ -76,7 +76,7 @@ def published(system: System, numbers: list[int] = EIGHT, exchange: str = "work"
 def waiting_in(system: System, name: str = "work") -> int | None:
     """Return how many records wait that no consumer has received."""
     with broker.connect(system.topology) as connection:
-        return broker.count(connection, Names(system.topology).waiting(name))
+        return broker.count_messages(connection, Names(system.topology).waiting(name))
 
 
 def work(**options: Any) -> Any:

@@ -131,7 +131,9 @@ class System:
         try:
             with broker.connect(self.topology) as connection:
                 waiting = [
-                    broker.count(connection, names.delay(consumer.queue, round(seconds * 1000)))
+                    broker.count_messages(
+                        connection, names.delay(consumer.queue, round(seconds * 1000))
+                    )
                     for seconds in delays
                 ]
                 ready = depths_of(connection, self.topology)[name].ready

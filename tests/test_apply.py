@@ -111,12 +111,12 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
     assert nothing_to_do(wanted), reported
     assert consume_ring(wanted, 3) == {key: [0, 1, 2] for key in KEYS}
     assert consume_work(wanted, 3) == [0, 1, 2]
-    seen = inventory.take(wanted)
+    seen = inventory.read_inventory(wanted)
     names = Names(wanted)
     work = seen.queues[names.queue(wanted.consumers["work"])]
     assert (
         dict(work.arguments).items()
-        >= queue_arguments.of_queue(names, wanted.queues["work"]).items()
+        >= queue_arguments.declared_arguments(names, wanted.queues["work"]).items()
     )
     assert seen.queues[names.delay(wanted.queues["work"], 600_000)].ready == 1
     left = {name.removeprefix(f"{wanted.name}.") for name in (*seen.queues, *seen.exchanges)}
@@ -142,11 +142,13 @@ def test_a_queue_that_is_not_empty_is_not_deleted_unless_it_is_named(
         UsageError, match=r"nothing was changed.*\n.*gone: messages: 1; .*--delete-nonempty"
     ):
         carry_out(wanted)
-    assert f"{wanted.name}.new" not in inventory.take(wanted).queues
+    assert f"{wanted.name}.new" not in inventory.read_inventory(wanted).queues
     plan, done, _ = carry_out(wanted, "gone")
     assert done
     assert f"{wanted.name}.gone" in plan.work.nonempty
-    assert not {f"{wanted.name}.gone", f"{wanted.name}.work"} & {*inventory.take(wanted).queues}
+    assert not {f"{wanted.name}.gone", f"{wanted.name}.work"} & {
+        *inventory.read_inventory(wanted).queues
+    }
     assert nothing_to_do(wanted)
 
 
@@ -197,7 +199,9 @@ def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., Sy
     assert not done
     assert consume_ring(wanted, 1) == {key: [1] for key in KEYS}
     assert nothing_to_do(wanted)
-    found = [one for one in inventory.take(wanted).queues.values() if ".shard_" in one.name]
+    found = [
+        one for one in inventory.read_inventory(wanted).queues.values() if ".shard_" in one.name
+    ]
     assert [one.arguments["x-max-length"] for one in found] == [500, 500]
 
 
@@ -266,7 +270,7 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         channel = connection.default_channel
         channel.queue_delete(missing)
         channel.queue_delete(wrong)
-        arguments = queue_arguments.of_auxiliary({"x-message-ttl": 7_000}, quorum=True)
+        arguments = queue_arguments.auxiliary_arguments({"x-message-ttl": 7_000}, quorum=True)
         channel.queue_declare(wrong, durable=True, auto_delete=False, arguments=arguments)
         channel.exchange_declare(guard, "direct", durable=True, auto_delete=False)
         plan, done, _ = carry_out(system.topology)
@@ -276,7 +280,7 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         assert "x-message-ttl 7000 to 196608" in changes["delete", wrong]
         assert nothing_to_do(system.topology)
         assert not lookups.exchange_exists(connection, guard)
-        assert timer.count(connection, names) == timer.DelayedCounts(1, 0)
+        assert timer.count_delayed(connection, names) == timer.DelayedCounts(1, 0)
         # Their place waits again until they are on the broker's disk.
         assert not lookups.exchange_exists(connection, names.timer_written(4))
 

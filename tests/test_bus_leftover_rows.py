@@ -18,9 +18,9 @@ from feedbus.clock import SYSTEM
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import StoreOutage
 from feedbus.generations import topology_setup
-from feedbus.records.packs import single
+from feedbus.records.packs import pack_of_one
 from feedbus.store import leftover_rows
-from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.relay import Relay
 from tests.projects import PATIENCE_SECONDS, wait_until
@@ -154,10 +154,10 @@ def test_a_row_stays_in_the_outbox_if_its_pack_is_for_an_old_ring_and_the_new_sh
         system.store.database.execute_sql(
             "UPDATE feedbus_outbox SET created_at = created_at - 60000000"
         )
-        leftovers = Leftovers(system.store, system.topology.name, SYSTEM)
+        leftovers = LeftoverRows(system.store, system.topology.name, SYSTEM)
         publications = Publications(sender, system.store, leftovers)
         with system.store.transaction():
-            publications.collect("ring", single("m-3", "k", {"n": 3}))
+            publications.collect("ring", pack_of_one("m-3", "k", {"n": 3}))
         publications.send()
         sender.close()
         assert numbers(system) == [1, 2, 3]
@@ -191,14 +191,14 @@ def test_a_refused_row_is_not_overtaken_by_rows_of_a_later_round(tmp_path: Path)
 
 
 def test_a_left_row_is_remembered_when_rows_of_others_are_looked_for(system) -> None:
-    left = leftover_rows.Leftovers(system.store, system.topology.name, SYSTEM)
+    left = leftover_rows.LeftoverRows(system.store, system.topology.name, SYSTEM)
     with system.store.transaction():
         sent, refused = (system.store.outbox.put("work", {"n": n}).id for n in (1, 2))
         system.store.outbox.remove([sent])
     left.add(refused)
-    left.forget()
-    assert not left.query(sent)  # a thread sends the first row although the second is left
-    assert left.possible
+    left.query_again()
+    assert not left.may_contain(sent)  # a thread sends the first row although the second is left
+    assert left.may_exist
 
 
 def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
@@ -214,7 +214,7 @@ def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
     system, bus, monkeypatch
 ) -> None:
     broken = broken_broker(monkeypatch)
-    monkeypatch.setattr(committed_messages, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(committed_messages, "RETRY_SECONDS", 0.0)
     broken.append(True)
     for number in (1, 2):
         publish(bus, number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from amqp.exceptions import InvalidCommand, PreconditionFailed
 
-from feedbus.broker.differences import differing, explained
+from feedbus.broker.differences import explain_refusal, find_differences
 from feedbus.errors import UsageError
 
 
@@ -27,7 +27,7 @@ from feedbus.errors import UsageError
 def test_a_default_that_the_broker_reports_equals_an_argument_that_nobody_gave(
     found, wanted, expected
 ):
-    assert differing(found, wanted) == expected
+    assert find_differences(found, wanted) == expected
 
 
 # As 3.10.8 and 4.3.6 reply.
@@ -42,5 +42,5 @@ REPLIES = [
 @pytest.mark.parametrize(("error", "reply"), REPLIES)
 def test_an_exchange_type_that_a_plugin_brings_is_refused_with_the_plugins_name(error, reply):
     wanted = pytest.raises(UsageError, match="enable rabbitmq_consistent_hash_exchange")
-    with wanted, explained("an exchange"):
+    with wanted, explain_refusal("an exchange"):
         raise error(reply)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus.bus.record_encoding import Encoder, columnar
+from feedbus.bus.record_encoding import Encoder, pack_pairs
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, decode, single
+from feedbus.records.packs import Pack, decode, pack_of_one
 from feedbus.ring import Ring
 from feedbus.wire.constants import PACK
 from tests.small_topologies import undeclared
@@ -70,12 +70,12 @@ def test_what_no_broker_could_carry_is_refused(
     key: str, payload: dict[str, Any], reported: str
 ) -> None:
     with pytest.raises(UsageError, match=reported):
-        Encoder(undeclared()).encode("work", single("o", key, payload))
+        Encoder(undeclared()).encode("work", pack_of_one("o", key, payload))
 
 
 def test_pairs_are_packed_as_they_are_and_not_as_they_compare() -> None:
     pairs = [({"x": 1, "y": 1}, "a"), ({"x": True, "y": 1}, "b"), ({"x": 1.0, "y": 1}, "c")]
-    (pack,) = columnar(pairs, "o")
+    (pack,) = pack_pairs(pairs, "o")
     assert pack.shared == {"y": 1}
     assert [type(value) for value in pack.columns["x"]] == [int, bool, float]
 
@@ -83,7 +83,7 @@ def test_pairs_are_packed_as_they_are_and_not_as_they_compare() -> None:
 @pytest.mark.parametrize("message_id", ["x" * 255, "é" * 128, "\ud800"])
 def test_a_message_id_that_amqp_cannot_carry_is_refused(message_id: str) -> None:
     with pytest.raises(UsageError, match="message id"):
-        Encoder(undeclared()).encode("ring", single(message_id, "k", {"n": 1}))
+        Encoder(undeclared()).encode("ring", pack_of_one(message_id, "k", {"n": 1}))
 
 
 def test_records_keyed_by_a_column_need_no_keys_of_their_own() -> None:

@@ -17,7 +17,7 @@ from kombu import Exchange, Queue
 from feedbus import Reject, broker, config
 from feedbus.apply import apply, exclusive
 from feedbus.broker import inventory
-from feedbus.broker.kinds import broker_of
+from feedbus.broker.kinds import select_broker
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
 from feedbus.generations import topology_setup
@@ -215,7 +215,7 @@ def publish(system: System, number: int) -> None:
 
 def external_things(system: System) -> list[Any]:
     """Return all objects of the other system on the broker, without bindings of feedbus."""
-    seen = broker_of(system.topology).survey(("erp.",))
+    seen = select_broker(system.topology).survey(("erp.",))
     return [
         [each for each in seen.exchanges if each.name.startswith("erp.")],
         [replace(each, unacknowledged=0) for each in seen.queues if each.name.startswith("erp.")],
@@ -239,7 +239,7 @@ def test_what_is_missing_is_named_and_nothing_is_declared(system):
         assert "[exchanges.legacy]: the broker has no exchange 'erp.events'" in said
         assert "[queues.legacy_orders]: the broker has no queue 'erp.orders'" in said
         assert "start the system that declares it" in said
-    seen = inventory.take(system.topology)
+    seen = inventory.read_inventory(system.topology)
     assert not seen.queues
     assert not seen.exchanges
 

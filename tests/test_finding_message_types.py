@@ -14,7 +14,7 @@ from feedbus import Records, handler
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import MARK
 from feedbus.handling.message_types import UnfitMessageType, message_type_of
-from feedbus.records.packs import single
+from feedbus.records.packs import pack_of_one
 
 
 @dataclasses.dataclass
@@ -109,7 +109,7 @@ def of_a_list(orders: list[Order]) -> None:
 
 def test_the_annotation_says_the_type() -> None:
     payload = {"id": 7, "product": "chair"}
-    pack = single("m", "k", payload)
+    pack = pack_of_one("m", "k", payload)
     marked = [handler(of_an_order), handler()(of_an_order), handler(batch=True)(of_orders)]
     for function in marked:
         found = getattr(function, MARK).message_type().load(pack)

@@ -125,7 +125,9 @@ def test_a_crash_after_an_old_ring_left_the_state_leaves_no_notice_behind(
     monkeypatch.setattr(ring_state, "write", write_and_die)
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
-        declarations.declare_waiting(channel, system.topology.queues["shard"], names.waiting(queue))
+        declarations.declare_waiting_queue(
+            channel, system.topology.queues["shard"], names.waiting(queue)
+        )
         publish_all(
             channel.connection, [probes.fence_message(names.waiting(queue), drained.digest)]
         )
@@ -228,7 +230,7 @@ def test_of_several_processes_that_read_an_old_queue_the_last_one_deletes_it(
         system.running(note, "shard_0", batch=True),
         system.running(note, "shard_0", batch=True),
     ):
-        wait_until(lambda: broker.consumers(connection, old) == 2)
+        wait_until(lambda: broker.count_consumers(connection, old) == 2)
         publish(system, 1)
         topology_setup.set_up(reshaped(system, 2))
         wait_until(lambda: not broker.queue_exists(connection, old))
@@ -248,9 +250,9 @@ def test_an_old_queue_that_is_left_by_its_reader_is_read_while_another_one_canno
     with broker.connect(one) as connection, broker.connect(one) as other:
         other.channel().basic_consume(second)
         with after.running(after.note, "shard_0"):
-            wait_until(lambda: broker.consumers(connection, first) == 1)
+            wait_until(lambda: broker.count_consumers(connection, first) == 1)
             other.close()
-            wait_until(lambda: broker.consumers(connection, second) == 1)
+            wait_until(lambda: broker.count_consumers(connection, second) == 1)
             topology_setup.set_up(one)
             wait_until(lambda: not state(after).draining)
 

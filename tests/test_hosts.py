@@ -103,7 +103,7 @@ class Group:
 
     def join(self, host):
         self.hosts[host] = Membership(host), self.now
-        self.hosts[host][0].connected(self.now)
+        self.hosts[host][0].on_connect(self.now)
 
     def kill(self, host):
         del self.hosts[host]
@@ -116,10 +116,10 @@ class Group:
                 membership, since = self.hosts[host]
                 for sent in [one for one in self.wire if one[:2] <= (self.now, host)]:
                     if sent[1] == host:
-                        membership.note(sent[2], self.now)
+                        membership.add_announcement(sent[2], self.now)
                         self.wire.remove(sent)
                 own = Announcement(host, since, self.able, membership.assignment)
-                membership.decide(own, self.now)
+                membership.assign(own, self.now)
                 own = Announcement(host, since, self.able, membership.assignment)
                 self.wire += [(self.now + self.delays(), to, own) for to in self.hosts]
                 self.wire.sort(key=lambda one: one[:2])
@@ -148,13 +148,13 @@ def test_all_hosts_go_by_one_even_assignment_within_ten_seconds(chance: random.R
 def test_hosts_get_time_to_come_back_after_a_restart_of_the_broker():
     one, other = Membership("a"), Announcement("b", 2.0, {"feed": ("feed_0", "feed_1")}, None)
     own = Announcement("a", 1.0, {"feed": ("feed_0", "feed_1")}, None)
-    one.connected(0.0)
-    one.note(other, 0.0)
-    assert set(one.decide(own, LISTEN_SECONDS).values()) == {"a", "b"}
-    one.disconnected()
-    one.connected(60.0)
-    assert set(one.decide(own, 60.0 + LISTEN_SECONDS).values()) == {"a", "b"}
-    assert set(one.decide(own, 60.1 + GONE_SECONDS).values()) == {"a"}
+    one.on_connect(0.0)
+    one.add_announcement(other, 0.0)
+    assert set(one.assign(own, LISTEN_SECONDS).values()) == {"a", "b"}
+    one.on_disconnect()
+    one.on_connect(60.0)
+    assert set(one.assign(own, 60.0 + LISTEN_SECONDS).values()) == {"a", "b"}
+    assert set(one.assign(own, 60.1 + GONE_SECONDS).values()) == {"a"}
 
 
 def test_an_announcement_is_read_as_it_was_written():

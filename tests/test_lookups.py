@@ -38,9 +38,9 @@ def test_a_refused_lookup_keeps_no_channel_open(make: Callable[..., System]) -> 
         name = f"{topology.name}.own"
         owner.channel().queue_declare(name, exclusive=True)
         before = channels(connection)
-        assert lookups.is_anothers(connection, name)
+        assert lookups.is_exclusive_to_another(connection, name)
         with pytest.raises(Outage):
-            lookups.count(connection, name)
+            lookups.count_messages(connection, name)
         assert channels(connection) == before
 
 

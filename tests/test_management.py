@@ -92,10 +92,12 @@ def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_pa
     close_bound()
     nobody = replace(system.topology, management_url=parse_management_url("http://127.0.0.1:1"))
     with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be read.*\[broker\] management"):
-        inventory.take(nobody)
+        inventory.read_inventory(nobody)
     stranger = rabbitmq.management_url.replace("://", "://nobody:wrong@")
     with pytest.raises(UsageError, match="refuses the user 'nobody' with this password"):
-        inventory.take(replace(system.topology, management_url=parse_management_url(stranger)))
+        inventory.read_inventory(
+            replace(system.topology, management_url=parse_management_url(stranger))
+        )
 
 
 @pytest.mark.parametrize(

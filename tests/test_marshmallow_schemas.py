@@ -11,7 +11,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from feedbus.handling.message_types.marshmallow_schemas import SchemaType
 from feedbus.records.packs import (
     Pack,
-    single,
+    pack_of_one,
 )
 from tests.any_packs import packs
 
@@ -72,7 +72,7 @@ def test_schemas_of_these_tests_differ_in_how_they_meet_unknown_fields() -> None
 
 
 def test_unknown_fields_of_a_pack_cost_no_more_the_more_they_are():
-    pack = single("m", "k", {"n": 1} | {f"f{number}": 0 for number in range(5000)})
+    pack = pack_of_one("m", "k", {"n": 1} | {f"f{number}": 0 for number in range(5000)})
 
     class Strict(Schema):
         n = fields.Integer()

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from feedbus import Records
 from feedbus.handling.message_types import message_type_of
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import Pack, pack_of_one
 from tests.types_to_load import Checked, Model, Order, Struct, Typed
 
 LOCATED = {
@@ -36,11 +36,11 @@ LOCATED = {
 @pytest.mark.parametrize(("declared", "errors"), LOCATED.items(), ids=lambda each: str(each)[:30])
 def test_every_wrong_field_is_named_as_on_the_wire(declared: Any, errors: Any) -> None:
     payload = {"id": "seven", "unitPrice": "much", "stranger": 1}
-    assert message_type_of(declared).load(single("m", "k", payload)).errors == {0: errors}
+    assert message_type_of(declared).load(pack_of_one("m", "k", payload)).errors == {0: errors}
 
 
 def test_what_is_wrong_within_a_field_is_located_in_it() -> None:
-    pack = single("m", "k", {"id": 7, "product": "chair", "tags": ["a", 3]})
+    pack = pack_of_one("m", "k", {"id": 7, "product": "chair", "tags": ["a", 3]})
     found = message_type_of(Order).load(pack)
     assert found.errors == {0: {"tags": ["[1]: expected str, got int"]}}
     found = message_type_of(Model).load(pack)
@@ -131,7 +131,7 @@ def test_whatever_code_of_a_message_type_raises_is_an_error_of_its_record(
     pack = Pack(Ids("o", range(2)), ["k"] * 2, {}, columns)
     assert message_type_of(declared).load(pack).errors == errors
     single_records = [
-        message_type_of(declared).load(single("m", "k", pack.payload(row))).errors.get(0)
+        message_type_of(declared).load(pack_of_one("m", "k", pack.payload(row))).errors.get(0)
         for row in range(2)
     ]
     assert single_records == [errors.get(0), errors.get(1)]

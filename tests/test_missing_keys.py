@@ -67,20 +67,20 @@ def with_options(topology: Topology, exchange: str, **key: str) -> None:
 
 
 def in_handler(topology: Topology, exchange: str, **key: str) -> None:
-    shards = Encoder(topology).shards
+    shards = Encoder(topology).shard_count
     bus = CollectingBus(Records.of([{"n": 1}]), lambda *_: None, shards)
     bus.publish(exchange, {"n": 1}, **key)
 
 
 def in_batch(topology: Topology, exchange: str, **key: str) -> None:
     records = Records.of([{"n": 1}])
-    BatchBus(records, lambda *_: None, Encoder(topology).shards)
+    BatchBus(records, lambda *_: None, Encoder(topology).shard_count)
     records.publish(exchange, columns={"n": "n"}, **key)
 
 
 def columns_in_batch(topology: Topology, exchange: str, **key: str) -> None:
     records = Records.of([{"n": 1}])
-    BatchBus(records, lambda *_: None, Encoder(topology).shards)
+    BatchBus(records, lambda *_: None, Encoder(topology).shard_count)
     records.publish_columns(exchange, {"n": [1, 2]}, **key)
 
 

@@ -33,7 +33,7 @@ def test_neither_project_sees_or_touches_what_the_other_has(make: Callable[..., 
     topology_setup.set_up(other)
     system.publish([1])
     System(other).publish([2])
-    assert not {name for name in inventory.take(system.topology).queues if ".eu." in name}
+    assert not {name for name in inventory.read_inventory(system.topology).queues if ".eu." in name}
     assert nothing_to_do(system.topology)
     assert nothing_to_do(other)
     carry_out(system.changed(queue(max_length=9), sharded(3)))

@@ -187,7 +187,7 @@ def test_a_record_that_fails_while_its_waiting_queue_is_cancelled_waits_again(ma
             with broker.connect(system.topology) as connection:
                 channel = connection.channel()
                 channel.queue_delete(waiting)
-                declarations.declare_waiting(channel, consumer.queue, waiting)
+                declarations.declare_waiting_queue(channel, consumer.queue, waiting)
             wait_until(cancelled.is_set)
         handler.one(message)
 

@@ -19,7 +19,7 @@ from feedbus.records.packs import (
     decode,
     decode_payload,
     encode_payload,
-    single,
+    pack_of_one,
 )
 from feedbus.records.payloads import ENCODINGS
 from feedbus.records.raw_payload import RAW
@@ -45,7 +45,7 @@ def test_a_plain_message_is_a_pack_of_one() -> None:
 
 def test_a_record_has_the_same_id_packed_and_plain() -> None:
     packed = Pack(Ids(["o", "p"], [3, 4]), ["a", "b"], {}, {"id": [1, 2]})
-    plain = single(packed.ids[1], "b", {"id": 2}).ids
+    plain = pack_of_one(packed.ids[1], "b", {"id": 2}).ids
     assert list(plain) == list(packed.ids)[1:] == ["p-4"]
     assert (plain.origins, plain.ordinals) == ("p", [4])
 

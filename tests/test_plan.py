@@ -57,7 +57,7 @@ def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(
     system = make(queue())
     name = f"{system.topology.name}.work"
     with broker.connect(system.topology) as connection:
-        wanted = dict(inventory.take(system.topology).queues[name].arguments)
+        wanted = dict(inventory.read_inventory(system.topology).queues[name].arguments)
         assert wanted.pop("x-queue-type") == "classic"
         channel = connection.channel()
         channel.queue_delete(name)
@@ -100,12 +100,12 @@ def test_every_kind_of_difference_is_reported_with_its_reason(make: Callable[...
 def test_a_plan_changes_nothing_on_the_broker(make: Callable[..., System]) -> None:
     system = make(queue(), sharded(2), queue("gone", exchange="other", routing_keys=("g",)))
     system.publish([1, 2, 3])
-    before = inventory.take(system.topology)
+    before = inventory.read_inventory(system.topology)
     wanted = system.changed(
         queue(max_length=9), sharded(5), queue("new", exchange="other", routing_keys=("n",))
     )
     quick(wanted)
-    assert inventory.take(wanted) == before
+    assert inventory.read_inventory(wanted) == before
 
 
 def test_a_queue_that_is_not_empty_and_that_nobody_reads_is_dangerous_unless_it_is_named(

@@ -174,7 +174,7 @@ def test_a_message_with_options_travels_by_itself(shop):
         assert {each.content_type for each in alone} == {kind}
         assert {each.properties["expiration"] for each in alone} == {"600000"}
     (message,) = encoder.encode("orders", pack.select([1]), envelope)
-    (plain,) = encoder.apart(message)
+    (plain,) = encoder.split_pack(message)
     assert (plain.headers, plain.properties) == (OPTIONS["headers"], message.properties)
 
 

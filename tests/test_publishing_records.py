@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedbus.bus.collecting_bus import AT_ONCE, BatchBus
+from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus
 from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records
-from feedbus.records.batch import LARGE, Chunk
-from feedbus.records.ids import Ids, children
+from feedbus.records.batch import LARGE_BATCH, Chunk
+from feedbus.records.ids import Ids, child_ordinals
 from feedbus.records.packs import Pack, decode
 from feedbus.testing import RecordingBus
 from feedbus.wire.constants import PACK
@@ -25,7 +25,7 @@ def collected(
     records: Records,
     handle: Callable[[Records], object],
     shards: int = 0,
-    at_once: int = AT_ONCE,
+    at_once: int = MAX_AT_ONCE,
 ) -> list[tuple[str, Pack]]:
     """Return what a batch handler publishes, as it is encoded."""
     packs: list[tuple[str, Pack]] = []
@@ -43,7 +43,7 @@ def published(
     records: Records,
     handle: Callable[[Records], object],
     shards: int = 0,
-    at_once: int = AT_ONCE,
+    at_once: int = MAX_AT_ONCE,
 ) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Return (exchange, key, id, payload) of all that a batch handler publishes."""
     return [
@@ -94,7 +94,7 @@ def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
 ) -> None:
     chunks: list[Chunk] = []
     for number in range(data.draw(st.integers(1, 4))):
-        count = data.draw(st.sampled_from([1, 1, 3, LARGE]))
+        count = data.draw(st.sampled_from([1, 1, 3, LARGE_BATCH]))
         group = data.draw(st.integers(0, 2))
         columns = {"n": [100 * number + i for i in range(count)], "text": ["a", "b"] * count}
         columns["text"] = columns["text"][:count]
@@ -126,7 +126,9 @@ def test_messages_of_one_key_stay_in_the_order_in_which_records_publish_them() -
         for each in all_.singles():
             n = each.first["n"]
             if n % 7 == 0:
-                each.publish_columns("work", {"m": list(range(LARGE))}, key="a", shared={"n": n})
+                each.publish_columns(
+                    "work", {"m": list(range(LARGE_BATCH))}, key="a", shared={"n": n}
+                )
             elif n % 5 == 0:
                 each.publish_many("work", [({"n": n, "m": m, "other": True}, "a") for m in (0, 1)])
             else:
@@ -160,7 +162,7 @@ def test_small_parts_fill_packs_and_large_ones_store_once_what_they_share() -> N
 
 
 def test_what_a_chunk_shares_is_stored_once_in_what_its_records_publish() -> None:
-    readers = list(range(2 * LARGE))
+    readers = list(range(2 * LARGE_BATCH))
     wide = Chunk(Ids("w", readers), {"text": "wide"}, {"reader": readers}, readers)
     small = Chunk(Ids("s", [0, 1]), {"text": "small"}, {"reader": [7, 8]}, [0, 1])
     records = Records([small, wide, small])
@@ -170,7 +172,7 @@ def test_what_a_chunk_shares_is_stored_once_in_what_its_records_publish() -> Non
     ]
     assert [(len(pack), "text" in pack.shared) for pack in packs] == [
         (2, False),
-        (2 * LARGE, True),
+        (2 * LARGE_BATCH, True),
         (2, False),
     ]
 
@@ -188,7 +190,7 @@ def test_a_batch_handler_cannot_publish_by_the_bus() -> None:
 
 def test_what_records_cannot_publish_is_an_error_of_the_call() -> None:
     records = Records.of([{"n": 1}, {"n": 2}])
-    BatchBus(records, lambda *_: None, Encoder(undeclared()).shards)
+    BatchBus(records, lambda *_: None, Encoder(undeclared()).shard_count)
     (one, _) = records.singles()
     for publish, error in (
         (lambda: records.publish("work", columns={"n": [1]}), r"columns\['n'\]: expected 2 values"),
@@ -265,7 +267,7 @@ def test_no_two_descendants_share_an_ordinal(
 ) -> None:
     def descend(ordinal: int, path: Iterable[int]) -> int:
         for number in path:
-            (ordinal,) = children(ordinal, number, 1)
+            (ordinal,) = child_ordinals(ordinal, number, 1)
         return ordinal
 
     one, other = ([pair[side] for pair in paths] for side in (0, 1))
@@ -277,8 +279,8 @@ def test_no_two_descendants_share_an_ordinal(
 def test_the_ordinals_of_children_do_not_depend_on_how_many_are_published_at_once(
     ordinal: int, first: int, count: int
 ) -> None:
-    alone = [children(ordinal, first + number, 1)[0] for number in range(count)]
-    assert list(children(ordinal, first, count)) == alone
+    alone = [child_ordinals(ordinal, first + number, 1)[0] for number in range(count)]
+    assert list(child_ordinals(ordinal, first, count)) == alone
 
 
 def test_messages_of_the_messages_that_a_record_causes_have_different_ids() -> None:

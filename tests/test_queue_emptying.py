@@ -58,7 +58,7 @@ def test_an_interrupted_move_leaves_what_it_has_not_moved_in_the_queue(
             empty(emptying)
     assert moved == FOUR[:moved_before]
     with broker.connect(topology) as connection:
-        wait_until(lambda: broker.count(connection, name) == len(FOUR) - moved_before)
+        wait_until(lambda: broker.count_messages(connection, name) == len(FOUR) - moved_before)
         channel = connection.channel()
         left = [_body(channel.basic_get(name, no_ack=True)) for _ in FOUR[moved_before:]]
     assert left == FOUR[moved_before:]

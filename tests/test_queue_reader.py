@@ -63,7 +63,7 @@ def test_a_reader_that_is_lost_before_it_has_put_the_next_probe_leaves_a_fence(
         with pytest.raises(ConnectionResetError):
             pass_next(raw, reader, delivered)
         reader.close()
-        assert broker.count(raw, reader.queue) == 1
+        assert broker.count_messages(raw, reader.queue) == 1
 
 
 def test_a_queue_whose_deliveries_wait_for_the_handler_is_not_deleted(tmp_path: Path) -> None:

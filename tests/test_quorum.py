@@ -47,7 +47,7 @@ def shards(count: int, kind: str = "quorum") -> Queue:
 
 def arguments(topology: Topology) -> dict[str, dict]:
     """Return what each queue of handlers was declared with."""
-    found = inventory.take(topology).queues
+    found = inventory.read_inventory(topology).queues
     kept = (".dead", ".retry", ".held", ".generations", ".ledger", ".lock")
     return {
         name: dict(one.arguments)
@@ -71,7 +71,7 @@ def test_shards_and_queues_change_with_their_content_in_order(
     publish(last, 2)
     assert consume_ring(last, 3) == {key: [0, 1, 2] for key in KEYS}
     assert consume_work(last, 3) == [0, 1, 2]
-    seen = inventory.take(last)
+    seen = inventory.read_inventory(last)
     assert seen.queues[Names(last).delay(last.queues["work"], 600_000)].ready == 1
     assert len(arguments(last)) == 2
     assert nothing_to_do(last)
@@ -167,4 +167,4 @@ def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
             found = ring_state.states(reader, newer)["ring"]
             assert len(found.current.members) == 3
         # A quorum queue counts a returned message a moment later.
-        wait_until(lambda: broker.count(reader, names.generations("ring")) == 1)
+        wait_until(lambda: broker.count_messages(reader, names.generations("ring")) == 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from feedbus.errors import Drop, Reject, Retry
 from feedbus.records import Records
-from feedbus.records.batch import LARGE, Batch, Chunk
+from feedbus.records.batch import LARGE_BATCH, Batch, Chunk
 from feedbus.records.ids import Ids
 
 
@@ -46,7 +46,7 @@ def batches(draw: st.DrawFn) -> tuple[Records, list[dict[str, Any]]]:
     chunks: list[Chunk] = []
     rows: list[dict[str, Any]] = []
     for number in range(draw(st.integers(1, 4))):
-        count = draw(st.sampled_from([1, 2, 5, LARGE + 1]))
+        count = draw(st.sampled_from([1, 2, 5, LARGE_BATCH + 1]))
         kind, tags = st.integers(0, 2), st.sampled_from([None, "", "red", "red blue"])
         shared: dict[str, Any] = {"chunk": number}
         columns: dict[str, list[Any]] = {"n": [len(rows) + index for index in range(count)]}

@@ -108,11 +108,11 @@ def test_the_relays_own_thread_does_not_repeat_what_another_thread_publishes_slo
     slow, left = rows(store, "held", "held"), rows(store, "left")
     one = begun(lambda: relay.publish(slow))
     wait_until(lambda: 2 in bus.asked)
-    relay._relay()  # as its thread does; the first row is published, not removed yet
+    relay._publish_leftover_rows()  # the first row is published, not removed yet
     assert bus.published == [1, left[0].id]
     bus.let_go.set()
     ended(one)
-    relay._relay()
+    relay._publish_leftover_rows()
     assert bus.published == [1, left[0].id, 2, 3]
     relay._remove_published()
     assert store.outbox.pending() == []
@@ -124,12 +124,12 @@ def test_a_key_that_a_thread_has_used_is_left_out_of_the_whole_run_of_the_relay(
     first, later = rows(store, "full", "held"), rows(store, "full")
     one = begun(lambda: relay.publish(first))
     wait_until(lambda: 3 in bus.asked)
-    choose = relay._chooser()
+    choose = relay._leave_out_published()
     assert choose(first) == []
     bus.let_go.set()
     ended(one)
     assert choose(later) == []  # the first row of its key was refused
-    assert relay._chooser()([*first, *later]) == [first[0], *later]
+    assert relay._leave_out_published()([*first, *later]) == [first[0], *later]
 
 
 def test_a_refused_row_holds_back_the_row_of_another_thread_with_its_key(store, bus, relay):

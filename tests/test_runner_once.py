@@ -87,7 +87,7 @@ def test_a_process_that_reads_a_queue_again_sends_first_what_another_has_left_me
 
     def is_read() -> bool:
         with broker.connect(system.topology) as connection:
-            return bool(broker.consumers(connection, Names(system.topology).queue(first)))
+            return bool(broker.count_consumers(connection, Names(system.topology).queue(first)))
 
     first = system.topology.consumer("work")
     with closing_store(), system.running(publishing(system), assigned=reads.is_set):

@@ -229,7 +229,7 @@ def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(t
         clock.set("2026-02-01T01:30:00Z")
         scheduler.fire_due()
     with broker.connect(topology) as connection:
-        assert broker.count(connection, queue) == 1
+        assert broker.count_messages(connection, queue) == 1
         fired = fired_moments(connection, topology)
     assert fired == {"nightly": datetime(2026, 2, 1, 1, 30, tzinfo=UTC)}
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]

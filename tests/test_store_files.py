@@ -22,7 +22,7 @@ from feedbus.store.peewee import (
     sqlite,
     transaction,
 )
-from feedbus.store.write_queue import WriteTurn
+from feedbus.store.sqlite_write_lock import WriteLock
 from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -126,20 +126,20 @@ def test_a_sqlite_transaction_takes_its_lock_with_its_first_statement_and_waits_
 
 def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path: Path):
     path = str(tmp_path / "turn")
-    first, second, third = WriteTurn(path), WriteTurn(path), WriteTurn(path)
-    assert first.take(0)
-    assert not second.take(0.05)
+    first, second, third = WriteLock(path), WriteLock(path), WriteLock(path)
+    assert first.acquire(0)
+    assert not second.acquire(0.05)
     got = []
-    waiting = threading.Thread(target=lambda: got.append(third.take(20)))
+    waiting = threading.Thread(target=lambda: got.append(third.acquire(20)))
     waiting.start()
-    first.give()
+    first.release()
     waiting.join(PATIENCE_SECONDS)
     assert got == [True]
-    assert not first.take(0.05)
-    third.give()
-    third.give()
-    assert second.take(20)  # its earlier place in the queue is free
-    second.give()
+    assert not first.acquire(0.05)
+    third.release()
+    third.release()
+    assert second.acquire(20)  # its earlier place in the queue is free
+    second.release()
 
 
 def test_a_writer_killed_in_its_transaction_gives_its_turn_away(tmp_path: Path):

@@ -23,7 +23,7 @@ from feedbus.store.migrations import (
     OPTIONS,
     VERSION,
     VERSION_TABLE,
-    found_version,
+    read_version,
 )
 from feedbus.store.outbox_publishing import options_of, publish_entries
 from feedbus.store.peewee import PeeweeStore
@@ -87,9 +87,9 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
     for statement in OF_0_1:
         store.execute(statement.format(**TYPES[store.dialect]), {})
     add_as_0_1(store, 1)
-    assert found_version(store) == 1
+    assert read_version(store) == 1
     store.set_up()
-    assert found_version(store) == VERSION
+    assert read_version(store) == VERSION
     add_as_0_1(store, 2)
     store.outbox.put("orders", {"n": 3}, message_id="out-3")
     assert [each.message_id for each in store.outbox.pending()] == ["out-1", "out-2", "out-3"]
@@ -114,7 +114,7 @@ def test_an_upgrade_waits_for_a_transaction_of_a_host_of_0_1(store, empty_store_
             " VALUES ('orders', 'chair', '{}', 'out-1', 1)"
         )
     upgrading.result()
-    assert found_version(store) == VERSION
+    assert read_version(store) == VERSION
     assert store.inbox.unseen("work", ["in-1", "in-2"]) == ["in-2"]
     assert [row.message_id for row in store.outbox.pending()] == ["out-1"]
 
@@ -130,7 +130,7 @@ def test_tables_of_version_2_get_the_column_of_options_and_keep_their_rows(store
     )
     store.execute(add, {})
     store.set_up()
-    assert found_version(store) == VERSION
+    assert read_version(store) == VERSION
     store.outbox.put_many("orders", [("chair", {}, "out-2")], {"priority": 5})
     kept = [(each.message_id, each.options) for each in store.outbox.pending()]
     assert kept == [("out-1", None), ("out-2", '{"priority": 5}')]
@@ -151,7 +151,7 @@ def test_tables_of_version_3_keep_their_rows_and_a_host_of_0_1_can_go_on(store):
     store.outbox.put_many("orders", [("chair", {}, "out-2")], {"priority": 5})
     before = store.outbox.pending()
     store.set_up()
-    assert found_version(store) == VERSION
+    assert read_version(store) == VERSION
     assert store.outbox.pending() == before
     add_as_0_1(store, 3)
     assert [each.message_id for each in store.outbox.pending()] == ["out-1", "out-2", "out-3"]
@@ -201,7 +201,7 @@ def test_tables_of_a_newer_feedbus_are_refused_and_left_alone(store):
     store.execute("UPDATE feedbus_version SET version = 99", {})
     with pytest.raises(UsageError, match=r"have version 99, this feedbus knows .*: upgrade"):
         store.set_up()
-    assert found_version(store) == 99
+    assert read_version(store) == 99
     assert "have version 99" in store.refusal()
 
 

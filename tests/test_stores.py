@@ -18,7 +18,7 @@ from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 from feedbus.store import Store
-from feedbus.store.outages import connection_lost
+from feedbus.store.outages import is_connection_loss
 from tests.projects import PATIENCE_SECONDS
 from tests.stores import CLOSERS, MAKERS, ON_POSTGRES, PLAIN, Made, PsycopgStore
 from tests.systems import Numbered
@@ -156,7 +156,7 @@ def test_a_transaction_whose_connection_was_closed_is_lost_and_the_next_one_work
 
     with pytest.raises(Exception, match="clos") as raised:
         work()
-    assert connection_lost(raised.value)
+    assert is_connection_loss(raised.value)
     with store.transaction() as session:
         made.effect(session, 2)
         store.inbox.unseen("work", ["b"])

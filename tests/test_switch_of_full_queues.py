@@ -114,7 +114,7 @@ def test_a_switch_that_is_interrupted_again_and_again_fills_no_old_queue_with_fe
 
     def has_reader() -> bool:
         with broker.connect(system.topology) as connection:
-            return bool(broker.consumers(connection, old))
+            return bool(broker.count_consumers(connection, old))
 
     with system.running(lambda record, _: seen.append(record["n"]), "shard_0"):
         wait_until(has_reader)

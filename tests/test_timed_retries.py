@@ -42,7 +42,7 @@ def test_sixty_times_take_a_bounded_number_of_queues(embedded: Callable[..., Sys
     system.publish(range(60))
     system.run(later)
     names = Names(system.topology)
-    seen = inventory.take(system.topology).queues
+    seen = inventory.read_inventory(system.topology).queues
     waiting = {name: one.ready for name, one in seen.items() if names.is_of_timer(name)}
     assert sum(waiting.values()) == 60
     assert {name for name, ready in waiting.items() if ready} == {names.timer_queue(3, 7)}
@@ -83,8 +83,8 @@ def test_a_retry_comes_back_with_its_key_and_to_its_own_queue_alone(
     assert system.seen == [1, 1]
     with broker.connect(system.topology) as connection:
         names = Names(system.topology)
-        assert timer.count(connection, names) == timer.DelayedCounts(0, 0)
-        assert broker.count(connection, f"{system.topology.name}.twin") == 1
+        assert timer.count_delayed(connection, names) == timer.DelayedCounts(0, 0)
+        assert broker.count_messages(connection, f"{system.topology.name}.twin") == 1
 
 
 def test_a_retry_whose_queue_is_gone_when_it_is_due_is_counted_and_sent_on_by_apply(
@@ -101,7 +101,7 @@ def test_a_retry_whose_queue_is_gone_when_it_is_due_is_counted_and_sent_on_by_ap
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
         channel.queue_delete(f"{system.topology.name}.work")
-        wait_until(lambda: timer.count(connection, names).undelivered == 1)
+        wait_until(lambda: timer.count_delayed(connection, names).undelivered == 1)
     found = gather(system.topology)["broker"]["delayed"]
     assert found == {"waiting": 0, "undelivered": 1}
     set_up(system.topology)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feedbus import Records, Reject
-from feedbus.records.batch import LARGE
+from feedbus.records.batch import LARGE_BATCH
 from feedbus.testing import RecordingBus
 from handlers.update_feed import update_feed
 from store import queries
@@ -66,7 +66,7 @@ def test_plain_messages_of_many_tweets_are_one_batch(author, readers):
 
 
 def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
-    queries.add_followers(author, "fan", 2 * LARGE)
+    queries.add_followers(author, "fan", 2 * LARGE_BATCH)
     readers = followers(author)
     many = packed(update_feed, tweet_of(author, id=1, text="many"), {"followerId": readers})
     few = packed(update_feed, tweet_of(author, id=2, text="few"), {"followerId": readers[:2]})
@@ -75,7 +75,7 @@ def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
     assert sorted((n.payload["text"], n.payload["userId"]) for n in bus.published) == sorted(
         [("many", reader) for reader in readers] + [("few", reader) for reader in readers[:2]]
     )
-    assert sorted(bus.causes) == list(range(2 * LARGE + 2))
+    assert sorted(bus.causes) == list(range(2 * LARGE_BATCH + 2))
 
 
 def test_how_readers_can_be_notified_is_believed_where_the_publisher_knows_it(author, readers):

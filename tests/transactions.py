@@ -46,12 +46,12 @@ def handled(system: System) -> list[int]:
 def broken_broker(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return a list; while it is not empty, the broker is unavailable."""
     away: list[bool] = []
-    send = SharedSender._sent
+    send = SharedSender._send_with_retries
 
     def sent(self, messages, timeout_seconds):
         if away:
             return BrokerOutage("away")
         return send(self, messages, timeout_seconds)
 
-    monkeypatch.setattr(SharedSender, "_sent", sent)
+    monkeypatch.setattr(SharedSender, "_send_with_retries", sent)
     return away

@@ -47,7 +47,7 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
         leaving: the names of removed queues that are to be deleted.
 
     """
-    left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
+    left = [broker.count_messages(connection, queue) for queue in _passing(connection, topology)]
     waiting = [_count(connection, topology, queue) for queue in leaving]
     if all(count is None for count in left) and not any(waiting):
         remembered = ring_state.states(connection, topology).values()
@@ -63,8 +63,8 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
     ready messages there is 0.
     """
     if not queue.endswith(WAITING):
-        return broker.count(connection, queue) or 0
-    seen = inventory.take(topology).queues.get(queue)
+        return broker.count_messages(connection, queue) or 0
+    seen = inventory.read_inventory(topology).queues.get(queue)
     return seen.messages if seen is not None else 0
 
 

@@ -60,7 +60,7 @@ def exclusive(topology: Topology) -> Iterator[None]:
     """
     path = run_folder(topology) / "apply.lock"
     try:
-        with locks.held(path, 0.0):
+        with locks.hold_file(path, 0.0):
             yield
     except UsageError as error:
         if str(path) not in str(error):
@@ -157,7 +157,7 @@ def _make(
     """Declare new objects, and replace objects that differ from the topology."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
-    project_marks.claim(channel, topology)
+    project_marks.declare_marks(channel, topology)
     for exchange in work.exchanges:
         channel.exchange_delete(exchange)
         exit_after_step("exchange-deleted")
@@ -174,7 +174,9 @@ def _make(
         queue_replacement.replace_delay(connection, topology, topology.queues[queue], delay)
     broker.declare(channel, topology)
     exit_after_step("created")
-    for queue, delay in queue_replacement.parked_delays(topology, inventory.take(topology)):
+    for queue, delay in queue_replacement.parked_delays(
+        topology, inventory.read_inventory(topology)
+    ):
         queue_replacement.unpark(connection, topology, topology.queues[queue], delay)
     for one in work.foreign:
         unbind = channel.queue_unbind if one.kind == "queue" else channel.exchange_unbind
@@ -189,7 +191,7 @@ def _make(
 
 def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     """Unbind the queues that are to be deleted, so that their consumers can empty them."""
-    seen = inventory.take(topology)
+    seen = inventory.read_inventory(topology)
     channel = connection.channel()
     for exchange in plan.work.deleted_exchanges:
         if not has_role(exchange, NEEDED_TO_THE_END):

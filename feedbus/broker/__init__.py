@@ -11,10 +11,10 @@ from feedbus.broker.connecting import (
     locked,
     refusal,
 )
-from feedbus.broker.declarations import declare, declare_delay, declare_ring
+from feedbus.broker.declarations import declare, declare_retry_queue, declare_ring
 from feedbus.broker.interface import HeartbeatSource
-from feedbus.broker.lookups import consumers, count, exchange_exists, queue_exists
-from feedbus.broker.outages import close, connection_errors, drop, outage
+from feedbus.broker.lookups import count_consumers, count_messages, exchange_exists, queue_exists
+from feedbus.broker.outages import close, connection_errors, drop_connection, outage
 
 __all__ = [
     "Connection",
@@ -23,12 +23,12 @@ __all__ = [
     "close",
     "connect",
     "connection_errors",
-    "consumers",
-    "count",
+    "count_consumers",
+    "count_messages",
     "declare",
-    "declare_delay",
+    "declare_retry_queue",
     "declare_ring",
-    "drop",
+    "drop_connection",
     "exchange_exists",
     "has_many_hosts",
     "in_flight_seconds",

@@ -12,13 +12,13 @@ from feedbus.wire.amqp_protocols import RawConnection
 events = EventLog(__name__)
 
 
-class Blockage:
+class Alarm:
     """The state of a broker alarm (memory or disk) that blocks publishers.
 
     It is kept when a publisher reconnects, so one alarm is logged once.
 
     Attributes:
-        active: whether an alarm blocks the publishers of the watched connection now.
+        is_active: whether an alarm blocks the publishers of the watched connection now.
         waiting: returns a context manager, in which a publisher waits.
 
     """
@@ -43,11 +43,11 @@ class Blockage:
         self.waiting = waiting
         self._on_waited = on_waited
         self._since: float | None = None
-        self.active = False
+        self.is_active = False
 
     def watch(self, connection: RawConnection) -> None:
         """Subscribe to the alarms of a py-amqp connection; a second call has no effect."""
-        self.active = False
+        self.is_active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
         if connection.is_blocked:
@@ -62,7 +62,7 @@ class Blockage:
                 within the context manager `waiting`, as during an alarm.
 
         """
-        started, blocked = self._clock.monotonic(), self.active
+        started, blocked = self._clock.monotonic(), self.is_active
         try:
             with self.waiting() if blocked or long else nullcontext():
                 yield
@@ -72,7 +72,7 @@ class Blockage:
 
     def log_end(self) -> None:
         """Log once, after an alarm, that the broker accepts messages again."""
-        if self._since is not None and not self.active:
+        if self._since is not None and not self.is_active:
             seconds = self._clock.monotonic() - self._since
             events.warning(
                 "broker_unblocked",
@@ -82,7 +82,7 @@ class Blockage:
             self._since = None
 
     def _on_blocked(self, _reason: str) -> None:
-        self.active = True
+        self.is_active = True
         if self._since is None:
             self._since = self._clock.monotonic()
             events.warning(
@@ -93,4 +93,4 @@ class Blockage:
             )
 
     def _on_unblocked(self) -> None:
-        self.active = False
+        self.is_active = False

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from kombu.connection import Connection
 
 from feedbus.broker.interface import HeartbeatSource
-from feedbus.broker.kinds import broker_of
+from feedbus.broker.kinds import select_broker
 from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.clock import Clock
 from feedbus.topology import Topology
@@ -27,17 +27,17 @@ def connect(
         BrokerOutage: the broker cannot be reached, or refuses the login.
 
     """
-    return broker_of(topology).connect(heartbeats)
+    return select_broker(topology).connect(heartbeats)
 
 
 def clock(topology: Topology) -> Clock:
     """Return the clock of the topology's broker."""
-    return broker_of(topology).clock
+    return select_broker(topology).clock
 
 
 def load_transport(topology: Topology) -> None:
     """Import the modules that connect() needs, without connecting."""
-    broker_of(topology).load()
+    select_broker(topology).load()
 
 
 def locked(
@@ -60,7 +60,7 @@ def locked(
         UsageError: another process holds it for longer than wait_seconds.
 
     """
-    return broker_of(topology).locked(connection, topology.name, wait_seconds)
+    return select_broker(topology).locked(connection, topology.name, wait_seconds)
 
 
 def refusal(topology: Topology) -> str:
@@ -70,19 +70,19 @@ def refusal(topology: Topology) -> str:
         BrokerOutage: the broker is unavailable.
 
     """
-    return broker_of(topology).refusal()
+    return select_broker(topology).refusal()
 
 
 def queue_written_seconds(topology: Topology) -> float:
     """Return how long a queue may be missing on the broker's disk after it was declared."""
-    return broker_of(topology).queue_written_seconds
+    return select_broker(topology).queue_written_seconds
 
 
 def has_many_hosts(topology: Topology) -> bool:
     """Whether consumers of several hosts can use the topology's broker."""
-    return broker_of(topology).has_many_hosts
+    return select_broker(topology).has_many_hosts
 
 
 def in_flight_seconds(topology: Topology) -> float:
     """Return how long the broker may take to put a message into a queue after routing it."""
-    return broker_of(topology).in_flight_seconds
+    return select_broker(topology).in_flight_seconds

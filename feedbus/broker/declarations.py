@@ -7,7 +7,12 @@ from typing import Any
 
 from feedbus.broker import lookups, queue_arguments, weight_padding
 from feedbus.broker.connecting import queue_written_seconds
-from feedbus.broker.differences import differing, explained, refused_argument, value_on_broker
+from feedbus.broker.differences import (
+    explain_refusal,
+    find_differences,
+    refused_argument,
+    value_on_broker,
+)
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog
@@ -32,7 +37,7 @@ def declare(channel: Channel, topology: Topology) -> None:
     names = Names(topology)
     declare_exchanges(channel, names)
     for queue in topology.queues.values():
-        _declare_trouble_queues(channel, names, queue)
+        _declare_failure_queues(channel, names, queue)
     for schedule in topology.schedules.values():
         declare_schedule(channel, names, schedule)
     for consumer in topology.consumers.values():
@@ -53,7 +58,7 @@ def declare_exchanges(channel: Channel, names: Names) -> None:
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
-        with explained(names.exchange(exchange.name)):
+        with explain_refusal(names.exchange(exchange.name)):
             _declare_exchange(channel, names, exchange)
 
 
@@ -98,8 +103,8 @@ def declare_ring(
     ring = names.ring(generation)
     arguments = dict(topology.exchanges[generation.exchange].arguments)
     if not lookups.exchange_exists(channel.connection, ring):
-        _declare_written(channel, names, generation, report)
-    with explained(ring):
+        _declare_and_await_disk(channel, names, generation, report)
+    with explain_refusal(ring):
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
@@ -114,10 +119,10 @@ def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str
     """Declare the queue of a shard; with `order_by`, also its waiting queue."""
     declare_queue(channel, names, consumer, name)
     if consumer.queue.order_by:
-        declare_waiting(channel, consumer.queue, names.waiting(name))
+        declare_waiting_queue(channel, consumer.queue, names.waiting(name))
 
 
-def _declare_written(
+def _declare_and_await_disk(
     channel: Channel,
     names: Names,
     generation: Generation,
@@ -164,16 +169,16 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
         UsageError: the queue exists with other arguments.
 
     """
-    arguments = queue_arguments.of_queue(names, consumer.queue)
+    arguments = queue_arguments.declared_arguments(names, consumer.queue)
     try:
-        with explained(name):
+        with explain_refusal(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
     except UsageError as error:
         if refused_argument(error.__cause__) != "x-delivery-limit":
             raise
-        there = value_on_broker(error.__cause__)
-        arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
-        with explained(name):  # after the error, the client opens the channel again
+        exists = value_on_broker(error.__cause__)
+        arguments |= {"x-delivery-limit": int(exists) if exists.isdecimal() else None}
+        with explain_refusal(name):  # after the error, the client opens the channel again
             channel.queue_declare(
                 name,
                 durable=True,
@@ -182,11 +187,11 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             )
         events.warning(
             "delivery_limit_differs",
-            f"queue {name} has a delivery limit of '{there}' on the broker, so the broker may"
+            f"queue {name} has a delivery limit of '{exists}' on the broker, so the broker may"
             " dead-letter messages that no handler has seen; run `feedbus apply`, which replaces"
             " the queue and keeps its messages",
             queue=name,
-            limit=there,
+            limit=exists,
         )
 
 
@@ -208,15 +213,15 @@ def declare_auxiliary(
 
     """
     wanted, other = (
-        queue_arguments.of_auxiliary(arguments, quorum=each) for each in (quorum, not quorum)
+        queue_arguments.auxiliary_arguments(arguments, quorum=each) for each in (quorum, not quorum)
     )
     try:
-        with explained(name):
+        with explain_refusal(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
-        if refused_argument(error.__cause__) not in differing(wanted, other):
+        if refused_argument(error.__cause__) not in find_differences(wanted, other):
             raise
-        with explained(name):  # after the error, the client opens the channel again
+        with explain_refusal(name):  # after the error, the client opens the channel again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 
@@ -226,13 +231,13 @@ def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None
     declare_auxiliary(channel, names.schedule(schedule.name), {}, quorum=quorum)
 
 
-def _declare_trouble_queues(channel: Channel, names: Names, queue: Queue) -> None:
+def _declare_failure_queues(channel: Channel, names: Names, queue: Queue) -> None:
     declare_auxiliary(channel, names.dead(queue), {}, quorum=queue.type == "quorum")
     for delay in queue.retry.delays_milliseconds:
-        declare_delay(channel, names, queue, delay)
+        declare_retry_queue(channel, names, queue, delay)
 
 
-def declare_delay(
+def declare_retry_queue(
     channel: Channel, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
 ) -> None:
     """Declare the queue in which the retries of a queue wait for one delay.
@@ -251,16 +256,16 @@ def declare_delay(
 
     """
     name = names.delay(queue, milliseconds)
-    arguments = queue_arguments.of_retry_queue(names, queue, milliseconds)
+    arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
     if expires:
         arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS
-    with explained(name):
+    with explain_refusal(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=expires)
     declare_auxiliary(channel, name, arguments, quorum=queue.type == "quorum")
     channel.queue_bind(name, name, "")
 
 
-def declare_waiting(channel: Channel, queue: Queue, name: str) -> None:
+def declare_waiting_queue(channel: Channel, queue: Queue, name: str) -> None:
     """Declare a waiting queue: records wait in it for earlier records of their keys.
 
     Args:

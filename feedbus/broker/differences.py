@@ -39,7 +39,9 @@ OPTIONS = {
 }
 
 
-def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def find_differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
     """Return the different arguments: each name is mapped to the values (found, wanted).
 
     None stands for a missing argument. If the broker reports a default, the argument counts as
@@ -53,7 +55,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explain_refusal(name: str) -> Iterator[None]:
     """Raise UsageError if the broker refuses a declaration (406 or 503) in a `with` block.
 
     Args:

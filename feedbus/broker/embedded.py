@@ -11,7 +11,7 @@ from kombu.connection import Connection
 
 from feedbus.broker import locks
 from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
-from feedbus.broker.outages import opened
+from feedbus.broker.outages import open_connection
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
@@ -21,7 +21,7 @@ from feedbus.wire import amqp_protocols
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedBroker:
     """The embedded broker of one SQLite file; see feedbus.broker.interface.Broker."""
 
     url: BrokerUrl
@@ -38,20 +38,22 @@ class Embedded:
         """Open a connection to the file; create the folder of the file if it is missing."""
         del heartbeats
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
+        return open_connection(
+            Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url
+        )
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold a lock file next to the broker file; all projects in the file share it."""
         del connection, project
-        return locks.held(Path(f"{self.file}.lock"), wait_seconds)
+        return locks.hold_file(Path(f"{self.file}.lock"), wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects in the file; the file is read without a connection."""
         del prefixes
         try:
-            return of_rows(survey(self.file))
+            return survey_of_rows(survey(self.file))
         except (sqlite3.DatabaseError, OSError) as error:
             msg = f"broker file {self.file}: {error}"
             raise BrokerOutage(msg) from error
@@ -61,7 +63,7 @@ class Embedded:
         return ""
 
 
-def of_rows(rows: BrokerRows) -> Survey:
+def survey_of_rows(rows: BrokerRows) -> Survey:
     """Convert the rows of the transport's tables to a survey."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from feedbus.broker import project_marks
 from feedbus.broker.interface import Kind, SeenBinding, SeenExchange, SeenQueue
-from feedbus.broker.kinds import broker_of
+from feedbus.broker.kinds import select_broker
 from feedbus.broker_names import Names
 from feedbus.topology import Topology
 
@@ -31,7 +31,7 @@ class Inventory:
         return [one for one in self.bindings if (one.kind, one.destination) == (kind, destination)]
 
 
-def take(topology: Topology) -> Inventory:
+def read_inventory(topology: Topology) -> Inventory:
     """Return the broker's objects with the topology's prefix, and the external objects.
 
     Raises:
@@ -42,7 +42,7 @@ def take(topology: Topology) -> Inventory:
     prefix, names = f"{topology.name}.", Names(topology)
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
-    found = broker_of(topology).survey((prefix, *queues))
+    found = select_broker(topology).survey((prefix, *queues))
     others = project_marks.other_prefixes(topology, (one.name for one in found.exchanges))
 
     def own(name: str) -> bool:

@@ -7,7 +7,7 @@ from feedbus.errors import UsageError
 from feedbus.topology import Topology
 
 
-def broker_of(topology: Topology) -> Broker:
+def select_broker(topology: Topology) -> Broker:
     """Return the topology's broker; only the modules that this kind needs are imported.
 
     Raises:
@@ -22,13 +22,13 @@ def broker_of(topology: Topology) -> Broker:
         )
         raise UsageError(msg)
     if url.file is not None:
-        from feedbus.broker.embedded import Embedded
+        from feedbus.broker.embedded import EmbeddedBroker
 
-        return Embedded(url, url.file)
+        return EmbeddedBroker(url, url.file)
     if url.memory is not None:
-        from feedbus.broker.memory import InMemory
+        from feedbus.broker.in_memory import InMemoryBroker
 
-        return InMemory(url, url.memory)
+        return InMemoryBroker(url, url.memory)
     from feedbus.broker.rabbitmq import RabbitMQ
 
     return RabbitMQ(url, topology.management_url)

@@ -17,22 +17,22 @@ QUEUE_POLL_SECONDS = 0.1  # between two attempts to declare the exclusive queue
 
 
 @contextlib.contextmanager
-def held(path: Path, timeout_seconds: float) -> Iterator[None]:
+def hold_file(path: Path, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock on a file during a `with` block; create the file if it is missing.
 
     Raises:
         UsageError: another process holds it for longer than timeout_seconds.
 
     """
-    with file_locks.locked(path, timeout_seconds) as ours:
-        if not ours:
+    with file_locks.locked(path, timeout_seconds) as acquired:
+        if not acquired:
             msg = f"{path} is locked by another process; wait until it has ended, or stop it"
             raise UsageError(msg)
         yield
 
 
 @contextlib.contextmanager
-def exclusive_queue(
+def hold_queue(
     connection: Connection, name: str, clock: Clock, wait_seconds: float
 ) -> Iterator[None]:
     """Hold a lock on the broker during a `with` block: a queue that only one connection can have.

@@ -12,19 +12,19 @@ def queue_exists(connection: Connection, name: str) -> bool:
     return _counts(connection, name) is not None
 
 
-def count(connection: Connection, queue: str) -> int | None:
+def count_messages(connection: Connection, queue: str) -> int | None:
     """Return the number of ready messages in a queue, or None if it does not exist."""
     found = _counts(connection, queue)
     return None if found is None else found[0]
 
 
-def consumers(connection: Connection, queue: str) -> int | None:
+def count_consumers(connection: Connection, queue: str) -> int | None:
     """Return the number of consumers of a queue, or None if it does not exist."""
     found = _counts(connection, queue)
     return None if found is None else found[1]
 
 
-def is_anothers(connection: Connection, queue: str) -> bool:
+def is_exclusive_to_another(connection: Connection, queue: str) -> bool:
     """Whether a queue exists and is exclusive to another open connection."""
     from amqp.exceptions import NotFound, ResourceLocked
 

@@ -14,7 +14,7 @@ from feedbus.urls import BrokerUrl, Node
 from feedbus.wire import amqp_protocols
 
 
-def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
+def open_connection(connection: Connection, url: BrokerUrl | Node) -> Connection:
     """Open a connection and return it.
 
     Args:
@@ -38,10 +38,10 @@ def close(connection: Connection) -> None:
     try:
         connection.release()
     except connection_errors(connection):
-        drop(connection)
+        drop_connection(connection)
 
 
-def drop(connection: Connection) -> None:
+def drop_connection(connection: Connection) -> None:
     """Close a connection without the protocol's handshake, which a silent broker never answers."""
     with contextlib.suppress(Exception):
         connection.collect()

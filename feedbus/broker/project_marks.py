@@ -25,7 +25,7 @@ def marks(topology: Topology) -> Iterator[str]:
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
 
 
-def claim(channel: Channel, topology: Topology) -> None:
+def declare_marks(channel: Channel, topology: Topology) -> None:
     """Declare a project's marks.
 
     Raises:

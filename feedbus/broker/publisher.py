@@ -13,7 +13,7 @@ from typing import Self
 from amqp import spec
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from feedbus.broker.blocked_publishing import Blockage
+from feedbus.broker.blocked_publishing import Alarm
 from feedbus.broker.refused_messages import NACKED, Refusal
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import BrokerOutage, UsageError
@@ -45,7 +45,7 @@ class Publisher:
         timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         blocked_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         nacked_seconds: float = NACKED_SECONDS,
-        blockage: Blockage | None = None,
+        alarm: Alarm | None = None,
     ) -> None:
         """Create a publisher with a channel of its own on a connection.
 
@@ -54,20 +54,20 @@ class Publisher:
             timeout_seconds: time limit for the confirms of one call of send().
             blocked_seconds: time limit for an alarm of the broker; timeout_seconds begins after it.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.
-            blockage: the state of the broker's alarms, which the caller keeps for the publisher of
+            alarm: the state of the broker's alarms, which the caller keeps for the publisher of
                 its next connection; by default a new one.
 
         """
         self._timeout_seconds = timeout_seconds
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
-        self._silent = False
+        self._sent_without_answer = False
         self._channel: Channel | None = connection.channel()
         # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
         self._connection: RawConnection = self._channel.connection
         self._clock = self._connection.clock
-        self._blockage = blockage or Blockage(self._clock)
-        self._blockage.watch(self._connection)
+        self._alarm = alarm or Alarm(self._clock)
+        self._alarm.watch(self._connection)
         self._frame_bytes = getattr(self._connection, "frame_max", None)
         self._confirmed_by = self._unblocked_by = 0.0
         self._unconfirmed = UnconfirmedMessages(self._channel)
@@ -108,7 +108,7 @@ class Publisher:
             if seconds >= self._nacked_seconds:
                 return refusals + found
             refusals += [each for each in found if each.reason != NACKED]
-            with self._blockage.waiting():
+            with self._alarm.waiting():
                 self._clock.sleep(NACKED_PAUSE_SECONDS)
 
     def take_arrived(self) -> None:
@@ -124,7 +124,7 @@ class Publisher:
         if channel is not None and channel.is_open:
             channel.close()
 
-    def _opened(self) -> Channel:
+    def _open_channel(self) -> Channel:
         if self._channel is None:
             channel = self._connection.channel()
             self._unconfirmed = UnconfirmedMessages(channel)
@@ -140,19 +140,19 @@ class Publisher:
         together.
         """
         refusals: list[Refusal] = []
-        left, one_at_a_time = messages, False
-        while left:
-            window = left[:1] if one_at_a_time else left
+        remaining, one_at_a_time = messages, False
+        while remaining:
+            window = remaining[:1] if one_at_a_time else remaining
             unanswered, error = self._publish_until_closed(window)
             refusals += self._unconfirmed.refusals
             if len(unanswered) > 1:
-                left, one_at_a_time = unanswered, True
+                remaining, one_at_a_time = unanswered, True
                 continue
             if unanswered:
                 reason = f"the broker refused the message: {error}"
-                refusals.append(Refusal(unanswered[0], "nacked", reason, final=True))
+                refusals.append(Refusal(unanswered[0], "nacked", reason, is_permanent=True))
                 one_at_a_time = False
-            left = left[len(window) :]
+            remaining = remaining[len(window) :]
         return refusals
 
     def _publish_until_closed(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
@@ -163,23 +163,23 @@ class Publisher:
             has answered every message.
 
         """
-        channel = self._opened()
+        channel = self._open_channel()
         unconfirmed = self._unconfirmed
         unconfirmed.refusals = []
-        self._silent = False
+        self._sent_without_answer = False
         now = self._clock.monotonic()
         self._confirmed_by = now + self._timeout_seconds
         self._unblocked_by = now + self._blocked_seconds
         put = 0
         try:
             for put, message in enumerate(messages, start=1):  # noqa: B007 -- read below
-                self._put(channel, message)
+                self._publish_message(channel, message)
                 # While the broker blocks publishers, it does not read, so more data would only fill
                 # buffers.
-                while self._blockage.active:
-                    self._drain()
+                while self._alarm.is_active:
+                    self._await_confirms()
             while unconfirmed.waiting:
-                self._drain()
+                self._await_confirms()
         except ChannelError as error:
             if error.method_sig != spec.Basic.Publish:  # another method has caused the error
                 raise
@@ -191,22 +191,22 @@ class Publisher:
                 msg = f"broker: {error.reply_text}; `feedbus up` declares it"
                 raise BrokerOutage(msg) from error
             return unanswered, str(error.reply_text)
-        self._blockage.log_end()
+        self._alarm.log_end()
         return (), ""
 
-    def _put(self, channel: Channel, message: Outgoing) -> None:
+    def _publish_message(self, channel: Channel, message: Outgoing) -> None:
         unconfirmed = self._unconfirmed
         try:
             prepared = fitted(message, self._frame_bytes).prepared(channel)
         except UsageError as error:
-            unconfirmed.refusals.append(Refusal(message, "nacked", str(error), final=True))
+            unconfirmed.refusals.append(Refusal(message, "nacked", str(error), is_permanent=True))
             return
         unconfirmed.last_tag += 1
         unconfirmed.waiting[unconfirmed.last_tag] = message
         channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
-    def _drain(self) -> None:
-        blocked = self._blockage.active
+    def _await_confirms(self) -> None:
+        blocked = self._alarm.is_active
         now = self._clock.monotonic()
         rest = (self._unblocked_by if blocked else self._confirmed_by) - now
         if rest <= 0:
@@ -221,11 +221,11 @@ class Publisher:
             raise BrokerOutage(msg)
         wait_seconds = min(rest, SILENT_SECONDS)
         try:
-            with self._blockage.during_wait(long=self._silent):
+            with self._alarm.during_wait(long=self._sent_without_answer):
                 self._connection.drain_events(timeout=wait_seconds)
         except TimeoutError:
             if self._clock.monotonic() - now > wait_seconds / 2:
-                self._silent = True
+                self._sent_without_answer = True
             else:
                 # Another thread has ended this wait, to wake the owner of the connection. Every
                 # further wait ends immediately until the owner has seen the wake-up.

@@ -18,7 +18,7 @@ def binding_keys(queue: Queue) -> tuple[str, ...]:
     return queue.routing_keys or ("",)
 
 
-def of_queue(names: Names, queue: Queue) -> dict[str, Any]:
+def declared_arguments(names: Names, queue: Queue) -> dict[str, Any]:
     """Return a queue's arguments for the broker; feedbus.topology.DECLARED names them."""
     arguments: dict[str, Any] = {
         "x-dead-letter-exchange": "",
@@ -45,7 +45,7 @@ def needs_quorum(topology: Topology, exchange: str) -> bool:
     )
 
 
-def of_auxiliary(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
+def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
     """Return the arguments of an auxiliary queue, including the arguments of its queue type."""
     if not quorum:
         return {"x-queue-type": "classic", **arguments}
@@ -53,7 +53,7 @@ def of_auxiliary(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any
     return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
 
 
-def of_retry_queue(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
+def retry_queue_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
     """Return the arguments of a retry queue with this delay."""
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
     if names.topology.on_ring(queue):

@@ -20,8 +20,8 @@ class Refusal:
         message: the published message.
         outcome: "returned" if no queue matched, "nacked" for any other reason.
         reason: the reason, as text for the operator.
-        final: True if it is useless to publish the message again: the broker has closed the channel
-            because of this message, or the message cannot be encoded.
+        is_permanent: True if it is useless to publish the message again: the broker has closed the
+            channel because of this message, or the message cannot be encoded.
         pack: the pack for an old generation whose records were sent again as plain messages; None
             if the caller sent the message itself.
 
@@ -30,11 +30,11 @@ class Refusal:
     message: Outgoing
     outcome: Literal["returned", "nacked"]
     reason: str
-    final: bool = False
+    is_permanent: bool = False
     pack: Outgoing | None = None
 
     @property
-    def given(self) -> Outgoing:
+    def original(self) -> Outgoing:
         """The message that the caller has given to the sender: for a record of a pack, the pack."""
         return self.pack or self.message
 

@@ -69,7 +69,7 @@ def queue_milliseconds(position: int, digit: int) -> int:
     return digit << BASE_BITS * position if position < LOW_POSITIONS else LONGEST_QUEUE_MILLISECONDS
 
 
-def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
+def delay_message(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
     """Return a message that reaches its target after a delay.
 
     Its priority becomes a header. In a quorum queue of RabbitMQ 4, messages of a high priority
@@ -110,7 +110,7 @@ def delay_milliseconds_of(headers: Mapping[str, Any]) -> int:
     return sum(queue_milliseconds(position, digit) for position, digit in digits if digit)
 
 
-def target_of(names: Names, queue: Queue) -> str:
+def retry_target(names: Names, queue: Queue) -> str:
     """Return the target of a queue's retries: "queue NAME", or "exchange NAME" for a ring.
 
     A retry for a ring reaches the shard that owns its key at the end of the delay. feedbus does not
@@ -159,7 +159,7 @@ class DelayedCounts:
     undelivered: int = 0
 
 
-def count(connection: Connection, names: Names) -> DelayedCounts:
+def count_delayed(connection: Connection, names: Names) -> DelayedCounts:
     """Count the delayed messages, with one request to the broker for each queue."""
     if not is_declared(connection, names):
         return DelayedCounts()
@@ -168,5 +168,5 @@ def count(connection: Connection, names: Names) -> DelayedCounts:
         for position in range(len(TIMER_POSITIONS))
         for digit in position_digits(position)
     )
-    waiting = sum(lookups.count(connection, queue) or 0 for queue in queues)
-    return DelayedCounts(waiting, lookups.count(connection, names.timer_undelivered) or 0)
+    waiting = sum(lookups.count_messages(connection, queue) or 0 for queue in queues)
+    return DelayedCounts(waiting, lookups.count_messages(connection, names.timer_undelivered) or 0)

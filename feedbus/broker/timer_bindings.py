@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feedbus.broker.differences import differing
+from feedbus.broker.differences import find_differences
 from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.timer import position_digits
@@ -51,7 +51,7 @@ def foreign_bindings(
             continue
         if binding.kind == "queue" and binding.destination in queues:
             found = seen.queues.get(binding.destination)
-            if found is None or differing(found.arguments, queues[binding.destination]):
+            if found is None or find_differences(found.arguments, queues[binding.destination]):
                 continue  # the queue is declared again
         if not _routes_to_target(names, binding):
             yield binding
@@ -65,7 +65,7 @@ def _wanted(
 
     def usable(queue: str) -> bool:
         found = seen.queues.get(queue)
-        return found is not None and not differing(found.arguments, queues[queue])
+        return found is not None and not find_differences(found.arguments, queues[queue])
 
     if undelivered in seen.exchanges and usable(undelivered):
         yield SeenBinding(undelivered, "queue", undelivered, "")

@@ -42,7 +42,7 @@ def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
         if queue.external_name:
             found[names.timer_forward(queue)] = forward_arguments(queue)
     return {
-        name: queue_arguments.of_auxiliary(arguments, quorum=True)
+        name: queue_arguments.auxiliary_arguments(arguments, quorum=True)
         for name, arguments in found.items()
     }
 

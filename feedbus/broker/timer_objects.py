@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.publisher import publish_all
-from feedbus.broker.timer import exchange_target, is_declared, position_digits, target_of
+from feedbus.broker.timer import exchange_target, is_declared, position_digits, retry_target
 from feedbus.broker.timer_layout import forward_arguments, guard_keys, has_guard, position_arguments
 from feedbus.broker_names import Names
 from feedbus.clock import Waiting
@@ -122,25 +122,27 @@ def restore(channel: Channel, names: Names) -> None:
         _declare_missing(channel, names, position)
     bound = set()
     topology = names.topology
-    ours = [each for each in topology.exchanges.values() if not each.external_name]
-    targets = {target_of(names, queue) for queue in topology.queues.values()}
-    targets |= {exchange_target(names, exchange.name) for exchange in ours}
-    for exchange in ours:  # a guard may have old binding keys, which its exchange no longer has
+    own_exchanges = [each for each in topology.exchanges.values() if not each.external_name]
+    targets = {retry_target(names, queue) for queue in topology.queues.values()}
+    targets |= {exchange_target(names, exchange.name) for exchange in own_exchanges}
+    for (
+        exchange
+    ) in own_exchanges:  # a guard may have old binding keys, which its exchange no longer has
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
-        there = lookups.queue_exists if kind == "queue" else lookups.exchange_exists
-        if there(channel.connection, name):
+        exists = lookups.queue_exists if kind == "queue" else lookups.exchange_exists
+        if exists(channel.connection, name):
             _bind(channel, names, target)
             bound.add(target)
-    _send_on(channel, names, bound)
+    _send_undelivered(channel, names, bound)
 
 
-def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
+def _send_undelivered(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
     # The loop reads as many messages as the queue has at the start. So it does not read a message
     # again that it requeues.
-    for _ in range(lookups.count(channel.connection, names.timer_undelivered) or 0):
+    for _ in range(lookups.count_messages(channel.connection, names.timer_undelivered) or 0):
         message = channel.basic_get(names.timer_undelivered)
         if message is None:
             break

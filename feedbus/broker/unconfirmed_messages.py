@@ -36,20 +36,20 @@ class UnconfirmedMessages:
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
 
-    def _answered(self, tag: int, *, multiple: bool) -> list[int]:
+    def _take_answered(self, tag: int, *, multiple: bool) -> list[int]:
         if not multiple:
             return [tag] if tag in self.waiting else []
         return list(takewhile(lambda waiting: waiting <= tag, self.waiting))
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
-        for answered in self._answered(tag, multiple=multiple):
+        for answered in self._take_answered(tag, multiple=multiple):
             message = self.waiting.pop(answered)
             if answered in self._returned:
                 reason = self._returned.pop(answered)
                 self.refusals.append(Refusal(message, "returned", reason))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as above
-        for answered in self._answered(tag, multiple=multiple):
+        for answered in self._take_answered(tag, multiple=multiple):
             self._returned.pop(answered, None)
             self.refusals.append(Refusal(self.waiting.pop(answered), "nacked", NACKED))
 
@@ -60,18 +60,18 @@ class UnconfirmedMessages:
         were published. It does not matter which of several equal messages is registered.
         """
         identity = message.properties.get("message_id") or message.body
-        tag = self._first_waiting(
+        tag = self._find_first(
             lambda each: (
                 (each.exchange, each.routing_key, each.message_id or each.body)
                 == (exchange, key, identity)
             )
-        ) or self._first_waiting(lambda _: True)
+        ) or self._find_first(lambda _: True)
         if tag is not None:
             self._returned_tag = tag
             self._returned[tag] = (
                 f"no queue of exchange '{exchange}' is bound for the routing key '{key}' ({error})"
             )
 
-    def _first_waiting(self, test: Callable[[Outgoing], bool]) -> int | None:
+    def _find_first(self, test: Callable[[Outgoing], bool]) -> int | None:
         tags = range(self._returned_tag + 1, self.last_tag + 1)
         return next((tag for tag in tags if tag in self.waiting and test(self.waiting[tag])), None)

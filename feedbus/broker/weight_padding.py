@@ -27,13 +27,13 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
 
     """
     keys: list[str] = []
-    zeros, behind = 0, None
+    zeros, previous = 0, None
     for name, weight in reversed(members):
         found = _sorted_as(zeros, weight, name)
-        if behind is not None and found >= behind:
+        if previous is not None and found >= previous:
             zeros += 1
             found = _sorted_as(zeros, weight, name)
-        behind = found
+        previous = found
         keys.append("0" * zeros + str(weight))
     if zeros > MAX_ZEROS:
         msg = (

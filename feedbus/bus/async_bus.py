@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Self, Unpack
 
 from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
-from feedbus.bus.publish_requests import Request, refuse_ended
-from feedbus.bus.record_encoding import columnar
+from feedbus.bus.publish_requests import Request, refuse_closed
+from feedbus.bus.record_encoding import pack_pairs
 from feedbus.metrics import Metrics
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import NO_KEY, check_many, check_record, without_key
 from feedbus.records.publish_options import envelope_of
@@ -32,14 +32,14 @@ class _Job:
         requests: the requests to send, in order.
         loop: the event loop of the task that waits for the job.
         done: gets a result when the job has ended.
-        last: whether the bus is closed after this job.
+        is_last: whether the bus is closed after this job.
 
     """
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
-    last: bool = False
+    is_last: bool = False
 
     def end(self) -> None:
         """Wake the task, unless it was cancelled or its loop is closed."""
@@ -77,11 +77,11 @@ class AsyncBus:
 
         """
         self._topology = topology
-        self._ended = False
+        self._is_closed = False
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -89,12 +89,12 @@ class AsyncBus:
 
     async def __aenter__(self) -> Self:
         """Return the bus itself."""
-        self._ended = False
+        self._is_closed = False
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connection; from now on, a publish raises UsageError."""
-        self._ended = True
+        self._is_closed = True
         await self.close()
 
     async def publish(
@@ -116,7 +116,7 @@ class AsyncBus:
             key = without_key(exchange, has_shards=self._topology.exchange(exchange).hashed)
         envelope = envelope_of(options, "message_id") if options else None
         await self._send(
-            exchange, [single(message_id or self._bus.unique(), key, fields)], envelope
+            exchange, [pack_of_one(message_id or self._bus.unique(), key, fields)], envelope
         )
 
     async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
@@ -127,43 +127,43 @@ class AsyncBus:
         check_many(exchange, pairs)
         origin, count, left = self._bus.unique(), 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
-            await self._send(exchange, columnar(run, f"{origin}.{count}", first=count))
+            await self._send(exchange, pack_pairs(run, f"{origin}.{count}", first=count))
             count += len(run)
         return count
 
     async def close(self) -> None:
         """Send the messages that tasks have published, and close the connection."""
         if self._thread is not None and self._process == os.getpid():
-            await self._put((), last=True)
+            await self._put_job((), last=True)
 
     async def _send(
         self, exchange: str, packs: Sequence[Pack], envelope: Envelope | None = None
     ) -> None:
-        if self._ended:
-            refuse_ended()
+        if self._is_closed:
+            refuse_closed()
         requests = [Request(exchange, pack, envelope) for pack in packs]
-        await self._put(requests)
+        await self._put_job(requests)
         for request in requests:
             request.raise_answer()
 
-    async def _put(self, requests: Sequence[Request], *, last: bool = False) -> None:
+    async def _put_job(self, requests: Sequence[Request], *, last: bool = False) -> None:
         if self._process != os.getpid():
-            self._begin()
+            self._reset()
         loop = asyncio.get_running_loop()
         job = _Job(requests, loop, loop.create_future(), last)
         with self._lock:
             self._jobs.put(job)
             if self._thread is None:
                 # The thread is a daemon: when the interpreter ends, it does not wait for confirms.
-                self._thread = threading.Thread(target=self._work, name="feedbus", daemon=True)
+                self._thread = threading.Thread(target=self._run_jobs, name="feedbus", daemon=True)
                 self._thread.start()
         await job.done
 
-    def _work(self) -> None:
+    def _run_jobs(self) -> None:
         while True:
             jobs = [self._jobs.get()]
             with suppress(queue.Empty):
-                while not jobs[-1].last:
+                while not jobs[-1].is_last:
                     jobs.append(self._jobs.get_nowait())
             requests = [request for job in jobs for request in job.requests]
             try:
@@ -172,10 +172,10 @@ class AsyncBus:
             except Exception as error:  # noqa: BLE001 -- the tasks that wait raise it
                 for request in requests:
                     request.answer = request.answer or error
-            if jobs[-1].last:
+            if jobs[-1].is_last:
                 self._bus.close()
             with self._lock:
-                over = jobs[-1].last and self._jobs.empty()
+                over = jobs[-1].is_last and self._jobs.empty()
                 if over:
                     self._thread = None
             for job in jobs:

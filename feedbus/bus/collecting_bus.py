@@ -8,11 +8,11 @@ from itertools import chain, groupby
 from typing import Any, NoReturn, Protocol
 
 from feedbus.bus.interface import Bus
-from feedbus.bus.part_merging import merged
-from feedbus.bus.record_encoding import columnar, derive
+from feedbus.bus.part_merging import merge
+from feedbus.bus.record_encoding import derive_origin, pack_pairs
 from feedbus.errors import UsageError
 from feedbus.records import Records
-from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
+from feedbus.records.ids import MAX_ORDINAL, Ids, child_ordinals, pick
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_columns, check_many, without_key
@@ -22,7 +22,7 @@ from feedbus.wire.message_options import Envelope
 
 # How many messages for one exchange are collected before they are packed. So also with many shards,
 # each shard gets large packs.
-AT_ONCE = 50_000
+MAX_AT_ONCE = 50_000
 
 
 class Collect(Protocol):
@@ -67,7 +67,7 @@ class CollectingBus(Bus):
         """Collect (payload, routing key) pairs, and return their number."""
         check_many(exchange, pairs)
         collected = list(pairs)
-        for pack in columnar(collected, ""):
+        for pack in pack_pairs(collected, ""):
             self.publish_columns(exchange, pack.columns, pack.keys, shared=pack.shared)
         return len(collected)
 
@@ -95,7 +95,7 @@ class CollectingBus(Bus):
     def _next_origin(self, exchange: str) -> str:
         call = f"{exchange}/{self._calls}"
         self._calls += 1
-        return derive(call, *self._records.ids)
+        return derive_origin(call, *self._records.ids)
 
     def flush(self) -> None:
         """Refuse calls from now on, because the handler has returned."""
@@ -113,7 +113,7 @@ class BatchBus(Bus):
         records: Records,
         collect: Collect,
         shards: Callable[[str], int] = lambda _: 0,
-        at_once: int = AT_ONCE,
+        max_at_once: int = MAX_AT_ONCE,
     ) -> None:
         """Create the bus of a batch handler that is called with these records.
 
@@ -122,18 +122,20 @@ class BatchBus(Bus):
             collect: receives the records of the messages, at the latest when flush() is called.
             shards: returns the number of shards of an exchange, or 0 for an exchange that is not
                 hashed; raises UsageError if there is no such exchange.
-            at_once: how many messages for one exchange are packed together.
+            max_at_once: how many messages for one exchange are packed together.
 
         """
         self._records = records
         self._collect = collect
         self._shards = shards
-        self._at_once = at_once
+        self._max_at_once = max_at_once
         self._parents: Ids | None = None  # the ids of the records, when they are needed
-        self._waiting: dict[str, list[Part]] = {}  # for each exchange: parts that are not packed
+        self._parts_by_exchange: dict[
+            str, list[Part]
+        ] = {}  # for each exchange: parts that are not packed
         self._counts: Counter[str] = Counter()  # for each exchange: the messages of these parts
         # For each exchange: how many messages each record has caused there.
-        self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._message_counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
         records.bind(self)
 
     def publish_many(self, *_: object, **__: object) -> NoReturn:
@@ -157,38 +159,38 @@ class BatchBus(Bus):
         exchange = part.exchange
         if part.lacks_key:
             part.key = without_key(exchange, has_shards=self._shards(exchange) > 0)
-        if exchange not in self._waiting:
+        if exchange not in self._parts_by_exchange:
             self._shards(exchange)  # so that an unknown name raises an error in this call
-            self._waiting[exchange] = []
+            self._parts_by_exchange[exchange] = []
         envelope = envelope_of(part.options) if part.options else None
         if envelope is not None:
             self._flush(exchange)  # the earlier messages must be sent first
-            self._collect(exchange, part.pack(self._children(exchange, part.causes)), envelope)
+            self._collect(exchange, part.pack(self._derive_ids(exchange, part.causes)), envelope)
             return
-        for piece in part.pieces(self._at_once):
-            self._waiting[exchange].append(piece)
+        for piece in part.split(self._max_at_once):
+            self._parts_by_exchange[exchange].append(piece)
             self._counts[exchange] += len(piece)
-            if self._counts[exchange] >= self._at_once:
+            if self._counts[exchange] >= self._max_at_once:
                 self._flush(exchange)
 
     def flush(self) -> None:
         """Pass all parts that are still waiting to `collect`, and refuse calls from now on."""
-        for exchange in self._waiting:
+        for exchange in self._parts_by_exchange:
             self._flush(exchange)
-        self._waiting.clear()
+        self._parts_by_exchange.clear()
         self._shards = _refuse_late  # publish_part() always calls it first
 
     def _flush(self, exchange: str) -> None:
-        parts, self._waiting[exchange] = self._waiting[exchange], []
+        parts, self._parts_by_exchange[exchange] = self._parts_by_exchange[exchange], []
         self._counts[exchange] = 0
         if not parts:
             return
         causes = [part.causes for part in parts]
-        ids = self._children(exchange, causes[0] if len(parts) == 1 else list(chain(*causes)))
-        for pack in merged(parts, ids, self._shards(exchange)):
+        ids = self._derive_ids(exchange, causes[0] if len(parts) == 1 else list(chain(*causes)))
+        for pack in merge(parts, ids, self._shards(exchange)):
             self._collect(exchange, pack)
 
-    def _children(self, exchange: str, causes: Sequence[int]) -> Ids:
+    def _derive_ids(self, exchange: str, causes: Sequence[int]) -> Ids:
         """Return the ids of messages for an exchange, derived from the records that cause them.
 
         Args:
@@ -197,26 +199,26 @@ class BatchBus(Bus):
 
         """
         if self._parents is None:
-            self._parents = _joined([chunk.ids for chunk in self._records.batch.chunks])
+            self._parents = _join([chunk.ids for chunk in self._records.batch.chunks])
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
         found: Sequence[int]
-        caused = self._caused[exchange]
+        caused = self._message_counts[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            # the first child of each record; see children()
+            # the first child of each record; see child_ordinals()
             found = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             found = []
             for cause, run in groupby(causes):
                 count = len(list(run))
-                found += children(ordinals[cause], caused[cause], count)
+                found += child_ordinals(ordinals[cause], caused[cause], count)
                 caused[cause] += count
-        if max(found, default=0) > LARGEST_ORDINAL:
+        if max(found, default=0) > MAX_ORDINAL:
             return self._with_new_origins(exchange, causes, found)
         if isinstance(origins, str):
-            return Ids(derive(exchange, origins), found)
+            return Ids(derive_origin(exchange, origins), found)
         owners = pick(origins, causes)
-        derived = {origin: derive(exchange, origin) for origin in set(owners)}
+        derived = {origin: derive_origin(exchange, origin) for origin in set(owners)}
         return Ids([derived[origin] for origin in owners], found)
 
     def _with_new_origins(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
@@ -230,13 +232,13 @@ class BatchBus(Bus):
         """
         parents = self._records.ids
         origins = [
-            derive(exchange, parents[cause], str(ordinal))
+            derive_origin(exchange, parents[cause], str(ordinal))
             for cause, ordinal in zip(causes, found, strict=True)
         ]
         return Ids(origins, [0] * len(origins))
 
 
-def _joined(ids: Sequence[Ids]) -> Ids:
+def _join(ids: Sequence[Ids]) -> Ids:
     """Join the ids of the records of several chunks."""
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
     first = ids[0].origins if ids else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from feedbus.bus.outbox_requests import request_of, sent_rows
+from feedbus.bus.outbox_requests import confirmed_rows, request_of
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.bus.transactions import Transaction
@@ -15,15 +15,15 @@ from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import KeyLocks
-from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_publishing import waves
+from feedbus.store.leftover_rows import LeftoverRows
+from feedbus.store.outbox_publishing import split_into_waves
 from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 
 events = EventLog(__name__)
 
 # For this time after an outage of the broker, messages of transactions are left to the relay.
-AWAY_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 
 
 class CommittedMessages:
@@ -45,9 +45,9 @@ class CommittedMessages:
         self._topology = topology
         self._clock = clock
         self._sender = sender
-        self._leftovers = Leftovers(store, topology.name, clock)
+        self._leftovers = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
-        self._again_at = -math.inf  # until then, messages are left to the relay
+        self._retry_at = -math.inf  # until then, messages are left to the relay
 
     def register(self, transaction: Transaction) -> None:
         """Make send() wait for this transaction before it sends later rows of the same keys.
@@ -55,20 +55,20 @@ class CommittedMessages:
         Call it before the commit.
         """
         if transaction.requests:
-            self._locks.register(transaction.first, transaction.keys)
+            self._locks.register(transaction.first_row, transaction.keys)
 
     def withdraw(self, transaction: Transaction) -> None:
         """End the effect of register(); call it when the transaction has ended."""
         if transaction.requests:
-            self._locks.withdraw(transaction.first)
+            self._locks.withdraw(transaction.first_row)
 
-    def leave(self, transaction: Transaction) -> None:
+    def leave_in_outbox(self, transaction: Transaction) -> None:
         """Note that the rows of a transaction may be left in the outbox.
 
         Call it if it is not known whether the commit has succeeded.
         """
         if transaction.requests:
-            self._leftovers.add(transaction.last)
+            self._leftovers.add(transaction.last_row)
 
     def send(self, committed: Transaction) -> None:
         """Send the messages of a committed transaction; log an outage instead of raising it.
@@ -78,17 +78,19 @@ class CommittedMessages:
         the relay has sent it by then.
         """
         if committed.requests:
-            with self._locks.hold(committed.first, committed.keys):
+            with self._locks.hold(committed.first_row, committed.keys):
                 self._send(committed)
 
     def _send(self, committed: Transaction) -> None:
-        left, sent = self._leftovers, False
-        left.begin(committed, committed.rows)
+        leftover_rows, sent = self._leftovers, False
+        leftover_rows.register_sender(committed, committed.rows)
         try:
-            if self._clock.monotonic() < self._again_at and left.query(committed.first):
+            if self._clock.monotonic() < self._retry_at and leftover_rows.may_contain(
+                committed.first_row
+            ):
                 return
-            with left.before(committed.first, committed.last) as older:
-                if older is None or not self._send_rows(older):
+            with leftover_rows.hold_earlier(committed.first_row, committed.last_row) as earlier:
+                if earlier is None or not self._send_rows(earlier):
                     return
                 self._send_now(committed.requests)
                 sent = committed.remove_sent()
@@ -102,21 +104,21 @@ class CommittedMessages:
                 error=one_line(error),
             )
         finally:
-            left.end(committed)
+            leftover_rows.remove_sender(committed)
             if not sent:
-                left.add(committed.last)
+                leftover_rows.add(committed.last_row)
 
     def _send_now(self, requests: Sequence[Request]) -> None:
         self._sender.send_together(requests, timeout_seconds=0)
         if any(isinstance(each.answer, BrokerOutage) for each in requests):
-            self._again_at = self._clock.monotonic() + AWAY_SECONDS
+            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send and remove rows that were left in the outbox; return whether all were sent."""
-        for part in waves(entries, self._topology.selects_shards):
+        for part in split_into_waves(entries, self._topology.selects_shards):
             requests = [request_of(entry, self._clock) for entry in part]
             self._send_now(requests)
-            sent = sent_rows(part, requests)
+            sent = confirmed_rows(part, requests)
             with self.store.transaction():
                 self.store.outbox.remove(sent)
             if len(sent) < len(part):

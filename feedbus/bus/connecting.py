@@ -37,7 +37,7 @@ def connect(
             bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
 
     """
-    return LiveBus(_loaded(topology), metrics, timeout_seconds=timeout_seconds, store=store)
+    return LiveBus(_load(topology), metrics, timeout_seconds=timeout_seconds, store=store)
 
 
 async def connect_async(
@@ -55,11 +55,11 @@ async def connect_async(
             await bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
 
     """
-    found = await asyncio.to_thread(_loaded, topology)
+    found = await asyncio.to_thread(_load, topology)
     return AsyncBus(found, metrics, timeout_seconds=timeout_seconds)
 
 
-def _loaded(topology: str | os.PathLike[str] | Topology | None) -> Topology:
+def _load(topology: str | os.PathLike[str] | Topology | None) -> Topology:
     if isinstance(topology, Topology):
         return topology
     return config.load(config.located(topology))

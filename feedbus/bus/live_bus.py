@@ -14,14 +14,14 @@ from feedbus import broker
 from feedbus.bus.committed_messages import CommittedMessages
 from feedbus.bus.interface import Bus
 from feedbus.bus.outbox_requests import request_of
-from feedbus.bus.publish_requests import Request, refuse_ended
-from feedbus.bus.record_encoding import columnar
+from feedbus.bus.publish_requests import Request, refuse_closed
+from feedbus.bus.record_encoding import pack_pairs
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
-from feedbus.bus.transactions import Current, Transaction
+from feedbus.bus.transactions import CurrentTransaction, Transaction
 from feedbus.errors import StoreOutage
 from feedbus.metrics import Metrics
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import (
     NO_KEY,
@@ -76,15 +76,15 @@ class LiveBus(Bus):
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._given_store = store
-        self._ended = False
-        self._begin()
+        self._is_closed = False
+        self._reset()
         _buses.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         """Reset the bus: no connection, and new locks. A forked process needs this, too."""
         self._requests = SharedSender(self._topology, self._new_sender(), self._timeout_seconds)
-        self._opening = threading.Lock()
-        self._current = Current()
+        self._open_lock = threading.Lock()
+        self._current_transaction = CurrentTransaction()
         self._store = self._given_store
         self._outbox: CommittedMessages | None = None
 
@@ -93,23 +93,23 @@ class LiveBus(Bus):
         return self._clock.unique()
 
     def _new_sender(self) -> Sender:
-        least, most = self.CONFIRM_SECONDS
+        min_seconds, max_seconds = self.CONFIRM_SECONDS
         return Sender(
             self._topology,
             self._metrics,
-            timeout_seconds=min(max(self._timeout_seconds, least), most),
-            blocked_seconds=max(self._timeout_seconds, least),
+            timeout_seconds=min(max(self._timeout_seconds, min_seconds), max_seconds),
+            blocked_seconds=max(self._timeout_seconds, min_seconds),
             nacked_seconds=self._timeout_seconds,
         )
 
     def __enter__(self) -> Self:
         """Return the bus itself."""
-        self._ended = False
+        self._is_closed = False
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the connection; from now on, a publish raises UsageError."""
-        self._ended = True
+        self._is_closed = True
         self.close()
 
     def publish(
@@ -130,7 +130,7 @@ class LiveBus(Bus):
         if key is NO_KEY:
             key = without_key(exchange, has_shards=self._has_shards(exchange))
         envelope = envelope_of(options, "message_id") if options else None
-        self._send(exchange, single(message_id or self.unique(), key, fields), envelope)
+        self._send(exchange, pack_of_one(message_id or self.unique(), key, fields), envelope)
 
     def _has_shards(self, exchange: str) -> bool:
         return self._topology.exchange(exchange).hashed
@@ -138,7 +138,7 @@ class LiveBus(Bus):
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        self._send(exchange, single(self.unique(), key, fields), envelope)
+        self._send(exchange, pack_of_one(self.unique(), key, fields), envelope)
 
     def publish_many(
         self,
@@ -159,7 +159,7 @@ class LiveBus(Bus):
         check_many(exchange, pairs)
         origin, count, left = self.unique(), 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
-            for pack in columnar(run, f"{origin}.{count}", first=count):
+            for pack in pack_pairs(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
             count += len(run)
         return count
@@ -199,32 +199,32 @@ class LiveBus(Bus):
                 bus.publish("orders", {"product": "chair"}, key="chair")
 
         """
-        if self._ended:
-            refuse_ended()
-        outbox = self._opened_outbox()
+        if self._is_closed:
+            refuse_closed()
+        outbox = self._open_outbox()
         store = outbox.store
-        if self._current.transaction is not None:
+        if self._current_transaction.transaction is not None:
             with store.transaction() as session:
                 yield session
             return
-        current = self._current.transaction = Transaction(store)
+        current = self._current_transaction.transaction = Transaction(store)
         try:
             try:
                 with store.transaction() as session:
                     yield session
                     outbox.register(current)
             except StoreOutage:
-                outbox.leave(current)  # the outage may have hidden a successful commit
+                outbox.leave_in_outbox(current)  # the outage may have hidden a successful commit
                 raise
             finally:
-                self._current.transaction = None
+                self._current_transaction.transaction = None
             outbox.send(current)
         finally:
             outbox.withdraw(current)
 
-    def _opened_outbox(self) -> CommittedMessages:
+    def _open_outbox(self) -> CommittedMessages:
         """Return the sender of committed messages; open the store if it is not open."""
-        with self._opening:
+        with self._open_lock:
             if self._store is None:
                 store = open_store(self._topology)
                 if isinstance(store, NoStore):
@@ -240,18 +240,18 @@ class LiveBus(Bus):
     def close(self) -> None:
         """Close the connection, and the store if the bus opened it; a publish connects again."""
         self._requests.close()
-        with self._opening:
+        with self._open_lock:
             if self._store is not None and self._store is not self._given_store:
                 self._store.close()
                 self._store = self._outbox = None
 
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
-        if self._ended:
-            refuse_ended()
+        if self._is_closed:
+            refuse_closed()
         request = Request(exchange, pack, envelope)
-        if self._current.transaction is not None:
+        if self._current_transaction.transaction is not None:
             self._requests.check(request)
-            self._current.transaction.add(request)
+            self._current_transaction.transaction.add(request)
             return
         self._requests.send(request)
         request.raise_answer()
@@ -285,10 +285,10 @@ _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
 _inherited: list[object] = []
 
 
-def _begin_anew() -> None:
+def _reset_in_child() -> None:
     for bus in list(_buses):
         _inherited.extend((bus._requests, bus._store))  # noqa: SLF001 -- this module's own class
-        bus._begin()  # noqa: SLF001 -- as above
+        bus._reset()  # noqa: SLF001 -- as above
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_in_child)

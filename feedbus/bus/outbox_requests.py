@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from feedbus.bus.publish_requests import Request
 from feedbus.clock import Clock
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.publish_options import envelope_of
 from feedbus.store.outbox_publishing import options_of
 from feedbus.store.protocol import Entry, Outbox
@@ -22,7 +22,7 @@ def request_of(entry: Entry, clock: Clock) -> Request:
         clock: the clock of the broker, for the rest of the row's delay and expiration.
 
     """
-    pack = single(entry.message_id, entry.key, json.loads(entry.payload))
+    pack = pack_of_one(entry.message_id, entry.key, json.loads(entry.payload))
     return Request(entry.exchange, pack, envelope_of(options_of(entry, clock)))
 
 
@@ -35,7 +35,7 @@ def put_records(
     return outbox.put_many(exchange, rows, options)
 
 
-def sent_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:
+def confirmed_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:
     """Return the ids of the rows whose requests the broker has confirmed.
 
     Args:

@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
-from feedbus.records.batch import LARGE
+from feedbus.records.batch import LARGE_BATCH
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 from feedbus.records.published_parts import Part
 
 
 @dataclass(slots=True)
-class _Group:
+class PartGroup:
     """Parts that are sent in one pack.
 
     Attributes:
-        form: the names of the shared fields and of the columns of each part, and the name of the
-            column with the keys.
-        open: whether more parts may be added.
+        field_names: the names of the shared fields and of the columns of each part, and the name of
+            the column with the keys.
+        is_open: whether more parts may be added.
         parts: the parts, in the order of publishing.
         starts: for each part, the index of its first message among all messages that are merged.
 
     """
 
-    form: tuple[object, ...]
-    open: bool
+    field_names: tuple[object, ...]
+    is_open: bool
     parts: list[Part] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
@@ -49,16 +49,16 @@ class _Group:
         }
         for name in first.shared:
             values = [part.shared[name] for part in parts]
-            if _are_one(values):
+            if _are_equal(values):
                 shared[name] = values[0]
             else:
-                columns[name] = _spread(values, counts)
+                columns[name] = _repeat(values, counts)
         if first.key_column is not None:
             return Pack(ids, first.key_column, shared, columns)
         return Pack(ids, list(chain.from_iterable([part.keyed for part in parts])), shared, columns)
 
 
-def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
+def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange, and yield packs; messages of one key stay in order.
 
     A part that fills whole packs is not merged, so that its shared fields are stored only once in
@@ -70,32 +70,37 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
         shards: the number of shards of the exchange, 0 if it is not hashed.
 
     """
-    groups: list[_Group] = []
-    latest: dict[str | None, _Group] = {}  # the newest group of a key; None: of any key
-    start, much = 0, LARGE * max(shards, 1)
+    groups: list[PartGroup] = []
+    latest: dict[str | None, PartGroup] = {}  # the newest group of a key; None: of any key
+    start, max_messages = 0, LARGE_BATCH * max(shards, 1)
     for part in parts:
-        alone = not shards and part.key_column is None and isinstance(part.key, str)
-        key = str(part.key) if alone else None
+        has_one_key = not shards and part.key_column is None and isinstance(part.key, str)
+        key = str(part.key) if has_one_key else None
         if (key is None) != (None in latest):
             latest.clear()  # the messages of these parts can have any key
-        form = (tuple(part.shared), tuple(part.columns), part.key_column)
+        field_names = (tuple(part.shared), tuple(part.columns), part.key_column)
         count = len(part)
-        current = latest.get(key)
-        if current is None or count >= much or not current.open or current.form != form:
-            current = latest[key] = _Group(form, open=count < much)
-            groups.append(current)
-        current.parts.append(part)
-        current.starts.append(start)
+        group = latest.get(key)
+        if (
+            group is None
+            or count >= max_messages
+            or not group.is_open
+            or group.field_names != field_names
+        ):
+            group = latest[key] = PartGroup(field_names, is_open=count < max_messages)
+            groups.append(group)
+        group.parts.append(part)
+        group.starts.append(start)
         start += count
     for each in groups:
         yield each.pack(ids if len(groups) == 1 else ids.select(each.indexes()))
 
 
-def _are_one(values: Sequence[Any]) -> bool:
+def _are_equal(values: Sequence[Any]) -> bool:
     """Whether all values are the same in JSON, where 1, 1.0 and true are different values."""
     kinds = set(map(type, values))
     return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
 
 
-def _spread(values: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+def _repeat(values: Sequence[Any], counts: Sequence[int]) -> list[Any]:
     return list(chain.from_iterable(map(repeat, values, counts)))

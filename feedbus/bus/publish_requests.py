@@ -11,7 +11,7 @@ from feedbus.records.packs import Pack
 from feedbus.wire.message_options import Envelope
 
 
-def refuse_ended() -> NoReturn:
+def refuse_closed() -> NoReturn:
     """Raise the error of a bus that is used after its `with` block.
 
     Raises:

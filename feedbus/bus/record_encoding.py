@@ -14,7 +14,7 @@ from feedbus.codecs import Codecs
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
-from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable
+from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable_field
 from feedbus.records.publish_arguments import as_mappings, refuse_keys
 from feedbus.records.raw_payload import RAW
 from feedbus.ring import Ring
@@ -28,12 +28,12 @@ from feedbus.wire.message_options import Envelope
 ID_DIGITS = 24  # the length of an origin
 
 
-def derive(*causes: str) -> str:
+def derive_origin(*causes: str) -> str:
     """Return an origin, the beginning of message ids, that depends only on these texts."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
-def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 0) -> list[Pack]:
+def pack_pairs(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 0) -> list[Pack]:
     """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
 
     Args:
@@ -102,7 +102,7 @@ class Encoder:
         """Return whether an exchange selects shards by routing keys; True if it is unknown."""
         return self._topology.selects_shards(exchange_name)
 
-    def shards(self, exchange_name: str) -> int:
+    def shard_count(self, exchange_name: str) -> int:
         """Return the number of shards of an exchange, or 0 if it has no ring."""
         exchange = self._topology.exchange(exchange_name)
         return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
@@ -122,7 +122,7 @@ class Encoder:
 
         """
         if envelope is not None:
-            return self._enveloped(exchange_name, pack, envelope)
+            return self._encode_with_options(exchange_name, pack, envelope)
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
         _check_keys(keys)
         _check_id(pack.ids)
@@ -133,9 +133,9 @@ class Encoder:
             )
             raise UsageError(msg)
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- else plain messages
-            return list(self._plain(exchange, pack, range(len(pack))))
+            return list(self._encode_plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
-        for target, indexes in self._grouped(exchange, keys).items():
+        for target, indexes in self._group_by_target(exchange, keys).items():
             # The packs get similar sizes. Otherwise, for example, 2,501 records would make a pack
             # of 2,500 and a pack of one.
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
@@ -145,12 +145,12 @@ class Encoder:
                 # replaced, a pack is returned, and a plain message that is sent after it is not.
                 # So all records of a key go the same way.
                 if len(part) == 1 and not exchange.hashed:
-                    messages.extend(self._plain(exchange, pack, part))
+                    messages.extend(self._encode_plain(exchange, pack, part))
                 else:
-                    messages.extend(self._packed(exchange, pack.select(part), target))
+                    messages.extend(self._encode_packs(exchange, pack.select(part), target))
         return messages
 
-    def _enveloped(self, exchange: str, pack: Pack, envelope: Envelope) -> list[Outgoing]:
+    def _encode_with_options(self, exchange: str, pack: Pack, envelope: Envelope) -> list[Outgoing]:
         each = (pack.select([index]) for index in range(len(pack)))
         messages = [
             envelope.around(message) for one in each for message in self.encode(exchange, one)
@@ -160,13 +160,13 @@ class Encoder:
             return messages
         target = timer.exchange_target(self._names, exchange)
         return [
-            timer.delayed(self._names, plain, milliseconds, target)
+            timer.delay_message(self._names, plain, milliseconds, target)
             for message in messages
             # A pack is for the current ring, which may be replaced before the delay is over.
-            for plain in (self.apart(message) if message.content_type == PACK else [message])
+            for plain in (self.split_pack(message) if message.content_type == PACK else [message])
         ]
 
-    def apart(self, message: Outgoing) -> list[Outgoing]:
+    def split_pack(self, message: Outgoing) -> list[Outgoing]:
         """Return the records of a pack as plain messages for the entry of its exchange.
 
         Args:
@@ -177,11 +177,13 @@ class Encoder:
             name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
         pack = decode(message.body, message.content_type, message.message_id, "")
-        plain = self._plain(self._topology.exchanges[exchange], pack, range(len(pack)))
+        plain = self._encode_plain(self._topology.exchanges[exchange], pack, range(len(pack)))
         own = of_record(message)  # with the publisher's headers and properties
         return [replace(each, headers=own.headers, properties=own.properties) for each in plain]
 
-    def _grouped(self, exchange: Exchange, keys: Sequence[str]) -> Mapping[str, Sequence[int]]:
+    def _group_by_target(
+        self, exchange: Exchange, keys: Sequence[str]
+    ) -> Mapping[str, Sequence[int]]:
         targets = self._ring(exchange.name)[1].route_many(keys) if exchange.hashed else keys
         if len(set(targets)) == 1:
             return {targets[0]: range(len(targets))}
@@ -195,13 +197,13 @@ class Encoder:
             self.use_generation(self._topology.generation(exchange))
         return self._rings[exchange]
 
-    def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
-        body = _body(pack)
+    def _encode_packs(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
+        body = _encode_body(pack)
         too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
         if too_large and len(pack) > 1:
             middle, end = len(pack) // 2, len(pack)
             for part in (range(middle), range(middle, end)):
-                yield from self._packed(exchange, pack.select(part), target)
+                yield from self._encode_packs(exchange, pack.select(part), target)
             return
         _check_size(body)
         headers: dict[str, Any] = {RECORD_COUNT: len(pack)}
@@ -215,14 +217,16 @@ class Encoder:
         labels = (message_id, headers, exchange.name)
         yield Outgoing(name, key, body, PACK, *labels, records=len(pack))
 
-    def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
+    def _encode_plain(
+        self, exchange: Exchange, pack: Pack, indexes: Iterable[int]
+    ) -> Iterator[Outgoing]:
         name, kind = self._names.exchange(exchange.name), exchange.content_type
         codecs = self._codecs
         if codecs is None and kind is not None:
             codecs = self._codecs = Codecs.of(self._topology)
         for index in indexes:
             if codecs is None or kind is None:
-                body = _body(pack, index)
+                body = _encode_body(pack, index)
             else:
                 body = codecs.write(kind, pack.payload(index))
             _check_size(body)
@@ -232,13 +236,15 @@ class Encoder:
             )
 
 
-def _body(pack: Pack, index: int | None = None) -> bytes:
+def _encode_body(pack: Pack, index: int | None = None) -> bytes:
     """Return the body of a pack, or of one of its records."""
     try:
         return pack.encode() if index is None else encode_payload(pack.payload(index))
     except (TypeError, ValueError, RecursionError) as error:
         rows = range(len(pack)) if index is None else [index]
-        reason = next(filter(None, (unencodable(pack.payload(row)) for row in rows)), str(error))
+        reason = next(
+            filter(None, (unencodable_field(pack.payload(row)) for row in rows)), str(error)
+        )
         msg = f"cannot publish: {reason}"
         raise UsageError(msg) from error
 

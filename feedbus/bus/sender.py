@@ -13,7 +13,7 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker.blocked_publishing import Blockage
+from feedbus.broker.blocked_publishing import Alarm
 from feedbus.broker.publisher import (
     CONFIRM_TIMEOUT_SECONDS,
     NACKED_SECONDS,
@@ -66,7 +66,7 @@ class Sender:
         self._topology = topology
         self._metrics = metrics
         waited = [metrics.publisher_blocked] if metrics is not None else []
-        self._blockage = Blockage(broker.clock(topology), *waited, waiting=waiting)
+        self._alarm = Alarm(broker.clock(topology), *waited, waiting=waiting)
         self._timer = Timer(topology, waiting=waiting)
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
@@ -79,8 +79,8 @@ class Sender:
 
         """
         refusals: list[Refusal] = []
-        left = iter(messages)
-        while window := list(islice(left, WINDOW)):
+        remaining = iter(messages)
+        while window := list(islice(remaining, WINDOW)):
             refusals += self._send_window(window)
         return refusals
 
@@ -88,16 +88,18 @@ class Sender:
         try:
             self._drop_if_lost()
             publisher = self._open()
-            with broker.outage(self._connected(), self._topology.broker_url):
+            with broker.outage(self._connect(), self._topology.broker_url):
                 self._declare_timer(messages)
                 refusals = publisher.send(messages)
-                stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
-                if stale:
-                    refusals = [refusal for refusal in refusals if not _stale(refusal)]
+                outdated = {
+                    id(refusal.message) for refusal in refusals if _is_outdated_pack(refusal)
+                }
+                if outdated:
+                    refusals = [refusal for refusal in refusals if not _is_outdated_pack(refusal)]
                     # The packs are sent again in their original order. The broker may have
                     # returned them in another order.
-                    packs = [message for message in messages if id(message) in stale]
-                    refusals += self._send_apart(publisher, packs)
+                    packs = [message for message in messages if id(message) in outdated]
+                    refusals += self._send_unpacked(publisher, packs)
         except BrokerOutage:
             self._count(messages, "unconfirmed", [])
             self.drop()
@@ -108,11 +110,11 @@ class Sender:
     def channel(self) -> Channel:
         """Return the channel for declarations that must precede a send; the sender closes it."""
         self._open()
-        return cast("Channel", self._connected().default_channel)
+        return cast("Channel", self._connect().default_channel)
 
     def close(self) -> None:
         """Close the connection; the next send connects again."""
-        if self._blockage.active:
+        if self._alarm.is_active:
             self.drop()
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
@@ -125,7 +127,7 @@ class Sender:
         """
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
-            broker.drop(connection)
+            broker.drop_connection(connection)
 
     def _drop_if_lost(self) -> None:
         """Drop the connection if the broker has closed it since the last send."""
@@ -140,18 +142,18 @@ class Sender:
 
     def _open(self) -> Publisher:
         if self._publisher is None:
-            connection = self._connected()
+            connection = self._connect()
             with broker.outage(connection, self._topology.broker_url):
                 self._publisher = Publisher(
                     connection,
                     timeout_seconds=self._timeout_seconds,
                     blocked_seconds=self._blocked_seconds,
                     nacked_seconds=self._nacked_seconds,
-                    blockage=self._blockage,
+                    alarm=self._alarm,
                 )
         return self._publisher
 
-    def _connected(self) -> Connection:
+    def _connect(self) -> Connection:
         if self._connection is None:
             self._timer.forget()
             self._connection = broker.connect(self._topology, broker.HeartbeatSource.NONE)
@@ -163,19 +165,19 @@ class Sender:
         if not delayed:
             return
         try:
-            self._timer.declare(cast("Channel", self._connected().default_channel), delayed)
+            self._timer.declare(cast("Channel", self._connect().default_channel), delayed)
         except NotFound as error:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
             raise BrokerOutage(msg) from error
 
-    def _send_apart(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
+    def _send_unpacked(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
         """Read the current generations, and send the records of packs as plain messages."""
         # A read takes the message with the state out of its queue for a moment. So it uses a
         # separate connection, which has heartbeats.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.current)
-        pairs = [(message, pack) for pack in packs for message in self.encoder.apart(pack)]
+        pairs = [(message, pack) for pack in packs for message in self.encoder.split_pack(pack)]
         refusals = publisher.send([message for message, _ in pairs])
         pack_of = {id(message): pack for message, pack in pairs} if refusals else {}
         return [replace(refusal, pack=pack_of[id(refusal.message)]) for refusal in refusals]
@@ -196,7 +198,7 @@ class Sender:
             self._metrics.published(exchange, answered, count)
 
 
-def _stale(refusal: Refusal) -> bool:
-    packed = refusal.message.content_type == PACK
-    returned = refusal.outcome == "returned"
-    return packed and returned and has_role(refusal.message.exchange, {Role.PACKS})
+def _is_outdated_pack(refusal: Refusal) -> bool:
+    is_pack = refusal.message.content_type == PACK
+    was_returned = refusal.outcome == "returned"
+    return is_pack and was_returned and has_role(refusal.message.exchange, {Role.PACKS})

@@ -41,27 +41,29 @@ class SharedSender:
         self._clock = broker.clock(topology)
         self._sender = sender
         self._timeout_seconds = timeout_seconds
-        self._known = False  # whether the objects on the broker exist, and their rings are known
+        self._is_set_up = (
+            False  # whether the objects on the broker exist, and their rings are known
+        )
         self._lock = threading.Lock()  # held during a send
-        self._requesting = threading.Lock()  # held while `_waiting` changes
+        self._request_lock = threading.Lock()  # held while `_waiting` changes
         self._waiting: list[Request] = []  # requests that no thread has begun to send
 
     def check(self, request: Request) -> None:
         """Raise UsageError if a request can never be sent, because it cannot be encoded."""
-        self._encoded(request)
+        self._encode(request)
 
     def send(self, request: Request) -> None:
         """Send a request, and set its `answer`.
 
         Requests that several threads make at the same time are sent together.
         """
-        with self._requesting:
+        with self._request_lock:
             self._waiting.append(request)
         with self._lock:
             if request.answer is None:
                 # Requests that other threads add during a send are sent together by the next send,
                 # with one wait for confirms.
-                with self._requesting:
+                with self._request_lock:
                     together, self._waiting = self._waiting, []
                 # If another thread has taken this request, and has failed without an answer, this
                 # thread sends the request itself.
@@ -96,7 +98,7 @@ class SharedSender:
                 request.answer = _copy_of(failure)
                 continue
             try:
-                messages = self._encoded(request)
+                messages = self._encode(request)
             except Exception as error:  # noqa: BLE001 -- this request's caller gets it
                 request.answer = error
                 continue
@@ -109,7 +111,7 @@ class SharedSender:
                     continue
                 # A pack may be sent again as plain messages. So the refused messages may be other
                 # messages than these.
-                request.answer = found = self._sent(messages, timeout_seconds)
+                request.answer = found = self._send_with_retries(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:
                 plain.append((request, messages))
@@ -121,16 +123,19 @@ class SharedSender:
         """Send the messages of several requests together; return the outage, if there was one."""
         if not plain:
             return None
-        found = self._sent([message for _, some in plain for message in some], timeout_seconds)
+        found = self._send_with_retries(
+            [message for _, request_messages in plain for message in request_messages],
+            timeout_seconds,
+        )
         for request, sent in plain:
             if isinstance(found, Exception):
                 request.answer = _copy_of(found)
             else:
-                own = set(map(id, sent))
-                request.answer = [each for each in found if id(each.message) in own]
+                request_refusals = set(map(id, sent))
+                request.answer = [each for each in found if id(each.message) in request_refusals]
         return found if isinstance(found, BrokerOutage) else None
 
-    def _encoded(self, request: Request) -> Sequence[Outgoing]:
+    def _encode(self, request: Request) -> Sequence[Outgoing]:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
 
     def _learn(self, timeout_seconds: float) -> Exception | None:
@@ -147,12 +152,12 @@ class SharedSender:
         return failure
 
     def _set_up(self) -> None:
-        if not self._known:
+        if not self._is_set_up:
             for state in topology_setup.set_up_if_missing(self._topology).values():
                 self._sender.encoder.use_generation(state.current)
-            self._known = True
+            self._is_set_up = True
 
-    def _sent(
+    def _send_with_retries(
         self, messages: Sequence[Outgoing], timeout_seconds: float
     ) -> list[Refusal] | Exception:
         """Send messages, repeatedly in an outage; return the refused messages, or the error.
@@ -164,7 +169,7 @@ class SharedSender:
                 self._set_up()
                 return self._sender.send(messages)
             except BrokerOutage as error:
-                self._known = False
+                self._is_set_up = False
                 failure: Exception = error
             except UsageError as error:
                 return error

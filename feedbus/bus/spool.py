@@ -23,8 +23,8 @@ class Spool:
 
         """
         self._memory_bytes = memory_bytes
-        self._recent: list[Outgoing] = []
-        self._recent_bytes = self._filed_bytes = self._count = 0
+        self._in_memory: list[Outgoing] = []
+        self._bytes_in_memory = self._bytes_in_file = self._count = 0
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -37,7 +37,7 @@ class Spool:
 
     def __bool__(self) -> bool:
         """Whether there are any messages."""
-        return bool(self._recent) or self._file is not None
+        return bool(self._in_memory) or self._file is not None
 
     def __len__(self) -> int:
         """Count the messages."""
@@ -46,27 +46,27 @@ class Spool:
     @property
     def body_bytes(self) -> int:
         """The size of all bodies in bytes."""
-        return self._filed_bytes + self._recent_bytes
+        return self._bytes_in_file + self._bytes_in_memory
 
     def clear(self) -> None:
         """Remove all messages."""
-        self._recent, self._recent_bytes = [], 0
-        self._filed_bytes = self._count = 0
+        self._in_memory, self._bytes_in_memory = [], 0
+        self._bytes_in_file = self._count = 0
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def add(self, messages: Sequence[Outgoing]) -> None:
         """Append messages."""
-        self._recent += messages
+        self._in_memory += messages
         self._count += len(messages)
-        self._recent_bytes += sum(len(message.body) for message in messages)
-        if self._recent_bytes > self._memory_bytes:
+        self._bytes_in_memory += sum(len(message.body) for message in messages)
+        if self._bytes_in_memory > self._memory_bytes:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="feedbus-")  # noqa: SIM115 -- closed on exit
-            pickle.dump(self._recent, self._file, pickle.HIGHEST_PROTOCOL)
-            self._filed_bytes += self._recent_bytes
-            self._recent, self._recent_bytes = [], 0
+            pickle.dump(self._in_memory, self._file, pickle.HIGHEST_PROTOCOL)
+            self._bytes_in_file += self._bytes_in_memory
+            self._in_memory, self._bytes_in_memory = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:
         """Yield the messages in order; afterwards, no message can be added."""
@@ -75,4 +75,4 @@ class Spool:
             self._file.seek(0)
             while self._file.tell() < end:
                 yield from pickle.load(self._file)  # noqa: S301 -- only add() writes this file
-        yield from self._recent
+        yield from self._in_memory

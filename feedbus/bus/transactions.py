@@ -24,38 +24,42 @@ class Transaction:
     def __init__(self, store: Store) -> None:
         """Create the object for a transaction of this store."""
         self._store = store
-        self._put: list[tuple[Request, list[int]]] = []
+        self._requests_with_ids: list[tuple[Request, list[int]]] = []
 
     def add(self, request: Request) -> None:
         """Add the records of a publish call to the outbox."""
         outbox = self._store.outbox
         ids = put_records(outbox, request.exchange, request.pack, request.envelope)
-        self._put.append((request, ids))
+        self._requests_with_ids.append((request, ids))
 
     @property
     def requests(self) -> list[Request]:
         """The requests to send, in order."""
-        return [request for request, _ in self._put]
+        return [request for request, _ in self._requests_with_ids]
 
     @property
     def rows(self) -> list[int]:
         """The ids of all rows."""
-        return [row for _, ids in self._put for row in ids]
+        return [row for _, ids in self._requests_with_ids for row in ids]
 
     @property
     def keys(self) -> set[Key]:
         """The keys of the rows, each as (exchange, routing key)."""
-        return {(request.exchange, key) for request, _ in self._put for key in request.pack.keys}
+        return {
+            (request.exchange, key)
+            for request, _ in self._requests_with_ids
+            for key in request.pack.keys
+        }
 
     @property
-    def first(self) -> int:
+    def first_row(self) -> int:
         """The id of the first row; there must be one."""
-        return self._put[0][1][0]
+        return self._requests_with_ids[0][1][0]
 
     @property
-    def last(self) -> int:
+    def last_row(self) -> int:
         """The id of the last row; there must be one."""
-        return self._put[-1][1][-1]
+        return self._requests_with_ids[-1][1][-1]
 
     def remove_sent(self) -> bool:
         """Remove the rows that the broker has confirmed; return whether no row is left.
@@ -63,7 +67,7 @@ class Transaction:
         The rows that stay are published later, under the same message ids.
         """
         sent: list[int] = []
-        for request, ids in self._put:
+        for request, ids in self._requests_with_ids:
             if isinstance(request.answer, list):
                 sent += _confirmed(request, ids, request.answer)
             if request.answer:
@@ -72,7 +76,7 @@ class Transaction:
                     "messages of a transaction could not be published after its commit; they stay"
                     " in the outbox, and the operations process will publish them",
                     exchange=request.exchange,
-                    error=_why(request),
+                    error=_reason(request),
                 )
         if sent:
             try:
@@ -86,7 +90,7 @@ class Transaction:
                     rows=len(sent),
                     error=error,
                 )
-        return len(sent) == sum(len(ids) for _, ids in self._put)
+        return len(sent) == sum(len(ids) for _, ids in self._requests_with_ids)
 
 
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
@@ -104,7 +108,7 @@ def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]
     return [row for row, name in zip(ids, request.pack.ids, strict=True) if name not in refused]
 
 
-def _why(request: Request) -> str:
+def _reason(request: Request) -> str:
     try:
         request.raise_answer()
     except Exception as error:  # noqa: BLE001 -- every error is reported
@@ -112,7 +116,7 @@ def _why(request: Request) -> str:
     return ""
 
 
-class Current(threading.local):
+class CurrentTransaction(threading.local):
     """The open transaction of each thread; None if the thread has none."""
 
     transaction: Transaction | None = None

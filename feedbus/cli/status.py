@@ -106,9 +106,9 @@ def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, 
 
 def _hosts(topology: Topology) -> list[dict[str, Any]]:
     """Return the hosts of the project, each with its consumers; empty if they are not known."""
-    from feedbus.hosts.assignment_file import known
+    from feedbus.hosts.assignment_file import read_assignment
 
-    sharing = known(topology)
+    sharing = read_assignment(topology)
     if sharing is None:
         return []
     return [asdict(one) | {"this_host": one.host == sharing.host} for one in sharing.hosts]
@@ -162,7 +162,7 @@ def _broker(
             broker.outage(connection, topology.broker_url),
         ):
             depths = depths_of(connection, topology)
-            delayed = asdict(timer.count(connection, Names(topology)))
+            delayed = asdict(timer.count_delayed(connection, Names(topology)))
             fired = fired_moments(connection, topology)
         refuses = broker.refusal(topology)
     except FeedbusError as error:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-from feedbus.config.argument_checks import check_arguments, check_exchange_arguments
+from feedbus.config.broker_argument_checks import check_arguments, check_exchange_arguments
 from feedbus.config.external_checks import check_external
 from feedbus.config.key_paths import lookup
 from feedbus.config.name_checks import check_names

@@ -87,9 +87,11 @@ class Requeue:
         if self._queue.block_on_dead:
             messages = self._send_to_waiting_queues(messages, letter)
         refusals = self._sender.send(messages)
-        final = [_without_user(each.message) for each in refusals if each.final]
+        final = [_without_user(each.message) for each in refusals if each.is_permanent]
         if final:
-            refusals = [each for each in refusals if not each.final] + self._sender.send(final)
+            refusals = [each for each in refusals if not each.is_permanent] + self._sender.send(
+                final
+            )
         raise_refused(refusals)
 
     def _send_to_waiting_queues(

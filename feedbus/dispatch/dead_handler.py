@@ -26,7 +26,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.store import NoStore, Store
-from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON
@@ -65,7 +65,7 @@ class DeadHandler:
         consumer: Consumer,
         sender: Sender,
         store: Store,
-        leftovers: Leftovers | None,
+        leftovers: LeftoverRows | None,
         *,
         resources: Resources,
     ) -> None:
@@ -160,7 +160,9 @@ class DeadHandler:
         with Publications(self._sender, self._store, self._leftovers) as publications:
             with self._store.transaction() as session:
                 try:
-                    bus = CollectingBus(records, publications.collect, self._sender.encoder.shards)
+                    bus = CollectingBus(
+                        records, publications.collect, self._sender.encoder.shard_count
+                    )
                     given = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:
                         seconds = queue.handler_timeout_seconds

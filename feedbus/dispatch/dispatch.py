@@ -28,7 +28,7 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Records
 from feedbus.store import NoStore, Store
-from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 
@@ -102,7 +102,7 @@ class Dispatch:
         )
         # Rows that a killed process or an outage has left in the outbox. They are sent before later
         # messages.
-        leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
+        leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(
             consumer, sender, store, leftovers, self.blocked_keys.find_overtaken
         )

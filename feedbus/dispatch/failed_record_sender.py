@@ -69,11 +69,13 @@ class FailedRecordSender:
         if not messages:
             return
         refusals = self._sender.send(messages)
-        if any(refusal.final for refusal in refusals):
+        if any(refusal.is_permanent for refusal in refusals):
             # The broker will always refuse a property or a header of these messages. So they are
             # sent with only their bodies and the headers of feedbus.
-            reduced = [bare(each.message, each.reason) for each in refusals if each.final]
-            refusals = [each for each in refusals if not each.final] + self._sender.send(reduced)
+            reduced = [bare(each.message, each.reason) for each in refusals if each.is_permanent]
+            refusals = [each for each in refusals if not each.is_permanent] + self._sender.send(
+                reduced
+            )
         if refusals:
             # Perhaps a retry queue or the dead-letter queue does not exist. Until the messages are
             # published, no delivery may be settled.

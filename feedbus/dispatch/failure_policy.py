@@ -151,8 +151,8 @@ class FailurePolicy:
         if milliseconds in policy.delays_milliseconds:
             exchange = self.names.delay(queue, milliseconds)
             return Decision("retry", replace(message, exchange=exchange))
-        target = timer.target_of(self.names, queue)
-        return Decision("retry", timer.delayed(self.names, message, milliseconds, target))
+        target = timer.retry_target(self.names, queue)
+        return Decision("retry", timer.delay_message(self.names, message, milliseconds, target))
 
     def _letter_of_record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
         """Return a dead letter that contains one record."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
+from feedbus.bus.collecting_bus import MAX_AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.lost_store_connections import LostStoreConnections
 from feedbus.dispatch.publications import STREAM_RECORDS, Publications
@@ -20,7 +20,7 @@ from feedbus.logs import EventLog
 from feedbus.process.fork_safety import end_fork
 from feedbus.records import Records
 from feedbus.store import Store
-from feedbus.store.leftover_rows import Leftovers
+from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.topology import Consumer
 
 events = EventLog(__name__)
@@ -34,7 +34,7 @@ class HandlerCalls:
         consumer: Consumer,
         sender: Sender,
         store: Store,
-        leftovers: Leftovers | None,
+        leftovers: LeftoverRows | None,
         find_overtaken: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
         """Create the object with a store for the transactions and a sender for the messages.
@@ -58,7 +58,7 @@ class HandlerCalls:
     def query_outbox_again(self) -> None:
         """Look for rows that another process has left in the outbox, before the next messages."""
         if self._leftovers is not None:
-            self._leftovers.forget()
+            self._leftovers.query_again()
 
     def call(
         self, wrapped: WrappedHandler, records: Records
@@ -158,7 +158,7 @@ class HandlerCalls:
         """Await a handler of one record, and return the messages that it publishes."""
         publications = self._publications()
         try:
-            bus = CollectingBus(records, publications.collect, self._sender.encoder.shards)
+            bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
             await call(records[0], Given(bus, None, records))
         except BaseException:
             publications.clear()
@@ -180,9 +180,9 @@ class HandlerCalls:
         self, handler: Handler, records: Records, collect: Collect
     ) -> BatchBus | CollectingBus:
         if not handler.batch:
-            return CollectingBus(records, collect, self._sender.encoder.shards)
-        at_once = STREAM_RECORDS if self._consumer.queue.stream else AT_ONCE
-        return BatchBus(records, collect, self._sender.encoder.shards, at_once)
+            return CollectingBus(records, collect, self._sender.encoder.shard_count)
+        at_once = STREAM_RECORDS if self._consumer.queue.stream else MAX_AT_ONCE
+        return BatchBus(records, collect, self._sender.encoder.shard_count, at_once)
 
 
 def _failed_ids(records: Records) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from feedbus.errors import StoreOutage
 from feedbus.records import Records
 from feedbus.store import Store
-from feedbus.store.outages import connection_lost
+from feedbus.store.outages import is_connection_loss
 
 MAX_CALLS = 1_000  # the largest number of calls that are remembered
 
@@ -34,7 +34,7 @@ class LostStoreConnections:
             error: the outage with which the call ended.
 
         """
-        if not connection_lost(error):
+        if not is_connection_loss(error):
             return None
         try:
             self._store.ready()

@@ -12,8 +12,8 @@ from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
-from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_publishing import waves
+from feedbus.store.leftover_rows import LeftoverRows
+from feedbus.store.outbox_publishing import split_into_waves
 from feedbus.store.protocol import Entry
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -31,7 +31,7 @@ class Publications(Spool):
         self,
         sender: Sender,
         store: Store,
-        leftovers: Leftovers | None,
+        leftovers: LeftoverRows | None,
         *,
         stream: bool = False,
         after_slice: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ class Publications(Spool):
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._leftovers is not None:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
-            self._leftovers.begin(self, self._rows)
+            self._leftovers.register_sender(self, self._rows)
         if self._stream:
             self._unsent_records += len(pack)
             if self._unsent_records >= STREAM_RECORDS or len(self) >= STREAM_MESSAGES:
@@ -86,7 +86,7 @@ class Publications(Spool):
             self._send_own()
             return
         try:
-            with self._leftovers.before(self._rows[0], self._rows[-1]) as earlier:
+            with self._leftovers.hold_earlier(self._rows[0], self._rows[-1]) as earlier:
                 if earlier is not None and self._send_rows(earlier):
                     self._send_own()
         finally:
@@ -97,7 +97,7 @@ class Publications(Spool):
     def leave_in_outbox(self) -> None:
         """Leave the rows of these messages in the outbox; the messages are not sent now."""
         if self._leftovers is not None and self._rows:
-            self._leftovers.end(self)
+            self._leftovers.remove_sender(self)
             self._leftovers.add(self._rows[-1])
 
     def discard(self) -> None:
@@ -108,7 +108,7 @@ class Publications(Spool):
     def discard_after_error(self, *, maybe_committed: bool) -> None:
         """Forget all messages, after an error of the transaction."""
         if self._leftovers is not None and not maybe_committed:
-            self._leftovers.end(self)
+            self._leftovers.remove_sender(self)
             self._rows = []
         self.discard()
 
@@ -120,11 +120,13 @@ class Publications(Spool):
             self._remove(self._rows)
             self._rows = []
             if self._leftovers is not None:
-                self._leftovers.end(self)
+                self._leftovers.remove_sender(self)
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send rows that were left in the outbox, and remove them; return whether all were sent."""
-        return all(map(self._send_part, waves(entries, self._sender.encoder.selects_shards)))
+        return all(
+            map(self._send_part, split_into_waves(entries, self._sender.encoder.selects_shards))
+        )
 
     def _send_part(self, entries: Sequence[Entry]) -> bool:
         assert self._leftovers is not None  # noqa: S101 -- for the type checker
@@ -136,7 +138,7 @@ class Publications(Spool):
             rows |= {id(message): entry.id for message in encoded}
             messages += encoded
         for refusal in self._sender.send(messages):
-            rows.pop(id(refusal.given), None)
+            rows.pop(id(refusal.original), None)
         self._remove(list(rows.values()))
         return len(rows) == len(entries)
 
@@ -151,9 +153,9 @@ class Publications(Spool):
     @property
     def can_join(self) -> bool:
         """Whether these are few messages without packs, so that they can be sent with others."""
-        if self._leftovers is not None and self._leftovers.possible:
+        if self._leftovers is not None and self._leftovers.may_exist:
             return False
-        return self._file is None and all(each.content_type != PACK for each in self._recent)
+        return self._file is None and all(each.content_type != PACK for each in self._in_memory)
 
     def try_to_send(self) -> Exception | None:
         """Send all messages, and return the error of the broker or the outbox, if any.

@@ -208,7 +208,7 @@ class ConsumerQueues:
         reads.
         """
         for check in itertools.count(1):
-            readers = [broker.consumers(connection, each.queue) for each in sources]
+            readers = [broker.count_consumers(connection, each.queue) for each in sources]
             if 0 in readers:
                 yield [replace(each, only_if_unread=True) for each in sources]
             elif all(count is None for count in readers):

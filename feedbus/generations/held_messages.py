@@ -60,7 +60,7 @@ def append_held(
                 moved,
                 nacked_seconds=NACKED_SECONDS if one_by_one else math.inf,
             )
-            if any(each.outcome == "nacked" and not each.final for each in refusals):
+            if any(each.outcome == "nacked" and not each.is_permanent for each in refusals):
                 raise NoRoomError(generation)
             refused = {id(each.message) for each in refusals}
             moved = [each for each in moved if id(each) in refused]

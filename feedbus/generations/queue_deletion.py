@@ -23,7 +23,7 @@ def remove_queue(
     if not nonempty:
         with QueueEmptier(connection, queue, None) as emptier:
             return emptier.delete(broker.in_flight_seconds(topology))
-    if broker.consumers(connection, queue):
+    if broker.count_consumers(connection, queue):
         return IN_USE
     channel = connection.channel()
     channel.queue_delete(queue)

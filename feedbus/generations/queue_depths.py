@@ -37,7 +37,7 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
     }
 
     def count(queue: str) -> int:
-        return broker.count(connection, queue) or 0
+        return broker.count_messages(connection, queue) or 0
 
     def retrying(queue: Queue) -> int:
         return sum(count(names.delay(queue, delay)) for delay in queue.retry.delays_milliseconds)

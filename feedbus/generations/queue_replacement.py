@@ -22,7 +22,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import declarations, inventory, queue_arguments
-from feedbus.broker.differences import differing
+from feedbus.broker.differences import find_differences
 from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.publisher import publish_all
@@ -48,14 +48,14 @@ KEPT_ARGUMENTS = (
 
 def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
     """Whether a queue was declared with these arguments."""
-    return not differing(found.arguments, wanted)
+    return not find_differences(found.arguments, wanted)
 
 
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring."""
     names = Names(topology)
     found = seen.queues.get(names.queue(consumer))
-    wanted = queue_arguments.of_queue(names, consumer.queue)
+    wanted = queue_arguments.declared_arguments(names, consumer.queue)
     return found is not None and not has_arguments(found, wanted)
 
 
@@ -85,8 +85,11 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
         name = names.delay(queue, milliseconds)
         if name not in seen.queues:
             continue
-        arguments = queue_arguments.of_retry_queue(names, queue, milliseconds)
-        kinds = [queue_arguments.of_auxiliary(arguments, quorum=quorum) for quorum in (False, True)]
+        arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
+        kinds = [
+            queue_arguments.auxiliary_arguments(arguments, quorum=quorum)
+            for quorum in (False, True)
+        ]
         if not any(has_arguments(seen.queues[name], wanted) for wanted in kinds):
             found.append(name)
     return found
@@ -150,7 +153,7 @@ class QueueReplacement:
             UsageError: a consumer still uses the queue.
 
         """
-        seen = inventory.take(self.topology)
+        seen = inventory.read_inventory(self.topology)
         if has_other_arguments(self.topology, self.consumer, seen):
             self._await_consumers()
             self._put_gate(seen)
@@ -162,7 +165,10 @@ class QueueReplacement:
             exit_after_step("retries-parked")
             self._empty()
             exit_after_step("queue-deleted")
-        if Names(self.topology).gate(self.consumer) in inventory.take(self.topology).exchanges:
+        if (
+            Names(self.topology).gate(self.consumer)
+            in inventory.read_inventory(self.topology).exchanges
+        ):
             self._open_gate()
             exit_after_step("gate-opened")
             self._append_held()
@@ -201,7 +207,7 @@ class QueueReplacement:
         channel = self.connection.channel()
         gate, held = self._names.gate(self.consumer), self._names.gate_held(self.consumer)
         before = self._names.before(self.consumer)
-        wanted = queue_arguments.of_queue(self._names, self.consumer.queue)
+        wanted = queue_arguments.declared_arguments(self._names, self.consumer.queue)
         kept = {name: wanted[name] for name in KEPT_ARGUMENTS if name in wanted}
         quorum = self.consumer.queue.type == "quorum"
         for name, arguments in ((held, {}), (before, kept)):

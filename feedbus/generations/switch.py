@@ -160,7 +160,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
     """Delete the waiting queue of a shard that was deleted; keep it if it has records."""
-    count = broker.count(channel.connection, queue)
+    count = broker.count_messages(channel.connection, queue)
     if count and not _has_only_fences(channel, queue):
         events.error(
             "waiting_queue_kept",

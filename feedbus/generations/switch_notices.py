@@ -48,7 +48,7 @@ def put_notices(connection: Connection, names: Names, old: Generation, current: 
     of an earlier version, learns of the switch when it reads the fence of its queue.
     """
     waiting_queues = [names.waiting(queue) for queue in names.members(old)]
-    read_queues = [queue for queue in waiting_queues if broker.consumers(connection, queue)]
+    read_queues = [queue for queue in waiting_queues if broker.count_consumers(connection, queue)]
     body = ring_state.encode_generation(current)
     notices = [probes.fence_message(queue, old.digest, body=body) for queue in read_queues]
     publish_all(connection, notices, nacked_seconds=0.0)
@@ -77,4 +77,6 @@ def _has_no_consumer(connection: Connection, queue: str) -> bool:
     """Whether a queue has messages and no consumer."""
     # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers; then the result
     # is False, and the fence is tried again.
-    return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)
+    return bool(broker.count_messages(connection, queue)) and not broker.count_consumers(
+        connection, queue
+    )

@@ -78,7 +78,7 @@ def _declare_and_switch(
     connection = channel.connection
     seen = ring_state.read_all_locked(channel, topology)
     older_topology_files.refuse_older(seen.values(), topology)
-    project_marks.claim(channel, topology)
+    project_marks.declare_marks(channel, topology)
     _end_replacements(connection, topology)
     broker.declare(channel, topology)
     timer_objects.restore(channel, Names(topology))
@@ -104,7 +104,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: RingStat
     names = Names(topology)
     rings = (*state.draining, state.current)
     shards = [queue for ring in rings for queue in names.members(ring)]
-    consumed = [queue for queue in shards if broker.consumers(connection, queue)]
+    consumed = [queue for queue in shards if broker.count_consumers(connection, queue)]
     if consumed:
         msg = (
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
@@ -129,7 +129,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
         for delay in queue.retry.delays_milliseconds:
             waiting = names.delay(queue, delay)
             if broker.queue_exists(connection, names.parked(waiting)):
-                broker.declare_delay(connection.channel(), names, queue, delay)
+                broker.declare_retry_queue(connection.channel(), names, queue, delay)
                 queue_replacement.unpark(connection, topology, queue, waiting)
 
 

@@ -14,10 +14,10 @@ from feedbus.wire.constants import JSON
 
 # The most announcements that a host's queue keeps while the host does not read; the oldest are
 # dropped.
-KEPT = 1_000
+MAX_KEPT = 1_000
 
 
-class Link:
+class AnnouncementLink:
     """An exclusive queue of this host, bound to the exchange for the announcements of all hosts.
 
     The broker deletes the queue when the connection is closed, and the exchange when the last queue
@@ -48,7 +48,7 @@ class Link:
                 durable=False,
                 exclusive=True,
                 auto_delete=True,
-                arguments={"x-max-length": KEPT},
+                arguments={"x-max-length": MAX_KEPT},
             )
             channel.queue_bind(self.queue, self._exchange)
             channel.basic_consume(self.queue, callback=self._take)
@@ -83,15 +83,17 @@ class Link:
         deadline = self._clock.monotonic() + seconds
         with broker.outage(self._connection, self._topology.broker_url):
             self._raw.take_arrived()
-            while (left := deadline - self._clock.monotonic()) > 0:
+            while (remaining := deadline - self._clock.monotonic()) > 0:
                 try:
-                    self._raw.drain_events(timeout=left)
+                    self._raw.drain_events(timeout=remaining)
                 except TimeoutError:
                     break
             bodies, self._bodies = self._bodies, []
-            return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
+            return [
+                one for one in map(decode, bodies) if one is not None and self._is_from_host(one)
+            ]
 
-    def _of_host(self, announcement: Announcement) -> bool:
+    def _is_from_host(self, announcement: Announcement) -> bool:
         """Whether a host has sent an announcement, and not another program.
 
         The announcement then names a queue that is exclusive to another connection.
@@ -101,7 +103,7 @@ class Link:
             return True
         if queue == self.queue or not queue.startswith(f"{self._exchange}."):
             return False
-        if lookups.is_anothers(self._raw, queue):
+        if lookups.is_exclusive_to_another(self._raw, queue):
             self._hosts.add(queue)
         return queue in self._hosts
 

@@ -11,7 +11,7 @@ from feedbus.clock import NANOSECONDS
 from feedbus.errors import FeedbusError
 from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement
-from feedbus.hosts.announcement_link import Link
+from feedbus.hosts.announcement_link import AnnouncementLink
 from feedbus.hosts.assignment_file import SeenHost, Sharing
 from feedbus.hosts.ready_consumers import ReadyConsumers
 from feedbus.hosts.running_hosts import Membership
@@ -23,7 +23,7 @@ events = EventLog(__name__)
 
 ANNOUNCE_SECONDS = 1.0  # between two announcements
 STEP_SECONDS = 0.25  # how long one wait for announcements lasts
-AWAY_SECONDS = 1.0  # between two attempts to connect
+RETRY_SECONDS = 1.0  # between two attempts to connect
 UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment is dropped
 LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
@@ -50,14 +50,14 @@ class Announcer:
         self._path = assignment_file.assignment_path(topology)
         self._written: Sharing | None = None
         self._lost_at = self._clock.monotonic()
-        self._logged = ""
-        self._over = threading.Event()
-        self._needed = bool(self._ready) and broker.has_many_hosts(topology)
+        self._logged_error = ""
+        self._end_requested = threading.Event()
+        self._is_needed = bool(self._ready) and broker.has_many_hosts(topology)
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
 
     def __enter__(self) -> Self:
         """Start the thread."""
-        if self._needed:
+        if self._is_needed:
             self._thread.start()
         else:
             assignment_file.remove(self._path)
@@ -65,44 +65,46 @@ class Announcer:
 
     def __exit__(self, *_: object) -> None:
         """End the thread."""
-        self._over.set()
-        if self._needed:
+        self._end_requested.set()
+        if self._is_needed:
             self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._end_requested.is_set():
             try:
-                self._take_part()
+                self._exchange_announcements()
             except Exception as error:  # noqa: BLE001 -- the thread must continue
                 self._log_once(error)
-            self._membership.disconnected()
+            self._membership.on_disconnect()
             if self._clock.monotonic() - self._lost_at > UNKNOWN_AFTER_SECONDS:
                 self._written = None
                 assignment_file.remove(self._path)
-            self._clock.wait(self._over, AWAY_SECONDS)
+            self._clock.wait(self._end_requested, RETRY_SECONDS)
 
-    def _take_part(self) -> None:
+    def _exchange_announcements(self) -> None:
         """Exchange announcements on one connection, until it is lost or the process ends."""
-        link = Link(self._topology)
+        link = AnnouncementLink(self._topology)
         try:
-            self._membership.connected(self._clock.monotonic())
+            self._membership.on_connect(self._clock.monotonic())
             announce_at = 0.0
-            while not self._over.is_set():
+            while not self._end_requested.is_set():
                 self._listen(link)
                 now = self._lost_at = self._clock.monotonic()
                 if now >= announce_at:
                     announce_at = now + ANNOUNCE_SECONDS
                     self._announce(link, self._ready.by_queue(now), now)
-                    self._logged = ""
+                    self._logged_error = ""
             self._leave(link)
         finally:
             link.close()
 
-    def _listen(self, link: Link) -> None:
+    def _listen(self, link: AnnouncementLink) -> None:
         for announcement in link.receive(STEP_SECONDS):
-            self._membership.note(announcement, self._clock.monotonic())
+            self._membership.add_announcement(announcement, self._clock.monotonic())
 
-    def _announce(self, link: Link, able: Mapping[str, tuple[str, ...]], now: float) -> None:
+    def _announce(
+        self, link: AnnouncementLink, able: Mapping[str, tuple[str, ...]], now: float
+    ) -> None:
         """Update the assignment, announce this host, and write the assignment file.
 
         Args:
@@ -111,7 +113,7 @@ class Announcer:
             now: the time of the monotonic clock.
 
         """
-        assignment = self._membership.decide(self._announcement(able, link.queue), now)
+        assignment = self._membership.assign(self._announcement(able, link.queue), now)
         own = self._announcement(able, link.queue)
         link.announce(own.encode())
         if assignment is not None:
@@ -121,7 +123,7 @@ class Announcer:
         assignment = self._membership.assignment
         return Announcement(self._host, self._since, able, assignment, self._file, queue)
 
-    def _leave(self, link: Link) -> None:
+    def _leave(self, link: AnnouncementLink) -> None:
         """Announce which consumers are still ready, while the processes of this host end.
 
         So the other hosts take over the shards of ended consumers immediately. If only this process
@@ -170,8 +172,8 @@ class Announcer:
 
     def _log_once(self, error: Exception) -> None:
         text = str(error) if isinstance(error, FeedbusError) else repr(error)
-        if text != self._logged:
-            self._logged = text
+        if text != self._logged_error:
+            self._logged_error = text
             events.warning(
                 "hosts_unknown",
                 "this host cannot announce itself to the other hosts, so the broker alone decides"

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 # For each queue and each of its consumers, the hosts that can run the consumer.
-Able = Mapping[str, Mapping[str, Collection[str]]]
-UNEVEN = 2  # a move makes two hosts more even only if their numbers differ by at least this
+ReadyHosts = Mapping[str, Mapping[str, Collection[str]]]
+MIN_DIFFERENCE = 2  # a move makes two hosts more even only if their numbers differ by at least this
 
 
-def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
+def assign(able: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
     """Return the host of each consumer.
 
     This is a pure function: the same arguments give the same result on each host. If two hosts can
@@ -33,7 +33,7 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
         ['a', 'b']
 
     """
-    sharing = _Sharing(able)
+    sharing = _Distribution(able)
     for queue, consumers in sorted(able.items()):
         for consumer, hosts in consumers.items():
             if previous.get(consumer) in hosts:
@@ -49,10 +49,10 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
     return sharing.host_of
 
 
-class _Sharing:
+class _Distribution:
     """An assignment while it is being computed."""
 
-    def __init__(self, able: Able) -> None:
+    def __init__(self, able: ReadyHosts) -> None:
         self._able = able
         self._loads: dict[str, Counter[str]] = {queue: Counter() for queue in able}
         self._totals: Counter[str] = Counter()
@@ -84,7 +84,7 @@ class _Sharing:
             False if no consumer can move.
 
         """
-        return self._move(queue, min_difference=UNEVEN, min_total_difference=None)
+        return self._move(queue, min_difference=MIN_DIFFERENCE, min_total_difference=None)
 
     def level_all(self, queue: str) -> bool:
         """Move a consumer of a queue to a host with at least two fewer consumers of all queues.
@@ -93,7 +93,9 @@ class _Sharing:
             False if no consumer can move.
 
         """
-        return self._move(queue, min_difference=UNEVEN - 1, min_total_difference=UNEVEN)
+        return self._move(
+            queue, min_difference=MIN_DIFFERENCE - 1, min_total_difference=MIN_DIFFERENCE
+        )
 
     def _move(self, queue: str, *, min_difference: int, min_total_difference: int | None) -> bool:
         """Make the most useful move of a consumer of a queue; return False if there is none.

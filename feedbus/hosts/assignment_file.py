@@ -18,7 +18,7 @@ from feedbus.topology import Topology
 
 CHECK_SECONDS = 0.5
 # The content of the file is not used if its operations process has not run for this time.
-WRITER_AWAY_SECONDS = 15.0
+WRITER_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def known(topology: Topology) -> Sharing | None:
+def read_assignment(topology: Topology) -> Sharing | None:
     """Return the assignment, or None if it is not known or this host is the only one."""
     return read(assignment_path(topology))
 
@@ -99,7 +99,7 @@ def known(topology: Topology) -> Sharing | None:
 def read(path: Path) -> Sharing | None:
     """Return the content of an assignment file; None if no operations process runs."""
     content = _content(path)
-    if content is None or not _exists(int(content["writer"])):
+    if content is None or not _process_exists(int(content["writer"])):
         return None
     hosts = [
         SeenHost(one["host"], tuple(one["works_on"]), bool(one["same_file"]))
@@ -134,15 +134,15 @@ class AssignedConsumer:
         self._stamp: tuple[int, ...] = ()
         self._writer = 0
         self._writer_seen_at = 0.0
-        self._here = self._here_by_file = True
+        self._is_assigned_here = self._is_assigned_by_file = True
 
     def __call__(self) -> bool:
         """Return whether this host works on the shard; most calls read no file."""
         now = self._clock.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS
-            self._here = self._check(now)
-        return self._here
+            self._is_assigned_here = self._check(now)
+        return self._is_assigned_here
 
     def _check(self, now: float) -> bool:
         try:
@@ -157,10 +157,10 @@ class AssignedConsumer:
                 return True
             self._stamp, self._writer, self._writer_seen_at = stamp, int(content["writer"]), now
             host = content["assignment"].get(self._consumer, content["host"])
-            self._here_by_file = host == content["host"]
-        elif _exists(self._writer):
+            self._is_assigned_by_file = host == content["host"]
+        elif _process_exists(self._writer):
             self._writer_seen_at = now
-        return self._here_by_file or now - self._writer_seen_at > WRITER_AWAY_SECONDS
+        return self._is_assigned_by_file or now - self._writer_seen_at > WRITER_TIMEOUT_SECONDS
 
 
 def _content(path: Path) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ def _content(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _exists(pid: int) -> bool:
+def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -26,27 +26,29 @@ class Membership:
     def __init__(self, host: str) -> None:
         """Create the object; at first, it knows only this host, by its id."""
         self._host = host
-        self._heard: dict[str, tuple[float, Announcement]] = {}
+        self._announcements: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None
         self.assignment: Mapping[str, str] | None = None
 
-    def connected(self, now: float) -> None:
+    def on_connect(self, now: float) -> None:
         """Note that announcements arrive from now on.
 
         Hosts that were known before do not count as ended immediately. They get time to connect
         again, for example after a restart of the broker.
         """
         self._listening_since = now
-        self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
+        self._announcements = {
+            host: (now, latest) for host, (_, latest) in self._announcements.items()
+        }
 
-    def disconnected(self) -> None:
+    def on_disconnect(self) -> None:
         """Note that announcements no longer arrive."""
         self._listening_since = None
 
-    def note(self, announcement: Announcement, now: float) -> None:
+    def add_announcement(self, announcement: Announcement, now: float) -> None:
         """Store an announcement that has arrived; an announcement of this host is ignored."""
         if announcement.host != self._host:
-            self._heard[announcement.host] = (now, announcement)
+            self._announcements[announcement.host] = (now, announcement)
 
     def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
         """Return the latest announcement of each running host; the leader's comes first.
@@ -56,13 +58,13 @@ class Membership:
             now: the time now.
 
         """
-        for host, (heard_at, _) in list(self._heard.items()):
+        for host, (heard_at, _) in list(self._announcements.items()):
             if now - heard_at > GONE_SECONDS:
-                del self._heard[host]
-        others = [latest for _, latest in self._heard.values()]
+                del self._announcements[host]
+        others = [latest for _, latest in self._announcements.values()]
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
-    def decide(self, own: Announcement, now: float) -> Mapping[str, str] | None:
+    def assign(self, own: Announcement, now: float) -> Mapping[str, str] | None:
         """Return the host of each consumer; None if this host has not listened long enough yet.
 
         The leader computes the assignment. Any other host gets it from the leader's announcement.
@@ -80,11 +82,13 @@ class Membership:
             if leader.assignment is not None:
                 self.assignment = leader.assignment
         elif now - self._listening_since >= LISTEN_SECONDS:
-            self.assignment = assign(_able(hosts), self.assignment or _announced(hosts))
+            self.assignment = assign(
+                _ready_hosts(hosts), self.assignment or _announced_assignment(hosts)
+            )
         return self.assignment
 
 
-def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
+def _ready_hosts(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
     """Return, for each queue and consumer, the hosts where its process is ready."""
     found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in hosts:
@@ -94,6 +98,6 @@ def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
     return {queue: dict(consumers) for queue, consumers in found.items()}
 
 
-def _announced(hosts: Sequence[Announcement]) -> Mapping[str, str]:
+def _announced_assignment(hosts: Sequence[Announcement]) -> Mapping[str, str]:
     """Return the assignment from which a new leader continues; empty if no host has one."""
     return next((one.assignment for one in hosts if one.assignment), {})

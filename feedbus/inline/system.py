@@ -228,7 +228,7 @@ class InlineSystem:
         """
         return self._in_timer(
             {
-                timer.target_of(self._names, each)
+                timer.retry_target(self._names, each)
                 for each in self.topology.queues.values()
                 if queue in {None, each.name}
             },
@@ -293,7 +293,7 @@ class InlineBus(LiveBus):
     @property
     def in_transaction(self) -> bool:
         """Whether this thread is within transaction()."""
-        return self._current.transaction is not None
+        return self._current_transaction.transaction is not None
 
     def _new_sender(self) -> Sender:
         return self._system_sender

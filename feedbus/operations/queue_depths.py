@@ -59,7 +59,8 @@ class QueueDepths:
             lambda connection: depths_of(connection, topology), FRESH_SECONDS
         )
         self._delayed = self._remembered(
-            lambda connection: timer.count(connection, Names(topology)), DELAYED_FRESH_SECONDS
+            lambda connection: timer.count_delayed(connection, Names(topology)),
+            DELAYED_FRESH_SECONDS,
         )
         self._fired = Remembered(self._read_fired, FIRED_FRESH_SECONDS)
         self._refusal = Remembered(lambda: broker.refusal(topology), REFUSAL_FRESH_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any
 import bottle
 
 from feedbus.errors import Outage
-from feedbus.hosts.assignment_file import Sharing, known
+from feedbus.hosts.assignment_file import Sharing, read_assignment
 from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access_control import Guard
@@ -137,7 +137,7 @@ class Operations:
 
     def _sharing(self) -> Sharing:
         """Return the hosts of the project; empty if they are not known."""
-        return known(self._topology) or Sharing("")
+        return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
         """Return the number of delayed messages by state; empty during an outage of the broker."""

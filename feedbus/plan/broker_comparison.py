@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.broker import project_marks, timer_layout
-from feedbus.broker.differences import differing
+from feedbus.broker.differences import find_differences
 from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import (
@@ -223,7 +223,7 @@ class Comparison:
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue belongs to the timer and has the correct arguments."""
         wanted = self.timer_queues.get(name)
-        return wanted is not None and not differing(found.arguments, wanted)
+        return wanted is not None and not find_differences(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
         """Whether a queue is a retry queue of feedbus 0.1, which the broker deletes itself."""
@@ -253,7 +253,7 @@ class Comparison:
     def _why(self, name: str) -> str:
         wanted = self.timer_queues.get(name)
         if wanted is not None:
-            found = differing(self.seen.queues[name].arguments, wanted)
+            found = find_differences(self.seen.queues[name].arguments, wanted)
             changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
             return (
                 f"declared again with {', '.join(changes)}, so that messages can be delayed again"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from feedbus.broker import queue_arguments, timer_bindings, timer_layout
-from feedbus.broker.differences import differing
+from feedbus.broker.differences import find_differences
 from feedbus.broker.interface import SeenBinding, SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
@@ -57,7 +57,7 @@ class DeclaredObjects:
             found = self.seen.exchanges.get(name)
             if found is None:
                 self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
-            elif found.type != kind or differing(found.arguments, arguments):
+            elif found.type != kind or find_differences(found.arguments, arguments):
                 was = found.type if found.type != kind else "other arguments"
                 self._note(
                     *("change", "exchange", name),
@@ -97,10 +97,10 @@ class DeclaredObjects:
                 yield consumer.name
 
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
-        wanted = queue_arguments.of_queue(self._names, consumer.queue)
+        wanted = queue_arguments.declared_arguments(self._names, consumer.queue)
         return ", ".join(
             f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
-            for name, (old, new) in differing(found.arguments, wanted).items()
+            for name, (old, new) in find_differences(found.arguments, wanted).items()
         )
 
     def parked_delays(self) -> None:

@@ -42,7 +42,7 @@ def make_plan(
         UsageError: RabbitMQ's management API does not answer, or an external object is missing.
 
     """
-    seen = inventory.take(topology)
+    seen = inventory.read_inventory(topology)
     external_objects.check_seen(topology, seen)
     states = _states(topology, seen)
     comparison = Comparison(topology, seen, states, delete_nonempty)

@@ -14,8 +14,8 @@ from feedbus.records.ids import Ids, pick
 from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
 
-SMALL = 8  # with fewer records per chunk on average, access by record is faster
-LARGE = 100  # a chunk with at least this many records is published separately
+SMALL_CHUNK = 8  # with fewer records per chunk on average, access by record is faster
+LARGE_BATCH = 100  # a chunk with at least this many records is published separately
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,9 @@ class Batch:
                     raise KeyError(msg)
 
     @property
-    def scattered(self) -> bool:
+    def has_small_chunks(self) -> bool:
         """Whether the chunks are so small that access by record is faster than by chunk."""
-        return len(self.chunks) * SMALL > len(self)
+        return len(self.chunks) * SMALL_CHUNK > len(self)
 
     def values(self, name: str, indexes: Sequence[int]) -> Sequence[Any]:
         """Return the values of a field for the records at these ascending indexes; see column()."""
@@ -190,11 +190,11 @@ class Batch:
         """
         done = 0
         for chunk, extent in self.extents():
-            if len(chunk) < LARGE or chunk.shared.keys().isdisjoint(names):
+            if len(chunk) < LARGE_BATCH or chunk.shared.keys().isdisjoint(names):
                 continue
             first = bisect_left(indexes, extent.start, done)
             end = bisect_left(indexes, extent.stop, first)
-            if end - first >= LARGE:
+            if end - first >= LARGE_BATCH:
                 if done < first:
                     yield {}, indexes[done:first]
                 yield chunk.shared, indexes[first:end]

@@ -9,8 +9,8 @@ from operator import itemgetter
 from typing import Any, Self, TypeVar, overload
 
 ORDINAL = re.compile(r"0|[1-9][0-9]{0,99}", re.ASCII)
-LARGEST_ORDINAL = 10**100 - 1
-DIGIT_BITS = 32  # see children()
+MAX_ORDINAL = 10**100 - 1
+DIGIT_BITS = 32  # see child_ordinals()
 
 Value = TypeVar("Value")
 
@@ -69,7 +69,7 @@ class Ids(Sequence[str]):
         return Ids(origins, pick(self.ordinals, indexes))
 
 
-def children(ordinal: int, first: int, count: int) -> Sequence[int]:
+def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
     """Return the ordinals of some of a record's children: of the messages that the record causes.
 
     The children of a record are numbered from 0. Child 0 has the ordinal `2 * ordinal`. Child n has
@@ -88,7 +88,7 @@ def children(ordinal: int, first: int, count: int) -> Sequence[int]:
 
     """
     if not first and count:
-        return [2 * ordinal, *children(ordinal, 1, count - 1)]
+        return [2 * ordinal, *child_ordinals(ordinal, 1, count - 1)]
     digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
     step = 1 << DIGIT_BITS * digits
     begin, end = ordinal + first * step, ordinal + (first + count) * step

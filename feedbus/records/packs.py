@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self, TypeVar
 
 from feedbus.errors import InvalidBody
-from feedbus.records.ids import LARGEST_ORDINAL, Ids, pick
+from feedbus.records.ids import MAX_ORDINAL, Ids, pick
 from feedbus.records.payloads import (
     ERROR_CHARACTERS,
     SIMPLE,
@@ -17,7 +17,7 @@ from feedbus.records.payloads import (
 )
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
-EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as separate messages
+MAX_EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as separate messages
 ORIGIN_BYTES = 150  # limit for an origin: together with an ordinal, it is a message id
 NAME_CHARACTERS = 60  # limit for a name in the text of an error
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
@@ -94,7 +94,7 @@ class Pack:
 
     def encode(self) -> bytes:
         """Return the body of the pack; routing keys that a column contains are not stored again."""
-        origins, owners = _distinct(self.ids.origins)
+        origins, owners = _distinct_origins(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
         )
@@ -103,15 +103,15 @@ class Pack:
             {
                 "origins": origins,
                 "owners": owners,
-                "ordinals": _list(self.ids.ordinals or ()),
-                "keys": self.keyed if isinstance(self.keyed, str) else _once(self.keyed),
+                "ordinals": _as_list(self.ids.ordinals or ()),
+                "keys": self.keyed if isinstance(self.keyed, str) else _shared_keys(self.keyed),
                 "shared": self.shared,
-                "columns": {name: _list(values) for name, values in self.columns.items()},
+                "columns": {name: _as_list(values) for name, values in self.columns.items()},
             }
         )
 
 
-def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
+def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
     """Return the different origins and, if there are several, the index of each record's origin."""
     if isinstance(origins, str):
         return [origins], []
@@ -120,11 +120,11 @@ def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
     return list(indexes), owners
 
 
-def _list(values: Sequence[Any]) -> Sequence[Any]:
+def _as_list(values: Sequence[Any]) -> Sequence[Any]:
     return values if isinstance(values, list | tuple) else list(values)
 
 
-def _once(keys: Sequence[str]) -> Sequence[str]:
+def _shared_keys(keys: Sequence[str]) -> Sequence[str]:
     return list(keys) if len(set(keys)) > 1 else [keys[0]]
 
 
@@ -151,13 +151,13 @@ def decode(
     """
     payload = decode_payload(body, content_encoding)
     if content_type != PACK:
-        return single(message_id, key, payload)
+        return pack_of_one(message_id, key, payload)
     try:
         pack = _pack(payload)
     except ValueError as error:
         raise InvalidBody({"": [f"not a pack: {error}"[:ERROR_CHARACTERS]]}) from error
     if expands_too_far(len(body), pack):
-        text = f"not a pack: its {len(pack)} records would be more than {EXPANDED_BYTES} bytes"
+        text = f"not a pack: its {len(pack)} records would be more than {MAX_EXPANDED_BYTES} bytes"
         raise InvalidBody({"": [text]})
     return pack
 
@@ -171,12 +171,12 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
     """
     count = len(pack)
-    if body_bytes * count <= EXPANDED_BYTES:
+    if body_bytes * count <= MAX_EXPANDED_BYTES:
         return False
-    return count * len(encode_payload(pack.shared)) > EXPANDED_BYTES
+    return count * len(encode_payload(pack.shared)) > MAX_EXPANDED_BYTES
 
 
-def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
+def pack_of_one(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     """Return a pack with the record of a plain message."""
     return Pack(Ids.of(message_id), [key], payload, {})
 
@@ -189,7 +189,7 @@ def _pack(payload: Mapping[str, Any]) -> Pack:
     ordinals = _part(payload, "ordinals", list)
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != len(ordinals):
-            _checked(list, values, f"columns: '{name[:NAME_CHARACTERS]}'")
+            _check_type(list, values, f"columns: '{name[:NAME_CHARACTERS]}'")
             _refuse_length(f"columns: '{name[:NAME_CHARACTERS]}'", values, ordinals)
     ids = _ids(origins, owners, ordinals)
     keyed = _keyed(payload, columns, len(ids))
@@ -211,10 +211,10 @@ def _part(payload: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
     if name not in payload:
         msg = f"{name}: missing"
         raise ValueError(msg)
-    return _checked(kind, payload[name], name)
+    return _check_type(kind, payload[name], name)
 
 
-def _checked(kind: type[Kind], value: object, where: str) -> Kind:
+def _check_type(kind: type[Kind], value: object, where: str) -> Kind:
     if not isinstance(value, kind):
         msg = f"{where}: expected {KINDS[kind]}, got {type(value).__name__}"
         raise ValueError(msg)  # noqa: TRY004 -- the body is invalid
@@ -228,7 +228,7 @@ def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
     if any(_utf8_bytes(origin, "origins") > ORIGIN_BYTES for origin in origins):
         msg = f"origins: a text has more than {ORIGIN_BYTES} bytes"
         raise ValueError(msg)
-    _check_integers("ordinals", ordinals, LARGEST_ORDINAL)
+    _check_integers("ordinals", ordinals, MAX_ORDINAL)
     if not owners:
         return Ids(origins[0], ordinals)
     _check_integers("owners", owners, len(origins) - 1)
@@ -263,7 +263,7 @@ def _keyed(
 def _short_numbers(column: list[Any]) -> bool:
     """Whether all values of a column are short numbers, as most keys are."""
     try:
-        short: bool = min(column) >= -LARGEST_ORDINAL and max(column) <= LARGEST_ORDINAL
+        short: bool = min(column) >= -MAX_ORDINAL and max(column) <= MAX_ORDINAL
     except (TypeError, ValueError):  # texts, texts and numbers, or no value
         return False
     return short

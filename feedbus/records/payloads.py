@@ -18,7 +18,7 @@ from feedbus.records.raw_payload import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
-DEEPEST = 200  # limit of nesting; a payload with more levels can be read, but perhaps not written
+MAX_DEPTH = 200  # limit of nesting; a payload with more levels can be read, but perhaps not written
 ERROR_CHARACTERS = 200
 SIMPLE = frozenset({str, int, bool, type(None)})  # all JSON libraries write them in the same way
 # The usual names of encodings. Python knows more, but some need seconds for a thousand characters.
@@ -80,7 +80,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def unencodable(payload: Mapping[str, Any]) -> str:
+def unencodable_field(payload: Mapping[str, Any]) -> str:
     """Return the text of an error: the first field that JSON cannot represent; "" if none."""
     for name, value in payload.items():
         found = _unencodable(value, str(name), 0)
@@ -90,7 +90,7 @@ def unencodable(payload: Mapping[str, Any]) -> str:
 
 
 def _unencodable(value: object, where: str, depth: int) -> str:
-    if isinstance(value, Mapping | list | tuple) and depth < DEEPEST:
+    if isinstance(value, Mapping | list | tuple) and depth < MAX_DEPTH:
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for name, each in pairs:
             found = _unencodable(each, f"{where}.{name}", depth + 1)
@@ -160,8 +160,8 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
         payload = _read(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         payload = _read_slowly(body)
-    if body.count(b"[") + body.count(b"{") > DEEPEST and deeper_than(DEEPEST, payload):
-        raise InvalidBody({"": [f"nested too deeply: more than {DEEPEST} levels"]})
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and deeper_than(MAX_DEPTH, payload):
+        raise InvalidBody({"": [f"nested too deeply: more than {MAX_DEPTH} levels"]})
     if not isinstance(payload, dict):
         raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
     return payload

@@ -45,7 +45,7 @@ class Part:
         """Count the messages."""
         return len(self.causes)
 
-    def checked(self) -> Part:
+    def check(self) -> Part:
         """Check the part, and return it.
 
         Raises:
@@ -64,7 +64,7 @@ class Part:
             if type(values) is not list and not _is_list(values):
                 refuse(f"columns[{name!r}]", COLUMN, values)
             if len(values) != count:
-                raise UsageError(_miscounted(f"columns[{name!r}]", values, count))
+                raise UsageError(_count_error(f"columns[{name!r}]", values, count))
         if self.key_column is not None:
             if self.key_column not in self.columns or self.key != "":
                 known = ", ".join(self.columns) or "none"
@@ -74,10 +74,10 @@ class Part:
                 )
                 raise UsageError(msg)
         elif not isinstance(self.key, str) and len(self.key) != count:
-            raise UsageError(_miscounted("key", self.key, count))
+            raise UsageError(_count_error("key", self.key, count))
         return self
 
-    def pieces(self, max_messages: int) -> Iterator[Part]:
+    def split(self, max_messages: int) -> Iterator[Part]:
         """Split the messages, in order, into parts of similar sizes."""
         count = len(self)
         if count <= max_messages:
@@ -138,5 +138,5 @@ def _is_mapping(fields: object) -> bool:
     return type(fields) is dict or isinstance(fields, Mapping)
 
 
-def _miscounted(name: str, values: Sequence[Any], count: int) -> str:
+def _count_error(name: str, values: Sequence[Any], count: int) -> str:
     return f"{name}: expected {count} values, one for each message, got {len(values)}"

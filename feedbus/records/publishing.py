@@ -72,7 +72,7 @@ class PublishingRecords:
             }
             both = {**same, **once}
             part = Part(exchange, key, key_column, own | lists, both, indexes, options or None)
-            self._collect(part.checked())
+            self._collect(part.check())
         return len(self._indexes)
 
     def publish_columns(
@@ -117,7 +117,7 @@ class PublishingRecords:
             msg = "publish_columns: columns: expected at least one list of values, got none"
             raise UsageError(msg)
         causes = [cause] * len(next(iter(lists.values())))
-        part = Part(exchange, key, key_column, lists, same, causes).checked()
+        part = Part(exchange, key, key_column, lists, same, causes).check()
         if causes:
             self._collect(part)
         return len(causes)
@@ -135,7 +135,7 @@ class PublishingRecords:
             fields = payload if isinstance(payload, dict) else mapping_of(payload)
             if fields is None or not isinstance(key, str):
                 refuse(f"pairs[{count}]", "(payload, key)", (payload, key))
-            self._collect(Part(exchange, key, None, {}, fields, causes).checked())
+            self._collect(Part(exchange, key, None, {}, fields, causes).check())
             count += 1
         return count
 

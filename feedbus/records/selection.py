@@ -23,7 +23,7 @@ def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition
             true.
 
     """
-    if len(indexes) < len(batch) or batch.scattered:
+    if len(indexes) < len(batch) or batch.has_small_chunks:
         return list(compress(indexes, condition(batch.values(name, indexes))))
     batch.check(name)
     found: list[int] = []
@@ -52,7 +52,7 @@ def group(
     """
     found: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
-    if len(indexes) < len(batch) or batch.scattered:
+    if len(indexes) < len(batch) or batch.has_small_chunks:
         columns = [batch.values(name, indexes) for name in names]
         for key, index in zip(_keys(columns), indexes, strict=True):
             found[key].append(index)
@@ -66,7 +66,11 @@ def group(
             continue
         for key, index in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
             found[key].append(index)
-    return {key: _compact(own) for key, own in found.items()} if by_chunk else found
+    return (
+        {key: _compact(chunk_indexes) for key, chunk_indexes in found.items()}
+        if by_chunk
+        else found
+    )
 
 
 def _compact(indexes: list[int]) -> Sequence[int]:

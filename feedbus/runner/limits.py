@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from feedbus.clock import Clock
-from feedbus.runner.memory import ResidentMemory
+from feedbus.runner.resident_memory import ResidentMemory
 
 
 @dataclass(frozen=True, slots=True)

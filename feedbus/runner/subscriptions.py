@@ -97,7 +97,7 @@ class Subscriptions:
         tag = f"{self._run.consumer.name}.{source.queue}"
         cancel = self.cancelled.append
         if source.only_if_unread:
-            readers = broker.consumers(connection, source.queue)
+            readers = broker.count_consumers(connection, source.queue)
             if readers is None:
                 return True  # the queue is deleted
             if readers:

@@ -64,7 +64,7 @@ class WaitingQueue:
             None if another consumer reads the queue.
 
         """
-        if lookups.consumers(connection, queue):
+        if lookups.count_consumers(connection, queue):
             return None
         channel = connection.channel()
         channel.auto_decode = False

@@ -130,7 +130,7 @@ class WaitingQueues:
         if tag not in self._waiting_queues:
             channel = connection.channel()
             channel.queue_declare(queue, passive=True)  # NotFound if it does not exist
-            declarations.declare_waiting(channel, self._consumer.queue, name)
+            declarations.declare_waiting_queue(channel, self._consumer.queue, name)
             channel.close()
             waiting_queue = WaitingQueue.open(
                 connection,

@@ -147,14 +147,14 @@ class WaitingRecordMover:
         owners = self._queues_by_key(generation, keys)
         targets = [self._names.waiting(owners[key]) for key in keys]
         for target in dict.fromkeys(targets):
-            declarations.declare_waiting(channel, self._consumer.queue, target)
+            declarations.declare_waiting_queue(channel, self._consumer.queue, target)
         channel.close()
         # The broker counts no message that a reader has received. So several old queues whose keys
         # move to one shard share the room in its waiting queue.
         queues = sum(len(each.members) for each in old)
         max_records = MAX_MOVED // math.ceil(queues / len(generation.members))
         for target, count in Counter(targets).items():
-            if (broker.count(connection, target) or 0) + count > max_records:
+            if (broker.count_messages(connection, target) or 0) + count > max_records:
                 return None
         return generation, targets
 

@@ -19,7 +19,7 @@ class KeyLocks:
 
     def __init__(self) -> None:
         """Create the locks; no key is locked."""
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._sending: set[Key] = set()
         self._waiting: dict[int, set[Key]] = {}
 
@@ -33,7 +33,7 @@ class KeyLocks:
             first: the id of the first row of this thread; it identifies the registration.
             keys: the keys of all rows.
         """
-        with self._changed:
+        with self._condition:
             self._waiting[first] = set(keys)
 
     def withdraw(self, first: int) -> None:
@@ -42,9 +42,9 @@ class KeyLocks:
         Args:
             first: the id of the first row, as for register().
         """
-        with self._changed:
+        with self._condition:
             if self._waiting.pop(first, None) is not None:
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     @contextmanager
     def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
@@ -56,26 +56,26 @@ class KeyLocks:
 
         """
         wanted = set(keys)
-        with self._changed:
+        with self._condition:
             self._waiting[first] = wanted
             try:
-                self._changed.wait_for(lambda: self._free(first, wanted))
+                self._condition.wait_for(lambda: self._is_free(first, wanted))
                 self._sending |= wanted
             finally:
                 self._waiting.pop(first, None)
         try:
             yield
         finally:
-            with self._changed:
+            with self._condition:
                 self._sending -= wanted
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     def in_use(self) -> set[Key]:
         """Return the keys of all threads that send, or wait to send."""
-        with self._changed:
+        with self._condition:
             return self._sending.union(*self._waiting.values())
 
-    def _free(self, first: int, wanted: set[Key]) -> bool:
+    def _is_free(self, first: int, wanted: set[Key]) -> bool:
         return wanted.isdisjoint(self._sending) and all(
             wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first
         )

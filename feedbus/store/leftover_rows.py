@@ -16,19 +16,19 @@ from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
 
 # Another process is usually still sending its rows that are younger than this.
-YOUNG_SECONDS = 1.0
+MIN_AGE_SECONDS = 1.0
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 5.0
 PAGE_ROWS = 1_000
 # The most leftover rows that are sent before a new row. If there are more, the relay sends them.
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 
 
-class Leftovers:
+class LeftoverRows:
     """Knows whether the outbox can contain leftover rows, which must be sent before new rows.
 
     A process that starts does not know whether another process has left rows, so it queries once.
-    After that, it queries only if one of its own rows was not sent, and after forget().
+    After that, it queries only if one of its own rows was not sent, and after query_again().
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -41,63 +41,67 @@ class Leftovers:
 
         """
         self._store = store
-        self._lock = f"relay.{project}"
+        self._lock_name = f"relay.{project}"
         self.clock = clock
-        self._changing = threading.Lock()
-        self._sending: dict[int, Sequence[int]] = {}
-        self._foreign_up_to = 0  # the id of the last row of another process at the first query
-        self._up_to = 0  # the id of the last row that may be left over; 0 if there is none
-        self._unknown = True  # whether rows of other processes may be left, too
+        self._state_lock = threading.Lock()
+        self._rows_by_sender: dict[int, Sequence[int]] = {}
+        self._last_foreign_row = 0  # the id of the last row of another process at the first query
+        self._last_leftover_row = (
+            0  # the id of the last row that may be left over; 0 if there is none
+        )
+        self._must_query = True  # whether rows of other processes may be left, too
 
     @property
-    def possible(self) -> bool:
+    def may_exist(self) -> bool:
         """Whether the outbox can contain leftover rows."""
-        return self._unknown or self._up_to != 0
+        return self._must_query or self._last_leftover_row != 0
 
     def add(self, row: int) -> None:
         """Register that the row with this id and earlier rows may be left in the outbox."""
-        with self._changing:
-            self._up_to = max(self._up_to, row)
+        with self._state_lock:
+            self._last_leftover_row = max(self._last_leftover_row, row)
 
-    def begin(self, sender: object, rows: Sequence[int]) -> None:
+    def register_sender(self, sender: object, rows: Sequence[int]) -> None:
         """Register that this process sends rows now, so they are not leftover rows.
 
         Args:
-            sender: identifies this call for end().
+            sender: identifies this call for remove_sender().
             rows: the ids of the rows.
         """
-        self._sending[id(sender)] = rows
+        self._rows_by_sender[id(sender)] = rows
 
-    def end(self, sender: object) -> None:
-        """Register that the rows of begin() were sent, or are left in the outbox."""
-        self._sending.pop(id(sender), None)
+    def remove_sender(self, sender: object) -> None:
+        """Register that the rows of register_sender() were sent, or are left in the outbox."""
+        self._rows_by_sender.pop(id(sender), None)
 
-    def forget(self) -> None:
+    def query_again(self) -> None:
         """Register that another process may have left rows."""
-        with self._changing:
-            self._unknown = True
+        with self._state_lock:
+            self._must_query = True
 
-    def query(self, first: int) -> bool:
+    def may_contain(self, first: int) -> bool:
         """Query whether the outbox contains leftover rows.
 
         Args:
             first: the id of the first row that is to be sent now.
 
         """
-        with self._changing:
-            if self._unknown:
-                self._unknown = False
-                self._foreign_up_to = first - 1
-                self._up_to = max(self._up_to, first - 1)
-            last = self._up_to
+        with self._state_lock:
+            if self._must_query:
+                self._must_query = False
+                self._last_foreign_row = first - 1
+                self._last_leftover_row = max(self._last_leftover_row, first - 1)
+            last = self._last_leftover_row
         oldest = self._store.outbox.pending(1, up_to=last)
         if not oldest:
-            with self._changing:
-                self._up_to = 0 if self._up_to == last else self._up_to
+            with self._state_lock:
+                self._last_leftover_row = (
+                    0 if self._last_leftover_row == last else self._last_leftover_row
+                )
         return bool(oldest) and oldest[0].id < first
 
     @contextmanager
-    def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
+    def hold_earlier(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
         """Yield the leftover rows to send before new rows; None if the new rows must stay, too.
 
         The new rows must stay in the outbox if there are too many leftover rows, or if the relay of
@@ -110,22 +114,24 @@ class Leftovers:
             last: the id of the last new row.
 
         """
-        if not self.possible or not self.query(first):
+        if not self.may_exist or not self.may_contain(first):
             yield ()
             return
-        older = partial(self._older, min(self._up_to, first - 1), self._keys(first, last))
-        while any(map(self._young, rows := older())):
+        older = partial(
+            self._read_earlier, min(self._last_leftover_row, first - 1), self._keys(first, last)
+        )
+        while any(map(self._is_too_new, rows := older())):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
             yield ()
             return
-        with self._store.exclusive(self._lock, wait_seconds=LOCK_SECONDS) as held:
+        with self._store.exclusive(self._lock_name, wait_seconds=LOCK_SECONDS) as held:
             rows = older() if held else []
-            yield rows if held and len(rows) < MOST_ROWS else None
+            yield rows if held and len(rows) < MAX_ROWS else None
 
-    def _older(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
-        rows = self._store.outbox.pending(MOST_ROWS, up_to=up_to, keys=keys)
-        sending = set().union(*list(self._sending.values()))
+    def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
+        rows = self._store.outbox.pending(MAX_ROWS, up_to=up_to, keys=keys)
+        sending = set().union(*list(self._rows_by_sender.values()))
         return [row for row in rows if row.id not in sending]
 
     def _keys(self, first: int, last: int) -> set[Key]:
@@ -136,7 +142,7 @@ class Leftovers:
             after = rows[-1].id
         return keys
 
-    def _young(self, entry: Entry) -> bool:
+    def _is_too_new(self, entry: Entry) -> bool:
         """Whether a row is so new that the process that added it may be sending it now."""
         age = (now(self.clock) - entry.created_at) / 1_000_000
-        return entry.id <= self._foreign_up_to and 0 <= age < YOUNG_SECONDS
+        return entry.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS

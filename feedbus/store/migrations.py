@@ -46,7 +46,7 @@ INBOX_AGE = "CREATE INDEX feedbus_inbox_age ON feedbus_inbox (project, created_a
 VERSION_TABLE = "CREATE TABLE feedbus_version (version integer NOT NULL)"
 
 
-def found_version(database: Database) -> int:
+def read_version(database: Database) -> int:
     """Return the version of the existing tables, or 0 if there are none."""
     there = _tables(database)
     if "feedbus_version" in there:
@@ -54,7 +54,7 @@ def found_version(database: Database) -> int:
     return 1 if "feedbus_outbox" in there else 0
 
 
-def up_to_date(database: Database, where: str) -> bool:
+def is_up_to_date(database: Database, where: str) -> bool:
     """Whether the tables have the version of this feedbus.
 
     Args:
@@ -65,7 +65,7 @@ def up_to_date(database: Database, where: str) -> bool:
         UsageError: they are the tables of a newer version.
 
     """
-    found = found_version(database)
+    found = read_version(database)
     if found > VERSION:
         msg = (
             f"store {where}: its tables have version {found}, this feedbus knows version {VERSION}:"
@@ -84,11 +84,11 @@ def upgrade(database: Database, project: str) -> None:
             host with feedbus 0.1 still adds.
 
     """
-    found = found_version(database)
+    found = read_version(database)
     for statement in _steps(found, project, SERIAL[database.dialect]):
         database.execute(statement, {})
     if found and database.dialect == "sqlite":
-        for statement in _give_no_id_twice(_default_project(database)):
+        for statement in _never_reuse_ids(_default_project(database)):
             database.execute(statement, {})
 
 
@@ -118,7 +118,7 @@ def _steps(found: int, project: str, serial: str) -> Iterator[str]:
         yield f"UPDATE feedbus_version SET version = {VERSION}"  # noqa: S608 -- a number
 
 
-def _give_no_id_twice(default: str) -> Iterator[str]:
+def _never_reuse_ids(default: str) -> Iterator[str]:
     """Yield the statements that copy SQLite's outbox to a table that never uses an id again."""
     yield "ALTER TABLE feedbus_outbox RENAME TO feedbus_outbox_3"
     yield OUTBOX.format(serial=SERIAL["sqlite"], default=default)

@@ -52,20 +52,20 @@ PRIVILEGE_CHECK = "aclcheck_error"
 POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
-def outage(error: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether an error is an outage of the store (unavailable, full, no tables)."""
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))
 
 
-def connection_lost(error: BaseException) -> bool:
+def is_connection_loss(error: BaseException) -> bool:
     """Whether an error, or the cause of an outage, means that the connection is closed or lost."""
     cause = error.__cause__ if isinstance(error, StoreOutage) else error
     return cause is not None and any(map(_is_lost, _causes(cause)))
 
 
-def timed_out(error: BaseException) -> bool:
+def is_timeout(error: BaseException) -> bool:
     """Whether PostgreSQL has ended a statement because of a timeout."""
     return any(
         _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS

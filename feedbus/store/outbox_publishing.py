@@ -21,7 +21,7 @@ events = EventLog(__name__)
 # The process that added a row may still publish the row while it is younger than this.
 IN_FLIGHT_SECONDS = 5.0
 ROWS = 500  # the number of rows that are published in one round
-MOST_ROWS = 10_000  # the most rows that are read to find the earlier rows of a round's keys
+MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a round's keys
 
 
 class RelayBus(Protocol):
@@ -51,7 +51,7 @@ def options_of(entry: Entry, clock: Clock) -> PublishOptions:
     return options
 
 
-def waves(
+def split_into_waves(
     rows: Iterable[Entry], selects_shards: Callable[[str], bool]
 ) -> Iterator[Sequence[Entry]]:
     """Divide rows into waves: groups of rows that are sent together, one group after the other.
@@ -78,7 +78,7 @@ def waves(
     yield from found
 
 
-def accepted(
+def publish_in_waves(
     bus: RelayBus, entries: Iterable[Entry], stuck: set[Key] | None = None
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
@@ -97,7 +97,7 @@ def accepted(
 
     """
     stuck = set() if stuck is None else stuck
-    for wave in waves(entries, bus.selects_shards):
+    for wave in split_into_waves(entries, bus.selects_shards):
         rows = [row for row in wave if (row.exchange, row.key) not in stuck]
         if not rows:
             continue
@@ -132,7 +132,7 @@ def publish_entries(
 ) -> int:
     """Publish rows, remove the rows that the broker has accepted, and return their number.
 
-    The arguments have the same meaning as for accepted().
+    The arguments have the same meaning as for publish_in_waves().
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -140,7 +140,7 @@ def publish_entries(
     """
     sent: list[int] = []
     try:
-        for row in accepted(bus, entries, stuck):
+        for row in publish_in_waves(bus, entries, stuck):
             sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent:
@@ -149,7 +149,7 @@ def publish_entries(
     return len(sent)
 
 
-def _keys_passed_over(store: Store, entries: Sequence[Entry]) -> set[Key]:
+def _skipped_keys(store: Store, entries: Sequence[Entry]) -> set[Key]:
     """Return the keys that have an earlier row which was left out, because it seems too young.
 
     Usually, a row with a lower id is older. This is not so if the clock was set back, if the clocks
@@ -160,7 +160,7 @@ def _keys_passed_over(store: Store, entries: Sequence[Entry]) -> set[Key]:
     if not last_of:
         return set()
     chosen = {entry.id for entry in entries}
-    rows = store.outbox.pending(MOST_ROWS, up_to=entries[-1].id, keys=last_of)
+    rows = store.outbox.pending(MAX_ROWS, up_to=entries[-1].id, keys=last_of)
     keys = ((row.id, (row.exchange, row.key)) for row in rows if row.id not in chosen)
     return {key for row, key in keys if row < last_of[key]}
 
@@ -199,7 +199,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             if older_than_seconds:
-                stuck |= _keys_passed_over(store, entries)
+                stuck |= _skipped_keys(store, entries)
             try:
                 published += publish_entries(store, bus, choose(entries), stuck)
             except Outage as error:

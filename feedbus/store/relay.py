@@ -13,15 +13,20 @@ from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store.key_locks import Key, KeyLocks
-from feedbus.store.leftover_rows import Leftovers
-from feedbus.store.outbox_publishing import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
+from feedbus.store.leftover_rows import LeftoverRows
+from feedbus.store.outbox_publishing import (
+    IN_FLIGHT_SECONDS,
+    RelayBus,
+    publish_in_waves,
+    publish_pending,
+)
 from feedbus.store.protocol import Entry, Store
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 events = EventLog(__name__)
 
 CHECK_SECONDS = 5.0
-AWAY_SECONDS = 1.0  # the time between two attempts during an outage
+RETRY_SECONDS = 1.0  # the time between two attempts during an outage
 GATHER_SECONDS = 0.05  # the wait after a wake-up, so that many published rows are removed together
 PRUNE_SECONDS = 60.0
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
@@ -63,13 +68,15 @@ class Relay:
         options = topology.store
         self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
         self._set_up = False
-        self._away = False  # whether the last publish failed, so that rows are left to the thread
+        self._is_unavailable = (
+            False  # whether the last publish failed, so that rows are left to the thread
+        )
         self._published: list[int] = []  # the ids of published rows that are not removed yet
-        self._left = Leftovers(store, topology.name, clock)
+        self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
         self._unpruned_seconds = PRUNE_SECONDS
-        self._wake = threading.Event()
-        self._over = threading.Event()
+        self._wake_requested = threading.Event()
+        self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self.run, name="relay")
 
     def publish(self, entries: Iterable[Entry]) -> None:
@@ -78,15 +85,15 @@ class Relay:
         if rows:
             with self._locks.hold(rows[0].id, ((row.exchange, row.key) for row in rows)):
                 self._publish_locked(rows)
-            self._wake.set()
+            self._wake_requested.set()
 
     def _publish_locked(self, rows: Sequence[Entry]) -> None:
         sent: set[int] = set()
         try:
-            if not self._away:
+            if not self._is_unavailable:
                 sent.update(self._publish(rows))
         except Exception as error:  # noqa: BLE001 -- the rows are published later, after any error
-            self._away = True
+            self._is_unavailable = True
             self._bus.close()
             events.warning(
                 "broker_unreachable",
@@ -95,16 +102,16 @@ class Relay:
                 error=one_line(error),
             )
         if any(row.id not in sent for row in rows):
-            self._left.add(rows[-1].id)
+            self._leftover_rows.add(rows[-1].id)
 
     def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
         done = set(self._published)  # the rows that are not removed yet
-        with self._left.before(rows[0].id, rows[-1].id) as left:
+        with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as left:
             if left is None:
                 return
             older = [row for row in left if row.id not in done]
-            for row in accepted(self._bus, [*older, *rows]):
+            for row in publish_in_waves(self._bus, [*older, *rows]):
                 self._published.append(row)
                 yield row
 
@@ -120,16 +127,16 @@ class Relay:
 
     def stop(self) -> None:
         """Make run() return, after it has removed the published rows."""
-        self._over.set()
-        self._wake.set()
+        self._stop_requested.set()
+        self._wake_requested.set()
 
     def run(self) -> None:
         """Publish leftover rows until stop() is called; the thread calls this method."""
         patience = 0.0  # the first round begins at once: an earlier process may have left rows
-        while not self._over.is_set():
-            woken = self._clock.wait(self._wake, patience)
-            self._clock.wait(self._over, GATHER_SECONDS)
-            self._wake.clear()
+        while not self._stop_requested.is_set():
+            woken = self._clock.wait(self._wake_requested, patience)
+            self._clock.wait(self._stop_requested, GATHER_SECONDS)
+            self._wake_requested.clear()
             try:
                 self._work(woken=woken)
             except Exception as error:  # noqa: BLE001 -- the thread must continue
@@ -139,11 +146,11 @@ class Relay:
                     level,
                     "relay_waits",
                     "the messages of the outbox cannot be published; the next attempt is in"
-                    f" {AWAY_SECONDS:g} s",
+                    f" {RETRY_SECONDS:g} s",
                     error=one_line(error),
                 )
-                patience = AWAY_SECONDS
-                self._clock.wait(self._over, AWAY_SECONDS)
+                patience = RETRY_SECONDS
+                self._clock.wait(self._stop_requested, RETRY_SECONDS)
             else:
                 patience = CHECK_SECONDS
         try:
@@ -163,27 +170,27 @@ class Relay:
             topology_setup.set_up_if_missing(self._topology)
             self._set_up = True
         self._remove_published()
-        if self._away or not woken:
-            self._relay()
+        if self._is_unavailable or not woken:
+            self._publish_leftover_rows()
         self._unpruned_seconds += CHECK_SECONDS
         if self._unpruned_seconds >= PRUNE_SECONDS:
             self._prune()
             self._unpruned_seconds = 0.0
 
-    def _relay(self) -> None:
-        younger = 0.0 if self._away else IN_FLIGHT_SECONDS
+    def _publish_leftover_rows(self) -> None:
+        younger = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,
             self._bus,
             self._project,
             older_than_seconds=younger,
-            choose=self._chooser(),
+            choose=self._leave_out_published(),
         )
-        if count or self._away:
+        if count or self._is_unavailable:
             events.info("outbox_relayed", "messages of the outbox were published", messages=count)
-        self._away = False
+        self._is_unavailable = False
 
-    def _chooser(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
+    def _leave_out_published(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
         """Return a function that leaves out rows that publish() has published or is publishing.
 
         Otherwise, the relay would publish a row again while a slow thread is publishing it. The
@@ -211,9 +218,9 @@ class Relay:
 
     def _prune(self) -> None:
         """Delete a few old rows of the inbox, so that no handler waits for long."""
-        while not self._over.is_set():
+        while not self._stop_requested.is_set():
             with self.store.exclusive(f"prune.{self._project}") as held, self.store.transaction():
                 pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if held else 0
             if pruned < PRUNED_ROWS:
                 return
-            self._clock.wait(self._over, GATHER_SECONDS)
+            self._clock.wait(self._stop_requested, GATHER_SECONDS)

@@ -10,9 +10,9 @@ from typing import Any
 
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage, UsageError
-from feedbus.store.locks import advisory_lock, file_lock
-from feedbus.store.migrations import up_to_date, upgrade
-from feedbus.store.outages import describe, outage, timed_out
+from feedbus.store.migrations import is_up_to_date, upgrade
+from feedbus.store.outages import describe, is_outage, is_timeout
+from feedbus.store.process_locks import advisory_lock, file_lock
 from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
 
 SET_UP_SECONDS = 60.0
@@ -49,7 +49,7 @@ class OwnStatements:
         try:
             return self._store.execute(sql, parameters)
         except Exception as error:
-            if not timed_out(error):
+            if not is_timeout(error):
                 raise
             msg = (
                 f"{self._store.describe(error)}, in feedbus's own tables; if this continues,"
@@ -108,7 +108,7 @@ class SqlStore(ABC):
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error means that the store is unavailable, full or not set up."""
-        return outage(error)
+        return is_outage(error)
 
     def describe(self, error: BaseException) -> str:
         """Return one line with the reason of an outage of the store, and what to do."""
@@ -133,7 +133,7 @@ class SqlStore(ABC):
     def set_up(self) -> None:
         """Create feedbus's own tables, or upgrade the tables of an earlier version."""
         with self.transaction():
-            done = up_to_date(self._own, self.where)
+            done = is_up_to_date(self._own, self.where)
         if done:
             return
         with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as held, self.transaction():
@@ -143,7 +143,7 @@ class SqlStore(ABC):
                     f" {SET_UP_SECONDS:g} s; end it, or wait for it"
                 )
                 raise StoreOutage(msg)
-            if not up_to_date(self._own, self.where):
+            if not is_up_to_date(self._own, self.where):
                 upgrade(self._own, self.project)
 
     def refusal(self) -> str:
@@ -154,7 +154,7 @@ class SqlStore(ABC):
 
         """
         try:
-            up_to_date(self._own, self.where)
+            is_up_to_date(self._own, self.where)
         except UsageError as error:
             return str(error)
         except Exception as error:

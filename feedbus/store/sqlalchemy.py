@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.store.outages import outage
+from feedbus.store.outages import is_outage
 from feedbus.store.sql import SqlStore, not_the_owner
+from feedbus.store.sqlite_write_lock import LOCK_TIMEOUT_SECONDS, WriteLock
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.write_queue import TURN_SECONDS, WriteTurn
 
 SERVER_SESSION = "feedbus_server_session"  # a key in the pool's data about a connection
 
@@ -112,11 +112,11 @@ class SqlAlchemyStore(SqlStore):
         if self._session is not None:
             yield self._session
             return
-        turn = WriteTurn(f"{self._file}.turn") if self._file is not None else None
+        write_lock = WriteLock(f"{self._file}.turn") if self._file is not None else None
         try:
             with StoreSession.opened(self.engine) as session:
                 if self.dialect == "sqlite":
-                    event.listen(session, "after_begin", self._begin_of(turn))
+                    event.listen(session, "after_begin", self._begin_of(write_lock))
                 self._local.session = session
                 with session.begin(), self._fresh_after_outage(session):
                     yield session
@@ -128,8 +128,8 @@ class SqlAlchemyStore(SqlStore):
             raise StoreOutage(self.describe(error)) from error
         finally:
             self._local.session = None
-            if turn is not None:
-                turn.give()
+            if write_lock is not None:
+                write_lock.release()
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables."""
@@ -142,7 +142,7 @@ class SqlAlchemyStore(SqlStore):
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return True
         # A TimeoutError: no connection of the engine's pool was free.
-        return isinstance(error, exc.TimeoutError) or outage(error)
+        return isinstance(error, exc.TimeoutError) or is_outage(error)
 
     def close(self) -> None:
         """Close the connections of the engine's pool; the pool opens new ones at its next use."""
@@ -166,7 +166,7 @@ class SqlAlchemyStore(SqlStore):
         found: Session | None = getattr(self._local, "session", None)
         return found
 
-    def _begin_of(self, turn: WriteTurn | None) -> Callable[..., None]:
+    def _begin_of(self, write_lock: WriteLock | None) -> Callable[..., None]:
         """Return a function that begins a write transaction of SQLite, at its first statement.
 
         Python's sqlite3 would begin a transaction only before the first INSERT. If the handler
@@ -178,8 +178,8 @@ class SqlAlchemyStore(SqlStore):
             raw = connection.connection.dbapi_connection
             if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
                 with self._waiting():
-                    if turn is not None:
-                        turn.take(TURN_SECONDS)
+                    if write_lock is not None:
+                        write_lock.take(LOCK_TIMEOUT_SECONDS)
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return begin

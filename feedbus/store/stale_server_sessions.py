@@ -21,7 +21,7 @@ events = EventLog(__name__)
 Query = Callable[[str], Sequence[Sequence[Any]]]
 
 STARTED = "(extract(epoch FROM backend_start) * 1000000)::bigint"
-OWN = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608 -- no input in it
+OWN_SESSION = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608 -- no input in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def session_of(query: Query, number: object) -> ServerSession | None:
 
     """
     try:
-        rows = query(OWN)
+        rows = query(OWN_SESSION)
     except Exception:  # noqa: BLE001 -- not every server that speaks the protocol has this view
         return None
     if not rows or rows[0][0] != number:

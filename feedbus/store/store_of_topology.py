@@ -83,7 +83,7 @@ def load_driver(topology: Topology) -> None:
 
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:
-        _peewee(topology.store, topology.name, "", nullcontext)
+        _make_peewee(topology.store, topology.name, "", nullcontext)
     elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
         _load_sqlalchemy()
 
@@ -98,25 +98,27 @@ def _bind(topology: Topology, store: Store) -> None:
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
-    store = _of_adapter(topology, application_name, waiting)
+    store = _make_with_adapter(topology, application_name, waiting)
     if isinstance(store, SqlStore):
         store.outbox.check_exchanges(lambda name: topology.exchange(name).hashed)
     return store
 
 
-def _of_adapter(topology: Topology, application_name: str, waiting: Waiting) -> Store:
+def _make_with_adapter(topology: Topology, application_name: str, waiting: Waiting) -> Store:
     options = topology.store
     if options is None:
         return NoStore()
     if options.adapter == PEEWEE:
-        return _peewee(options, topology.name, application_name, waiting)
+        return _make_peewee(options, topology.name, application_name, waiting)
     if options.adapter == SQLALCHEMY:
-        return _sqlalchemy(topology, options, waiting)
+        return _make_sqlalchemy(topology, options, waiting)
     store: Store = resolve_object(options.adapter, topology.root)(topology)
     return store
 
 
-def _peewee(options: StoreOptions, project: str, application_name: str, waiting: Waiting) -> Store:
+def _make_peewee(
+    options: StoreOptions, project: str, application_name: str, waiting: Waiting
+) -> Store:
     if options.url is None:
         msg = (
             "[store] url: expected sqlite:///FILE or postgresql://…, got none, or an unset variable"
@@ -130,7 +132,7 @@ def _peewee(options: StoreOptions, project: str, application_name: str, waiting:
     return PeeweeStore(options.url, project, application_name=application_name, waiting=waiting)
 
 
-def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> Store:
+def _make_sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> Store:
     _load_sqlalchemy()
     import sqlalchemy
 
@@ -141,11 +143,11 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
         msg = f"[store] engine: {options.engine} is a {type(engine).__name__}, expected an Engine"
         raise UsageError(msg)
     if engine.dialect.name == "sqlite":
-        _check_place(engine.url.database or "", topology.root)
+        _check_path(engine.url.database or "", topology.root)
     return SqlAlchemyStore(engine, topology.name, waiting=waiting)
 
 
-def _check_place(file: str, root: Path) -> None:
+def _check_path(file: str, root: Path) -> None:
     """Raise UsageError for a relative SQLite path, if consumers would open another file.
 
     A relative path belongs to the working directory, which is the topology's folder in a consumer.

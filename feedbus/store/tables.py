@@ -260,7 +260,7 @@ class SqlInbox(Table):
 
     def forget(self, older_than_seconds: float, limit: int = SLICE) -> int:
         """Delete the oldest rows that are older than a limit; return how many were deleted."""
-        forgotten = self._execute(
+        deleted = self._execute(
             "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"
             " (SELECT project, queue, message_id FROM feedbus_inbox"
             " WHERE project = :project AND created_at < :oldest"
@@ -271,7 +271,7 @@ class SqlInbox(Table):
                 "limit": limit,
             },
         )
-        return forgotten.rowcount
+        return deleted.rowcount
 
 
 def now(clock: Clock) -> int:

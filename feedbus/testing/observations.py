@@ -15,7 +15,7 @@ from feedbus.codecs import Codecs, reads_of
 from feedbus.errors import InvalidBody
 from feedbus.handling.handlers import Handler
 from feedbus.records import Records
-from feedbus.records.packs import single
+from feedbus.records.packs import pack_of_one
 from feedbus.records.raw_payload import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
@@ -87,7 +87,7 @@ class RecordingSender(Sender):
         try:
             pack = self._codecs.read(*content, headers=message.headers, reads=reads)
         except InvalidBody:  # the body was published unchanged, so it need not be valid
-            pack = single(message.message_id, message.routing_key, {RAW: message.body})
+            pack = pack_of_one(message.message_id, message.routing_key, {RAW: message.body})
         options = _options(message)
         for index in range(len(pack)):
             payload = dict(pack.payload(index))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.bus.record_encoding import Encoder, columnar
+from feedbus.bus.record_encoding import Encoder, pack_pairs
 from feedbus.inline.loaded_projects import project
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import (
     as_mappings,
@@ -47,7 +47,7 @@ class RecordingBus(Bus):
         self._encoder = None if topology is None else Encoder(project(topology).topology)
 
     def _has_shards(self, exchange: str) -> bool:
-        return self._encoder is not None and self._encoder.shards(exchange) > 0
+        return self._encoder is not None and self._encoder.shard_count(exchange) > 0
 
     def publish_many(
         self,
@@ -63,7 +63,7 @@ class RecordingBus(Bus):
         """
         check_many(exchange, pairs)
         found = as_mappings(list(pairs))
-        for pack in columnar(found, "recorded"):
+        for pack in pack_pairs(found, "recorded"):
             if self._encoder is not None:
                 self._encoder.encode(exchange, pack)
         self.published += [Published(exchange, key, dict(payload)) for payload, key in found]
@@ -87,7 +87,7 @@ class RecordingBus(Bus):
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
         if self._encoder is not None:
-            self._encoder.encode(exchange, single("recorded", key, fields), envelope)
+            self._encoder.encode(exchange, pack_of_one("recorded", key, fields), envelope)
         self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
 
     def publish_part(self, part: Part) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.broker import timer_objects
-from feedbus.broker.timer import delayed, target_of
+from feedbus.broker.timer import delay_message, retry_target
 from feedbus.broker.timer_objects import Timer
 from feedbus.broker_names import Names
 from feedbus.topology import Exchange, Queue, Topology
@@ -45,11 +45,11 @@ def delay(channel):
     publisher = Publisher(channel)
 
     def publish(text, milliseconds, key="k"):
-        message = delayed(
+        message = delay_message(
             NAMES,
             Outgoing("", key, text.encode(), None, text),
             milliseconds,
-            target_of(NAMES, WORK),
+            retry_target(NAMES, WORK),
         )
         declared.declare(channel, [message])
         publisher.send(text, message.exchange, key, headers=message.headers, delivery_mode=2)
@@ -88,7 +88,9 @@ def test_a_retry_of_an_external_queue_comes_back_without_a_binding_of_it(channel
     theirs = replace(WORK, exchange="", routing_keys=(), external_name="erp.work")
     names = Names(replace(NAMES.topology, queues={"work": theirs}))
     queue(channel, "erp.work")
-    message = delayed(names, Outgoing("", "k", b"m", None, "m"), 30, target_of(names, theirs))
+    message = delay_message(
+        names, Outgoing("", "k", b"m", None, "m"), 30, retry_target(names, theirs)
+    )
     Timer(names.topology).declare(channel, [message])
     Publisher(channel).send("m", message.exchange, "k", headers=message.headers)
     eventually(lambda: depth(channel, "erp.work") == 1)
@@ -103,7 +105,7 @@ def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(broker,
     for number in range(50):
         key = "k" if number == 49 else "nobody"
         message = Outgoing("", key, b"m", None, str(number))
-        message = delayed(NAMES, message, 1_000, "exchange shop.orders")
+        message = delay_message(NAMES, message, 1_000, "exchange shop.orders")
         declared.declare(channel, [message])
         publisher.send("m", message.exchange, key, headers=message.headers)
     publisher.wait()
@@ -131,7 +133,7 @@ def test_what_is_due_arrives_once_where_two_keys_match_and_where_an_alternate_ex
     declared, publisher = Timer(topology), Publisher(channel)
     for name, key in (("orders", "a.b"), ("own", "x")):
         message = Outgoing("", key, b"m", None, name)
-        message = delayed(Names(topology), message, 100, f"exchange shop.{name}")
+        message = delay_message(Names(topology), message, 100, f"exchange shop.{name}")
         declared.declare(channel, [message])
         publisher.send(name, message.exchange, key, headers=message.headers)
     publisher.wait()

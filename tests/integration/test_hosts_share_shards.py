@@ -24,7 +24,7 @@ from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement
-from feedbus.hosts.announcement_link import Link
+from feedbus.hosts.announcement_link import AnnouncementLink
 from tests.projects import (
     ROOT,
     environment_without_options,
@@ -266,7 +266,7 @@ def test_only_hosts_are_heard(rabbitmq, tmp_path: Path) -> None:
     (tmp_path / "topology.toml").write_text(text)
     (tmp_path / "handle.py").write_text(HANDLE)
     topology = config.load(tmp_path / "topology.toml", environ={})
-    one, other = Link(topology), Link(topology)
+    one, other = AnnouncementLink(topology), AnnouncementLink(topology)
     try:
         for queue in ("", other.queue, one.queue, f"{Names(topology).hosts}.guessed"):
             other.announce(Announcement("b", 1.0, {}, None, "", queue).encode())
@@ -275,7 +275,7 @@ def test_only_hosts_are_heard(rabbitmq, tmp_path: Path) -> None:
         heard: list[str] = []
         wait_until(lambda: heard.extend(each.host for each in one.receive(0.1)) or "c" in heard)
         assert heard == ["b", "c"]
-        assert inventory.take(topology).exchanges == {}
+        assert inventory.read_inventory(topology).exchanges == {}
     finally:
         one.close()
         other.close()

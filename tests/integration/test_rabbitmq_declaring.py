@@ -183,7 +183,7 @@ def test_a_classic_queue_is_classic_whatever_the_virtual_hosts_default(rabbitmq4
         topology = replace(
             system.topology, management_url=parse_management_url(rabbitmq4.management_url)
         )
-        found = inventory.take(topology).queues
+        found = inventory.read_inventory(topology).queues
         assert {one.arguments["x-queue-type"] for one in found.values()} == {"classic"}
         assert make_plan(topology, None, predict=False).empty
 

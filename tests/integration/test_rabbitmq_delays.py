@@ -44,7 +44,7 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
     assert time.monotonic() - started >= LONGEST_SECONDS
     with broker.connect(system.topology) as connection:
         # What arrives twice does so under the same id, by which `once` knows it again.
-        wait_until(lambda: timer.count(connection, Names(system.topology)) == NOTHING)
+        wait_until(lambda: timer.count_delayed(connection, Names(system.topology)) == NOTHING)
     assert arrived(system) == {f"message-{n}": {"n": n} for n in range(MESSAGES)}
 
 

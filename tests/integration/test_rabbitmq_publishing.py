@@ -215,7 +215,9 @@ def test_a_message_over_which_the_channel_is_closed_fails_none_of_those_beside_i
     with broker.connect(system.topology) as connection, Publisher(connection) as publisher:
         refusals = publisher.send(window)
         assert publisher.send(window[:1]) == []
-    found = {refusal.message.message_id: (refusal.outcome, refusal.final) for refusal in refusals}
+    found = {
+        refusal.message.message_id: (refusal.outcome, refusal.is_permanent) for refusal in refusals
+    }
     closing = ("nacked", True)
     refused = {"m200": closing, "m201": closing, "m400": closing, "m450": ("returned", False)}
     assert found == refused

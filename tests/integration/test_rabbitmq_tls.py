@@ -113,7 +113,7 @@ def refusals(given: Topology) -> tuple[str, str]:
 def test_a_server_is_spoken_to_whose_certificate_and_name_are_right(tls, tmp_path, host, options):
     given = topology(tmp_path, tls.urls(host, **options))
     broker.connect(given).release()
-    assert inventory.take(given).queues == {}
+    assert inventory.read_inventory(given).queues == {}
 
 
 def test_a_thread_sends_heartbeats_while_its_connection_is_in_use_or_not(
@@ -159,7 +159,7 @@ def test_verification_ends_only_by_an_option_which_is_logged(tls, tmp_path, capl
     with caplog.at_level(logging.WARNING, "feedbus.broker"):
         broker.connect(given).release()
         broker.connect(given).release()
-        assert inventory.take(given).queues == {}
+        assert inventory.read_inventory(given).queues == {}
     logged = [record.getMessage() for record in caplog.records]
     assert [line.split(" ")[0] for line in logged] == ["event=tls_not_verified"] * 2
     assert "amqps://guest:***@127.0.0.1" in logged[0]

@@ -211,7 +211,7 @@ def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
         assert re.search(r"\+ consumer +other", plan)
         system.feedbus("apply")
         second = system.pids()
-        found = inventory.take(changed)
+        found = inventory.read_inventory(changed)
     assert found.queues[f"{system.name}.mail"].arguments["x-max-length"] == 100_000
     assert f"{system.name}.extra" not in found.queues
     assert {name for name in first if second.get(name) != first[name]} == {"mail", "extra"}
@@ -288,4 +288,4 @@ def test_a_removed_queue_that_nobody_reads_is_refused_and_named_is_gone(system: 
     assert "2 shards become 3" in system.feedbus("plan")
     system.feedbus("apply", "--delete-nonempty", "extra")
     assert "nothing to change" in system.feedbus("plan", "--check")
-    assert f"{system.name}.extra" not in inventory.take(system.write(3)).queues
+    assert f"{system.name}.extra" not in inventory.read_inventory(system.write(3)).queues

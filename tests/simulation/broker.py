@@ -6,7 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from feedbus.transports.memory.broker import MemoryBroker, NoUpkeep, Presence, SocketPairs
+from feedbus.transports.memory.broker import (
+    LiveConnections,
+    MemoryBroker,
+    NoMaintenance,
+    WakeUpSocketPairs,
+)
 from feedbus.transports.sqlite.backend_interfaces import NEWS
 from feedbus.transports.sqlite.connection_backend import Backend
 from tests.simulation.clock import SimulatedClock
@@ -15,7 +20,7 @@ from tests.simulation.network import Network
 from tests.simulation.scheduler import Scheduler
 
 
-class RecordedWakeUps(SocketPairs):
+class RecordedWakeUps(WakeUpSocketPairs):
     """The wake-ups of a connection; `arrived` shows whether one was sent to it."""
 
     arrived = False
@@ -97,7 +102,9 @@ class SimulatedBroker(MemoryBroker):
             return wake_ups.arrived or not link[0].connected
 
         clock = LinkClock(self.network.scheduler, woken, link)
-        backend = Backend(self.tables, clock, self.random, wake_ups, Presence(self), NoUpkeep())
+        backend = Backend(
+            self.tables, clock, self.random, wake_ups, LiveConnections(self), NoMaintenance()
+        )
         clock.backend_of = self
         return backend
 

@@ -26,9 +26,9 @@ class SimulatedChannel(Channel):
 
     def forget_deliveries(self, messages: Collection[int]) -> None:
         """Settle no delivery of these messages any more; their tags stay valid."""
-        for tag, held in self._held.items():
+        for tag, held in self._unsettled.items():
             if held.message in messages:
-                self._held[tag] = held._replace(message=NO_MESSAGE)
+                self._unsettled[tag] = held._replace(message=NO_MESSAGE)
 
     @property
     def _network(self) -> Network:

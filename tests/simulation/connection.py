@@ -10,7 +10,7 @@ from typing import Any
 
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.connection_backend import Backend
-from feedbus.transports.sqlite.delivery_owners import end_consumer, take_out
+from feedbus.transports.sqlite.delivery_owners import end_consumer, remove
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.channel import SimulatedChannel
@@ -105,7 +105,7 @@ class SimulatedConnection(Connection):
         with self.without_turns():
             if self.owner is not None:
                 with Connection.write(self) as tx:
-                    take_out(tx, self.owner)
+                    remove(tx, self.owner)
             self.collect()
 
     def cancel(self, consumer: int) -> None:

@@ -13,7 +13,7 @@ from feedbus import broker
 from feedbus.hosts import announcer as announcers
 from feedbus.hosts import assignment_file, ready_consumers
 from feedbus.hosts.announcement import Announcement
-from feedbus.hosts.announcement_link import Link
+from feedbus.hosts.announcement_link import AnnouncementLink
 from feedbus.hosts.announcer import Announcer
 from feedbus.hosts.assignment_file import AssignedConsumer
 from feedbus.topology import Topology
@@ -64,7 +64,7 @@ class Host:
     def _announce(self, seconds: float) -> None:
         self._system.clock.sleep(seconds)
         announcer = Announcer(self._topology)
-        announcer._over = self._over
+        announcer._end_requested = self._over
         announcer._run()
 
     def leave(self) -> None:
@@ -160,9 +160,9 @@ def simulated(system: System) -> Iterator[None]:
     if system.scenario.hosts == 1:
         yield
         return
-    network, receive = system.network, Link.receive
+    network, receive = system.network, AnnouncementLink.receive
 
-    def lossy(self: Link, seconds: float) -> list[Announcement]:
+    def lossy(self: AnnouncementLink, seconds: float) -> list[Announcement]:
         return [each for each in receive(self, seconds) if not network.chance(LOST_SHARE)]
 
     def runs_ready(folder: Path, name: str, _slot: int) -> bool:
@@ -177,7 +177,7 @@ def simulated(system: System) -> Iterator[None]:
             (ready_consumers, "runs_ready", runs_ready),
             (announcers, "host_id", host_id),
             (assignment_file.os, "getppid", lambda: 0),
-            (Link, "receive", lossy),
+            (AnnouncementLink, "receive", lossy),
         ):
             stack.enter_context(replaced(owner, attribute, value))
         yield

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
-from feedbus.broker.memory import InMemory
+from feedbus.broker.in_memory import InMemoryBroker
 from feedbus.dispatch import handler_calls, publications
 from feedbus.generations import switch
 from feedbus.generations.queue_emptying import QueueEmptier
@@ -100,10 +100,10 @@ def noted_firings(system: System) -> Iterator[None]:
 @contextmanager
 def noted_locks(system: System) -> Iterator[None]:
     """Note how long each process holds the lock of the topology, which the schedulers need."""
-    locked = InMemory.locked
+    locked = InMemoryBroker.locked
 
     @contextmanager
-    def noted_locked(self: InMemory, *arguments: Any) -> Iterator[None]:
+    def noted_locked(self: InMemoryBroker, *arguments: Any) -> Iterator[None]:
         with locked(self, *arguments):
             process, begun = system.process(), system.scheduler.now
             try:
@@ -112,7 +112,7 @@ def noted_locks(system: System) -> Iterator[None]:
                 if process is None or not process.name.startswith("scheduler"):
                     system.history.note_lock(begun, system.scheduler.now)
 
-    with replaced(InMemory, "locked", noted_locked):
+    with replaced(InMemoryBroker, "locked", noted_locked):
         yield
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from feedbus.generations.topology_setup import set_up
-from feedbus.runner.memory import ResidentMemory
+from feedbus.runner.resident_memory import ResidentMemory
 from feedbus.transports import memory
 from feedbus.transports.sqlite import delivery_owners, registration, routing
 from tests.simulation.broker import SimulatedBroker

@@ -80,7 +80,7 @@ def simulated_locks(scheduler: Scheduler) -> Iterator[None]:
     with (
         replaced(key_locks, "threading", locks),
         replaced(shared_sender, "threading", locks),
-        replaced(live_bus, "Current", lambda: OfThread(scheduler)),
+        replaced(live_bus, "CurrentTransaction", lambda: OfThread(scheduler)),
     ):
         yield
 

@@ -12,8 +12,8 @@ from kombu.connection import Connection
 
 from feedbus.broker.channels import short_channel
 from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
-from feedbus.broker.locks import exclusive_queue
-from feedbus.broker.outages import close, drop, opened, outage
+from feedbus.broker.locks import hold_queue
+from feedbus.broker.outages import close, drop_connection, open_connection, outage
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
@@ -61,14 +61,14 @@ class RabbitMQ:
         with notices.during(f"waiting for broker {self.url} to answer, at most {seconds:.0f} s"):
             for node in others:
                 with contextlib.suppress(Outage):
-                    return opened(_connection(node, heartbeats), node)
-            return opened(_connection(last, heartbeats), last)
+                    return open_connection(_connection(node, heartbeats), node)
+            return open_connection(_connection(last, heartbeats), last)
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold the project's lock: a queue that is exclusive to the connection."""
-        return exclusive_queue(connection, lock_queue(project), self.clock, wait_seconds)
+        return hold_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects that the management API lists; AMQP gives the message counts.
@@ -108,7 +108,7 @@ class RabbitMQ:
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
-            drop(connection)  # during an alarm, the broker would not read a close
+            drop_connection(connection)  # during an alarm, the broker would not read a close
         else:
             close(connection)
         return found

@@ -10,7 +10,7 @@ from typing import Any
 import peewee
 
 from feedbus.errors import UsageError
-from feedbus.store.outages import outage
+from feedbus.store.outages import is_outage
 from feedbus.store.sql import not_the_owner
 
 
@@ -142,7 +142,7 @@ class Database(peewee.Database):
         try:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
         except peewee.PeeweeException as error:
-            if self.in_transaction() or not outage(error):
+            if self.in_transaction() or not is_outage(error):
                 raise
             lost = self.lost()
             self.discard()

@@ -13,7 +13,7 @@ import peewee
 from feedbus.clock import Waiting
 from feedbus.process.private_files import make_database_file
 from feedbus.store.peewee.base_database import Database
-from feedbus.store.write_queue import WriteTurn
+from feedbus.store.sqlite_write_lock import WriteLock
 
 BUSY_TIMEOUT_SECONDS = 10.0
 PRAGMAS = {
@@ -52,25 +52,25 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         return super()._connect()
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
-        turn = self._turn()
+        write_lock = self._write_lock()
         with self._while_waiting():
             if self.lost():
                 self._connect_within()
-            # The turn is a lock that lets only one connection write. If the lock file cannot be
-            # used, SQLite itself waits, or raises the error.
+            # This lock lets only one connection write. If the lock file cannot be used, SQLite
+            # itself waits, or raises the error.
             with suppress(OSError):
-                turn.take(BUSY_TIMEOUT_SECONDS)
+                write_lock.acquire(BUSY_TIMEOUT_SECONDS)
             try:
                 peewee.SqliteDatabase.begin(self)
             except BaseException:
-                turn.give()
+                write_lock.release()
                 raise
         return self._execute_cursor(sql, params, **options)
 
     def commit(self) -> None:
         """Commit, and let the next waiting transaction write."""
         super().commit()
-        self._turn().give()
+        self._write_lock().release()
 
     def rollback(self) -> None:
         """Roll back, and let the next waiting transaction write."""
@@ -78,7 +78,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         try:
             super().rollback()
         finally:
-            self._turn().give()
+            self._write_lock().release()
 
     def lost(self) -> bool:
         """Whether the connection of this thread is closed, for example by a handler."""
@@ -94,10 +94,10 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         # SQLite ends a transaction by itself when the disk is full.
         return super()._begun() and bool(self.connection().in_transaction)
 
-    def _turn(self) -> WriteTurn:
-        if not hasattr(self._local, "turn"):
-            self._local.turn = WriteTurn(f"{self.database}.turn")
-        return cast("WriteTurn", self._local.turn)
+    def _write_lock(self) -> WriteLock:
+        if not hasattr(self._local, "write_lock"):
+            self._local.write_lock = WriteLock(f"{self.database}.turn")
+        return cast("WriteLock", self._local.write_lock)
 
 
 def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:

@@ -13,7 +13,7 @@ import peewee
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.store.outages import outage
+from feedbus.store.outages import is_outage
 from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.databases import make_database
 from feedbus.store.peewee.postgresql import PostgresDatabase
@@ -68,7 +68,7 @@ class PeeweeStore(SqlStore):
             with self.database.atomic(), self.database.kept_whole():
                 yield self.database
         except Exception as error:
-            if not outage(error):
+            if not is_outage(error):
                 raise
             self.database.discard()
             if isinstance(error, Outage):

@@ -12,7 +12,7 @@ import peewee
 
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.printable import one_line
-from feedbus.store.outages import describe, outage
+from feedbus.store.outages import describe, is_outage
 from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.databases import make_database
 from feedbus.store.peewee.postgresql import PostgresDatabase
@@ -42,7 +42,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
     except Exception as error:
         if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
             raise
-        if outage(error) and not _would_write(error):
+        if is_outage(error) and not _would_write(error):
             raise StoreOutage(describe(error, store.where)) from error
         msg = f"query: {store.where} refuses it: {one_line(error)}"
         raise UsageError(msg) from error

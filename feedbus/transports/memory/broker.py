@@ -80,7 +80,12 @@ class MemoryBroker:
             )
             raise FileUnavailable(msg)
         return Backend(
-            self.tables, self.clock, self.random, SocketPairs(self), Presence(self), NoUpkeep()
+            self.tables,
+            self.clock,
+            self.random,
+            WakeUpSocketPairs(self),
+            LiveConnections(self),
+            NoMaintenance(),
         )
 
     def close(self) -> None:
@@ -148,7 +153,7 @@ class ClockTime:
         """Do nothing: the time of a broker in memory is not stored."""
 
 
-class SocketPairs:
+class WakeUpSocketPairs:
     """Wakes connections through one pair of sockets for each connection."""
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -194,7 +199,7 @@ class SocketPairs:
         self.receiver = self._sender = None
 
 
-class Presence:
+class LiveConnections:
     """Keeps the ids of the broker's live connections in a set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -214,7 +219,7 @@ class Presence:
     def drop(self) -> None:
         """Do nothing: a forked child has its own copy of the set."""
 
-    def lives(self, owner: int) -> bool:
+    def is_live(self, owner: int) -> bool:
         """Return whether the connection with this id is live."""
         return owner in self._broker.living
 
@@ -222,7 +227,7 @@ class Presence:
         """Do nothing: a dead connection leaves no files."""
 
 
-class NoUpkeep:
+class NoMaintenance:
     """Maintenance that does nothing, because a broker in memory needs none."""
 
     def postpone(self) -> None:

@@ -64,14 +64,14 @@ class Liveness(Protocol):
     def drop(self) -> None:
         """Close, in a forked child, the descriptors that it has inherited."""
 
-    def lives(self, owner: int) -> bool:
+    def is_live(self, owner: int) -> bool:
         """Return whether the connection with this id is live."""
 
     def sweep(self, owner: int) -> None:
         """Remove the files of a dead connection."""
 
 
-class Upkeep(Protocol):
+class Maintenance(Protocol):
     """Maintenance of the broker's file, which runs while no connection uses the broker."""
 
     def postpone(self) -> None:

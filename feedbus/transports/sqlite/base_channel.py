@@ -66,7 +66,7 @@ class BaseChannel(StdChannel):
         self._group = ConsumerGroup()
         self.no_ack_consumers = set()
         self._prefetch = 0
-        self._held: dict[int, Unsettled] = {}
+        self._unsettled: dict[int, Unsettled] = {}
         self._last_tag = 0
         self._confirming = False
         self._published = 0
@@ -96,7 +96,7 @@ class BaseChannel(StdChannel):
         try:
             yield
         except ChannelError:
-            self._revive()
+            self._reopen()
             raise
         except FrameSyntaxError:  # the error was found before anything was sent to the broker
             raise
@@ -105,22 +105,24 @@ class BaseChannel(StdChannel):
                 self.connection.close()
             raise
 
-    def _revive(self) -> None:
+    def _reopen(self) -> None:
         self._outgoing.clear()
-        self._let_go()
+        self._end_consumers()
         self._start()
 
-    def _let_go(self) -> None:
+    def _end_consumers(self) -> None:
         link = self._link
-        if link.owner is None or not (self._group.consumers or self._held):
+        if link.owner is None or not (self._group.consumers or self._unsettled):
             return
         with link.write() as tx:
             for consumer in list(self._group.consumers.values()):
                 unseen = self._inbox.forget(consumer)
                 queued_messages.put_back(tx, link.owner, unseen, delivered=False)
                 delivery_owners.end_consumer(tx, consumer.id)
-            queued_messages.put_back(tx, link.owner, [held.message for held in self._held.values()])
-        self._held.clear()
+            queued_messages.put_back(
+                tx, link.owner, [held.message for held in self._unsettled.values()]
+            )
+        self._unsettled.clear()
 
     def close(self) -> None:
         """Close the channel: its consumers end, and unsettled deliveries return."""
@@ -129,7 +131,7 @@ class BaseChannel(StdChannel):
             return
         if link.connected:
             self.flush()
-            self._let_go()
+            self._end_consumers()
         self.is_open = False
         self._on_close(self.channel_id)
         self.connection = None

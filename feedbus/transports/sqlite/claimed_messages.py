@@ -10,7 +10,7 @@ import json
 from collections import deque
 
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
-from feedbus.transports.sqlite.delivery_owners import is_entered
+from feedbus.transports.sqlite.delivery_owners import is_registered
 from feedbus.transports.sqlite.queued_messages import claim, content_of, settle
 from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
@@ -26,9 +26,9 @@ class ClaimedMessages:
         self.consumers: dict[int, Consumer] = {}
         self._link = link
         self._arrivals: deque[Arrival] = deque()
-        self._turn = 0
+        self._next_consumer = 0
 
-    def unseen(self) -> list[int]:
+    def undelivered_ids(self) -> list[int]:
         """Return the ids of the claimed messages that no callback has received."""
         return [arrival.message for arrival in self._arrivals if not arrival.settled]
 
@@ -56,24 +56,24 @@ class ClaimedMessages:
         hungry = [
             consumer
             for consumer in self.consumers.values()
-            if consumer.room() and self._has_messages(consumer)
+            if consumer.free_count() and self._has_messages(consumer)
         ]
         if not hungry or self._link.owner is None:
             return False
-        self._turn += 1
-        first = self._turn % len(hungry)
+        self._next_consumer += 1
+        first = self._next_consumer % len(hungry)
         found: list[Arrival] = []
-        held = [consumer.held for consumer in hungry]
+        held = [consumer.unsettled_count for consumer in hungry]
         try:
             with self._link.write() as tx:
-                entered = is_entered(tx, self._link.owner)
+                entered = is_registered(tx, self._link.owner)
                 for consumer in hungry[first:] + hungry[:first] if entered else ():
                     claimed = self._claim(tx, consumer)
-                    consumer.held += 0 if consumer.no_ack else len(claimed)
+                    consumer.unsettled_count += 0 if consumer.no_ack else len(claimed)
                     found += claimed
         except BaseException:
             for consumer, before in zip(hungry, held, strict=True):
-                consumer.held = before
+                consumer.unsettled_count = before
             raise
         if not entered:
             self._link.lose_registration()
@@ -106,7 +106,7 @@ class ClaimedMessages:
             if first != consumer.id:
                 return []
             sharers = 1
-        room = consumer.room()
+        room = consumer.free_count()
         taken = claim(tx, queue, self._link.owner, room, sharers) if room else []
         arrivals = [
             Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
@@ -118,7 +118,7 @@ class ClaimedMessages:
             settle(tx, self._link.owner, [message for message, _ in taken])
         return arrivals
 
-    def hand_over(self) -> bool:
+    def deliver_next(self) -> bool:
         """Call a consumer's callback with the next message; return False if there is none."""
         while self._arrivals:
             if self._arrivals[0].content is None:
@@ -127,19 +127,19 @@ class ClaimedMessages:
             if arrival.consumer is None:
                 continue
             if arrival.content is None:  # the message's queue was deleted meanwhile
-                arrival.consumer.held -= not arrival.settled
+                arrival.consumer.unsettled_count -= not arrival.settled
                 continue
             arrival.consumer.deliver(arrival, arrival.consumer)
             return True
         return False
 
-    def hand_over_all(self, consumer: Consumer) -> None:
+    def deliver_all(self, consumer: Consumer) -> None:
         """Call a consumer's callback with all messages that it has claimed."""
         self._arrivals = deque(
             sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
         )
         while self._arrivals and self._arrivals[0].consumer is consumer:
-            self.hand_over()
+            self.deliver_next()
 
     def _load_bodies(self) -> None:
         near = {

@@ -21,7 +21,7 @@ QUIET_SECONDS = 1.0  # the time without a write of any process, after which the 
 SPARE_BYTES = 16_000_000  # size of free pages and log that is kept, for the next burst of messages
 # The file is not rewritten if it has more bytes in use than this. A rewrite copies them, at about
 # 10 ms for each megabyte, and publishers wait meanwhile.
-MOST_KEPT_BYTES = 100_000_000
+MAX_KEPT_BYTES = 100_000_000
 
 
 class Compaction:
@@ -72,7 +72,7 @@ class Compaction:
         page_bytes = self._pragma("page_size")
         free_bytes = self._pragma("freelist_count") * page_bytes
         kept_bytes = self._pragma("page_count") * page_bytes - free_bytes
-        return free_bytes > max(SPARE_BYTES, kept_bytes) and kept_bytes <= MOST_KEPT_BYTES
+        return free_bytes > max(SPARE_BYTES, kept_bytes) and kept_bytes <= MAX_KEPT_BYTES
 
     def _rewrite(self) -> None:
         handle = open_private(self._lock, os.O_RDWR | os.O_CREAT)

@@ -90,7 +90,7 @@ class Connection(RegisteredConnection):
                 return
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
-            if self._inbox.hand_over():
+            if self._inbox.deliver_next():
                 return
             happened = self.check()
             if self._inbox.fetch():
@@ -101,7 +101,7 @@ class Connection(RegisteredConnection):
     def take_arrived(self) -> None:
         """Process the events that have arrived, and deliver the messages that are claimed."""
         super().take_arrived()
-        while self._inbox.hand_over():
+        while self._inbox.deliver_next():
             pass
 
     def refresh(self) -> None:
@@ -126,7 +126,7 @@ class Connection(RegisteredConnection):
         try:
             for channel in list(self.channels.values()):
                 channel.flush()
-            unseen = self._inbox.unseen()
+            unseen = self._inbox.undelivered_ids()
             if unseen and self.owner is not None:
                 with self.write() as tx:
                     put_back(tx, self.owner, unseen, delivered=False)

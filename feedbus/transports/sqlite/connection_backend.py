@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feedbus.clock import Clock, SystemClock
-from feedbus.transports.sqlite.backend_interfaces import Liveness, Upkeep, WakeUps
+from feedbus.transports.sqlite.backend_interfaces import Liveness, Maintenance, WakeUps
 from feedbus.transports.sqlite.broker_time import BrokerTime
 from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.liveness import Locks
 from feedbus.transports.sqlite.schema import live_folder, open_database
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS, Tables, unavailable
-from feedbus.transports.sqlite.wakeup import Sockets
+from feedbus.transports.sqlite.wakeup import WakeUpSockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Backend:
     random: random.Random
     wake_ups: WakeUps
     liveness: Liveness
-    upkeep: Upkeep
+    upkeep: Maintenance
 
 
 def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Backend:
@@ -58,7 +58,7 @@ def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS)
         Tables(name, database, time, busy_timeout_seconds=busy_timeout_seconds),
         SystemClock(),
         random.SystemRandom(),  # each forked child uses another one
-        Sockets(live),
+        WakeUpSockets(live),
         Locks(live),
         Compaction(database, path, live),
     )

@@ -17,14 +17,14 @@ class ConsumerGroup:
     shared_prefetch: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)
 
-    def held(self) -> int:
+    def unsettled_count(self) -> int:
         """Return the number of unsettled deliveries of all consumers."""
-        return sum(consumer.held for consumer in self.consumers.values())
+        return sum(consumer.unsettled_count for consumer in self.consumers.values())
 
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection; `held` is the number of its unsettled deliveries."""
+    """A consumer of this connection, with the number of its unsettled deliveries."""
 
     id: int
     group: ConsumerGroup
@@ -37,16 +37,16 @@ class Consumer:
     single_active: bool
     callback: Callable[[Any], None] | None
     on_cancel: Callable[[str], None] | None
-    held: int = 0
+    unsettled_count: int = 0
     cancelling: bool = False
 
-    def room(self) -> int:
+    def free_count(self) -> int:
         """Return how many more unsettled deliveries the consumer may have."""
         if self.no_ack:
             return UNLIMITED_AT_ONCE
-        room = self.prefetch - self.held if self.prefetch else UNLIMITED_AT_ONCE
+        room = self.prefetch - self.unsettled_count if self.prefetch else UNLIMITED_AT_ONCE
         if self.group.shared_prefetch:
-            room = min(room, self.group.shared_prefetch - self.group.held())
+            room = min(room, self.group.shared_prefetch - self.group.unsettled_count())
         return max(0, room)
 
 

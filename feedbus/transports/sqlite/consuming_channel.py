@@ -37,7 +37,7 @@ class ConsumingChannel(BaseChannel):
             raise AMQPNotImplementedError(msg, (60, 10))
         if a_global:
             self._group.shared_prefetch = prefetch_count
-            self._link.stir()  # there may be room for more deliveries
+            self._link.wake_event_loop()  # there may be room for more deliveries
         else:
             self._prefetch = prefetch_count
 
@@ -56,12 +56,12 @@ class ConsumingChannel(BaseChannel):
         """Start a consumer; callback gets each amqp Message when events are drained."""
         link = self._link
         tag = consumer_tag or f"amq.ctag-{link.unique()}"
-        owner = link.enlist()
+        owner = link.register()
         with self._method() as tx:
             if tag in self._group.consumers:
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
-            delivery_owners.reap(tx, link.liveness, owner)
+            delivery_owners.remove_dead(tx, link.liveness, owner)
             found = queues.find_queue(tx, queue, owner, (60, 20))
             self._check_exclusive(tx, found, exclusive=exclusive)
             (identity,) = tx.execute(
@@ -105,7 +105,7 @@ class ConsumingChannel(BaseChannel):
             return
         consumer.cancelling = True  # the callback may cancel the consumer again
         try:
-            self._inbox.hand_over_all(consumer)
+            self._inbox.deliver_all(consumer)
         finally:
             self._end(consumer)
 
@@ -139,12 +139,12 @@ class ConsumingChannel(BaseChannel):
             headers = message.properties.setdefault("application_headers", {})
             headers["x-delivery-count"] = arrival.returns
         if not arrival.settled:
-            self._held[self._last_tag] = Unsettled(arrival.message, consumer)
+            self._unsettled[self._last_tag] = Unsettled(arrival.message, consumer)
         return message
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
         """Return one message of a queue, or None if it is empty."""
-        owner = self._link.enlist()
+        owner = self._link.register()
         with self._method() as tx:
             found = queues.find_queue(tx, queue, owner, (60, 70))
             queues.touch(tx, found)
@@ -189,11 +189,11 @@ class ConsumingChannel(BaseChannel):
     def _acknowledge(self, find_tags: Callable[[], list[int]]) -> None:
         with self._method() as tx:
             tags = find_tags()  # an unknown tag closes the channel
-            messages = [self._held[tag].message for tag in tags]
+            messages = [self._unsettled[tag].message for tag in tags]
             owner = self._link.owner or 0
             held = queued_messages.settle(tx, owner, messages)
-            fenced = held < len(messages) and not delivery_owners.is_entered(tx, owner)
-        self._released(tags)
+            fenced = held < len(messages) and not delivery_owners.is_registered(tx, owner)
+        self._count_settled(tags)
         if fenced:
             self._link.lose_registration()
 
@@ -208,14 +208,14 @@ class ConsumingChannel(BaseChannel):
         """
         with self._method() as tx:
             tags = self._tags(delivery_tag, multiple=False)
-            message = self._held[delivery_tag].message
+            message = self._unsettled[delivery_tag].message
             owner = self._link.owner or 0
             if requeue:
                 held = bool(queued_messages.put_back(tx, owner, [message]))
             else:
                 held = queued_messages.reject(tx, owner, message)
-            fenced = not held and not delivery_owners.is_entered(tx, owner)
-        self._released(tags)
+            fenced = not held and not delivery_owners.is_registered(tx, owner)
+        self._count_settled(tags)
         if fenced:
             self._link.lose_registration()
 
@@ -231,23 +231,23 @@ class ConsumingChannel(BaseChannel):
             if not requeue:
                 msg = "NOT_IMPLEMENTED - requeue=false"
                 raise AMQPNotImplementedError(msg, (60, 110))
-            tags = list(self._held)
-            messages = [self._held[tag].message for tag in tags]
+            tags = list(self._unsettled)
+            messages = [self._unsettled[tag].message for tag in tags]
             queued_messages.put_back(tx, self._link.owner or 0, messages)
-        self._released(tags)
+        self._count_settled(tags)
 
     def _tags(self, delivery_tag: int, *, multiple: bool) -> list[int]:
         if multiple and not delivery_tag:
-            return list(self._held)
-        if delivery_tag not in self._held:
+            return list(self._unsettled)
+        if delivery_tag not in self._unsettled:
             msg = f"PRECONDITION_FAILED - unknown delivery tag {delivery_tag}"
             raise PreconditionFailed(msg, (60, 80))
         if not multiple:
             return [delivery_tag]
-        return [tag for tag in self._held if tag <= delivery_tag]
+        return [tag for tag in self._unsettled if tag <= delivery_tag]
 
-    def _released(self, tags: list[int]) -> None:
+    def _count_settled(self, tags: list[int]) -> None:
         for tag in tags:
-            consumer = self._held.pop(tag).consumer
+            consumer = self._unsettled.pop(tag).consumer
             if consumer is not None:
-                consumer.held -= 1
+                consumer.unsettled_count -= 1

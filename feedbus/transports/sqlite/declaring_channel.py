@@ -89,7 +89,7 @@ class DeclaringChannel(BaseChannel):
         """Declare a queue or, with passive, only check it; return its name and counts."""
         if passive and (counts := self._read_counts(queue)) is not None:
             return queue_declare_ok_t(queue, *counts)
-        owner = self._link.enlist() if exclusive else self._link.owner
+        owner = self._link.register() if exclusive else self._link.owner
         with self._method() as tx:
             if passive:
                 found = queues.find_queue(tx, queue, owner)

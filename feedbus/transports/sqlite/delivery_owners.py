@@ -11,7 +11,7 @@ from feedbus.transports.sqlite.queues import delete_queue, touch
 from feedbus.transports.sqlite.transactions import Transaction
 
 
-def enter(tx: Transaction) -> int:
+def register(tx: Transaction) -> int:
     """Register this connection, and return its id, which is never used again."""
     (owner,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
@@ -21,23 +21,23 @@ def enter(tx: Transaction) -> int:
     return int(owner)
 
 
-def is_entered(tx: Transaction, owner: int) -> bool:
+def is_registered(tx: Transaction, owner: int) -> bool:
     """Return whether a connection is registered."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
 
 
-def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
+def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
     """Remove every connection whose process has died; its deliveries return to their queues.
 
     `own` is the id of this connection, which is never removed.
     """
     for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
-        if owner != own and not liveness.lives(owner):
-            take_out(tx, owner)
+        if owner != own and not liveness.is_live(owner):
+            remove(tx, owner)
             liveness.sweep(owner)
 
 
-def take_out(tx: Transaction, owner: int) -> None:
+def remove(tx: Transaction, owner: int) -> None:
     """Remove a connection, its consumers and exclusive queues; put its deliveries back."""
     put_back(tx, owner)
     rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (owner,)).fetchall()

@@ -12,7 +12,7 @@ DECLARE_EXCHANGE, DECLARE_QUEUE = (40, 10), (50, 10)
 Arguments = Mapping[str, Any]
 
 
-def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
+def check_same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
     """Raise an error if a declared property differs from the property of the existing object."""
     if received != current:
         values = (
@@ -26,7 +26,7 @@ def same(what: str, name: str, received: bool | str, current: bool | str) -> Non
         raise PreconditionFailed(msg, DECLARE_EXCHANGE if "exchange" in what else DECLARE_QUEUE)
 
 
-def same_argument(
+def check_same_argument(
     what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
 ) -> None:
     """Raise an error if a declared argument differs from the argument of the existing object."""

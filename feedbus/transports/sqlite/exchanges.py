@@ -15,8 +15,8 @@ from feedbus.transports.sqlite.bindings import drop_bindings_to
 from feedbus.transports.sqlite.equivalence import (
     DECLARE_EXCHANGE,
     Arguments,
-    same,
-    same_argument,
+    check_same,
+    check_same_argument,
 )
 from feedbus.transports.sqlite.routing import EXCHANGE, TYPES
 from feedbus.transports.sqlite.transactions import Transaction
@@ -55,10 +55,10 @@ def declare_exchange(
         tx.topology_changed = True
         return
     what = f"exchange '{name}'"
-    same(what, "type", kind, existing.type)
-    same(what, "durable", durable, existing.durable)
-    same(what, "auto_delete", auto_delete, existing.auto_delete)
-    same_argument(what, "alternate-exchange", arguments, existing.arguments, DECLARE_EXCHANGE)
+    check_same(what, "type", kind, existing.type)
+    check_same(what, "durable", durable, existing.durable)
+    check_same(what, "auto_delete", auto_delete, existing.auto_delete)
+    check_same_argument(what, "alternate-exchange", arguments, existing.arguments, DECLARE_EXCHANGE)
 
 
 def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:

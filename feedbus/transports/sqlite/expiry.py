@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from feedbus.transports.sqlite.queued_messages import arm, expire_head, head_expiry, keep_limits
+from feedbus.transports.sqlite.queued_messages import (
+    enforce_limits,
+    expire_head,
+    head_expiry,
+    schedule_expiry,
+)
 from feedbus.transports.sqlite.queues import delete_queue
 from feedbus.transports.sqlite.routing import Queue, load_routes
 from feedbus.transports.sqlite.transactions import Transaction
@@ -17,13 +22,13 @@ def expire_due(tx: Transaction) -> None:
             delete_queue(tx, queue)
         elif queue.expiring:
             expire_head(tx, queue)
-    keep_limits(tx)
+    enforce_limits(tx)
     everyone, tx.armed_ms = tx.everyone, None
     for queue in tx.routes.queues.values():
         if queue.expiring:
-            arm(tx, head_expiry(tx, queue.id))
+            schedule_expiry(tx, head_expiry(tx, queue.id))
         if queue.expires_ms is not None:
-            arm(tx, unused_until(tx, queue))
+            schedule_expiry(tx, unused_until(tx, queue))
     if tx.topology_changed:
         tx.routes = load_routes(tx.database, version=-1)
     # The other connections need no wake-up: when the old time is reached, they read the new time.

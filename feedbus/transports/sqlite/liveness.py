@@ -41,7 +41,7 @@ class Locks:
             os.close(self._handle)
             self._handle = -1
 
-    def lives(self, owner: int) -> bool:
+    def is_live(self, owner: int) -> bool:
         """Return whether a connection is live: whether its file is locked.
 
         The caller holds the write lock of the broker file.

@@ -17,7 +17,7 @@ from feedbus.wire.nesting import deeper_than
 
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
 TAG = "\x00type"  # marks values that JSON cannot represent; no header has this name
-DEEPEST = 100  # the deepest nesting of tables in headers that a consumer can read recursively
+MAX_DEPTH = 100  # the deepest nesting of tables in headers that a consumer can read recursively
 LONGEST_KEY_BYTES = LARGEST_OCTET = 255
 
 Properties = dict[str, Any]
@@ -46,8 +46,8 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}
-    if deeper_than(DEEPEST, properties.get("application_headers")):
-        msg = f"headers nested too deeply: expected at most {DEEPEST} levels"
+    if deeper_than(MAX_DEPTH, properties.get("application_headers")):
+        msg = f"headers nested too deeply: expected at most {MAX_DEPTH} levels"
         raise FrameSyntaxError(msg)
     body = message.body
     if isinstance(body, str):

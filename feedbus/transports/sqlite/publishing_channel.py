@@ -65,7 +65,7 @@ class PublishingChannel(BaseChannel):
         elif not self._confirming or self._is_full():
             self.flush()
         else:
-            link.stir()
+            link.wake_event_loop()
 
     def _refuse_nacked(self, tag: int) -> None:
         nacked = Confirm("basic_nack", tag, multiple=False) in self._unreported
@@ -86,7 +86,7 @@ class PublishingChannel(BaseChannel):
         self._unreported += outcomes
         if failure is not None:
             self.report()
-            self._revive()
+            self._reopen()
             raise failure
 
     def report(self) -> bool:

@@ -200,7 +200,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
     return gone
 
 
-def keep_limits(tx: Transaction) -> None:
+def enforce_limits(tx: Transaction) -> None:
     """Drop messages from queues that are longer than their limit, at the end of each write."""
     tx.write_added()
     while tx.unsettled:
@@ -215,7 +215,7 @@ def keep_limits(tx: Transaction) -> None:
                     break
                 _drop(tx, queue, [head for (head,) in heads], MAXLEN)
         tx.write_added()
-        arm(tx, head_expiry(tx, queue.id))
+        schedule_expiry(tx, head_expiry(tx, queue.id))
 
 
 def head_expiry(tx: Transaction, queue: int) -> int | None:
@@ -226,7 +226,7 @@ def head_expiry(tx: Transaction, queue: int) -> int | None:
     return row[0] if row else None
 
 
-def arm(tx: Transaction, at_ms: int | None) -> None:
+def schedule_expiry(tx: Transaction, at_ms: int | None) -> None:
     """Set the time of the next expiry check, if it is earlier than the current time of the check.
 
     Then all waiting connections are woken, so that they wait for the new time.

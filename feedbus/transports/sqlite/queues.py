@@ -10,11 +10,11 @@ from feedbus.transports.sqlite.bindings import drop_bindings_to
 from feedbus.transports.sqlite.equivalence import (
     DECLARE_QUEUE,
     Arguments,
-    same,
-    same_argument,
+    check_same,
+    check_same_argument,
 )
 from feedbus.transports.sqlite.queue_arguments import check_arguments
-from feedbus.transports.sqlite.queued_messages import arm, purge
+from feedbus.transports.sqlite.queued_messages import purge, schedule_expiry
 from feedbus.transports.sqlite.routing import QUEUE, Queue, make_queue
 from feedbus.transports.sqlite.transactions import Transaction
 
@@ -63,13 +63,13 @@ def declare_queue(
     what = f"queue '{name}'"
     if name in tx.routes.queues:
         queue = find_queue(tx, name, owner)
-        same(what, "durable", durable, queue.durable)
-        same(what, "exclusive", exclusive, queue.exclusive)
-        same(what, "auto_delete", auto_delete, queue.auto_delete)
+        check_same(what, "durable", durable, queue.durable)
+        check_same(what, "exclusive", exclusive, queue.exclusive)
+        check_same(what, "auto_delete", auto_delete, queue.auto_delete)
         current = {"x-queue-type": "classic"} | dict(queue.arguments)
         received = {"x-queue-type": "classic"} | dict(arguments)
         for key in sorted(current.keys() | received.keys()):
-            same_argument(what, key, received, current, DECLARE_QUEUE)
+            check_same_argument(what, key, received, current, DECLARE_QUEUE)
     else:
         if name.startswith("amq.") and not name.startswith("amq.gen-"):
             msg = f"ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'"
@@ -99,7 +99,7 @@ def touch(tx: Transaction, queue: Queue) -> None:
     """Register a use of a queue; if the queue expires when it is not used, set its expiry."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
-        arm(tx, tx.now_ms + queue.expires_ms)
+        schedule_expiry(tx, tx.now_ms + queue.expires_ms)
 
 
 def delete_queue(

@@ -15,10 +15,10 @@ from amqp.exceptions import RecoverableConnectionError
 from feedbus.transports.sqlite import forks
 from feedbus.transports.sqlite.backend_interfaces import FAREWELL
 from feedbus.transports.sqlite.connection_backend import Backend
-from feedbus.transports.sqlite.delivery_owners import enter, reap, take_out
+from feedbus.transports.sqlite.delivery_owners import register, remove, remove_dead
 from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace
-from feedbus.transports.sqlite.queued_messages import keep_limits
+from feedbus.transports.sqlite.queued_messages import enforce_limits
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
@@ -46,7 +46,7 @@ class RegisteredConnection:
         self._owners_seen = -1
         self._checked_at = 0.0
         # Maps the id of each queue to the owners of its consumers, the oldest consumer first.
-        self._audience: dict[int, list[int]] = {}
+        self._watchers: dict[int, list[int]] = {}
         self._audience_version = -1
         self._evented = False  # whether an event loop waits for this connection
         forks.note_open(self)
@@ -70,18 +70,18 @@ class RegisteredConnection:
         with self.tables.write(durable=durable) as tx:
             expire_due(tx)
             yield tx
-            keep_limits(tx)
-            concerned = self._concerned(tx)
+            enforce_limits(tx)
+            concerned = self._owners_to_wake(tx)
         self._wake_ups.wake(concerned)
         self._upkeep.postpone()
-        self.stir()
+        self.wake_event_loop()
 
-    def stir(self) -> None:
+    def wake_event_loop(self) -> None:
         """Wake the event loop that waits for this connection: there may be a message to deliver."""
         if self._evented and self.owner is not None:
             self._wake_ups.wake((self.owner,))
 
-    def _concerned(self, tx: Transaction) -> set[int]:
+    def _owners_to_wake(self, tx: Transaction) -> set[int]:
         concerned = set(tx.stirred)
         if tx.everyone:
             concerned.update(owner for (owner,) in tx.execute("SELECT id FROM owners").fetchall())
@@ -89,27 +89,27 @@ class RegisteredConnection:
             if tx.owners_changed or self._audience_version != tx.owners:
                 self._read_audience(tx)
             for queue in tx.supplied.values():
-                audience = self._audience.get(queue.id, ())
+                audience = self._watchers.get(queue.id, ())
                 concerned.update(audience[:1] if queue.single_active else audience)
         concerned.discard(self.owner or 0)
         return concerned
 
     def _read_audience(self, tx: Transaction) -> None:
-        self._audience = {}
+        self._watchers = {}
         for queue, owner in tx.execute("SELECT queue, owner FROM consumers ORDER BY id"):
-            self._audience.setdefault(queue, []).append(owner)
+            self._watchers.setdefault(queue, []).append(owner)
         self._audience_version = -1 if tx.owners_changed else tx.owners
 
-    def enlist(self) -> int:
+    def register(self) -> int:
         """Register this connection as an owner of deliveries; return its id."""
         if self.owner is not None:
             return self.owner
         try:
             with self.write() as tx:
-                owner = enter(tx)
+                owner = register(tx)
                 self.liveness.begin(owner)  # before the commit, so before others can see the id
                 self._wake_ups.listen(owner)
-                reap(tx, self.liveness, owner)
+                remove_dead(tx, self.liveness, owner)
         except BaseException:
             self.liveness.end()
             raise
@@ -120,9 +120,9 @@ class RegisteredConnection:
 
     def join_loop(self) -> int:
         """Return a descriptor that an event loop can wait for, before it calls drain_events()."""
-        self.enlist()
+        self.register()
         self._evented = True
-        self.stir()
+        self.wake_event_loop()
         if self._watch is None:
             msg = "enlist() did not create the object that waits for events"
             raise RuntimeError(msg)
@@ -130,7 +130,7 @@ class RegisteredConnection:
 
     def wake_on(self, descriptor: int) -> None:
         """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
-        self.enlist()
+        self.register()
         if self._watch is not None:
             self._watch.wake_on(descriptor)
 
@@ -177,7 +177,7 @@ class RegisteredConnection:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
 
         """
-        self.enlist()
+        self.register()
         while self._watch is not None:
             due = self._read_state()
             if due is not None and due <= 0:
@@ -236,7 +236,7 @@ class RegisteredConnection:
             self._read_state()
         if DIED in happened:
             with self.write() as tx:
-                reap(tx, self.liveness, self.owner)
+                remove_dead(tx, self.liveness, self.owner)
 
     def lose_registration(self) -> None:
         """Stop using the file, because others have treated this connection as dead.
@@ -259,7 +259,7 @@ class RegisteredConnection:
         try:
             if self.owner is not None:
                 with self.write() as tx:
-                    take_out(tx, self.owner)
+                    remove(tx, self.owner)
         finally:
             self.collect()
 

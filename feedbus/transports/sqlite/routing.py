@@ -69,7 +69,7 @@ class Queue:
     single_active: bool
     quorum: bool
 
-    def place(self, number: int, priority: int) -> int:
+    def message_id(self, number: int, priority: int) -> int:
         """Return the id for a message, which determines its position in the queue.
 
         Messages of a higher priority come first. Messages of the same priority are in the order of

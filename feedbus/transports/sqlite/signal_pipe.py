@@ -14,7 +14,7 @@ import signal
 import threading
 
 
-class Pipe:
+class SignalPipe:
     """The pipe of this process, created when the main thread first waits."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Pipe:
             self._foreign = before
         return self.reader
 
-    def hear(self) -> None:
+    def read_signals(self) -> None:
         """Read the bytes that signals wrote."""
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)
@@ -71,7 +71,7 @@ class Pipe:
         self._counting = threading.Lock()  # a forked child may have copied a lock that is held
 
 
-pipe = Pipe()
+pipe = SignalPipe()
 
 
 def _drop_in_child() -> None:

@@ -53,7 +53,7 @@ class Transaction:
 
     def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
         """Put a new message into a queue, behind all messages of the same or a higher priority."""
-        message = queue.place(self.next_message, content.priority)
+        message = queue.message_id(self.next_message, content.priority)
         self.next_message += 1
         self._messages.append(
             (message, content.exchange, content.routing_key, content.properties, content.body)

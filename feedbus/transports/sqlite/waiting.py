@@ -93,7 +93,7 @@ class Watch:
         if WAKE_UP in happened and FAREWELL in self._wake_ups.read():
             happened.add(DIED)
         if SIGNALLED in happened:
-            pipe.hear()
+            pipe.read_signals()
         if not happened and check_after is not None and check_after == min(limits):
             happened = {WAKE_UP, DIED}
         return happened

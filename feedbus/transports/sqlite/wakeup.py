@@ -20,7 +20,7 @@ from feedbus.transports.sqlite.backend_interfaces import NEWS
 LONGEST_SOCKET_PATH = 107
 
 
-class Sockets:
+class WakeUpSockets:
     """Sends wake-ups to the sockets of connections, and receives wake-ups for this connection."""
 
     def __init__(self, folder: Path) -> None:

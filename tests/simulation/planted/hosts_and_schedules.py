@@ -73,7 +73,7 @@ def hosts_that_are_never_missed() -> list[Change]:
 
 def announcements_that_nobody_hears() -> list[Change]:
     """Let each host take itself for the only one."""
-    return [(running_hosts.Membership, "note", lambda *_: None)]
+    return [(running_hosts.Membership, "add_announcement", lambda *_: None)]
 
 
 def hosts_that_keep_what_they_had() -> list[Change]:
@@ -87,12 +87,12 @@ def hosts_that_keep_what_they_had() -> list[Change]:
 
 def shards_that_two_hosts_read() -> list[Change]:
     """Let two hosts read a shard at the same time."""
-    original = queue_arguments.of_queue
+    original = queue_arguments.declared_arguments
 
     def of_queue(names: Any, queue: Any) -> dict[str, Any]:
         return original(names, replace(queue, single_active_consumer=False))
 
     return [
-        (queue_arguments, "of_queue", of_queue),
+        (queue_arguments, "declared_arguments", of_queue),
         (assignment_file.AssignedConsumer, "__call__", lambda _: True),
     ]

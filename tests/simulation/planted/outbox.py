@@ -24,13 +24,13 @@ class _Forgetful(set[Any]):
 
 def lost_answers_taken_for_rollbacks() -> list[Change]:
     """Forget the rows of a transaction whose commit was not answered."""
-    original = leftover_rows.Leftovers.add
+    original = leftover_rows.LeftoverRows.add
 
     def add(self: Any, row: int) -> None:
         if not isinstance(sys.exc_info()[1], StoreOutage):
             original(self, row)
 
-    return [(leftover_rows.Leftovers, "add", add)]
+    return [(leftover_rows.LeftoverRows, "add", add)]
 
 
 def own_rows_sent_past_refused_ones() -> list[Change]:
@@ -46,12 +46,15 @@ def own_rows_sent_past_refused_ones() -> list[Change]:
 
 def refused_rows_overtaken() -> list[Change]:
     """Publish the later rows of a key whose row the broker has refused."""
-    original = outbox_publishing.accepted
+    original = outbox_publishing.publish_in_waves
 
     def accepted(bus: Any, entries: Any, _stuck: Any = None) -> Any:
         return original(bus, entries, _Forgetful())
 
-    return [(outbox_publishing, "accepted", accepted), (relays, "accepted", accepted)]
+    return [
+        (outbox_publishing, "publish_in_waves", accepted),
+        (relays, "publish_in_waves", accepted),
+    ]
 
 
 def refused_keys_forgotten_between_rounds() -> list[Change]:
@@ -70,7 +73,7 @@ def packs_sent_before_single_messages() -> list[Change]:
 
     def send(self: Any, requests: Any, timeout_seconds: float) -> None:
         def has_no_pack(request: Any) -> bool:
-            return all(each.content_type != PACK for each in self._encoded(request))
+            return all(each.content_type != PACK for each in self._encode(request))
 
         original(self, sorted(requests, key=has_no_pack), timeout_seconds)
 

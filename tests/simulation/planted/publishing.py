@@ -24,7 +24,7 @@ def an_early_acknowledgement() -> list[Change]:
     """Acknowledge all deliveries, not only the handled ones."""
 
     def settle(self: queue_reader.QueueReader, _tag: int) -> None:
-        held = getattr(self.channel, "_held", {})
+        held = getattr(self.channel, "_unsettled", {})
         if held:
             self.channel.basic_ack(max(held), multiple=True)
 
@@ -38,7 +38,7 @@ def a_confirm_taken_for_another() -> list[Change]:
         del tag, multiple
         return list(self.waiting)[:1]
 
-    return [(unconfirmed_messages.UnconfirmedMessages, "_answered", answered)]
+    return [(unconfirmed_messages.UnconfirmedMessages, "_take_answered", answered)]
 
 
 def confirms_that_nobody_awaits() -> list[Change]:
@@ -47,7 +47,7 @@ def confirms_that_nobody_awaits() -> list[Change]:
     def drain(self: Any) -> None:
         self._unconfirmed.waiting.clear()
 
-    return [(publisher.Publisher, "_drain", drain)]
+    return [(publisher.Publisher, "_await_confirms", drain)]
 
 
 def an_outage_taken_for_success() -> list[Change]:
@@ -94,7 +94,7 @@ def deliveries_of_a_lost_connection() -> list[Change]:
 
 def stale_packs_refused() -> list[Change]:
     """Never take a pack apart whose ring is not current any more."""
-    return [(sender, "_stale", lambda _: False)]
+    return [(sender, "_is_outdated_pack", lambda _: False)]
 
 
 def a_return_taken_for_a_confirm() -> list[Change]:
@@ -104,7 +104,7 @@ def a_return_taken_for_a_confirm() -> list[Change]:
 
 def leftovers_overtaken() -> list[Change]:
     """Send messages before those of their keys that an earlier process left in the outbox."""
-    return [(leftover_rows.Leftovers, "query", lambda *_: False)]
+    return [(leftover_rows.LeftoverRows, "may_contain", lambda *_: False)]
 
 
 def an_outbox_cleared_before_the_confirms() -> list[Change]:
@@ -120,12 +120,12 @@ def an_outbox_cleared_before_the_confirms() -> list[Change]:
 
 def stale_packs_in_another_order() -> list[Change]:
     """Take the packs for an old ring apart in another order than they were sent."""
-    original = sender.Sender._send_apart
+    original = sender.Sender._send_unpacked
 
     def send(self: Any, publisher: Any, packs: Any) -> Any:
         return original(self, publisher, packs[::-1])
 
-    return [(sender.Sender, "_send_apart", send)]
+    return [(sender.Sender, "_send_unpacked", send)]
 
 
 def ids_that_two_descendants_share() -> list[Change]:
@@ -133,7 +133,7 @@ def ids_that_two_descendants_share() -> list[Change]:
 
     So the second message of a record's first child has the id of the first message of its second.
     """
-    original = collecting_bus.BatchBus._children
+    original = collecting_bus.BatchBus._derive_ids
 
     def children(ordinal: int, first: int, count: int) -> Sequence[int]:
         digits = max(1, -(-ordinal.bit_length() // ids.DIGIT_BITS))
@@ -141,10 +141,12 @@ def ids_that_two_descendants_share() -> list[Change]:
         return range(ordinal + first * step, ordinal + (first + count) * step, step)
 
     def children_of(self: Any, exchange: str, causes: Sequence[int]) -> Any:
-        self._caused[exchange].update(dict.fromkeys(causes, 0))  # so that it calls children()
+        self._message_counts[exchange].update(
+            dict.fromkeys(causes, 0)
+        )  # so that it calls child_ordinals()
         return original(self, exchange, causes)
 
     return [
-        (collecting_bus, "children", children),
-        (collecting_bus.BatchBus, "_children", children_of),
+        (collecting_bus, "child_ordinals", children),
+        (collecting_bus.BatchBus, "_derive_ids", children_of),
     ]

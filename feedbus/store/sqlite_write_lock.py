@@ -1,4 +1,4 @@
-"""A queue of the processes that write to a SQLite file, so that none of them waits for long."""
+"""A lock for the processes that write to a SQLite file; none of them waits for long."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from feedbus.process.file_locks import lock, try_lock, unlock
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.process.private_files import open_private
 
-TURN_SECONDS = 10.0
+LOCK_TIMEOUT_SECONDS = 10.0
 
 
-class WriteTurn:
-    """The turn of one connection: its right to write. A file lock gives it to one at a time.
+class WriteLock:
+    """A file lock that only one connection holds at a time; only its holder writes.
 
     In SQLite itself, a waiting writer sleeps for up to 100 ms and tries again. With a dozen
     writers, some wait for seconds. With this lock, the kernel wakes the next writer directly, and
@@ -24,43 +24,43 @@ class WriteTurn:
     def __init__(self, path: str) -> None:
         """Create the object for a lock file, which only its owner can read."""
         self._path = path
-        self._held: int | None = None
+        self._descriptor: int | None = None
         close_in_forks(self)
 
     def fileno(self) -> int:
-        """Return the descriptor of the lock, or -1 if it is not this connection's turn."""
-        return -1 if self._held is None else self._held
+        """Return the descriptor of the lock, or -1 if this connection does not hold it."""
+        return -1 if self._descriptor is None else self._descriptor
 
-    def take(self, patience_seconds: float) -> bool:
-        """Wait for the turn; return False if the wait exceeds patience_seconds."""
+    def acquire(self, timeout_seconds: float) -> bool:
+        """Wait for the lock; return False if the wait exceeds timeout_seconds."""
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):
-            return self._wait(handle, patience_seconds)
-        self._held = handle
+            return self._wait(handle, timeout_seconds)
+        self._descriptor = handle
         return True
 
-    def give(self) -> None:
-        """End the turn, so that the next connection can write; without a turn, do nothing."""
-        if self._held is not None:
-            unlock(self._held)  # explicitly, because a forked process may share it
-            os.close(self._held)
-            self._held = None
+    def release(self) -> None:
+        """Release the lock, so that the next connection can write; do nothing if it is not held."""
+        if self._descriptor is not None:
+            unlock(self._descriptor)  # explicitly, because a forked process may share it
+            os.close(self._descriptor)
+            self._descriptor = None
 
-    def _wait(self, handle: int, patience_seconds: float) -> bool:
+    def _wait(self, handle: int, timeout_seconds: float) -> bool:
         # The wait for a file lock has no time limit. So another thread waits for the lock, and this
         # thread waits for the other thread.
         granted: Future[None] = Future()
-        threading.Thread(target=_queue, args=(handle, granted), daemon=True).start()
+        threading.Thread(target=_lock_in_thread, args=(handle, granted), daemon=True).start()
         try:
-            granted.result(patience_seconds)
+            granted.result(timeout_seconds)
         except TimeoutError:
             if granted.cancel():
                 return False
-        self._held = handle
+        self._descriptor = handle
         return True
 
 
-def _queue(handle: int, granted: Future[None]) -> None:
+def _lock_in_thread(handle: int, granted: Future[None]) -> None:
     lock(handle)
     try:
         granted.set_result(None)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from kombu.connection import Connection
 
-from feedbus.broker.embedded import of_rows
+from feedbus.broker.embedded import survey_of_rows
 from feedbus.broker.interface import HeartbeatSource, Survey
-from feedbus.broker.locks import exclusive_queue
-from feedbus.broker.outages import opened
+from feedbus.broker.locks import hold_queue
+from feedbus.broker.outages import open_connection
 from feedbus.broker_names import lock_queue
 from feedbus.clock import Clock
 from feedbus.transports import memory
@@ -20,7 +20,7 @@ from feedbus.wire import amqp_protocols
 
 
 @dataclass(frozen=True, slots=True)
-class InMemory:
+class InMemoryBroker:
     """A broker in memory, found by its name; see feedbus.broker.interface.Broker."""
 
     url: BrokerUrl
@@ -40,18 +40,20 @@ class InMemory:
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Open a connection; create the broker if no broker has its name."""
         del heartbeats
-        return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
+        return open_connection(
+            Connection(transport=memory.Transport, virtual_host=self.name), self.url
+        )
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
         """Hold the project's lock: a queue that is exclusive to the connection."""
-        return exclusive_queue(connection, lock_queue(project), self.clock, wait_seconds)
+        return hold_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return all objects of the broker."""
         del prefixes
-        return of_rows(find(self.name).survey())
+        return survey_of_rows(find(self.name).survey())
 
     def refusal(self) -> str:
         """Return "": a broker in memory never blocks publishers."""

@@ -31,10 +31,10 @@ def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
     """Hold a lock on a file; yield False if another process holds it."""
     with ExitStack() as held:
         try:
-            ours = held.enter_context(locked(path, wait_seconds))
+            acquired = held.enter_context(locked(path, wait_seconds))
         except OSError as error:
             msg = (
                 f"store: cannot create the lock {path}: {error.strerror}; make the folder writable"
             )
             raise StoreOutage(msg) from error
-        yield ours
+        yield acquired
