@@ -92,7 +92,7 @@ def remove(path: Path) -> None:
 
 
 def read_assignment(topology: Topology) -> Sharing | None:
-    """Return the assignment, or None if it is not known or this host is the only one."""
+    """Return the hosts and the assignment; None if they are not known, or on a single host."""
     return read(assignment_path(topology))
 
 

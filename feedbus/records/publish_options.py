@@ -63,7 +63,14 @@ def _priority(priority: object) -> int | None:
 
 
 def _milliseconds(name: str, given: object, max_seconds: float = LONGEST_SECONDS) -> int | None:
-    """Return a duration in milliseconds, at least 1; None if None was given."""
+    """Return a duration in milliseconds, at least 1; None if None was given.
+
+    Args:
+        name: the name of the option, for the text of an error.
+        given: a text such as "30s", or seconds.
+        max_seconds: the longest valid duration.
+
+    """
     if given is None:
         return None
     if isinstance(given, str):

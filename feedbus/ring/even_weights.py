@@ -18,7 +18,7 @@ from feedbus.ring.phash2 import phash2
 from feedbus.ring.placement import Ring
 
 Loads = Mapping[int, int]
-Cut = tuple[int, ...]
+Cut = tuple[int, ...]  # the number of buckets of each run
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,15 @@ def _bucket_loads(loads: Loads, min_buckets: int, max_buckets: int) -> Iterator[
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the smallest number for which a condition is true; it is true for all larger ones."""
+    """Return the smallest number from `low` to `high` for which a condition is true.
+
+    Args:
+        low: the smallest possible result.
+        high: the largest possible result.
+        holds: returns whether the condition is true for a number. It is true for `high`, and for
+            all numbers above a number for which it is true.
+
+    """
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -142,7 +150,7 @@ class _Cutter:
         return False
 
     def cut(self, min_load: int, max_load: int) -> Cut | None:
-        """Return the numbers of buckets of runs with loads from `min_load` to `max_load`, or None.
+        """Return a cut in which each load is from `min_load` to `max_load`; None if impossible.
 
         For each run in turn, the method computes every index where the run may end. For each such
         index, it also computes an index where the run may start.

@@ -142,7 +142,7 @@ def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
 
 
 def wire_name(name: str, declared: fields.Field[Any]) -> str:
-    """Return the name of a field on the wire."""
+    """Return the name of a field on the wire: its data_key, or its name in the schema."""
     return name if declared.data_key is None else declared.data_key
 
 
