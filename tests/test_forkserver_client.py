@@ -137,7 +137,7 @@ def test_a_server_that_was_killed_is_closed_and_python_is_started_again(folder, 
         args=arguments,
         working_dir=str(folder),
         env=asked.environment,
-        forks=forks,
+        fork_server=forks,
     )
     assert process._worker.stdout.read() == b"here\n"
     process._worker.wait()

@@ -140,8 +140,8 @@ def test_fewer_connections_are_kept_where_few_files_may_be_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (700, hard))
-        assert http_connections.most_connections() == 500
+        assert http_connections.connection_limit() == 500
         resource.setrlimit(resource.RLIMIT_NOFILE, (220, hard))
-        assert http_connections.most_connections() == 50
+        assert http_connections.connection_limit() == 50
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -15,6 +15,7 @@ from feedbus.urls import BrokerUrl
 VERSION = "3.0.0"
 BINDING = {"bindingVersion": "0.3.0"}
 AMQP_TYPES = {"direct", "topic", "fanout"}
+# Sentences in the descriptions of exchanges.
 HASHED = (
     "The routing key of a message chooses its shard, by consistent hashing. The exchange itself is "
     "a fanout exchange, which routes to the current ring."

@@ -33,7 +33,7 @@ class Messages:
 
     @classmethod
     def of(cls, topology: Topology, routes: Mapping[str, HandlerRoutes]) -> Messages:
-        """Describe the messages of a topology.
+        """Return the descriptions of the messages of a topology.
 
         Args:
             topology: the topology whose queues are described.

@@ -55,7 +55,7 @@ class Context:
     topology_path: Path
 
     def load(self, *, import_handlers: bool = False, connects: bool = True) -> Topology:
-        """Read the topology; raise TopologyError with every problem in it; see config.load."""
+        """Return the topology, or raise TopologyError with all its problems; see config.load."""
         from feedbus import config
 
         return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)
@@ -69,7 +69,10 @@ class LazyGroup(click.Group):
         return [*COMMANDS, *(name for name in self._project(ctx) if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; raise the problems of the topology if it may define the command."""
+        """Return a command, or None for an unknown name.
+
+        If the topology has problems, and may define the command, TopologyError is raised.
+        """
         if cmd_name in COMMANDS:
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from feedbus.apply import Supervisor
     from feedbus.topology import Topology
 
-REPORT_SECONDS = 2.0
-PATIENCE_SECONDS = 60.0
+REPORT_SECONDS = 2.0  # the shortest time between two lines about the messages that are left
+PATIENCE_SECONDS = 60.0  # the time without progress after which the line says so
 
 
 @click.command(
@@ -138,7 +138,7 @@ class Progress:
         self._moved_at = time.monotonic()
 
     def report(self, line: str) -> None:
-        """Print a message on a line of its own."""
+        """Print a text on a separate line, and end the line of the terminal before."""
         if self._shown:
             click.echo()
             self._shown = False

@@ -21,7 +21,7 @@ from feedbus.ring import Ring
 from feedbus.topology import MAX_BUCKETS, Topology
 from feedbus.units import counted
 
-ALTERNATIVES_SHOWN = 8
+ALTERNATIVES_SHOWN = 8  # the largest number of printed alternatives to the chosen weights
 
 
 @click.command(

@@ -48,7 +48,7 @@ def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
 
 
 def summarise(topology: Topology) -> dict[str, int]:
-    """Count the exchanges, queues, consumers and other objects of a topology."""
+    """Return the numbers of exchanges, queues, consumers and other objects, by their kind."""
     return {
         "exchanges": len(topology.exchanges),
         "queues": len(topology.queues),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from feedbus.dead_letters.letters import DeadLetter
     from feedbus.topology import Queue, Topology
 
-BODY_SHOWN = 10_000
+BODY_SHOWN = 10_000  # the largest number of bytes of a body that is printed
 
 
 @click.group(

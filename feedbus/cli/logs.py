@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from feedbus.logs.log_files import LogEntry, LogFile
 
-CHECK_SECONDS = 0.2
-TAB = "    "
+CHECK_SECONDS = 0.2  # the time between two readings of the files with --follow
+TAB = "    "  # replaces a tab character in a line
 
 
 @click.command(

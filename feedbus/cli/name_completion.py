@@ -17,7 +17,13 @@ class NamedInTopology(StringParamType):
     """A name of the topology; the command checks whether it exists."""
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
-        """Create the type with a function that returns the known names."""
+        """Create the type of an argument.
+
+        Args:
+            name: the kind of name in click's errors, such as "queue".
+            known: returns the names in a topology.
+
+        """
         self.name = name
         self._known = known
 

@@ -90,7 +90,13 @@ def command(  # noqa: PLR0913 -- an argument for each option
 
 
 def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
-    """Make the plan of a topology."""
+    """Compare a topology with the broker and the supervisor; return the changes to make.
+
+    Args:
+        topology: the topology.
+        delete_nonempty: the names of queues that may be deleted with their messages.
+
+    """
     from feedbus.plan.planning import make_plan
     from feedbus.supervisor.outdated_processes import watched
 

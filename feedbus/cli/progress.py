@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from feedbus.supervisor.client import Busy
 
 LINES_SECONDS = 10.0  # the time between two lines if the output is not a terminal
-SHOWN = 3
+SHOWN = 3  # the largest number of processes that a line names
 
 
 class BusyLines:

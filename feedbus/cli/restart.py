@@ -20,7 +20,7 @@ from feedbus.units import counted
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
-READY_SECONDS = 60.0
+READY_SECONDS = 60.0  # how long a restarted process may take to become ready
 
 
 @click.command(

@@ -75,11 +75,11 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
         memory_limit_bytes=queue.memory_limit_bytes,
     )
     with failures_logged(supervised=supervised):
-        _run(context, topology, Place(chosen, slot, supervised=supervised), limits)
+        _run(context, topology, ConsumerSlot(chosen, slot, supervised=supervised), limits)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConsumerSlot:
     """The consumer and the slot of this process.
 
     Attributes:
@@ -94,7 +94,7 @@ class Place:
     supervised: bool
 
 
-def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> None:
+def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits) -> None:
     """Run a consumer until a limit or a signal ends it."""
     from feedbus.handling.routes import HandlerRoutes
     from feedbus.hosts.assignment_file import assignment_of
@@ -105,7 +105,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.runner import CrashGuard, Runner, stopping_on_signals
     from feedbus.store import open_store
 
-    consumer, slot = place.consumer, place.slot
+    consumer, slot = own.consumer, own.slot
     with _located(context):
         handlers = HandlerRoutes.of(consumer.queue, topology.root)
     if consumer.queue.memory_limit_bytes is not None:
@@ -113,7 +113,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     with hold_slot(topology, consumer.name, slot):
         metrics = Metrics.open(topology.var / "metrics", f"{consumer.name}.{slot}")
         handler_file = slot_path(run_folder(topology), consumer.name, slot, "handler")
-        form, supervised = topology.logging.format, place.supervised
+        form, supervised = topology.logging.format, own.supervised
         watched = watchdog.over(consumer.name, handler_file, log_format=form, supervised=supervised)
         with watched, CrashGuard(handler_file) as crash_guard:
             store = open_store(topology, waiting=crash_guard.paused)

@@ -17,8 +17,8 @@ from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
 from feedbus.units import counted
 
-BAR_WIDTH = 40
-MOVES_SHOWN = 20
+BAR_WIDTH = 40  # the width of the bar of the busiest shard, in characters
+MOVES_SHOWN = 20  # the largest number of printed pairs of old and new shard
 
 
 @click.command(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feedbus.generations.queue_depths import Depths
     from feedbus.topology import Topology
 
+# The counts of a consumer while the broker is unavailable.
 UNKNOWN = {"ready": None, "retrying": None, "waiting": None, "dead": None}
 NOT_RUNNING = {
     "state": "stopped",
@@ -56,7 +57,10 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
 
 
 def gather(topology: Topology) -> dict[str, Any]:
-    """Return the current state of a system, with reasons for the parts that cannot be read."""
+    """Return the current state of a system, as `feedbus status --json` prints it.
+
+    If the supervisor, the broker or the store cannot be read, its key `error` has the reason.
+    """
     from feedbus.operations.unwritable_folders import unwritable_folders
     from feedbus.process.status_files import all_waiting
 

@@ -20,35 +20,40 @@ COLOURS = {
 }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the lines of a state, as gather() returns it."""
+def table(system: dict[str, Any]) -> str:
+    """Return the text that `feedbus status` prints.
+
+    Args:
+        system: the result of status.gather().
+
+    """
     header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "RETRYING", "DEAD", "HANDLED")
     rows = [header]
-    for name, one in (found["consumers"] | found["processes"]).items():
+    for name, one in (system["consumers"] | system["processes"]).items():
         pids = ",".join(str(process["pid"]) for process in one["processes"])
         uptimes = [process["uptime_seconds"] for process in one["processes"]]
         counts = [_text(one.get(key)) for key in ("ready", "retrying", "dead", "handled")]
         up = _span(min(uptimes)) if uptimes else ""
         rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
     lines = _aligned(rows)
-    if found["schedules"]:
+    if system["schedules"]:
         shown = [("schedule", "CRON", "NEXT", "LAST")]
-        for name, one in found["schedules"].items():
+        for name, one in system["schedules"].items():
             shown.append((name, one["cron"], one["next"], one["last"] or "not fired yet"))
         lines += ["", *_aligned(shown)]
-    supervisor = found["supervisor"]
+    supervisor = system["supervisor"]
     runs = (
         f"process {supervisor['pid']}"
         if supervisor["pid"]
         else "nothing runs; start it with `feedbus up`"
     )
-    lines += _hosts_table(found["hosts"])
+    lines += _hosts_table(system["hosts"])
     lines.append("")
     lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
-    for name, one in (found["consumers"] | found["processes"]).items():
+    for name, one in (system["consumers"] | system["processes"]).items():
         holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
-    for name, one in found["consumers"].items():
+    for name, one in system["consumers"].items():
         if one["waiting"]:
             records = (
                 "1 record waits" if one["waiting"] == 1 else f"{one['waiting']:,} records wait"
@@ -57,16 +62,16 @@ def table(found: dict[str, Any]) -> str:
         if one["dead_dropped"]:
             letters = f"{one['dead_dropped']:,} dead letter{'s' * (one['dead_dropped'] != 1)}"
             lines.append(f"{name}: {letters} deleted because of max_age or max_length")
-    lines += [printable(note) for note in found["notes"]]
+    lines += [printable(note) for note in system["notes"]]
     for name in ("broker", "store"):
-        one = found[name]
+        one = system[name]
         error = printable(one["error"].removeprefix(f"{name} {one['url']}: "))
         state = f"{one['url']}  {error or 'reachable'}" if one["url"] else "none"
         lines.append(f"{name:<10}  {state}")
-    lines += _delayed(found["broker"].get("delayed", {}))
-    lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
-    if found["operations"]["url"]:
-        lines.append(f"operations  {found['operations']['url']}")
+    lines += _delayed(system["broker"].get("delayed", {}))
+    lines.append(f"{'disk':<10}  {printable(system['disk']['error']) or 'can be written to'}")
+    if system["operations"]["url"]:
+        lines.append(f"operations  {system['operations']['url']}")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from feedbus.supervisor.forkserver_client import ForkServer
     from feedbus.topology import Topology
 
-PREPARED = b"prepared\n"
+PREPARED = b"prepared\n"  # the line with which Detached.prepared() reports
 events = EventLog("feedbus.supervisor")
 
 
@@ -104,16 +104,19 @@ def _start(topology: Topology, options: UpOptions, detached: Detached | None = N
     from feedbus.supervisor.preparation import prepare
 
     become_supervisor(topology)
-    with ForkServer.start(topology) or contextlib.nullcontext() as forks:
-        if not prepare(topology, forks):
+    with ForkServer.start(topology) or contextlib.nullcontext() as fork_server:
+        if not prepare(topology, fork_server):
             sys.exit(1)  # prepare() has written the reason to stderr
         if detached is not None:
             detached.prepared()
-        _supervise(topology, options, detached, forks)
+        _supervise(topology, options, detached, fork_server)
 
 
 def _supervise(
-    topology: Topology, options: UpOptions, detached: Detached | None, forks: ForkServer | None
+    topology: Topology,
+    options: UpOptions,
+    detached: Detached | None,
+    fork_server: ForkServer | None,
 ) -> None:
     from feedbus.operations.url_file import read_url
     from feedbus.supervisor.arbiter import supervise
@@ -125,7 +128,7 @@ def _supervise(
     total += sum(process.processes for process in topology.supervised.values())
     write_events(topology, detached.log if detached is not None else None)
 
-    def settled(failures: list[str], holds: list[str], took_seconds: float) -> None:
+    def report_start(failures: list[str], holds: list[str], took_seconds: float) -> None:
         for line in holds:
             text = f"{line}; feedbus tries again"
             events.warning("consumer_paused", text, consumer=SUPERVISOR)
@@ -138,7 +141,7 @@ def _supervise(
         if url := read_url(topology):
             events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)
         if detached is not None:
-            detached.settled(failures, holds, took_seconds)
+            detached.report_start(failures, holds, took_seconds)
 
     text = (
         f"starting {total} processes of {topology.path}; their logs are in {topology.var / 'log'}"
@@ -148,7 +151,7 @@ def _supervise(
     if options.logs and detached is None:
         # Log lines in JSON get no name before them, because such a line would not be JSON.
         copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
-    supervise(topology, settled, forks, copies=copies, reload=options.reload)
+    supervise(topology, report_start, fork_server, copies=copies, reload=options.reload)
     events.info("stopped", "every process has ended", consumer=SUPERVISOR)
 
 
@@ -170,8 +173,15 @@ class Detached:
         os.close(nothing)
         self.log.open()
 
-    def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
-        """Report whether all processes have started."""
+    def report_start(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
+        """Report to the waiting command whether all processes have started.
+
+        Args:
+            failures: lines about the processes that are not ready.
+            holds: lines about the processes that hold.
+            took_seconds: the duration of the start.
+
+        """
         with contextlib.suppress(OSError):  # the command that waits for the report may have ended
             os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)

@@ -18,7 +18,8 @@ __all__ = ["APPLIED", "load", "located", "read"]
 # Environment variable with the path of the file in which the supervisor keeps the applied topology.
 # A process that starts while somebody edits topology.toml must not read the incomplete file.
 APPLIED = "FEEDBUS_APPLIED"
-LARGEST_BYTES = 10_000_000
+LARGEST_BYTES = 10_000_000  # the largest size of a topology file
+# The end of an error of tomllib, with the position.
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import RING, Draft, Found, Options
+from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 
+# Arguments that feedbus sets from an option of the queue; the file must set the option instead.
 OPTION_OF_ARGUMENT = {
     "x-queue-type": "type",
     "x-single-active-consumer": "single_active_consumer",
@@ -13,7 +14,8 @@ OPTION_OF_ARGUMENT = {
     "x-max-length": "max_length",
     "x-overflow": "overflow",
 }
-FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}
+FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}  # feedbus sets them itself
+# Properties of a declaration in AMQP, which are not arguments.
 NO_ARGUMENTS = {"durable", "exclusive", "auto_delete", "auto-delete", "passive", "nowait"}
 CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-master-locator", "x-queue-version"}
 QUORUM_ONLY = {
@@ -34,12 +36,12 @@ INTEGER_ARGUMENTS = {
     "x-queue-version": (1, 2),
     "x-consumer-timeout": (1, 2**63 - 1),
 }
-MOST_ARGUMENTS = 40
+MOST_ARGUMENTS = 40  # the largest number of arguments of a queue
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
-def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
-    """Find arguments that are options of feedbus, unknown to the kind of queue, or wrong."""
+def check_arguments(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault for each argument that the broker or feedbus does not accept."""
     kind = draft.queue_type(queue)
     for name in options.get("arguments", {}):
         if name in OPTION_OF_ARGUMENT:
@@ -63,7 +65,7 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
     yield from _argument_values(draft, queue, options)
 
 
-def _argument_values(draft: Draft, queue: str, options: Options) -> Found:
+def _argument_values(draft: Draft, queue: str, options: Options) -> Faults:
     arguments = options.get("arguments", {})
     if len(arguments) > MOST_ARGUMENTS:
         expected = f"at most {MOST_ARGUMENTS} arguments"
@@ -76,8 +78,8 @@ def _argument_values(draft: Draft, queue: str, options: Options) -> Found:
             yield draft.at(queue, "arguments", name), Fault(expected=expected)
 
 
-def check_exchange_arguments(draft: Draft) -> Found:
-    """Find arguments of hash exchanges that feedbus sets itself."""
+def check_exchange_arguments(draft: Draft) -> Faults:
+    """Yield a fault for each argument of a hash exchange that feedbus sets itself."""
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:

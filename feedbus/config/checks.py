@@ -10,7 +10,7 @@ from feedbus.config.broker_argument_checks import check_arguments, check_exchang
 from feedbus.config.external_checks import check_external
 from feedbus.config.key_paths import lookup
 from feedbus.config.name_checks import check_names
-from feedbus.config.partial_topology import Draft, Found, Options
+from feedbus.config.partial_topology import Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.config.ring_checks import check_buckets, check_weights
 from feedbus.config.routing_checks import (
@@ -28,7 +28,7 @@ from feedbus.units import write_duration
 
 
 def check(draft: Draft) -> None:
-    """Report problems that are visible only if several values are compared."""
+    """Add to the report the problems that are visible only if several values are compared."""
     for queue, options in draft.queues.items():
         for check in QUEUE_CHECKS:
             for path, fault in check(draft, queue, options):
@@ -46,7 +46,7 @@ def check(draft: Draft) -> None:
         draft.report.add(path, fault)
 
 
-def _retry(draft: Draft, queue: str, options: Options) -> Found:
+def _retry(draft: Draft, queue: str, options: Options) -> Faults:
     del options
     # The text of the file is checked, not the loaded value: if a delay is wrong, there is no loaded
     # value, but `then` can be missing, too.
@@ -61,7 +61,7 @@ def _retry(draft: Draft, queue: str, options: Options) -> Found:
         yield (*path, "then"), Fault(expected=expected)
 
 
-def _overflow(draft: Draft, queue: str, options: Options) -> Found:
+def _overflow(draft: Draft, queue: str, options: Options) -> Faults:
     arguments = options.get("arguments", {})
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
     written = draft.says(queue, "max_length") and "max_length" not in options
@@ -73,7 +73,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
-def _stream(draft: Draft, queue: str, options: Options) -> Found:
+def _stream(draft: Draft, queue: str, options: Options) -> Faults:
     if options.get("stream") and options.get("once"):
         message = "cannot be combined with once: a stream has no transaction of the store"
         yield (
@@ -82,7 +82,7 @@ def _stream(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
-def _wait(draft: Draft, queue: str, options: Options) -> Found:
+def _wait(draft: Draft, queue: str, options: Options) -> Faults:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
         message = "has no effect without size: each batch then has one record"
@@ -92,7 +92,7 @@ def _wait(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
-def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
+def _concurrency(draft: Draft, queue: str, options: Options) -> Faults:
     concurrency = options.get("concurrency", 1)
     if options.get("prefetch", concurrency) < concurrency:
         message = "the broker must deliver that many messages before the first is acknowledged"
@@ -112,7 +112,7 @@ def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
-def _order_by(draft: Draft, queue: str, options: Options) -> Found:
+def _order_by(draft: Draft, queue: str, options: Options) -> Faults:
     if options.get("order_by") and options.get("single_active_consumer") is False:
         message = (
             "cannot be false with order_by: two processes would handle records of one key at the"
@@ -122,14 +122,14 @@ def _order_by(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "single_active_consumer"), Fault(message=message, expected=expected)
 
 
-def _block_on_dead(draft: Draft, queue: str, options: Options) -> Found:
+def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
     if options.get("block_on_dead") and not options.get("order_by", "shards" in options):
         message = "has no effect without order_by, which defines the key that a dead letter blocks"
         fault = Fault(message=message, expected="order_by = true, or a field's name", at_key=True)
         yield draft.at(queue, "block_on_dead"), fault
 
 
-def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
+def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
     if idle is not None and wait >= idle:
@@ -147,7 +147,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
         yield path, Fault(message=message, expected=expected)
 
 
-QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
+QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Faults], ...] = (
     check_exchange,
     check_handler,
     check_misfits,
@@ -166,7 +166,7 @@ QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
 )
 
 
-def _management(draft: Draft) -> Found:
+def _management(draft: Draft) -> Faults:
     """Find a management URL without TLS that would send the password of a broker with TLS."""
     broker = draft.loaded.get("broker", {})
     url, management = broker.get("url"), broker.get("management")

@@ -23,8 +23,8 @@ class ExchangeTable(TableSchema):
     )
     pack = Whole(
         "The largest number of records in one message. With 0, each record has its own message.",
-        least=0,
-        most=1_000_000,
+        minimum=0,
+        maximum=1_000_000,
     )
     arguments = Tables(
         Argument("The value of the argument."),

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import INHERITED, RING, Draft, Found
+from feedbus.config.partial_topology import INHERITED, RING, Draft, Faults
 from feedbus.config.problems import Fault
 
 KINDS = ("exchange", "queue")
-EXTERNAL, NAME = "external", "external_name"
+EXTERNAL, NAME = "external", "external_name"  # two options, as loaded
 # The management API and rabbitmqctl call the exchange "" by this name.
 DEFAULT_EXCHANGE = "amq.default"
 # The options that an external exchange cannot have, each with the reason. Draft.misfits() checks
 # the options of queues, because queues inherit options.
-OF_OUR_OWN = {
+NOT_FOR_EXTERNAL = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",
 }
 
 
-def check_external(draft: Draft) -> Found:
-    """Find the problems of external exchanges and queues."""
+def check_external(draft: Draft) -> Faults:
+    """Yield the faults of external exchanges and queues."""
     for option in (EXTERNAL, "name"):
         if draft.report.has((*INHERITED, option)):
             message = "cannot be inherited: set it in the table of each external queue"
@@ -46,7 +46,7 @@ def check_external(draft: Draft) -> Found:
 
 def _incomplete(
     draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any], prefix: str
-) -> Found:
+) -> Faults:
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
         expected = f'also name = "…", the whole name of the {kind} on the broker'
@@ -63,8 +63,8 @@ def _incomplete(
         )
 
 
-def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
-    for option, reason in OF_OUR_OWN.items():
+def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
+    for option, reason in NOT_FOR_EXTERNAL.items():
         if draft.report.has((*path, option)):
             yield (*path, option), Fault(message=reason, at_key=True)
     if options.get("type") == RING:
@@ -72,7 +72,7 @@ def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
         yield (*path, "type"), Fault(message=message, expected="'direct', 'topic' or 'fanout'")
 
 
-def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Found:
+def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Faults:
     if prefix and name.startswith(f"{prefix}."):
         expected = (
             f"a name that does not begin with '{prefix}.', because the names of this topology's own"

@@ -29,7 +29,9 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every handler and the objects of [store]; check that modules of commands exist.
+    """Import every handler and the objects of [store]; report the problems to the draft's report.
+
+    It also checks that the modules of [commands] exist.
 
     What a handler's module prints goes to stderr, because stdout can contain the report of a
     command.
@@ -88,7 +90,7 @@ def _unlike(
 
 
 def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
-    """Describe why feedbus cannot import or call a handler."""
+    """Return the fault of a handler that feedbus cannot import or call."""
     module = dotted.partition(":")[0]
     if isinstance(error, SystemExit):
         message = f"cannot import {module}: the module ends the process (exit code {error.code})"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 KeyPath = tuple[str | int, ...]
-MISSING = object()
+MISSING = object()  # the result of lookup() for a path that the document does not have
 
 
 def lookup(document: Any, path: KeyPath) -> Any:
-    """Return the value at a path of a document, or MISSING."""
+    """Return the value at a path of a loaded TOML document, or MISSING."""
     found = document
     for step in path:
         if isinstance(found, Mapping):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import LOCK, OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import Draft, Found
+from feedbus.config.partial_topology import Draft, Faults
 from feedbus.config.problems import Fault
 from feedbus.topology import OPERATIONS
 
@@ -17,8 +17,8 @@ LONGEST_NAME_BYTES = 255
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
 
 
-def check_names(draft: Draft) -> Found:
-    """Find every name that conflicts with another one."""
+def check_names(draft: Draft) -> Faults:
+    """Yield a fault for each name that conflicts with another one."""
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")
@@ -61,14 +61,14 @@ def _started(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
     yield from ((name, ("processes", name)) for name in draft.loaded.get("processes", {}))
 
 
-def _operations(draft: Draft) -> Found:
+def _operations(draft: Draft) -> Faults:
     """Find a consumer or process with the name of feedbus's own process."""
     for name, path in _started(draft):
         if name.casefold() == OPERATIONS:
             yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
-def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
+def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Faults:
     """Find names that differ only in case, which file systems confuse."""
     owners: dict[str, tuple[str, KeyPath]] = {}
     reported: set[tuple[KeyPath, KeyPath]] = set()
@@ -87,7 +87,7 @@ def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found
 
 def _derived(
     roles: Collection[Role], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
-) -> Found:
+) -> Faults:
     """Find names that feedbus itself gives to objects of a queue or exchange."""
     reported: set[KeyPath] = set()
     for name, path in named:
@@ -102,7 +102,7 @@ def _kept(reason: str) -> Fault:
     return Fault(message=f"expected another name: {reason}", expected="another name", at_key=True)
 
 
-def _length(prefix: str, name: str, path: KeyPath) -> Found:
+def _length(prefix: str, name: str, path: KeyPath) -> Faults:
     most = LONGEST_NAME_BYTES - LONGEST_SUFFIX - len(f"{prefix}.")
     if len(name) > most:
         message = (

@@ -163,17 +163,26 @@ class Whole(Option):
         self,
         description: str,
         *,
-        least: int = 1,
-        most: int = LARGEST,
+        minimum: int = 1,
+        maximum: int = LARGEST,
         unlimited: bool = False,
         **options: Any,
     ) -> None:
-        """Create the type with the bounds of the integer."""
+        """Create the type of one option.
+
+        Args:
+            description: as for Option.
+            minimum: the smallest integer: 0 or 1.
+            maximum: the largest integer.
+            unlimited: whether the option also allows the value "unlimited".
+            options: as for Option.
+
+        """
         super().__init__(description, **options)
-        self.least, self.most, self.unlimited = least, most, unlimited
-        self.expected = "a positive integer" if least else "an integer of 0 or more"
-        self.kind = "positive integer" if least else "integer from 0"
-        self.kind += f", at most {most:,}" if most < LARGEST else ""
+        self.minimum, self.maximum, self.unlimited = minimum, maximum, unlimited
+        self.expected = "a positive integer" if minimum else "an integer of 0 or more"
+        self.kind = "positive integer" if minimum else "integer from 0"
+        self.kind += f", at most {maximum:,}" if maximum < LARGEST else ""
         if unlimited:
             self.none = '"unlimited"'
             self.expected += f" or {self.none}"
@@ -183,17 +192,17 @@ class Whole(Option):
         """Return the integer, or None for "unlimited"."""
         if self.unlimited and value == "unlimited":
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
+        if isinstance(value, bool) or not isinstance(value, int) or value < self.minimum:
             self.refuse()
-        if value > self.most:
-            self.refuse(f"at most {self.most:,}")
+        if value > self.maximum:
+            self.refuse(f"at most {self.maximum:,}")
         return value
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        integer: dict[str, Any] = {"type": "integer", "minimum": self.least}
-        if self.most < LARGEST:
-            integer["maximum"] = self.most
+        integer: dict[str, Any] = {"type": "integer", "minimum": self.minimum}
+        if self.maximum < LARGEST:
+            integer["maximum"] = self.maximum
         if not self.unlimited:
             return integer
         return {"type": ["integer", "string"], "anyOf": [integer, {"const": "unlimited"}]}

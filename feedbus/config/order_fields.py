@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from feedbus.config.partial_topology import Draft, Found
-from feedbus.config.problems import LISTED, Fault, nearest
+from feedbus.config.partial_topology import Draft, Faults
+from feedbus.config.problems import NAMES_SHOWN, Fault, nearest
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import file_and_line, name_of
 from feedbus.handling.handlers import Handler
 from feedbus.name_list import listed
 
 
-def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Found:
-    """Find an `order_by` that names no field of a handler's message type.
+def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Faults:
+    """Yield a fault if `order_by` names no field of a handler's message type.
 
     Every message of that type would become a dead letter.
 
@@ -39,7 +39,7 @@ def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], roo
             continue
         where = file_and_line(handler.function).replace(f"{root}{os.sep}", "")
         takes = f"{name_of(handler.function)}{where} takes {message_type.name or 'a text or bytes'}"
-        expected = f"one of {listed(known, LISTED)}" if known else "true or false"
+        expected = f"one of {listed(known, NAMES_SHOWN)}" if known else "true or false"
         message = f"{takes}, which has no field '{field}' in JSON: expected {expected}"
         yield (
             draft.at(queue, "order_by"),

@@ -33,6 +33,8 @@ def check_other_imports(
 ) -> None:
     """Import dead handlers, middleware and exceptions, and look for the programs of processes.
 
+    The problems are added to the report of the draft.
+
     Args:
         draft: the content of the file.
         root: the folder of the topology.
@@ -90,7 +92,7 @@ def _resolved(
 
 
 def cause_of(error: UsageError) -> str:
-    """Return the error in a module's code that prevents its import, or ""."""
+    """Return the error in a module's code that prevents its import; "" for another cause."""
     if isinstance(error, Unfit):
         return str(error) if error.at_import else ""
     inner = error.__cause__

@@ -9,12 +9,12 @@ from typing import Any
 from feedbus.config.key_paths import KeyPath, lookup
 from feedbus.config.problems import Fault, Report
 
-Found = Iterator[tuple[KeyPath, Fault]]  # the faults that a check finds
+Faults = Iterator[tuple[KeyPath, Fault]]  # the faults of a check, each with the path of its value
 Options = dict[str, Any]  # the options of a queue
 
 RING = "x-consistent-hash"
-INHERITED = ("defaults", "queue")
-RING_ONLY = ("shards", "weight", "weights")
+INHERITED = ("defaults", "queue")  # the path of the options that queues inherit
+RING_ONLY = ("shards", "weight", "weights")  # options that need a ring
 # Options about the declaration and the bindings of a queue. An external queue cannot have them,
 # because another system declares it.
 DECLARING = (

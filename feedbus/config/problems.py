@@ -11,10 +11,10 @@ from typing import Any
 from feedbus.config.key_paths import MISSING, KeyPath, lookup
 from feedbus.errors import Problem
 
-TEXT_SHOWN = 80
-LISTED = 12
+TEXT_SHOWN = 80  # the largest number of characters of a value that an error shows
+NAMES_SHOWN = 12  # the largest number of known names that an error lists
 LONGEST_EXPECTED = 200  # in characters; a longer list does not help
-LONG_BITS = 63
+LONG_BITS = 63  # a larger integer does not fit into a signed integer of 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def describe(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value that must not be printed, because it can be a secret."""
+    """Return the kind of a value, such as "a text", for a value that must not be printed."""
     if isinstance(value, str):
         return "an empty text" if not value else "a text"
     if isinstance(value, bool | Mapping | list) or value is MISSING:
@@ -163,13 +163,20 @@ def _likeness(name: str, known: str) -> float:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
-    """Return the fault of an unknown key, with the nearest known key."""
+    """Return the fault of an unknown key, with the nearest known key.
+
+    Args:
+        what: the kind of key in the text of the fault: "option", "table" or "key".
+        name: the unknown key.
+        known: the known keys.
+
+    """
     names = list(known)
     suggestion = nearest(name, names)
     expected = f"one of {', '.join(names)}"
     message = (
         f"unknown {what}"
-        if suggestion or len(names) > LISTED
+        if suggestion or len(names) > NAMES_SHOWN
         else f"unknown {what}; expected {expected}"
     )
     return Fault(

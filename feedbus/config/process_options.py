@@ -15,8 +15,8 @@ USER = Text(
 START_RETRIES = Whole(
     "How many times in a row a process may end right after its start before it is not "
     "restarted any more.",
-    least=0,
-    most=1000,
+    minimum=0,
+    maximum=1000,
 )
 MEMORY_LIMIT = Size("A process that uses more memory is restarted.", attribute="memory_limit_bytes")
 
@@ -31,7 +31,7 @@ class ProcessTable(TableSchema):
         "when it has run for 10 seconds.",
         required=True,
     )
-    processes = Whole("How many such processes run.", most=1000)
+    processes = Whole("How many such processes run.", maximum=1000)
     user = USER
     start_retries = START_RETRIES
     stop_timeout = Duration(
@@ -79,8 +79,8 @@ class OperationsTable(TableSchema):
     port = Whole(
         "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
         "If a port is set here and is in use, that is an error; the consumers run anyway.",
-        least=0,
-        most=65_535,
+        minimum=0,
+        maximum=65_535,
         default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
         example=topology.OPERATIONS_PORT,
     )

@@ -26,7 +26,7 @@ class BatchTable(TableSchema):
 
     builds = topology.Batch
 
-    size = Whole("How many records a handler gets in one call.", most=MOST_PREFETCH)
+    size = Whole("How many records a handler gets in one call.", maximum=MOST_PREFETCH)
     wait = Duration(
         "The shortest time between the beginnings of two batches, unless the second one is full.",
         zero=True,
@@ -78,17 +78,17 @@ class QueueTable(TableSchema):
     shards = Whole(
         "The number of shards. Each shard has its own queue, consumer and process: `NAME_0`, "
         "`NAME_1` and so on. Only on an x-consistent-hash exchange.",
-        most=topology.MAX_BUCKETS,
+        maximum=topology.MAX_BUCKETS,
         default="one queue, called NAME",
         example=4,
     )
     weight = Whole(
         "The share of each shard in the ring, in buckets; a ring has at most 10,000 buckets.",
-        most=topology.MAX_BUCKETS,
+        maximum=topology.MAX_BUCKETS,
         default="1",
     )
     weights = Tables(
-        Whole("The weight of the shard with this number.", most=topology.MAX_BUCKETS),
+        Whole("The weight of the shard with this number.", maximum=topology.MAX_BUCKETS),
         "The weights of single shards by number, `{ 3 = 2 }`; other shards keep `weight`.",
         of="positive integers",
         keys=ShardNumber(""),
@@ -118,7 +118,7 @@ class QueueTable(TableSchema):
     prefetch = Whole(
         "How many unacknowledged messages the broker delivers to a consumer: at least "
         "`concurrency`, and at least the size of a batch.",
-        most=MOST_PREFETCH,
+        maximum=MOST_PREFETCH,
         default="`10`, or twice `concurrency` if that is more",
         example=50,
     )
@@ -126,7 +126,7 @@ class QueueTable(TableSchema):
         "How many records each process handles at the [same time]"
         "(../how-to/async.md#several-records-at-the-same-time): async handlers as tasks, others in "
         "so many threads. Not with `@handler(batch=True)`.",
-        most=MOST_CONCURRENCY,
+        maximum=MOST_CONCURRENCY,
     )
     order_by = OrderBy(
         "Which records stay in [order](../concepts/order.md) when a record fails, or when "
@@ -146,7 +146,7 @@ class QueueTable(TableSchema):
         "[wait](../concepts/order.md#when-a-record-fails) for a failed record of their key. "
         "When this limit is reached, the consumer handles only waiting records. The same number of "
         "records may wait for [old queues](../concepts/generations.md) after a change of shards.",
-        most=MOST_WAITING,
+        maximum=MOST_WAITING,
         default="10000",
     )
     block_on_dead = Flag(
@@ -213,7 +213,7 @@ class QueueTable(TableSchema):
         attribute="handler_timeout_seconds",
     )
     memory_limit = MEMORY_LIMIT
-    processes = Whole("How many processes read each queue.", most=1000)
+    processes = Whole("How many processes read each queue.", maximum=1000)
     user = USER
     start_retries = START_RETRIES
     stop_timeout = Duration(

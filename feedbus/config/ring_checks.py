@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import RING, Draft, Found, Options
+from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.topology import MAX_BUCKETS
 
 
-def check_weights(draft: Draft, queue: str, options: Options) -> Found:
-    """Find weights of shards that do not exist, and weights without effect."""
+def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault for each weight of a shard that does not exist, or without effect."""
     weights = options.get("weights")
     if not weights or draft.exchange_type(options) != RING:
         return
@@ -32,8 +32,8 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "weight"), Fault(message=message, at_key=True)
 
 
-def check_buckets(draft: Draft) -> Found:
-    """Find the queue whose weights give its ring too many buckets."""
+def check_buckets(draft: Draft) -> Faults:
+    """Yield a fault for each ring with too many buckets, at the queue that exceeds the limit."""
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
         if draft.exchange_type(options) != RING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import Draft, Found, Options
+from feedbus.config.partial_topology import Draft, Faults, Options
 from feedbus.config.problems import Fault, nearest
 from feedbus.wire.content_types import bare_type, is_known
 
@@ -10,8 +10,8 @@ HANDLERS = ("handler", "handlers", "handlers_by_type")
 PATTERN = "words joined by dots, in which '*' and '#' are words of their own"
 
 
-def check_exchange(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue whose exchange is missing or unknown."""
+def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault if the exchange of the queue is missing or unknown."""
     declared = draft.report.document.get("exchanges")
     if options.get("external"):
         return
@@ -33,8 +33,8 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
-def check_handler(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue without a handler, with several kinds of handlers, or with a wrong pattern."""
+def check_handler(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault if the queue has no handler, several kinds of handlers, or a wrong pattern."""
     said = [option for option in HANDLERS if draft.says(queue, option)]
     if not said:
         yield (
@@ -50,15 +50,15 @@ def check_handler(draft: Draft, queue: str, options: Options) -> Found:
             yield draft.at(queue, "handlers", pattern), Fault(expected=PATTERN, at_key=True)
 
 
-def check_misfits(draft: Draft, queue: str, options: Options) -> Found:
-    """Find options that a queue of this kind cannot have."""
+def check_misfits(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault for each option that a queue of this kind cannot have."""
     del options
     for option, reason in draft.misfits(queue):
         yield draft.at(queue, option), Fault(message=reason, at_key=True)
 
 
-def check_routing_keys(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue that no message reaches, and wrong or repeated binding keys."""
+def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault if no message reaches the queue, and for wrong or repeated binding keys."""
     kind = draft.exchange_type(options)
     keys = options.get("routing_keys", ())
     if (
@@ -90,8 +90,8 @@ def _well_formed(pattern: str) -> bool:
     )
 
 
-def check_content_types(draft: Draft) -> Found:
-    """Find exchanges whose content type has no codec, or which also set the option pack."""
+def check_content_types(draft: Draft) -> Faults:
+    """Yield a fault for each content type without a codec, or on an exchange with `pack`."""
     named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         kind = exchange.get("content_type")

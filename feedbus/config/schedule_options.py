@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from feedbus import topology
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Duration, Name, Option, Text
-from feedbus.config.partial_topology import RING, Draft, Found
+from feedbus.config.partial_topology import RING, Draft, Faults
 from feedbus.config.problems import Fault, describe, nearest
 from feedbus.config.table_types import TableSchema
 from feedbus.config.value_types import RoutingKey
@@ -127,8 +127,8 @@ def _not_json(value: Any) -> Any:
     return [Fault(expected="a value that JSON can represent: write a date or a time as a text")]
 
 
-def check_schedules(draft: Draft) -> Found:
-    """Find schedules that no process fires, or whose message no queue receives."""
+def check_schedules(draft: Draft) -> Faults:
+    """Yield a fault for each schedule that no process fires, or whose message no queue receives."""
     schedules = draft.loaded.get("schedules", {})
     for name, options in schedules.items():
         path: KeyPath = ("schedules", name)
@@ -140,7 +140,7 @@ def check_schedules(draft: Draft) -> Found:
         yield ("operations", "enabled"), Fault(message=message, expected="true")
 
 
-def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
+def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
     declared = draft.report.document.get("exchanges")
     name = options.get("exchange")
     if name is None or not isinstance(declared, dict):
@@ -160,7 +160,7 @@ def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
         yield from _key(draft, path, options)
 
 
-def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
+def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
     """Find a routing key that matches no queue of the topology."""
     name, key = options["exchange"], options.get("key", "")
     queues = [one for one in draft.queues.values() if one.get("exchange") == name]

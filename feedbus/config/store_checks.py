@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.config.partial_topology import Draft, Found, Options
+from feedbus.config.partial_topology import Draft, Faults, Options
 from feedbus.config.problems import Fault
 from feedbus.topology import KEEP_HANDLED_SECONDS, PEEWEE, SQLALCHEMY, RetryPolicy
 from feedbus.units import write_duration
@@ -13,8 +13,8 @@ EXPECTED_IN_STORE = {
 }
 
 
-def check_once(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue with `once` that has no store, or whose store forgets message ids too soon."""
+def check_once(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault if the queue has `once`, but no store, or one that forgets ids too soon."""
     if options.get("once") and not draft.report.has(("store",)):
         message = "needs a store, in which feedbus keeps the ids of handled messages"
         expected = 'a table [store], such as url = "sqlite:///var/store.db"'
@@ -42,8 +42,8 @@ def check_once(draft: Draft, queue: str, options: Options) -> Found:
             yield draft.at(queue, "once"), Fault(message=message, expected=expected, at_key=True)
 
 
-def check_store(draft: Draft) -> Found:
-    """Find options of [store] that are missing, or that the adapter cannot use."""
+def check_store(draft: Draft) -> Faults:
+    """Yield a fault for each option of [store] that is missing, or that the adapter cannot use."""
     store = draft.loaded.get("store", {})
     if not draft.report.has(("store",)) or not isinstance(store, dict):
         return

@@ -44,7 +44,12 @@ class StoreOffer:
 
 
 def check_store(draft: Draft, root: Path) -> type | None:
-    """Import the store's objects, and report unsuitable ones; return the session's type."""
+    """Import the store's objects, and add unsuitable ones to the report of the draft.
+
+    Returns:
+        The type of the session; None if there is no session, or a problem was reported.
+
+    """
     options = draft.loaded.get("store", {})
     if not isinstance(options, dict) or not options:
         return None
@@ -69,7 +74,7 @@ def check_store(draft: Draft, root: Path) -> type | None:
 
 
 def check_connections(draft: Draft, root: Path) -> None:
-    """Report queues whose threads together need more connections than the engine's pool has."""
+    """Report each queue whose threads need more connections than the engine's pool has."""
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:
         return

@@ -22,6 +22,7 @@ NAMED_TABLES: Mapping[str, type[TableSchema]] = {
 }
 WORD = re.compile(r"[\w.:/@+-]+")
 SHOWN = 40  # the most characters of a word that an error shows
+# What to do about a word that is no value in TOML.
 INSTEAD = {
     **dict.fromkeys(("true", "yes", "on"), "write true"),
     **dict.fromkeys(("false", "no", "off"), "write false"),

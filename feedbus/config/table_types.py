@@ -18,7 +18,13 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors
 
 
 class TableSchema(Schema):
-    """The schema of a table with fixed keys; `builds` is the dataclass with the defaults."""
+    """The schema of a table with fixed keys.
+
+    Attributes:
+        builds: the dataclass for the values, with the defaults of the options.
+        what: the kind of a key in errors, such as "option".
+
+    """
 
     builds: ClassVar[type | None] = None
     what: ClassVar[str] = "option"
@@ -28,18 +34,29 @@ class TableSchema(Schema):
 
         unknown = RAISE
 
-    def refused(self, error: ValidationError, known_as: Mapping[str, Any]) -> dict[Any, Any]:
-        """Return marshmallow's errors with the unknown keys as faults."""
+    def refused(self, error: ValidationError, value: Mapping[str, Any]) -> dict[Any, Any]:
+        """Return marshmallow's errors, by key, with a fault for each unknown key.
+
+        Args:
+            error: the error of marshmallow.
+            value: the table of the file.
+
+        """
         names = list(self.load_fields)
         errors = dict(error.messages_dict)
-        for key in known_as:
+        for key in value:
             if key not in self.load_fields:
                 errors[key] = [unknown(self.what, key, names)]
         return errors
 
 
 def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
-    """Load a table by its schema; raise all its faults together."""
+    """Return the loaded values of a table of the file, by option.
+
+    Raises:
+        ValidationError: the table has faults; the error has all of them.
+
+    """
     if not isinstance(value, dict):
         raise ValidationError([Fault(expected="a table", hidden=True)])
     try:
@@ -85,7 +102,16 @@ class Many(Option):
     def __init__(
         self, entry: Option, description: str, *, of: str, empty: bool = True, **options: Any
     ) -> None:
-        """Create the type of a container with entries of one type, which can be empty or not."""
+        """Create the type of one option.
+
+        Args:
+            entry: the type of the entries.
+            description: as for Option.
+            of: the name of the entries in errors, such as "durations".
+            empty: whether the container may be empty.
+            options: as for Option.
+
+        """
         super().__init__(description, **options)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
@@ -93,7 +119,12 @@ class Many(Option):
         self.expected += "" if empty else ", at least one"
 
     def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Read every (key, value) pair, and raise the faults of all of them together."""
+        """Return the loaded entries of (key, value) pairs, by key.
+
+        Raises:
+            ValidationError: some values are invalid; the error has all faults, by key.
+
+        """
         loaded: dict[Any, Any] = {}
         errors: dict[Any, Any] = {}
         for key, value in pairs:
@@ -138,7 +169,15 @@ class Tables(Many):
     def __init__(
         self, entry: Option, description: str, *, keys: Option | None = None, **options: Any
     ) -> None:
-        """Create the type of a table with the type of its keys."""
+        """Create the type of one option.
+
+        Args:
+            entry: the type of the values.
+            description: as for Option.
+            keys: the type of the names; a Name by default.
+            options: as for Many.
+
+        """
         super().__init__(entry, description, **options)
         self.keys = keys or Name("")
 
@@ -223,7 +262,14 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
 
 
 def spread(errors: Any, report: Report, path: KeyPath = ()) -> None:
-    """Report every fault in the nested errors of marshmallow at its path."""
+    """Add every fault in nested errors of marshmallow to the report.
+
+    Args:
+        errors: the messages of a ValidationError.
+        report: gets the faults.
+        path: the path of the value to which the errors belong.
+
+    """
     if isinstance(errors, Mapping):
         for key, inner in errors.items():
             spread(inner, report, path if key in {NAMED, HELD} else (*path, key))

@@ -52,7 +52,7 @@ class Places:
         return _closest(self._values, path, self._values[()])
 
     def names(self, path: KeyPath) -> tuple[str, str]:
-        """Split a path into the path of its table and the key in this table."""
+        """Return the path of a value's table, and its key in this table, in TOML's notation."""
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1

@@ -19,13 +19,13 @@ Keys = tuple[str, ...]
 # One weight of a queue without shards, or the weight of each shard by its number.
 Weights = int | Mapping[int, int]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LEAST_PAD = 2
+LEAST_PAD = 2  # the spaces that stay between a value and its comment
 # A new option of a queue is written after the first of these options that the queue has.
 INSERT_AFTER = ("weight", "shards", "exchange", "handler")
 
 
 def write_weights(weights: Weights) -> str:
-    """Return weights in TOML: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
+    """Return the TOML text of weights: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
     return f"weight = {weights}" if isinstance(weights, int) else f"weights = {_table(weights)}"
 
 

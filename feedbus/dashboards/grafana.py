@@ -9,7 +9,7 @@ from typing import Any
 from feedbus.dashboards.panels import Panel, rows
 from feedbus.topology import Topology
 
-WIDTH = 24
+WIDTH = 24  # the width of a row in Grafana's units
 SCHEMA_VERSION = 39
 UID_LENGTH = 40
 UID = re.compile(rf"[A-Za-z0-9_-]{{1,{UID_LENGTH}}}")
@@ -102,7 +102,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return {
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.says,
+        "description": panel.description,
         "datasource": SOURCE,
         "targets": [
             {

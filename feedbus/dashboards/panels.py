@@ -31,7 +31,7 @@ class Panel:
 
     Attributes:
         title: the title.
-        says: the description of the panel.
+        description: the description of the panel.
         queries: the queries whose results the panel shows.
         unit: Grafana's name of the unit of the values.
         kind: Grafana's name of the kind of panel.
@@ -40,7 +40,7 @@ class Panel:
     """
 
     title: str
-    says: str
+    description: str
     queries: tuple[Query, ...]
     unit: str = "short"
     kind: Literal["timeseries", "bargauge", "stat"] = "timeseries"
@@ -65,10 +65,10 @@ def _consumers(topology: Topology) -> list[Panel]:
     names = _names(topology.consumers.values())
     rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
     query = (Query(rate, "{{consumer}}"),)
-    says = "Records settled per second, with any verdict."
+    description = "Records settled per second, with any verdict."
     return [
-        Panel("Records/s now", says, query, "cps", "bargauge", THIRD, 14),
-        Panel("Records/s", says, query, "cps", width=FULL - THIRD, height=14),
+        Panel("Records/s now", description, query, "cps", "bargauge", THIRD, 14),
+        Panel("Records/s", description, query, "cps", width=FULL - THIRD, height=14),
     ]
 
 

@@ -37,7 +37,21 @@ class InlineConsumer:
         connection: Connection,
         queue: str,
     ) -> None:
-        """Create the object, and subscribe to the consumer's queue."""
+        """Create the object, and subscribe to the consumer's queue.
+
+        Args:
+            topology: the topology of the system.
+            consumer: the consumer.
+            handlers: the handlers of its queue.
+            sender: publishes the messages of the handlers.
+            metrics: counts the deliveries.
+            store: the store in whose transactions handlers run.
+            resources: the objects that handlers share.
+            clock: determines when retries are due.
+            connection: a connection to the broker of the system, for all consumers.
+            queue: the name of the queue on the broker.
+
+        """
         self._consumer = consumer
         self._clock = clock
         self._buffer = Buffer()

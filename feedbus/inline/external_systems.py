@@ -18,7 +18,7 @@ ELSEWHERE = "elsewhere"
 
 
 def declare(topology: Topology) -> None:
-    """Declare the external objects of a topology."""
+    """Declare the external exchanges and queues of a topology on its broker."""
     with broker.connect(topology) as connection:
         channel: Channel = connection.default_channel
         exchanges = [one for one in topology.exchanges.values() if one.external_name]

@@ -88,6 +88,8 @@ _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 def project(topology: str | Path | Topology) -> Project:
     """Return the project of a topology, or of the current content of its file.
 
+    The project of a file is created again only if the file or one of its variables has changed.
+
     Raises:
         TopologyError: the file has problems; the error lists all of them.
 
@@ -112,7 +114,7 @@ def unused_name() -> str:
 
 
 def on_store(topology: Topology, file: Path) -> Topology:
-    """Return a copy of the topology with another file as its SQLite store."""
+    """Return a copy of the topology whose store is this SQLite file, if it has a store."""
     if topology.store is None:
         return topology
     url = parse_store_url(f"sqlite:///{file}")
@@ -120,5 +122,5 @@ def on_store(topology: Topology, file: Path) -> Topology:
 
 
 def on_broker(topology: Topology, name: str) -> Topology:
-    """Return a copy of the topology with a broker in memory."""
+    """Return a copy of the topology whose broker is the broker in memory with this name."""
     return replace(topology, broker_url=BrokerUrl.in_memory(name))

@@ -28,7 +28,7 @@ from feedbus.transports import memory
 from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 
-MOST_DELIVERIES = 100_000
+MOST_DELIVERIES = 100_000  # the default limit of handle_ready()
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
@@ -126,6 +126,11 @@ class InlineSystem:
     def deliver(self, queue: str, payload: Any, key: str) -> None:
         """Put a message into an external queue, in the same way as another system.
 
+        Args:
+            queue: the name of the queue in topology.toml.
+            payload: a mapping, which becomes JSON, or a body of text or bytes.
+            key: the routing key.
+
         Raises:
             UsageError: there is no such queue, or it is not external.
 
@@ -141,6 +146,9 @@ class InlineSystem:
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
         """Let the consumers handle one batch each, in turns, until no delivery is left.
+
+        Args:
+            most: the largest number of deliveries.
 
         Returns:
             How many deliveries were handled.
@@ -286,7 +294,14 @@ class InlineBus(LiveBus):
     """A program's bus that publishes through the system's sender."""
 
     def __init__(self, topology: Topology, sender: Sender, store: Store) -> None:
-        """Create a bus that publishes through a sender, and in transactions of a store."""
+        """Create a bus that publishes through a sender.
+
+        Args:
+            topology: the topology of the system.
+            sender: publishes the messages.
+            store: the store of transaction().
+
+        """
         self._system_sender = sender
         super().__init__(topology, store=None if isinstance(store, NoStore) else store)
 

@@ -26,7 +26,7 @@ class InlinePool:
 
     @contextlib.contextmanager
     def system(self) -> Iterator[InlineSystem]:
-        """Use an empty system for the duration of a `with` block.
+        """Yield an empty system for the duration of a `with` block.
 
         If the block raises, or messages are left at its end, the system is closed and not used
         again.

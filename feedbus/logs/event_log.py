@@ -44,7 +44,12 @@ class Event:
         return " ".join(f"{key}={_value(value)}" for key, value in pairs.items())
 
     def pairs(self, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the event's name, the consumer and the other fields, in the order of writing."""
+        """Return the event's name, the consumer and the other fields, in the order of writing.
+
+        Args:
+            context: as for text().
+
+        """
         fields = {**(context or {}), **self.fields}
         first = {"consumer": fields.pop("consumer")} if "consumer" in fields else {}
         return {"event": self.name, **first, **fields}

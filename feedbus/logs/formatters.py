@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
         self.context = dict(context or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object of a record; `detail` is its traceback or stack."""
+        """Return the JSON text of a record; its key `detail` has the traceback or stack."""
         event = event_of(record)
         found = {"time": _time(record), "level": record.levelname, **event.pairs(self.context)}
         found["message"] = event.message

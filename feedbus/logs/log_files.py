@@ -18,7 +18,7 @@ BEGINNING = re.compile(
     r"""(?:\{"time":\s*")?(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z)(?:",\s*"level":\s*")?\s*"""
     rf"(?P<level>{'|'.join(LEVELS)})\b"
 )
-FIRST_BYTES = 65_536
+FIRST_BYTES = 65_536  # how much of the end of a file is read first, to find the last entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class LogFile:
         self._last = LogEntry(name, "", None, ())
 
     def last(self, count: int, least_level: int) -> list[LogEntry]:
-        """Return the last entries with at least this level; new() continues after them."""
+        """Return the last `count` entries with at least this level; new() continues after them."""
         self._open()
         if self._file is None:
             return []
@@ -100,7 +100,7 @@ class LogFile:
         return found[-count:] if count else []
 
     def new(self) -> list[LogEntry]:
-        """Return the entries that were added since the last call."""
+        """Return the entries that were added since the last call of this method or of last()."""
         found = self._rest() if self._file is not None else []
         if self._replaced():
             self._open()

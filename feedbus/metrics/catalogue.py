@@ -18,7 +18,14 @@ OUTAGE_PARTS: tuple[OutagePart, ...] = ("broker", "store", "handler")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric; `bounds` are the upper ends of a histogram's buckets, without +Inf."""
+    """One metric: its name in Prometheus, its kind, its help text and its labels.
+
+    Attributes:
+        meaning: the help text.
+        labels: the names of the labels.
+        bounds: the upper ends of a histogram's buckets, without +Inf.
+
+    """
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]
@@ -28,7 +35,7 @@ class Family:
 
     @property
     def length(self) -> int:
-        """The number of values in a series: one, or the buckets, +Inf and the sum."""
+        """How many numbers a series has: one; for a histogram, each bucket, +Inf and the sum."""
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 

@@ -30,7 +30,7 @@ SEGMENT_BYTES = 64 * 1024
 HEADER_BYTES = 16
 ENTRY = struct.Struct("=II")
 MAGIC = int.from_bytes(b"feedbus\1", sys.byteorder)
-MOST_CLAIMS = 100
+MAX_FILES_PER_NAME = 100  # how many processes of the same name can count at the same time
 
 events = EventLog("feedbus.metrics")
 
@@ -39,10 +39,14 @@ class Counts:
     """Counters, each found by a key, in a file; in memory without a file or on a full disk."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Create the counters and map the file; raise ValueError if it is not a valid metric file.
+        """Create the counters and map the file.
 
         Args:
-            descriptor: an open file, locked for this writer alone; closed by close().
+            descriptor: an open file, locked for this writer alone; closed by close(). None to count
+                only in memory.
+
+        Raises:
+            ValueError: it is not a valid metric file.
 
         """
         self.lock = threading.Lock()
@@ -65,12 +69,20 @@ class Counts:
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
-        """Open the metric file with this name as its only writer; raise OSError if this fails.
+        """Open the metric file of a process as its only writer.
 
         If the file is in use by another process, a file with an additional number is used. A
         damaged file is renamed: its values are lost, and the values of all other files are kept.
+
+        Args:
+            directory: the folder of the metric files.
+            name: the name of the process, from which the name of the file is made.
+
+        Raises:
+            OSError: no file can be opened.
+
         """
-        for number in range(MOST_CLAIMS):
+        for number in range(MAX_FILES_PER_NAME):
             mark = f"~{number}" if number else ""
             path = directory / f"{quote(name, safe='')}{mark}{SUFFIX}"
             descriptor = _open_alone(path)
@@ -97,7 +109,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, which start at 0.
+        """Return the numbers of a key, which start at 0; changes of them are written to the file.
 
         The caller must hold `lock` while it changes the numbers, but not during this call.
 
@@ -180,7 +192,13 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Yield each entry: its key, the start and the end of its numbers, and the numbers."""
+    """Yield each entry of a segment: its key, its numbers, and their positions.
+
+    Yields:
+        The key; the position of the first byte of the numbers in the segment, and of the byte after
+        the last one; the numbers.
+
+    """
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
         # If a segment contains only zeros, its writer was stopped before it wrote anything.
         if any(segment):

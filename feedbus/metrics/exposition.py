@@ -68,7 +68,7 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
 
 
 def totals(directory: Path) -> dict[str, dict[str, int]]:
-    """Return how many records each consumer has settled, by verdict, since its metrics began."""
+    """Return how many records have been settled, by consumer and verdict, from all metric files."""
     merged, _ = _merge(directory)
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
@@ -92,7 +92,7 @@ class Settled:
 
 
 def settled(directory: Path) -> dict[str, Settled]:
-    """Return the settled records and the lag of each consumer."""
+    """Return the settled records and the lag of each consumer, from all metric files."""
     merged, _ = _merge(directory)
     records: Counter[str] = Counter()
     for (consumer, _verdict), (count,) in merged.get(RECORDS.name, {}).items():
@@ -105,7 +105,7 @@ def settled(directory: Path) -> dict[str, Settled]:
 
 
 def dropped_dead_letters(directory: Path) -> dict[str, int]:
-    """Return how many dead letters each consumer has deleted because of limits."""
+    """Return how many dead letters each consumer has deleted because of max_age or max_length."""
     merged, _ = _merge(directory)
     found: dict[str, int] = defaultdict(int)
     for (consumer, _limit), (count,) in merged.get(DROPPED.name, {}).items():
@@ -114,7 +114,7 @@ def dropped_dead_letters(directory: Path) -> dict[str, int]:
 
 
 def deliveries(directory: Path) -> dict[str, int]:
-    """Return how many deliveries each consumer has settled since its metrics began."""
+    """Return how many deliveries each consumer has settled, from all metric files."""
     merged, _ = _merge(directory)
     found: dict[str, int] = defaultdict(int)
     for (consumer, _verdict), (count,) in merged.get(DELIVERIES.name, {}).items():

@@ -26,13 +26,13 @@ from feedbus.metrics.catalogue import (
 from feedbus.metrics.counter_file import Counts
 from feedbus.process.private_files import private_folder
 
-LONGEST_SECONDS = 366 * 86400.0
+LONGEST_SECONDS = 366 * 86400.0  # a longer time is counted as this time
 
 events = EventLog("feedbus.metrics")
 
 
 class Metrics:
-    """All metrics of one process."""
+    """Counts the metrics of one process; threads may share it."""
 
     def __init__(self, counts: Counts) -> None:
         """Create the metrics with counts; callers usually call open() or none()."""
@@ -70,7 +70,10 @@ class Metrics:
         return cls(Counts())
 
     def consumer(self, name: str) -> ConsumerMetrics:
-        """Return the metrics of a consumer; all of its series exist from the start."""
+        """Return the metrics of a consumer; all of its series exist from the start.
+
+        The same object is returned for each call with the same name.
+        """
         known = self._consumers.get(name)
         if known is None:
             known = self._consumers.setdefault(name, ConsumerMetrics(self._counts, name))
@@ -84,7 +87,7 @@ class Metrics:
         return known
 
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
-        """Count records that the broker confirmed, returned, refused or did not confirm.
+        """Count published records by what the broker answered.
 
         A count of 0 makes the exchange's series known before anything is published.
         """
@@ -103,7 +106,13 @@ class Metrics:
         self._blocked.add(max(0.0, seconds))
 
     def value(self, name: str, *labels: str) -> float:
-        """Return a counter, or the count of a histogram; 0 if it is unknown."""
+        """Return a counter, or the number of observations of a histogram; 0 if there are none.
+
+        Args:
+            name: the name of the metric.
+            labels: the values of its labels, in the order of the catalogue.
+
+        """
         numbers = self._counts.read().get(series_key(RECORDED[name], labels), (0.0,))
         return sum(numbers[:-1]) if RECORDED[name].kind == "histogram" else numbers[0]
 
@@ -126,7 +135,7 @@ class Metrics:
 
 
 class ConsumerMetrics:
-    """The metrics of one consumer; a call takes less than a microsecond, also for a large batch."""
+    """Counts the metrics of one consumer; a call takes less than a microsecond."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0, so that rates are correct from the first event."""
@@ -160,11 +169,11 @@ class ConsumerMetrics:
         self._batch.observe(records)
 
     def lag(self, seconds: float, count: int = 1) -> None:
-        """Count the time from sending to settling, for a number of deliveries."""
+        """Count `count` deliveries with this time from sending to settling."""
         self._lag.observe(seconds, count)
 
     def age(self, seconds: float) -> None:
-        """Count the time from the first publish to settling, for a retry or a requeued message."""
+        """Count a settled retry or requeued message, with the time since its first publish."""
         self._age.observe(seconds)
 
     def redelivered(self, deliveries: int = 1) -> None:
@@ -172,7 +181,7 @@ class ConsumerMetrics:
         self._redelivered.add(deliveries)
 
     def taken_for_repeats(self, deliveries: int = 1) -> None:
-        """Count redelivered messages without ids that were skipped, as an equal one was handled."""
+        """Count skipped redelivered messages without ids; an equal message was handled before."""
         self._taken_for_repeats.add(deliveries)
 
     def unidentified(self, deliveries: int = 1) -> None:
@@ -201,7 +210,7 @@ class ConsumerMetrics:
 
 
 class ScheduleMetrics:
-    """The metrics of one schedule."""
+    """Counts the metrics of one schedule."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0."""
@@ -249,5 +258,5 @@ class _Histogram:
 
 
 def series_key(family: Family, labels: tuple[str, ...]) -> str:
-    """Return the key of a series in a file; the exposition parses it."""
+    """Return the key of a series in a metric file, for a metric and the values of its labels."""
     return json.dumps([family.name, *labels], separators=(",", ":"))

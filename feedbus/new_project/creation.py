@@ -21,10 +21,12 @@ SUFFIX = ".template"
 # A name that is valid for a Linux user, a systemd unit, a Compose project and a Python
 # distribution.
 NAME = re.compile(r"[a-z](?:[a-z0-9_-]{0,28}[a-z0-9])?")
+# The description of such a name in errors.
 NAMED = (
     "1 to 30 lower-case letters, digits, '-' and '_', that begins with a letter and does not end"
     " with '-' or '_'"
 )
+# The names that a project cannot have, each with the reason.
 TAKEN: Mapping[str, str] = {
     "amq": "the broker reserves names that begin with it",
     "feedbus": "the project depends on the distribution of that name",

@@ -33,9 +33,9 @@ class Guard:
     """Checks requests, and raises a problem for a request without access.
 
     Attributes:
-        token: the token that requests need, or None.
+        token: the token that requests need; None if no request needs a token.
         loopback: whether only this machine can reach the server. Then requests for metrics need no
-            token. If no token is configured, no request needs a token.
+            token.
 
     """
 
@@ -43,7 +43,7 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, metrics: bool = False) -> None:
-        """Raise a problem if a request is not allowed.
+        """Raise a bottle.HTTPResponse with a problem document if a request is not allowed.
 
         Args:
             environ: the WSGI environment of the request.
@@ -56,7 +56,10 @@ class Guard:
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:
-        """Raise 401 unless the header has the token; the comparison takes constant time."""
+        """Raise 401 unless the header Authorization has the token.
+
+        The comparison takes constant time.
+        """
         scheme, _, shown = header.partition(" ")
         expected = self.token or b""
         right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), expected)
@@ -69,6 +72,11 @@ class Guard:
 
 def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, str]) -> Guard:
     """Return the guard of a server that listens on an address.
+
+    Args:
+        listener: the socket of the server.
+        address: the address, and the names of its options for the error.
+        environ: the environment variables, which can contain the token.
 
     Raises:
         UsageError: other machines can reach the address, and no token is set.

@@ -19,16 +19,16 @@ from feedbus.operations.responses import PROBLEM, problem_body
 events = EventLog(__name__)
 
 BODY_BYTES = 64 * 1024  # the largest body of a request
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 1000  # the largest number of open connections
 RESERVED_FILES = 200  # files for the database, the broker, logs and closing connections
-FEWEST_CONNECTIONS = 50
-ACCEPTED_AT_ONCE = 64
+FEWEST_CONNECTIONS = 50  # this many may be open, even if the limit of open files is low
+ACCEPTED_AT_ONCE = 64  # connections that are accepted before others are served
 # The longest time in which a client must send the headers. It begins when the connection is opened,
 # and for a later request with its first byte.
 HEADERS_SECONDS = 10.0
 REQUEST_SECONDS = 30.0  # the longest time for headers and body together, from the same beginning
 IDLE_SECONDS = 60.0  # the longest time between an answer and the next request
-LINGER_SECONDS = 3.0
+LINGER_SECONDS = 3.0  # the time after a refusal in which received data is discarded
 
 
 class ProblemTask(ErrorTask):
@@ -185,7 +185,7 @@ class Listener(TcpWSGIServer):
 
     def _make_room(self) -> None:
         waiting = self._open()
-        excess = len(waiting) - most_connections()
+        excess = len(waiting) - connection_limit()
         if excess > 0:
             idle = [one for one in waiting if not one.requests]
             surplus = sorted(idle, key=Channel.worth)[:excess]
@@ -202,13 +202,16 @@ def too_large() -> str:
 
 
 def close(channels: list[Channel]) -> None:
-    """Close connections in the loop's next iteration, so that no descriptor is reused before."""
+    """Let waitress's loop close connections in its next iteration.
+
+    So no descriptor is used for another connection during this iteration.
+    """
     for channel in channels:
         channel.will_close = True
 
 
-def most_connections() -> int:
-    """Return how many connections may be open, from the limit of open files of the process."""
+def connection_limit() -> int:
+    """Return how many connections may be open; it depends on the process's limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS

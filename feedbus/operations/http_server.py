@@ -25,7 +25,7 @@ from feedbus.operations.http_connections import (
 BACKLOG = 1024
 THREADS = 16  # most of them wait for the database
 HEADERS_BYTES = 16 * 1024  # the largest headers of a request; a slow client keeps them in memory
-LOOP_SECONDS = 5.0
+LOOP_SECONDS = 5.0  # the longest wait of the loop for an event, if no connection is open
 OPEN_LOOP_SECONDS = 1.0  # how often the loop looks for overdue connections, if any are open
 UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
 FINISH_SECONDS = 4.0  # how long a stop waits for requests; a supervisor kills the process later
@@ -51,7 +51,14 @@ class Server:
     def __init__(
         self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
     ) -> None:
-        """Create a server on a bound socket; it accepts connections, and run() answers requests."""
+        """Create a server on a bound socket; it accepts connections, and run() answers requests.
+
+        Args:
+            application: the WSGI application.
+            listener: the socket.
+            threads: how many requests are answered at the same time.
+
+        """
         self._stopping = False
         self._map: dict[int, Any] = {}
         dispatcher = ThreadedTaskDispatcher()

@@ -34,8 +34,8 @@ events = EventLog(__name__)
 
 MakeApplication = Callable[[Guard], Application]
 
-THREADS = 4
-TRY_AGAIN_SECONDS = 5.0
+THREADS = 4  # how many requests are answered at the same time
+TRY_AGAIN_SECONDS = 5.0  # the time between two attempts to listen on the address
 PUBLISH_SECONDS = 2.0  # how long a publish may take: less than this process has to end after a stop
 HOST_OPTION = "host in [operations]"
 PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
@@ -133,7 +133,7 @@ class OperationsServer:
             server.run()
 
     def _wait_for_address(self) -> tuple[socket.socket, Guard] | None:
-        """Return the listening socket and its guard, or None if the process is stopped first."""
+        """Call listen() until it succeeds; return None if the process is stopped first."""
         latest = ""
         while not self._over.is_set():
             try:

@@ -48,7 +48,17 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return the numbers of a queue and of each of its consumers."""
+    """Return the numbers of a queue and of each of its consumers.
+
+    Args:
+        topology: the topology of the queue.
+        queue: the queue.
+        handled: maps each consumer to its settled records, from the metrics.
+        depths: as for figures().
+        holding: as for figures().
+        waiting: as for figures().
+
+    """
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
     in_order = sum(
         waiting.get(one.name, 0) + depths[one.name].waiting

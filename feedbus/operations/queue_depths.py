@@ -17,7 +17,7 @@ from feedbus.generations.queue_depths import Depths, depths_of
 from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
-FRESH_SECONDS = 1.0
+FRESH_SECONDS = 1.0  # how long queue depths are used before the broker is asked again
 # How long each result is used before the broker is asked again.
 DELAYED_FRESH_SECONDS = 10.0  # delayed messages: a read needs a request for each queue of the timer
 FIRED_FRESH_SECONDS = 5.0  # the firings of schedules: the scheduler waits during a read
@@ -28,10 +28,16 @@ Answer = TypeVar("Answer")
 
 
 class Remembered(Generic[Answer]):
-    """An answer that is read again only when it is older than some seconds."""
+    """Keeps the answer of a function, and calls the function again when the answer is too old."""
 
     def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
-        """Create the object without an answer; the first read asks for it."""
+        """Create the object without an answer; the first read() calls `ask`.
+
+        Args:
+            ask: returns the answer.
+            fresh_seconds: the age above which read() calls `ask` again.
+
+        """
         self._ask = ask
         self._fresh_seconds = fresh_seconds
         self._lock = threading.Lock()
@@ -39,7 +45,7 @@ class Remembered(Generic[Answer]):
         self._asked_at = 0.0
 
     def read(self) -> Answer:
-        """Return the answer; if the request for it raises an error, the next read asks again."""
+        """Return the answer, or raise the error of `ask`; then the next call asks again."""
         with self._lock:
             if not self._answers or time.monotonic() - self._asked_at > self._fresh_seconds:
                 self._answers = [self._ask()]

@@ -19,13 +19,13 @@ encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def answer(fields: Mapping[str, Any], status: int = 200) -> bytes:
-    """Return the body of a JSON response; set its status and type."""
+    """Return the body of a JSON response; set the status and type of Bottle's current response."""
     bottle.response.status = status
     return typed(JSON, encode(fields).encode())
 
 
 def typed(media_type: str, body: bytes) -> bytes:
-    """Return the body of a response; set its type."""
+    """Return the body; set the type of Bottle's current response."""
     bottle.response.content_type = media_type
     return body
 
@@ -73,18 +73,22 @@ def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
 
     """
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return wrong_method(error.get_header("Allow", ""))
+        return method_not_allowed(error.get_header("Allow", ""))
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem(NOT_FOUND, not_found)
     return problem(error.status_code, "The request could not be answered.")
 
 
-def wrong_method(routed: str) -> bottle.HTTPResponse:
-    """Return the answer to a method that a path does not have.
+def method_not_allowed(allowed_methods: str) -> bottle.HTTPResponse:
+    """Return the answer to a method that no route of the path has.
 
     For OPTIONS, it lists the methods of the path. For any other method, it is the error 405.
+
+    Args:
+        allowed_methods: the methods that the path has, separated by commas.
+
     """
-    methods = {method for method in routed.split(",") if method}
+    methods = {method for method in allowed_methods.split(",") if method}
     if "GET" in methods:
         methods.add("HEAD")
     allowed = ", ".join(sorted(methods | {"OPTIONS"}))

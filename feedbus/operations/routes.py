@@ -44,7 +44,14 @@ class Operations:
     """The functions that answer the requests of each route."""
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
-        """Create the object for a topology, whose system the page shows."""
+        """Create the object.
+
+        Args:
+            topology: the topology of the system that the page shows.
+            store: the store of the topology.
+            depths: reads the queue depths; the caller closes it.
+
+        """
         self._topology = topology
         self._store = store
         self._depths = depths
@@ -78,24 +85,27 @@ class Operations:
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
-        """Report that this process answers."""
+        """Return that this process answers, as JSON."""
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Report whether broker and store are available, and how many consumers hold."""
-        _, away = self._depths_or_error()
+        """Return whether broker and store are available, and how many consumers hold, as JSON.
+
+        The status is 503 if one of them is unavailable.
+        """
+        _, outage = self._depths_or_error()
         holding = self._holding()
         reasons = [f"{name} holds: {text}" for name, texts in holding.items() for text in texts]
         found = {
-            "broker": (away, "Does not answer."),
-            "store": (store_away(self._store), "Does not answer."),
+            "broker": (outage, "Does not answer."),
+            "store": (store_outage(self._store), "Does not answer."),
             "disk": ("; ".join(unwritable_folders(self._topology)), "Cannot be written to."),
             "consumers": (
                 "; ".join(reasons),
                 f"{len(holding)} of {len(self._topology.consumers)} hold.",
             ),
         }
-        if not away:
+        if not outage:
             found["broker"] = (self._refusal(), "Accepts no messages.")
         for part, (error, _) in found.items():
             if error:
@@ -112,20 +122,20 @@ class Operations:
         return answer({"status": "ok", **dict.fromkeys(found, "ok")})
 
     def figures(self) -> bytes:
-        """Return the data of the operations page."""
-        depths, away = self._depths_or_error()
+        """Return the data of the operations page, as JSON."""
+        depths, outage = self._depths_or_error()
         shown = figures(
             self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
         )
         shown["delayed"] = self._timer() or None
         shown["schedules"] = self._schedules()
         shown["hosts"] = [asdict(one) for one in self._sharing().hosts]
-        shown["broker"] = broker_state(self._topology.broker_url, away)
-        shown["store"] = store_state(self._topology.store, store_away(self._store))
+        shown["broker"] = broker_state(self._topology.broker_url, outage)
+        shown["store"] = store_state(self._topology.store, store_outage(self._store))
         return answer(shown)
 
     def page(self) -> bytes:
-        """Return the operations page."""
+        """Return the operations page, as HTML."""
         page, policy = page_and_policy()
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)
@@ -186,7 +196,7 @@ def application(topology: Topology, store: Store, depths: QueueDepths, guard: Gu
     return app
 
 
-def store_away(store: Store) -> str:
+def store_outage(store: Store) -> str:
     """Return why the store does not answer, or "" if it does."""
     try:
         store.ready()
@@ -197,23 +207,38 @@ def store_away(store: Store) -> str:
     return ""
 
 
-def broker_state(url: BrokerUrl, away: str) -> dict[str, Any]:
-    """Return the kind of a broker and whether it answers, without its address."""
-    return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not away}
+def broker_state(url: BrokerUrl, outage: str) -> dict[str, Any]:
+    """Return the kind of a broker and whether it answers, without its address.
+
+    Args:
+        url: the URL of the broker.
+        outage: why the broker does not answer, or "" if it does.
+
+    """
+    return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not outage}
 
 
-def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
-    """Return the kind of a store and whether it answers; None if there is no store."""
+def store_state(store: StoreOptions | None, outage: str) -> dict[str, Any] | None:
+    """Return the kind of a store and whether it answers; None if there is no store.
+
+    Args:
+        store: the options of the store.
+        outage: why the store does not answer, or "" if it does.
+
+    """
     if store is None:
         return None
     if store.url is None:
-        return {"kind": store.adapter, "reachable": not away}
-    return {"kind": "SQLite" if store.url.embedded else "PostgreSQL", "reachable": not away}
+        return {"kind": store.adapter, "reachable": not outage}
+    return {"kind": "SQLite" if store.url.embedded else "PostgreSQL", "reachable": not outage}
 
 
 @cache
 def page_and_policy() -> tuple[bytes, str]:
-    """Return the page, and the security policy that allows only the page's script and style."""
+    """Return the page, and its header Content-Security-Policy.
+
+    The policy allows only the script and the style of the page.
+    """
     page = PAGE.read_bytes()
     sources = {"script": "", "style": ""}
     for tag, content in INLINE.findall(page.decode()):

@@ -11,7 +11,7 @@ from feedbus.topology import OPERATIONS, Topology
 
 
 def write_url(topology: Topology, url: str) -> None:
-    """Write the URL of this process."""
+    """Write the URL of this operations process to a file in the topology's folder `var`."""
     path = slot_path(run_folder(topology), OPERATIONS, 1, "url")
     handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -19,7 +19,7 @@ def write_url(topology: Topology, url: str) -> None:
 
 
 def last_url(topology: Topology) -> str:
-    """Return the URL of the latest operations process in this folder, or ""."""
+    """Return the URL of the latest operations process with this `var`; "" if there was none."""
     try:
         text = slot_path(topology.var / "run", OPERATIONS, 1, "url").read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -87,7 +87,10 @@ class Application(bottle.Bottle):
 
 
 def check_path() -> None:
-    """Refuse a path that is not UTF-8, because Bottle would remove the invalid bytes."""
+    """Raise 400 if the path of the current request is not UTF-8.
+
+    Bottle would remove the invalid bytes.
+    """
     try:
         bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:

@@ -42,7 +42,7 @@ def unlock(descriptor: int) -> None:
 
 
 def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
-    """Try to take a lock repeatedly; return False if it is not free within wait_seconds."""
+    """Call `take` until it returns True; return False if it does not within `wait_seconds`."""
     deadline = time.monotonic() + wait_seconds
     while not take():
         if time.monotonic() >= deadline:
@@ -53,7 +53,9 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock on a file in a `with` block; yield False if another process holds it.
+    """Hold the lock on a file in a `with` block; yield whether it is held.
+
+    It is not held if another process still has it after `wait_seconds`.
 
     Raises:
         OSError: the file cannot be created.
@@ -72,9 +74,16 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
     It is a record lock, so children of this process do not hold it.
 
+    Args:
+        path: the file; it is created if it is missing.
+        patience_seconds: how long to wait while another process holds the lock.
+
+    Returns:
+        The descriptor of the file; the caller closes it to release the lock.
+
     Raises:
         BlockingIOError: another process holds the lock; the error's second argument is the id of
-            that process, as text.
+            that process, as text, or "unknown".
 
     """
     deadline = time.monotonic() + patience_seconds
@@ -98,7 +107,10 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds a record lock, or None if the lock is free."""
+    """Return the id of the process that holds a record lock; 0 if the id is not known.
+
+    None means that the lock is free.
+    """
     try:
         handle = open_private(path, os.O_RDWR, any_owner=True)
     except FileNotFoundError:
@@ -114,7 +126,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def last_holder(path: Path) -> int:
-    """Return the id of the process that last took a record lock, or 0 if it is not known."""
+    """Return the id of the process that last called take_lock(); 0 if it is not known."""
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)
     except FileNotFoundError:

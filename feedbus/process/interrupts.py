@@ -13,24 +13,27 @@ def end_at_once() -> None:
     Signals that were ignored at the start (by nohup, or in the background of a script) stay
     ignored. Process 1 of a container gets only signals with a handler, so it needs handlers.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        _install(_exit if os.getpid() == 1 else signal.SIG_DFL, number)
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        _install(_exit if os.getpid() == 1 else signal.SIG_DFL, signal_number)
 
 
-def raise_interrupts(*numbers: int) -> None:
-    """Make signals, by default only Ctrl-C, raise KeyboardInterrupt."""
-    for number in numbers or (signal.SIGINT,):
-        _install(_raise, number)
+def raise_interrupts(*signal_numbers: int) -> None:
+    """Make these signals raise KeyboardInterrupt; without arguments, only SIGINT (Ctrl-C).
+
+    A signal that was ignored at the start stays ignored.
+    """
+    for signal_number in signal_numbers or (signal.SIGINT,):
+        _install(_raise, signal_number)
     sys.unraisablehook = _end_interrupted
 
 
-def _install(action: "signal._HANDLER", number: int) -> None:
-    if signal.getsignal(number) is not signal.SIG_IGN:
-        signal.signal(number, action)
+def _install(action: "signal._HANDLER", signal_number: int) -> None:
+    if signal.getsignal(signal_number) is not signal.SIG_IGN:
+        signal.signal(signal_number, action)
 
 
-def _exit(number: int, _frame: object) -> None:
-    os._exit(128 + number)
+def _exit(signal_number: int, _frame: object) -> None:
+    os._exit(128 + signal_number)
 
 
 def _raise(_number: int, _frame: object) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def imported_files() -> dict[str, int]:
-    """Return the files of this process's modules, with the time of their last change.
+    """Return the files of this process's modules, with the times of their last change.
+
+    The times are in nanoseconds since 1970.
 
     Python's own modules and installed packages are left out: `pip install` is not an edit.
     """

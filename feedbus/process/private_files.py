@@ -11,7 +11,7 @@ from pathlib import Path
 
 from feedbus.errors import FeedbusError
 
-PROBE_BYTES = 65_536
+PROBE_BYTES = 65_536  # the size of the file that unwritable() writes
 _making = threading.Lock()
 
 

@@ -17,7 +17,12 @@ from feedbus.process.supervised_process import default_signals, follow_parent, l
 
 
 def become(arguments: Sequence[str]) -> None:
-    """Prepare this process for its supervisor, take the slot, and execute the command."""
+    """Prepare this process for its supervisor, take the slot, and execute the command.
+
+    Args:
+        arguments: the arguments of the command line; see the description of this module.
+
+    """
     parser = argparse.ArgumentParser(prog="python -m feedbus.process.project_command")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--name", required=True)

@@ -19,7 +19,7 @@ from feedbus.process.private_files import private_folder
 from feedbus.process.supervised_process import SUPERVISED
 
 READY_FILE = "FEEDBUS_READY_FILE"  # the file in which this process records that it is ready
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 15.0  # how long a supervised process waits for its slot
 SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 
 
@@ -47,12 +47,20 @@ def run_folder(topology: HasVar) -> Path:
 
 
 def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
-    """Return the path of a slot's file, such as its "lock" or "ready" file."""
+    """Return the path of a file of a slot.
+
+    Args:
+        folder: the result of run_folder().
+        name: the name of the consumer or process.
+        slot: the number of the slot.
+        kind: "lock", "ready", "holding", "waiting" or "handler".
+
+    """
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
 
 
 def slot_locks(folder: Path) -> list[Path]:
-    """Return the lock files of all slots that were ever taken."""
+    """Return the lock files in the result of run_folder(), also of slots that are free now."""
     return sorted(path for path in folder.glob("*.lock") if SLOT_LOCK.fullmatch(path.name))
 
 
@@ -88,7 +96,16 @@ def hold_slot(
 
 
 def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
-    """Lock a slot, set the path of its ready file in the environment, and return the descriptor.
+    """Lock a slot, and set the path of its ready file in the environment.
+
+    Args:
+        folder: the result of run_folder().
+        name: the name of the consumer or process.
+        slot: the number of the slot.
+        patience_seconds: how long to wait while another process holds the slot.
+
+    Returns:
+        The descriptor of the lock; the caller closes it to release the slot.
 
     Raises:
         SlotTaken: the other process did not end.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-NOTICE_SECONDS = 1.0
+NOTICE_SECONDS = 1.0  # the duration of a wait after which its notice is shown
 
 Show = Callable[[str], None]
 
@@ -25,10 +25,10 @@ class SlowServerNotices:
         self._shown: set[str] = set()
 
     def show_with(self, show: Show | None) -> None:
-        """Show notices in this process with a function, which another thread calls.
+        """Show the notices of this process by a function.
 
         Args:
-            show: gets a line; None shows nothing from now on.
+            show: called with each line, in a separate thread; None to show no more notices.
 
         """
         self._show, self._process, self._shown = show, os.getpid(), set()

@@ -47,26 +47,29 @@ def _mark(suffix: str, line: str) -> None:
             file.write(text)
 
 
-def holding(folder: Path, name: str, slot: int, pid: int) -> str:
-    """Return why a process holds, or "" if it does not."""
-    noted, reason = _content(slot_path(folder, name, slot, "holding"))
+def holding(run_folder: Path, name: str, slot: int, pid: int) -> str:
+    """Return why the process with this id and slot holds, or "" if it does not."""
+    noted, reason = _content(slot_path(run_folder, name, slot, "holding"))
     return reason.strip() if noted == str(pid) else ""
 
 
-def all_holding(folder: Path) -> dict[str, list[str]]:
-    """Return the reasons of all processes that hold, by the name of the process."""
-    return _marked(folder, ".holding")
+def all_holding(run_folder: Path) -> dict[str, list[str]]:
+    """Return why processes hold, by the name of the consumer; the others are left out."""
+    return _marked(run_folder, ".holding")
 
 
-def all_waiting(folder: Path) -> dict[str, int]:
-    """Return how many records wait in the processes of each name."""
-    found = _marked(folder, ".waiting")
+def all_waiting(run_folder: Path) -> dict[str, int]:
+    """Return how many records wait for earlier records of their keys, by the name of the consumer.
+
+    Consumers without waiting records are left out.
+    """
+    found = _marked(run_folder, ".waiting")
     return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
 
 
-def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
+def _marked(run_folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.glob(f"*{suffix}")):
+    for path in sorted(run_folder.glob(f"*{suffix}")):
         noted, reason = _content(path)
         # If this process reads its own lock file, the close of the file releases its lock. So it
         # compares its own process id instead.
@@ -90,7 +93,13 @@ def _lock_holder_beside(path: Path) -> str:
 
 
 def ready_since(path: Path, pid: int) -> float | None:
-    """Return when the process became ready, in seconds since 1970; None if it is not ready."""
+    """Return when the process became ready, in seconds since 1970; None if it is not ready.
+
+    Args:
+        path: the "ready" file of its slot.
+        pid: the process id.
+
+    """
     try:
         with path.open() as file:
             if file.readline().strip() == str(pid):
@@ -100,14 +109,20 @@ def ready_since(path: Path, pid: int) -> float | None:
     return None
 
 
-def runs_ready(folder: Path, name: str, slot: int) -> bool:
+def runs_ready(run_folder: Path, name: str, slot: int) -> bool:
     """Whether the process in a slot is ready."""
-    path = slot_path(folder, name, slot, "ready")
+    path = slot_path(run_folder, name, slot, "ready")
     noted, _ = _content(path)
     return bool(noted) and noted == _lock_holder_beside(path)
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:
-    """Return the Python files that have changed since the process with this id imported them."""
+    """Return the Python files that have changed since a process imported them.
+
+    Args:
+        path: the "ready" file of its slot.
+        pid: the process id.
+
+    """
     noted, rest = _content(path)
     return loaded_code.changed(rest.partition("\n")[0]) if noted == str(pid) else []

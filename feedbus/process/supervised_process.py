@@ -66,7 +66,10 @@ def _watch(parent: int) -> None:
 
 
 def limit_memory(limit_bytes: int | None) -> None:
-    """Make allocations above limit_bytes fail, with MemoryError in Python; None: no limit."""
+    """Limit the memory of this process; None sets no limit.
+
+    Above the limit, Python raises MemoryError.
+    """
     if limit_bytes is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -48,10 +48,17 @@ class Threads(Protocol):
     new_event_loop: Callable[[], AbstractEventLoop] | None
 
     def start(self, name: str, run: Callable[[], None]) -> Thread:
-        """Start a thread that does not keep the process alive."""
+        """Start a thread that calls `run`; it does not keep the process alive."""
 
-    def pool(self, name: str, most: int, begin: Callable[[], None]) -> Pool:
-        """Return a pool with a limited number of threads, each of which first calls `begin`."""
+    def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> Pool:
+        """Return a pool of threads, which are started when calls are submitted.
+
+        Args:
+            name: the beginning of the names of the threads.
+            max_threads: the largest number of threads.
+            begin: called first in each thread.
+
+        """
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
         """Wait for a future of another thread, and return its result.
@@ -68,16 +75,16 @@ class SystemThreads:
     new_event_loop: Callable[[], AbstractEventLoop] | None = None
 
     def start(self, name: str, run: Callable[[], None]) -> Thread:
-        """Start a daemon thread."""
+        """Start a daemon thread that calls `run`."""
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
 
-    def pool(self, name: str, most: int, begin: Callable[[], None]) -> Pool:
+    def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> Pool:
         """Return a thread pool of the standard library."""
         from concurrent.futures import ThreadPoolExecutor  # only some consumers need it
 
-        return ThreadPoolExecutor(most, name, initializer=begin)
+        return ThreadPoolExecutor(max_threads, name, initializer=begin)
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
         """Wait for a future, and return its result."""

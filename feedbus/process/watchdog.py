@@ -25,8 +25,8 @@ from pathlib import Path
 PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # characters that JSON does not escape
 UNTIL_AT = 1  # the position of the deadline in the file, in bytes
 ENDED = 0.0  # in place of the deadline, if a watchdog has ended the process
-CHECK_SECONDS = 1.0
-SURE_CHECKS = 2
+CHECK_SECONDS = 1.0  # the time between two checks of a process
+CHECKS_BEFORE_ABORT = 2  # the number of the check that sends SIGABRT
 ERROR = 40  # the value of logging.ERROR; logging takes long to import
 
 
@@ -83,7 +83,10 @@ def note_line(
     deaths: Mapping[str, tuple[int, str]],
     message_ids: Sequence[str],
 ) -> bytes:
-    """Return the line of the file for a Note; it is written before each call of a handler."""
+    """Return the line for the file of a process; Note.read() returns the same values.
+
+    It is called before each call of a handler. See Note for the arguments.
+    """
     if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
         # This is enough for most message ids. The module json would take ten times as long.
         return b'[%s, %d, {}, ["%s"]]\n' % (until_text(until), pid, message_ids[0].encode())
@@ -105,7 +108,13 @@ class Watchdog:
     """Reads the file of one process, and ends the process if its handler exceeds its limit."""
 
     def __init__(self, path: Path, pid: int) -> None:
-        """Create the watchdog for a process that writes the messages in its handler to a file."""
+        """Create the watchdog for a process.
+
+        Args:
+            path: the file into which the process writes the messages in its handler.
+            pid: the process id.
+
+        """
         self._path = path
         self._pid = pid
         self._overdue: float | None = None
@@ -129,9 +138,9 @@ class Watchdog:
             return None
         self._checks = self._checks + 1 if note.until == self._overdue else 1
         self._overdue = note.until
-        if self._checks < SURE_CHECKS:
+        if self._checks < CHECKS_BEFORE_ABORT:
             return None
-        if self._checks > SURE_CHECKS:
+        if self._checks > CHECKS_BEFORE_ABORT:
             self._send(signal.SIGKILL)
             return None
         self._write_ended()
@@ -164,7 +173,7 @@ class Watchdog:
 
 
 def describe(note: Note) -> str:
-    """Return the text of the event `hangs`."""
+    """Return the text of the event `hangs` for a process that check() has ended."""
     return (
         f"the handler has exceeded handler_timeout by {note.overdue(now()):.0f} s while it handles"
         f" {note}; process {note.pid} is ended with SIGABRT and writes the stacks of its threads to"
@@ -201,7 +210,12 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Watch the process that has started this process, until that process ends."""
+    """Watch the process that has started this process, until that process ends.
+
+    Args:
+        arguments: FILE, PID, NAME and LOG_FORMAT; see the description of this module.
+
+    """
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # this process ends when its parent ends

@@ -23,46 +23,46 @@ class KeyLocks:
         self._sending: set[Key] = set()
         self._waiting: dict[int, set[Key]] = {}
 
-    def register(self, first: int, keys: Iterable[Key]) -> None:
+    def register(self, first_row: int, keys: Iterable[Key]) -> None:
         """Register rows before their commit, so that threads with later rows of the keys wait.
 
         Without this, another thread could commit and send a later row of a key before the thread of
         the earlier row calls hold().
 
         Args:
-            first: the id of the first row of this thread; it identifies the registration.
+            first_row: the id of the first row of this thread; it identifies the registration.
             keys: the keys of all rows.
         """
         with self._condition:
-            self._waiting[first] = set(keys)
+            self._waiting[first_row] = set(keys)
 
-    def withdraw(self, first: int) -> None:
+    def withdraw(self, first_row: int) -> None:
         """Remove the registration of rows that are not sent, so that no thread waits for them.
 
         Args:
-            first: the id of the first row, as for register().
+            first_row: the id of the first row, as for register().
         """
         with self._condition:
-            if self._waiting.pop(first, None) is not None:
+            if self._waiting.pop(first_row, None) is not None:
                 self._condition.notify_all()
 
     @contextmanager
-    def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
+    def hold(self, first_row: int, keys: Iterable[Key]) -> Iterator[None]:
         """Hold the locks of keys; wait for threads that send or have earlier rows of these keys.
 
         Args:
-            first: the id of the first row to send.
+            first_row: the id of the first row to send.
             keys: the keys of all rows to send.
 
         """
         wanted = set(keys)
         with self._condition:
-            self._waiting[first] = wanted
+            self._waiting[first_row] = wanted
             try:
-                self._condition.wait_for(lambda: self._is_free(first, wanted))
+                self._condition.wait_for(lambda: self._is_free(first_row, wanted))
                 self._sending |= wanted
             finally:
-                self._waiting.pop(first, None)
+                self._waiting.pop(first_row, None)
         try:
             yield
         finally:
@@ -71,11 +71,11 @@ class KeyLocks:
                 self._condition.notify_all()
 
     def in_use(self) -> set[Key]:
-        """Return the keys of all threads that send, or wait to send."""
+        """Return the keys that threads have registered or hold."""
         with self._condition:
             return self._sending.union(*self._waiting.values())
 
-    def _is_free(self, first: int, wanted: set[Key]) -> bool:
+    def _is_free(self, first_row: int, wanted: set[Key]) -> bool:
         return wanted.isdisjoint(self._sending) and all(
-            wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first
+            wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first_row
         )

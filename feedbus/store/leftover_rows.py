@@ -17,9 +17,9 @@ from feedbus.store.tables import now
 
 # Another process is usually still sending its rows that are younger than this.
 MIN_AGE_SECONDS = 1.0
-POLL_SECONDS = 0.05
-LOCK_SECONDS = 5.0
-PAGE_ROWS = 1_000
+POLL_SECONDS = 0.05  # the time between two queries while such new rows exist
+LOCK_SECONDS = 5.0  # the time limit of the wait for the lock of the relay
+PAGE_ROWS = 1_000  # the rows of one query for the keys of new rows
 # The most leftover rows that are sent before a new row. If there are more, the relay sends them.
 MAX_ROWS = 10_000
 
@@ -37,7 +37,7 @@ class LeftoverRows:
         Args:
             store: the store with the outbox.
             project: the project of the rows.
-            clock: the clock for the times in the store's rows.
+            clock: the clock for the times in the store's rows, and for waiting.
 
         """
         self._store = store
@@ -57,7 +57,7 @@ class LeftoverRows:
         return self._must_query or self._last_leftover_row != 0
 
     def add(self, row: int) -> None:
-        """Register that the row with this id and earlier rows may be left in the outbox."""
+        """Register that rows with this id or a lower one may be left in the outbox."""
         with self._state_lock:
             self._last_leftover_row = max(self._last_leftover_row, row)
 
@@ -75,50 +75,52 @@ class LeftoverRows:
         self._rows_by_sender.pop(id(sender), None)
 
     def query_again(self) -> None:
-        """Register that another process may have left rows."""
+        """Make the next may_contain() look for rows of other processes, too."""
         with self._state_lock:
             self._must_query = True
 
-    def may_contain(self, first: int) -> bool:
-        """Query whether the outbox contains leftover rows.
+    def may_contain(self, first_row: int) -> bool:
+        """Query the outbox; return whether it contains leftover rows before a new row.
 
         Args:
-            first: the id of the first row that is to be sent now.
+            first_row: the id of the first new row that is to be sent.
 
         """
         with self._state_lock:
             if self._must_query:
                 self._must_query = False
-                self._last_foreign_row = first - 1
-                self._last_leftover_row = max(self._last_leftover_row, first - 1)
-            last = self._last_leftover_row
-        oldest = self._store.outbox.pending(1, up_to=last)
+                self._last_foreign_row = first_row - 1
+                self._last_leftover_row = max(self._last_leftover_row, first_row - 1)
+            last_row = self._last_leftover_row
+        oldest = self._store.outbox.pending(1, up_to=last_row)
         if not oldest:
             with self._state_lock:
                 self._last_leftover_row = (
-                    0 if self._last_leftover_row == last else self._last_leftover_row
+                    0 if self._last_leftover_row == last_row else self._last_leftover_row
                 )
-        return bool(oldest) and oldest[0].id < first
+        return bool(oldest) and oldest[0].id < first_row
 
     @contextmanager
-    def hold_earlier(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
-        """Yield the leftover rows to send before new rows; None if the new rows must stay, too.
+    def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[Entry] | None]:
+        """Yield the leftover rows that have keys of the new rows; they must be sent first.
 
-        The new rows must stay in the outbox if there are too many leftover rows, or if the relay of
-        another process publishes them now.
+        Yield None if the new rows must stay in the outbox, too: there are too many leftover rows,
+        or the relay of another process publishes them now.
 
-        While the block runs, no relay publishes rows of the outbox.
+        While the block runs, it holds the lock of the relay if there are leftover rows.
 
         Args:
-            first: the id of the first new row.
-            last: the id of the last new row.
+            first_row: the id of the first new row.
+            last_row: the id of the last new row.
 
         """
-        if not self.may_exist or not self.may_contain(first):
+        if not self.may_exist or not self.may_contain(first_row):
             yield ()
             return
         older = partial(
-            self._read_earlier, min(self._last_leftover_row, first - 1), self._keys(first, last)
+            self._read_earlier,
+            min(self._last_leftover_row, first_row - 1),
+            self._keys(first_row, last_row),
         )
         while any(map(self._is_too_new, rows := older())):
             self.clock.sleep(POLL_SECONDS)
@@ -134,10 +136,10 @@ class LeftoverRows:
         sending = set().union(*list(self._rows_by_sender.values()))
         return [row for row in rows if row.id not in sending]
 
-    def _keys(self, first: int, last: int) -> set[Key]:
+    def _keys(self, first_row: int, last_row: int) -> set[Key]:
         """Return the exchanges and routing keys of the rows from one id to another."""
-        keys, after = set[Key](), first - 1
-        while rows := self._store.outbox.pending(PAGE_ROWS, after=after, up_to=last):
+        keys, after = set[Key](), first_row - 1
+        while rows := self._store.outbox.pending(PAGE_ROWS, after=after, up_to=last_row):
             keys.update((row.exchange, row.key) for row in rows)
             after = rows[-1].id
         return keys

@@ -59,7 +59,7 @@ def is_up_to_date(database: Database, where: str) -> bool:
 
     Args:
         database: the database of the tables.
-        where: the name of the store in errors.
+        where: the store's file or URL, for errors.
 
     Raises:
         UsageError: they are the tables of a newer version.

@@ -48,7 +48,7 @@ POSTGRES_NO_TABLE = "42P01"
 # PostgreSQL also sends the code 42501 if a row security policy refuses a row, which a message may
 # cause. Only the name of the server's function distinguishes this case from a missing privilege.
 POSTGRES_NO_PRIVILEGE = "42501"
-PRIVILEGE_CHECK = "aclcheck_error"
+PRIVILEGE_CHECK = "aclcheck_error"  # the function of the server for a missing privilege
 POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
@@ -66,7 +66,7 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Whether PostgreSQL has ended a statement because of a timeout."""
+    """Whether an error means that PostgreSQL has ended a statement because of a timeout."""
     return any(
         _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS
         for each in _causes(error)
@@ -74,7 +74,13 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def describe(error: BaseException, where: str) -> str:
-    """Return one line with the reason of an outage of the store, and what to do."""
+    """Return one line with the reason of an outage, and what to do.
+
+    Args:
+        error: the outage, or another error of the database; its text is used then.
+        where: the store's file or URL.
+
+    """
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:

@@ -34,11 +34,11 @@ class RelayBus(Protocol):
         """Publish rows together and wait for their confirms; return an error or None for each."""
 
     def close(self) -> None:
-        """Close the connection; the next publish connects again."""
+        """Close the connection; the next publish_rows() connects again."""
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:
-    """Return the publish options of a row.
+    """Return the options with which the message of a row is published now.
 
     The time that the row was in the outbox is subtracted from its expiry and its delay.
     """
@@ -79,7 +79,7 @@ def split_into_waves(
 
 
 def publish_in_waves(
-    bus: RelayBus, entries: Iterable[Entry], stuck: set[Key] | None = None
+    bus: RelayBus, entries: Iterable[Entry], refused_keys: set[Key] | None = None
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
@@ -89,16 +89,16 @@ def publish_in_waves(
     Args:
         bus: publishes the messages.
         entries: the rows.
-        stuck: the keys of which rows were refused before; their rows are not published. The keys of
-            newly refused rows are added.
+        refused_keys: rows of these keys are not published, because earlier rows were refused. The
+            function adds the keys of newly refused rows.
 
     Raises:
         Outage: the broker is unavailable.
 
     """
-    stuck = set() if stuck is None else stuck
+    refused_keys = set() if refused_keys is None else refused_keys
     for wave in split_into_waves(entries, bus.selects_shards):
-        rows = [row for row in wave if (row.exchange, row.key) not in stuck]
+        rows = [row for row in wave if (row.exchange, row.key) not in refused_keys]
         if not rows:
             continue
         outage: Outage | None = None
@@ -108,7 +108,7 @@ def publish_in_waves(
             elif isinstance(error, Outage):
                 outage = error
             elif isinstance(error, PublishError | UsageError):
-                stuck.add((row.exchange, row.key))
+                refused_keys.add((row.exchange, row.key))
                 events.warning(
                     "outbox_message_refused",
                     "the broker refused a message; it and the later messages of the same exchange"
@@ -128,11 +128,15 @@ def publish_entries(
     store: Store,
     bus: RelayBus,
     entries: Iterable[Entry],
-    stuck: set[Key] | None = None,
+    refused_keys: set[Key] | None = None,
 ) -> int:
     """Publish rows, remove the rows that the broker has accepted, and return their number.
 
-    The arguments have the same meaning as for publish_in_waves().
+    Args:
+        store: the store with the outbox.
+        bus: publishes the messages.
+        entries: the rows.
+        refused_keys: as for publish_in_waves().
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -140,7 +144,7 @@ def publish_entries(
     """
     sent: list[int] = []
     try:
-        for row in publish_in_waves(bus, entries, stuck):
+        for row in publish_in_waves(bus, entries, refused_keys):
             sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent:
@@ -193,15 +197,15 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     """
     published, after = 0, 0
     # The keys of refused rows. They also hold back rows that are added during the next rounds.
-    stuck: set[Key] = set()
+    refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             if older_than_seconds:
-                stuck |= _skipped_keys(store, entries)
+                refused_keys |= _skipped_keys(store, entries)
             try:
-                published += publish_entries(store, bus, choose(entries), stuck)
+                published += publish_entries(store, bus, choose(entries), refused_keys)
             except Outage as error:
                 failure = error  # it is raised after the commit of the removals until now
         if failure is not None:

@@ -16,7 +16,17 @@ Execute = Callable[[str, Mapping[str, Any]], Cursor]
 
 
 def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
-    """Lock a name on PostgreSQL until the transaction ends; return False if it stays locked."""
+    """Lock a name on PostgreSQL until the caller's transaction ends.
+
+    Args:
+        execute: executes a statement in the caller's transaction.
+        name: the name to lock.
+        wait_seconds: how long to wait while another session holds the lock.
+
+    Returns:
+        Whether the lock is held.
+
+    """
     key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:
@@ -28,7 +38,14 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
 
 @contextmanager
 def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file; yield False if another process holds it."""
+    """Hold a lock on a file in a `with` block; yield whether it is held.
+
+    It is not held if another process still has it after `wait_seconds`.
+
+    Raises:
+        StoreOutage: the file cannot be created.
+
+    """
     with ExitStack() as held:
         try:
             acquired = held.enter_context(locked(path, wait_seconds))

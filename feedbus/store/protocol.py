@@ -48,7 +48,7 @@ class Outbox(Protocol):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Add a message in the caller's transaction; it takes the same arguments as publish().
+        """Add a message in the caller's transaction, and return its row.
 
         Args:
             exchange: the name of the exchange in topology.toml.

@@ -28,7 +28,7 @@ events = EventLog(__name__)
 CHECK_SECONDS = 5.0
 RETRY_SECONDS = 1.0  # the time between two attempts during an outage
 GATHER_SECONDS = 0.05  # the wait after a wake-up, so that many published rows are removed together
-PRUNE_SECONDS = 60.0
+PRUNE_SECONDS = 60.0  # the time between two deletions of old rows of the inbox
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
 

@@ -15,11 +15,17 @@ from feedbus.store.outages import describe, is_outage, is_timeout
 from feedbus.store.process_locks import advisory_lock, file_lock
 from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
 
-SET_UP_SECONDS = 60.0
+SET_UP_SECONDS = 60.0  # the time limit of the wait while another process sets up the tables
 
 
-def not_the_owner(call: str, savepoint: str) -> str:
-    """Return the error for a call that would end a transaction of the store."""
+def cannot_end_transaction(call: str, savepoint: str) -> str:
+    """Return the text of the error for a call that would end a transaction of the store.
+
+    Args:
+        call: the refused call, such as "session.commit".
+        savepoint: the call that makes a savepoint, as the alternative.
+
+    """
     return (
         f"{call}() inside a transaction of the store: the store commits when the handler or the"
         f" block returns, and rolls back when it raises; {savepoint} is a savepoint"
@@ -65,7 +71,7 @@ class SqlStore(ABC):
         session_type: the type of the session; a handler gets the session if one of its parameters
             is annotated with this type.
         project: the name of the project; only the rows of this project are used.
-        where: the name of the store in errors.
+        where: the store's file or URL, for errors.
         dialect: "sqlite" or "postgresql".
 
     """
@@ -81,7 +87,16 @@ class SqlStore(ABC):
         *,
         clock: Clock = SYSTEM,
     ) -> None:
-        """Create the store for the rows of a project; `file` is the SQLite file, None in memory."""
+        """Create the store.
+
+        Args:
+            project: the name of the project; the store uses only the rows of this project.
+            where: the store's file or URL, for errors.
+            dialect: "sqlite" or "postgresql".
+            file: the SQLite file; None on PostgreSQL, and for SQLite in memory.
+            clock: the clock for the times in rows, and for waiting.
+
+        """
         self.clock = clock
         self.project = project
         self.where = where
@@ -97,7 +112,7 @@ class SqlStore(ABC):
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement with parameters of the form :name.
+        """Execute a statement with parameters of the form :name, and return its result.
 
         It is executed in the caller's transaction if there is one, otherwise in a new one.
         """
@@ -111,7 +126,7 @@ class SqlStore(ABC):
         return is_outage(error)
 
     def describe(self, error: BaseException) -> str:
-        """Return one line with the reason of an outage of the store, and what to do."""
+        """Return one line with the reason of an error of the database, and what to do."""
         return describe(error, self.where)
 
     @contextmanager

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.sql import SqlStore, not_the_owner
+from feedbus.store.sql import SqlStore, cannot_end_transaction
 from feedbus.store.sqlite_write_lock import LOCK_TIMEOUT_SECONDS, WriteLock
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.store.tables import Cursor, Dialect
@@ -28,7 +28,10 @@ SERVER_SESSION = "feedbus_server_session"  # a key in the pool's data about a co
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """The result of a statement, which is read within its transaction."""
+    """The number of changed rows and the result rows of a statement.
+
+    All rows are read within the transaction, so the result can be used after its end.
+    """
 
     rowcount: int
     rows: Sequence[Any]
@@ -48,7 +51,7 @@ class StoreSession(Session):
     @classmethod
     @contextmanager
     def opened(cls, engine: Engine) -> Iterator[Self]:
-        """Open a session for the duration of a `with` block."""
+        """Yield a new session, and close it at the end of the `with` block."""
         session = cls(engine)
         try:
             yield session
@@ -68,7 +71,7 @@ class StoreSession(Session):
         self._refuse("close")
 
     def _refuse(self, name: str) -> NoReturn:
-        raise UsageError(not_the_owner(f"session.{name}", "session.begin_nested()"))
+        raise UsageError(cannot_end_transaction(f"session.{name}", "session.begin_nested()"))
 
 
 class SqlAlchemyStore(SqlStore):
@@ -132,7 +135,7 @@ class SqlAlchemyStore(SqlStore):
                 write_lock.release()
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement on feedbus's own tables."""
+        """Execute a statement on feedbus's own tables; see SqlStore.execute."""
         with self.transaction() as session:
             done = session.connection().execute(_clause(sql), parameters)
             return StatementResult(done.rowcount, done.all() if done.returns_rows else ())
@@ -150,7 +153,9 @@ class SqlAlchemyStore(SqlStore):
 
     @contextmanager
     def _fresh_after_outage(self, session: Session) -> Iterator[None]:
-        """After an outage of a SQLite file, let the next transaction open the file again.
+        """If the block raises an outage of a SQLite file, close the session's connection.
+
+        So the next transaction opens the file again.
 
         A connection that was opened while the file was read-only can never write.
         """
@@ -210,9 +215,9 @@ def _end_stale_sessions(engine: Engine) -> None:
             connection.commit()
             return rows
 
-        number = getattr(getattr(connection, "info", None), "backend_pid", None)
-        if number is not None:
-            record.info[SERVER_SESSION] = session_of(query, number)
+        backend_pid = getattr(getattr(connection, "info", None), "backend_pid", None)
+        if backend_pid is not None:
+            record.info[SERVER_SESSION] = session_of(query, backend_pid)
             stale.end(query)
 
     @event.listens_for(engine, "invalidate")

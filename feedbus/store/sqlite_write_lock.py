@@ -10,7 +10,7 @@ from feedbus.process.file_locks import lock, try_lock, unlock
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.process.private_files import open_private
 
-LOCK_TIMEOUT_SECONDS = 10.0
+LOCK_TIMEOUT_SECONDS = 10.0  # the time limit of a transaction for the lock
 
 
 class WriteLock:
@@ -22,7 +22,7 @@ class WriteLock:
     """
 
     def __init__(self, path: str) -> None:
-        """Create the object for a lock file, which only its owner can read."""
+        """Create the object for the path of a lock file; the lock is not held."""
         self._path = path
         self._descriptor: int | None = None
         close_in_forks(self)

@@ -26,42 +26,42 @@ OWN_SESSION = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backe
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """A session on the server; its number and its start time together identify it.
+    """A session on the server; its process id and its start time together identify it.
 
     Attributes:
-        number: the process id of the session on the server.
+        pid: the id of the process on the server.
         started_at: when the session began, in microseconds since 1970.
-        process: the id of the process that has opened the session. A forked process must not end
-            the session.
+        opened_by: the id of the client's process. A forked process must not end the session.
 
     """
 
-    number: int
+    pid: int
     started_at: int
-    process: int
+    opened_by: int
 
 
-def session_of(query: Query, number: object) -> ServerSession | None:
+def session_of(query: Query, backend_pid: object) -> ServerSession | None:
     """Return the session of a connection, or None if the server does not show it.
 
+    The result is also None behind a connection pooler: there, each transaction can use another
+    session, and the query finds another process id.
+
     Args:
-        query: executes a statement on the connection.
-        number: the process id that the server sent when the connection was opened. Behind a
-            connection pooler, the query finds another id, because each transaction can use another
-            session; then the result is None.
+        query: executes a statement on the connection, and returns the rows.
+        backend_pid: the process id that the server sent when the connection was opened.
 
     """
     try:
         rows = query(OWN_SESSION)
     except Exception:  # noqa: BLE001 -- not every server that speaks the protocol has this view
         return None
-    if not rows or rows[0][0] != number:
+    if not rows or rows[0][0] != backend_pid:
         return None
     return ServerSession(rows[0][0], rows[0][1], os.getpid())
 
 
 class StaleServerSessions:
-    """The sessions whose connections feedbus has dropped; the server may not have ended them."""
+    """Ends sessions whose connections feedbus has dropped, if the server has not ended them."""
 
     def __init__(self) -> None:
         """Create the object without sessions."""
@@ -69,18 +69,25 @@ class StaleServerSessions:
         self._sessions: set[ServerSession] = set()
 
     def add(self, session: ServerSession | None) -> None:
-        """Register that the connection of a session was dropped."""
-        if session is not None and session.process == os.getpid():
+        """Register that the connection of a session was dropped; ignore None."""
+        if session is not None and session.opened_by == os.getpid():
             with self._lock:
                 self._sessions.add(session)
 
     def end(self, query: Query) -> None:
-        """End the sessions that still exist; query executes a statement on a new connection."""
+        """End the registered sessions that still exist on the server.
+
+        A failure is logged, and the next call tries again.
+
+        Args:
+            query: executes a statement on a new connection, and returns the rows.
+
+        """
         with self._lock:
-            sessions = [each for each in self._sessions if each.process == os.getpid()]
+            sessions = [each for each in self._sessions if each.opened_by == os.getpid()]
         if not sessions:
             return
-        pairs = ", ".join(f"({each.number}, {each.started_at})" for each in sessions)
+        pairs = ", ".join(f"({each.pid}, {each.started_at})" for each in sessions)
         try:
             found = query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 -- numbers
@@ -91,7 +98,7 @@ class StaleServerSessions:
                 "session_left",
                 "feedbus could not end a session on PostgreSQL whose connection it had dropped; if"
                 " it is idle in transaction, end it with pg_terminate_backend()",
-                sessions=", ".join(str(each.number) for each in sessions),
+                sessions=", ".join(str(each.pid) for each in sessions),
                 error=one_line(error),
             )
             return

@@ -37,7 +37,7 @@ def open_store(
 
 
 def open_prepared(topology: Topology) -> Store:
-    """Return the store of a topology after its tables were created or upgraded.
+    """Return the store of a topology; before that, create or upgrade its tables.
 
     The option `prepare` of [store] names a function of the project. This function is called before
     feedbus's own tables are created. The project's models can use the store in this function.

@@ -16,8 +16,8 @@ from feedbus.wire.message_options import PublishOptions
 
 Dialect = Literal["sqlite", "postgresql"]
 
-SLICE = 1_000  # rows in one statement
-ROW = ("routing_key", "payload", "message_id")
+ROWS_AT_ONCE = 1_000  # rows in one statement
+ROW = ("routing_key", "payload", "message_id")  # the values of a message in put_many()
 
 
 class Cursor(Protocol):
@@ -38,7 +38,13 @@ class Database(Protocol):
     clock: Clock
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement with parameters of the form :name, in the caller's transaction."""
+        """Execute a statement in the caller's transaction, and return its result.
+
+        Args:
+            sql: the statement, with parameters of the form :name.
+            parameters: their values, by name.
+
+        """
 
 
 class Table:
@@ -126,11 +132,13 @@ class SqlOutbox(Table):
         rows: Iterable[tuple[str, Mapping[str, Any], str]],
         options: PublishOptions | None = None,
     ) -> list[int]:
-        """Add (routing key, payload, message id) rows in order; return the ids of the rows."""
+        """Add (routing key, payload, message id) rows in order; see Outbox.put_many."""
         ids: list[int] = []
         moment, left = now(self._clock), iter(rows)
         said = json.dumps(options) if options else None
-        while slice_ := [(key, _text(payload), name) for key, payload, name in islice(left, SLICE)]:
+        while slice_ := [
+            (key, _text(payload), name) for key, payload, name in islice(left, ROWS_AT_ONCE)
+        ]:
             ids += self._put(exchange, slice_, said, moment)
         return ids
 
@@ -155,7 +163,7 @@ class SqlOutbox(Table):
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
     ) -> list[Entry]:
-        """Return the oldest rows, in the order in which they were added."""
+        """Return the oldest rows, in the order in which they were added; see Outbox.pending."""
         moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         conditions = [
             "project = :project AND id > :after",
@@ -202,8 +210,8 @@ class SqlOutbox(Table):
         source = self._values("ids", "bigint")
         sql = f"DELETE FROM feedbus_outbox WHERE id IN (SELECT value FROM {source})"  # noqa: S608 -- no input in it
         return sum(
-            self._execute(sql, {"ids": self._list(ids[start : start + SLICE])}).rowcount
-            for start in range(0, len(ids), SLICE)
+            self._execute(sql, {"ids": self._list(ids[start : start + ROWS_AT_ONCE])}).rowcount
+            for start in range(0, len(ids), ROWS_AT_ONCE)
         )
 
 
@@ -234,7 +242,7 @@ class SqlInbox(Table):
         return [row[0] for row in found.fetchall()]
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Store the message ids that a queue handles; return the ids that were not stored yet."""
+        """Store the message ids that a queue handles; see Inbox.unseen."""
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
@@ -251,15 +259,15 @@ class SqlInbox(Table):
         return [each for each in distinct if each in new]
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete the ids that unseen() has stored, for messages that will be handled again."""
+        """Delete the ids that unseen() has stored; see Inbox.release."""
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
             {"project": self._project, "queue": queue, "ids": self._list(list(ids))},
         )
 
-    def forget(self, older_than_seconds: float, limit: int = SLICE) -> int:
-        """Delete the oldest rows that are older than a limit; return how many were deleted."""
+    def forget(self, older_than_seconds: float, limit: int = ROWS_AT_ONCE) -> int:
+        """Delete old rows, at most `limit`; see Inbox.forget."""
         deleted = self._execute(
             "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"
             " (SELECT project, queue, message_id FROM feedbus_inbox"

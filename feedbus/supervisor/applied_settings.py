@@ -84,7 +84,7 @@ class AppliedSettings:
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
-        """Return the steps that change these settings into the wanted ones.
+        """Return which watchers are added, restarted, started, removed or kept for new settings.
 
         Args:
             wanted: the settings of the new topology.
@@ -105,7 +105,7 @@ class AppliedSettings:
                 restarted[name] = SHOWN_CHANGED if name == OPERATIONS else OPTIONS_CHANGED
             elif changed:
                 restarted[name] = f"exchanges that it uses have changed: {', '.join(changed)}"
-            elif why := lack(states.get(name, {}), wanted.counts[name]):
+            elif why := why_restarted(states.get(name, {}), wanted.counts[name]):
                 started[name] = why
             else:
                 kept.append(name)
@@ -119,8 +119,14 @@ class AppliedSettings:
         )
 
 
-def lack(state: Mapping[str, Any], count: int) -> str:
-    """Return why a watcher runs too few processes, or "" if it runs enough."""
+def why_restarted(state: Mapping[str, Any], count: int) -> str:
+    """Return why a watcher is started again, or "" if it runs as the topology declares.
+
+    Args:
+        state: the state of the watcher, from watcher_state.state().
+        count: the number of processes in the topology.
+
+    """
     doing = state.get("state")
     if doing in {"stopped", "stopping"}:
         return "it was stopped and is started"
@@ -132,9 +138,9 @@ def lack(state: Mapping[str, Any], count: int) -> str:
 
 
 def write_applied(topology: Topology, text: str) -> None:
-    """Write the topology's text to the file that the processes read.
+    """Write the text of topology.toml to the file that the processes read.
 
-    The new file has the read permissions of topology.toml.
+    The file is replaced as a whole, and has the read permissions of topology.toml.
     """
     path = applied_path(topology)
     beside = path.with_suffix(".new")

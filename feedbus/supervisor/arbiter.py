@@ -15,11 +15,11 @@ from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 1.0  # the time between circus's checks of the processes
 
 
 def lock_path(topology: Topology) -> Path:
-    """Return the lock file of the supervisor of a `var` folder."""
+    """Return the path of the lock that the supervisor of the topology holds."""
     return run_folder(topology) / "supervisor.lock"
 
 
@@ -50,8 +50,8 @@ def become_supervisor(topology: Topology) -> int:
 
 def supervise(
     topology: Topology,
-    settled: Callable[[list[str], list[str], float], None],
-    forks: ForkServer | None,
+    on_started: Callable[[list[str], list[str], float], None],
+    fork_server: ForkServer | None,
     *,
     copies: LogCopies | None = None,
     reload: bool = False,
@@ -62,10 +62,10 @@ def supervise(
 
     Args:
         topology: the topology to run.
-        settled: called once, when each process is ready or was given up. It gets lines about the
+        on_started: called once, when each process is ready or was given up. It gets lines about the
             processes that are not ready, lines about the processes that hold, each with the reason,
             and the duration of the start in seconds.
-        forks: starts the first processes; with None, a new Python is started for each.
+        fork_server: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.
 
@@ -88,7 +88,7 @@ def supervise(
         umask=0o077,
     )
     supervision = Supervision(
-        arbiter, topology, settled, forks=forks, copies=copies, reloads=reload
+        arbiter, topology, on_started, fork_server=fork_server, copies=copies, reloads=reload
     )
     arbiter.loop.add_callback(supervision.start)
     if reload:

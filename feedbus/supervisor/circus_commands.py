@@ -35,7 +35,7 @@ from feedbus.supervisor.feedbus_commands import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher
 
-CHANGEABLE = {"numprocesses", "graceful_timeout"}
+CHANGEABLE = {"numprocesses", "graceful_timeout"}  # the options that `set` may change
 
 
 def _supervision(arbiter: Any) -> Supervision:

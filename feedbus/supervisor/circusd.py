@@ -42,8 +42,8 @@ class Seed:
         importlib.import_module(
             "feedbus.supervisor.circus_commands"
         )  # the import defines commands, and the arbiter collects all commands when it is created
-        self.forks = ForkServer.start(self.topology)
-        if not prepare(self.topology, self.forks):
+        self.fork_server = ForkServer.start(self.topology)
+        if not prepare(self.topology, self.fork_server):
             sys.exit(1)
         os.chdir(self.topology.root)
 
@@ -63,7 +63,7 @@ class Seed:
             if bound.resolve() != (self.topology.var / "run" / socket).resolve():
                 msg = f"circus.ini: expected the endpoint {wanted}, got {found}"
                 raise UsageError(msg)
-        supervision = Supervision(arbiter, self.topology, forks=self.forks)
+        supervision = Supervision(arbiter, self.topology, fork_server=self.fork_server)
 
         async def replace() -> None:
             await supervision.start()

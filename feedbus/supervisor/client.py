@@ -17,10 +17,10 @@ from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
 ANSWER_SECONDS = 10.0  # the supervisor does not answer while it forks processes
-CHECK_SECONDS = 0.05
-CHECK_MILLISECONDS = 50
-PROGRESS_SECONDS = 1.0
-NOTHING: Mapping[str, Any] = {"watchers": {}}
+CHECK_SECONDS = 0.05  # the time between two requests of restart()
+CHECK_MILLISECONDS = 50  # the time between two checks whether the supervisor still runs
+PROGRESS_SECONDS = 1.0  # the time between two calls of the argument `progress`
+NOTHING: Mapping[str, Any] = {"watchers": {}}  # the state if no supervisor runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,9 @@ Progress = Callable[[Sequence[Busy]], None]
 
 
 def state(topology: Topology) -> dict[str, Any] | None:
-    """Return the state of each watcher, or None if no supervisor runs.
+    """Return the supervisor's answer to the command `feedbus`, or None if no supervisor runs.
+
+    Its key "watchers" maps the name of each watcher to its state; see watcher_state.state().
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.
@@ -114,11 +116,16 @@ def ask(
     return answer
 
 
-def busy(found: Mapping[str, Any]) -> list[Busy]:
-    """Return the processes that were asked to end and have not ended; the oldest request first."""
+def busy(answer: Mapping[str, Any]) -> list[Busy]:
+    """Return the processes that were asked to end and have not ended; the oldest request first.
+
+    Args:
+        answer: the result of state().
+
+    """
     waiting = [
         Busy(name, one["pid"], one["stopping_seconds"], one["killed_in_seconds"])
-        for name, watcher in found["watchers"].items()
+        for name, watcher in answer["watchers"].items()
         for one in watcher["processes"]
         if one["stopping_seconds"] is not None
     ]
@@ -126,7 +133,11 @@ def busy(found: Mapping[str, Any]) -> list[Busy]:
 
 
 class ApplyClient:
-    """The supervisor's part of `feedbus apply`, as requests to the supervisor."""
+    """Sends the supervisor the requests of `feedbus apply`.
+
+    Each method waits for the answer. It raises FeedbusError if the supervisor refuses, and does
+    nothing if no supervisor runs.
+    """
 
     def __init__(self, topology: Topology, text: str, progress: Progress = lambda _: None) -> None:
         """Create the client for a topology.
@@ -142,7 +153,7 @@ class ApplyClient:
         self._progress = progress
 
     def pause(self, consumers: Sequence[str]) -> None:
-        """Stop the consumers whose queue will be replaced."""
+        """Stop these consumers, because their queues will be replaced."""
         self._ask(pause=list(consumers))
 
     def follow(self) -> None:
@@ -166,7 +177,12 @@ class ApplyClient:
 
 
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
-    """Restart one watcher, and yield its state until its new processes are ready.
+    """Restart one watcher, and yield its state repeatedly; the caller ends the iteration.
+
+    Args:
+        topology: the topology of the supervisor.
+        name: the name of the watcher.
+        progress: called repeatedly with the old processes that have not ended yet.
 
     Raises:
         FeedbusError: the supervisor refuses, or has ended.
@@ -178,9 +194,9 @@ def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mappi
         msg = f"{name}: the supervisor does not restart it: {reason}"
         raise FeedbusError(msg)
     while True:
-        found = state(topology)
-        if found is None:
+        answer = state(topology)
+        if answer is None:
             msg = f"{name}: the supervisor has ended"
             raise FeedbusError(msg)
-        yield found["watchers"].get(name, {"state": "stopped", "processes": []})
+        yield answer["watchers"].get(name, {"state": "stopped", "processes": []})
         time.sleep(CHECK_SECONDS)

@@ -12,7 +12,7 @@ from typing import Any
 # itself.
 REPORTING = '"$@"; code=$?; echo; echo $code'
 
-ENDING_SECONDS = 0.01
+ENDING_SECONDS = 0.01  # the time between two checks whether the shell has ended
 
 # The tasks that wait for output. Without this set, the garbage collector could remove such a task:
 # the event loop has only a weak reference to a task, and StreamReaderProtocol to its reader.

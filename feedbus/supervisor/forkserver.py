@@ -26,11 +26,18 @@ from setproctitle import setproctitle
 from feedbus.process.supervised_process import default_signals
 from feedbus.supervisor.forkserver_client import Program
 
-ADOPTION_SECONDS = 0.0005
+ADOPTION_SECONDS = 0.0005  # the time between two checks whether the supervisor is the parent
 
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules and serve requests; each child runs its program."""
+    """Import modules and serve requests; each child runs its program.
+
+    Args:
+        handle: the descriptor of the connection to the supervisor.
+        topology_path: the topology whose consumers are forked.
+        modules: the modules to import before the first fork.
+
+    """
     # The first call of setproctitle() finds the memory for process titles, before any fork.
     setproctitle(f"feedbus fork server of {topology_path}")
     default_signals()

@@ -122,6 +122,11 @@ class ForkServer:
 
 
 def adopt_orphans(*, wanted: bool = True) -> None:
-    """Make this process the parent of descendants whose parent ends (see prctl(2))."""
+    """Make this process the parent of descendants whose parent ends (see prctl(2)).
+
+    Args:
+        wanted: False ends this setting. On other systems than Linux, nothing happens.
+
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

@@ -11,8 +11,8 @@ from feedbus.printable import printable
 # If poll() reports a pipe as writable, a write of up to PIPE_BUF bytes does not block. Setting
 # O_NONBLOCK instead would change the terminal of the shell, too.
 PIECE_BYTES = 4096
-PATIENCE_MILLISECONDS = 500
-TAB = "    "
+PATIENCE_MILLISECONDS = 500  # the longest wait for a reader that does not read
+TAB = "    "  # replaces a tab character in a line
 
 
 class LogCopies:
@@ -39,7 +39,7 @@ class LogCopies:
         self._within_line = False  # only a part of a line is written so far
 
     def of(self, name: str) -> Callable[[bytes], None]:
-        """Return a function that copies the lines of one consumer or process."""
+        """Return a function that copies lines, each after the name of one consumer or process."""
         prefix = f"{name:<{self._width}}  " if self._width else ""
 
         def copy(lines: bytes) -> None:

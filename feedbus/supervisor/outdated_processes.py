@@ -26,48 +26,53 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
         FeedbusError: a supervisor runs, but does not answer, or has another version of feedbus.
 
     """
-    found = state(topology)
-    if found is None:
+    answer = state(topology)
+    if answer is None:
         return None
-    if note := other_version(found):
+    if note := other_version(answer):
         raise FeedbusError(note)
     from feedbus.supervisor.applied_settings import AppliedSettings
 
-    known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
+    known = answer.get("settings") or {"watchers": dict.fromkeys(answer["watchers"], "")}
     running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
-    watchers = running.difference(AppliedSettings.of(topology), found["pid"], found["watchers"])
-    watchers = replace(watchers, reloads=reloads(found))
-    return watchers, outdated_note(outdated(topology, found), reloads=reloads(found))
+    watchers = running.difference(AppliedSettings.of(topology), answer["pid"], answer["watchers"])
+    watchers = replace(watchers, reloads=reloads(answer))
+    return watchers, outdated_note(outdated(topology, answer), reloads=reloads(answer))
 
 
-def other_version(found: Mapping[str, Any]) -> str:
-    """Return what to do if the supervisor is of another version of feedbus, else ""."""
+def other_version(answer: Mapping[str, Any]) -> str:
+    """Return what to do if the supervisor is of another version of feedbus, else "".
+
+    Args:
+        answer: the result of state().
+
+    """
     from feedbus.supervisor.applied_settings import PROTOCOL
 
-    if found.get("protocol") == PROTOCOL:
+    if answer.get("protocol") == PROTOCOL:
         return ""
     return (
-        f"the supervisor, process {found['pid']}, is of another version of feedbus: run"
+        f"the supervisor, process {answer['pid']}, is of another version of feedbus: run"
         " `feedbus down`, then `feedbus up`"
     )
 
 
-def reloads(found: Mapping[str, Any]) -> bool:
-    """Whether the supervisor follows the project's files, as `feedbus up --reload` does."""
-    return bool(found.get("reloads"))
+def reloads(answer: Mapping[str, Any]) -> bool:
+    """Whether the supervisor runs with `feedbus up --reload`, by the result of state()."""
+    return bool(answer.get("reloads"))
 
 
-def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
+def outdated(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return, for each watcher, the files that have changed since one of its processes started.
 
     Args:
         topology: the topology of the watchers.
-        found: the result of state().
+        answer: the result of state().
 
     """
     folder = run_folder(topology)
     changed = {}
-    for name, watcher in found["watchers"].items():
+    for name, watcher in answer["watchers"].items():
         files = {
             os.path.relpath(path, topology.root)
             for one in watcher["processes"]

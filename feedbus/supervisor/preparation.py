@@ -21,12 +21,21 @@ from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.topology import Topology
 
-CHECK_SECONDS = 0.01
-AGAIN_SECONDS = 1.0
+CHECK_SECONDS = 0.01  # the time between two checks whether the process has ended
+AGAIN_SECONDS = 1.0  # the time between two attempts during an outage
 
 
-def prepare(topology: Topology, forks: ForkServer | None) -> bool:
-    """Check the handlers and prepare the store and the broker; return whether that succeeded."""
+def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
+    """Check the handlers and prepare the store and the broker, in a new process.
+
+    Args:
+        topology: the topology.
+        fork_server: forks the process; with None, a new Python is started.
+
+    Returns:
+        Whether the consumers can be started. If not, the process has printed why.
+
+    """
     command = [
         sys.executable,
         "-m",
@@ -41,10 +50,10 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
     # without a traceback.
     try:
-        if forks is None:
+        if fork_server is None:
             pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
         else:
-            pid = forks.fork(Program(command, environment, str(Path.cwd())), 1, 2)
+            pid = fork_server.fork(Program(command, environment, str(Path.cwd())), 1, 2)
     except OSError as error:
         msg = f"cannot start the process that prepares the store and the broker: {error}"
         raise FeedbusError(msg) from None

@@ -20,7 +20,7 @@ from feedbus.process.slots import slot_locks
 from feedbus.process.supervised_process import RUN_FOLDER
 
 GRACE_SECONDS = 1.0  # the time between SIGTERM and SIGKILL
-CHECK_SECONDS = 0.02
+CHECK_SECONDS = 0.02  # the time between two checks whether the processes have ended
 
 
 def exists(group: int) -> bool:
@@ -28,10 +28,10 @@ def exists(group: int) -> bool:
     return send(group, 0)
 
 
-def send(group: int, number: int) -> bool:
-    """Send a signal to every process of a group; return whether there was a process."""
+def send(group: int, signal_number: int) -> bool:
+    """Send a signal to every process of a group; return False if the group has no process."""
     try:
-        os.killpg(group, number)
+        os.killpg(group, signal_number)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -60,7 +60,9 @@ async def end(group: int) -> bool:
 
 
 async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
-    """End every descendant of this process, also descendants that have left their group.
+    """End every descendant of this process by SIGTERM, and later by SIGKILL.
+
+    Descendants that have left their group are ended, too.
 
     All descendants are known, because this process adopts processes whose parent has ended.
 
@@ -69,7 +71,7 @@ async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> 
         reap: takes the exit codes of children that have ended.
 
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
         signalled = set(spared)
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
@@ -77,16 +79,16 @@ async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> 
             left = psutil.Process().children(recursive=True)
             for one in left:
                 if one.pid not in signalled:
-                    _signal(one, number)
+                    _signal(one, signal_number)
                     signalled.add(one.pid)
             if all(one.pid in spared for one in left):
                 return
             await asyncio.sleep(CHECK_SECONDS)
 
 
-def _signal(process: psutil.Process, number: int) -> None:
+def _signal(process: psutil.Process, signal_number: int) -> None:
     with contextlib.suppress(psutil.Error):  # the process has ended, or belongs to another user
-        process.send_signal(number)
+        process.send_signal(signal_number)
 
 
 def end_strays(run_folder: Path) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 from feedbus.supervisor import process_groups
 from feedbus.supervisor.watched_process import WatchedProcess
 
-CHECK_SECONDS = 0.05
+CHECK_SECONDS = 0.05  # the time between two checks whether the process has ended
 BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
 
 
@@ -55,13 +55,19 @@ async def end(
 
 
 async def ended(process: WatchedProcess) -> None:
-    """Wait until a process has ended that another call of end() stops."""
+    """Wait until a process has ended; another task has called end() for it."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(CHECK_SECONDS)
 
 
 def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> None:
-    """Copy the output that is still in the pipes of an ended process to its log."""
+    """Copy the output that is still in the pipes of an ended process to its log.
+
+    Args:
+        process: the process, with circus's attributes.
+        log: a stream of circus, such as RotatedLog.
+
+    """
     for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
         if pipe is not None and not pipe.closed:
             os.set_blocking(pipe.fileno(), False)

@@ -23,19 +23,23 @@ from feedbus.supervisor.watcher_state import changed_files
 
 events = EventLog(__name__)
 
-CHECK_SECONDS = 0.5
-SKIPPED = {"__pycache__", "node_modules"}
-SHOWN = 5
+CHECK_SECONDS = 0.5  # the time between two readings of the files' times
+SKIPPED = {"__pycache__", "node_modules"}  # folders that are not read
+SHOWN = 5  # the largest number of changed files that a log line names
 
 Times = dict[str, int]
 
 
 def file_times(root: Path, topology: Path, state: Path) -> Times:
-    """Return when the topology and each Python file in a folder changed.
+    """Return when the topology file and each Python file in a folder changed, by their paths.
 
-    The times are in nanoseconds since 1970.
+    The times are in nanoseconds since 1970. Hidden folders and virtual environments are left out.
 
-    Hidden folders, virtual environments and the folder of state are left out.
+    Args:
+        root: the folder.
+        topology: the topology file.
+        state: the folder `var`, which is left out.
+
     """
     times = {}
     for path in (str(topology), *_python_files(str(root), str(state))):

@@ -74,11 +74,11 @@ class RotatedLog:
             self._append(text[:end])
 
     def write_event(self, level: int, name: str, message: str, **fields: Any) -> None:
-        """Append a line of the supervisor about the consumer; see EventLog.write()."""
+        """Append an event of the supervisor about the consumer; see EventLog.write()."""
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write the last output of an ended process, if it has no line end."""
+        """Write the last output of the ended process `pid`, if it has no line end."""
         for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
             self._append(self._begun.pop(source) + b"\n")
 
@@ -93,7 +93,7 @@ class RotatedLog:
                     os.dup2(self._handle, descriptor)
 
     def close(self) -> None:
-        """Write output without a line end, and close the file until the next write."""
+        """Write the kept beginnings of lines, and close the file until the next write."""
         for source in list(self._begun):
             self._append(self._begun.pop(source) + b"\n")
         self._close()

@@ -39,7 +39,7 @@ def stop(
         progress: called repeatedly with the processes that are still busy.
 
     Returns:
-        False when nothing ran.
+        False if no process ran.
 
     """
     from feedbus.supervisor.process_groups import end_strays
@@ -61,7 +61,7 @@ def stop(
 
 
 def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """End the supervisor; kill it if it does not answer."""
+    """End the supervisor, and kill it if it does not answer; return False if none runs."""
     lock = lock_path(topology)
     pid = lock_holder(lock)
     if pid is None:

@@ -23,7 +23,7 @@ from feedbus.plan.changes import Watchers
 from feedbus.process import watchdog
 from feedbus.process.slots import run_folder
 from feedbus.supervisor import process_groups, watcher_state
-from feedbus.supervisor.applied_settings import AppliedSettings, lack, write_applied
+from feedbus.supervisor.applied_settings import AppliedSettings, why_restarted, write_applied
 from feedbus.supervisor.forkserver_client import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.watcher import ProcessWatcher
@@ -32,7 +32,7 @@ from feedbus.supervisor.watcher_options import SUPERVISOR, watchers
 from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
-CHECK_SECONDS = 0.05
+CHECK_SECONDS = 0.05  # the time between two checks whether processes are ready
 SETTLE_SECONDS = 60.0  # the longest wait until all processes are ready, before a report is made
 
 
@@ -47,9 +47,9 @@ class Supervision:
         self,
         arbiter: Any,
         topology: Topology,
-        settled: Callable[[list[str], list[str], float], None] | None = None,
+        on_started: Callable[[list[str], list[str], float], None] | None = None,
         *,
-        forks: ForkServer | None,
+        fork_server: ForkServer | None,
         copies: LogCopies | None = None,
         reloads: bool = False,
     ) -> None:
@@ -58,10 +58,10 @@ class Supervision:
         Args:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            settled: called once, when every process is ready or was given up. It gets the processes
-                that are not ready and the processes that hold, with the reasons, and the duration
-                of the start in seconds.
-            forks: starts the first processes; with None, a new Python is started for each.
+            on_started: called once, when every process is ready or was given up. It gets lines
+                about the processes that are not ready, lines about the processes that hold, and
+                the duration of the start in seconds.
+            fork_server: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.
 
@@ -70,8 +70,8 @@ class Supervision:
         self.reloads = reloads
         self.arbiter = arbiter
         self.topology = topology
-        self.settled = settled
-        self.forks = forks
+        self.on_started = on_started
+        self.fork_server = fork_server
         self.started_at = time.monotonic()
         self.checking = False
         folder = run_folder(topology)
@@ -98,7 +98,7 @@ class Supervision:
         self.watchers = WatcherList(
             arbiter,
             [self._make(options) for options in options_of_all],
-            fork_server=lambda: ForkServer.start(self.topology),
+            start_fork_server=lambda: ForkServer.start(self.topology),
         )
         self.settings = AppliedSettings.of(topology)
         write_applied(topology, config.read(topology.path))
@@ -110,7 +110,7 @@ class Supervision:
             options = options | {"stdout_stream": options["stdout_stream"] | copied}
         return ProcessWatcher(
             run_folder=run_folder(self.topology),
-            marks=options["name"] not in self.topology.processes,
+            reports_ready=options["name"] not in self.topology.processes,
             spawned=self.expect_ready,
             loop=self.arbiter.loop,
             **options,
@@ -127,10 +127,10 @@ class Supervision:
         arbiter.ctrl.caller.start()
         PeriodicCallback(self._end_hung, watchdog.CHECK_SECONDS * 1000).start()
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
-        await self.watchers.start_all(self.forks)
+        await self.watchers.start_all(self.fork_server)
 
     async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
-        """Stop watchers together; start each watcher again when its processes have ended."""
+        """Stop these watchers together; start each one again when its processes have ended."""
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
@@ -166,7 +166,7 @@ class Supervision:
             if watcher in out or watcher.leaving:
                 continue
             count = options_of_all[watcher.name]["numprocesses"]
-            if lack(states[watcher.name], count):
+            if why_restarted(states[watcher.name], count):
                 watcher.numprocesses = count
                 again.append(watcher)
         pairs = [
@@ -191,7 +191,7 @@ class Supervision:
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End the watchers that are being removed: their queues are empty."""
+        """End the watchers that the topology no longer has, after their queues are empty."""
         await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving))
         self.settings = AppliedSettings.of(self.topology)
 
@@ -236,7 +236,9 @@ class Supervision:
     async def _stop_all(self) -> None:
         arbiter = self.arbiter
         await asyncio.gather(*(one._stop(close_output_streams=True) for one in arbiter.watchers))  # noqa: SLF001 -- as above
-        spared = self._strangers | ({self.forks.pid} if self.forks is not None else set())
+        spared = self._strangers | (
+            {self.fork_server.pid} if self.fork_server is not None else set()
+        )
         await process_groups.end_descendants(spared, arbiter.reap_processes)
         arbiter.loop.add_callback(arbiter.loop.stop)
 
@@ -272,14 +274,14 @@ class Supervision:
         pending = [
             one for one in self.watchers if not (one.all_ready or one.gave_up or one.leaving)
         ]
-        if self.settled is not None and (not pending or took > SETTLE_SECONDS):
-            settled, self.settled = self.settled, None
-            settled(
+        if self.on_started is not None and (not pending or took > SETTLE_SECONDS):
+            on_started, self.on_started = self.on_started, None
+            on_started(
                 [watcher_state.why_not_ready(one) for one in self.watchers if not one.all_ready],
                 [line for one in self.watchers for line in watcher_state.hold_reasons(one)],
                 took,
             )
-        if waiting or self.settled is not None:
+        if waiting or self.on_started is not None:
             self.arbiter.loop.call_later(CHECK_SECONDS, self._check_ready)
         else:
             self.checking = False

@@ -13,11 +13,17 @@ from feedbus.supervisor.forkserver_client import ForkServer, Program
 
 
 class WatchedProcess(Process):
-    """One process of a watcher."""
+    """One process of a watcher, which is started by the fork server if there is one.
 
-    def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
+    Attributes:
+        stop_asked_at: when the process was asked to end, on the monotonic clock; None before.
+        kill_at: when it is killed if it has not ended, on the monotonic clock.
+
+    """
+
+    def __init__(self, *arguments: Any, fork_server: ForkServer | None, **options: Any) -> None:
         """Create the object with circus's arguments and, if there is one, the fork server."""
-        self._forks = forks
+        self._forks = fork_server
         self.stop_asked_at: float | None = None  # on the monotonic clock
         self.kill_at = 0.0
         super().__init__(*arguments, **options)
@@ -35,13 +41,13 @@ class WatchedProcess(Process):
 class Forked(psutil.Process):
     """A child of the fork server, with the methods of Popen that circus calls."""
 
-    def __init__(self, forks: ForkServer, program: Program) -> None:
+    def __init__(self, fork_server: ForkServer, program: Program) -> None:
         """Fork a program, with pipes for its output."""
         self.returncode: int | None = None
         stdout, its_stdout = os.pipe()
         stderr, its_stderr = os.pipe()
         try:
-            super().__init__(forks.fork(program, its_stdout, its_stderr))
+            super().__init__(fork_server.fork(program, its_stdout, its_stderr))
         except BaseException:
             os.close(stdout)
             os.close(stderr)
@@ -52,7 +58,7 @@ class Forked(psutil.Process):
         self.stdout, self.stderr = os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb")
 
     def poll(self) -> int | None:
-        """Return its exit code, negative for a signal, or None while it runs."""
+        """Return the exit code, negative for a signal, or None while the process runs."""
         if self.returncode is None:
             try:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)

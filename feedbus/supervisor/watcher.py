@@ -39,7 +39,7 @@ class ProcessWatcher(UnlockedWatcher):
         *,
         start_retries: int,
         run_folder: Path,
-        marks: bool,
+        reports_ready: bool,
         spawned: Callable[[], None],
         **options: Any,
     ) -> None:
@@ -49,8 +49,8 @@ class ProcessWatcher(UnlockedWatcher):
             start_retries: how many times in a row a process may fail right after its start before
                 it is not restarted any more.
             run_folder: the folder of locks and ready files.
-            marks: whether the processes create a file when they are ready; otherwise they count as
-                ready after some time.
+            reports_ready: whether the processes create a file when they are ready; otherwise they
+                count as ready after some time.
             spawned: called after each start of a process.
             options: the options of circus.
 
@@ -60,8 +60,8 @@ class ProcessWatcher(UnlockedWatcher):
         # Stdout and stderr go to one log, in the order of writing.
         self.stderr_stream = self.stdout_stream
         self.run_folder = run_folder
-        self.marks = marks
-        self.events = WatcherEvents(self.name, marks)
+        self.reports_ready = reports_ready
+        self.events = WatcherEvents(self.name, reports_ready)
         self.restart_policy = RestartPolicy(start_retries)
         self.gave_up = False
         self.gave_up_because = ""
@@ -71,7 +71,7 @@ class ProcessWatcher(UnlockedWatcher):
         # Whether the topology no longer has this watcher. Then an ended process is not restarted.
         self.leaving = False
         self.paused = False  # whether `feedbus apply` has stopped the watcher to replace its queue
-        self.forks: ForkServer | None = None  # the fork server, while many processes start
+        self.fork_server: ForkServer | None = None  # the fork server, while many processes start
         self._asked_to_end: set[int] = set()
         self._watchdogs: dict[int, Watchdog] = {}
         self._resume_at = 0.0
@@ -91,7 +91,9 @@ class ProcessWatcher(UnlockedWatcher):
     def _process_class(self) -> Any:
         # The fork server is not used for a process of another user: the process would first run as
         # the supervisor's user.
-        return functools.partial(WatchedProcess, forks=self.forks if self.uid is None else None)
+        return functools.partial(
+            WatchedProcess, fork_server=self.fork_server if self.uid is None else None
+        )
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class ProcessWatcher(UnlockedWatcher):
         return True
 
     def shorten_stop(self, seconds: float) -> None:
-        """Limit the time that each process may take to end, from now on."""
+        """Limit the time that each process may take to end, now and in later stops."""
         self.longest_stop_seconds = seconds
         latest = time.monotonic() + seconds
         for process in self.processes.values():
@@ -289,7 +291,13 @@ class ProcessWatcher(UnlockedWatcher):
     # -- watching ------------------------------------------------------------------------------
 
     def slot_path(self, slot: int, kind: str) -> Path:
-        """Return the path of a file of the process in a slot, such as its "lock" file."""
+        """Return the path of a file of the process in a slot.
+
+        Args:
+            slot: the number of the slot.
+            kind: "lock", "ready", "handler" or another kind of status_files.
+
+        """
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def note_ready(self) -> int:
@@ -300,7 +308,7 @@ class ProcessWatcher(UnlockedWatcher):
                 continue
             age = process.age()
             ready_at = ready_since(self.slot_path(process.wid, "ready"), process.pid)
-            if ready_at is None and (self.marks or age < SILENT_SECONDS):
+            if ready_at is None and (self.reports_ready or age < SILENT_SECONDS):
                 waiting += 1
                 continue
             self.ready_pids.add(process.pid)

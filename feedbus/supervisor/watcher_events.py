@@ -17,13 +17,13 @@ class WatcherEvents:
 
     Attributes:
         name: the name of the consumer or process.
-        marks: whether the processes report when they are ready. This is so for consumers, and the
-            broker delivers a killed consumer's messages again.
+        reports_ready: whether the processes report when they are ready. This is so for consumers,
+            and the broker delivers a killed consumer's messages again.
 
     """
 
     name: str
-    marks: bool
+    reports_ready: bool
 
     def ready(self, pid: int, seconds: float) -> None:
         """Log that a process is ready, with the time since its start."""
@@ -40,7 +40,7 @@ class WatcherEvents:
 
     def killed(self, pid: int, seconds: float) -> None:
         """Log that a process was killed, with the time since it was asked to end."""
-        again = "; the broker delivers its messages again" if self.marks else ""
+        again = "; the broker delivers its messages again" if self.reports_ready else ""
         text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
@@ -58,7 +58,15 @@ class WatcherEvents:
         events.info("consumer_removed", text, consumer=self.name, exit=ending)
 
     def ended(self, pid: int, ending: str, wait_seconds: float, *, failed: bool) -> None:
-        """Log that a process has ended, and when it is restarted."""
+        """Log that a process has ended, and when it is restarted.
+
+        Args:
+            pid: the process id.
+            ending: how it ended, from describe_exit().
+            wait_seconds: the time until the restart.
+            failed: whether the end is a failure.
+
+        """
         when = f"in {wait_seconds:g} s" if wait_seconds else "immediately"
         text = f"process {pid} ended: {ending}; it will be restarted {when}"
         level = logging.WARNING if failed else logging.INFO

@@ -22,37 +22,42 @@ class WatcherList:
         self,
         arbiter: Any,
         watchers: Iterable[ProcessWatcher],
-        fork_server: Callable[[], ForkServer | None],
+        start_fork_server: Callable[[], ForkServer | None],
     ) -> None:
         """Create the list; the watchers are not registered with the arbiter yet.
 
         Args:
             arbiter: the arbiter of circus.
             watchers: the watchers in the order of the topology.
-            fork_server: starts a fork server; returns None if this system does not allow it.
+            start_fork_server: starts a fork server; returns None if this system does not allow it.
 
         """
         self._arbiter = arbiter
         self._watchers = list(watchers)
-        self._fork_server = fork_server
+        self._start_fork_server = start_fork_server
 
     def __iter__(self) -> Iterator[ProcessWatcher]:
         """Yield every watcher, in order."""
         return iter(tuple(self._watchers))
 
-    async def start_all(self, forks: ForkServer | None) -> None:
-        """Register every watcher and start its processes."""
+    async def start_all(self, fork_server: ForkServer | None) -> None:
+        """Register every watcher and start its processes.
+
+        Args:
+            fork_server: forks the processes; with None, a new Python is started for each.
+
+        """
         for watcher in self._watchers:
             self._register(watcher)
-        await self._start(self._watchers, forks)
+        await self._start(self._watchers, fork_server)
 
     @staticmethod
-    async def _start(chosen: Iterable[ProcessWatcher], forks: ForkServer | None) -> None:
-        with forks or contextlib.nullcontext():
+    async def _start(chosen: Iterable[ProcessWatcher], fork_server: ForkServer | None) -> None:
+        with fork_server or contextlib.nullcontext():
             for watcher in chosen:
-                watcher.forks = forks
+                watcher.fork_server = fork_server
                 await watcher.start()
-                watcher.forks = None
+                watcher.fork_server = None
 
     def add(self, watchers: Iterable[ProcessWatcher]) -> None:
         """Register watchers at the end of the list, without starting them."""
@@ -89,14 +94,14 @@ class WatcherList:
         """
         count = len(to_start) + sum(after is not None for _, after in pairs)
         # The fork server imports modules while processes end.
-        forks = self._fork_server() if count >= WORTH_FORKING else None
+        fork_server = self._start_fork_server() if count >= WORTH_FORKING else None
         endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
-        with forks or contextlib.nullcontext():
+        with fork_server or contextlib.nullcontext():
             ended: set[Any] = set()
             if endings:
                 ended, _ = await asyncio.wait(endings, timeout=TOGETHER_SECONDS)
             ready = [endings[one] for one in endings if one in ended]
-            await self._start([*(one for one in ready if one is not None), *to_start], forks)
+            await self._start([*(one for one in ready if one is not None), *to_start], fork_server)
 
         async def follow_later(ending: Any, after: ProcessWatcher | None) -> None:
             await ending

@@ -32,7 +32,7 @@ LONGEST_SOCKET_PATH = 100  # in bytes; unix sockets allow 107, and circusctl mak
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
-    """Return the options of every watcher: first the consumers, then the processes.
+    """Return the options of circus for every watcher: first the consumers, then the processes.
 
     Raises:
         UsageError: a watcher's user is unknown, or only root could change to it.
@@ -111,7 +111,10 @@ def _watcher(
 
 
 def stop_seconds(source: Queue | Process) -> float:
-    """Return how long a process may take to end before it is killed."""
+    """Return how long a process of a queue or of a [processes] table may take to end.
+
+    Then it is killed.
+    """
     if source.stop_timeout_seconds is not None:
         return source.stop_timeout_seconds
     return STOP_SECONDS + (source.handler_timeout_seconds if isinstance(source, Queue) else 0.0)

@@ -12,7 +12,10 @@ from feedbus.supervisor.watcher import ProcessWatcher
 
 
 def state(watcher: ProcessWatcher) -> dict[str, Any]:
-    """Return the state of a watcher for `feedbus status`."""
+    """Return the state of a watcher for `feedbus status`, as JSON values.
+
+    The key "processes" has a list with the state of each process.
+    """
     activity = _activity(watcher)
     processes = [
         {

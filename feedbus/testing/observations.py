@@ -65,7 +65,7 @@ class RecordingSender(Sender):
     """Sends messages, and records the messages that the broker has accepted."""
 
     def __init__(self, topology: Topology, published: list[Published]) -> None:
-        """Create the sender; records are appended to `published`."""
+        """Create the sender; send() appends the accepted records to the list `published`."""
         super().__init__(topology, nacked_seconds=0)
         self._published = published
         self._codecs = Codecs.of(topology)

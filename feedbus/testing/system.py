@@ -197,8 +197,16 @@ class TestSystem:
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
         """Advance the clock, and handle messages that are due; return the number of deliveries.
 
-        `advance(0)` handles the messages that are due now. Raises the same
-        errors as run().
+        `advance(0)` handles the messages that are due now.
+
+        Args:
+            seconds: the time by which the clock is advanced.
+            most: as for run().
+
+        Raises:
+            NeverDone: as run().
+            Outage: as run().
+
         """
         end = self.clock.monotonic() + seconds
         done = self._handle_ready(most)

@@ -12,8 +12,8 @@ from feedbus.urls.parsing import (
     SQLITE,
     absolute,
     file_of,
-    known_options,
     refuse,
+    refuse_unknown_options,
     scheme_of,
     shown,
     split,
@@ -60,9 +60,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """The address of a broker: a file, or nodes in the order in which they are tried.
+    """The address of a broker: a file, a name in memory, or nodes of RabbitMQ.
 
-    A broker in memory has a name. It belongs to one process, so no topology file can name it.
+    A broker in memory belongs to one process, so no topology file can name it.
+
+    Attributes:
+        written: the original URL, with its passwords.
+        file: the file of the embedded broker; None for another broker.
+        memory: the name of the broker in memory; None for another broker.
+        nodes: the nodes of RabbitMQ, in the order in which they are tried.
+
     """
 
     written: str = field(repr=False)
@@ -126,7 +133,7 @@ def _node(text: str) -> Node:
     if ";" in parts.public.partition("://")[2].rpartition("@")[2]:
         refuse("a whole URL after each ';' (%3B within a name)", shown(parts.scheme))
     encrypted = parts.scheme == "amqps"
-    known_options(parts.options, ("heartbeat", *TLS_OPTIONS))
+    refuse_unknown_options(parts.options, ("heartbeat", *TLS_OPTIONS))
     return Node(
         public=parts.public,
         host=parts.host,

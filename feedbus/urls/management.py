@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from feedbus.urls.broker import BrokerUrl, Node
-from feedbus.urls.parsing import address, known_options, split
+from feedbus.urls.parsing import address, refuse_unknown_options, split
 from feedbus.urls.tls import TLS_OPTIONS, Tls, tls_of
 
 MANAGEMENT_SCHEMES = ("http", "https")
@@ -20,7 +20,10 @@ MANAGEMENT_TLS_PORT = 15671
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrl:
-    """The address of the management API, and its user; with user "", the broker's user is used."""
+    """The address of the management API, and its user.
+
+    If `user` is "", for_node() takes the user and the password of the broker's node.
+    """
 
     scheme: str
     host: str
@@ -69,7 +72,7 @@ def parse_management_url(text: str) -> ManagementUrl:
     """
     parts = split(text, MANAGEMENT_SCHEMES)
     encrypted = parts.scheme == "https"
-    known_options(parts.options, TLS_OPTIONS)
+    refuse_unknown_options(parts.options, TLS_OPTIONS)
     return ManagementUrl(
         scheme=parts.scheme,
         host=parts.host,
@@ -82,11 +85,17 @@ def parse_management_url(text: str) -> ManagementUrl:
 
 
 def management_of(
-    broker: BrokerUrl, given: ManagementUrl | None
+    broker: BrokerUrl, configured: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
     """Return the API's URL for each node: the configured URL, or a URL on the node's host.
 
-    If a node is used with TLS, its API is used with TLS, too, and is verified in the same way.
+    If a node is used with TLS, the API on its host is used with TLS, too, and is verified in the
+    same way.
+
+    Args:
+        broker: the URL of the broker.
+        configured: the option `management` of [broker]; None if it is not set.
+
     """
     found = []
     for node in broker.nodes:
@@ -96,7 +105,7 @@ def management_of(
         own = ManagementUrl(
             scheme, node.host, port, user=node.user, password=node.password, tls=node.tls
         )
-        found.append((given.for_node(node) if given else own, node))
+        found.append((configured.for_node(node) if configured else own, node))
     return found
 
 

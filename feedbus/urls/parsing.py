@@ -19,7 +19,7 @@ LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 OPTION_NAME = re.compile(r"[a-z_]{1,40}")
 HIGHEST_PORT = 65_535
 SQLITE = "sqlite"
-HIDDEN = "***"
+HIDDEN = "***"  # replaces a password in the printed URL
 
 
 class UrlError(UsageError):
@@ -36,13 +36,13 @@ class UrlError(UsageError):
     def __init__(
         self, expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
     ) -> None:
-        """Create the error with the expected and the found value."""
+        """Create the error; see the attributes for the arguments."""
         super().__init__(f"expected {expected}, got {got}")
         self.expected, self.got, self.name, self.known = expected, got, name, tuple(known)
 
 
 def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """Raise a UrlError with the expected and the found value."""
+    """Raise a UrlError; see its attributes for the arguments."""
     raise UrlError(expected, got, name=name, known=known)
 
 
@@ -122,13 +122,28 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
 
 
 def check_escapes(scheme: str, text: str) -> None:
-    """Raise UrlError for a percent sign without two hexadecimal digits."""
+    """Raise UrlError if a part of a URL has a percent sign without two hexadecimal digits.
+
+    Args:
+        scheme: the scheme of the URL, for the error.
+        text: the part.
+
+    """
     if LONE_PERCENT.search(text):
         refuse("two hexadecimal digits after each '%' (%25 is a percent sign)", shown(scheme))
 
 
 def decode(scheme: str, text: str) -> str:
-    """Return a part of a URL without its escapes, or raise UrlError."""
+    """Return a part of a URL without its escapes.
+
+    Args:
+        scheme: the scheme of the URL, for the error.
+        text: the part.
+
+    Raises:
+        UrlError: the result is not UTF-8, or contains a NUL character.
+
+    """
     decoded = unquote(text, errors="replace")
     if "\0" in decoded or "\ufffd" in decoded:
         refuse("a URL whose %XX characters are valid UTF-8, without %00", shown(scheme))
@@ -165,8 +180,8 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     return found
 
 
-def known_options(options: dict[str, str], known: Sequence[str]) -> None:
-    """Raise UrlError for an unknown option."""
+def refuse_unknown_options(options: dict[str, str], known: Sequence[str]) -> None:
+    """Raise UrlError if a URL has an option that is not in `known`."""
     for name in options:
         if name not in known:
             listed = f"{', '.join(known[:-1])} or {known[-1]}"
@@ -174,7 +189,7 @@ def known_options(options: dict[str, str], known: Sequence[str]) -> None:
 
 
 def address(host: str) -> str:
-    """Return a host as a URL contains it before the port."""
+    """Return a host as a URL contains it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

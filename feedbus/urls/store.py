@@ -41,7 +41,15 @@ LIBPQ_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """The address of a store: a file, or the parameters of libpq for a database."""
+    """The address of a store: a SQLite file, or a database of PostgreSQL.
+
+    Attributes:
+        written: the original URL, with its password.
+        public: the URL without passwords and options.
+        file: the SQLite file; None for PostgreSQL.
+        parameters: the parameters of libpq, by name.
+
+    """
 
     written: str = field(repr=False)
     public: str

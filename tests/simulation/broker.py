@@ -25,18 +25,18 @@ class RecordedWakeUps(WakeUpSocketPairs):
 
     arrived = False
 
-    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake other connections, in the order of their ids."""
-        for owner in sorted(owners):
-            wake_ups = self._broker.own_wake_ups.get(owner)
+        for connection_id in sorted(connection_ids):
+            wake_ups = self._broker.own_wake_ups.get(connection_id)
             if wake_ups is not None:
                 wake_ups.arrived = True
-            super().wake((owner,), meaning)
+            super().wake((connection_id,), meaning)
 
-    def listen(self, owner: int) -> None:
+    def listen(self, connection_id: int) -> None:
         """Start to receive the wake-ups of a connection."""
-        super().listen(owner)
-        self._broker.own_wake_ups[owner] = self
+        super().listen(connection_id)
+        self._broker.own_wake_ups[connection_id] = self
 
     def read(self) -> set[bytes]:
         """Read the wake-ups that have arrived."""

@@ -125,8 +125,10 @@ class SimulatedConnection(Connection):
             if self.owner is not None:
                 put_back(tx, self.owner, [message for (message,) in rows])
         returned = {message for (message,) in rows}
-        inbox = self._inbox
-        inbox._arrivals = deque(each for each in inbox._arrivals if each.message not in returned)
+        claimed = self._claimed
+        claimed._arrivals = deque(
+            each for each in claimed._arrivals if each.message not in returned
+        )
         for channel in self.channels.values():
             channel.forget_deliveries(returned)
 

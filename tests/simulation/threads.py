@@ -136,9 +136,9 @@ class SimulatedThreads:
         """Start a thread of the process whose turn it is."""
         return SimulatedThread(self._scheduler, name, run)
 
-    def pool(self, name: str, most: int, begin: Callable[[], None]) -> SimulatedPool:
+    def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> SimulatedPool:
         """Return a pool; its user makes at most so many calls at a time."""
-        del most, begin
+        del max_threads, begin
         return SimulatedPool(self, name)
 
     def result(self, future: Future[Any], seconds: float | None = None) -> Any:

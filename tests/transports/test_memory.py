@@ -264,6 +264,6 @@ def test_a_subscription_that_the_broker_has_ended_takes_no_message(connect):
         end_consumer(tx, consumer)
     put(other.default_channel, "q", "m")
     # The reader takes messages before it notices that its subscription has ended.
-    assert not reader.default_channel.connection._inbox.fetch()
+    assert not reader.default_channel.connection._claimed.fetch()
     assert contents(other.default_channel, "q") == ["m"]
     drain_until(reader, lambda: got == ["c"])

@@ -11,7 +11,7 @@ import peewee
 
 from feedbus.errors import UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.sql import not_the_owner
+from feedbus.store.sql import cannot_end_transaction
 
 
 class Database(peewee.Database):
@@ -24,7 +24,7 @@ class Database(peewee.Database):
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Create the object without a connection; `where` is the name of the database in errors."""
+        """Create the object without a connection; `where` is the file or URL for errors."""
         self.where = where
         self._local = threading.local()
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}
@@ -73,7 +73,7 @@ class Database(peewee.Database):
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
-        """In a `with` block, refuse commit() and rollback() of this thread.
+        """In a `with` block, commit() and rollback() of this thread raise UsageError.
 
         The store uses it in each of its transactions, so that a handler cannot end the transaction.
         """
@@ -97,7 +97,7 @@ class Database(peewee.Database):
 
     def _check_owner(self, name: str) -> None:
         if getattr(self._local, "kept_whole", False):
-            raise UsageError(not_the_owner(f"database.{name}", "database.atomic()"))
+            raise UsageError(cannot_end_transaction(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
         """Return the driver's connection; the transaction of peewee has begun there."""
@@ -114,7 +114,7 @@ class Database(peewee.Database):
         return not self.lost()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- the argument is a state
-        """Set whether the next statement must begin a transaction; return the old setting."""
+        """Set whether this thread's next statement begins a transaction; return the old value."""
         earlier: bool = getattr(self._local, "waiting", False)
         self._local.waiting = waiting
         return earlier

@@ -15,7 +15,17 @@ from feedbus.urls import StoreUrl, UrlError, parse_store_url
 def make_database(
     url: StoreUrl | str, application_name: str, *, waiting: Waiting = nullcontext
 ) -> Database:
-    """Return the database of a URL, not yet connected; raise UsageError for an invalid URL."""
+    """Return the database of a URL, not yet connected.
+
+    Args:
+        url: as for PeeweeStore.
+        application_name: the name of the connections in PostgreSQL's list.
+        waiting: a context manager around every wait for a lock of the whole SQLite file.
+
+    Raises:
+        UsageError: the URL is not the URL of a store.
+
+    """
     if isinstance(url, str):
         try:
             url = parse_store_url(url)

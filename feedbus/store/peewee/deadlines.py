@@ -24,7 +24,7 @@ from psycopg2 import extensions
 
 from feedbus.store.stale_server_sessions import ServerSession
 
-CHECK_SECONDS = 0.5
+CHECK_SECONDS = 0.5  # the time between two checks of the connections
 MARGIN_SECONDS = 5.0  # added to the server's own timeout, so that the server reports it first
 # Before its next statement, a connection is checked if it was idle for longer than this.
 PROBE_IDLE_SECONDS = 10.0
@@ -35,7 +35,7 @@ TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 
 
 class Connection(extensions.connection):
-    """A connection on which no call takes longer than the server's timeout and a margin."""
+    """A connection whose calls raise an error after the server's timeout and a margin."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Open the connection within libpq's connect_timeout."""
@@ -49,7 +49,7 @@ class Connection(extensions.connection):
         _deadlines.add(self)
 
     def cursor(self, name: str | None = None, *arguments: Any, **options: Any) -> Any:
-        """Return a cursor with a deadline for each exchange with the server."""
+        """Return a cursor with a deadline for each call that waits for the server."""
         options.setdefault("cursor_factory", Cursor if name is None else NamedCursor)
         return super().cursor(name, *arguments, **options)
 
@@ -62,13 +62,18 @@ class Connection(extensions.connection):
         self.within_deadline(super().rollback)
 
     def within_deadline(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
-        """Exchange data with the server; raise OperationalError if it takes too long."""
+        """Call a function of psycopg2 that waits for the server, and return its result.
+
+        Raises:
+            OperationalError: the server did not answer in time, and the connection is closed.
+
+        """
         now = time.monotonic()
         if now - self.used_at > PROBE_IDLE_SECONDS:
             self._probe()
         return self._limited(self._limit_seconds, exchange, *arguments)
 
-    def learn_limit(self) -> None:
+    def read_limit(self) -> None:
         """Read the server's timeout, which a statement has just changed."""
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
@@ -77,7 +82,7 @@ class Connection(extensions.connection):
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:
-        """Shut down the socket of this connection, so that the waiting thread gets an error."""
+        """Shut down the socket, so that the thread that waits for the server gets an error."""
         self._gave_up = True
         with (
             contextlib.suppress(OSError, psycopg2.Error),
@@ -113,7 +118,7 @@ class Cursor(extensions.cursor):
         """Execute a statement."""
         self.connection.within_deadline(super().execute, query, vars)
         if SETTING in str(query):
-            self.connection.learn_limit()
+            self.connection.read_limit()
 
     def executemany(self, query: Any, vars_list: Any) -> None:
         """Execute a statement for each of several parameters."""
@@ -149,7 +154,10 @@ class NamedCursor(Cursor):
 
 
 class Deadlines:
-    """The thread that checks the connections of this process while they wait for an answer."""
+    """Calls give_up() for connections of this process that wait longer than their deadline.
+
+    One thread checks all of them.
+    """
 
     def __init__(self) -> None:
         """Create the object without connections."""
@@ -168,7 +176,7 @@ class Deadlines:
             self._connections.add(connection)
 
     def wake(self) -> None:
-        """Start to check, because a connection has a deadline."""
+        """Make the thread check the connections, because one of them now has a deadline."""
         if not self._waiting.is_set():
             self._waiting.set()
 

@@ -34,7 +34,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Create the object; each new connection sends the settings by SET.
+        """Create the object; each new connection sets the given parameters of the server by SET.
 
         Connection poolers refuse the same settings as parameters of the connection.
         """
@@ -96,7 +96,13 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
 
 
 def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
-    """Return the database of a URL; it is not connected yet."""
+    """Return the database of a URL; it is not connected yet.
+
+    Args:
+        url: the URL; parameters of libpq in its query string override the defaults here.
+        application_name: the name of the connections in PostgreSQL's list.
+
+    """
     from feedbus.store.peewee.deadlines import Connection  # only where psycopg2 is installed
 
     defaults = {

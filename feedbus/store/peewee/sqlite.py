@@ -34,7 +34,14 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     """SQLite in WAL mode, in a private file; one transaction at a time writes."""
 
     def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
-        """Create the database; each wait for a lock of the file is within waiting()."""
+        """Create the database of a file.
+
+        Args:
+            database: the path of the file.
+            waiting: a context manager around every wait for a lock of the whole file.
+            options: peewee's options.
+
+        """
         self._while_waiting = waiting
         super().__init__(database, **options)
 

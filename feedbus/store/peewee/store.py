@@ -23,7 +23,7 @@ from feedbus.urls import StoreUrl
 
 # The database that a project's models use: the database of the bound store.
 database = peewee.DatabaseProxy()
-NAMED = re.compile(r"(?<!:):(\w+)")
+NAMED = re.compile(r"(?<!:):(\w+)")  # a parameter in the SQL of feedbus, such as :project
 
 
 class PeeweeStore(SqlStore):
@@ -76,7 +76,7 @@ class PeeweeStore(SqlStore):
             raise StoreOutage(self.describe(error)) from error
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement on feedbus's own tables."""
+        """Execute a statement on feedbus's own tables; see SqlStore.execute."""
         statement = _for_psycopg2(sql) if self.on_postgres else sql
         cursor: Cursor = self.database.execute_sql(statement, parameters)
         return cursor

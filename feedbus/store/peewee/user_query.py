@@ -18,16 +18,20 @@ from feedbus.store.peewee.databases import make_database
 from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.urls import StoreUrl
 
-ROWS_AT_ONCE = 10_000
-LONGEST_SECONDS = 600
+ROWS_AT_ONCE = 10_000  # rows that are in memory together
+LONGEST_SECONDS = 600  # the time limit of a query
 POSTGRES_READ_ONLY = "25006"
 
-Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
+QueryResult = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 
 @contextmanager
-def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
-    """Yield the names of the columns of a query, and its rows.
+def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
+    """Yield the names of the columns of a query, and an iterator of its rows.
+
+    Args:
+        url: the URL of the store.
+        query: an SQL query; statements that write are refused.
 
     Raises:
         UsageError: the store refused the query, for example because it would write.

@@ -109,8 +109,8 @@ class MemoryBroker:
         ((count,),) = self.tables.read(counts)
         return int(count)
 
-    def headers(self, of_queue: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the headers of each ready message in these queues."""
+    def headers(self, is_selected: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """Return the headers of each ready message in the queues whose names are selected."""
         rows = self.tables.read(
             "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message"
@@ -118,11 +118,15 @@ class MemoryBroker:
         return [
             json.loads(properties).get("application_headers") or {}
             for name, properties in rows
-            if of_queue(name)
+            if is_selected(name)
         ]
 
     def expiries(self) -> list[tuple[str, int]]:
-        """Return when the first message of each queue expires, in ms of the broker's time."""
+        """Return the names of queues, and when their first message expires.
+
+        The times are in ms of the broker's time. Queues whose first message never expires are not
+        in the list.
+        """
         return self.tables.read(
             "SELECT name, expires_ms FROM queues JOIN ready ON queue = queues.id WHERE expiring"
             " AND expires_ms IS NOT NULL"
@@ -162,33 +166,33 @@ class WakeUpSocketPairs:
         self.receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
 
-    def listen(self, owner: int) -> None:
+    def listen(self, connection_id: int) -> None:
         """Start to receive the wake-ups for the connection with this id."""
         self.receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.setblocking(False)
         self._sender.setblocking(False)
-        self._broker.wake_up_sockets[owner] = self._sender
+        self._broker.wake_up_sockets[connection_id] = self._sender
 
-    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake the connections with these ids; ignore closed and already woken connections."""
-        for owner in owners:
-            wake_up_socket = self._broker.wake_up_sockets.get(owner)
+        for connection_id in connection_ids:
+            wake_up_socket = self._broker.wake_up_sockets.get(connection_id)
             if wake_up_socket is not None:
                 with suppress(OSError):
                     wake_up_socket.send(meaning)
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived, and return their meanings."""
+        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
         heard = set()
         with suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):
                 heard.add(meaning)
         return heard
 
-    def close(self, owner: int | None) -> None:
-        """Close both sockets; a second time does nothing."""
-        if owner is not None:
-            self._broker.wake_up_sockets.pop(owner, None)
+    def close(self, connection_id: int | None) -> None:
+        """Close both sockets and unregister the id; None if no id was registered."""
+        if connection_id is not None:
+            self._broker.wake_up_sockets.pop(connection_id, None)
         self.drop()
 
     def drop(self) -> None:
@@ -207,10 +211,10 @@ class LiveConnections:
         self._broker = broker
         self._own: int | None = None
 
-    def begin(self, owner: int) -> None:
+    def begin(self, connection_id: int) -> None:
         """Register this connection as a live connection."""
-        self._own = owner
-        self._broker.living.add(owner)
+        self._own = connection_id
+        self._broker.living.add(connection_id)
 
     def end(self) -> None:
         """Unregister this connection; a second call does nothing."""
@@ -219,11 +223,11 @@ class LiveConnections:
     def drop(self) -> None:
         """Do nothing: a forked child has its own copy of the set."""
 
-    def is_live(self, owner: int) -> bool:
+    def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live."""
-        return owner in self._broker.living
+        return connection_id in self._broker.living
 
-    def sweep(self, owner: int) -> None:
+    def sweep(self, connection_id: int) -> None:
         """Do nothing: a dead connection leaves no files."""
 
 
@@ -246,7 +250,7 @@ _registration = threading.Lock()
 
 
 def create(broker: MemoryBroker) -> MemoryBroker:
-    """Register a broker, so that connections find it by its name.
+    """Register a broker, so that connections find it by its name; return the broker.
 
     Raises:
         ValueError: a broker of that name exists.

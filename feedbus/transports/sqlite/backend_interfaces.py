@@ -19,7 +19,7 @@ NEWS, FAREWELL = b"news", b"farewell"
 
 
 class Time(Protocol):
-    """The broker's time."""
+    """Returns the broker's time, and stores it."""
 
     def now_ms(self) -> int:
         """Return the time in milliseconds, by which messages expire; it never goes backwards."""
@@ -28,25 +28,33 @@ class Time(Protocol):
         """Return the wall clock's time, in UTC."""
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Store the time of a write, in the transaction of the write."""
+        """Store the time of a write, in the caller's transaction, for use after the next boot."""
 
 
 class WakeUps(Protocol):
-    """Wakes other connections by their ids, and receives wake-ups of others."""
+    """Wakes other connections by their ids, and receives wake-ups of others.
+
+    Attributes:
+        receiver: readable when a wake-up has arrived; None if no wake-ups are received.
+
+    """
 
     receiver: socket.socket | None
 
-    def listen(self, owner: int) -> None:
+    def listen(self, connection_id: int) -> None:
         """Start to receive the wake-ups for the connection with this id."""
 
-    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake the connections with these ids."""
+    def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
+        """Wake the connections with these ids; the meaning is NEWS or FAREWELL."""
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived, and return their meanings."""
+        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
 
-    def close(self, owner: int | None) -> None:
-        """Stop receiving wake-ups for this id; a second call does nothing."""
+    def close(self, connection_id: int | None) -> None:
+        """Stop receiving wake-ups for the id given to listen(); None if it was not called.
+
+        A second call does nothing.
+        """
 
     def drop(self) -> None:
         """Close, in a forked child, the descriptors that it has inherited."""
@@ -55,7 +63,7 @@ class WakeUps(Protocol):
 class Liveness(Protocol):
     """Shows that this connection is live, and checks whether other connections are live."""
 
-    def begin(self, owner: int) -> None:
+    def begin(self, connection_id: int) -> None:
         """Show that this connection is live, under the given id."""
 
     def end(self) -> None:
@@ -64,18 +72,18 @@ class Liveness(Protocol):
     def drop(self) -> None:
         """Close, in a forked child, the descriptors that it has inherited."""
 
-    def is_live(self, owner: int) -> bool:
+    def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live."""
 
-    def sweep(self, owner: int) -> None:
+    def sweep(self, connection_id: int) -> None:
         """Remove the files of a dead connection."""
 
 
 class Maintenance(Protocol):
-    """Maintenance of the broker's file, which runs while no connection uses the broker."""
+    """Maintains the broker's file while no connection uses the broker."""
 
     def postpone(self) -> None:
-        """Register that this connection has used the broker."""
+        """Postpone run(), because this connection has used the broker."""
 
     def seconds(self) -> float | None:
         """Return in how many seconds run() must be called, or None if it need not be called."""

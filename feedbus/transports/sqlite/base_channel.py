@@ -30,7 +30,7 @@ class Unsettled(NamedTuple):
 
 
 class BaseChannel(StdChannel):
-    """The common state of the parts of a channel; after an AMQP error, the channel opens again."""
+    """Contains the state of a channel; opens the channel again after an AMQP error."""
 
     no_ack_consumers: Any
 
@@ -38,7 +38,7 @@ class BaseChannel(StdChannel):
         self,
         connection: RegisteredConnection,
         channel_id: int,
-        inbox: ClaimedMessages,
+        claimed: ClaimedMessages,
         *,
         confirm_publish: bool,
         on_close: Callable[[int], object],
@@ -48,14 +48,14 @@ class BaseChannel(StdChannel):
         Args:
             connection: the connection of the channel.
             channel_id: the number of the channel on its connection.
-            inbox: claims the messages for the consumers of the channel.
+            claimed: claims the messages for the consumers of the channel.
             confirm_publish: whether each publish waits until its message is stored durably.
             on_close: called with the channel's number when the channel has closed.
 
         """
         self.connection: RegisteredConnection | None = connection
         self.channel_id = channel_id
-        self._inbox = inbox
+        self._claimed = claimed
         self._confirm_publish = confirm_publish
         self._on_close = on_close
         self.is_open = True
@@ -116,7 +116,7 @@ class BaseChannel(StdChannel):
             return
         with link.write() as tx:
             for consumer in list(self._group.consumers.values()):
-                unseen = self._inbox.forget(consumer)
+                unseen = self._claimed.forget(consumer)
                 queued_messages.put_back(tx, link.owner, unseen, delivered=False)
                 delivery_owners.end_consumer(tx, consumer.id)
             queued_messages.put_back(

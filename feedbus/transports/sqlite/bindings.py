@@ -13,7 +13,13 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:
-    """Raise the error of RabbitMQ for an exchange that does not exist."""
+    """Raise NotFound for an exchange that does not exist.
+
+    Args:
+        name: the exchange.
+        method: the class id and method id of the AMQP method that failed.
+
+    """
     msg = f"NOT_FOUND - no exchange '{name}' in vhost '/'"
     raise NotFound(msg, method)
 
@@ -27,6 +33,14 @@ def bind(
     arguments: Arguments,
 ) -> None:
     """Bind a queue or an exchange; an existing binding stays unchanged, also in its order.
+
+    Args:
+        tx: the transaction.
+        source: the exchange that routes messages.
+        kind: whether the destination is a QUEUE or an EXCHANGE.
+        destination: the name of the queue or exchange that receives messages.
+        routing_key: the binding key; on a ring, the weight.
+        arguments: the arguments of the binding, such as x-match.
 
     Raises:
         NotFound: there is no such source or destination exchange.
@@ -72,7 +86,7 @@ def unbind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Remove a binding; a missing binding is not an error.
+    """Remove the binding that bind() with these arguments makes; it need not exist.
 
     Raises:
         NotFound: there is no such source or destination exchange.
@@ -107,7 +121,7 @@ def _check_ends(tx: Transaction, source: str, kind: str, destination: str) -> No
 
 
 def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
-    """Delete the bindings to a queue or exchange that was deleted."""
+    """Delete the bindings to a deleted QUEUE or EXCHANGE (kind)."""
     sources = tx.execute(
         "DELETE FROM bindings WHERE kind = ? AND destination = ? RETURNING source", (kind, name)
     ).fetchall()
@@ -116,7 +130,7 @@ def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
 
 
 def drop_unbound(tx: Transaction, source: str) -> None:
-    """Delete an auto-delete exchange that has lost its last binding."""
+    """Delete the exchange if it is an auto-delete exchange without bindings."""
     exchange = tx.routes.exchanges.get(source)
     if exchange is None or not exchange.auto_delete:
         return

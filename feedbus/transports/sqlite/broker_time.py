@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-NOTED_EVERY_MS = 60_000
+NOTED_EVERY_MS = 60_000  # the time between two writes of the time to the file
 TABLE = """
 CREATE TABLE IF NOT EXISTS clock (
     boot TEXT NOT NULL,             -- the boot for which the offset is valid

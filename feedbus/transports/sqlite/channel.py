@@ -33,7 +33,7 @@ class Channel(DeclaringChannel, PublishingChannel, ConsumingChannel):
         return prepare(self, body, priority, content_type, content_encoding, headers, properties)
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
-        """Convert Kombu's options of a queue into x-arguments."""
+        """Return the x-arguments for Kombu's options of a queue."""
         return to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
 
     def message_to_python(self, raw_message: Any) -> Any:

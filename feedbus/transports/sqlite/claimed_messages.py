@@ -96,7 +96,7 @@ class ClaimedMessages:
         queue = tx.routes.queues_by_id.get(consumer.queue_id)
         if queue is None or self._link.owner is None:
             return []
-        sharers, first, is_there = tx.execute(
+        consumer_count, first, is_there = tx.execute(
             "SELECT count(*), min(id), max(id = ?) FROM consumers WHERE queue = ?",
             (consumer.id, queue.id),
         ).fetchone()
@@ -105,9 +105,9 @@ class ClaimedMessages:
         if queue.single_active:
             if first != consumer.id:
                 return []
-            sharers = 1
+            consumer_count = 1
         room = consumer.free_count()
-        taken = claim(tx, queue, self._link.owner, room, sharers) if room else []
+        taken = claim(tx, queue, self._link.owner, room, consumer_count) if room else []
         arrivals = [
             Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
             for message, returns in taken

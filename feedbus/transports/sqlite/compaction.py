@@ -18,7 +18,7 @@ from feedbus.process.file_locks import try_lock
 from feedbus.process.private_files import open_private
 
 QUIET_SECONDS = 1.0  # the time without a write of any process, after which the file is checked
-SPARE_BYTES = 16_000_000  # size of free pages and log that is kept, for the next burst of messages
+SPARE_BYTES = 16_000_000  # the file is not rewritten for fewer free bytes or a smaller log
 # The file is not rewritten if it has more bytes in use than this. A rewrite copies them, at about
 # 10 ms for each megabyte, and publishers wait meanwhile.
 MAX_KEPT_BYTES = 100_000_000
@@ -27,16 +27,23 @@ MAX_KEPT_BYTES = 100_000_000
 class Compaction:
     """Rewrites the file to free disk space while the connection waits."""
 
-    def __init__(self, database: sqlite3.Connection, path: Path, live: Path) -> None:
-        """Create the object; the first check is after QUIET_SECONDS of waiting."""
+    def __init__(self, database: sqlite3.Connection, path: Path, lock_folder: Path) -> None:
+        """Create the object; the first check is after QUIET_SECONDS of waiting.
+
+        Args:
+            database: the connection of SQLite to the file.
+            path: the broker file.
+            lock_folder: the folder of the lock that only one rewriting process holds.
+
+        """
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
-        self._lock = live / "compaction"
+        self._lock = lock_folder / "compaction"
         self._due: float | None = 0.0  # on the monotonic clock; 0 means that the next wait sets it
         self._version = -1  # the version of the file's content at the last check
 
     def postpone(self) -> None:
-        """Register that this connection has used the file, so that the wait starts again."""
+        """Start the wait of QUIET_SECONDS again, because this connection has used the file."""
         self._due = 0.0
 
     def seconds(self) -> float | None:

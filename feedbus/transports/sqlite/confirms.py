@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from amqp.exceptions import ChannelError, NotFound, error_for_code
 
@@ -20,7 +20,15 @@ Events = Mapping[str, set[Callable[..., None]]]
 
 @dataclass(frozen=True, slots=True)
 class PublishedMessage:
-    """A published message; its delivery tag is 0 if the channel is not in confirm mode."""
+    """A published message.
+
+    Attributes:
+        tag: the delivery tag; 0 if the channel is not in confirm mode.
+        content: the message in the form of the file.
+        message: the amqp Message of the publisher, for its return.
+        mandatory: whether the message is returned if it matches no queue.
+
+    """
 
     tag: int
     content: Content
@@ -32,12 +40,12 @@ class PublishedMessage:
 class Confirm:
     """A confirm or nack of one message; with multiple, of all messages up to its tag."""
 
-    event: str
+    event: Literal["basic_ack", "basic_nack"]
     tag: int
     multiple: bool
 
     def report(self, events: Events) -> None:
-        """Call the callbacks, as py-amqp does."""
+        """Call the callbacks for confirms or nacks, as py-amqp does."""
         for callback in list(events.get(self.event, ())):
             callback(self.tag, self.multiple)
 
@@ -49,7 +57,7 @@ class Returned:
     outgoing: PublishedMessage
 
     def report(self, events: Events) -> None:
-        """Call the callbacks, as py-amqp does; without a callback, raise the error."""
+        """Call the callbacks for returns, as py-amqp does; without one, raise ChannelError."""
         error = error_for_code(NO_ROUTE, "NO_ROUTE", BASIC_RETURN, ChannelError)
         callbacks = list(events.get("basic_return", ()))
         if not callbacks:
@@ -65,9 +73,11 @@ Outcome = Confirm | Returned
 def store(
     tx: Transaction, outgoing: Sequence[PublishedMessage]
 ) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; return the confirms, nacks and returns.
+    """Put messages into their queues, up to the first one whose exchange does not exist.
 
-    The first message to a missing exchange ends the work. Then the second value is its error.
+    Returns:
+        The confirms, nacks and returns; and the error of the missing exchange, or None.
+
     """
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together

@@ -55,16 +55,16 @@ class Connection(RegisteredConnection):
         self.client = client
         self.channels: dict[int, Channel] = {}
         self._confirm_publish = confirm_publish
-        self._inbox = ClaimedMessages(self)
+        self._claimed = ClaimedMessages(self)
 
     def channel(self) -> Channel:
-        """Open another channel."""
+        """Open another channel, and return it."""
         self.check_open()
         number = max(self.channels, default=0) + 1
         made = self.channel_type(
             self,
             number,
-            self._inbox,
+            self._claimed,
             confirm_publish=self._confirm_publish,
             on_close=lambda number: self.channels.pop(number, None),
         )
@@ -90,10 +90,10 @@ class Connection(RegisteredConnection):
                 return
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
-            if self._inbox.deliver_next():
+            if self._claimed.deliver_next():
                 return
             happened = self.check()
-            if self._inbox.fetch():
+            if self._claimed.fetch():
                 continue
             self.end_for_signal(happened)
             self.sleep(deadline)
@@ -101,19 +101,19 @@ class Connection(RegisteredConnection):
     def take_arrived(self) -> None:
         """Process the events that have arrived, and deliver the messages that are claimed."""
         super().take_arrived()
-        while self._inbox.deliver_next():
+        while self._claimed.deliver_next():
             pass
 
     def refresh(self) -> None:
         """Read which connections exist, and which consumers of this connection have ended."""
         super().refresh()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
-        ended = self._inbox.consumers.keys() - {identity for (identity,) in living}
-        for identity in ended:
-            self._cancelled(self._inbox.consumers[identity])
+        ended = self._claimed.consumers.keys() - {consumer_id for (consumer_id,) in living}
+        for consumer_id in ended:
+            self._cancelled(self._claimed.consumers[consumer_id])
 
     def _cancelled(self, consumer: Consumer) -> None:
-        self._inbox.forget(consumer)
+        self._claimed.forget(consumer)
         if consumer.on_cancel is None:
             self.read_connections_again()  # other consumers may have ended, too
             raise ConsumerCancelled(consumer.tag, BASIC_CANCEL)
@@ -126,7 +126,7 @@ class Connection(RegisteredConnection):
         try:
             for channel in list(self.channels.values()):
                 channel.flush()
-            unseen = self._inbox.undelivered_ids()
+            unseen = self._claimed.undelivered_ids()
             if unseen and self.owner is not None:
                 with self.write() as tx:
                     put_back(tx, self.owner, unseen, delivered=False)
@@ -149,4 +149,4 @@ class Connection(RegisteredConnection):
         for channel in self.channels.values():
             channel.is_open = False
         self.channels.clear()
-        self._inbox.clear()
+        self._claimed.clear()

@@ -33,7 +33,7 @@ class Backend:
 
 
 def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Backend:
-    """Open or create a broker file for one connection.
+    """Return the backend of a new connection to a broker file; create the file if it is missing.
 
     Args:
         path: the broker file.

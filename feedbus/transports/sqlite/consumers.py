@@ -24,11 +24,19 @@ class ConsumerGroup:
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection, with the number of its unsettled deliveries."""
+    """A consumer of this connection.
+
+    Attributes:
+        group: the consumers of the same channel.
+        deliver: the method of the channel that calls the callback with a message.
+        on_cancel: called with the tag when the queue was deleted.
+        unsettled_count: the number of the consumer's unsettled deliveries.
+        cancelling: whether basic_cancel() is running for the consumer.
+
+    """
 
     id: int
     group: ConsumerGroup
-    # A method of the channel, which calls the callback.
     deliver: Callable[[Arrival, Consumer], None]
     queue_id: int
     tag: str
@@ -54,12 +62,19 @@ class Consumer:
 class Arrival:
     """A claimed message that the consumer's callback has not received yet.
 
-    `message` is the id of the message, and `returns` is how often it was returned to the queue.
+    Attributes:
+        consumer: the consumer that receives the message; None for basic_get().
+        message: the id of the message.
+        returns: how often the message was returned to its queue.
+        counted: whether a header of the message contains `returns`, as on a quorum queue.
+        settled: whether the delivery needs no ack.
+        content: exchange, routing key, properties and body; None until they are loaded.
+
     """
 
-    consumer: Consumer | None  # None for basic_get
+    consumer: Consumer | None
     message: int
     returns: int
-    counted: bool  # whether a header of the message contains the count, as on a quorum queue
-    settled: bool  # whether the delivery needs no ack
+    counted: bool
+    settled: bool
     content: tuple[str, str, str, bytes] | None = None

@@ -64,14 +64,14 @@ class ConsumingChannel(BaseChannel):
             delivery_owners.remove_dead(tx, link.liveness, owner)
             found = queues.find_queue(tx, queue, owner, (60, 20))
             self._check_exclusive(tx, found, exclusive=exclusive)
-            (identity,) = tx.execute(
+            (consumer_id,) = tx.execute(
                 "INSERT INTO consumers (queue, owner, tag, exclusive) VALUES (?,?,?,?)"
                 " RETURNING id",
                 (found.id, owner, tag, exclusive),
             ).fetchone()
             tx.owners_changed = True
         consumer = Consumer(
-            identity,
+            consumer_id,
             self._group,
             self.deliver,
             found.id,
@@ -82,7 +82,7 @@ class ConsumingChannel(BaseChannel):
             callback,
             on_cancel,
         )
-        self._group.consumers[tag] = self._inbox.consumers[identity] = consumer
+        self._group.consumers[tag] = self._claimed.consumers[consumer_id] = consumer
         if no_ack:
             self.no_ack_consumers.add(tag)
         return tag
@@ -105,15 +105,15 @@ class ConsumingChannel(BaseChannel):
             return
         consumer.cancelling = True  # the callback may cancel the consumer again
         try:
-            self._inbox.deliver_all(consumer)
+            self._claimed.deliver_all(consumer)
         finally:
             self._end(consumer)
 
     def _end(self, consumer: Consumer) -> None:
         link = self.connection
-        if link is None or link.owner is None or consumer.id not in self._inbox.consumers:
+        if link is None or link.owner is None or consumer.id not in self._claimed.consumers:
             return  # a callback has closed the channel
-        unseen = self._inbox.forget(consumer)
+        unseen = self._claimed.forget(consumer)
         with self._method() as tx:
             queued_messages.put_back(tx, link.owner, unseen, delivered=False)
             delivery_owners.end_consumer(tx, consumer.id)

@@ -14,7 +14,15 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that were removed from a queue; drop them if no queue matches."""
+    """Dead-letter messages that were removed from a queue; drop them if no queue matches.
+
+    Args:
+        tx: the transaction.
+        queue: the queue from which the messages were removed.
+        messages: the ids of the messages.
+        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
+
+    """
     if queue.dead_letter_exchange is not None:
         for message in messages:
             row = tx.execute(
@@ -29,7 +37,10 @@ def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: 
 
 
 def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> None:
-    """Publish a dead letter to the dead-letter exchange of the queue, if there is one."""
+    """Publish a message of a queue to the queue's dead-letter exchange, if that exchange exists.
+
+    The reason is EXPIRED, REJECTED, MAXLEN or LIMIT.
+    """
     exchange = queue.dead_letter_exchange or ""
     if exchange and exchange not in tx.routes.exchanges:
         return
@@ -49,7 +60,19 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
 def note_death(
     properties: Properties, queue: str, content: Content, reason: str, moment: datetime
 ) -> list[dict[str, Any]]:
-    """Write the x-death headers as RabbitMQ does; return the value of the header x-death."""
+    """Write the x-death headers into the properties of a dead letter, as RabbitMQ does.
+
+    Args:
+        properties: the properties to change.
+        queue: the name of the queue that the message leaves.
+        content: the message, with the exchange and routing key by which it reached the queue.
+        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
+        moment: the time of the dead-lettering.
+
+    Returns:
+        The value of the header x-death, the newest entry first.
+
+    """
     headers = properties.setdefault("application_headers", {})
     found = headers.get("x-death")
     deaths = (
@@ -81,9 +104,14 @@ def note_death(
 
 
 def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a message comes back to a queue, and was not rejected on its way.
+    """Return whether a dead letter has been in this queue before, and was not rejected since then.
 
     RabbitMQ drops such a message, because it would circulate without end.
+
+    Args:
+        queue: the name of the queue.
+        deaths: the value of the header x-death, the newest entry first.
+
     """
     for position, death in enumerate(deaths):
         if death.get("queue") == queue:
@@ -92,7 +120,7 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 
 
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
-    """Put a message into queues; return False if one of them is full and refuses the message."""
+    """Put a message into each queue that has room; return whether all of them had room."""
     accepted = True
     for queue in queues:
         full = queue.max_length is not None and queue.overflow.startswith("reject-publish")

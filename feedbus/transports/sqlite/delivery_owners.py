@@ -13,17 +13,17 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 def register(tx: Transaction) -> int:
     """Register this connection, and return its id, which is never used again."""
-    (owner,) = tx.execute(
+    (connection_id,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
     ).fetchone()
     tx.owners_changed = tx.everyone = True  # other connections must watch this process from now on
-    return int(owner)
+    return int(connection_id)
 
 
-def is_registered(tx: Transaction, owner: int) -> bool:
+def is_registered(tx: Transaction, connection_id: int) -> bool:
     """Return whether a connection is registered."""
-    return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
+    return tx.execute("SELECT 1 FROM owners WHERE id = ?", (connection_id,)).fetchone() is not None
 
 
 def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
@@ -31,28 +31,30 @@ def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
 
     `own` is the id of this connection, which is never removed.
     """
-    for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
-        if owner != own and not liveness.is_live(owner):
-            remove(tx, owner)
-            liveness.sweep(owner)
+    for (connection_id,) in tx.execute("SELECT id FROM owners").fetchall():
+        if connection_id != own and not liveness.is_live(connection_id):
+            remove(tx, connection_id)
+            liveness.sweep(connection_id)
 
 
-def remove(tx: Transaction, owner: int) -> None:
-    """Remove a connection, its consumers and exclusive queues; put its deliveries back."""
-    put_back(tx, owner)
-    rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (owner,)).fetchall()
+def remove(tx: Transaction, connection_id: int) -> None:
+    """Unregister a connection; delete its consumers and exclusive queues; requeue deliveries."""
+    put_back(tx, connection_id)
+    rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (connection_id,)).fetchall()
     for (consumer,) in rows:
         end_consumer(tx, consumer)
     for queue in tx.routes.queues.values():
-        if queue.exclusive and queue.owner == owner:
+        if queue.exclusive and queue.owner == connection_id:
             delete_queue(tx, queue)
-    tx.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    tx.execute("DELETE FROM owners WHERE id = ?", (connection_id,))
     tx.owners_changed = True
 
 
-def end_consumer(tx: Transaction, consumer: int) -> None:
+def end_consumer(tx: Transaction, consumer_id: int) -> None:
     """End a consumer; wake the next single active consumer, or delete an auto-delete queue."""
-    row = tx.execute("DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer,)).fetchone()
+    row = tx.execute(
+        "DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer_id,)
+    ).fetchone()
     tx.owners_changed = True
     queue = tx.routes.queues_by_id.get(row[0]) if row else None
     if queue is None:

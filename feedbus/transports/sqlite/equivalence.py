@@ -7,12 +7,13 @@ from typing import Any
 
 from amqp.exceptions import PreconditionFailed
 
+# The AMQP methods that can fail: class id and method id.
 DECLARE_EXCHANGE, DECLARE_QUEUE = (40, 10), (50, 10)
 
 Arguments = Mapping[str, Any]
 
 
-def check_same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
+def check_same(object_text: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
     """Raise an error if a declared property differs from the property of the existing object."""
     if received != current:
         values = (
@@ -20,20 +21,31 @@ def check_same(what: str, name: str, received: bool | str, current: bool | str) 
             for value in (received, current)
         )
         msg = (
-            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/':"
+            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {object_text} in vhost '/':"
             " received '{}' but current is '{}'".format(*values)
         )
-        raise PreconditionFailed(msg, DECLARE_EXCHANGE if "exchange" in what else DECLARE_QUEUE)
+        raise PreconditionFailed(
+            msg, DECLARE_EXCHANGE if "exchange" in object_text else DECLARE_QUEUE
+        )
 
 
 def check_same_argument(
-    what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
+    object_text: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
 ) -> None:
-    """Raise an error if a declared argument differs from the argument of the existing object."""
+    """Raise PreconditionFailed if a declared argument differs from that of the existing object.
+
+    Args:
+        object_text: kind and name of the object, such as "queue 'work'".
+        name: the argument.
+        received: all arguments of the declaration.
+        current: all arguments of the existing object.
+        method: DECLARE_EXCHANGE or DECLARE_QUEUE.
+
+    """
     if received.get(name) != current.get(name):
         msg = (
-            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"
-            f" {_written(received, name)} but current is {_written(current, name)}"
+            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {object_text} in vhost '/':"
+            f" received {_written(received, name)} but current is {_written(current, name)}"
         )
         raise PreconditionFailed(msg, method)
 

@@ -25,7 +25,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 def declare_exchange(
     tx: Transaction, name: str, kind: str, *, durable: bool, auto_delete: bool, arguments: Arguments
 ) -> None:
-    """Declare an exchange; if an equal one exists, nothing changes.
+    """Declare an exchange of the type `kind`; if an equal one exists, nothing changes.
 
     Raises:
         PreconditionFailed: the exchange exists with other properties.
@@ -54,11 +54,13 @@ def declare_exchange(
         )
         tx.topology_changed = True
         return
-    what = f"exchange '{name}'"
-    check_same(what, "type", kind, existing.type)
-    check_same(what, "durable", durable, existing.durable)
-    check_same(what, "auto_delete", auto_delete, existing.auto_delete)
-    check_same_argument(what, "alternate-exchange", arguments, existing.arguments, DECLARE_EXCHANGE)
+    object_text = f"exchange '{name}'"
+    check_same(object_text, "type", kind, existing.type)
+    check_same(object_text, "durable", durable, existing.durable)
+    check_same(object_text, "auto_delete", auto_delete, existing.auto_delete)
+    check_same_argument(
+        object_text, "alternate-exchange", arguments, existing.arguments, DECLARE_EXCHANGE
+    )
 
 
 def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:

@@ -36,7 +36,7 @@ def expire_due(tx: Transaction) -> None:
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:
-    """Return when an unused queue expires; None while it has consumers."""
+    """Return when an unused queue expires, in ms of the broker's time; None if it has consumers."""
     row = tx.execute(
         "SELECT used_ms FROM queues WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)",

@@ -18,9 +18,9 @@ class Locks:
         self._own: Path | None = None
         self._handle = -1
 
-    def begin(self, owner: int) -> None:
+    def begin(self, connection_id: int) -> None:
         """Create and lock the file of a connection, before other connections can see its id."""
-        self._own = self._path(owner)
+        self._own = self._path(connection_id)
         self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
         if not try_lock(self._handle):
             msg = f"{self._own} is locked already"
@@ -41,13 +41,13 @@ class Locks:
             os.close(self._handle)
             self._handle = -1
 
-    def is_live(self, owner: int) -> bool:
+    def is_live(self, connection_id: int) -> bool:
         """Return whether a connection is live: whether its file is locked.
 
         The caller holds the write lock of the broker file.
         """
         try:
-            handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(self._path(connection_id), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -55,13 +55,13 @@ class Locks:
         finally:
             os.close(handle)
 
-    def sweep(self, owner: int) -> None:
+    def sweep(self, connection_id: int) -> None:
         """Remove the files of a dead connection from the folder."""
-        for path in (self._path(owner), self._folder / f"{owner}.sock"):
+        for path in (self._path(connection_id), self._folder / f"{connection_id}.sock"):
             path.unlink(missing_ok=True)
 
-    def _path(self, owner: int) -> Path:
-        return self._folder / f"{owner}.lock"
+    def _path(self, connection_id: int) -> Path:
+        return self._folder / f"{connection_id}.lock"
 
 
 def process_namespace() -> str:

@@ -25,7 +25,13 @@ Properties = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A message as the file stores it: properties as JSON text, the body as bytes."""
+    """A message as the file stores it.
+
+    Attributes:
+        properties: the AMQP properties with the headers, as JSON of dump().
+        expiration_ms: the time to live that the publisher has set; None if there is none.
+
+    """
 
     exchange: str
     routing_key: str
@@ -36,7 +42,7 @@ class Content:
 
 
 def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
-    """Convert an amqp Message into the form that the file stores.
+    """Return an amqp Message in the form that the file stores.
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
@@ -64,7 +70,13 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
 
 def check_key(routing_key: str | bytes | None) -> str:
-    """Return the routing key as text; raise an error if it is not UTF-8."""
+    """Return the routing key as text.
+
+    Raises:
+        UnicodeError: it is not UTF-8.
+        FrameSyntaxError: it is longer than 255 bytes.
+
+    """
     key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
     if len(key.encode()) > LONGEST_KEY_BYTES:
         msg = f"routing key: expected at most {LONGEST_KEY_BYTES} bytes, got {len(key.encode())}"
@@ -88,7 +100,10 @@ def _milliseconds(expiration: Any) -> int:
 
 
 def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channel: Any) -> Any:
-    """Return the amqp Message for a client; the caller completes its delivery_info."""
+    """Return a stored message as an amqp Message for the channel of a client.
+
+    Its delivery_info contains only the exchange and the routing key. The caller adds the rest.
+    """
     found = load(properties)
     decoded: bytes | str = body
     encoding = found.get("content_encoding")

@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.base_channel import BaseChannel
 from feedbus.transports.sqlite.confirms import Confirm, PublishedMessage, store
 from feedbus.transports.sqlite.message_content import pack
 
-BUFFERED_MESSAGES = 500
+BUFFERED_MESSAGES = 500  # so many messages are stored together, without a wait for flush()
 BUFFERED_BYTES = 8_000_000
 
 

@@ -10,6 +10,7 @@ from feedbus.transports.sqlite.equivalence import DECLARE_QUEUE, Arguments
 
 LARGEST = 2**32 - 1
 HIGHEST_PRIORITY = 255
+# The smallest and the largest value of arguments that are numbers.
 LIMITS = {
     "x-message-ttl": (0, LARGEST),
     "x-expires": (1, LARGEST),
@@ -17,15 +18,24 @@ LIMITS = {
     "x-max-priority": (0, HIGHEST_PRIORITY),
     "x-delivery-limit": (0, LARGEST),
 }
+# The values of arguments that are texts; the first one is the default.
 CHOICES = {
     "x-queue-type": ("classic", "quorum"),
     "x-overflow": ("drop-head", "reject-publish", "reject-publish-dlx"),
 }
-NOT_BUILT = ("x-max-length-bytes",)
+NOT_IMPLEMENTED = ("x-max-length-bytes",)
 
 
-def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
+def check_arguments(
+    object_text: str, arguments: Arguments, *, durable: bool, exclusive: bool
+) -> None:
     """Raise an error if an argument of a queue is invalid or not implemented.
+
+    Args:
+        object_text: the queue in the text of the error, such as "queue 'work'".
+        arguments: the x-arguments of the declaration.
+        durable: whether the queue is declared as durable.
+        exclusive: whether the queue is declared as exclusive.
 
     Raises:
         PreconditionFailed: an argument is invalid; the text is the text of RabbitMQ.
@@ -33,11 +43,13 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
 
     """
     for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):
-        msg = f"PRECONDITION_FAILED - invalid arg '{name}' for {what} in vhost '/': {problem}"
+        msg = (
+            f"PRECONDITION_FAILED - invalid arg '{name}' for {object_text} in vhost '/': {problem}"
+        )
         raise PreconditionFailed(msg, DECLARE_QUEUE)
-    for name in NOT_BUILT:
+    for name in NOT_IMPLEMENTED:
         if name in arguments:
-            msg = f"NOT_IMPLEMENTED - the embedded broker has no {name} ({what})"
+            msg = f"NOT_IMPLEMENTED - the embedded broker has no {name} ({object_text})"
             raise AMQPNotImplementedError(msg, DECLARE_QUEUE)
 
 

@@ -9,7 +9,7 @@ from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTE
 from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.transactions import Transaction
 
-HEADS_AT_ONCE = 1000
+HEADS_AT_ONCE = 1000  # messages that are expired or dropped in one step
 # How often claim() reads the head of a queue again because all messages there had expired. Then it
 # ends the transaction, so that other connections can write.
 PASSES = 4
@@ -42,16 +42,16 @@ def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> N
 
 
 def claim(
-    tx: Transaction, queue: Queue, owner: int, wanted: int, sharers: int
+    tx: Transaction, queue: Queue, connection_id: int, limit: int, consumer_count: int
 ) -> list[tuple[int, int]]:
     """Take messages from the head of a queue for a consumer, at most its fair share.
 
     Args:
         tx: the transaction.
         queue: the queue.
-        owner: the connection that gets the messages.
-        wanted: how many messages the consumer has room for.
-        sharers: the number of consumers of the queue, including this one.
+        connection_id: the connection that gets the messages.
+        limit: the largest number of messages.
+        consumer_count: the number of consumers of the queue, including this one.
 
     Returns:
         The id of each message and how often it was returned to the queue before, in queue order.
@@ -64,19 +64,19 @@ def claim(
         rows = tx.execute(
             "SELECT message, returns, expires_ms FROM ready WHERE queue = ?"
             " ORDER BY message LIMIT ?",
-            (queue.id, wanted * sharers),
+            (queue.id, limit * consumer_count),
         ).fetchall()
         if not rows:
             break
         if queue.expiring and any(row[2] is not None and row[2] <= tx.now_ms for row in rows):
             _expire_among(tx, queue, rows)
             continue
-        rows = rows[: min(wanted, -(-len(rows) // sharers))]
+        rows = rows[: min(limit, -(-len(rows) // consumer_count))]
         last = rows[-1][0]
         tx.execute(
             "INSERT INTO unacked SELECT ?, message, queue, returns, expires_ms FROM ready"
             " WHERE queue = ? AND message <= ?",
-            (owner, queue.id, last),
+            (connection_id, queue.id, last),
         )
         tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, last))
         tx.count(queue.id, -len(rows))
@@ -103,23 +103,24 @@ def _expire_among(
 
 
 def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | None:
-    """Return a message: exchange, routing key, properties and body."""
+    """Return exchange, routing key, properties and body of a message id; None if it is deleted."""
     row: tuple[str, str, str, bytes] | None = tx.execute(
         "SELECT exchange, routing_key, properties, body FROM messages WHERE id = ?", (message,)
     ).fetchone()
     return row
 
 
-def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
-    """Delete acknowledged messages; return how many of them the connection had.
+def settle(tx: Transaction, connection_id: int, messages: Sequence[int]) -> int:
+    """Delete the acknowledged messages that are unacknowledged deliveries of the connection.
 
-    Ids of messages are never reused. So if the connection does not have a message any more, the
-    message was deleted with its queue. A connection that was removed has no messages at all, so
-    nothing is deleted.
+    Returns:
+        How many there were. The others were deleted with their queues, or the connection was
+        removed because it was treated as dead.
+
     """
     held = tx.database.executemany(
         "DELETE FROM unacked WHERE owner = ? AND message = ?",
-        ((owner, message) for message in messages),
+        ((connection_id, message) for message in messages),
     ).rowcount
     if held > 0:
         tx.database.executemany(
@@ -128,10 +129,11 @@ def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
     return max(0, held)
 
 
-def reject(tx: Transaction, owner: int, message: int) -> bool:
-    """Dead-letter a delivery; return False if the connection does not have it any more."""
+def reject(tx: Transaction, connection_id: int, message: int) -> bool:
+    """Dead-letter a delivery of a connection; return False if it was settled or returned before."""
     row = tx.execute(
-        "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue", (owner, message)
+        "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue",
+        (connection_id, message),
     ).fetchone()
     if row is None:
         return False
@@ -144,14 +146,18 @@ def reject(tx: Transaction, owner: int, message: int) -> bool:
 
 
 def put_back(
-    tx: Transaction, owner: int, messages: Iterable[int] | None = None, *, delivered: bool = True
+    tx: Transaction,
+    connection_id: int,
+    messages: Iterable[int] | None = None,
+    *,
+    delivered: bool = True,
 ) -> int:
     """Return deliveries to their positions in their queues.
 
     Args:
         tx: the transaction.
-        owner: the connection that returns the messages.
-        messages: the ids of the messages; None for all messages of the owner.
+        connection_id: the connection to which they were delivered.
+        messages: the ids of the messages; None for all deliveries of the connection.
         delivered: whether a consumer has received them, so that they count as redelivered.
 
     Returns:
@@ -161,7 +167,7 @@ def put_back(
     if messages is None:
         rows = tx.execute(
             "DELETE FROM unacked WHERE owner = ? RETURNING message, queue, returns, expires_ms",
-            (owner,),
+            (connection_id,),
         ).fetchall()
     else:
         rows = []
@@ -169,7 +175,7 @@ def put_back(
             rows += tx.execute(
                 "DELETE FROM unacked WHERE owner = ? AND message = ?"
                 " RETURNING message, queue, returns, expires_ms",
-                (owner, message),
+                (connection_id, message),
             ).fetchall()
     exhausted: dict[int, list[int]] = defaultdict(list)
     for message, queue_id, returns, expires_ms in sorted(rows):
@@ -201,7 +207,10 @@ def purge(tx: Transaction, queue: Queue) -> int:
 
 
 def enforce_limits(tx: Transaction) -> None:
-    """Drop messages from queues that are longer than their limit, at the end of each write."""
+    """Drop messages from the changed queues that are longer than their limit.
+
+    Each write transaction calls it at its end. It also sets the times of the expiry checks.
+    """
     tx.write_added()
     while tx.unsettled:
         _, queue = tx.unsettled.popitem()
@@ -218,18 +227,26 @@ def enforce_limits(tx: Transaction) -> None:
         schedule_expiry(tx, head_expiry(tx, queue.id))
 
 
-def head_expiry(tx: Transaction, queue: int) -> int | None:
-    """Return when the first message of a queue expires; None if it does not expire."""
+def head_expiry(tx: Transaction, queue_id: int) -> int | None:
+    """Return when the first message of a queue expires, in ms of the broker's time.
+
+    None means that the queue is empty, or that the message does not expire.
+    """
     row = tx.execute(
-        "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue,)
+        "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue_id,)
     ).fetchone()
     return row[0] if row else None
 
 
 def schedule_expiry(tx: Transaction, at_ms: int | None) -> None:
-    """Set the time of the next expiry check, if it is earlier than the current time of the check.
+    """Move the next expiry check to an earlier time; None or a later time changes nothing.
 
-    Then all waiting connections are woken, so that they wait for the new time.
+    After a change, all waiting connections are woken, so that they wait for the new time.
+
+    Args:
+        tx: the transaction.
+        at_ms: the time when something expires, in ms of the broker's time.
+
     """
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms

@@ -20,9 +20,15 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def find_queue(
-    tx: Transaction, name: str, owner: int | None, method: tuple[int, int] = DECLARE_QUEUE
+    tx: Transaction, name: str, connection_id: int | None, method: tuple[int, int] = DECLARE_QUEUE
 ) -> Queue:
     """Return a queue, or raise the error of RabbitMQ if it does not exist.
+
+    Args:
+        tx: the transaction.
+        name: the queue.
+        connection_id: the connection that uses the queue; None if it is not registered.
+        method: the class id and method id of the AMQP method, for the error.
 
     Raises:
         NotFound: the queue does not exist.
@@ -33,7 +39,7 @@ def find_queue(
     if queue is None:
         msg = f"NOT_FOUND - no queue '{name}' in vhost '/'"
         raise NotFound(msg, method)
-    if queue.exclusive and queue.owner != owner:
+    if queue.exclusive and queue.owner != connection_id:
         msg = (
             f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost"
             " '/'. It could be originally declared on another connection or the exclusive property"
@@ -46,57 +52,66 @@ def find_queue(
 def declare_queue(
     tx: Transaction,
     name: str,
-    owner: int | None,
+    connection_id: int | None,
     *,
     durable: bool,
     exclusive: bool,
     auto_delete: bool,
     arguments: Arguments,
 ) -> Queue:
-    """Declare a queue; if an equal one exists, the declaration counts as a use of it.
+    """Declare and return a queue; if an equal one exists, the declaration counts as a use of it.
+
+    Args:
+        tx: the transaction.
+        name: the queue.
+        connection_id: the connection that declares the queue; None if it is not registered.
+        durable: as in AMQP.
+        exclusive: as in AMQP.
+        auto_delete: as in AMQP.
+        arguments: the x-arguments.
 
     Raises:
         PreconditionFailed: the queue exists and differs, or an argument is invalid.
         ResourceLocked: the queue is exclusive to another connection.
 
     """
-    what = f"queue '{name}'"
+    object_text = f"queue '{name}'"
     if name in tx.routes.queues:
-        queue = find_queue(tx, name, owner)
-        check_same(what, "durable", durable, queue.durable)
-        check_same(what, "exclusive", exclusive, queue.exclusive)
-        check_same(what, "auto_delete", auto_delete, queue.auto_delete)
+        queue = find_queue(tx, name, connection_id)
+        check_same(object_text, "durable", durable, queue.durable)
+        check_same(object_text, "exclusive", exclusive, queue.exclusive)
+        check_same(object_text, "auto_delete", auto_delete, queue.auto_delete)
         current = {"x-queue-type": "classic"} | dict(queue.arguments)
         received = {"x-queue-type": "classic"} | dict(arguments)
         for key in sorted(current.keys() | received.keys()):
-            check_same_argument(what, key, received, current, DECLARE_QUEUE)
+            check_same_argument(object_text, key, received, current, DECLARE_QUEUE)
     else:
         if name.startswith("amq.") and not name.startswith("amq.gen-"):
             msg = f"ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'"
             raise AccessRefused(msg, DECLARE_QUEUE)
-        check_arguments(what, arguments, durable=durable, exclusive=exclusive)
+        check_arguments(object_text, arguments, durable=durable, exclusive=exclusive)
         values = (
             name,
             durable,
             exclusive,
             auto_delete,
             json.dumps(dict(arguments)),
-            owner if exclusive else None,
+            connection_id if exclusive else None,
             "x-message-ttl" in arguments,
         )
-        (identity,) = tx.execute(
+        (queue_id,) = tx.execute(
             "INSERT INTO queues (name, durable, exclusive, auto_delete, arguments, owner,"
             " expiring, depth, used_ms) VALUES (?,?,?,?,?,?,?,0,0) RETURNING id",
             values,
         ).fetchone()
-        queue = make_queue(identity, *values[:5], *values[5:])
+        queue = make_queue(queue_id, *values[:5], *values[5:])
         tx.topology_changed = True
     touch(tx, queue)
     return queue
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Register a use of a queue; if the queue expires when it is not used, set its expiry."""
+    """Start the time of x-expires of a queue again, because the queue was used."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         schedule_expiry(tx, tx.now_ms + queue.expires_ms)

@@ -26,7 +26,7 @@ class BrokerRows:
 
 
 def survey(path: Path) -> BrokerRows:
-    """Read a broker file; a file that does not exist yet is empty.
+    """Return the rows of a broker file; a file that does not exist yet has none.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be read.
@@ -47,7 +47,7 @@ def survey(path: Path) -> BrokerRows:
 
 
 def read_rows(database: sqlite3.Connection) -> BrokerRows:
-    """Read the tables of an open database; the caller has begun a transaction."""
+    """Return the rows of an open database; the caller has begun a transaction."""
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(
         "SELECT name, arguments, depth,"

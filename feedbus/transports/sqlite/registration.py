@@ -24,11 +24,16 @@ from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, W
 
 # Connections that wait for the same time wake at different moments within this time.
 SPREAD_SECONDS = 0.004
-CHECK_SECONDS = 0.05
+CHECK_SECONDS = 0.05  # the smallest time between two checks of take_arrived()
 
 
 class RegisteredConnection:
-    """Writes to the tables, waits for other connections to write, and unregisters."""
+    """Writes to the tables, waits for writes of other connections, and unregisters.
+
+    Attributes:
+        owner: the id of this connection in the file; None until enlist() has registered it.
+
+    """
 
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
 
@@ -66,7 +71,12 @@ class RegisteredConnection:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction, then wake the connections that must read its changes."""
+        """Run a write transaction, then wake the connections that must read its changes.
+
+        Args:
+            durable: whether the write must survive a power cut, not only the death of processes.
+
+        """
         with self.tables.write(durable=durable) as tx:
             expire_due(tx)
             yield tx
@@ -119,7 +129,7 @@ class RegisteredConnection:
         return owner
 
     def join_loop(self) -> int:
-        """Return a descriptor that an event loop can wait for, before it calls drain_events()."""
+        """Return the descriptor that is readable when an event loop must call drain_events()."""
         self.register()
         self._evented = True
         self.wake_event_loop()
@@ -162,7 +172,10 @@ class RegisteredConnection:
             self.check()
 
     def check(self) -> set[str]:
-        """Process the events that have occurred, without waiting; return their names."""
+        """Process the events that have occurred, without waiting; return their names.
+
+        The names are WAKE_UP, DIED, SIGNALLED and WOKEN.
+        """
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
         return happened

@@ -16,7 +16,7 @@ from feedbus.topic_patterns import topic_matches, words_of
 
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
-REMEMBERED_ROUTES = 20_000
+REMEMBERED_ROUTES = 20_000  # the results of route() that are kept in memory
 # So many low bits of a message's id are its number. In a queue with priorities, the higher bits are
 # the rank of its priority.
 NUMBER_BITS = 48
@@ -45,6 +45,8 @@ class Exchange:
 class Queue:
     """A queue with the properties of its declaration, and the values of its arguments.
 
+    An argument that the queue does not have is None.
+
     Attributes:
         owner: the id of the connection that has declared an exclusive queue; otherwise None.
         expiring: whether a message in the queue may have a time to live.
@@ -72,8 +74,8 @@ class Queue:
     def message_id(self, number: int, priority: int) -> int:
         """Return the id for a message, which determines its position in the queue.
 
-        Messages of a higher priority come first. Messages of the same priority are in the order of
-        their numbers.
+        Messages of a higher priority have lower ids. Messages of the same priority have the order
+        of their numbers.
         """
         if not self.max_priority:
             return number
@@ -112,7 +114,7 @@ class Routes:
         queues: Iterable[Queue],
         bindings: Iterable[Binding],
     ) -> None:
-        """Index the rows of the routing tables."""
+        """Create the object from the rows of the routing tables, which have this version."""
         self.version = version
         self.exchanges = {exchange.name: exchange for exchange in exchanges}
         self.queues = {queue.name: queue for queue in queues}
@@ -215,15 +217,20 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
     return match
 
 
-def headers_match(wanted: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
-    """Whether a message has all headers of a binding, or any of them."""
-    pairs = [(name, value) for name, value in wanted.items() if not name.startswith("x-")]
+def headers_match(binding_arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    """Return whether the headers of a message match a binding of a headers exchange.
+
+    The argument x-match of the binding selects whether all of its headers must be equal, or any.
+    """
+    pairs = [
+        (name, value) for name, value in binding_arguments.items() if not name.startswith("x-")
+    ]
     found = (
         name in headers
         and (value is None or (type(headers[name]) is type(value) and headers[name] == value))
         for name, value in pairs
     )
-    return any(found) if wanted.get("x-match", "all") == "any" else all(found)
+    return any(found) if binding_arguments.get("x-match", "all") == "any" else all(found)
 
 
 def _match_ring(bindings: Sequence[Binding]) -> Match:
@@ -249,7 +256,7 @@ TYPES = frozenset({*MATCHES, HEADERS})
 
 
 def load_routes(database: Connection, version: int) -> Routes:
-    """Read the routing tables within the caller's transaction, as one consistent version."""
+    """Return the routing tables, read in the caller's transaction, as the given version."""
     exchanges = [
         Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))
         for name, kind, durable, auto_delete, arguments in database.execute(
@@ -274,12 +281,12 @@ def load_routes(database: Connection, version: int) -> Routes:
 
 
 def make_queue(
-    identity: int,
+    queue_id: int,
     name: str,
     durable: int,
     exclusive: int,
     auto_delete: int,
-    text: str,
+    arguments_json: str,
     owner: int | None,
     expiring: int,
 ) -> Queue:
@@ -287,9 +294,9 @@ def make_queue(
 
     Unlike in RabbitMQ 4, quorum queues have no default delivery limit.
     """
-    arguments = json.loads(text)
+    arguments = json.loads(arguments_json)
     return Queue(
-        id=identity,
+        id=queue_id,
         name=name,
         durable=bool(durable),
         exclusive=bool(exclusive),

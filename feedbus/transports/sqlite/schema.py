@@ -81,7 +81,9 @@ def live_folder(path: Path) -> Path:
 
 
 def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """Open the file; create it (0600), its folders (0700) and its tables if they are missing.
+    """Return a connection of SQLite to the file.
+
+    The file (0600), its folders (0700) and its tables are created if they are missing.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another

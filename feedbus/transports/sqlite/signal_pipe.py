@@ -41,7 +41,7 @@ class SignalPipe:
         return self.reader
 
     def read_signals(self) -> None:
-        """Read the bytes that signals wrote."""
+        """Read and ignore the bytes that signals wrote, so that the next wait can wait."""
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)
             if self._foreign >= 0:

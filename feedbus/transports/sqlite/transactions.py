@@ -52,7 +52,14 @@ class Transaction:
         self._ready: list[tuple[int, int, int | None]] = []
 
     def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
-        """Put a new message into a queue, behind all messages of the same or a higher priority."""
+        """Put a new message into a queue, behind all messages of the same or a higher priority.
+
+        Args:
+            queue: the queue.
+            content: the message.
+            expires_ms: when it expires, in ms of the broker's time; None if it does not.
+
+        """
         message = queue.message_id(self.next_message, content.priority)
         self.next_message += 1
         self._messages.append(
@@ -137,7 +144,11 @@ class Tables:
         return self._time.now_ms()
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Run one query outside any transaction.
+        """Run one query outside any transaction; return its rows.
+
+        Args:
+            statement: the SQL statement.
+            values: the values of its placeholders.
 
         Raises:
             FileUnavailable: the tables cannot be read.
@@ -193,7 +204,14 @@ class Tables:
 
 
 def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> FileUnavailable:
-    """Return the broker error for an error of SQLite or of the operating system."""
+    """Return the error for operators that describes an error of SQLite or the operating system.
+
+    Args:
+        name: the name of the broker in the error.
+        error: the error to describe.
+        busy_timeout_seconds: how long the connection waited for a lock.
+
+    """
     if isinstance(error, FileUnavailable):
         return error
     said = str(error)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ScheduledCall(Protocol):
-    """A call that an event loop will make later."""
+    """A call that an event loop makes later, unless it is cancelled."""
 
     def cancel(self) -> None:
         """Cancel the call."""
@@ -32,13 +32,13 @@ class Loop(Protocol):
     """The methods of Kombu's event loop, `kombu.asynchronous.Hub`, that the transport calls."""
 
     def add_reader(self, fds: int, callback: Callable[..., None], *args: Any) -> None:
-        """Call back whenever a descriptor can be read."""
+        """Call `callback` with the arguments whenever the descriptor `fds` can be read."""
 
     def call_soon(self, callback: Callable[..., None], *args: Any) -> object:
-        """Call back in the next iteration of the loop."""
+        """Call `callback` with the arguments in the next iteration of the loop."""
 
     def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> ScheduledCall:
-        """Call back after a number of seconds."""
+        """Call `callback` with the arguments after `delay` seconds; return the planned call."""
 
 
 class Management(base.Management):
@@ -89,7 +89,7 @@ class Transport(base.Transport):
         self._later: ScheduledCall | None = None
 
     def establish_connection(self) -> Connection:
-        """Open the file that the connection's virtual_host or URL names."""
+        """Return a connection to the file that Kombu's virtual_host or URL names."""
         client: Any = self.client
         options = client.transport_options or {}
         confirm_publish = options.get("confirm_publish", False)
@@ -116,7 +116,7 @@ class Transport(base.Transport):
             connection.collect()
 
     def create_channel(self, connection: Connection) -> Channel:
-        """Open a channel."""
+        """Open a channel, and return it."""
         return connection.channel()
 
     def close_channel(self, channel: Channel) -> None:

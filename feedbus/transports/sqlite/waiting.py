@@ -13,6 +13,8 @@ from feedbus.transports.sqlite.signal_pipe import pipe
 FALLBACK_SECONDS = 1.0  # the time between checks, if some wake-ups or deaths are not reported
 # A dead process may have a child that still holds its lock. This is the time between the checks.
 LINGER_SECONDS = 0.1
+# The events: another connection sent a wake-up; the process of another connection died; a signal
+# was handled; the descriptor of wake_on() is readable.
 WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
@@ -41,7 +43,7 @@ class Watch:
         self._selector.register(descriptor, selectors.EVENT_READ, WOKEN)
 
     def refresh(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
-        """Watch exactly these processes.
+        """Watch exactly these processes, and no longer the ones of the call before.
 
         Args:
             namespace: the PID namespace of this process.
@@ -79,7 +81,10 @@ class Watch:
         os.close(descriptor)
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
-        """Wait until something happens, and return the events; empty after the timeout."""
+        """Wait for events and return their names, such as WAKE_UP; return none after the timeout.
+
+        None as the timeout means to wait without a limit.
+        """
         check_after = self.check_seconds()
         limits = [limit for limit in (timeout_seconds, check_after) if limit is not None]
         self._listen_to_signals()
@@ -104,7 +109,10 @@ class Watch:
         return self._selector.fileno()
 
     def check_seconds(self) -> float | None:
-        """Return how often to poll the file if some events cannot be waited for, or None."""
+        """Return the time between two polls of the file, if some events are not reported.
+
+        None means that no poll is needed.
+        """
         if self._gone:  # a child process may hold the lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None

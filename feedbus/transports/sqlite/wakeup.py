@@ -36,40 +36,40 @@ class WakeUpSockets:
         made.setblocking(False)
         return made
 
-    def _address(self, owner: int) -> str:
+    def _address(self, connection_id: int) -> str:
         if self._long and sys.platform == "linux":
-            return f"/proc/self/fd/{self._folder}/{owner}.sock"
-        return str(self._path / f"{owner}.sock")
+            return f"/proc/self/fd/{self._folder}/{connection_id}.sock"
+        return str(self._path / f"{connection_id}.sock")
 
-    def listen(self, owner: int) -> None:
+    def listen(self, connection_id: int) -> None:
         """Start to receive wake-ups; if no socket can be made, waits poll the file instead."""
         receiver = self._make()
         try:
-            receiver.bind(self._address(owner))
+            receiver.bind(self._address(connection_id))
         except OSError:
             receiver.close()
         else:
             self.receiver = receiver
 
-    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake the connections with these ids; ignore closed and already woken connections."""
-        for owner in owners:
+        for connection_id in connection_ids:
             with contextlib.suppress(OSError):
-                self._sender.sendto(meaning, self._address(owner))
+                self._sender.sendto(meaning, self._address(connection_id))
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived, and return their meanings."""
+        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
         heard = set()
         with contextlib.suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):
                 heard.add(meaning)
         return heard
 
-    def close(self, owner: int | None) -> None:
-        """Close and remove the socket; a second call does nothing."""
+    def close(self, connection_id: int | None) -> None:
+        """Close the socket and remove its file; a second call does nothing."""
         if self.receiver is not None:
             with contextlib.suppress(FileNotFoundError):
-                (self._path / f"{owner}.sock").unlink()
+                (self._path / f"{connection_id}.sock").unlink()
         self.drop()
 
     def drop(self) -> None:
