@@ -70,13 +70,13 @@ def _declare_exchange(channel: Channel, names: Names, exchange: Exchange) -> Non
             name, exchange.type, durable=True, auto_delete=False, arguments=arguments
         )
         return
-    held = names.held(exchange.name)
-    channel.exchange_declare(held, "fanout", durable=True, auto_delete=False)
+    held_name = names.held(exchange.name)
+    channel.exchange_declare(held_name, "fanout", durable=True, auto_delete=False)
     declare_auxiliary(
-        channel, held, {}, quorum=queue_arguments.needs_quorum(names.topology, exchange.name)
+        channel, held_name, {}, quorum=queue_arguments.needs_quorum(names.topology, exchange.name)
     )
-    channel.queue_bind(held, held, "")
-    entry = {"alternate-exchange": held}
+    channel.queue_bind(held_name, held_name, "")
+    entry = {"alternate-exchange": held_name}
     channel.exchange_declare(name, "fanout", durable=True, auto_delete=False, arguments=entry)
     channel.exchange_declare(names.packs(exchange.name), "direct", durable=True, auto_delete=False)
 
@@ -212,14 +212,16 @@ def declare_auxiliary(
         UsageError: the queue exists with other arguments.
 
     """
-    wanted, other = (
+    arguments_by_type, other = (
         queue_arguments.auxiliary_arguments(arguments, quorum=each) for each in (quorum, not quorum)
     )
     try:
         with explain_refusal(name):
-            channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
+            channel.queue_declare(
+                name, durable=True, auto_delete=False, arguments=arguments_by_type
+            )
     except UsageError as error:
-        if refused_argument(error.__cause__) not in find_differences(wanted, other):
+        if refused_argument(error.__cause__) not in find_differences(arguments_by_type, other):
             raise
         with explain_refusal(name):  # after the error, the client opens the channel again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)

@@ -73,8 +73,8 @@ def explain_refusal(name: str) -> Iterator[None]:
 
 def refused_argument(error: BaseException | None) -> str:
     """Return the argument that the broker's 406 error names, or "" if it names none."""
-    found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
-    return found["argument"] if found else ""
+    match = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
+    return match["argument"] if match else ""
 
 
 def value_on_broker(error: BaseException | None) -> str:
@@ -83,19 +83,19 @@ def value_on_broker(error: BaseException | None) -> str:
     The value is "none" if the existing queue does not have the argument. The result is "" if the
     error names no argument.
     """
-    found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
-    return _value(found["argument"], found["got"]) if found else ""
+    match = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
+    return _value(match["argument"], match["got"]) if match else ""
 
 
 def _refusal(name: str, reply: str) -> str:
     unknown = UNKNOWN_TYPE.search(reply)
     if unknown is not None:
         return f"the broker refuses {name}: {reply}; {_type_remedy(unknown['type'])}"
-    found = INEQUIVALENT.search(reply)
-    if found is None:
+    match = INEQUIVALENT.search(reply)
+    if match is None:
         return f"the broker refuses {name}: {reply}; change the topology's arguments"
-    argument, kind, named = found["argument"], found["kind"], found["name"]
-    wanted, got = (_value(argument, found[side]) for side in ("wanted", "got"))
+    argument, kind, named = match["argument"], match["kind"], match["name"]
+    wanted, got = (_value(argument, match[side]) for side in ("wanted", "got"))
     remedy = (
         f"empty and delete the queue (rabbitmqctl delete_queue {named})"
         if kind == "queue"
@@ -115,7 +115,7 @@ def _type_remedy(exchange_type: str) -> str:
 
 
 def _value(argument: str, text: str) -> str:
-    found = VALUE.fullmatch(text.strip())
-    if found is None and argument == "x-queue-type":
+    match = VALUE.fullmatch(text.strip())
+    if match is None and argument == "x-queue-type":
         return "classic"
-    return found["value"] if found else text.strip()
+    return match["value"] if match else text.strip()

@@ -67,12 +67,16 @@ def _missing_text(kind: str, entry: Exchange | Queue) -> str:
 
 def _of_another_type(topology: Topology, seen: Inventory) -> Iterator[str]:
     for exchange in topology.exchanges.values():
-        found = seen.exchanges.get(exchange.external_name)
-        if exchange.external_name and found is not None and found.type != exchange.type:
+        seen_exchange = seen.exchanges.get(exchange.external_name)
+        if (
+            exchange.external_name
+            and seen_exchange is not None
+            and seen_exchange.type != exchange.type
+        ):
             yield (
                 f"[exchanges.{exchange.name}]: the external exchange '{exchange.external_name}' is"
-                f" of type {found.type} on the broker, not {exchange.type}; correct type in the"
-                " topology"
+                f" of type {seen_exchange.type} on the broker, not {exchange.type}; correct type in"
+                " the topology"
             )
 
 

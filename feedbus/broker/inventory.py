@@ -42,21 +42,21 @@ def read_inventory(topology: Topology) -> Inventory:
     prefix, names = f"{topology.name}.", Names(topology)
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
-    found = select_broker(topology).survey((prefix, *queues))
-    others = project_marks.other_prefixes(topology, (one.name for one in found.exchanges))
+    survey = select_broker(topology).survey((prefix, *queues))
+    others = project_marks.other_prefixes(topology, (one.name for one in survey.exchanges))
 
     def own(name: str) -> bool:
         return name.startswith(prefix) and not name.startswith((*others, names.hosts))
 
     return Inventory(
-        {one.name: one for one in found.exchanges if own(one.name) or one.name in exchanges},
-        {one.name: one for one in found.queues if own(one.name) or one.name in queues},
+        {one.name: one for one in survey.exchanges if own(one.name) or one.name in exchanges},
+        {one.name: one for one in survey.queues if own(one.name) or one.name in queues},
         tuple(
             one
-            for one in found.bindings
+            for one in survey.bindings
             if one.source and own(one.destination) and not names.is_of_timer(one.source)
         ),
         tuple(
-            one for one in found.bindings if names.is_of_timer(one.source) and own(one.destination)
+            one for one in survey.bindings if names.is_of_timer(one.source) and own(one.destination)
         ),
     )

@@ -14,14 +14,14 @@ def queue_exists(connection: Connection, name: str) -> bool:
 
 def count_messages(connection: Connection, queue: str) -> int | None:
     """Return the number of ready messages in a queue, or None if it does not exist."""
-    found = _counts(connection, queue)
-    return None if found is None else found[0]
+    counts = _counts(connection, queue)
+    return None if counts is None else counts[0]
 
 
 def count_consumers(connection: Connection, queue: str) -> int | None:
     """Return the number of consumers of a queue, or None if it does not exist."""
-    found = _counts(connection, queue)
-    return None if found is None else found[1]
+    counts = _counts(connection, queue)
+    return None if counts is None else counts[1]
 
 
 def is_exclusive_to_another(connection: Connection, queue: str) -> bool:

@@ -70,8 +70,8 @@ def other_prefixes(topology: Topology, exchanges: Iterable[str]) -> tuple[str, .
 
 def _parts(topology: Topology) -> list[str]:
     """Return the dotted prefixes of names in a topology: "a" and "a.b" of "a.b.c"."""
-    found: dict[str, None] = {}
+    parts: dict[str, None] = {}
     for name in (*topology.exchanges, *topology.queues):
         words = name.split(".")
-        found |= dict.fromkeys(".".join(words[:count]) for count in range(1, len(words)))
-    return list(found)
+        parts |= dict.fromkeys(".".join(words[:count]) for count in range(1, len(words)))
+    return list(parts)

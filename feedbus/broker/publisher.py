@@ -97,17 +97,17 @@ class Publisher:
         started = self._clock.monotonic()
         refusals: list[Refusal] = []
         while True:
-            found = self._publish(messages)
-            messages = [each.message for each in found if each.reason == NACKED]
+            new_refusals = self._publish(messages)
+            messages = [each.message for each in new_refusals if each.reason == NACKED]
             if not messages:
-                return refusals + found
+                return refusals + new_refusals
             # After a publish to a queue without a leader, RabbitMQ 3.10 nacks every later message
             # on that channel.
             self.close()
             seconds = self._clock.monotonic() - started
             if seconds >= self._nacked_seconds:
-                return refusals + found
-            refusals += [each for each in found if each.reason != NACKED]
+                return refusals + new_refusals
+            refusals += [each for each in new_refusals if each.reason != NACKED]
             with self._alarm.waiting():
                 self._clock.sleep(NACKED_PAUSE_SECONDS)
 
@@ -208,8 +208,8 @@ class Publisher:
     def _await_confirms(self) -> None:
         blocked = self._alarm.is_active
         now = self._clock.monotonic()
-        rest = (self._unblocked_by if blocked else self._confirmed_by) - now
-        if rest <= 0:
+        remaining_seconds = (self._unblocked_by if blocked else self._confirmed_by) - now
+        if remaining_seconds <= 0:
             why = (
                 ", because the broker is short of memory or disk space and blocks publishers; see"
                 " `rabbitmq-diagnostics alarms`"
@@ -219,7 +219,7 @@ class Publisher:
             count = counted(len(self._unconfirmed.waiting), "message")
             msg = f"broker: no confirm in time for {count}{why}"
             raise BrokerOutage(msg)
-        wait_seconds = min(rest, SILENT_SECONDS)
+        wait_seconds = min(remaining_seconds, SILENT_SECONDS)
         try:
             with self._alarm.during_wait(long=self._sent_without_answer):
                 self._connection.drain_events(timeout=wait_seconds)

@@ -41,9 +41,9 @@ class Refusal:
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:
     """Raise Unroutable or PublishError if the broker has refused messages."""
-    found = list(refusals)
-    if not found:
+    refusal_list = list(refusals)
+    if not refusal_list:
         return
-    failures = [(refusal.message.message_id, refusal.reason) for refusal in found]
-    returned = all(refusal.outcome == "returned" for refusal in found)
+    failures = [(refusal.message.message_id, refusal.reason) for refusal in refusal_list]
+    returned = all(refusal.outcome == "returned" for refusal in refusal_list)
     raise (Unroutable if returned else PublishError)(failures)

@@ -48,10 +48,10 @@ def digits_of(milliseconds: int) -> list[int]:
     """
     unit = next(unit for below, unit in ROUNDED if milliseconds < below)
     rounded = min(-(-milliseconds // unit) * unit, LONGEST_MILLISECONDS)
-    further, rest = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
+    further, remaining = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
     if further > len(TIMER_POSITIONS) - LOW_POSITIONS:
-        further, rest = further - 1, LONGEST_QUEUE_MILLISECONDS
-    digits = [rest >> BASE_BITS * position & 15 for position in range(LOW_POSITIONS)] + [
+        further, remaining = further - 1, LONGEST_QUEUE_MILLISECONDS
+    digits = [remaining >> BASE_BITS * position & 15 for position in range(LOW_POSITIONS)] + [
         1
     ] * further
     while digits and not digits[-1]:
@@ -85,19 +85,19 @@ def delay_message(names: Names, message: Outgoing, milliseconds: int, target: st
             exchange_target().
 
     """
-    properties, own = dict(message.properties), dict(message.headers)
+    properties, headers = dict(message.properties), dict(message.headers)
     priority = properties.pop("priority", None)
     if priority is not None:
-        own[PRIORITY] = priority
+        headers[PRIORITY] = priority
     expiration = properties.pop("expiration", None)
     if expiration is not None:
-        own[EXPIRATION] = expiration
+        headers[EXPIRATION] = expiration
     digits = digits_of(milliseconds)
     positions = dict(zip(TIMER_POSITIONS, map(str, digits), strict=False))
     return replace(
         message,
         exchange=names.timer_position(len(digits) - 1),
-        headers={**own, **positions, TIMER_TARGET: target},
+        headers={**headers, **positions, TIMER_TARGET: target},
         properties=properties,
     )
 

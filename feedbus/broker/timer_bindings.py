@@ -27,9 +27,9 @@ def missing_bindings(
         queues: maps the names of the timer's queues to their arguments.
 
     """
-    found = {_identity(each) for each in seen.timer_bindings}
+    existing = {_identity(each) for each in seen.timer_bindings}
     for binding in _wanted(names, seen, queues):
-        if _identity(binding) not in found:
+        if _identity(binding) not in existing:
             yield binding
 
 
@@ -44,10 +44,10 @@ def foreign_bindings(
         queues: maps the names of the timer's queues to their arguments.
 
     """
-    wanted = {_identity(each) for each in _wanted(names, seen, queues)}
-    kept = exchanges_of_timer(names)  # the other queues are deleted with their bindings
+    wanted_bindings = {_identity(each) for each in _wanted(names, seen, queues)}
+    kept_exchanges = exchanges_of_timer(names)  # the other queues are deleted with their bindings
     for binding in seen.timer_bindings:
-        if binding.source not in kept or _identity(binding) in wanted:
+        if binding.source not in kept_exchanges or _identity(binding) in wanted_bindings:
             continue
         if binding.kind == "queue" and binding.destination in queues:
             found = seen.queues.get(binding.destination)

@@ -34,26 +34,26 @@ def forward_arguments(queue: Queue) -> Mapping[str, Any]:
 
 def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
     """Return the arguments of every queue that a topology's timer may have, by the queue's name."""
-    found: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
+    queues: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
     for position in range(len(TIMER_POSITIONS)):
         for digit in position_digits(position):
-            found[names.timer_queue(position, digit)] = position_arguments(names, position, digit)
+            queues[names.timer_queue(position, digit)] = position_arguments(names, position, digit)
     for queue in names.topology.queues.values():
         if queue.external_name:
-            found[names.timer_forward(queue)] = forward_arguments(queue)
+            queues[names.timer_forward(queue)] = forward_arguments(queue)
     return {
         name: queue_arguments.auxiliary_arguments(arguments, quorum=True)
-        for name, arguments in found.items()
+        for name, arguments in queues.items()
     }
 
 
 def exchanges_of_timer(names: Names) -> set[str]:
     """Return the names of every exchange that a topology's timer may have."""
-    found = {names.timer_due, names.timer_undelivered}
+    exchanges = {names.timer_due, names.timer_undelivered}
     for position in range(len(TIMER_POSITIONS)):
-        found |= {names.timer_position(position), names.timer_written(position)}
+        exchanges |= {names.timer_position(position), names.timer_written(position)}
     guarded = filter(has_guard, names.topology.exchanges.values())
-    return found | {names.timer_guard(exchange.name) for exchange in guarded}
+    return exchanges | {names.timer_guard(exchange.name) for exchange in guarded}
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:

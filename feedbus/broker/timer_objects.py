@@ -139,7 +139,7 @@ def restore(channel: Channel, names: Names) -> None:
 
 
 def _send_undelivered(channel: Channel, names: Names, bound: set[str]) -> None:
-    sent, others = 0, []
+    sent_count, others = 0, []
     # The loop reads as many messages as the queue has at the start. So it does not read a message
     # again that it requeues.
     for _ in range(lookups.count_messages(channel.connection, names.timer_undelivered) or 0):
@@ -153,15 +153,15 @@ def _send_undelivered(channel: Channel, names: Names, bound: set[str]) -> None:
         key = message.delivery_info["routing_key"]
         publish_all(channel.connection, [Moved.of(message, names.timer_due, key)])
         channel.basic_ack(message.delivery_tag)
-        sent += 1
+        sent_count += 1
     for tag in others:
         channel.basic_reject(tag, requeue=True)
-    if sent:
+    if sent_count:
         events.info(
             "undelivered_sent",
-            f"{sent} delayed messages were sent to their queue or exchange, which was missing when"
-            " they were due",
-            messages=sent,
+            f"{sent_count} delayed messages were sent to their queue or exchange, which was missing"
+            " when they were due",
+            messages=sent_count,
         )
 
 

@@ -29,11 +29,11 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
     keys: list[str] = []
     zeros, previous = 0, None
     for name, weight in reversed(members):
-        found = _sorted_as(zeros, weight, name)
-        if previous is not None and found >= previous:
+        sort_key = _sorted_as(zeros, weight, name)
+        if previous is not None and sort_key >= previous:
             zeros += 1
-            found = _sorted_as(zeros, weight, name)
-        previous = found
+            sort_key = _sorted_as(zeros, weight, name)
+        previous = sort_key
         keys.append("0" * zeros + str(weight))
     if zeros > MAX_ZEROS:
         msg = (

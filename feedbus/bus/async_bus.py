@@ -125,8 +125,8 @@ class AsyncBus:
         Raises the same errors as LiveBus.publish_many.
         """
         check_many(exchange, pairs)
-        origin, count, left = self._bus.unique(), 0, iter(pairs)
-        while run := list(islice(left, self.SLICE)):
+        origin, count, remaining = self._bus.unique(), 0, iter(pairs)
+        while run := list(islice(remaining, self.SLICE)):
             await self._send(exchange, pack_pairs(run, f"{origin}.{count}", first=count))
             count += len(run)
         return count

@@ -201,25 +201,25 @@ class BatchBus(Bus):
         if self._parents is None:
             self._parents = _join([chunk.ids for chunk in self._records.batch.chunks])
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
-        found: Sequence[int]
+        new_ordinals: Sequence[int]
         caused = self._message_counts[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
             # the first child of each record; see child_ordinals()
-            found = [2 * ordinal for ordinal in pick(ordinals, causes)]
+            new_ordinals = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
-            found = []
+            new_ordinals = []
             for cause, run in groupby(causes):
                 count = len(list(run))
-                found += child_ordinals(ordinals[cause], caused[cause], count)
+                new_ordinals += child_ordinals(ordinals[cause], caused[cause], count)
                 caused[cause] += count
-        if max(found, default=0) > MAX_ORDINAL:
-            return self._with_new_origins(exchange, causes, found)
+        if max(new_ordinals, default=0) > MAX_ORDINAL:
+            return self._with_new_origins(exchange, causes, new_ordinals)
         if isinstance(origins, str):
-            return Ids(derive_origin(exchange, origins), found)
+            return Ids(derive_origin(exchange, origins), new_ordinals)
         owners = pick(origins, causes)
         derived = {origin: derive_origin(exchange, origin) for origin in set(owners)}
-        return Ids([derived[origin] for origin in owners], found)
+        return Ids([derived[origin] for origin in owners], new_ordinals)
 
     def _with_new_origins(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
         """Return ids with an origin for each message, because the ordinals are too long.

@@ -82,7 +82,7 @@ class CommittedMessages:
                 self._send(committed)
 
     def _send(self, committed: Transaction) -> None:
-        leftover_rows, sent = self._leftovers, False
+        leftover_rows, all_sent = self._leftovers, False
         leftover_rows.register_sender(committed, committed.rows)
         try:
             if self._clock.monotonic() < self._retry_at and leftover_rows.may_contain(
@@ -93,7 +93,7 @@ class CommittedMessages:
                 if earlier is None or not self._send_rows(earlier):
                     return
                 self._send_now(committed.requests)
-                sent = committed.remove_sent()
+                all_sent = committed.remove_sent()
         except Exception as error:
             if not (isinstance(error, StoreOutage) or self.store.is_outage(error)):
                 raise
@@ -105,7 +105,7 @@ class CommittedMessages:
             )
         finally:
             leftover_rows.remove_sender(committed)
-            if not sent:
+            if not all_sent:
                 leftover_rows.add(committed.last_row)
 
     def _send_now(self, requests: Sequence[Request]) -> None:
@@ -118,9 +118,9 @@ class CommittedMessages:
         for part in split_into_waves(entries, self._topology.selects_shards):
             requests = [request_of(entry, self._clock) for entry in part]
             self._send_now(requests)
-            sent = confirmed_rows(part, requests)
+            confirmed = confirmed_rows(part, requests)
             with self.store.transaction():
-                self.store.outbox.remove(sent)
-            if len(sent) < len(part):
+                self.store.outbox.remove(confirmed)
+            if len(confirmed) < len(part):
                 return False
         return True

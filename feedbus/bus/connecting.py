@@ -55,8 +55,8 @@ async def connect_async(
             await bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
 
     """
-    found = await asyncio.to_thread(_load, topology)
-    return AsyncBus(found, metrics, timeout_seconds=timeout_seconds)
+    loaded = await asyncio.to_thread(_load, topology)
+    return AsyncBus(loaded, metrics, timeout_seconds=timeout_seconds)
 
 
 def _load(topology: str | os.PathLike[str] | Topology | None) -> Topology:

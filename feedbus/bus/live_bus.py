@@ -157,8 +157,8 @@ class LiveBus(Bus):
 
         """
         check_many(exchange, pairs)
-        origin, count, left = self.unique(), 0, iter(pairs)
-        while run := list(islice(left, self.SLICE)):
+        origin, count, remaining = self.unique(), 0, iter(pairs)
+        while run := list(islice(remaining, self.SLICE)):
             for pack in pack_pairs(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
             count += len(run)

@@ -178,8 +178,11 @@ class Encoder:
         )
         pack = decode(message.body, message.content_type, message.message_id, "")
         plain = self._encode_plain(self._topology.exchanges[exchange], pack, range(len(pack)))
-        own = of_record(message)  # with the publisher's headers and properties
-        return [replace(each, headers=own.headers, properties=own.properties) for each in plain]
+        original = of_record(message)  # with the publisher's headers and properties
+        return [
+            replace(each, headers=original.headers, properties=original.properties)
+            for each in plain
+        ]
 
     def _group_by_target(
         self, exchange: Exchange, keys: Sequence[str]

@@ -111,8 +111,8 @@ class SharedSender:
                     continue
                 # A pack may be sent again as plain messages. So the refused messages may be other
                 # messages than these.
-                request.answer = found = self._send_with_retries(messages, timeout_seconds)
-                failure = found if isinstance(found, BrokerOutage) else None
+                request.answer = answer = self._send_with_retries(messages, timeout_seconds)
+                failure = answer if isinstance(answer, BrokerOutage) else None
             else:
                 plain.append((request, messages))
         self._send_plain(plain, timeout_seconds)
@@ -123,17 +123,17 @@ class SharedSender:
         """Send the messages of several requests together; return the outage, if there was one."""
         if not plain:
             return None
-        found = self._send_with_retries(
+        answer = self._send_with_retries(
             [message for _, request_messages in plain for message in request_messages],
             timeout_seconds,
         )
         for request, sent in plain:
-            if isinstance(found, Exception):
-                request.answer = _copy_of(found)
+            if isinstance(answer, Exception):
+                request.answer = _copy_of(answer)
             else:
                 request_refusals = set(map(id, sent))
-                request.answer = [each for each in found if id(each.message) in request_refusals]
-        return found if isinstance(found, BrokerOutage) else None
+                request.answer = [each for each in answer if id(each.message) in request_refusals]
+        return answer if isinstance(answer, BrokerOutage) else None
 
     def _encode(self, request: Request) -> Sequence[Outgoing]:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)

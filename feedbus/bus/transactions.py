@@ -66,10 +66,10 @@ class Transaction:
 
         The rows that stay are published later, under the same message ids.
         """
-        sent: list[int] = []
+        sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:
             if isinstance(request.answer, list):
-                sent += _confirmed(request, ids, request.answer)
+                sent_rows += _confirmed(request, ids, request.answer)
             if request.answer:
                 events.warning(
                     "outbox_messages_left",
@@ -78,19 +78,19 @@ class Transaction:
                     exchange=request.exchange,
                     error=_reason(request),
                 )
-        if sent:
+        if sent_rows:
             try:
                 with self._store.transaction():
-                    self._store.outbox.remove(sent)
+                    self._store.outbox.remove(sent_rows)
             except StoreOutage as error:
                 events.warning(
                     "outbox_rows_left",
                     "published messages could not be removed from the outbox; the operations"
                     " process will publish them a second time, with the same message ids",
-                    rows=len(sent),
+                    rows=len(sent_rows),
                     error=error,
                 )
-        return len(sent) == sum(len(ids) for _, ids in self._requests_with_ids)
+        return len(sent_rows) == sum(len(ids) for _, ids in self._requests_with_ids)
 
 
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:

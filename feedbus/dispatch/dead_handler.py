@@ -91,14 +91,14 @@ class DeadHandler:
         self._leftovers = leftovers
         self._name = consumer.queue.dead_handler or ""
         function = resolve_object(self._name, topology.root)
-        found = DeadLetterFunction.of(function, store.session_type)
+        dead_letter_function = DeadLetterFunction.of(function, store.session_type)
         if not isinstance(store, NoStore):
             refuse_in_transaction(function)
-        resources.need(found.parameters)
+        resources.need(dead_letter_function.parameters)
         self._resources = resources
-        self._message_type = found.message_type
-        self._is_async = found.is_async
-        self._call = found.parameters.call_of(function, resources.value_of)
+        self._message_type = dead_letter_function.message_type
+        self._is_async = dead_letter_function.is_async
+        self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
     def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
         """Call the function if the decision is a dead letter; return the resulting decision.
@@ -163,13 +163,13 @@ class DeadHandler:
                     bus = CollectingBus(
                         records, publications.collect, self._sender.encoder.shard_count
                     )
-                    given = GivenDeadLetter(bus, session, records, letter)
+                    arguments_offered = GivenDeadLetter(bus, session, records, letter)
                     if self._is_async:
                         seconds = queue.handler_timeout_seconds
-                        self._resources.run(self._call_async(arguments, given), seconds)
+                        self._resources.run(self._call_async(arguments, arguments_offered), seconds)
                     else:
                         for each in arguments:
-                            check_returned(self._call(each, given))
+                            check_returned(self._call(each, arguments_offered))
                         bus.flush()
                 finally:
                     if os.getpid() != self._pid:

@@ -145,8 +145,8 @@ class Decoder:
             self._append_invalid(
                 inputs, decoded, row if rows is None else rows[row], InvalidBody(errors[row])
             )
-        rest = chunk.select(range(begin, len(chunk))) if begin else chunk
-        _append(inputs, wrapped, decoded, rest, rows)
+        remaining = chunk.select(range(begin, len(chunk))) if begin else chunk
+        _append(inputs, wrapped, decoded, remaining, rows)
 
     def _append_invalid(
         self, inputs: Inputs, decoded: DecodedDelivery, row: int, error: InvalidBody | Reject

@@ -129,8 +129,10 @@ class FailurePolicy:
     def defer(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
         """Return the decision that a record waits for earlier records of its key."""
         letter = self._letter_of_record(delivery, pack, row, "")
-        own = {name: value for name, value in letter.headers.items() if name not in ATTEMPT_HEADERS}
-        headers = {**own, ATTEMPT: delivery.attempts}
+        kept_headers = {
+            name: value for name, value in letter.headers.items() if name not in ATTEMPT_HEADERS
+        }
+        headers = {**kept_headers, ATTEMPT: delivery.attempts}
         return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _retry(self, letter: Outgoing, error: BaseException) -> Decision:
@@ -142,8 +144,10 @@ class FailurePolicy:
                 return Decision("drop", None)
             return Decision("dead_letter", _with_traceback(letter, error))
         step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
-        asked = error.after_seconds if isinstance(error, Retry) else None
-        milliseconds = max(1, round((step if asked is None else asked) * 1000))
+        requested_seconds = error.after_seconds if isinstance(error, Retry) else None
+        milliseconds = max(
+            1, round((step if requested_seconds is None else requested_seconds) * 1000)
+        )
         if self.in_order:
             return Decision("retry", replace(letter, counted_as="retry"), milliseconds)
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")

@@ -218,9 +218,9 @@ def send_with_one_wait(
 
 def _finish_call(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
     """Forget the messages of a call that were sent; return an error if the broker refused some."""
-    own = [refused[id(each)] for each in call if id(each) in refused] if refused else []
+    own_refusals = [refused[id(each)] for each in call if id(each) in refused] if refused else []
     try:
-        raise_refused(own)
+        raise_refused(own_refusals)
     except PublishError as error:
         call.leave_in_outbox()
         return error

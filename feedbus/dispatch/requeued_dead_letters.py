@@ -43,9 +43,9 @@ class RequeuedDeadLetters:
             count += not (count and suspected)
             if suspected:
                 break
-        taken, self._arrived = self._arrived[:count], self._arrived[count:]
-        self._taken.update((_delivery_id(each), each) for each in taken)
-        return taken
+        messages, self._arrived = self._arrived[:count], self._arrived[count:]
+        self._taken.update((_delivery_id(each), each) for each in messages)
+        return messages
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put back the taken dead letters among these deliveries, which were not handled."""
@@ -55,8 +55,8 @@ class RequeuedDeadLetters:
         """Return the taken dead letters among these deliveries, and forget them."""
         if not self._taken:
             return []
-        found = [self._taken.pop(_delivery_id(each), None) for each in deliveries]
-        return [each for each in found if each is not None]
+        finished = [self._taken.pop(_delivery_id(each), None) for each in deliveries]
+        return [each for each in finished if each is not None]
 
     def contains(self, tag_matches: Callable[[str], bool]) -> bool:
         """Whether a dead letter is not settled and has a consumer tag that a function accepts."""

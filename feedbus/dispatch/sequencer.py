@@ -64,12 +64,12 @@ class Sequencer(Generic[Item]):
 
     def take(self) -> list[Item]:
         """Return the records that may run now, and count them as running."""
-        taken: list[Item] = []
+        items: list[Item] = []
         while self._ready and len(self._running) < self._max_running:
             item = self._ready.popleft()
             self._running.add(item)
-            taken.append(item)
-        return taken
+            items.append(item)
+        return items
 
     def end(self, item: Item) -> None:
         """End a record, so that the next record of its key may run."""

@@ -75,17 +75,17 @@ def encode_waiting_message(
         message: the retry or the dead letter, from which the message is made.
 
     """
-    own: dict[str, Any] = {PLACE: record.position}
+    own_headers: dict[str, Any] = {PLACE: record.position}
     if not order.by_routing_key:
-        own[ORDER_KEY] = record.key
+        own_headers[ORDER_KEY] = record.key
     if due_at < math.inf:
-        own[NOT_BEFORE] = round(due_at * MICROSECONDS)
+        own_headers[NOT_BEFORE] = round(due_at * MICROSECONDS)
     else:
-        own[BLOCKED] = True
+        own_headers[BLOCKED] = True
         headers = {name: text for name, text in message.headers.items() if name != TRACEBACK}
         message = replace(message, body=b"", content_type=None, headers=headers, properties={})
     return replace(
-        message, exchange="", routing_key=waiting_queue, headers={**message.headers, **own}
+        message, exchange="", routing_key=waiting_queue, headers={**message.headers, **own_headers}
     )
 
 

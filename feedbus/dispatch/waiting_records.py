@@ -244,21 +244,23 @@ class WaitingRecords(Generic[Arrival]):
             is_suspected: called with a message id; returns whether that record must be taken alone.
 
         """
-        taken: list[WaitingRecord[Arrival]] = []
-        while len(taken) < max_records and self.next_due_at() <= now:
+        records: list[WaitingRecord[Arrival]] = []
+        while len(records) < max_records and self.next_due_at() <= now:
             key_records = self._records_by_key[self._heads[0][2]]
-            if taken and is_suspected(key_records[0].message_id):
+            if records and is_suspected(key_records[0].message_id):
                 break
             heapq.heappop(self._heads)
             for record in key_records:
-                must_stop = len(taken) >= max_records or (taken and is_suspected(record.message_id))
+                must_stop = len(records) >= max_records or (
+                    records and is_suspected(record.message_id)
+                )
                 if must_stop or not record.is_ready or record.due_at > now:
                     break
                 record.is_taken = True
-                taken.append(record)
+                records.append(record)
                 if is_suspected(record.message_id):
-                    return taken
-        return taken
+                    return records
+        return records
 
     def remove_handled(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
         """Register that a record no longer waits; return its copies, which are to be acknowledged.

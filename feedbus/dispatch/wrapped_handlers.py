@@ -49,12 +49,12 @@ def wrap_handlers(
     resources: Resources,
 ) -> list[WrappedHandler]:
     """Return the handlers of a consumer's queue, in the order of the routes."""
-    found = []
+    wrapped_handlers = []
     for handler in routes.handlers:
         kind = handler.message_type()
         calls = _calls(topology, consumer, handler, store, resources)
-        found.append(WrappedHandler(handler, kind.reads, kind.load, *calls))
-    return found
+        wrapped_handlers.append(WrappedHandler(handler, kind.reads, kind.load, *calls))
+    return wrapped_handlers
 
 
 def _calls(
@@ -74,11 +74,11 @@ def _calls(
         refuse_in_transaction(handler.function)
     if not handler.is_async:
         return stack.around(handler.caller(session_type, resources)), None
-    awaited = stack.around_async(handler.async_caller(session_type, resources))
+    async_call = stack.around_async(handler.async_caller(session_type, resources))
     timeout_seconds = consumer.queue.handler_timeout_seconds
 
     async def finished(argument: Any, given: Given) -> None:
-        await awaited(argument, given)
+        await async_call(argument, given)
         if not handler.batch:
             given.bus.flush()  # before another task of the loop continues
 

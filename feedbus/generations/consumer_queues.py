@@ -110,7 +110,7 @@ class ConsumerQueues:
                 yield [ReadableQueue(self._names.queue(self._consumer))]
             return
         current = self._state.current
-        own = ReadableQueue(
+        own_queue = ReadableQueue(
             self._names.member(current, self._consumer.name),
             self._must_be_exclusive(current),
             needs_fence=self._needs_fence,
@@ -119,13 +119,13 @@ class ConsumerQueues:
         if self.reads_all_at_once:
             # The newest queue comes first: its records do not wait for old records of other keys.
             old = [each for old in reversed(self._state.draining) for each in self._old_queues(old)]
-            yield [own, *(replace(each, only_if_unread=True) for each in old)]
+            yield [own_queue, *(replace(each, only_if_unread=True) for each in old)]
             return
         for generation in self._state.draining:
             yield from self._unread_queues(connection, self._old_queues(generation))
             if not self._await_drained(connection, generation):
                 return
-        yield [own]
+        yield [own_queue]
 
     @property
     def reads_all_at_once(self) -> bool:

@@ -130,5 +130,5 @@ def may_refuse(topology: Topology, generation: Generation) -> bool:
     if generation.shape != topology.generation(exchange).shape:
         return True  # the arguments of its queues are not known here
     queues = [each for each in topology.queues.values() if each.exchange == exchange]
-    given = [each.overflow or each.arguments.get("x-overflow") for each in queues]
-    return any(str(each).startswith("reject-publish") for each in given)
+    overflows = [each.overflow or each.arguments.get("x-overflow") for each in queues]
+    return any(str(each).startswith("reject-publish") for each in overflows)

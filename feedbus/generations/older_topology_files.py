@@ -39,23 +39,23 @@ def refusal_reason(state: RingState, topology: Topology) -> str:
     replaced is refused.
     """
     own_file, source, current = TopologyFile.of(topology), state.source, state.current
-    wanted = topology.generation(current.exchange)
+    wanted_generation = topology.generation(current.exchange)
     if (
         own_file is None
         or source is None
         or source.host == own_file.host
-        or _ring_digest(current) == _ring_digest(wanted)
+        or _ring_digest(current) == _ring_digest(wanted_generation)
     ):
         return ""
     if own_file.modified < source.modified:
         why = "is older than the file that declared the current ring"
-    elif _ring_digest(wanted) in state.replaced:
+    elif _ring_digest(wanted_generation) in state.replaced:
         why = "declares an earlier ring, which was replaced by the ring of another file"
     else:
         return ""
     return (
         f"ring '{current.exchange}': {own_file}, {why}: {source}. This host's file declares"
-        f" {counted(len(wanted.members), 'shard')}, and the current ring has"
+        f" {counted(len(wanted_generation.members), 'shard')}, and the current ring has"
         f" {len(current.members)}. Nothing was changed, and the other hosts continue. Copy the"
         " current file to this host, and try again. If this host's file is the correct one, copy"
         " it to all hosts, and run `feedbus apply --older-file` here"

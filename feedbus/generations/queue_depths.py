@@ -46,10 +46,10 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
         queue.name: (retrying(queue), count(names.dead(queue)))
         for queue in topology.queues.values()
     }
-    found: dict[str, Depths] = {}
+    depths: dict[str, Depths] = {}
     for consumer in topology.consumers.values():
         generation = current.get(consumer.queue.exchange)
         queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
         waiting = count(names.waiting(queue)) if consumer.queue.order_by else 0
-        found[consumer.name] = Depths(count(queue), *shared[consumer.queue.name], waiting)
-    return found
+        depths[consumer.name] = Depths(count(queue), *shared[consumer.queue.name], waiting)
+    return depths

@@ -27,8 +27,8 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
         begun = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if begun else "ending"
     exchange = consumer.queue.exchange
-    seen = ring_state.states(connection, topology).get(exchange)
-    if _phase_of(names, seen, queue) == "ending":
+    state_before = ring_state.states(connection, topology).get(exchange)
+    if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
         # The copy of the state for consumers can be out of date. The ledger, which is read under
@@ -36,7 +36,7 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)
-            if state is not None and state != seen:
+            if state is not None and state != state_before:
                 ring_state.repair(channel, names, state)
             channel.close()
     except UsageError:  # another process has the lock, perhaps for a switch

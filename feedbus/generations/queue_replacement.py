@@ -54,9 +54,9 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring."""
     names = Names(topology)
-    found = seen.queues.get(names.queue(consumer))
+    seen_queue = seen.queues.get(names.queue(consumer))
     wanted = queue_arguments.declared_arguments(names, consumer.queue)
-    return found is not None and not has_arguments(found, wanted)
+    return seen_queue is not None and not has_arguments(seen_queue, wanted)
 
 
 def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
@@ -66,21 +66,21 @@ def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
     """Return (queue, retry queue) for each retry queue whose retries are still parked."""
-    found = []
+    parked = []
     for name in seen.queues:
-        made = derived(name)
-        if made is None or made.role is not Role.PARKED:
+        original = derived(name)
+        if original is None or original.role is not Role.PARKED:
             continue
-        queue = made.owner.removeprefix(f"{topology.name}.")
+        queue = original.owner.removeprefix(f"{topology.name}.")
         if queue in topology.queues:
-            found.append((queue, name.removesuffix(PARKED)))
-    return found
+            parked.append((queue, name.removesuffix(PARKED)))
+    return parked
 
 
 def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
     """Return the retry queues of a queue that have wrong arguments."""
     names = Names(topology)
-    found = []
+    wrong = []
     for milliseconds in queue.retry.delays_milliseconds:
         name = names.delay(queue, milliseconds)
         if name not in seen.queues:
@@ -91,8 +91,8 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
             for quorum in (False, True)
         ]
         if not any(has_arguments(seen.queues[name], wanted) for wanted in kinds):
-            found.append(name)
-    return found
+            wrong.append(name)
+    return wrong
 
 
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
@@ -205,16 +205,18 @@ class QueueReplacement:
 
     def _put_gate(self, seen: Inventory) -> None:
         channel = self.connection.channel()
-        gate, held = self._names.gate(self.consumer), self._names.gate_held(self.consumer)
+        gate, held_name = self._names.gate(self.consumer), self._names.gate_held(self.consumer)
         before = self._names.before(self.consumer)
-        wanted = queue_arguments.declared_arguments(self._names, self.consumer.queue)
-        kept = {name: wanted[name] for name in KEPT_ARGUMENTS if name in wanted}
+        wanted_arguments = queue_arguments.declared_arguments(self._names, self.consumer.queue)
+        kept_arguments = {
+            name: wanted_arguments[name] for name in KEPT_ARGUMENTS if name in wanted_arguments
+        }
         quorum = self.consumer.queue.type == "quorum"
-        for name, arguments in ((held, {}), (before, kept)):
+        for name, arguments in ((held_name, {}), (before, kept_arguments)):
             channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
             declarations.declare_auxiliary(channel, name, arguments, quorum=quorum)
             channel.queue_bind(name, name, "")
-        alternate = {"alternate-exchange": held}
+        alternate = {"alternate-exchange": held_name}
         channel.exchange_declare(
             gate, "fanout", durable=True, auto_delete=False, arguments=alternate
         )
@@ -258,11 +260,13 @@ class QueueReplacement:
 
     def _append_held(self) -> None:
         """Append the held messages to the queue `before`, and then a fence."""
-        before, held = (name(self.consumer) for name in (self._names.before, self._names.gate_held))
+        before, held_name = (
+            name(self.consumer) for name in (self._names.before, self._names.gate_held)
+        )
         channel = self.connection.channel()
-        channel.exchange_delete(held)
-        if broker.queue_exists(self.connection, held):
-            _delete(self.connection, self.topology, held, before)
+        channel.exchange_delete(held_name)
+        if broker.queue_exists(self.connection, held_name):
+            _delete(self.connection, self.topology, held_name, before)
         channel.exchange_delete(before)
         if queue_deletion.remove_queue(self.connection, self.topology, before):
             publish_all(channel.connection, [fence_message(before, self._queue)])

@@ -71,15 +71,15 @@ class RingState:
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, without declaring anything."""
     names = Names(topology)
-    found: dict[str, RingState] = {}
+    states_by_exchange: dict[str, RingState] = {}
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
             state = _read_either_queue(channel, topology, exchange.name, READ_ATTEMPTS)
             if state is not None:
-                found[exchange.name] = state
+                states_by_exchange[exchange.name] = state
     channel.close()
-    return found
+    return states_by_exchange
 
 
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
@@ -125,8 +125,8 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
 def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState]:
     """Read the state of each ring that has one, under the topology's lock; see read_locked()."""
     hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
-    found = {name: read_locked(channel, topology, name) for name in hashed}
-    return {name: state for name, state in found.items() if state is not None}
+    states_by_exchange = {name: read_locked(channel, topology, name) for name in hashed}
+    return {name: state for name, state in states_by_exchange.items() if state is not None}
 
 
 def declare(channel: Channel, topology: Topology, exchange: str) -> None:
@@ -140,10 +140,10 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
     """Write the state again if readers cannot read it; the caller holds the topology's lock."""
     exchange = state.current.exchange
     try:
-        seen = _read_queue(channel, names.topology, exchange, names.generations(exchange))
+        readable = _read_queue(channel, names.topology, exchange, names.generations(exchange))
     except _DamagedError:
-        seen = None
-    if seen != state:
+        readable = None
+    if readable != state:
         write(channel, names, state)
 
 
@@ -218,13 +218,13 @@ def _read_queue(
 
     """
     for _ in range(attempts):
-        found: dict[int, RingState | None] = {}
+        states_by_tag: dict[int, RingState | None] = {}
         while (message := channel.basic_get(queue)) is not None:
             state = _decode(exchange, message.body)
             own_states = state is not None and _has_ring(channel, topology, state)
-            found[message.delivery_tag] = state if own_states else None
-        tag, latest = max(found.items(), key=_serial, default=(0, None))
-        for each in found:
+            states_by_tag[message.delivery_tag] = state if own_states else None
+        tag, latest = max(states_by_tag.items(), key=_serial, default=(0, None))
+        for each in states_by_tag:
             # If there is a state, older states and foreign messages are deleted. Otherwise all
             # messages stay, so that an operator can look at them.
             if latest is None or each == tag:
@@ -233,7 +233,7 @@ def _read_queue(
                 channel.basic_ack(each)
         if latest is not None:
             return latest
-        if found:
+        if states_by_tag:
             raise _DamagedError
         # Another reader has received the message for a moment, or there is none.
         channel.connection.clock.sleep(READ_PAUSE_SECONDS)

@@ -56,16 +56,18 @@ def make_current(
 
     """
     names = Names(topology)
-    wanted = topology.generation(exchange)
+    wanted_generation = topology.generation(exchange)
     state = ring_state.read_locked(channel, topology, exchange)
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state)
     if state is None:
-        state = older_topology_files.with_newer_source(RingState(wanted, settled=False), topology)
-    elif same_ring(state.current, wanted) and not state.disordered:
+        state = older_topology_files.with_newer_source(
+            RingState(wanted_generation, settled=False), topology
+        )
+    elif same_ring(state.current, wanted_generation) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
-        known, state = state, older_topology_files.with_newer_source(state, topology)
-        if state != known:
+        earlier_state, state = state, older_topology_files.with_newer_source(state, topology)
+        if state != earlier_state:
             state = ring_state.write(channel, names, state)
         else:
             ring_state.repair(channel, names, state)
@@ -77,8 +79,8 @@ def make_current(
         draining = (*state.draining, state.current)
         scattered = (state.current.number,) if state.disordered else ()
         state = replace(
-            older_topology_files.with_replaced_ring(state, topology, wanted),
-            current=next_generation(state, wanted),
+            older_topology_files.with_replaced_ring(state, topology, wanted_generation),
+            current=next_generation(state, wanted_generation),
             draining=draining,
             settled=False,
             disordered=False,

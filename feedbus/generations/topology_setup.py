@@ -76,15 +76,17 @@ def _declare_and_switch(
 
     """
     connection = channel.connection
-    seen = ring_state.read_all_locked(channel, topology)
-    older_topology_files.refuse_older(seen.values(), topology)
+    seen_states = ring_state.read_all_locked(channel, topology)
+    older_topology_files.refuse_older(seen_states.values(), topology)
     project_marks.declare_marks(channel, topology)
     _end_replacements(connection, topology)
     broker.declare(channel, topology)
     timer_objects.restore(channel, Names(topology))
-    for name in sorted(seen.keys() - before.keys()):  # in later calls, consumers of this host run
-        _refuse_consumed(connection, topology, seen[name])
-        before[name] = seen[name]
+    for name in sorted(
+        seen_states.keys() - before.keys()
+    ):  # in later calls, consumers of this host run
+        _refuse_consumed(connection, topology, seen_states[name])
+        before[name] = seen_states[name]
     return {
         exchange.name: make_current(channel, topology, exchange.name)
         for exchange in topology.exchanges.values()

@@ -48,19 +48,20 @@ class Announcement:
 def decode(body: bytes | str) -> Announcement | None:
     """Return the announcement in the body of a message; None if the body contains none."""
     try:
-        found: Any = json.loads(body)
-        assignment = found["assignment"]
+        content: Any = json.loads(body)
+        assignment = content["assignment"]
         return Announcement(
-            host=str(found["host"]),
-            since=float(found["since"]),
+            host=str(content["host"]),
+            since=float(content["since"]),
             able={
-                str(queue): tuple(map(str, consumers)) for queue, consumers in found["able"].items()
+                str(queue): tuple(map(str, consumers))
+                for queue, consumers in content["able"].items()
             },
             assignment=None
             if assignment is None
             else {str(consumer): str(host) for consumer, host in assignment.items()},
-            file=str(found["file"]),
-            queue=str(found["queue"]),
+            file=str(content["file"]),
+            queue=str(content["queue"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

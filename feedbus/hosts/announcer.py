@@ -114,10 +114,10 @@ class Announcer:
 
         """
         assignment = self._membership.assign(self._announcement(able, link.queue), now)
-        own = self._announcement(able, link.queue)
-        link.announce(own.encode())
+        own_announcement = self._announcement(able, link.queue)
+        link.announce(own_announcement.encode())
         if assignment is not None:
-            self._write(assignment, own, now)
+            self._write(assignment, own_announcement, now)
 
     def _announcement(self, able: Mapping[str, tuple[str, ...]], queue: str = "") -> Announcement:
         assignment = self._membership.assignment
@@ -157,15 +157,17 @@ class Announcer:
         )
         if sharing == self._written:
             return
-        before = {one.host for one in self._written.hosts} if self._written else {self._host}
-        there = {one.host for one in sharing.hosts}
-        if before != there:
+        previous_hosts = (
+            {one.host for one in self._written.hosts} if self._written else {self._host}
+        )
+        current_hosts = {one.host for one in sharing.hosts}
+        if previous_hosts != current_hosts:
             events.info(
                 "hosts_changed",
                 "the hosts among which the shards are divided have changed; now:"
-                f" {', '.join(sorted(there))}",
-                joined=", ".join(sorted(there - before)),
-                gone=", ".join(sorted(before - there)),
+                f" {', '.join(sorted(current_hosts))}",
+                joined=", ".join(sorted(current_hosts - previous_hosts)),
+                gone=", ".join(sorted(previous_hosts - current_hosts)),
             )
         assignment_file.write(self._path, sharing)
         self._written = sharing

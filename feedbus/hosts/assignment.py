@@ -119,9 +119,9 @@ class _Distribution:
                     continue
                 if min_total_difference is not None and in_all < min_total_difference:
                     continue
-                found = (difference, in_all, consumer, taker)
-                if best is None or _order(found) < _order(best):
-                    best = found
+                move = (difference, in_all, consumer, taker)
+                if best is None or _order(move) < _order(best):
+                    best = move
         if best is None:
             return False
         self.assign(queue, best[2], best[3])

@@ -146,11 +146,11 @@ class AssignedConsumer:
 
     def _check(self, now: float) -> bool:
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
             self._stamp = ()
             return True
-        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         if stamp != self._stamp:
             content = _content(self._path)
             if content is None or content["supervisor"] != self._supervisor:
@@ -165,8 +165,8 @@ class AssignedConsumer:
 
 def _content(path: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
     return None
 
 

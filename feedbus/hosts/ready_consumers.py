@@ -47,12 +47,12 @@ class ReadyConsumers:
             patience_seconds: how long a process that is no longer ready still counts as ready.
 
         """
-        found: defaultdict[str, list[str]] = defaultdict(list)
+        ready: defaultdict[str, list[str]] = defaultdict(list)
         for consumer in self._consumers:
             queue, name = consumer.queue, consumer.name
             slots = range(1, queue.processes + 1)
             if any(runs_ready(self._folder, name, slot) for slot in slots):
                 self._ready_at[name] = now
             if now - self._ready_at.get(name, -math.inf) <= patience_seconds:
-                found[queue.name].append(name)
-        return {queue: tuple(names) for queue, names in found.items()}
+                ready[queue.name].append(name)
+        return {queue: tuple(names) for queue, names in ready.items()}

@@ -90,12 +90,14 @@ class Membership:
 
 def _ready_hosts(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
     """Return, for each queue and consumer, the hosts where its process is ready."""
-    found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    ready_hosts: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(
+        lambda: defaultdict(set)
+    )
     for one in hosts:
         for queue, consumers in one.able.items():
             for consumer in consumers:
-                found[queue][consumer].add(one.host)
-    return {queue: dict(consumers) for queue, consumers in found.items()}
+                ready_hosts[queue][consumer].add(one.host)
+    return {queue: dict(consumers) for queue, consumers in ready_hosts.items()}
 
 
 def _announced_assignment(hosts: Sequence[Announcement]) -> Mapping[str, str]:

@@ -49,10 +49,10 @@ class TopologyFile:
     def of(cls, topology: Topology) -> Self | None:
         """Return the file of a topology, or None if the topology has no file, as in a test."""
         try:
-            content, found = topology.path.read_bytes(), topology.path.stat()
+            content, status = topology.path.read_bytes(), topology.path.stat()
         except OSError:
             return None
-        return cls(host_id(topology), str(topology.path), _digest(content), found.st_mtime)
+        return cls(host_id(topology), str(topology.path), _digest(content), status.st_mtime)
 
     def __str__(self) -> str:
         """Return a description for the operator."""

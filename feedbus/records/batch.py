@@ -131,15 +131,15 @@ class Batch:
             KeyError: a record has no such field; the error lists the existing fields.
 
         """
-        found = self._columns.get(name)
-        if found is None:
+        cached = self._columns.get(name)
+        if cached is None:
             self.check(name)
             if len(self.chunks) == 1 and name in self.chunks[0].columns:
-                found = self.chunks[0].columns[name]
+                cached = self.chunks[0].columns[name]
             else:
-                found = list(chain.from_iterable(chunk.column(name) for chunk in self.chunks))
-            self._columns[name] = found
-        return found
+                cached = list(chain.from_iterable(chunk.column(name) for chunk in self.chunks))
+            self._columns[name] = cached
+        return cached
 
     def check(self, *names: str) -> None:
         """Raise KeyError, with the existing fields, if a record lacks one of these fields."""

@@ -101,5 +101,5 @@ def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
         return values[indexes.start : indexes.stop]
     if len(indexes) < 2:  # noqa: PLR2004 -- for one index, itemgetter returns no tuple
         return [values[index] for index in indexes]
-    found: Any = itemgetter(*indexes)(values)
-    return found  # type: ignore[no-any-return]
+    picked: Any = itemgetter(*indexes)(values)
+    return picked  # type: ignore[no-any-return]

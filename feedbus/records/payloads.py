@@ -68,24 +68,24 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
         return payload.fields()
     serializer = getattr(payload, "__pydantic_serializer__", None)
     if serializer is not None:
-        found = serializer.to_python(payload, mode="json", by_alias=True)
+        fields_of_model = serializer.to_python(payload, mode="json", by_alias=True)
     elif hasattr(payload, "__dataclass_fields__") or hasattr(payload, "__struct_fields__"):
         if hasattr(payload, "__dataclass_fields__"):
             # msgspec itself leaves out fields that have their default from the class.
             names = [field.name for field in fields(payload)]
             payload = {name: getattr(payload, name) for name in names if hasattr(payload, name)}
-        found = msgspec.to_builtins(payload, str_keys=True)
+        fields_of_model = msgspec.to_builtins(payload, str_keys=True)
     else:
         return None
-    return found if isinstance(found, dict) else None
+    return fields_of_model if isinstance(fields_of_model, dict) else None
 
 
 def unencodable_field(payload: Mapping[str, Any]) -> str:
     """Return the text of an error: the first field that JSON cannot represent; "" if none."""
     for name, value in payload.items():
-        found = _unencodable(value, str(name), 0)
-        if found:
-            return f"field {found}"
+        reason = _unencodable(value, str(name), 0)
+        if reason:
+            return f"field {reason}"
     return ""
 
 
@@ -93,9 +93,9 @@ def _unencodable(value: object, where: str, depth: int) -> str:
     if isinstance(value, Mapping | list | tuple) and depth < MAX_DEPTH:
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for name, each in pairs:
-            found = _unencodable(each, f"{where}.{name}", depth + 1)
-            if found:
-                return found
+            reason = _unencodable(each, f"{where}.{name}", depth + 1)
+            if reason:
+                return reason
         return ""
     if isinstance(value, Mapping | list | tuple):
         return f"'{where[:ERROR_CHARACTERS]}' contains itself, or is nested too deeply"

@@ -66,11 +66,11 @@ def check_record(
 def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
     """Return a payload as a mapping, or raise TypeError; see check_record()."""
     try:
-        found = mapping_of(payload)
+        mapping = mapping_of(payload)
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{name}: {type(payload).__name__} has a field that JSON cannot represent: {error}"
         raise TypeError(msg) from error
-    if found is None:
+    if mapping is None:
         if isinstance(payload, str) and mapping_of(key) is not None:
             hint = SWAPPED
         elif isinstance(payload, str | bytes):
@@ -81,7 +81,7 @@ def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping
         elif isinstance(payload, type):
             hint = "that is the class: publish an instance of it"
         refuse(name, PAYLOAD, payload, hint)
-    return found
+    return mapping
 
 
 def check_many(exchange: object, pairs: object) -> None:
@@ -110,7 +110,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
         TypeError: see check_record().
 
     """
-    found: list[tuple[Mapping[str, Any], str]] = []
+    mappings: list[tuple[Mapping[str, Any], str]] = []
     for number, pair in enumerate(pairs, start=first):
         name = f"pairs[{number}]"
         if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 -- a pair
@@ -119,8 +119,8 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
         mapping = _mapping(f"{name}: payload", payload, key)
         if not isinstance(key, str):
             refuse(f"{name}: key", "str", key)
-        found.append((mapping, key))
-    return found
+        mappings.append((mapping, key))
+    return mappings
 
 
 def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:

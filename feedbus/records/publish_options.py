@@ -29,8 +29,8 @@ def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope |
     """
     for name in options:
         if name not in PublishOptions.__annotations__:
-            known = ", ".join([*other_arguments, *PublishOptions.__annotations__])
-            msg = f"publish() has no argument '{name}'; its options are {known}"
+            known_names = ", ".join([*other_arguments, *PublishOptions.__annotations__])
+            msg = f"publish() has no argument '{name}'; its options are {known_names}"
             raise TypeError(msg)
     if all(value is None for value in options.values()):
         return None

@@ -67,9 +67,9 @@ class Part:
                 raise UsageError(_count_error(f"columns[{name!r}]", values, count))
         if self.key_column is not None:
             if self.key_column not in self.columns or self.key != "":
-                known = ", ".join(self.columns) or "none"
+                known_names = ", ".join(self.columns) or "none"
                 msg = (
-                    f"key_column: expected the name of a column ({known}) without a key,"
+                    f"key_column: expected the name of a column ({known_names}) without a key,"
                     f" got {self.key_column!r} and the key {self.key!r}"
                 )
                 raise UsageError(msg)
@@ -85,10 +85,10 @@ class Part:
             return
         size = -(-count // -(-count // max_messages))
         for start in range(0, count, size):
-            taken = slice(start, start + size)
-            key = self.key if isinstance(self.key, str) else self.key[taken]
-            columns = {name: values[taken] for name, values in self.columns.items()}
-            yield replace(self, key=key, columns=columns, causes=self.causes[taken])
+            part_range = slice(start, start + size)
+            key = self.key if isinstance(self.key, str) else self.key[part_range]
+            columns = {name: values[part_range] for name, values in self.columns.items()}
+            yield replace(self, key=key, columns=columns, causes=self.causes[part_range])
 
     @property
     def lacks_key(self) -> bool:

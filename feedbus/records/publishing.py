@@ -54,24 +54,26 @@ class PublishingRecords:
 
         """
         check_fields(columns, shared)
-        given, same, split = columns or {}, shared or {}, isinstance(key, str)
-        named = {field: name for field, name in given.items() if isinstance(name, str)}
-        lists = {field: each for field, each in given.items() if not isinstance(each, str)}
+        given_columns, given_shared, split = columns or {}, shared or {}, isinstance(key, str)
+        named = {field: name for field, name in given_columns.items() if isinstance(name, str)}
+        lists = {field: each for field, each in given_columns.items() if not isinstance(each, str)}
         split = split and not lists  # a list has a value for every record
         names = [name for field, name in named.items() if split and field != key_column]
         for common, indexes in self._batch.segments(self._indexes, names):
-            once = {
+            shared_once = {
                 field: common[name]
                 for field, name in named.items()
                 if name in common and field != key_column
             }
-            own = {
+            own_columns = {
                 field: self._batch.values(name, indexes)
                 for field, name in named.items()
-                if field not in once
+                if field not in shared_once
             }
-            both = {**same, **once}
-            part = Part(exchange, key, key_column, own | lists, both, indexes, options or None)
+            all_shared = {**given_shared, **shared_once}
+            part = Part(
+                exchange, key, key_column, own_columns | lists, all_shared, indexes, options or None
+            )
             self._collect(part.check())
         return len(self._indexes)
 

@@ -112,8 +112,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """The message id of each record."""
         if self._is_whole():
             return list(chain.from_iterable(chunk.ids for chunk in self._batch.chunks))
-        found = map(self._batch.find, self._indexes)
-        return [self._batch.chunks[number].ids[index] for number, index in found]
+        locations = map(self._batch.find, self._indexes)
+        return [self._batch.chunks[number].ids[index] for number, index in locations]
 
     @property
     def messages(self) -> list[Message]:
@@ -155,8 +155,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         if _is_empty(values):
             return self
         contains = values.__contains__
-        lacks = choose(self._batch, self._indexes, name, lambda v: map(not_, map(contains, v)))
-        return self._view(lacks)
+        indexes = choose(self._batch, self._indexes, name, lambda v: map(not_, map(contains, v)))
+        return self._view(indexes)
 
     def where_contains(self, name: str, item: Any) -> Records[Row]:
         """Return the records in which a field contains an item; the field is a text or a list."""
@@ -258,28 +258,30 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
         """Return a new batch of the records with the given ids, one record for each id."""
-        wanted = set(ids)
+        wanted_ids = set(ids)
         chunks: list[Chunk] = []
         origins: list[Origin] = []
         for number, chunk in enumerate(self._batch.chunks):
-            kept = []
+            kept_rows = []
             for index, name in enumerate(chunk.ids):
-                if name in wanted:
-                    wanted.discard(name)  # the batch may contain a message twice
-                    kept.append(index)
-            if kept:
-                chunks.append(chunk.select(kept))
+                if name in wanted_ids:
+                    wanted_ids.discard(name)  # the batch may contain a message twice
+                    kept_rows.append(index)
+            if kept_rows:
+                chunks.append(chunk.select(kept_rows))
                 origins += self._batch.origins[number : number + 1]
         return Records(chunks, origins)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
         """Return a new batch of the records at these ascending indexes of this batch."""
-        found: dict[int, list[int]] = {}
+        rows_by_chunk: dict[int, list[int]] = {}
         for index in indexes:
             number, row = self._batch.find(index)
-            found.setdefault(number, []).append(row)
-        chunks = [self._batch.chunks[number].select(kept) for number, kept in found.items()]
-        origins = [each for number in found for each in self._batch.origins[number : number + 1]]
+            rows_by_chunk.setdefault(number, []).append(row)
+        chunks = [self._batch.chunks[number].select(rows) for number, rows in rows_by_chunk.items()]
+        origins = [
+            each for number in rows_by_chunk for each in self._batch.origins[number : number + 1]
+        ]
         return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:

@@ -26,13 +26,13 @@ def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition
     if len(indexes) < len(batch) or batch.has_small_chunks:
         return list(compress(indexes, condition(batch.values(name, indexes))))
     batch.check(name)
-    found: list[int] = []
+    chosen: list[int] = []
     for chunk, extent in batch.extents():
         if name in chunk.columns:
-            found += compress(extent, condition(chunk.columns[name]))
+            chosen += compress(extent, condition(chunk.columns[name]))
         elif any(condition([chunk.shared[name]])):
-            found += extent
-    return found
+            chosen += extent
+    return chosen
 
 
 def group(
@@ -50,26 +50,26 @@ def group(
         tuples of values.
 
     """
-    found: defaultdict[Any, list[int]] = defaultdict(list)
+    groups: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
     if len(indexes) < len(batch) or batch.has_small_chunks:
         columns = [batch.values(name, indexes) for name in names]
         for key, index in zip(_keys(columns), indexes, strict=True):
-            found[key].append(index)
-        return found
+            groups[key].append(index)
+        return groups
     batch.check(*names)
     for chunk, extent in batch.extents():
         if chunk.columns.keys().isdisjoint(names):
             (key,) = _keys([[chunk.shared[name]] for name in names])
-            found[key] += extent
+            groups[key] += extent
             by_chunk = True
             continue
         for key, index in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
-            found[key].append(index)
+            groups[key].append(index)
     return (
-        {key: _compact(chunk_indexes) for key, chunk_indexes in found.items()}
+        {key: _compact(chunk_indexes) for key, chunk_indexes in groups.items()}
         if by_chunk
-        else found
+        else groups
     )
 
 

@@ -168,13 +168,13 @@ class Buffer:
     def remove(self, consumer_tag: str) -> None:
         """Remove the deliveries of one consumer tag."""
         lane = self._lane_for(consumer_tag)
-        kept = [
+        remaining = [
             (delivery, arrived_at)
             for delivery, arrived_at in zip(lane.deliveries, lane.arrivals, strict=True)
             if delivery.consumer_tag != consumer_tag
         ]
-        lane.deliveries = deque(delivery for delivery, _ in kept)
-        lane.arrivals = deque(arrived_at for _, arrived_at in kept)
+        lane.deliveries = deque(delivery for delivery, _ in remaining)
+        lane.arrivals = deque(arrived_at for _, arrived_at in remaining)
         lane.records = sum(delivery.record_count for delivery in lane.deliveries)
         self._leave_empty_lane()
 
@@ -253,18 +253,18 @@ class Buffer:
 
         """
         lane = self._current_lane
-        taken: list[Delivery] = []
+        batch: list[Delivery] = []
         count = 0
-        while lane.deliveries and count < max_records and len(taken) < max_deliveries:
+        while lane.deliveries and count < max_records and len(batch) < max_deliveries:
             suspected = is_suspected(lane.deliveries[0].message_id)
-            if taken and (suspected or lane.next_is_fence):
+            if batch and (suspected or lane.next_is_fence):
                 break
-            taken.append(lane.pop())
-            count += taken[-1].record_count
+            batch.append(lane.pop())
+            count += batch[-1].record_count
             if suspected:
                 break
         self._leave_empty_lane()
-        return taken
+        return batch
 
     def _leave_empty_lane(self) -> None:
         """If the current lane has no deliveries, go to another lane."""

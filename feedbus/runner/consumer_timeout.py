@@ -40,10 +40,10 @@ class ConsumerTimeout:
 
     def learn(self, error: BaseException) -> bool:
         """Return whether the timeout closed a channel; if so, keep the timeout's value."""
-        found = TIMED_OUT.search(str(error))
-        if found is not None:
-            self.seconds = min(self.seconds, int(found[1]) / 1000)
-        return found is not None
+        match = TIMED_OUT.search(str(error))
+        if match is not None:
+            self.seconds = min(self.seconds, int(match[1]) / 1000)
+        return match is not None
 
     def cause_of_cancel(self, took_seconds: float) -> str:
         """Return a text with the probable cause, after the broker has cancelled a subscription.

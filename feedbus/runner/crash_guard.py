@@ -110,9 +110,9 @@ class CrashGuard:
         see set_time_limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
-        rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
-        os.pwrite(self._descriptor, rest, self._line_length - len(b"]]\n"))
-        self._line_length += len(rest) - len(b"]]\n")
+        end_of_line = f", {json.dumps(message_ids)[1:]}]\n".encode()
+        os.pwrite(self._descriptor, end_of_line, self._line_length - len(b"]]\n"))
+        self._line_length += len(end_of_line) - len(b"]]\n")
 
     def set_time_limit(self, seconds: float) -> None:
         """Set the time limit of the messages in the handler; the time begins now."""

@@ -38,5 +38,7 @@ class OldQueueBatches:
         """
         self._durations.add(records, seconds)
         if old:
-            wanted = self._durations.records_within(ADDED_SECONDS)
-            self.size = min(max(wanted, self.size / STEP, 1.0), self.size * STEP, self._max_size)
+            wanted_records = self._durations.records_within(ADDED_SECONDS)
+            self.size = min(
+                max(wanted_records, self.size / STEP, 1.0), self.size * STEP, self._max_size
+            )

@@ -137,11 +137,11 @@ class SwitchProgress:
     def _find_deleted(self, raw: RawConnection) -> None:
         """Find deleted queues among those that records wait for; less often, also among others."""
         now = self._run.clock.monotonic()
-        awaited = sorted(self._waiting.awaited_queues)
-        deleted = [each for each in awaited if not broker.queue_exists(raw, each)]
+        awaited_queues = sorted(self._waiting.awaited_queues)
+        deleted = [each for each in awaited_queues if not broker.queue_exists(raw, each)]
         if now >= self._slow_check_at:
             self._slow_check_at = now + SLOW_CHECK_SECONDS
-            deleted += self._find_others(raw, {*awaited}, {*deleted})
+            deleted += self._find_others(raw, {*awaited_queues}, {*deleted})
         if deleted:
             self._waiting.put_probes()
             self._deleted_queues = deleted

@@ -65,9 +65,9 @@ class Overtaking:
                 return ()
             return self.find_independent((), deliveries, is_suspected)
 
-        taken = [] if self._has_overtaken else buffer.pick(choose, max_deliveries)
-        self._has_overtaken = bool(taken)
-        return taken
+        picked = [] if self._has_overtaken else buffer.pick(choose, max_deliveries)
+        self._has_overtaken = bool(picked)
+        return picked
 
     def take_independent(
         self,

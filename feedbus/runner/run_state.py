@@ -174,8 +174,8 @@ class Run:
         def wait(seconds: float) -> None:
             clock, stopped = self.clock, self.stop_requested
             deadline = clock.monotonic() + seconds
-            while (left := deadline - clock.monotonic()) > 0 and not stopped.is_set():
-                self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
+            while (remaining_seconds := deadline - clock.monotonic()) > 0 and not stopped.is_set():
+                self.heartbeats.wait(stopped, min(remaining_seconds, POLL_SECONDS))
                 update()
 
         if not isinstance(error, (BrokerOutage, UsageError)):

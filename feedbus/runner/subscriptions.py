@@ -68,8 +68,8 @@ class Subscriptions:
 
     def take_left_to_others(self) -> list[ReadableQueue]:
         """Return and forget the old queues that this consumer has left to another consumer."""
-        left, self._left_to_others = self._left_to_others, []
-        return left
+        queues, self._left_to_others = self._left_to_others, []
+        return queues
 
     def leave_to_others(self, tag: str) -> None:
         """Note an old queue that another consumer reads.

@@ -205,8 +205,8 @@ class WaitingQueues:
         settled: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery in self._retries.finish(deliveries):
             settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
-        for tag, some in settled.items():
-            self._waiting_queues[tag].acknowledge(some)
+        for tag, tag_deliveries in settled.items():
+            self._waiting_queues[tag].acknowledge(tag_deliveries)
 
     @property
     def may_have_unknown_messages(self) -> bool:

@@ -93,10 +93,10 @@ class WaitingRecordMover:
     ) -> bool:
         """Publish records to the shards of the current generation, then acknowledge them here."""
         keys = [arrival.delivery.original_key for arrival in arrivals]
-        found = self._find_targets(connection, queue, keys)
-        if found is None:
+        generation_and_targets = self._find_targets(connection, queue, keys)
+        if generation_and_targets is None:
             return False
-        generation, targets = found
+        generation, targets = generation_and_targets
         moved = [
             Moved.of(arrival.message, "", target)
             for arrival, target in zip(arrivals, targets, strict=True)

@@ -55,19 +55,19 @@ class KeyLocks:
             keys: the keys of all rows to send.
 
         """
-        wanted = set(keys)
+        wanted_keys = set(keys)
         with self._condition:
-            self._waiting[first_row] = wanted
+            self._waiting[first_row] = wanted_keys
             try:
-                self._condition.wait_for(lambda: self._is_free(first_row, wanted))
-                self._sending |= wanted
+                self._condition.wait_for(lambda: self._is_free(first_row, wanted_keys))
+                self._sending |= wanted_keys
             finally:
                 self._waiting.pop(first_row, None)
         try:
             yield
         finally:
             with self._condition:
-                self._sending -= wanted
+                self._sending -= wanted_keys
                 self._condition.notify_all()
 
     def in_use(self) -> set[Key]:

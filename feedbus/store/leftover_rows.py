@@ -117,19 +117,19 @@ class LeftoverRows:
         if not self.may_exist or not self.may_contain(first_row):
             yield ()
             return
-        older = partial(
+        read_earlier = partial(
             self._read_earlier,
             min(self._last_leftover_row, first_row - 1),
             self._keys(first_row, last_row),
         )
-        while any(map(self._is_too_new, rows := older())):
+        while any(map(self._is_too_new, rows := read_earlier())):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
             yield ()
             return
-        with self._store.exclusive(self._lock_name, wait_seconds=LOCK_SECONDS) as held:
-            rows = older() if held else []
-            yield rows if held and len(rows) < MAX_ROWS else None
+        with self._store.exclusive(self._lock_name, wait_seconds=LOCK_SECONDS) as acquired:
+            rows = read_earlier() if acquired else []
+            yield rows if acquired and len(rows) < MAX_ROWS else None
 
     def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
         rows = self._store.outbox.pending(MAX_ROWS, up_to=up_to, keys=keys)

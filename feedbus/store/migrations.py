@@ -48,10 +48,10 @@ VERSION_TABLE = "CREATE TABLE feedbus_version (version integer NOT NULL)"
 
 def read_version(database: Database) -> int:
     """Return the version of the existing tables, or 0 if there are none."""
-    there = _tables(database)
-    if "feedbus_version" in there:
+    tables = _tables(database)
+    if "feedbus_version" in tables:
         return int(database.execute("SELECT version FROM feedbus_version", {}).fetchall()[0][0])
-    return 1 if "feedbus_outbox" in there else 0
+    return 1 if "feedbus_outbox" in tables else 0
 
 
 def is_up_to_date(database: Database, where: str) -> bool:
@@ -65,14 +65,14 @@ def is_up_to_date(database: Database, where: str) -> bool:
         UsageError: they are the tables of a newer version.
 
     """
-    found = read_version(database)
-    if found > VERSION:
+    version = read_version(database)
+    if version > VERSION:
         msg = (
-            f"store {where}: its tables have version {found}, this feedbus knows version {VERSION}:"
-            " upgrade feedbus on this host, or use another database"
+            f"store {where}: its tables have version {version}, this feedbus knows version"
+            f" {VERSION}: upgrade feedbus on this host, or use another database"
         )
         raise UsageError(msg)
-    return found == VERSION
+    return version == VERSION
 
 
 def upgrade(database: Database, project: str) -> None:
@@ -84,10 +84,10 @@ def upgrade(database: Database, project: str) -> None:
             host with feedbus 0.1 still adds.
 
     """
-    found = read_version(database)
-    for statement in _steps(found, project, SERIAL[database.dialect]):
+    version = read_version(database)
+    for statement in _steps(version, project, SERIAL[database.dialect]):
         database.execute(statement, {})
-    if found and database.dialect == "sqlite":
+    if version and database.dialect == "sqlite":
         for statement in _never_reuse_ids(_default_project(database)):
             database.execute(statement, {})
 

@@ -90,10 +90,10 @@ def describe(error: BaseException, where: str) -> str:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and the driver's errors that caused it."""
-    found: object = error
-    while isinstance(found, BaseException):
-        yield found
-        found = getattr(found, "orig", None)
+    cause: object = error
+    while isinstance(cause, BaseException):
+        yield cause
+        cause = getattr(cause, "orig", None)
 
 
 def _reason(error: BaseException) -> str | None:

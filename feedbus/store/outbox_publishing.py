@@ -67,15 +67,15 @@ def split_into_waves(
 
     """
     counts = Counter[Key]()
-    found: list[list[Entry]] = []
+    waves: list[list[Entry]] = []
     for row in rows:
         earlier = counts[row.exchange, row.key]
         counts[row.exchange, row.key] += 1
         place = earlier if selects_shards(row.exchange) else min(earlier, 1)
-        if place == len(found):
-            found.append([])
-        found[place].append(row)
-    yield from found
+        if place == len(waves):
+            waves.append([])
+        waves[place].append(row)
+    yield from waves
 
 
 def publish_in_waves(
@@ -142,15 +142,15 @@ def publish_entries(
         Outage: the broker is unavailable; rows that were confirmed before are removed.
 
     """
-    sent: list[int] = []
+    sent_ids: list[int] = []
     try:
         for row in publish_in_waves(bus, entries, refused_keys):
-            sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
+            sent_ids.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
-        if sent:
+        if sent_ids:
             with store.transaction():
-                store.outbox.remove(sent)
-    return len(sent)
+                store.outbox.remove(sent_ids)
+    return len(sent_ids)
 
 
 def _skipped_keys(store: Store, entries: Sequence[Entry]) -> set[Key]:
@@ -200,8 +200,10 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None
-        with store.exclusive(f"relay.{project}") as held:
-            entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
+        with store.exclusive(f"relay.{project}") as acquired:
+            entries = (
+                store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
+            )
             if older_than_seconds:
                 refused_keys |= _skipped_keys(store, entries)
             try:

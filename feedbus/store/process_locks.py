@@ -46,9 +46,9 @@ def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
         StoreOutage: the file cannot be created.
 
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            acquired = held.enter_context(locked(path, wait_seconds))
+            acquired = stack.enter_context(locked(path, wait_seconds))
         except OSError as error:
             msg = (
                 f"store: cannot create the lock {path}: {error.strerror}; make the folder writable"

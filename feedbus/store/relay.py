@@ -88,10 +88,10 @@ class Relay:
             self._wake_requested.set()
 
     def _publish_locked(self, rows: Sequence[Entry]) -> None:
-        sent: set[int] = set()
+        sent_ids: set[int] = set()
         try:
             if not self._is_unavailable:
-                sent.update(self._publish(rows))
+                sent_ids.update(self._publish(rows))
         except Exception as error:  # noqa: BLE001 -- the rows are published later, after any error
             self._is_unavailable = True
             self._bus.close()
@@ -101,16 +101,16 @@ class Relay:
                 " them when it answers again",
                 error=one_line(error),
             )
-        if any(row.id not in sent for row in rows):
+        if any(row.id not in sent_ids for row in rows):
             self._leftover_rows.add(rows[-1].id)
 
     def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
         done = set(self._published)  # the rows that are not removed yet
-        with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as left:
-            if left is None:
+        with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as earlier:
+            if earlier is None:
                 return
-            older = [row for row in left if row.id not in done]
+            older = [row for row in earlier if row.id not in done]
             for row in publish_in_waves(self._bus, [*older, *rows]):
                 self._published.append(row)
                 yield row
@@ -219,8 +219,11 @@ class Relay:
     def _prune(self) -> None:
         """Delete a few old rows of the inbox, so that no handler waits for long."""
         while not self._stop_requested.is_set():
-            with self.store.exclusive(f"prune.{self._project}") as held, self.store.transaction():
-                pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if held else 0
+            with (
+                self.store.exclusive(f"prune.{self._project}") as acquired,
+                self.store.transaction(),
+            ):
+                pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if acquired else 0
             if pruned < PRUNED_ROWS:
                 return
             self._clock.wait(self._stop_requested, GATHER_SECONDS)

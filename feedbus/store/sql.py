@@ -142,8 +142,8 @@ class SqlStore(ABC):
         elif self._file is None:
             yield True
         else:
-            with file_lock(Path(f"{self._file}.{name}.lock"), wait_seconds) as held:
-                yield held
+            with file_lock(Path(f"{self._file}.{name}.lock"), wait_seconds) as acquired:
+                yield acquired
 
     def set_up(self) -> None:
         """Create feedbus's own tables, or upgrade the tables of an earlier version."""
@@ -151,8 +151,8 @@ class SqlStore(ABC):
             done = is_up_to_date(self._own, self.where)
         if done:
             return
-        with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as held, self.transaction():
-            if not held:
+        with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as acquired, self.transaction():
+            if not acquired:
                 msg = (
                     f"store {self.where}: another process has locked feedbus's tables for"
                     f" {SET_UP_SECONDS:g} s; end it, or wait for it"

@@ -168,8 +168,8 @@ class SqlAlchemyStore(SqlStore):
 
     @property
     def _session(self) -> Session | None:
-        found: Session | None = getattr(self._local, "session", None)
-        return found
+        session: Session | None = getattr(self._local, "session", None)
+        return session
 
     def _begin_of(self, write_lock: WriteLock | None) -> Callable[..., None]:
         """Return a function that begins a write transaction of SQLite, at its first statement.

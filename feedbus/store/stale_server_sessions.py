@@ -89,7 +89,7 @@ class StaleServerSessions:
             return
         pairs = ", ".join(f"({each.pid}, {each.started_at})" for each in sessions)
         try:
-            found = query(
+            existing = query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 -- numbers
                 f" WHERE (pid, {STARTED}) IN ({pairs})"
             )
@@ -104,10 +104,10 @@ class StaleServerSessions:
             return
         with self._lock:
             self._sessions.difference_update(sessions)
-        if found:
+        if existing:
             events.info(
                 "sessions_ended",
                 "PostgreSQL has ended sessions whose connections feedbus had dropped; their locks"
                 " are released",
-                sessions=len(found),
+                sessions=len(existing),
             )

@@ -121,10 +121,10 @@ class SqlOutbox(Table):
         if key is NO_KEY:
             key = without_key(exchange, has_shards=has_shards)
         envelope = envelope_of(options, "message_id")
-        said = None if envelope is None else json.dumps(envelope.options())
+        options_text = None if envelope is None else json.dumps(envelope.options())
         text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
-        (row,) = self._put(exchange, [(key, text, name)], said, moment)
-        return Entry(row, exchange, key, text, name, said, moment)
+        (row,) = self._put(exchange, [(key, text, name)], options_text, moment)
+        return Entry(row, exchange, key, text, name, options_text, moment)
 
     def put_many(
         self,
@@ -134,20 +134,25 @@ class SqlOutbox(Table):
     ) -> list[int]:
         """Add (routing key, payload, message id) rows in order; see Outbox.put_many."""
         ids: list[int] = []
-        moment, left = now(self._clock), iter(rows)
-        said = json.dumps(options) if options else None
+        moment, remaining = now(self._clock), iter(rows)
+        options_text = json.dumps(options) if options else None
         while slice_ := [
-            (key, _text(payload), name) for key, payload, name in islice(left, ROWS_AT_ONCE)
+            (key, _text(payload), name) for key, payload, name in islice(remaining, ROWS_AT_ONCE)
         ]:
-            ids += self._put(exchange, slice_, said, moment)
+            ids += self._put(exchange, slice_, options_text, moment)
         return ids
 
     def _put(
         self, exchange: str, rows: Sequence[tuple[str, str, str]], options: str | None, moment: int
     ) -> list[int]:
-        given = {"project": self._project, "exchange": exchange, "now": moment, "options": options}
-        made = self._execute(self._put_rows, given | self._rows(rows))
-        return sorted(int(row[0]) for row in made.fetchall())
+        parameters = {
+            "project": self._project,
+            "exchange": exchange,
+            "now": moment,
+            "options": options,
+        }
+        result = self._execute(self._put_rows, parameters | self._rows(rows))
+        return sorted(int(row[0]) for row in result.fetchall())
 
     def _rows(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
         if self._sqlite:
@@ -169,7 +174,7 @@ class SqlOutbox(Table):
             "project = :project AND id > :after",
             "(created_at <= :oldest OR created_at > :future)",
         ]
-        given = {
+        parameters = {
             "project": self._project,
             "after": after,
             "oldest": moment - margin,
@@ -178,14 +183,14 @@ class SqlOutbox(Table):
         }
         if up_to is not None:
             conditions.append("id <= :up_to")
-            given["up_to"] = up_to
+            parameters["up_to"] = up_to
         if keys is not None:
             conditions.append(f"(exchange, routing_key) IN (SELECT {self._pairs})")
-            given |= self._pair_values(keys)
+            parameters |= self._pair_values(keys)
         rows = self._execute(
             "SELECT id, exchange, routing_key, payload, message_id, options, created_at"  # noqa: S608 -- no input in it
             f" FROM feedbus_outbox WHERE {' AND '.join(conditions)} ORDER BY id LIMIT :limit",
-            given,
+            parameters,
         )
         return [Entry(*row) for row in rows.fetchall()]
 
@@ -230,7 +235,7 @@ class SqlInbox(Table):
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return which of the given message ids the queue has handled before."""
-        found = self._execute(
+        rows = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
             {
@@ -239,7 +244,7 @@ class SqlInbox(Table):
                 "ids": self._list(list(dict.fromkeys(ids))),
             },
         )
-        return [row[0] for row in found.fetchall()]
+        return [row[0] for row in rows.fetchall()]
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Store the message ids that a queue handles; see Inbox.unseen."""

@@ -129,7 +129,7 @@ def _counted(
     """
     from amqp.exceptions import ChannelError
 
-    found = []
+    counted = []
     for name, (arguments, unacknowledged) in listed.items():
         try:
             with short_channel(connection) as channel:
@@ -138,7 +138,7 @@ def _counted(
             continue
         if not counts.consumer_count:
             unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
-        found.append(
+        counted.append(
             SeenQueue(
                 name,
                 arguments,
@@ -147,7 +147,7 @@ def _counted(
                 counts.consumer_count,
             )
         )
-    return found
+    return counted
 
 
 def _connection(node: Node, heartbeats: HeartbeatSource) -> Connection:

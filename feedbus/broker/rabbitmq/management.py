@@ -37,8 +37,8 @@ class ManagementApi:
     @classmethod
     def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
         """Return the APIs of a broker: the configured one, or one on the host of each node."""
-        found = management_of(url, management_url)
-        return [cls(url, node.virtual_host) for url, node in found]
+        endpoint = management_of(url, management_url)
+        return [cls(url, node.virtual_host) for url, node in endpoint]
 
     def list(self, kind: ListedKind) -> list[dict[str, Any]]:
         """Return every object of one kind in the virtual host, as the API describes it.
@@ -50,7 +50,7 @@ class ManagementApi:
         path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
         try:
             status, body = self._get(path)
-            found = json.loads(body) if status == HTTPStatus.OK else []
+            objects = json.loads(body) if status == HTTPStatus.OK else []
         except ssl.SSLCertVerificationError as error:
             hint = (
                 f"its TLS certificate cannot be verified: {error.verify_message}; add"
@@ -70,10 +70,10 @@ class ManagementApi:
             raise self._failure(str(error)) from None
         if status != HTTPStatus.OK:
             raise self._failure(self._refusal(status, kind))
-        if not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
+        if not (isinstance(objects, list) and all(isinstance(one, dict) for one in objects)):
             hint = f"its answer is not a list of {kind}"
             raise self._failure(hint)
-        return found
+        return objects
 
     def _get(self, path: str) -> tuple[int, bytes]:
         """Send a request; return the status and the body of the answer.

@@ -35,9 +35,9 @@ class Database(peewee.Database):
         connection = super()._connect()  # type: ignore[misc]  # inner, not in the stubs
         with self._opened_lock:
             ended = [key for key, (thread, _) in self._opened.items() if not thread.is_alive()]
-            left = [self._opened.pop(key)[1] for key in ended]
+            left_open = [self._opened.pop(key)[1] for key in ended]
             self._opened[id(connection)] = threading.current_thread(), connection
-        for each in left:
+        for each in left_open:
             with suppress(Exception):  # the server may have closed it already
                 each.close()
         return connection

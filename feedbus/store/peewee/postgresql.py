@@ -113,16 +113,18 @@ def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
         "tcp_user_timeout": "30000",
         "application_name": application_name,
     }
-    given = dict(url.parameters)
-    own = SETTING_GIVEN.findall(given.get("options", ""))
-    settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in own}
+    parameters = dict(url.parameters)
+    own_settings = SETTING_GIVEN.findall(parameters.get("options", ""))
+    settings = {
+        name: value for name, value in POSTGRES_SETTINGS.items() if name not in own_settings
+    }
     # peewee requires a name. For a URL the name is empty: libpq uses the user's name or the
     # service.
-    name = given.pop("dbname", "postgresql://")
+    name = parameters.pop("dbname", "postgresql://")
     return PostgresDatabase(
         name,
         where=str(url),
-        **(defaults | given),
+        **(defaults | parameters),
         settings=settings,
         connection_factory=Connection,
     )

@@ -41,7 +41,7 @@ class ClaimedMessages:
         """Remove a consumer; return the ids of its claimed messages that were not delivered."""
         self.consumers.pop(consumer.id, None)
         consumer.group.consumers.pop(consumer.tag, None)
-        left = [
+        undelivered = [
             arrival.message
             for arrival in self._arrivals
             if arrival.consumer is consumer and not arrival.settled
@@ -49,36 +49,36 @@ class ClaimedMessages:
         self._arrivals = deque(
             arrival for arrival in self._arrivals if arrival.consumer is not consumer
         )
-        return left
+        return undelivered
 
     def fetch(self) -> bool:
         """Claim messages for consumers with room; return whether there were any."""
-        hungry = [
+        free_consumers = [
             consumer
             for consumer in self.consumers.values()
             if consumer.free_count() and self._has_messages(consumer)
         ]
-        if not hungry or self._link.owner is None:
+        if not free_consumers or self._link.owner is None:
             return False
         self._next_consumer += 1
-        first = self._next_consumer % len(hungry)
-        found: list[Arrival] = []
-        held = [consumer.unsettled_count for consumer in hungry]
+        first = self._next_consumer % len(free_consumers)
+        arrivals: list[Arrival] = []
+        unsettled_counts = [consumer.unsettled_count for consumer in free_consumers]
         try:
             with self._link.write() as tx:
                 entered = is_registered(tx, self._link.owner)
-                for consumer in hungry[first:] + hungry[:first] if entered else ():
+                for consumer in free_consumers[first:] + free_consumers[:first] if entered else ():
                     claimed = self._claim(tx, consumer)
                     consumer.unsettled_count += 0 if consumer.no_ack else len(claimed)
-                    found += claimed
+                    arrivals += claimed
         except BaseException:
-            for consumer, before in zip(hungry, held, strict=True):
+            for consumer, before in zip(free_consumers, unsettled_counts, strict=True):
                 consumer.unsettled_count = before
             raise
         if not entered:
             self._link.lose_registration()
-        self._arrivals.extend(found)
-        return bool(found)
+        self._arrivals.extend(arrivals)
+        return bool(arrivals)
 
     def _has_messages(self, consumer: Consumer) -> bool:
         if not self._link.tables.read(
@@ -107,15 +107,15 @@ class ClaimedMessages:
                 return []
             consumer_count = 1
         room = consumer.free_count()
-        taken = claim(tx, queue, self._link.owner, room, consumer_count) if room else []
+        claimed = claim(tx, queue, self._link.owner, room, consumer_count) if room else []
         arrivals = [
             Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
-            for message, returns in taken
+            for message, returns in claimed
         ]
         if consumer.no_ack:
             for arrival in arrivals:
                 arrival.content = content_of(tx, arrival.message)
-            settle(tx, self._link.owner, [message for message, _ in taken])
+            settle(tx, self._link.owner, [message for message, _ in claimed])
         return arrivals
 
     def deliver_next(self) -> bool:

@@ -61,15 +61,15 @@ class Connection(RegisteredConnection):
         """Open another channel, and return it."""
         self.check_open()
         number = max(self.channels, default=0) + 1
-        made = self.channel_type(
+        channel = self.channel_type(
             self,
             number,
             self._claimed,
             confirm_publish=self._confirm_publish,
             on_close=lambda number: self.channels.pop(number, None),
         )
-        self.channels[number] = made
-        return made
+        self.channels[number] = channel
+        return channel
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Process one event: report confirms and returns, or deliver one message.

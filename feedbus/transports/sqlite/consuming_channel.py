@@ -62,23 +62,23 @@ class ConsumingChannel(BaseChannel):
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
             delivery_owners.remove_dead(tx, link.liveness, owner)
-            found = queues.find_queue(tx, queue, owner, (60, 20))
-            self._check_exclusive(tx, found, exclusive=exclusive)
+            found_queue = queues.find_queue(tx, queue, owner, (60, 20))
+            self._check_exclusive(tx, found_queue, exclusive=exclusive)
             (consumer_id,) = tx.execute(
                 "INSERT INTO consumers (queue, owner, tag, exclusive) VALUES (?,?,?,?)"
                 " RETURNING id",
-                (found.id, owner, tag, exclusive),
+                (found_queue.id, owner, tag, exclusive),
             ).fetchone()
             tx.owners_changed = True
         consumer = Consumer(
             consumer_id,
             self._group,
             self.deliver,
-            found.id,
+            found_queue.id,
             tag,
             no_ack,
             self._prefetch,
-            found.single_active,
+            found_queue.single_active,
             callback,
             on_cancel,
         )
@@ -89,7 +89,7 @@ class ConsumingChannel(BaseChannel):
 
     def _check_exclusive(self, tx: Transaction, queue: Queue, *, exclusive: bool) -> None:
         rows = tx.execute("SELECT exclusive FROM consumers WHERE queue = ?", (queue.id,)).fetchall()
-        if any(taken for (taken,) in rows) or (exclusive and rows):
+        if any(is_exclusive for (is_exclusive,) in rows) or (exclusive and rows):
             msg = f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use"
             raise AccessRefused(msg, (60, 20))
 
@@ -146,19 +146,19 @@ class ConsumingChannel(BaseChannel):
         """Return one message of a queue, or None if it is empty."""
         owner = self._link.register()
         with self._method() as tx:
-            found = queues.find_queue(tx, queue, owner, (60, 70))
-            queues.touch(tx, found)
-            taken = queued_messages.claim(tx, found, owner, 1, 1)
-            if not taken:
+            found_queue = queues.find_queue(tx, queue, owner, (60, 70))
+            queues.touch(tx, found_queue)
+            claimed = queued_messages.claim(tx, found_queue, owner, 1, 1)
+            if not claimed:
                 return None
-            ((message, returns),) = taken
+            ((message, returns),) = claimed
             content = queued_messages.content_of(tx, message)
             if no_ack:
                 queued_messages.settle(tx, owner, [message])
-            left = tx.depth(found.id)
-        arrival = Arrival(None, message, returns, found.quorum, no_ack, content)
+            ready_count = tx.depth(found_queue.id)
+        arrival = Arrival(None, message, returns, found_queue.quorum, no_ack, content)
         got = self._open(arrival, None)
-        got.delivery_info["message_count"] = left
+        got.delivery_info["message_count"] = ready_count
         return got
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
@@ -191,8 +191,8 @@ class ConsumingChannel(BaseChannel):
             tags = find_tags()  # an unknown tag closes the channel
             messages = [self._unsettled[tag].message for tag in tags]
             owner = self._link.owner or 0
-            held = queued_messages.settle(tx, owner, messages)
-            fenced = held < len(messages) and not delivery_owners.is_registered(tx, owner)
+            settled_count = queued_messages.settle(tx, owner, messages)
+            fenced = settled_count < len(messages) and not delivery_owners.is_registered(tx, owner)
         self._count_settled(tags)
         if fenced:
             self._link.lose_registration()
@@ -211,10 +211,10 @@ class ConsumingChannel(BaseChannel):
             message = self._unsettled[delivery_tag].message
             owner = self._link.owner or 0
             if requeue:
-                held = bool(queued_messages.put_back(tx, owner, [message]))
+                was_unsettled = bool(queued_messages.put_back(tx, owner, [message]))
             else:
-                held = queued_messages.reject(tx, owner, message)
-            fenced = not held and not delivery_owners.is_registered(tx, owner)
+                was_unsettled = queued_messages.reject(tx, owner, message)
+            fenced = not was_unsettled and not delivery_owners.is_registered(tx, owner)
         self._count_settled(tags)
         if fenced:
             self._link.lose_registration()

@@ -74,9 +74,11 @@ def note_death(
 
     """
     headers = properties.setdefault("application_headers", {})
-    found = headers.get("x-death")
+    old_deaths = headers.get("x-death")
     deaths = (
-        [death for death in found if isinstance(death, dict)] if isinstance(found, list) else []
+        [death for death in old_deaths if isinstance(death, dict)]
+        if isinstance(old_deaths, list)
+        else []
     )
     death: dict[str, Any] = {"count": 1}
     for position, earlier in enumerate(deaths):

@@ -92,9 +92,9 @@ class DeclaringChannel(BaseChannel):
         owner = self._link.register() if exclusive else self._link.owner
         with self._method() as tx:
             if passive:
-                found = queues.find_queue(tx, queue, owner)
+                found_queue = queues.find_queue(tx, queue, owner)
             else:
-                found = queues.declare_queue(
+                found_queue = queues.declare_queue(
                     tx,
                     queue or f"amq.gen-{self._link.unique()}",
                     owner,
@@ -103,12 +103,12 @@ class DeclaringChannel(BaseChannel):
                     auto_delete=auto_delete,
                     arguments=arguments or {},
                 )
-            if found.expiring:
-                queued_messages.expire_head(tx, found)
+            if found_queue.expiring:
+                queued_messages.expire_head(tx, found_queue)
             (consumers,) = tx.execute(
-                "SELECT count(*) FROM consumers WHERE queue = ?", (found.id,)
+                "SELECT count(*) FROM consumers WHERE queue = ?", (found_queue.id,)
             ).fetchone()
-            return queue_declare_ok_t(found.name, tx.depth(found.id), consumers)
+            return queue_declare_ok_t(found_queue.name, tx.depth(found_queue.id), consumers)
 
     def _read_counts(self, queue: str) -> tuple[int, int] | None:
         """Return the counts of a queue's ready messages and consumers, without a write transaction.
@@ -168,11 +168,11 @@ class DeclaringChannel(BaseChannel):
         with self._method() as tx:
             if queue not in tx.routes.queues:
                 return 0
-            found = queues.find_queue(tx, queue, self._link.owner, (50, 40))
-            return queues.delete_queue(tx, found, if_unused=if_unused, if_empty=if_empty)
+            found_queue = queues.find_queue(tx, queue, self._link.owner, (50, 40))
+            return queues.delete_queue(tx, found_queue, if_unused=if_unused, if_empty=if_empty)
 
     def queue_purge(self, queue: str = "", nowait: bool = False) -> int:
         """Delete a queue's ready messages; return how many there were."""
         with self._method() as tx:
-            found = queues.find_queue(tx, queue, self._link.owner, (50, 30))
-            return queued_messages.purge(tx, found)
+            found_queue = queues.find_queue(tx, queue, self._link.owner, (50, 30))
+            return queued_messages.purge(tx, found_queue)

@@ -59,8 +59,10 @@ def end_consumer(tx: Transaction, consumer_id: int) -> None:
     queue = tx.routes.queues_by_id.get(row[0]) if row else None
     if queue is None:
         return
-    left = tx.execute("SELECT 1 FROM consumers WHERE queue = ? LIMIT 1", (queue.id,)).fetchone()
-    if left:
+    another_consumer = tx.execute(
+        "SELECT 1 FROM consumers WHERE queue = ? LIMIT 1", (queue.id,)
+    ).fetchone()
+    if another_consumer:
         tx.supplied[queue.id] = queue
     elif queue.auto_delete:
         delete_queue(tx, queue)

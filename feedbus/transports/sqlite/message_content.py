@@ -104,13 +104,13 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
 
     Its delivery_info contains only the exchange and the routing key. The caller adds the rest.
     """
-    found = load(properties)
+    loaded = load(properties)
     decoded: bytes | str = body
-    encoding = found.get("content_encoding")
+    encoding = loaded.get("content_encoding")
     if encoding and channel.auto_decode:  # as in py-amqp, a declared encoding makes the body text
         with contextlib.suppress(LookupError, UnicodeError):
             decoded = body.decode(encoding)
-    message = Message(decoded, channel=channel, **found)
+    message = Message(decoded, channel=channel, **loaded)
     message.delivery_info = {"exchange": exchange, "routing_key": routing_key}
     return message
 
@@ -128,8 +128,8 @@ def dump(properties: Properties) -> str:
 def load(text: str) -> Properties:
     """Return the properties and headers from the text of dump()."""
     marked = TAG in text or "\\u0000type" in text
-    found: Properties = json.loads(text, object_hook=_unmark if marked else None)
-    return found
+    loaded: Properties = json.loads(text, object_hook=_unmark if marked else None)
+    return loaded
 
 
 def _mark(value: Any) -> dict[str, str]:

@@ -57,9 +57,9 @@ def claim(
         The id of each message and how often it was returned to the queue before, in queue order.
 
     """
-    taken: list[tuple[int, int]] = []
+    claimed: list[tuple[int, int]] = []
     passes = 0
-    while not taken and passes < PASSES:
+    while not claimed and passes < PASSES:
         passes += 1
         rows = tx.execute(
             "SELECT message, returns, expires_ms FROM ready WHERE queue = ?"
@@ -80,11 +80,11 @@ def claim(
         )
         tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, last))
         tx.count(queue.id, -len(rows))
-        taken = [(message, returns) for message, returns, _ in rows]
+        claimed = [(message, returns) for message, returns, _ in rows]
     if passes and queue.expiring:
         # The queue has a new first message, which may expire at another time.
         tx.unsettled[queue.id] = queue
-    return taken
+    return claimed
 
 
 def _expire_among(
@@ -118,15 +118,15 @@ def settle(tx: Transaction, connection_id: int, messages: Sequence[int]) -> int:
         removed because it was treated as dead.
 
     """
-    held = tx.database.executemany(
+    deleted = tx.database.executemany(
         "DELETE FROM unacked WHERE owner = ? AND message = ?",
         ((connection_id, message) for message in messages),
     ).rowcount
-    if held > 0:
+    if deleted > 0:
         tx.database.executemany(
             "DELETE FROM messages WHERE id = ?", ((message,) for message in messages)
         )
-    return max(0, held)
+    return max(0, deleted)
 
 
 def reject(tx: Transaction, connection_id: int, message: int) -> bool:
@@ -201,9 +201,9 @@ def purge(tx: Transaction, queue: Queue) -> int:
     tx.execute(
         "DELETE FROM messages WHERE id IN (SELECT message FROM ready WHERE queue = ?)", (queue.id,)
     )
-    gone = tx.execute("DELETE FROM ready WHERE queue = ?", (queue.id,)).rowcount
-    tx.count(queue.id, -gone)
-    return gone
+    count = tx.execute("DELETE FROM ready WHERE queue = ?", (queue.id,)).rowcount
+    tx.count(queue.id, -count)
+    return count
 
 
 def enforce_limits(tx: Transaction) -> None:

@@ -137,11 +137,11 @@ def delete_queue(
     if if_empty and tx.depth(queue.id):
         msg = f"PRECONDITION_FAILED - {where} not empty"
         raise PreconditionFailed(msg, (50, 40))
-    gone = purge(tx, queue)
-    held = tx.execute(
+    ready_count = purge(tx, queue)
+    unsettled = tx.execute(
         "DELETE FROM unacked WHERE queue = ? RETURNING message", (queue.id,)
     ).fetchall()
-    tx.database.executemany("DELETE FROM messages WHERE id = ?", held)
+    tx.database.executemany("DELETE FROM messages WHERE id = ?", unsettled)
     tx.execute("DELETE FROM consumers WHERE queue = ?", (queue.id,))
     tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
     drop_bindings_to(tx, QUEUE, queue.name)
@@ -149,4 +149,4 @@ def delete_queue(
     # The connections of its consumers must be woken.
     tx.stirred.update(holder for (holder,) in holders)
     tx.topology_changed = tx.owners_changed = True
-    return gone
+    return ready_count

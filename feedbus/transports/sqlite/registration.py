@@ -201,13 +201,13 @@ class RegisteredConnection:
                 with self.tables.use:
                     self._upkeep.run()
                 continue
-            left = None if deadline is None else deadline - self.clock.monotonic()
-            if left is not None and left <= 0:
+            remaining_seconds = None if deadline is None else deadline - self.clock.monotonic()
+            if remaining_seconds is not None and remaining_seconds <= 0:
                 msg = "timed out: no event arrived on the connection to the broker file"
                 raise TimeoutError(msg)
             if due is not None:
                 due += self._spread_seconds()
-            waits = [wait for wait in (left, due, quiet) if wait is not None]
+            waits = [wait for wait in (remaining_seconds, due, quiet) if wait is not None]
             happened = self._watch.wait(min(waits) if waits else None)
             self._react(happened)
             self.end_for_signal(happened)

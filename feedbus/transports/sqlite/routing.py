@@ -138,9 +138,9 @@ class Routes:
             NotFound: there is no such exchange.
 
         """
-        known = self._known.get((exchange, routing_key))
-        if known is not None:
-            return known
+        cached = self._known.get((exchange, routing_key))
+        if cached is not None:
+            return cached
         if not exchange:
             return (self.queues[routing_key],) if routing_key in self.queues else ()
         queues, by_headers = self._walk(exchange, routing_key, properties)
@@ -159,10 +159,10 @@ class Routes:
         if exchange not in self.exchanges:
             msg = f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
             raise NotFound(msg, (60, 40))
-        found: dict[str, Queue] = {}
-        seen = [exchange]
+        queues: dict[str, Queue] = {}
+        visited = [exchange]
         headers: Mapping[str, Any] | None = None
-        for name in seen:  # the loop appends the exchanges that it finds to this list
+        for name in visited:  # the loop appends the exchanges that it finds to this list
             if self.exchanges[name].type == HEADERS:
                 if headers is None:
                     headers = json.loads(properties).get("application_headers") or {}
@@ -179,10 +179,10 @@ class Routes:
                 destinations = [(EXCHANGE, alternate)]
             for kind, target in destinations:
                 if kind == QUEUE and target in self.queues:
-                    found[target] = self.queues[target]
-                elif kind == EXCHANGE and target in self.exchanges and target not in seen:
-                    seen.append(target)
-        return tuple(found.values()), headers is not None
+                    queues[target] = self.queues[target]
+                elif kind == EXCHANGE and target in self.exchanges and target not in visited:
+                    visited.append(target)
+        return tuple(queues.values()), headers is not None
 
     def _match(self, exchange: str) -> Match:
         match = self._matches.get(exchange)
@@ -225,12 +225,12 @@ def headers_match(binding_arguments: Mapping[str, Any], headers: Mapping[str, An
     pairs = [
         (name, value) for name, value in binding_arguments.items() if not name.startswith("x-")
     ]
-    found = (
+    matches = (
         name in headers
         and (value is None or (type(headers[name]) is type(value) and headers[name] == value))
         for name, value in pairs
     )
-    return any(found) if binding_arguments.get("x-match", "all") == "any" else all(found)
+    return any(matches) if binding_arguments.get("x-match", "all") == "any" else all(matches)
 
 
 def _match_ring(bindings: Sequence[Binding]) -> Match:

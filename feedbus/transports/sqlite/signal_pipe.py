@@ -51,8 +51,8 @@ class SignalPipe:
         """Remove one user; the last user closes the pipe."""
         with self._counting:
             self._users -= 1
-            left = self._users
-        if left or self.reader < 0:
+            users = self._users
+        if users or self.reader < 0:
             return
         # Python allows only the main thread to restore the earlier descriptor.
         if threading.current_thread() is threading.main_thread():

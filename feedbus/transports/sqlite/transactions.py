@@ -214,16 +214,16 @@ def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> Fil
     """
     if isinstance(error, FileUnavailable):
         return error
-    said = str(error)
-    if "locked" in said or "busy" in said:
+    text = str(error)
+    if "locked" in text or "busy" in text:
         reason = (
             f"another process has kept it locked for {busy_timeout_seconds:g} seconds;"
             " find the process that hangs, and end it"
         )
-    elif "full" in said or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
+    elif "full" in text or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
         reason = "the disk is full; free some space"
-    elif "readonly" in said or getattr(error, "errno", None) in {1, 13, 30}:
-        reason = f"it cannot be written ({said}); check its permissions and its file system"
+    elif "readonly" in text or getattr(error, "errno", None) in {1, 13, 30}:
+        reason = f"it cannot be written ({text}); check its permissions and its file system"
     else:
-        reason = said
+        reason = text
     return FileUnavailable(f"{name}: {reason}")

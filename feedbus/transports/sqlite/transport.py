@@ -185,9 +185,9 @@ def broker_path(client: Any) -> Path:
     if client.virtual_host not in {None, "", "/"}:
         return Path(client.virtual_host)
     named = client.hostname or ""
-    scheme, mark, rest = named.partition("://")
-    if mark and scheme == "sqlite" and len(rest) > 1 and rest.startswith("/"):
-        return Path(unquote(rest[1:]))
+    scheme, mark, path = named.partition("://")
+    if mark and scheme == "sqlite" and len(path) > 1 and path.startswith("/"):
+        return Path(unquote(path[1:]))
     if not mark and "/" in named:
         return Path(named)
     msg = (

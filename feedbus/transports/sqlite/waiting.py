@@ -58,10 +58,10 @@ class Watch:
             if space == namespace and pid != os.getpid()
         }
         self._gone &= self._others.keys()
-        wanted = {pid for owner, pid in self._others.items() if owner not in self._gone}
-        for pid in self._processes.keys() - wanted:
+        wanted_pids = {pid for owner, pid in self._others.items() if owner not in self._gone}
+        for pid in self._processes.keys() - wanted_pids:
             self._forget(pid)
-        for pid in wanted - self._processes.keys():
+        for pid in wanted_pids - self._processes.keys():
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:

@@ -32,9 +32,9 @@ class WakeUpSockets:
         self.receiver: socket.socket | None = None
 
     def _make(self) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        made.setblocking(False)
-        return made
+        new_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        new_socket.setblocking(False)
+        return new_socket
 
     def _address(self, connection_id: int) -> str:
         if self._long and sys.platform == "linux":
