@@ -81,7 +81,7 @@ def delay_message(names: Names, message: Outgoing, milliseconds: int, target: st
         names: the names of the topology's objects on the broker.
         message: the message, with the routing key that it has at the end of the delay.
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
-        target: the queue or exchange that gets the message: a result of target_of() or
+        target: the queue or exchange that gets the message: a result of retry_target() or
             exchange_target().
 
     """

@@ -31,7 +31,7 @@ class RegisteredConnection:
     """Writes to the tables, waits for writes of other connections, and unregisters.
 
     Attributes:
-        owner: the id of this connection in the file; None until enlist() has registered it.
+        owner: the id of this connection in the file; None until register() has registered it.
 
     """
 
@@ -134,7 +134,7 @@ class RegisteredConnection:
         self._evented = True
         self.wake_event_loop()
         if self._watch is None:
-            msg = "enlist() did not create the object that waits for events"
+            msg = "register() did not create the object that waits for events"
             raise RuntimeError(msg)
         return self._watch.fileno()
 
