@@ -64,7 +64,7 @@ def _retry(draft: Draft, queue: str, options: Options) -> Faults:
 def _overflow(draft: Draft, queue: str, options: Options) -> Faults:
     arguments = options.get("arguments", {})
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
-    written = draft.says(queue, "max_length") and "max_length" not in options
+    written = draft.is_set(queue, "max_length") and "max_length" not in options
     if "overflow" in options and not bounded and not written:
         message = "has no effect without max_length: the queue cannot overflow"
         yield (
@@ -140,7 +140,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
         message = "the broker would deliver the message again while its handler runs"
         expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
         path = draft.at(queue, "handler_timeout")
-        if not draft.says(queue, "handler_timeout"):
+        if not draft.is_set(queue, "handler_timeout"):
             path = ("broker", "consumer_timeout")
             longest = write_duration(HANDLER_TIMEOUT_SECONDS)
             expected = f"more than the handler_timeout of '{queue}' ({longest})"

@@ -62,14 +62,22 @@ def _started(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
 
 
 def _operations(draft: Draft) -> Faults:
-    """Find a consumer or process with the name of feedbus's own process."""
+    """Yield a fault for each consumer or process with the name of feedbus's own process."""
     for name, path in _started(draft):
         if name.casefold() == OPERATIONS:
             yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
 def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Faults:
-    """Find names that differ only in case, which file systems confuse."""
+    """Yield a fault for each name that differs from another one only in case.
+
+    File systems can confuse such names.
+
+    Args:
+        what: the kind of object in the fault, such as "exchange".
+        named: the names, each with its path in the file.
+
+    """
     owners: dict[str, tuple[str, KeyPath]] = {}
     reported: set[tuple[KeyPath, KeyPath]] = set()
     for name, path in named:
@@ -88,7 +96,14 @@ def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Fault
 def _derived(
     roles: Collection[Role], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
 ) -> Faults:
-    """Find names that feedbus itself gives to objects of a queue or exchange."""
+    """Yield a fault for each name that feedbus itself gives to an object of a queue or exchange.
+
+    Args:
+        roles: the roles of the objects of feedbus.
+        named: the names to check, each with its path in the file.
+        owners: the names of the queues or exchanges that have such objects.
+
+    """
     reported: set[KeyPath] = set()
     for name, path in named:
         for dot in re.finditer(r"\.", name):

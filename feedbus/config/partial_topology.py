@@ -77,8 +77,8 @@ class Draft:
             return own
         return (*INHERITED, *keys)
 
-    def says(self, queue: str, option: str) -> bool:
-        """Whether the file sets an option for a queue, also with an invalid value."""
+    def is_set(self, queue: str, option: str) -> bool:
+        """Whether the file sets an option for a queue, even if the value is invalid."""
         return self.report.has(("queues", queue, option)) or self.report.has((*INHERITED, option))
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:

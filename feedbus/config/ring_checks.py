@@ -14,7 +14,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
         return
     shards = options.get("shards")
     if shards is None:
-        if not draft.says(queue, "shards"):
+        if not draft.is_set(queue, "shards"):
             message = "has no effect without shards: expected weight, or also shards"
             yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
         return

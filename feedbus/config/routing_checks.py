@@ -15,7 +15,7 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
     declared = draft.report.document.get("exchanges")
     if options.get("external"):
         return
-    if not draft.says(queue, "exchange"):
+    if not draft.is_set(queue, "exchange"):
         yield ("queues", queue, "exchange"), Fault(expected="the name of an exchange")
     elif (
         "exchange" in options and isinstance(declared, dict) and options["exchange"] not in declared
@@ -35,7 +35,7 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
 
 def check_handler(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault if the queue has no handler, several kinds of handlers, or a wrong pattern."""
-    said = [option for option in HANDLERS if draft.says(queue, option)]
+    said = [option for option in HANDLERS if draft.is_set(queue, option)]
     if not said:
         yield (
             ("queues", queue, "handler"),
@@ -64,7 +64,7 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
     if (
         kind in {"direct", "topic"}
         and not keys
-        and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
+        and (not draft.is_set(queue, "routing_keys") or "routing_keys" in options)
     ):
         exchange = options["exchange"]
         message = (

@@ -128,7 +128,7 @@ def _word_at(
 
 
 def _as_value(word: str) -> str:
-    """Return the form of a word that is a valid TOML value."""
+    """Return what to write in place of a word that is not a TOML value."""
     if word.isdecimal():
         return f"write {int(word)}"
     return INSTEAD.get(word.lower(), f'write a text in quotes: "{_shown(word)}"')

@@ -68,7 +68,7 @@ def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
 
 
 class Table(Option):
-    """A table within a table."""
+    """The type of an option that is a table with fixed keys."""
 
     kind = "table"
     expected = "a table"

@@ -78,7 +78,7 @@ def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) 
 
 
 def change_format(log_format: str) -> None:
-    """Change the format of this process's log."""
+    """Change the format of this process's log to `text` or `json`."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, TextFormatter | JsonFormatter):
             handler.setFormatter(formatter_of(log_format, handler.formatter.context))

@@ -79,7 +79,7 @@ class BrokerUrl:
 
     @classmethod
     def in_memory(cls, name: str) -> Self:
-        """Return the URL of a broker in the memory of this process."""
+        """Return the URL of the broker with this name in the memory of this process."""
         return cls(f"memory://{name}", memory=name)
 
     @classmethod
@@ -93,7 +93,7 @@ class BrokerUrl:
         return not self.nodes
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths resolved against a folder."""
+        """Return the same URL with relative paths resolved against the folder `root`."""
         if self.file is not None:
             file = absolute(self.file, root)
             return replace(self, written=f"{SQLITE}:///{file}", file=file)

@@ -34,7 +34,7 @@ class ManagementUrl:
     tls: Tls | None = None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths resolved against a folder."""
+        """Return the same URL with relative paths resolved against the folder `root`."""
         return replace(self, tls=self.tls and self.tls.within(root))
 
     def clear_text_to_others(self) -> bool:

@@ -62,7 +62,7 @@ class StoreUrl:
         return self.file is not None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with a relative file resolved against a folder."""
+        """Return the same URL with a relative file resolved against the folder `root`."""
         if self.file is None:
             return self
         file = absolute(self.file, root)

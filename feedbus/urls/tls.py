@@ -66,7 +66,7 @@ class Tls:
         )
 
     def within(self, root: Path) -> Self:
-        """Return the same options with relative paths resolved against a folder."""
+        """Return the same options with relative paths resolved against the folder `root`."""
 
         def seen(path: Path | None) -> Path | None:
             return None if path is None else absolute(path, root)

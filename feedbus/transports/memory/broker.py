@@ -174,7 +174,10 @@ class WakeUpSocketPairs:
         self._broker.wake_up_sockets[connection_id] = self._sender
 
     def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake the connections with these ids; ignore closed and already woken connections."""
+        """Wake the connections with these ids; ignore closed and already woken connections.
+
+        The meaning is NEWS or FAREWELL.
+        """
         for connection_id in connection_ids:
             wake_up_socket = self._broker.wake_up_sockets.get(connection_id)
             if wake_up_socket is not None:

@@ -60,7 +60,7 @@ class BrokerTime:
                     self._offset_ms = _begin(database, boot, milliseconds)
 
     def now_ms(self) -> int:
-        """Return the broker's time."""
+        """Return the broker's time in milliseconds, by which messages expire."""
         if self._offset_ms is None:
             return wall_ms()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
@@ -70,7 +70,10 @@ class BrokerTime:
         return datetime.now(UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Store the time of a write once a minute, for use after the next boot."""
+        """Store the time of a write in the caller's transaction, for use after the next boot.
+
+        This happens only once a minute.
+        """
         if now_ms >= self._note_at_ms and self._offset_ms is not None:
             database.execute("UPDATE clock SET seen_ms = ? WHERE seen_ms < ?", (now_ms, now_ms))
             self._note_at_ms = now_ms + NOTED_EVERY_MS

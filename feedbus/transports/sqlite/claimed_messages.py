@@ -52,7 +52,7 @@ class ClaimedMessages:
         return undelivered
 
     def fetch(self) -> bool:
-        """Claim messages for consumers with room; return whether there were any."""
+        """Claim messages for consumers with room; return whether any message was claimed."""
         free_consumers = [
             consumer
             for consumer in self.consumers.values()

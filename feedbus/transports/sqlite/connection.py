@@ -105,7 +105,14 @@ class Connection(RegisteredConnection):
             pass
 
     def refresh(self) -> None:
-        """Read which connections exist, and which consumers of this connection have ended."""
+        """Read which connections exist, and which consumers of this connection have ended.
+
+        For an ended consumer, its callback on_cancel is called.
+
+        Raises:
+            ConsumerCancelled: an ended consumer has no such callback.
+
+        """
         super().refresh()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self._claimed.consumers.keys() - {consumer_id for (consumer_id,) in living}

@@ -111,11 +111,16 @@ def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | N
 
 
 def settle(tx: Transaction, connection_id: int, messages: Sequence[int]) -> int:
-    """Delete the acknowledged messages that are unacknowledged deliveries of the connection.
+    """Delete acknowledged messages, if they are still unsettled deliveries of the connection.
+
+    Args:
+        tx: the transaction.
+        connection_id: the connection that has acknowledged them.
+        messages: the ids of the messages.
 
     Returns:
-        How many there were. The others were deleted with their queues, or the connection was
-        removed because it was treated as dead.
+        How many were deleted. The others were deleted before with their queues, or the connection
+        was removed because it was treated as dead.
 
     """
     deleted = tx.database.executemany(

@@ -31,7 +31,13 @@ class Transaction:
     """
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
-        """Read the state; the caller has begun the transaction, which holds the write lock."""
+        """Create the object; the caller has begun the transaction, which holds the write lock.
+
+        Args:
+            database: the connection of SQLite on which the transaction runs.
+            time: the broker's time.
+
+        """
         self.database = database
         self.execute = database.execute
         self.now_ms = time.now_ms()

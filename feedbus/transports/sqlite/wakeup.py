@@ -52,7 +52,10 @@ class WakeUpSockets:
             self.receiver = receiver
 
     def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake the connections with these ids; ignore closed and already woken connections."""
+        """Wake the connections with these ids; ignore closed and already woken connections.
+
+        The meaning is NEWS or FAREWELL.
+        """
         for connection_id in connection_ids:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(connection_id))
