@@ -127,7 +127,7 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
 def test_every_step_has_its_crash_test() -> None:
     found = set()
     for path in (PROJECT / "feedbus").rglob("*.py"):
-        found |= set(re.findall(r"\bstep\(\"([a-z-]+)\"\)", path.read_text()))
+        found |= set(re.findall(r"\bexit_after_step\(\"([a-z-]+)\"\)", path.read_text()))
     assert found == {*STEPS, *WITH_A_SUPERVISOR}
 
 

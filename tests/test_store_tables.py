@@ -294,7 +294,7 @@ def test_a_relay_creates_the_tables_publishes_what_was_left_and_prunes(
 def test_what_the_broker_does_not_take_at_once_is_published_when_it_is_back(
     store, empty_store_url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("feedbus.store.relay.AWAY_SECONDS", 0.01)
+    monkeypatch.setattr("feedbus.store.relay.RETRY_SECONDS", 0.01)
     store.set_up()
     bus = Broker()
     with Relay(topology(tmp_path, empty_store_url), store, bus) as relay:

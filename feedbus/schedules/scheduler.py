@@ -24,7 +24,7 @@ from feedbus.wire.amqp_protocols import Channel
 events = EventLog(__name__)
 
 CHECK_SECONDS = 5.0  # the clock is read at least this often, because somebody may have set it
-AWAY_SECONDS = 1.0  # the wait after an outage or another error
+RETRY_SECONDS = 1.0  # the wait after an outage or another error
 REFUSED_SECONDS = 5.0  # the wait after the broker has refused the message of a schedule
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 AHEAD = timedelta(minutes=1)  # a last firing may be in the future by less than this: clocks differ
@@ -106,7 +106,7 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001 -- the thread must continue
                 expected = isinstance(error, Outage | UsageError)
                 self._log_once("", logging.WARNING if expected else logging.ERROR, str(error))
-                wait = AWAY_SECONDS
+                wait = RETRY_SECONDS
             else:
                 self._logged.pop("", None)
 

@@ -184,7 +184,7 @@ class SqlAlchemyStore(SqlStore):
             if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
                 with self._waiting():
                     if write_lock is not None:
-                        write_lock.take(LOCK_TIMEOUT_SECONDS)
+                        write_lock.acquire(LOCK_TIMEOUT_SECONDS)
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return begin
