@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import feedbus
+from feedbus.broker.refused_messages import Refusal
 from feedbus.bus import LiveBus, committed_messages
 from feedbus.bus.sender import Sender
 from feedbus.bus.shared_sender import SharedSender
@@ -23,6 +24,7 @@ from feedbus.store import leftover_rows
 from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.relay import Relay
+from feedbus.wire import Outgoing
 from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.small_topologies import queue, sharded
 from tests.system_fixtures import closing_store
@@ -134,6 +136,40 @@ def test_rows_of_a_pack_that_a_full_queue_refuses_stay_in_the_outbox(
                 handled(system)
         assert (system.seen, numbers(system)) == ([0, 1, 2, 3], [])
         assert "event=outbox_message_refused" in caplog.text
+
+
+@pytest.mark.parametrize("refused", ["plain", "pack"])
+def test_a_transaction_sends_no_message_behind_a_refused_one_of_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    full = queue(max_length=1, overflow="reject-publish", once=True)
+    original = Sender.send
+
+    def send(self: Sender, messages: Iterable[Outgoing]) -> list[Refusal]:
+        refusals = original(self, messages)
+        if refusals:
+            handled(system)  # the queue has room for the next message
+        return refusals
+
+    with closing_store():
+        system = System.at(tmp_path, full, pack=5)
+        with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.1) as bus:
+            bus.publish("work", {"n": 0})
+            monkeypatch.setattr(Sender, "send", send)
+            with bus.transaction():
+                if refused == "plain":
+                    bus.publish("work", {"n": 1})
+                else:
+                    bus.publish_many("work", [({"n": 1}, ""), ({"n": 1}, "")])
+                bus.publish_many("work", [({"n": n}, "") for n in (2, 3)])
+                bus.publish("work", {"n": 4})
+            assert system.seen == [0]
+            assert numbers(system)[-3:] == [2, 3, 4]
+            for _ in range(5):
+                publish_pending(system.store, bus, system.topology.name, older_than_seconds=0.0)
+                handled(system)
+        assert [*dict.fromkeys(system.seen)] == [0, 1, 2, 3, 4]
+        assert numbers(system) == []
 
 
 def test_a_row_stays_in_the_outbox_if_its_pack_is_for_an_old_ring_and_the_new_shard_is_full(

@@ -109,7 +109,7 @@ class CommittedMessages:
                 leftover_rows.add(committed.last_row)
 
     def _send_now(self, requests: Sequence[Request]) -> None:
-        self._sender.send_together(requests, timeout_seconds=0)
+        self._sender.send_together(requests, timeout_seconds=0, hold_back=True)
         if any(isinstance(each.answer, BrokerOutage) for each in requests):
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
 

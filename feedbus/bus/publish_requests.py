@@ -8,6 +8,8 @@ from typing import NoReturn
 from feedbus.broker.refused_messages import Refusal, raise_refused
 from feedbus.errors import UsageError
 from feedbus.records.packs import Pack
+from feedbus.store.key_locks import Key
+from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
 
 
@@ -42,6 +44,23 @@ class Request:
     pack: Pack
     envelope: Envelope | None = None
     answer: list[Refusal] | Exception | None = None
+
+    @property
+    def keys(self) -> set[Key]:
+        """The keys of the records, each as (exchange, routing key)."""
+        return {(self.exchange, key) for key in self.pack.keys}
+
+    def refused_keys(self) -> set[Key]:
+        """Return the keys of the records that the broker may not have accepted."""
+        if not isinstance(self.answer, list):
+            return self.keys
+        if not self.answer:
+            return set()
+        if any(refusal.message.content_type == PACK for refusal in self.answer):
+            return self.keys  # it is not known which records were accepted
+        ids = {refusal.message.message_id for refusal in self.answer}
+        pairs = zip(self.pack.keys, self.pack.ids, strict=True)
+        return {(self.exchange, key) for key, message_id in pairs if message_id in ids}
 
     def error(self) -> Exception | None:
         """Return the error that raise_answer() would raise, or None."""

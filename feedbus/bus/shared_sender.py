@@ -9,9 +9,10 @@ from feedbus import broker
 from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
-from feedbus.errors import BrokerOutage, UsageError
+from feedbus.errors import BrokerOutage, PublishError, UsageError
 from feedbus.generations import topology_setup
 from feedbus.process.slow_server_notices import notices
+from feedbus.store.key_locks import Key
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -72,25 +73,43 @@ class SharedSender:
                 self._send(together, self._timeout_seconds)
 
     def send_together(
-        self, requests: Sequence[Request], timeout_seconds: float | None = None
+        self,
+        requests: Sequence[Request],
+        timeout_seconds: float | None = None,
+        *,
+        hold_back: bool = False,
     ) -> None:
         """Send several requests in order, and set their `answer`.
 
         Args:
             requests: the requests.
             timeout_seconds: how long to try again during an outage; by default as long as send().
+            hold_back: whether a request is not sent if the broker has refused an earlier message of
+                one of its keys. Its answer is then a PublishError. Messages that were sent at the
+                same time as the refused one cannot be held back.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         with self._lock:
-            self._send(requests, seconds)
+            self._send(requests, seconds, set() if hold_back else None)
 
     def close(self) -> None:
         """Close the connection; the next request connects again."""
         with self._lock:
             self._sender.close()
 
-    def _send(self, requests: Sequence[Request], timeout_seconds: float) -> None:
+    def _send(
+        self, requests: Sequence[Request], timeout_seconds: float, refused: set[Key] | None = None
+    ) -> None:
+        """Send requests; see send_together().
+
+        Args:
+            requests: the requests.
+            timeout_seconds: how long to try again during an outage.
+            refused: the keys of refused messages, whose later requests are held back; None if no
+                request is held back.
+
+        """
         failure = self._learn(timeout_seconds)
         plain: list[tuple[Request, Sequence[Outgoing]]] = []
         for request in requests:
@@ -105,14 +124,23 @@ class SharedSender:
             if any(message.content_type == PACK for message in messages):
                 # The plain messages come first, because they may have the same keys.
                 failure = self._send_plain(plain, timeout_seconds)
+                if refused is not None:
+                    refused.update(*(sent.refused_keys() for sent, _ in plain))
                 plain = []
                 if failure is not None:
                     request.answer = _copy_of(failure)
+                    continue
+                if refused and not refused.isdisjoint(request.keys):
+                    _hold_back(request, refused)
                     continue
                 # A pack may be sent again as plain messages. So the refused messages may be other
                 # messages than these.
                 request.answer = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
+                if refused is not None:
+                    refused.update(request.refused_keys())
+            elif refused and not refused.isdisjoint(request.keys):
+                _hold_back(request, refused)
             else:
                 plain.append((request, messages))
         self._send_plain(plain, timeout_seconds)
@@ -185,6 +213,13 @@ class SharedSender:
             while self._clock.monotonic() <= deadline:
                 self._clock.sleep(RECONNECT_SECONDS)
                 yield
+
+
+def _hold_back(request: Request, refused: set[Key]) -> None:
+    """Answer a request that is not sent, and hold back later requests with its keys."""
+    reason = "the broker refused an earlier message of the same key"
+    request.answer = PublishError([(each, reason) for each in request.pack.ids])
+    refused.update(request.keys)
 
 
 def _copy_of(error: Exception) -> Exception:

@@ -45,11 +45,7 @@ class Transaction:
     @property
     def keys(self) -> set[Key]:
         """The keys of the rows, each as (exchange, routing key)."""
-        return {
-            (request.exchange, key)
-            for request, _ in self._requests_with_ids
-            for key in request.pack.keys
-        }
+        return {key for request, _ in self._requests_with_ids for key in request.keys}
 
     @property
     def first_row(self) -> int:
