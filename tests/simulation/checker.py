@@ -108,7 +108,10 @@ def schedule_errors(system: System) -> list[str]:
     if not scenario.faults:
         first = START // SECONDS // TICK_SECONDS + 1
         moments = range(first * TICK_SECONDS, now - TICK_SECONDS, TICK_SECONDS)
-        faults += history.gaps(ticks, (each for each in moments if not passed_locked(system, each)))
+        # A schedule is new until a host could store its first moment, which needs the lock.
+        begun = done.began_after or 0
+        due = (each for each in moments if each > begun and not passed_locked(system, each))
+        faults += history.gaps(ticks, due)
     return faults
 
 

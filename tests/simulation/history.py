@@ -42,6 +42,8 @@ class History:
         blamed: by queue and message id, how often a process ended, or stood still, while this was
             the only message in its handler.
         fired: the moments of the schedule that a host has begun to record as fired.
+        began_after: the moment that a host stored first, because the schedule was new. It is not
+            fired; None before that.
         locked: from when to when the lock of the topology was held, but not by a scheduler.
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
@@ -61,6 +63,7 @@ class History:
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
     blamed: Counter[tuple[str, str]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
+    began_after: int | None = None
     locked: list[tuple[int, int]] = field(default_factory=list)
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0

@@ -72,7 +72,7 @@ def noted_holds(system: System) -> Iterator[None]:
 
 @contextmanager
 def noted_firings(system: System) -> Iterator[None]:
-    """Collect the moments that hosts store as fired, without the start of a new schedule."""
+    """Collect the moments that hosts store as fired; the first one is the start of the schedule."""
     take, write = FiredMoment.take, FiredMoment.write
     new: set[FiredMoment] = set()
 
@@ -85,6 +85,8 @@ def noted_firings(system: System) -> Iterator[None]:
     def noted_write(self: FiredMoment, moment: datetime) -> None:
         if self in new:
             new.remove(self)
+            if system.history.began_after is None:
+                system.history.began_after = round(moment.timestamp())
         else:
             system.scheduler.note(f"records the moment {write_moment(moment)}")
             system.history.fired.append(Record(TICK.name, round(moment.timestamp())))

@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from tests.simulation.checker import passed_locked, unordered
+from tests.simulation.checker import passed_locked, schedule_errors, unordered
 from tests.simulation.clock import START
 from tests.simulation.history import History, Record
 from tests.simulation.scenario import TICK_SECONDS, Scenario, payload
@@ -47,6 +47,19 @@ def test_a_record_that_the_broker_keeps_for_a_killed_process_has_no_order():
     nothing = {"work": set[Record](), "shard": set[Record]()}
     for options in ({"ordered": False, "single_active": True}, {"ordered": True}):
         assert unordered(system(History(), kept, **options, **chosen)) == nothing
+
+
+def test_moments_before_the_start_of_a_schedule_are_not_due():
+    def found(began_after: int | None) -> list[str]:
+        history = History(began_after=began_after)
+        run = system(history, [], faults=0, schedulers=1)
+        run.ticks = list
+        run.clock = SimpleNamespace(wall_nanoseconds=lambda: (MOMENT + 2 * TICK_SECONDS) * SECONDS)
+        return schedule_errors(run)
+
+    assert found(None) == [f"ticks: {MOMENT} was not fired"]
+    assert found(MOMENT - 1) == [f"ticks: {MOMENT} was not fired"]
+    assert found(MOMENT) == []
 
 
 def test_a_moment_is_missed_only_if_the_lock_is_held_until_the_next_moment():
