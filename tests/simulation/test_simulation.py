@@ -27,6 +27,7 @@ from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.faults import Faults
+from tests.simulation.landmarks import ALL, Landmark
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
 from tests.simulation.reached import PATHS
@@ -140,6 +141,11 @@ def test_a_planted_fault_takes_the_arguments_of_what_it_replaces(name: str):
         named = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
         positional = [None for one in parameters if one.name not in named]
         inspect.signature(value).bind(*positional, **named)
+
+
+@pytest.mark.parametrize("landmark", ALL, ids=lambda landmark: landmark.name)
+def test_a_landmark_is_a_function_of_its_owner(landmark: Landmark):
+    assert isinstance(landmark.owner.__dict__[landmark.name], FunctionType)
 
 
 def test_a_process_that_stood_still_waits_on_for_what_it_has_waited_for():

@@ -9,6 +9,7 @@ from feedbus.dispatch import (
     blocked_keys,
     failed_record_sender,
     failure_policy,
+    waiting_records,
 )
 from feedbus.errors import BrokerOutage
 from feedbus.runner import waiting_queue
@@ -53,6 +54,15 @@ def moved_records_settled_from_the_first() -> list[Change]:
         original(self, sorted(deliveries, key=lambda delivery: delivery.tag))
 
     return [(waiting_queue.WaitingQueue, "acknowledge", acknowledge)]
+
+
+def repetitions_of_other_generations() -> list[Change]:
+    """Take a record of an old queue for a waiting record of a newer generation with its id."""
+
+    def is_repetition(self: Any, _generation_number: int, message_id: str) -> bool:
+        return any(name == message_id for _, name in self._ids_at_start)
+
+    return [(waiting_records.WaitingRecords, "is_repetition", is_repetition)]
 
 
 def retries_of_a_pack_under_its_id() -> list[Change]:
