@@ -253,9 +253,10 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the name of the exchange and of its queue for messages of a replaced queue.
+        """Return the common name of an exchange and its queue, for messages of a replaced queue.
 
-        The consumer handles these messages before the messages of the new queue.
+        If a queue is deleted and declared again, its messages are moved there. The consumer
+        handles them before the messages of the new queue.
         """
         return f"{self._own(consumer)}{BEFORE}"
 

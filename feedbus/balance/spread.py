@@ -41,7 +41,7 @@ class Spread:
 
     @property
     def max_over_mean(self) -> float:
-        """The largest number of records of a shard, divided by the mean; 1 is even."""
+        """The largest number of records of a shard, divided by the mean; 1 if all are equal."""
         busiest = max(self.records[name] for name, _ in self.members)
         return busiest * len(self.members) / self.records.total()
 

@@ -84,9 +84,9 @@ class SharedSender:
         Args:
             requests: the requests.
             timeout_seconds: how long to try again during an outage; by default as long as send().
-            hold_back: whether a request is not sent if the broker has refused an earlier message of
-                one of its keys. Its answer is then a PublishError. Messages that were sent at the
-                same time as the refused one cannot be held back.
+            hold_back: True to send no request after the broker has refused an earlier message with
+                one of its keys. The answer of such a request is a PublishError. Messages that were
+                sent at the same time as the refused message are not held back.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -106,8 +106,8 @@ class SharedSender:
         Args:
             requests: the requests.
             timeout_seconds: how long to try again during an outage.
-            refused: the keys of refused messages, whose later requests are held back; None if no
-                request is held back.
+            refused: collects the keys of refused messages. Later requests with these keys are not
+                sent. None to send all requests.
 
         """
         failure = self._learn(timeout_seconds)
@@ -122,7 +122,7 @@ class SharedSender:
                 request.answer = error
                 continue
             if any(message.content_type == PACK for message in messages):
-                # The plain messages come first, because they may have the same keys.
+                # The requests before this one are sent first: they can have keys of this pack.
                 failure = self._send_plain(plain, timeout_seconds)
                 if refused is not None:
                     refused.update(*(sent.refused_keys() for sent, _ in plain))
@@ -133,8 +133,8 @@ class SharedSender:
                 if refused and not refused.isdisjoint(request.keys):
                     _hold_back(request, refused)
                     continue
-                # A pack may be sent again as plain messages. So the refused messages may be other
-                # messages than these.
+                # All refusals belong to this request. Their messages may not be in `messages`:
+                # the sender can send a pack again as plain messages.
                 request.answer = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
                 if refused is not None:
@@ -159,8 +159,8 @@ class SharedSender:
             if isinstance(answer, Exception):
                 request.answer = _copy_of(answer)
             else:
-                request_refusals = set(map(id, sent))
-                request.answer = [each for each in answer if id(each.message) in request_refusals]
+                own_messages = set(map(id, sent))
+                request.answer = [each for each in answer if id(each.message) in own_messages]
         return answer if isinstance(answer, BrokerOutage) else None
 
     def _encode(self, request: Request) -> Sequence[Outgoing]:

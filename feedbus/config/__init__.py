@@ -92,7 +92,16 @@ def located(
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return the file to read: in a process of the supervisor, the file of the applied topology."""
+    """Return the file to read.
+
+    A process that the supervisor has started reads a copy of the topology file that was applied
+    last. All other processes read the topology file itself.
+
+    Args:
+        path: the topology file.
+        environ: the environment variables; APPLIED names the copy.
+
+    """
     kept = environ.get(APPLIED)
     if not kept or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
         return path

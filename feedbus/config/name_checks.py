@@ -96,7 +96,7 @@ def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Fault
 def _derived(
     roles: Collection[Role], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
 ) -> Faults:
-    """Yield a fault for each name that feedbus itself gives to an object of a queue or exchange.
+    """Yield a fault for each name in the file that feedbus itself uses for one of its objects.
 
     Args:
         roles: the roles of the objects of feedbus.

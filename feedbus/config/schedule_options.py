@@ -36,7 +36,7 @@ class CronLine(Text):
     )
 
     def read(self, value: Any) -> str:
-        """Return the line."""
+        """Return the cron expression, after a check of its syntax."""
         if not isinstance(value, str):
             self.refuse()
         try:

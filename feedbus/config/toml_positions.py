@@ -90,7 +90,17 @@ class Places:
             self.repeated.append((path, place, first))
 
     def _name(self, node: Node, base: KeyPath, arrays: Mapping[KeyPath, int]) -> KeyPath:
-        """Store the position of each part of a dotted key, and return the whole path."""
+        """Store the position of each part of a dotted key.
+
+        Args:
+            node: the dotted key in the syntax tree.
+            base: the path of the table that contains the key.
+            arrays: the index of the current table in each array of tables.
+
+        Returns:
+            The path of the table, followed by the parts of the key.
+
+        """
         path = base
         for part in parts(node):
             if path in arrays:

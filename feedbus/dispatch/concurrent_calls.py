@@ -317,5 +317,5 @@ class ConcurrentCalls:
         }
 
     def close(self) -> None:
-        """End the threads when no call runs."""
+        """Wait until no call runs, and end the threads."""
         self._calls.close()

@@ -161,8 +161,8 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # The calls of handle() in pause() can increase the total by pauses of their own. This
-            # pause contains them. So the total before this pause is used, not the present one.
+            # pause() calls handle(), and this call can have pauses of its own. They were added to
+            # `_paused_seconds` and are a part of this pause. So the earlier value is used.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

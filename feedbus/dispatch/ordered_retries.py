@@ -153,7 +153,12 @@ class OrderedRetries:
         return [each.delivery for each in self.records.add_arrived(record)]
 
     def _release_keys(self, message_id: str) -> list[Delivery]:
-        """Release the keys that a deleted dead letter blocked."""
+        """Release the keys that a deleted dead letter blocked (`block_on_dead`).
+
+        Returns:
+            The deliveries of the waiting queue to acknowledge.
+
+        """
         records = self.records.find_dead_letters(message_id)
         for record in records:
             self.records.remove(record)

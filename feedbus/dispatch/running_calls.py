@@ -62,7 +62,7 @@ class RunningCalls:
             self._resources.loop.start(coroutines)
 
     def close(self) -> None:
-        """End the threads when no call runs."""
+        """Wait until no call runs, and end the threads."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

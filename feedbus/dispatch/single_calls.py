@@ -89,7 +89,7 @@ class SingleCalls:
         self._decoded_deliveries.append(decoded)
 
     def _handle(self, delivery: Delivery, decoded: DecodedDelivery, inputs: Inputs) -> None:
-        """Call the handler for each record, and keep the messages of the calls."""
+        """Call the handler for each record, and keep the messages that the calls publish."""
         dispatch, calls = self._dispatch, self._dispatch.calls
         for each in inputs:
             if isinstance(each, InvalidRecord):

@@ -56,7 +56,14 @@ class TakenRecords:
         return self._taken.get((delivery.consumer_tag, delivery.tag))
 
     def mark_failed_again(self, record: Waiting, due_at: float) -> None:
-        """Register that a record failed again, and when it may run (infinity: a dead letter)."""
+        """Register that a record failed again.
+
+        Args:
+            record: the record.
+            due_at: when it may run, in seconds since 1970; infinity if its dead letter blocks its
+                key.
+
+        """
         self._failed_again[record] = due_at
         self._failures_by_key[record.key] += 1
 

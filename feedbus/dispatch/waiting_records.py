@@ -69,7 +69,7 @@ class WaitingRecords(Generic[Arrival]):
         return sum(0 < record.due_at < math.inf for record in self)
 
     def find_dead_letter(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
-        """Return the dead letter that has this id and blocks this key, or None."""
+        """Return the dead letter with this id that blocks this key (`block_on_dead`), or None."""
         for record in self._records_by_key.get(key, ()):
             if record.attempt == BLOCKED and record.message_id == message_id:
                 return record

@@ -30,7 +30,9 @@ class _QueueDeletedError(Exception):
 
 
 class QueueEmptier:
-    """Empties one queue; at the end of the block, messages that were not moved return to it.
+    """A context manager that moves the messages of one queue to another target.
+
+    At the end of the block, messages that were not moved return to the queue.
 
     Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
     message count may be 0 because the leader did not answer. A quorum queue with a single active

@@ -98,7 +98,10 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: RingStat
     """Refuse to declare a ring's queues again while other hosts consume them.
 
     Otherwise, each start of one of the hosts would switch the ring to the arguments of that host.
-    Consumers of feedbus 0.1 could not even delete the quorum queues that they have drained.
+
+    Raises:
+        UsageError: another host consumes a queue of the ring.
+
     """
     exchange = state.current.exchange
     if state.current.shape == topology.generation(exchange).shape:

@@ -87,7 +87,9 @@ class _Distribution:
         return self._move(queue, min_difference=MIN_DIFFERENCE, min_total_difference=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move a consumer of a queue to a host with at least two fewer consumers of all queues.
+        """Move a consumer of this queue to a host that has at least two consumers fewer.
+
+        The consumers of all queues count.
 
         Returns:
             False if no consumer can move.

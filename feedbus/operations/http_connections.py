@@ -35,7 +35,10 @@ class ProblemTask(ErrorTask):
     """Answers requests that waitress refuses, such as requests with a too large body."""
 
     def execute(self) -> None:
-        """Write the problem; let the client finish sending, so that it can read the problem."""
+        """Send the error to the client, after the client has sent its whole request.
+
+        A client that still sends would not read the error.
+        """
         error = self.request.error
         status = HTTPStatus(error.code)
         detail = f"{error.body or error.reason}."

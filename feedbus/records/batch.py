@@ -142,7 +142,7 @@ class Batch:
         return cached
 
     def check(self, *names: str) -> None:
-        """Raise KeyError, with the existing fields, if a record lacks one of these fields."""
+        """Raise KeyError if a record lacks one of the named fields; the error lists its fields."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:

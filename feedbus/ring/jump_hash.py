@@ -132,10 +132,10 @@ def _far(key_hash: int, buckets: int) -> int:
 
 
 def visits(key_hash: int, buckets: int) -> list[int]:
-    """Return the buckets that the jumps of a hash reach after bucket 0, in order.
+    """Return the buckets to which a hash would move while buckets are added one by one.
 
-    On a ring with N buckets, the bucket of the hash is the last of these buckets that is below N.
-    This is true for every N up to the given number.
+    The hash begins in bucket 0. Example: [1, 5] means that it is in bucket 0 on a ring with 1
+    bucket, in bucket 1 with 2 to 5 buckets, and in bucket 5 with 6 and more, up to `buckets`.
     """
     low, first, second, third = tables()
     seed = (key_hash & 0x1F_FFFF) + 1

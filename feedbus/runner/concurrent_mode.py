@@ -183,7 +183,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _settle_ended(self) -> None:
-        """Finish ended records, and acknowledge the deliveries that are done."""
+        """Send what ended calls have published, and acknowledge the finished deliveries."""
         run, concurrent = self._run, self._concurrent
         settled = concurrent.finish()
         if settled:

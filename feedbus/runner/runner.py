@@ -244,10 +244,10 @@ class Runner:
             arrived = mode.receive(raw)
             # handle_due() and handle_next() call the handlers and settle the deliveries.
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
-            if not in_time:  # the broker's consumer timeout would expire
+            if not in_time:  # the broker would close the channel: its consumer timeout
                 queues.return_deliveries()
             elif not arrived and not queues.unsubscribed:
-                # An outage is over if the connection has worked for some time since then.
+                # If the subscriptions have worked for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
             if queues.end_queues():

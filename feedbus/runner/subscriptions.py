@@ -23,11 +23,11 @@ from feedbus.wire.amqp_protocols import Connection, RawConnection
 events = EventLog(__name__)
 
 SWITCHING_POLL_SECONDS = 0.5  # between two checks whether the switch to a new ring is complete
-WAITING_POLL_SECONDS = 0.1  # between two checks of the waiting records of an ending queue
+WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records of an old queue
 
 
 class Subscriptions:
-    """The queues that one run reads now, by consumer tag."""
+    """The queues that the consumer of this process reads now."""
 
     def __init__(
         self, run: Run, misplacement_check: MisplacementCheck, metrics: ConsumerMetrics
@@ -74,14 +74,14 @@ class Subscriptions:
     def leave_to_others(self, tag: str) -> None:
         """Note an old queue that another consumer reads.
 
-        The consumer subscribes to the queue again when nobody else reads it.
+        This consumer subscribes to the queue again when the other one has stopped.
         """
         source = self._sources[tag]
         if source.only_if_unread:
             self._left_to_others.append(source)
 
     def subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
-        """Start to read a queue; return False if it allows one consumer and already has another.
+        """Start to read a queue; return False if another consumer has it for itself.
 
         If an old queue was deleted, the method does nothing and returns True.
         """
@@ -168,7 +168,10 @@ class Subscriptions:
             reader.settle_up_to(delivery_tags[-1])
 
     def check_placement(self, delivery: Delivery) -> None:
-        """Count the first delivery of a batch if it came to a shard that does not own its key."""
+        """Count a delivery as misplaced if it came to a shard that does not own its key.
+
+        It is called with the first delivery of each batch.
+        """
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None and self._misplacement_check.is_misplaced(reader.queue, delivery):
             self._metrics.misplaced()
@@ -176,8 +179,7 @@ class Subscriptions:
     def must_process_fence(self) -> bool:
         """Whether a fence must be processed next.
 
-        If the first fence is postponed, the buffer first continues with the deliveries of another
-        generation.
+        If this fence is postponed, the buffer goes on with the deliveries of another generation.
         """
         buffer = self._run.buffer
         if buffer.next_is_fence and self._seconds_until_fence() > 0:
@@ -198,7 +200,8 @@ class Subscriptions:
         """Process the fence that is first in the buffer.
 
         Returns:
-            False if the queue is in use, not ending: the delivery is then an ordinary message.
+            False if the queue is in use. Then another program has published this message, and it
+            is handled as an ordinary message. True in all other cases.
 
         """
         run, fence = self._run, self._run.buffer.next_delivery
@@ -220,8 +223,8 @@ class Subscriptions:
                 self.postpone_fence(SWITCHING_POLL_SECONDS)
                 return True
         if not self._move_waiting_records(raw, reader):
-            # The probe of the waiting queue may already be on its way. While the fence is
-            # postponed, this method receives deliveries even if the buffer is full.
+            # The waiting records are not moved yet. The next calls receive deliveries until the
+            # fence is due, even if the buffer is full.
             self.postpone_fence(WAITING_POLL_SECONDS)
             return True
         run.buffer.pop()
@@ -229,14 +232,14 @@ class Subscriptions:
         return True
 
     def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Whether an ending queue has no waiting records, or all of them were moved."""
+        """Move the waiting records of an old queue; return False if this must be repeated."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
-            return True  # no shard: if the queue is replaced, the waiting queue remains
+            return True  # a queue without shards keeps its waiting queue
         return run.waiting.move_records(raw, reader.queue, reader.tag)
 
     def put_missing_fences(self, raw: RawConnection) -> None:
-        """Put a fence into each ending queue that has none, for example because it was full."""
+        """Put a fence into each old queue that has none, for example because it was full."""
         for reader in [*self.readers.values()]:
             if not reader.probes.is_fence_due:
                 continue
@@ -246,7 +249,8 @@ class Subscriptions:
             elif phase == "switching":
                 reader.probes.postpone_fence()
             else:
-                # The next switch finds that the queue has a consumer, and puts the fence itself.
+                # The queue is in use. The next switch will put a fence into it, and will wait for
+                # room, because the queue has a consumer now.
                 reader.probes.fence_needed = False
 
     def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
@@ -257,7 +261,8 @@ class Subscriptions:
                 handled now.
 
         Returns:
-            Whether this consumer's newest queue was deleted, because there is a newer generation.
+            Whether one of them was the queue that this consumer took for the current one. Then
+            there is a newer generation.
 
         """
         deleted_newest = False

@@ -30,8 +30,8 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer, or of one [processes] table.
 
-    It starts each process again that ends. It gives up if too many processes in a row fail right
-    after their start: then it starts no process until an operator starts the watcher.
+    When a process ends, the watcher starts it again. It gives up if too many processes in a row
+    fail right after their start: then it starts no process until an operator starts the watcher.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._filling = False
 
     async def spawn_processes(self) -> None:
-        """Start the missing processes; stop if the system refuses to start one."""
+        """Start the missing processes; start no more if the system refuses to start one."""
         while self.is_active() and len(self.processes) < self.numprocesses:
             if self.spawn_process() is False:
                 return

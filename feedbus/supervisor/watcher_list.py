@@ -112,7 +112,7 @@ class WatcherList:
         await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
 
     async def _clear(self, before: ProcessWatcher, after: ProcessWatcher | None) -> None:
-        """Stop a watcher, and put another watcher in its position."""
+        """Stop and remove a watcher, and add another one if `after` is set."""
         if before is after:
             await before.stop()
             return

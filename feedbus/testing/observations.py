@@ -31,7 +31,7 @@ class Published:
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
         payload: the payload in its JSON form.
-        message_id: the id of the record; "" on a bus that only records.
+        message_id: the id of the record; "" on a bus that sends nothing.
         options: the checked options of publish(): headers, priority, expires and delay in seconds.
 
     """

@@ -81,8 +81,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: how long a batch that is not full waits for more records, from the start of
-            the batch before it. A full batch does not wait.
+        wait_seconds: the time between the starts of two batches, if the second one is not full. It
+            waits for more records during this time. A full batch does not wait.
 
     """
 

@@ -193,7 +193,12 @@ class WakeUpSocketPairs:
         return heard
 
     def close(self, connection_id: int | None) -> None:
-        """Close both sockets and unregister the id; None if no id was registered."""
+        """Close both sockets of this connection, and unregister the connection.
+
+        Args:
+            connection_id: the id of the connection; None if it was not registered.
+
+        """
         if connection_id is not None:
             self._broker.wake_up_sockets.pop(connection_id, None)
         self.drop()

@@ -23,7 +23,7 @@ class Inherited(Protocol):
         """Allow other threads to use the file again."""
 
     def close_in_child(self) -> None:
-        """Close the copies in a child process, without an effect on the parent."""
+        """Close the descriptors that a forked child has inherited; the parent keeps its own."""
 
 
 _open: weakref.WeakSet[Inherited] = weakref.WeakSet()

@@ -22,7 +22,7 @@ class Watch:
     """Waits for wake-ups, deaths of other processes and signals at the same time."""
 
     def __init__(self, wake_ups: WakeUps, clock: Clock) -> None:
-        """Create the object; it waits only for wake-ups until refresh() adds processes."""
+        """Create the object. At first it waits for wake-ups; refresh() adds processes to watch."""
         self._wake_ups = wake_ups
         self._clock = clock
         self._selector = selectors.DefaultSelector()
