@@ -71,11 +71,22 @@ def packs_sent_before_single_messages() -> list[Change]:
     """Send the packs of several requests before their single messages."""
     original = shared_sender.SharedSender._send
 
-    def send(self: Any, requests: Any, timeout_seconds: float) -> None:
+    def send(self: Any, requests: Any, timeout_seconds: float, refused: Any = None) -> None:
         def has_no_pack(request: Any) -> bool:
             return all(each.content_type != PACK for each in self._encode(request))
 
-        original(self, sorted(requests, key=has_no_pack), timeout_seconds)
+        original(self, sorted(requests, key=has_no_pack), timeout_seconds, refused)
+
+    return [(shared_sender.SharedSender, "_send", send)]
+
+
+def refused_messages_overtaken_in_a_transaction() -> list[Change]:
+    """Send the messages of a transaction although an earlier one of their key was refused."""
+    original = shared_sender.SharedSender._send
+
+    def send(self: Any, requests: Any, timeout_seconds: float, refused: Any = None) -> None:
+        del refused
+        original(self, requests, timeout_seconds)
 
     return [(shared_sender.SharedSender, "_send", send)]
 
