@@ -168,3 +168,21 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
         assert "`feedbus restart`" not in up.output
         assert 'message=""' not in up.output
     assert "receipt posted to ann" in (folder / "var" / "log" / "mail.log").read_text()
+
+
+def test_a_topology_that_was_refused_is_applied_when_its_missing_module_is_written(tmp_path):
+    folder = create("shop", tmp_path, minimal=True).folder
+    text = (folder / "topology.toml").read_text().replace("= 4 ", "= 1 ")
+    (folder / "topology.toml").write_text(text)
+    queue = '[queues.audit]\nexchange = "receipts"\nrouting_keys = ["#"]\nhandler = "audit:take"\n'
+    with Up(folder, "--reload") as up:
+        up.wait_for("all 3 processes are ready")
+        (folder / "topology.toml").write_text(text + queue)
+        up.wait_for("cannot import audit: there is no such module")
+        up.wait_for("event=reload_refused")
+        (folder / "audit.py").write_text("def take(receipt):\n    pass\n")
+        up.wait_for("event=reload_refused", times=2)
+        (folder / "audit.py").write_text(
+            "from feedbus import handler\n\n\n@handler\ndef take(receipt):\n    pass\n"
+        )
+        up.wait_for("event=ready consumer=audit ")

@@ -70,7 +70,8 @@ class Reloader:
     """Applies a changed topology, and restarts processes whose code has changed.
 
     `feedbus apply` or `feedbus check` first checks the files in a separate process. If there is a
-    problem, it is logged, and the running system is not changed. The imports of a
+    problem, it is logged, and the running system is not changed. A topology that was refused is
+    applied after the next change of any file, such as a module that was missing. The imports of a
     process of [processes] are not known, so each change of a Python file restarts it.
     """
 
@@ -78,6 +79,7 @@ class Reloader:
         """Create the reloader for the files of a running system."""
         self._supervision = supervision
         self._times = self._file_times()
+        self._unapplied = False  # whether the topology has changed and could not be applied yet
 
     def _file_times(self) -> Times:
         topology = self._supervision.topology
@@ -102,10 +104,12 @@ class Reloader:
         topology = self._supervision.topology
         text = f"files have changed: {_named(changed, topology.root)}"
         events.info("files_changed", text, consumer=SUPERVISOR)
-        if str(topology.path) in changed:
+        self._unapplied = self._unapplied or str(topology.path) in changed
+        if self._unapplied:
             # The command must not wait until old queues are drained. They may drain only after the
             # next change of the files, and this change would wait for the command.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
+            self._unapplied = not ready
         else:
             ready = not self._outdated(changed) or await self._succeeds("check", shown=False)
         if ready and (outdated := self._outdated(changed)):
