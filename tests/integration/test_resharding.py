@@ -176,7 +176,7 @@ def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_runn
         system.write(5)
         assert "3 shards become 5" in system.feedbus("plan", "--check", code=1)
         reported = system.feedbus("apply")
-        assert reported.endswith("applied\n")
+        assert "\napplied\n" in reported  # progress of a slow machine may follow on stderr
         second = system.pids()
         assert set(second) - set(first) == {"feed_3", "feed_4"}
         system.write(2)
