@@ -11,6 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
+from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.generations.probes import Probes, fence_message
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
@@ -30,12 +31,10 @@ def reading(folder: Path) -> Iterator[tuple[Any, QueueReader, list[Any]]]:
         publish_all(connection.connection, [fence_message(name, "the first")])
         reader = QueueReader.begin(
             connection.connection,
-            name,
+            ReadableQueue(name),
             tag="reader",
             prefetch=10,
-            exclusive=False,
             pause_seconds=0.0,
-            needs_fence=False,
             on_message=delivered.append,
             on_cancel=lambda _: None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,8 @@ class Steps:
     def __init__(self, *, working: bool = False) -> None:
         self.noted: list[str] = []
         self.free = {OWN}
-        self.readers: dict[str, ReadableQueue] = {}
+        self.readers: dict[str, SimpleNamespace] = {}
+        self.unsubscribed: list[ReadableQueue] = []
         self.cancelled: list[str] = []
         self.working = working
         self.now = 0.0
@@ -30,30 +32,23 @@ class Steps:
         """Return a method that only records its call and the queue of the call."""
         return lambda *arguments, **_: self.noted.append(" ".join([name, *arguments]))
 
-    def reset(self, *, use_lanes: bool) -> None:
-        self.noted.append("reset with lanes" if use_lanes else "reset")
+    def begin(self, queues: Sequence[ReadableQueue], *, separate_generations: bool) -> None:
+        self.noted.append("begin with lanes" if separate_generations else "begin")
+        self.unsubscribed = list(queues)
 
     def monotonic(self) -> float:
         self.now += 1.0
         return self.now
 
-    def subscribe(self, _raw: Any, source: ReadableQueue) -> bool:
-        if source in self.free:
-            self.readers[source.queue] = source
-        return source in self.free
+    def subscribe(self, _raw: Any) -> None:
+        for each in self.unsubscribed:
+            if each in self.free:
+                self.readers[each.queue] = SimpleNamespace(tag=each.queue, may_be_empty=False)
+        self.unsubscribed = [each for each in self.unsubscribed if each not in self.free]
 
-    def close_reader(self, tag: str) -> None:
-        self.noted.append(f"close_reader {tag}")
+    def leave_to_others(self, tag: str) -> None:
+        self.noted.append(f"leave_to_others {tag}")
         self.readers.pop(tag, None)
-
-    def delete_empty_queues(self, _working: Any) -> bool:
-        return False
-
-    def return_deliveries(
-        self, queues: list[ReadableQueue], _left: list[ReadableQueue]
-    ) -> list[ReadableQueue]:
-        self.noted.append("return_deliveries")
-        return list(queues)
 
 
 def queues_to_read(steps: Steps, *queues: ReadableQueue) -> QueuesToRead:
@@ -61,6 +56,7 @@ def queues_to_read(steps: Steps, *queues: ReadableQueue) -> QueuesToRead:
         consumer=SimpleNamespace(name="c"),
         timeout=SimpleNamespace(seconds=math.inf),
         clock=steps,
+        buffer=None,
         set_standby=lambda *, stands_by: steps.noted.append(f"standby {stands_by}"),
     )
     mode = SimpleNamespace(
@@ -79,11 +75,11 @@ def test_a_queue_that_another_consumer_reads_is_left_until_it_is_free() -> None:
     steps = Steps()
     queues = queues_to_read(steps)
     queues.subscribe()
-    assert (list(steps.readers), queues.unsubscribed) == (["own"], [OTHER])
+    assert (list(steps.readers), steps.unsubscribed) == (["own"], [OTHER])
     steps.free.add(OTHER)
     queues.subscribe()
-    assert (list(steps.readers), queues.unsubscribed) == (["own", "other"], [])
-    assert steps.noted == ["reset", "standby True", "standby False"]
+    assert (list(steps.readers), steps.unsubscribed) == (["own", "other"], [])
+    assert steps.noted == ["begin", "standby True", "standby False"]
 
 
 def test_the_last_queue_that_ends_leaves_nothing_to_read() -> None:
@@ -117,14 +113,13 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
     queues.end_queues()
     assert steps.noted == [
         "on_cancel",
-        "close_reader own",
         "leave_to_others own",
         "finish_running",
         "close_waiting_queue own",
         "finish_running",
         "return_deliveries",
     ]
-    assert (steps.cancelled, queues.unsubscribed) == ([], [OWN, OTHER])
+    assert steps.cancelled == []
 
 
 @pytest.mark.parametrize("tags", [["own"], ["own", "other"], ["own", "own"]])
@@ -135,14 +130,9 @@ def test_without_running_records_only_the_cancelled_queues_are_dropped(tags: lis
     steps.cancelled += tags
     steps.noted.clear()
     queues.end_queues()
-    assert (
-        steps.noted
-        == [
-            "on_cancel",
-            "close_reader own",
-            "leave_to_others own",  # once, and not for a queue without a reader
-            *(f"close_reader {tag}" for tag in tags[1:]),
-            *(f"close_waiting_queue {tag}" for tag in tags),
-        ]
-    )
-    assert queues.unsubscribed == [OTHER]
+    assert steps.noted == [
+        "on_cancel",
+        *(f"leave_to_others {tag}" for tag in tags),
+        *(f"close_waiting_queue {tag}" for tag in tags),
+    ]
+    assert steps.unsubscribed == [OTHER]

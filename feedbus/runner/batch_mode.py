@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.connection_loss_causes import ConnectionLoad
+from feedbus.runner.fences import Fences
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.overtaking import Overtaking
@@ -33,6 +34,7 @@ class BatchMode:
         """Create the mode for the deliveries of a run's subscriptions."""
         self._run = run
         self._subscriptions = subscriptions
+        self._fences = Fences(run, subscriptions)
         self._overtaking = Overtaking.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
         self._from_old_queue = False  # whether the latest batch came from an old queue
@@ -129,7 +131,7 @@ class BatchMode:
         if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
             return True
         run.buffer.next_lane()
-        if self._subscriptions.must_process_fence() and self._subscriptions.process_fence(raw):
+        if self._fences.next_is_fence() and self._fences.process_next(raw):
             return True
         return self._handle(raw)
 

@@ -106,11 +106,11 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         is_message = False
         run.buffer.next_lane()
-        fence_is_next = bool(run.buffer) and self._subscriptions.must_process_fence()
+        fence_is_next = bool(run.buffer) and self._fences.next_is_fence()
         if fence_is_next and not concurrent.has_deliveries_of(
             run.buffer.next_delivery.consumer_tag
         ):
-            is_message = not self._subscriptions.process_fence(raw)
+            is_message = not self._fences.process_next(raw)
         if not is_message:
             run.buffer.go_to_lane_without_fence()
         oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)

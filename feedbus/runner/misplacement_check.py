@@ -11,6 +11,7 @@ from feedbus.errors import Outage, UsageError
 from feedbus.generations import switch
 from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
+from feedbus.metrics import ConsumerMetrics
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology
 from feedbus.wire import Delivery
@@ -27,9 +28,16 @@ class MisplacementCheck:
     before. No operation fails in this case: only the keys of the arriving messages show the error.
     """
 
-    def __init__(self, topology: Topology) -> None:
-        """Create the check; it checks nothing before use_rings()."""
+    def __init__(self, topology: Topology, metrics: ConsumerMetrics) -> None:
+        """Create the check; it checks nothing before use_rings().
+
+        Args:
+            topology: the topology of the system.
+            metrics: counts the misplaced records.
+
+        """
         self._topology = topology
+        self._metrics = metrics
         self._names = Names(topology)
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
@@ -48,7 +56,18 @@ class MisplacementCheck:
                     queue = self._names.member(generation, member)
                     self._members[queue] = (generation, member)
 
-    def is_misplaced(self, queue: str, delivery: Delivery) -> bool:
+    def check(self, queue: str, delivery: Delivery) -> None:
+        """Count and report a delivery that was received from a wrong queue.
+
+        Args:
+            queue: the queue that has delivered it.
+            delivery: the delivery.
+
+        """
+        if self._is_misplaced(queue, delivery):
+            self._metrics.misplaced()
+
+    def _is_misplaced(self, queue: str, delivery: Delivery) -> bool:
         """Whether a delivery was received from another queue than the one that owns its key.
 
         Only messages that the ring has routed are checked. Messages that a publisher has put

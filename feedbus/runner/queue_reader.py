@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused
 
 from feedbus.broker.acknowledging import acknowledge
+from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.generations.probes import Probes, delete_empty_queue
 from feedbus.runner.settlement import Settlement
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -24,31 +26,34 @@ class QueueReader:
     is killed, the fence stays in the queue for the next consumer.
 
     Attributes:
-        queue: the name of the queue on the broker.
+        source: the queue, and how it is read.
         tag: the consumer tag of the subscription.
         channel: the channel of the subscription.
         probes: proves that an ending queue is empty.
+        has_delivered: whether the queue has delivered a message on this subscription.
+        fence_due_at: when to process a fence of the queue that had to be postponed, a time of the
+            monotonic clock.
         last_fence_tag: the delivery tag of the latest fence, if it is not settled; else 0.
 
     """
 
-    queue: str
+    source: ReadableQueue
     tag: str
     channel: Channel
     probes: Probes
+    has_delivered: bool = False
+    fence_due_at: float = -math.inf
     last_fence_tag: int = 0
 
     @classmethod
     def begin(  # noqa: PLR0913 -- a subscription's parts, each given by name
         cls,
         connection: Connection,
-        queue: str,
+        source: ReadableQueue,
         *,
         tag: str,
         prefetch: int,
-        exclusive: bool,
         pause_seconds: float,
-        needs_fence: bool,
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> QueueReader | None:
@@ -56,12 +61,10 @@ class QueueReader:
 
         Args:
             connection: the connection of the consumer.
-            queue: the name of the queue on the broker.
+            source: the queue, and how it is read.
             tag: the consumer tag of the subscription.
             prefetch: how many unsettled deliveries the broker may send.
-            exclusive: whether the queue may have no other consumer.
             pause_seconds: the time between two probes; see Probes.
-            needs_fence: whether the queue has to get a fence, because it may have none.
             on_message: called with each delivery.
             on_cancel: called with the tag when the broker cancels the subscription.
 
@@ -74,9 +77,9 @@ class QueueReader:
         channel.basic_qos(0, prefetch, False)
         try:
             channel.basic_consume(
-                queue,
+                source.queue,
                 consumer_tag=tag,
-                exclusive=exclusive,
+                exclusive=source.exclusive,
                 callback=on_message,
                 on_cancel=on_cancel,
             )
@@ -86,8 +89,15 @@ class QueueReader:
             if channel.is_open:
                 channel.close()
             return None
-        probes = Probes(channel, queue, pause_seconds=pause_seconds, fence_needed=needs_fence)
-        return cls(queue, tag, channel, probes)
+        probes = Probes(
+            channel, source.queue, pause_seconds=pause_seconds, fence_needed=source.needs_fence
+        )
+        return cls(source, tag, channel, probes)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue on the broker."""
+        return self.source.queue
 
     @property
     def may_be_empty(self) -> bool:

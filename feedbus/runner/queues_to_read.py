@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from feedbus.generations.consumer_queues import ConsumerQueues, ReadableQueue
 from feedbus.logs import EventLog
 from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.fences import Fences
 from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
@@ -47,14 +48,12 @@ class QueuesToRead:
         self._mode = mode
         self._subscriptions = subscriptions
         self._raw = raw
-        self._queues = queues
+        self._fences = Fences(run, subscriptions)
         self._consumer_queues = consumer_queues
         self._progress = progress
-        # The queues without a subscription, for example because another consumer reads them.
-        self.unsubscribed = list(queues)
         self._has_tried = False  # whether it has tried to subscribe
         self._retry_at = run.clock.monotonic()
-        subscriptions.reset(use_lanes=progress is not None)
+        subscriptions.begin(queues, separate_generations=progress is not None)
 
     def __bool__(self) -> bool:
         """Whether a queue is left to read; a queue ends at its fence, or when it is deleted.
@@ -65,19 +64,16 @@ class QueuesToRead:
         if self._subscriptions.readers:
             return True
         if not self._has_tried or self._progress is not None:
-            return bool(self.unsubscribed)
-        return not all(source.only_if_unread for source in self.unsubscribed)
+            return bool(self._subscriptions.unsubscribed)
+        return not all(each.only_if_unread for each in self._subscriptions.unsubscribed)
 
     def subscribe(self) -> None:
         """Subscribe to the queues that no other consumer reads."""
         self._has_tried = True
-        if self.unsubscribed and self._is_retry_due():
-            self.unsubscribed = [
-                source
-                for source in self.unsubscribed
-                if not self._subscriptions.subscribe(self._raw, source)
-            ]
-        self._run.set_standby(stands_by=bool(self.unsubscribed))
+        subscriptions = self._subscriptions
+        if subscriptions.unsubscribed and self._is_retry_due():
+            subscriptions.subscribe(self._raw)
+        self._run.set_standby(stands_by=bool(subscriptions.unsubscribed))
 
     def _is_retry_due(self) -> bool:
         """Whether it is time to check whether other consumers have left their queues.
@@ -101,13 +97,12 @@ class QueuesToRead:
 
     def check_old_queues(self) -> None:
         """Check the old queues that records wait for, and put a fence where one is missing."""
-        self.unsubscribed += self._subscriptions.take_left_to_others()
         if self._progress is not None:
             self._progress.check(self._raw)
             if self._progress.is_over:
                 self._progress.finish()
                 self._progress = None
-        self._subscriptions.put_missing_fences(self._raw)
+        self._fences.put_missing(self._raw)
 
     def end_queues(self) -> bool:
         """End the queues that are empty or whose subscription the broker has cancelled.
@@ -116,9 +111,8 @@ class QueuesToRead:
             Whether the queues must be divided among the consumers again.
 
         """
-        subscriptions = self._subscriptions
-        must_divide = subscriptions.delete_empty_queues(self._mode.has_unsettled_of)
-        if subscriptions.cancelled:
+        must_divide = self._fences.delete_empty_queues(self._mode.has_unsettled_of)
+        if self._subscriptions.cancelled:
             must_divide = True
             self._stop_reading_cancelled()
         return must_divide and self._progress is not None
@@ -136,10 +130,7 @@ class QueuesToRead:
         for tag in tags:
             # A waiting queue uses the tag of its queue. So a tag can occur twice, or without a
             # reader.
-            was_read = tag in subscriptions.readers
-            subscriptions.close_reader(tag)
-            if was_read:
-                subscriptions.leave_to_others(tag)
+            subscriptions.leave_to_others(tag)
         if had_unsettled:
             # This comes before the waiting queues are closed, because records that run now may have
             # come from them.
@@ -160,5 +151,5 @@ class QueuesToRead:
             consumer=run.consumer.name,
         )
         self._mode.finish_running()
-        self.unsubscribed = self._subscriptions.return_deliveries(self._queues, self.unsubscribed)
+        self._subscriptions.return_deliveries()
         self._has_tried = False

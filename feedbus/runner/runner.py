@@ -117,10 +117,10 @@ class Runner:
             is_assigned=is_assigned,
         )
         # Reports deliveries that came to a shard which does not own their key.
-        self._misplacement_check = MisplacementCheck(topology)
+        self._misplacement_check = MisplacementCheck(topology, counted)
         # Deletes dead letters that exceed the limits of the queue.
         self._pruning = Pruning(topology, consumer, counted)
-        self._subscriptions = Subscriptions(self._run, self._misplacement_check, counted)
+        self._subscriptions = Subscriptions(self._run, self._misplacement_check)
         self._mode = select_mode(self._run, self._subscriptions, handlers, self._sender)
 
     def stop(self) -> None:
@@ -246,7 +246,7 @@ class Runner:
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
             if not in_time:  # the broker would close the channel: its consumer timeout
                 queues.return_deliveries()
-            elif not arrived and not queues.unsubscribed:
+            elif not arrived and not self._subscriptions.unsubscribed:
                 # If the subscriptions have worked for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)

@@ -1,9 +1,16 @@
-"""The subscriptions of a consumer: it starts and stops reading queues, and handles their fences."""
+"""The subscriptions of a consumer: which queues it reads now, and for which it must still wait.
+
+A consumer reads its own queue. After a change of the number of shards, it also reads its share of
+the *old queues*, the queues of the shards before the change, until they are empty.
+
+Each queue has one reader at a time, so that its records are handled in order. If another consumer
+reads a queue, this consumer tries to subscribe again later. If the queue has `order_by`, its
+*waiting queue* is read, too: there, records wait until a failed record of their key has succeeded.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from amqp.exceptions import NotFound
@@ -11,139 +18,144 @@ from amqp.exceptions import NotFound
 from feedbus import broker
 from feedbus.errors import BrokerOutage
 from feedbus.generations.consumer_queues import ReadableQueue
-from feedbus.generations.queue_phases import phase_of
-from feedbus.logs import EventLog
-from feedbus.metrics import ConsumerMetrics
 from feedbus.runner.misplacement_check import MisplacementCheck
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
-from feedbus.wire.amqp_protocols import Connection, RawConnection
+from feedbus.wire.amqp_protocols import Connection
 
-events = EventLog(__name__)
-
-SWITCHING_POLL_SECONDS = 0.5  # between two checks whether the switch to a new ring is complete
-WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records of an old queue
+LARGEST_PREFETCH_FOR_BATCH = 1000  # a larger batch size does not raise the prefetch further
 
 
 class Subscriptions:
-    """The queues that the consumer of this process reads now."""
+    """The queues that the consumer of this process reads now.
 
-    def __init__(
-        self, run: Run, misplacement_check: MisplacementCheck, metrics: ConsumerMetrics
-    ) -> None:
+    Attributes:
+        readers: the queues that are read, by the consumer tag of the subscription.
+        unsubscribed: the queues that are to be read, and have no subscription yet.
+        cancelled: the tags of the subscriptions that the broker has cancelled.
+
+    """
+
+    def __init__(self, run: Run, misplacement_check: MisplacementCheck) -> None:
         """Start without queues.
 
         Args:
             run: receives the deliveries.
             misplacement_check: knows which shard owns which key.
-            metrics: counts records that arrive on a wrong shard.
 
         """
         self._run = run
         self._misplacement_check = misplacement_check
-        self._metrics = metrics
-        self.readers: dict[str, QueueReader] = {}  # by consumer tag
-        self.cancelled: list[str] = []  # the tags of subscriptions that the broker has cancelled
-        self._sources: dict[str, ReadableQueue] = {}  # by consumer tag
-        self._unread: set[str] = set()  # subscriptions without a delivery so far
-        # Old queues that this consumer has left, because another consumer reads them, too.
-        self._left_to_others: list[ReadableQueue] = []
-        self._uses_lanes = False  # whether queues of several generations are read
-        self._fences_due: dict[str, float] = {}  # when to process the fence of a subscription
+        self.readers: dict[str, QueueReader] = {}
+        self.unsubscribed: list[ReadableQueue] = []
+        self.cancelled: list[str] = []
+        self._separates_generations = False
 
-    def reset(self, *, use_lanes: bool = False) -> None:
-        """Forget all queues, because a new connection begins.
+    def begin(self, queues: Sequence[ReadableQueue], *, separate_generations: bool) -> None:
+        """Forget all queues of an earlier connection, and take other queues to read.
 
         Args:
-            use_lanes: whether queues of several generations are read at the same time.
+            queues: the queues to read.
+            separate_generations: whether the buffer keeps the deliveries from old queues separate
+                from those of new queues.
 
         """
         self.readers = {}
+        self.unsubscribed = list(queues)
         self.cancelled = []
-        self._sources, self._left_to_others, self._unread = {}, [], set()
-        self._fences_due = {}
-        self._uses_lanes = use_lanes
+        self._separates_generations = separate_generations
         self._run.buffer.clear()
 
-    def take_left_to_others(self) -> list[ReadableQueue]:
-        """Return and forget the old queues that this consumer has left to another consumer."""
-        queues, self._left_to_others = self._left_to_others, []
-        return queues
+    # -- begin to read ---------------------------------------------------------------------------
 
-    def leave_to_others(self, tag: str) -> None:
-        """Note an old queue that another consumer reads.
+    def subscribe(self, connection: Connection) -> None:
+        """Subscribe to the queues without a subscription, except those that other consumers read.
 
-        This consumer subscribes to the queue again when the other one has stopped.
+        Raises:
+            BrokerOutage: another program has subscribed to an external queue exclusively.
+            NotFound: the queue of this consumer does not exist.
+
         """
-        source = self._sources[tag]
+        self.unsubscribed = [
+            each for each in self.unsubscribed if not self._subscribe(connection, each)
+        ]
+
+    def _subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
+        """Subscribe to a queue; return False if this must be tried again later.
+
+        For an old queue that was deleted, the result is True, because nothing is left to read.
+        """
         if source.only_if_unread:
-            self._left_to_others.append(source)
-
-    def subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
-        """Start to read a queue; return False if another consumer has it for itself.
-
-        If an old queue was deleted, the method does nothing and returns True.
-        """
+            readers = broker.count_consumers(connection, source.queue)
+            if readers is None:
+                return True
+            if readers:
+                return False
+        tag = f"{self._run.consumer.name}.{source.queue}"
         try:
-            return self._subscribe(connection, source)
+            if not self._open_waiting_queue(connection, source, tag):
+                return False
+            reader = self._begin_reader(connection, source, tag)
         except NotFound:
             if not source.only_if_unread:
                 raise
             return True
-
-    def _subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
-        queue, waiting = self._run.consumer.queue, self._run.waiting
-        tag = f"{self._run.consumer.name}.{source.queue}"
-        cancel = self.cancelled.append
-        if source.only_if_unread:
-            readers = broker.count_consumers(connection, source.queue)
-            if readers is None:
-                return True  # the queue is deleted
-            if readers:
-                return False
-        if waiting is not None and not waiting.open(
-            connection, source.queue, tag, cancel, source.generation_number
-        ):
+        if reader is None:
+            self._refuse_unless_shared(source)
             return False
-        self._sources[tag] = source
-        if self._uses_lanes:
+        self.readers[tag] = reader
+        self._run.dispatch.calls.query_outbox_again()
+        self._run.limits.restart_idle_time(self._run.clock.monotonic())
+        return True
+
+    def _open_waiting_queue(self, connection: Connection, source: ReadableQueue, tag: str) -> bool:
+        """Read the waiting queue of a queue; return False if another consumer reads it."""
+        waiting = self._run.waiting
+        return waiting is None or waiting.open(
+            connection, source.queue, tag, self.cancelled.append, source.generation_number
+        )
+
+    def _begin_reader(
+        self, connection: Connection, source: ReadableQueue, tag: str
+    ) -> QueueReader | None:
+        """Subscribe to a queue; return None if another consumer has subscribed exclusively."""
+        queue = self._run.consumer.queue
+        if self._separates_generations:
             self._run.buffer.assign_lane(tag, source.generation_number)
         try:
-            reader = QueueReader.begin(
+            return QueueReader.begin(
                 connection,
-                source.queue,
+                source,
                 tag=tag,
-                prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
-                exclusive=source.exclusive,
+                prefetch=max(queue.prefetch, min(queue.batch.size, LARGEST_PREFETCH_FOR_BATCH)),
                 pause_seconds=broker.in_flight_seconds(self._run.topology),
-                needs_fence=source.needs_fence,
                 on_message=self._on_message,
-                on_cancel=cancel,
+                on_cancel=self.cancelled.append,
             )
         except NotFound:
-            if waiting is not None:
-                waiting.delete(tag)
+            if self._run.waiting is not None:
+                self._run.waiting.delete(tag)
             raise
-        if reader is not None:
-            self.readers[tag] = reader
-            self._unread.add(tag)
-            self._run.dispatch.calls.query_outbox_again()
-        elif queue.external_name:
+
+    def _refuse_unless_shared(self, source: ReadableQueue) -> None:
+        """Raise an error if another program reads an external queue exclusively."""
+        if self._run.consumer.queue.external_name:
             msg = (
                 f"broker: another program consumes the external queue '{source.queue}' exclusively;"
                 " end it, or let it share the queue"
             )
             raise BrokerOutage(msg)
-        self._run.limits.restart_idle_time(self._run.clock.monotonic())
-        return reader is not None
+
+    # -- deliveries ------------------------------------------------------------------------------
 
     def _on_message(self, message: Any) -> None:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
-        if self._unread and delivery.consumer_tag in self._unread:
+        reader = self.readers.get(delivery.consumer_tag)
+        if reader is not None and not reader.has_delivered:
             # With a single active consumer, another process may have read the queue until now. It
             # may have left messages in the outbox.
-            self._unread.remove(delivery.consumer_tag)
+            reader.has_delivered = True
             self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
         self._run.limits.restart_idle_time(now)
@@ -173,153 +185,52 @@ class Subscriptions:
         It is called with the first delivery of each batch.
         """
         reader = self.readers.get(delivery.consumer_tag)
-        if reader is not None and self._misplacement_check.is_misplaced(reader.queue, delivery):
-            self._metrics.misplaced()
+        if reader is not None:
+            self._misplacement_check.check(reader.queue, delivery)
 
-    def must_process_fence(self) -> bool:
-        """Whether a fence must be processed next.
-
-        If this fence is postponed, the buffer goes on with the deliveries of another generation.
-        """
-        buffer = self._run.buffer
-        if buffer.next_is_fence and self._seconds_until_fence() > 0:
-            buffer.go_to_lane_without_fence()
-        return buffer.next_is_fence
-
-    def _seconds_until_fence(self) -> float:
-        """Return in how many seconds the fence that is first in the buffer is to be processed."""
-        due_at = self._fences_due.get(self._run.buffer.next_delivery.consumer_tag, -math.inf)
-        return due_at - self._run.clock.monotonic()
-
-    def postpone_fence(self, seconds: float) -> None:
-        """Postpone the fence that is first in the buffer by some seconds."""
-        tag = self._run.buffer.next_delivery.consumer_tag
-        self._fences_due[tag] = self._run.clock.monotonic() + seconds
-
-    def process_fence(self, raw: RawConnection) -> bool:
-        """Process the fence that is first in the buffer.
-
-        Returns:
-            False if the queue is in use. Then another program has published this message, and it
-            is handled as an ordinary message. True in all other cases.
-
-        """
-        run, fence = self._run, self._run.buffer.next_delivery
-        reader = self.readers[fence.consumer_tag]
-        seconds = self._seconds_until_fence()
-        if seconds > 0:
-            run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
-            return True
-        if not reader.probes.is_pending:
-            phase = phase_of(raw, run.topology, run.consumer, reader.queue)
-            if phase == "in use":
-                return False
-            consumers = reader.count_consumers()
-            if consumers > 1:  # other consumers have deliveries; the last one deletes the queue
-                self.stop_reading(reader.tag)
-                self.leave_to_others(reader.tag)
-                return True
-            if phase == "switching" or not consumers:
-                self.postpone_fence(SWITCHING_POLL_SECONDS)
-                return True
-        if not self._move_waiting_records(raw, reader):
-            # The waiting records are not moved yet. The next calls receive deliveries until the
-            # fence is due, even if the buffer is full.
-            self.postpone_fence(WAITING_POLL_SECONDS)
-            return True
-        run.buffer.pop()
-        reader.accept_fence(fence.tag, fence.message_id)
-        return True
-
-    def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Move the waiting records of an old queue; return False if this must be repeated."""
-        run = self._run
-        if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
-            return True  # a queue without shards keeps its waiting queue
-        return run.waiting.move_records(raw, reader.queue, reader.tag)
-
-    def put_missing_fences(self, raw: RawConnection) -> None:
-        """Put a fence into each old queue that has none, for example because it was full."""
-        for reader in [*self.readers.values()]:
-            if not reader.probes.is_fence_due:
-                continue
-            phase = phase_of(raw, self._run.topology, self._run.consumer, reader.queue)
-            if phase == "ending":
-                reader.probes.put_fence()
-            elif phase == "switching":
-                reader.probes.postpone_fence()
-            else:
-                # The queue is in use. The next switch will put a fence into it, and will wait for
-                # room, because the queue has a consumer now.
-                reader.probes.fence_needed = False
-
-    def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
-        """Delete the queues that are proved to be empty, unless more messages have arrived.
-
-        Args:
-            has_unsettled_of: called with a consumer tag; returns whether deliveries of it are
-                handled now.
-
-        Returns:
-            Whether one of them was the queue that this consumer took for the current one. Then
-            there is a newer generation.
-
-        """
-        deleted_newest = False
-        for reader in [*self.readers.values()]:
-            if not reader.may_be_empty:
-                continue
-            tag = reader.tag
-
-            def in_flight(tag: str = tag) -> bool:
-                return self._run.buffer.has_deliveries_of(tag) or has_unsettled_of(tag)
-
-            if reader.delete_if_empty(in_flight):
-                del self.readers[tag]
-                self.close_waiting_queue(tag)
-                deleted_newest |= not self._sources[tag].only_if_unread
-        return deleted_newest
+    # -- end to read -----------------------------------------------------------------------------
 
     def stop_reading(self, tag: str) -> None:
-        """Stop reading a queue.
+        """Stop reading a queue and its waiting queue.
 
         The broker returns the unsettled deliveries to the queue, unless the queue was deleted.
         """
-        self.close_reader(tag)
+        self._close_reader(tag)
         self.close_waiting_queue(tag)
 
-    def close_reader(self, tag: str) -> None:
-        """Stop reading a queue, but keep its waiting records."""
+    def leave_to_others(self, tag: str) -> None:
+        """Stop reading a queue that another consumer reads, but keep reading its waiting queue.
+
+        If it is an old queue, this consumer subscribes again when the other one has stopped.
+        """
+        reader = self._close_reader(tag)
+        if reader is not None and reader.source.only_if_unread:
+            self.unsubscribed.append(reader.source)
+
+    def _close_reader(self, tag: str) -> QueueReader | None:
+        """End a subscription, and drop its deliveries; return its reader, if there was one."""
         reader = self.readers.pop(tag, None)
         if reader is not None:
             reader.close()
         self._run.buffer.remove(tag)
+        return reader
 
     def close_waiting_queue(self, tag: str) -> None:
         """Stop reading the waiting queue of a queue."""
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
-    def return_deliveries(
-        self, queues: Sequence[ReadableQueue], unsubscribed: Sequence[ReadableQueue]
-    ) -> list[ReadableQueue]:
-        """Give back all unsettled deliveries, and return the queues to subscribe to again.
+    def return_deliveries(self) -> None:
+        """Give back all unsettled deliveries; all queues that were read are to be read again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
         consumer would get later messages before the unsettled ones: these return to the queue only
         when the channel is closed.
-
-        Args:
-            queues: all queues that this consumer has to read.
-            unsubscribed: those of them that are not read now, and have to be subscribed to again.
-
         """
-        read_queues = {reader.queue for reader in self.readers.values()}
+        sources = [reader.source for reader in self.readers.values()]
         for tag in list(self.readers):
             self.stop_reading(tag)
-        return [
-            source for source in queues if source.queue in read_queues or source in unsubscribed
-        ]
+        self.unsubscribed = [*sources, *self.unsubscribed]
 
     def close(self) -> None:
         """Stop reading all queues."""

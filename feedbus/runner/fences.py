@@ -1,0 +1,150 @@
+"""The fences of old queues: messages that mark the end of a queue, which is then deleted.
+
+After a change of the number of shards, no message is put into an old queue any more, and a fence
+is its last message. When the reader of the queue receives the fence, all other messages of the
+queue are handled. The queue is deleted in four steps:
+
+1. If the queue has other readers, this consumer leaves the queue to them. The last one continues.
+2. The records that wait in the waiting queue of the old queue are moved to other waiting queues,
+   those of the shards that own their keys now.
+3. The reader proves that the old queue is empty: it puts two more fences into it, the probes, one
+   after the other (feedbus.generations.probes).
+4. The reader deletes the queue.
+
+A step that is not possible yet, for example while the switch to the new shards is not complete, is
+repeated later. Meanwhile, the consumer handles the deliveries of its other queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from feedbus.generations.queue_phases import phase_of
+from feedbus.runner.queue_reader import QueueReader
+from feedbus.runner.run_state import Run
+from feedbus.runner.subscriptions import Subscriptions
+from feedbus.wire.amqp_protocols import RawConnection
+
+SWITCHING_POLL_SECONDS = 0.5  # between two checks whether the switch to a new ring is complete
+WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records of an old queue
+
+
+class Fences:
+    """Processes the fences that a consumer receives, and deletes the old queues that are empty."""
+
+    def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
+        """Create the object; it has no state of its own.
+
+        Args:
+            run: has the deliveries that are not handled yet.
+            subscriptions: the queues that are read.
+
+        """
+        self._run = run
+        self._subscriptions = subscriptions
+
+    def next_is_fence(self) -> bool:
+        """Whether the next delivery is a fence.
+
+        If this fence must be processed later, and deliveries from queues of another generation have
+        arrived, the buffer continues with these. Then the result is False.
+        """
+        buffer = self._run.buffer
+        if buffer.next_is_fence and self._seconds_until(self._next_reader()) > 0:
+            buffer.go_to_lane_without_fence()
+        return buffer.next_is_fence
+
+    def process_next(self, raw: RawConnection) -> bool:
+        """Process the next delivery, which is a fence; or wait until this is possible.
+
+        Args:
+            raw: the connection.
+
+        Returns:
+            False if the queue is in use. Then another program has published this message, and it
+            is handled as an ordinary message. True in all other cases.
+
+        """
+        run, reader = self._run, self._next_reader()
+        seconds = self._seconds_until(reader)
+        if seconds > 0:
+            run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
+            return True
+        if not reader.probes.is_pending:
+            phase = phase_of(raw, run.topology, run.consumer, reader.queue)
+            if phase == "in use":
+                return False
+            consumers = reader.count_consumers()
+            if consumers > 1:
+                self._subscriptions.leave_to_others(reader.tag)
+                self._subscriptions.close_waiting_queue(reader.tag)
+                return True
+            if phase == "switching" or not consumers:
+                self._postpone(reader, SWITCHING_POLL_SECONDS)
+                return True
+        if not self._move_waiting_records(raw, reader):
+            # The next calls receive deliveries until the fence is due, even if the buffer is full.
+            self._postpone(reader, WAITING_POLL_SECONDS)
+            return True
+        fence = run.buffer.pop()
+        reader.accept_fence(fence.tag, fence.message_id)
+        return True
+
+    def _next_reader(self) -> QueueReader:
+        """Return the reader of the queue that has delivered the next delivery."""
+        return self._subscriptions.readers[self._run.buffer.next_delivery.consumer_tag]
+
+    def _seconds_until(self, reader: QueueReader) -> float:
+        """Return in how many seconds the fence of a queue is to be processed; 0 or less: now."""
+        return reader.fence_due_at - self._run.clock.monotonic()
+
+    def _postpone(self, reader: QueueReader, seconds: float) -> None:
+        reader.fence_due_at = self._run.clock.monotonic() + seconds
+
+    def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
+        """Move the waiting records of an old queue; return False if this must be repeated."""
+        run = self._run
+        if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
+            return True  # a queue without shards keeps its waiting queue
+        return run.waiting.move_records(raw, reader.queue, reader.tag)
+
+    def put_missing(self, raw: RawConnection) -> None:
+        """Put a fence into each old queue that has none, for example because it was full."""
+        for reader in [*self._subscriptions.readers.values()]:
+            if not reader.probes.is_fence_due:
+                continue
+            phase = phase_of(raw, self._run.topology, self._run.consumer, reader.queue)
+            if phase == "ending":
+                reader.probes.put_fence()
+            elif phase == "switching":
+                reader.probes.postpone_fence()
+            else:
+                # The queue is in use. The next switch will put a fence into it, and will wait for
+                # room, because the queue has a consumer now.
+                reader.probes.fence_needed = False
+
+    def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
+        """Delete the old queues that are proved to be empty.
+
+        Args:
+            has_unsettled_of: called with a consumer tag; returns whether deliveries of it are
+                handled now.
+
+        Returns:
+            Whether one of them was the queue that this consumer took for its current queue. Then
+            the number of shards has changed again.
+
+        """
+        subscriptions, buffer = self._subscriptions, self._run.buffer
+        own_queue_deleted = False
+        for reader in [*subscriptions.readers.values()]:
+            if not reader.may_be_empty:
+                continue
+
+            def is_in_flight(tag: str = reader.tag) -> bool:
+                return buffer.has_deliveries_of(tag) or has_unsettled_of(tag)
+
+            if reader.delete_if_empty(is_in_flight):
+                subscriptions.stop_reading(reader.tag)
+                own_queue_deleted |= not reader.source.only_if_unread
+        return own_queue_deleted
