@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from feedbus import broker
+from feedbus.broker_names import Names
 from feedbus.cli.plan import show
 from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
@@ -64,6 +66,21 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
         f"keys that move from shard_1 to {', '.join(wait.moved_to)} wait for its {len(keys)}"
         " messages (the duration is unknown, because it handles no messages now)"
     ) in capsys.readouterr().out
+
+
+@ON_EMBEDDED
+def test_a_process_that_stands_still_while_it_reads_the_state_changes_no_plan(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3))
+    wanted = system.changed(sharded(4))
+    expected = make_plan(wanted, None, predict=False)
+    assert not [each for each in expected.changes if each.action == "delete"]
+    with broker.connect(system.topology) as connection:
+        kept = Names(system.topology).generations("ring")
+        assert connection.channel().basic_get(kept) is not None
+        found = make_plan(wanted, None, predict=False)
+    assert (found.changes, found.rings) == (expected.changes, expected.rings)
 
 
 @ON_EMBEDDED

@@ -50,7 +50,7 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
     left = [broker.count_messages(connection, queue) for queue in _passing(connection, topology)]
     waiting = [_count(connection, topology, queue) for queue in leaving]
     if all(count is None for count in left) and not any(waiting):
-        remembered = ring_state.states(connection, topology).values()
+        remembered = ring_state.exact_states(connection, topology).values()
         if not any(state.draining for state in remembered):
             return None
     return sum(count or 0 for count in (*left, *waiting))
@@ -74,7 +74,7 @@ def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
     These are the queues of old generations, and the queues with the messages of replaced queues.
     """
     names = Names(topology)
-    for state in ring_state.states(connection, topology).values():
+    for state in ring_state.exact_states(connection, topology).values():
         for old in state.draining:
             yield from names.members(old)
     for consumer in topology.consumers.values():

@@ -271,4 +271,4 @@ def _delete(
 
 
 def _draining(connection: Connection, topology: Topology) -> bool:
-    return any(state.draining for state in ring_state.states(connection, topology).values())
+    return any(state.draining for state in ring_state.exact_states(connection, topology).values())

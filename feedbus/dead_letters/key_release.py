@@ -42,7 +42,7 @@ def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) ->
     if not topology.on_ring(queue):
         yield from (names.waiting(names.queue(each)) for each in consumers)
         return
-    state = ring_state.states(connection, topology).get(queue.exchange)
+    state = ring_state.exact_states(connection, topology).get(queue.exchange)
     if state is not None:
         for generation in (*state.draining, state.current):
             yield from map(names.waiting, names.members(generation))

@@ -11,6 +11,7 @@ from typing import Self
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus import broker
+from feedbus.broker.channels import short_channel
 from feedbus.broker.refused_messages import raise_refused
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
@@ -162,13 +163,14 @@ class Requeue:
         return [message for message, one in pairs if id(one) in refused]
 
     def _waiting_queue_of_key(self, connection: Connection) -> WaitingQueueOfKey | None:
-        """Return a function that returns the waiting queue of a key.
+        """Return a function that returns the waiting queue of a key; the caller holds the lock.
 
         Return None if the waiting queues are not known: during a switch, or if the ring does not
         hash routing keys.
         """
         exchange = self._topology.exchanges[self._queue.exchange]
-        state = ring_state.states(connection, self._topology).get(exchange.name)
+        with short_channel(connection) as channel:
+            state = ring_state.read_locked(channel, self._topology, exchange.name)
         if state is None or state.draining or not state.settled or state.disordered:
             return None
         if not state.current.members or not exchange.hashes_routing_keys:

@@ -82,6 +82,31 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     return states_by_exchange
 
 
+def exact_states(connection: Connection, topology: Topology) -> dict[str, RingState]:
+    """Return the state of each ring, for a command that must not take "not readable" for "none".
+
+    A process that stands still, for example in a debugger, can have the message of the readers'
+    queue. Then the states are read from the ledger, under the topology's lock.
+
+    Raises:
+        UsageError: another process holds the lock for too long.
+
+    """
+    found = states(connection, topology)
+    names = Names(topology)
+    hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+    if all(
+        name in found or not broker.queue_exists(connection, names.generations(name))
+        for name in hashed
+    ):
+        return found
+    with broker.locked(connection, topology):
+        channel = connection.channel()
+        found = read_all_locked(channel, topology)
+        channel.close()
+    return found
+
+
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange, or None if the broker has no generation of it yet."""
     _declare(channel, topology, exchange, Names(topology).generations(exchange))

@@ -75,7 +75,7 @@ def _states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        return ring_state.states(connection, topology)
+        return ring_state.exact_states(connection, topology)
 
 
 def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
