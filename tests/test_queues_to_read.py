@@ -95,7 +95,7 @@ def test_the_last_queue_that_ends_leaves_nothing_to_read() -> None:
 
 def test_old_queues_that_only_other_consumers_read_are_not_waited_for_here() -> None:
     steps = Steps()
-    own, other = (replace(each, only_if_unread=True) for each in (OWN, OTHER))
+    own, other = (replace(each, only_without_reader=True) for each in (OWN, OTHER))
     steps.free = {own}
     queues = queues_to_read(steps, own, other)
     queues.subscribe()

@@ -31,8 +31,8 @@ class ReadableQueue:
             the queue is "ending", and then put a fence into the queue. An earlier fence may have
             expired, or the queue was full and refused it.
         generation_number: the number of the queue's generation.
-        only_if_unread: whether it is an old queue, to which a consumer subscribes only when the
-            broker reports no other reader.
+        only_without_reader: whether it is an old queue. A consumer subscribes to an old queue only
+            when the broker reports no other reader of the queue.
 
     """
 
@@ -40,7 +40,7 @@ class ReadableQueue:
     exclusive: bool = False
     needs_fence: bool = False
     generation_number: int = 0
-    only_if_unread: bool = False
+    only_without_reader: bool = False
 
 
 class ConsumerQueues:
@@ -119,7 +119,7 @@ class ConsumerQueues:
         if self.reads_all_at_once:
             # The newest queue comes first: its records do not wait for old records of other keys.
             old = [each for old in reversed(self._state.draining) for each in self._old_queues(old)]
-            yield [own_queue, *(replace(each, only_if_unread=True) for each in old)]
+            yield [own_queue, *(replace(each, only_without_reader=True) for each in old)]
             return
         for generation in self._state.draining:
             yield from self._unread_queues(connection, self._old_queues(generation))
@@ -210,7 +210,7 @@ class ConsumerQueues:
         for check in itertools.count(1):
             readers = [broker.count_consumers(connection, each.queue) for each in sources]
             if 0 in readers:
-                yield [replace(each, only_if_unread=True) for each in sources]
+                yield [replace(each, only_without_reader=True) for each in sources]
             elif all(count is None for count in readers):
                 return
             if not self._pause_between_checks(connection, check):

@@ -1,12 +1,13 @@
 """The fences of old queues: messages that mark the end of a queue, which is then deleted.
 
 After a change of the number of shards, no message is put into an old queue any more, and a fence
-is its last message. When the reader of the queue receives the fence, all other messages of the
-queue are handled. The queue is deleted in four steps:
+is its last message. When the reader of the queue receives the fence, it has already handled all
+other messages of the queue. The queue is deleted in four steps:
 
-1. If the queue has other readers, this consumer leaves the queue to them. The last one continues.
-2. The records that wait in the waiting queue of the old queue are moved to other waiting queues,
-   those of the shards that own their keys now.
+1. If other consumers read the queue, too, this consumer stops reading it. Only the last reader of
+   the queue does the other steps.
+2. The old queue has a waiting queue. The records in it are moved to the waiting queues of the
+   shards that own the keys of these records now.
 3. The reader proves that the old queue is empty: it puts two more fences into it, the probes, one
    after the other (feedbus.generations.probes).
 4. The reader deletes the queue.
@@ -83,7 +84,8 @@ class Fences:
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
                 return True
         if not self._move_waiting_records(raw, reader):
-            # The next calls receive deliveries until the fence is due, even if the buffer is full.
+            # Until the fence is due, the next calls of this method only receive deliveries. They do
+            # so even if the buffer is full, because messages of the waiting queue must arrive.
             self._postpone(reader, WAITING_POLL_SECONDS)
             return True
         fence = run.buffer.pop()
@@ -119,20 +121,20 @@ class Fences:
             elif phase == "switching":
                 reader.probes.postpone_fence()
             else:
-                # The queue is in use. The next switch will put a fence into it, and will wait for
-                # room, because the queue has a consumer now.
+                # The queue is in use, so it needs no fence now. The next switch will put one into
+                # it: a switch waits for room in a full queue if the queue has a consumer.
                 reader.probes.fence_needed = False
 
     def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
         """Delete the old queues that are proved to be empty.
 
         Args:
-            has_unsettled_of: called with a consumer tag; returns whether deliveries of it are
-                handled now.
+            has_unsettled_of: called with the consumer tag of a subscription; returns whether a
+                handler has deliveries of the subscription at this moment.
 
         Returns:
-            Whether one of them was the queue that this consumer took for its current queue. Then
-            the number of shards has changed again.
+            Whether the own queue of this consumer was deleted, too. Then it had become an old
+            queue, because the number of shards has changed again.
 
         """
         subscriptions, buffer = self._subscriptions, self._run.buffer
@@ -146,5 +148,5 @@ class Fences:
 
             if reader.delete_if_empty(is_in_flight):
                 subscriptions.stop_reading(reader.tag)
-                own_queue_deleted |= not reader.source.only_if_unread
+                own_queue_deleted |= not reader.source.only_without_reader
         return own_queue_deleted

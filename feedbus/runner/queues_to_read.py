@@ -65,7 +65,7 @@ class QueuesToRead:
             return True
         if not self._has_tried or self._progress is not None:
             return bool(self._subscriptions.unsubscribed)
-        return not all(each.only_if_unread for each in self._subscriptions.unsubscribed)
+        return not all(each.only_without_reader for each in self._subscriptions.unsubscribed)
 
     def subscribe(self) -> None:
         """Subscribe to the queues that no other consumer reads."""

@@ -31,7 +31,7 @@ class Subscriptions:
     """The queues that the consumer of this process reads now.
 
     Attributes:
-        readers: the queues that are read, by the consumer tag of the subscription.
+        readers: maps the consumer tag of each subscription to the reader of its queue.
         unsubscribed: the queues that are to be read, and have no subscription yet.
         cancelled: the tags of the subscriptions that the broker has cancelled.
 
@@ -67,7 +67,7 @@ class Subscriptions:
         self._separates_generations = separate_generations
         self._run.buffer.clear()
 
-    # -- begin to read ---------------------------------------------------------------------------
+    # -- subscribe -------------------------------------------------------------------------------
 
     def subscribe(self, connection: Connection) -> None:
         """Subscribe to the queues without a subscription, except those that other consumers read.
@@ -86,7 +86,7 @@ class Subscriptions:
 
         For an old queue that was deleted, the result is True, because nothing is left to read.
         """
-        if source.only_if_unread:
+        if source.only_without_reader:
             readers = broker.count_consumers(connection, source.queue)
             if readers is None:
                 return True
@@ -98,7 +98,7 @@ class Subscriptions:
                 return False
             reader = self._begin_reader(connection, source, tag)
         except NotFound:
-            if not source.only_if_unread:
+            if not source.only_without_reader:
                 raise
             return True
         if reader is None:
@@ -188,7 +188,7 @@ class Subscriptions:
         if reader is not None:
             self._misplacement_check.check(reader.queue, delivery)
 
-    # -- end to read -----------------------------------------------------------------------------
+    # -- stop reading ----------------------------------------------------------------------------
 
     def stop_reading(self, tag: str) -> None:
         """Stop reading a queue and its waiting queue.
@@ -204,7 +204,7 @@ class Subscriptions:
         If it is an old queue, this consumer subscribes again when the other one has stopped.
         """
         reader = self._close_reader(tag)
-        if reader is not None and reader.source.only_if_unread:
+        if reader is not None and reader.source.only_without_reader:
             self.unsubscribed.append(reader.source)
 
     def _close_reader(self, tag: str) -> QueueReader | None:
@@ -238,5 +238,5 @@ class Subscriptions:
             reader.close()
         if self._run.waiting is not None:
             self._run.waiting.close()
-        # When the channels were closed, the broker returned the deliveries in the buffer.
+        # The deliveries in the buffer are in their queues again, because their channels are closed.
         self._run.buffer.clear()
