@@ -10,7 +10,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy
 from tests.small_topologies import queue
@@ -57,14 +57,14 @@ def due_after(monkeypatch: pytest.MonkeyPatch, seen: list[int], number: int) -> 
 
 def due_when(monkeypatch: pytest.MonkeyPatch, happened: Callable[[], bool]) -> None:
     """Let no waiting record of LATER be due before something has happened, and all after."""
-    now, skipped = OrderedRetries.now, [0.0]
+    now, skipped = WaitingDeliveries.now, [0.0]
 
-    def later(retries: OrderedRetries) -> float:
+    def later(deliveries: WaitingDeliveries) -> float:
         if happened():
             skipped[0] += LONG_SECONDS
-        return now(retries) + skipped[0]
+        return now(deliveries) + skipped[0]
 
-    monkeypatch.setattr(OrderedRetries, "now", later)
+    monkeypatch.setattr(WaitingDeliveries, "now", later)
 
 
 def published(system: System, numbers: list[int] = EIGHT, exchange: str = "work") -> None:

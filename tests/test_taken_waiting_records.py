@@ -7,8 +7,7 @@ import math
 import pytest
 
 from feedbus.dispatch.taken_waiting_records import TakenRecords
-from feedbus.dispatch.waiting_messages import Arrival
-from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, Arrival, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.wire import Delivery
 
@@ -18,9 +17,9 @@ def delivery(number: int, consumer_tag: str = "tag") -> Delivery:
 
 
 @pytest.fixture
-def records() -> WaitingRecords[Arrival]:
+def records() -> WaitingRecords:
     """Three records of one key, then one of another key, in two waiting queues."""
-    found: WaitingRecords[Arrival] = WaitingRecords()
+    found: WaitingRecords = WaitingRecords()
     for number, (key, queue) in enumerate([("a", "w1"), ("a", "w1"), ("a", "w1"), ("b", "w2")], 1):
         arrival = Arrival(delivery(number), None, 0.0)
         found.add_arrived(WaitingRecord(key, number, f"m{number}", queue=queue, arrival=arrival))
@@ -28,7 +27,7 @@ def records() -> WaitingRecords[Arrival]:
 
 
 @pytest.fixture
-def taken(records: WaitingRecords[Arrival]) -> TakenRecords:
+def taken(records: WaitingRecords) -> TakenRecords:
     return TakenRecords(records)
 
 
@@ -59,10 +58,10 @@ def test_later_records_of_a_key_that_has_failed_again_are_not_run_and_stay_in_th
     records, taken
 ):
     take(taken)
-    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.mark_failed_again(delivery(1), 5.0)
     assert (taken.is_blocked("a"), taken.is_blocked("b")) == (True, False)
     for number in (2, 3):
-        taken.mark_not_run(taken.record_of(delivery(number)))
+        taken.mark_not_run(delivery(number))
     done = taken.finish([delivery(number) for number in (1, 2, 3, 4)])
     assert done == [delivery(1), delivery(4)]  # a new message was sent for the first one
     assert not taken.is_blocked("a")
@@ -74,9 +73,9 @@ def test_later_records_of_a_key_that_has_failed_again_are_not_run_and_stay_in_th
 def test_a_record_whose_dead_letter_blocks_its_key_is_not_due(records, taken):
     take(taken)
     record = taken.record_of(delivery(4))
-    taken.mark_failed_again(record, math.inf)
+    taken.mark_failed_again(delivery(4), math.inf)
     taken.finish([delivery(4)])
-    assert (record.attempt, record.due_at) == (BLOCKED, math.inf)
+    assert (record.attempt, record.due_at) == (DEAD_LETTER_ATTEMPT, math.inf)
 
 
 def test_a_record_that_was_put_back_is_taken_again(taken):
@@ -87,8 +86,8 @@ def test_a_record_that_was_put_back_is_taken_again(taken):
 
 def test_a_waiting_queue_that_is_closed_takes_its_decisions_along(records, taken):
     take(taken)
-    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
-    taken.mark_not_run(taken.record_of(delivery(2)))
+    taken.mark_failed_again(delivery(1), 5.0)
+    taken.mark_not_run(delivery(2))
     taken.forget_queue("w1")
     assert not taken.is_blocked("a")
     assert taken.finish([delivery(number) for number in (1, 2, 3, 4)]) == [delivery(4)]
@@ -96,7 +95,7 @@ def test_a_waiting_queue_that_is_closed_takes_its_decisions_along(records, taken
 
 def test_a_lost_connection_takes_all_along(taken):
     take(taken)
-    taken.mark_failed_again(taken.record_of(delivery(1)), 5.0)
+    taken.mark_failed_again(delivery(1), 5.0)
     taken.forget()
     assert not taken.is_blocked("a")
     assert taken.finish([delivery(1)]) == []

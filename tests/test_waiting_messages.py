@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_messages import (
-    Arrival,
-    Waiting,
     decode_waiting_message,
     encode_waiting_message,
 )
-from feedbus.dispatch.waiting_record_copies import BLOCKED, WaitingRecord
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, Arrival, WaitingRecord
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import ATTEMPT, KEY, NOT_BEFORE, PLACE, TRACEBACK
 
@@ -42,7 +40,7 @@ def delivered(message: Outgoing) -> Arrival:
 @pytest.mark.parametrize("order", [BY_KEY, BY_FIELD])
 @given(place=st.integers(1, 2**61), due_at=st.integers(0, 2**32), attempts=st.integers(1, 99))
 def test_a_record_is_read_from_its_message_as_it_was_written(order, place, due_at, attempts):
-    record: Waiting = WaitingRecord("a key", place, "m1", attempt=attempts, due_at=due_at)
+    record = WaitingRecord("a key", place, "m1", attempt=attempts, due_at=due_at)
     message = encode_waiting_message(record, due_at, order, "waiting", retry(attempts))
     assert (message.exchange, message.routing_key, message.body) == ("", "waiting", b"{}")
     found = decode_waiting_message(delivered(message), order, "waiting", 3)
@@ -56,11 +54,11 @@ def test_a_record_is_read_from_its_message_as_it_was_written(order, place, due_a
 
 
 def test_a_dead_letter_blocks_its_key_with_a_message_without_its_body():
-    record: Waiting = WaitingRecord("a key", 7, "m1", attempt=BLOCKED)
+    record = WaitingRecord("a key", 7, "m1", attempt=DEAD_LETTER_ATTEMPT)
     message = encode_waiting_message(record, math.inf, BY_KEY, "waiting", retry(3))
     assert (message.body, message.content_type, TRACEBACK in message.headers) == (b"", None, False)
     found = decode_waiting_message(delivered(message), BY_KEY, "waiting", 3)
-    assert (found.position, found.attempt, found.due_at) == (7, BLOCKED, math.inf)
+    assert (found.position, found.attempt, found.due_at) == (7, DEAD_LETTER_ATTEMPT, math.inf)
 
 
 @pytest.mark.parametrize("number", [None, -1, True, "7", 1.5, 2**62])

@@ -6,10 +6,8 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.dispatch.failure_policy import FailurePolicy
-from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.queue_order import Order
-from feedbus.handling.exception_rules import ExceptionRules
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.runner import waiting_queues
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.runner.waiting_queues import WaitingQueues
@@ -73,7 +71,7 @@ def test_what_waits_is_taken_anew_before_the_broker_takes_it_back(make, monkeypa
     real = WaitingQueue.renew
 
     def renew(self: WaitingQueue, older_than: float) -> None:
-        given_back.append(len(self.retries.records))
+        given_back.append(len(self.deliveries.records))
         real(self, older_than)
 
     monkeypatch.setattr(WaitingQueue, "renew", renew)
@@ -110,11 +108,9 @@ def test_what_waits_in_a_queue_that_is_closed_stays_there_and_is_read_again(make
     closed, stays = queues
     assert there[closed]
     assert there[stays]
-    clock, rules = broker.clock(topology), ExceptionRules.of((), (), topology.root)
-    policy = FailurePolicy(names, consumer, rules, clock, in_order=True)
-    retries = OrderedRetries(Order.of(consumer.queue), policy, clock)
+    deliveries = WaitingDeliveries(Order.of(consumer.queue), broker.clock(topology))
     waiting = WaitingQueues(
-        topology, consumer, retries, report=lambda _: None, on_count=lambda _: None
+        topology, consumer, deliveries, report=lambda _: None, on_count=lambda _: None
     )
     with broker.connect(topology) as connection:
         raw: Any = connection.connection

@@ -9,7 +9,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker_names import Names
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.runner import waiting_record_mover
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import RetryPolicy
@@ -112,8 +112,8 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
     handler = Failing({1: 1})
     system.run(handler.one, "shard_0", max_messages=3)
     lost = interrupt_move(monkeypatch, ConnectionResetError("the connection is lost"))
-    now = OrderedRetries.now  # nothing is due before it has moved
-    monkeypatch.setattr(OrderedRetries, "now", lambda self: now(self) + 60.0 * len(lost))
+    now = WaitingDeliveries.now  # nothing is due before it has moved
+    monkeypatch.setattr(WaitingDeliveries, "now", lambda self: now(self) + 60.0 * len(lost))
     after = system.reshaped(sharded(2, **options))
     after.run_all(handler.one, idle_seconds=3.0, max_runtime_seconds=120.0)
     assert len(lost) == 1
@@ -140,8 +140,8 @@ def test_records_whose_move_was_interrupted_run_once_although_both_messages_are_
         second.run(handler.one, "shard_0", idle_seconds=3.0)
     with second.bus() as bus:  # the limit is reached, so they stay in their queue
         bus.publish_many("ring", [({"n": n}, "a key") for n in (4, 5)])
-    now = OrderedRetries.now  # nothing is due before it has moved
-    monkeypatch.setattr(OrderedRetries, "now", lambda self: now(self) + 60.0)
+    now = WaitingDeliveries.now  # nothing is due before it has moved
+    monkeypatch.setattr(WaitingDeliveries, "now", lambda self: now(self) + 60.0)
     third = second.reshaped(sharded(1, **options))  # its only consumer reads all queues
     with third.bus() as bus:
         bus.publish_many("ring", [({"n": n}, "a key") for n in range(6, 12)])

@@ -6,16 +6,19 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.dispatch.failure_policy import Decision
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.order_decisions import OrderDecisions
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.waiting_record_copies import WaitingRecord
+from feedbus.dispatch.records_at_start import RecordsAtStart
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
+from feedbus.dispatch.waiting_record import WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
@@ -60,11 +63,12 @@ class Consumer:
     failures: dict[str, int]
     effects: list[str]
     now: float = 0.0
-    records: WaitingRecords[Message] = field(default_factory=WaitingRecords)
+    records: WaitingRecords = field(default_factory=WaitingRecords)
+    records_at_start: RecordsAtStart = field(default_factory=RecordsAtStart)
 
     def begin(self) -> None:
         self.deliver()
-        self.records.mark_complete()
+        self.records_at_start.add(self.records)
 
     def deliver(self) -> None:
         """Receive the deliveries of the waiting queue."""
@@ -83,11 +87,11 @@ class Consumer:
         """Handle the next record of the queue."""
         name, key = record = self.broker.main.pop(0)
         self.broker.unacked.append(record)
-        repeated = name in self.broker.returned and self.records.is_repetition(0, name)
-        blocked = self.records.blocks(key)
+        repeated = name in self.broker.returned and self.records_at_start.contain(0, name)
+        blocked = self.records.blocks(key, 0)
         if not repeated and (blocked or self.fails(name)):
             due_at = 0.0 if blocked else self.now + DELAY
-            place = self.records.next_position()
+            place = self.records.positions.next(0)
             message = Message(key, place, name, int(not blocked), due_at)
             self.records.add(WaitingRecord(key, place, name, True, message.attempt, due_at))
             yield
@@ -179,10 +183,10 @@ def test_each_key_takes_effect_in_order_whatever_fails_and_whoever_is_killed(key
         assert own == sorted(own)
 
 
-def records(*keys: str) -> WaitingRecords[str]:
-    found: WaitingRecords[str] = WaitingRecords()
+def records(*keys: str) -> WaitingRecords:
+    found: WaitingRecords = WaitingRecords()
     for number, key in enumerate(keys):
-        place = found.next_position()
+        place = found.positions.next(0)
         found.add_arrived(WaitingRecord(key, place, f"m{number}", arrival=f"d{number}"))
     return found
 
@@ -219,33 +223,36 @@ def test_what_is_to_be_handled_alone_is_taken_alone():
 
 @pytest.mark.parametrize("identified", [True, False])
 def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified):
-    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting: WaitingRecords = WaitingRecords()
     waiting.add_arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
-    waiting.mark_complete()
-    assert waiting.is_repetition(0, "m") is identified
+    at_start = RecordsAtStart()
+    at_start.add(waiting)
+    assert at_start.contain(0, "m") is identified
 
 
 def test_a_record_of_an_older_queue_is_no_repetition_of_a_later_message_with_its_id():
-    nothing: Any = None
-    retries = OrderedRetries(Order(by_routing_key=True, field=""), nothing, nothing)
-    waiting: Any = retries.records
+    order, nothing = Order(by_routing_key=True, field=""), cast("Any", None)
+    waiting = WaitingDeliveries(order, nothing)
+    decisions = OrderDecisions(order, nothing, waiting, block_on_dead=False)
     for message_id in ("later", "m"):
-        waiting.add_arrived(WaitingRecord("a", waiting.next_position(1), message_id, arrival="d"))
+        place, came = waiting.records.positions.next(1), cast("Any", "d")
+        waiting.records.add_arrived(WaitingRecord("a", place, message_id, arrival=came))
     waiting.mark_complete()
 
     def decision(generation_number: int) -> object:
-        retries.add_subscription("queue", "waiting", generation_number)
+        waiting.add_subscription("queue", "waiting", generation_number)
         delivery = Delivery(1, b"", "", "m", "", "a", {}, redelivered=True, consumer_tag="queue")
-        return retries.decide_before_call(delivery, Pack(Ids("m", None), ["a"], {}, {}), 0)
+        pack = Pack(Ids("m", None), ["a"], {}, {})
+        return decisions.decide_before_call(DecodedDelivery(nothing, delivery, pack), 0)
 
     assert decision(0) is None
     assert decision(1) == Decision("wait", None)
 
 
 def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
-    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting: WaitingRecords = WaitingRecords()
     for number, awaited in enumerate([{"q"}, {"q", "r"}, set()]):
-        record = WaitingRecord("abc"[number], waiting.next_position(1), f"m{number}", arrival="d")
+        record = WaitingRecord("abc"[number], waiting.positions.next(1), f"m{number}", arrival="d")
         record.awaited_queues = frozenset(awaited)
         waiting.add_arrived(record)
     assert (waiting.awaited_queues.record_count, set(waiting.awaited_queues.queues)) == (
@@ -262,11 +269,11 @@ def test_a_record_behind_an_old_queue_runs_after_the_queue_was_deleted():
 
 
 def test_records_of_an_older_generation_come_first_and_are_not_blocked_by_newer_ones():
-    waiting: WaitingRecords[str] = WaitingRecords()
-    newer = WaitingRecord("a", waiting.next_position(2), "new", arrival="n")
+    waiting: WaitingRecords = WaitingRecords()
+    newer = WaitingRecord("a", waiting.positions.next(2), "new", arrival="n")
     waiting.add_arrived(newer)
     assert [waiting.blocks("a", turn) for turn in (1, 2, 3)] == [False, True, True]
-    older = WaitingRecord("a", waiting.next_position(1), "old", arrival="o")
+    older = WaitingRecord("a", waiting.positions.next(1), "old", arrival="o")
     waiting.add_arrived(older)
     assert waiting.blocks("a", 1)
     assert [each.message_id for each in waiting.take(0.0, 10)] == ["old", "new"]
@@ -282,7 +289,7 @@ def in_queues(*queues: tuple[str, int], key: str = "a", place: int = 1) -> list[
 
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_first):
-    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting: WaitingRecords = WaitingRecords()
     messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
     messages[1].awaited_queues, messages[2].awaited_queues = frozenset({"q"}), frozenset({"q", "r"})
     for each in messages[::-1] if newest_first else messages:
@@ -301,7 +308,7 @@ def test_the_copy_of_a_record_in_a_newer_queue_is_acknowledged_with_it(newest_fi
 
 
 def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
-    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting: WaitingRecords = WaitingRecords()
     first = in_queues(("old", 1), ("newer", 2))
     first[1].awaited_queues = frozenset({"q"})
     (second,) = in_queues(("newer", 2), place=2)
@@ -316,7 +323,7 @@ def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
 
 
 def test_a_copy_leaves_its_queue_and_the_record_still_waits():
-    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting: WaitingRecords = WaitingRecords()
     messages = in_queues(("old", 1), ("newer", 2), ("newest", 3))
     for each in messages:
         waiting.add_arrived(each)

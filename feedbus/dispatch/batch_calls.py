@@ -7,9 +7,10 @@ which wait. This case is frequent in a batch of waiting records, which has many 
 
 from __future__ import annotations
 
-from feedbus.dispatch.blocked_keys import BlockedKeys, locate
+from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.handler_calls import HandlerCalls
+from feedbus.dispatch.overtaken_records import OvertakenRecords, locate
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits, FailedRecordsOvertaken
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
 from feedbus.records import Records
@@ -24,11 +25,18 @@ MAX_CALLS = 3
 class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call."""
 
-    def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
+    def __init__(
+        self,
+        calls: HandlerCalls,
+        decoder: Decoder,
+        blocked_keys: BlockedKeys,
+        overtaken_records: OvertakenRecords,
+    ) -> None:
         """Create the object; the decoder gets each failure, and adds the decision on the record."""
         self._calls = calls
         self._decoder = decoder
-        self._blocked = blocked
+        self._blocked_keys = blocked_keys
+        self._overtaken_records = overtaken_records
 
     def call(self, wrapped: WrappedHandler, records: Records) -> Failures:
         """Call the handler with records, and return the exceptions by record.
@@ -44,7 +52,9 @@ class BatchCalls:
             self._decoder.fail(*locate(records, index), error)
 
         as_batch = (
-            wrapped.handler.batch and len(records) > 1 and not self._blocked.any_blocked(records)
+            wrapped.handler.batch
+            and len(records) > 1
+            and not self._blocked_keys.any_blocked(records)
         )
         exceptions = self._call_with_batch(wrapped, records) if as_batch else None
         if exceptions is not None:
@@ -55,7 +65,7 @@ class BatchCalls:
         # The handler is called for one record at a time, also after a batch handler has raised. So
         # a bad record does not fail the others.
         for index, single in enumerate(records.batches_of_one()):
-            if self._blocked.is_blocked_in(records, index):
+            if self._blocked_keys.is_blocked_in(records, index):
                 fail(index, EarlierRecordWaits())
                 continue
             error = self._call_and_send(wrapped, single)
@@ -76,7 +86,7 @@ class BatchCalls:
                 }
             if not isinstance(error, FailedRecordsOvertaken):
                 return None
-            later_indexes = self._blocked.find_later(remaining, error.failed_records)
+            later_indexes = self._overtaken_records.find_later(remaining, error.failed_records)
             failures |= {indexes[index]: EarlierRecordWaits() for index in later_indexes}
             kept_indexes = [index for index in range(len(indexes)) if index not in later_indexes]
             remaining, indexes = (

@@ -23,12 +23,21 @@ class DecodedDelivery:
     pack: Pack
     decisions: list[Decision] = field(default_factory=list)
 
+    @property
+    def has_own_ids(self) -> bool:
+        """Whether the publisher gave the ids of the records, so that no other records have them."""
+        return self.delivery.identified or self.delivery.content_type == PACK
+
+    def routing_key(self, row: int) -> str:
+        """Return the routing key of one record of the delivery."""
+        is_pack = self.delivery.content_type == PACK
+        return self.pack.key(row) if is_pack else self.delivery.original_key
+
     def message(self, row: int) -> Message:
         """Return the Message of one record of the delivery."""
-        packed = self.delivery.content_type == PACK
         return Message.of(
             self.delivery,
-            routing_key=self.pack.key(row) if packed else self.delivery.original_key,
+            routing_key=self.routing_key(row),
             message_id=self.pack.ids[row],
             queue=self.consumer.queue.name,
             consumer=self.consumer.name,

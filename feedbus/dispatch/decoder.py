@@ -11,7 +11,7 @@ from typing import Any
 from feedbus.codecs import Codecs
 from feedbus.dispatch.decoded_deliveries import DecodedDelivery, HandlerInput, Inputs, InvalidRecord
 from feedbus.dispatch.failure_policy import Decision, FailurePolicy
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.order_decisions import OrderDecisions
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_record_exceptions import EarlierRecordWaits
 from feedbus.dispatch.wrapped_handlers import WrappedHandler
@@ -37,7 +37,7 @@ class Decoder:
         routes: HandlerRoutes,
         wrapped_handlers: Sequence[WrappedHandler],
         failure_policy: FailurePolicy,
-        retries: OrderedRetries | None,
+        order_decisions: OrderDecisions | None,
     ) -> None:
         """Create the decoder for the handlers of a queue.
 
@@ -47,16 +47,16 @@ class Decoder:
             routes: the routes to the queue's handlers.
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
             failure_policy: returns the decision on a record or delivery that cannot be read.
-            retries: the waiting records; None if the queue has no `order_by`.
+            order_decisions: decides which records wait; None if the queue has no `order_by`.
 
         """
         self._consumer = consumer
         self._routes = routes
         self._failure_policy = failure_policy
-        self._retries = retries
+        self._order_decisions = order_decisions
         self._order = Order.of(consumer.queue)
         # Whether the decision on an invalid record is made after the earlier records of its key.
-        self._decides_in_order = retries is not None and consumer.queue.block_on_dead
+        self._decides_in_order = order_decisions is not None and consumer.queue.block_on_dead
         self._wrapped_handlers = wrapped_handlers
         self._codecs = Codecs.of(topology)
         self._only_json = not topology.codecs and all(
@@ -67,7 +67,7 @@ class Decoder:
         """Decode deliveries; return them, and the records for handlers and the invalid records."""
         decoded_deliveries: list[DecodedDelivery] = []
         inputs: Inputs = []
-        none_waits = self._retries is None or self._retries.is_idle
+        none_waits = self._order_decisions is None or self._order_decisions.is_idle
         for delivery in deliveries:
             decoded = self._decode_delivery(inputs, delivery)
             decoded_deliveries.append(decoded)
@@ -109,9 +109,9 @@ class Decoder:
 
     def _must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because earlier records of its key wait."""
-        if self._retries is None or self._retries.is_idle:
+        if self._order_decisions is None or self._order_decisions.is_idle:
             return False
-        decision = self._retries.decide_before_call(decoded.delivery, decoded.pack, row)
+        decision = self._order_decisions.decide_before_call(decoded, row)
         if decision is not None:
             decoded.decisions.append(decision)
         return decision is not None
@@ -240,8 +240,8 @@ class Decoder:
         return decoded
 
     def _add_decision(self, decoded: DecodedDelivery, decision: Decision) -> None:
-        if self._retries is not None:
-            decision = self._retries.decide_delivery(decoded.delivery, decoded.pack, decision)
+        if self._order_decisions is not None:
+            decision = self._order_decisions.keep_delivery_in_order(decoded, decision)
         decoded.decisions.append(decision)
 
     def decide(self, invalid: InvalidRecord) -> None:
@@ -258,8 +258,8 @@ class Decoder:
             decision = self._failure_policy.defer(delivery, pack, row)
         else:
             decision = self._failure_policy.decide(delivery, pack, row, error)
-        if self._retries is not None:
-            decision = self._retries.decide_after_call(delivery, pack, row, decision)
+        if self._order_decisions is not None:
+            decision = self._order_decisions.keep_in_order(decoded, row, decision)
         decoded.decisions.append(decision)
 
 

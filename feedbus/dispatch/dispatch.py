@@ -15,10 +15,12 @@ from feedbus.dispatch.decoder import Decoder
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.order_decisions import OrderDecisions
+from feedbus.dispatch.overtaken_records import OvertakenRecords
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.repeated_deliveries import RepeatedDeliveries
 from feedbus.dispatch.settled_counts import SettledCounts
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.dispatch.wrapped_handlers import wrap_handlers
 from feedbus.errors import Drop, Outage, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
@@ -76,37 +78,35 @@ class Dispatch:
         self._failure_policy = FailurePolicy(
             Names(topology), consumer, rules, self.clock, in_order=order.is_ordered
         )
-        self.retries = (
-            OrderedRetries(
+        self.waiting_deliveries: WaitingDeliveries | None = None
+        order_decisions: OrderDecisions | None = None
+        if order.is_ordered:
+            self.waiting_deliveries = WaitingDeliveries(order, self.clock)
+            order_decisions = OrderDecisions(
                 order,
                 self._failure_policy,
-                self.clock,
+                self.waiting_deliveries,
                 block_on_dead=queue.block_on_dead,
             )
-            if order.is_ordered
-            else None
-        )
         self._decoder = Decoder(
             topology,
             consumer,
             handlers,
             wrap_handlers(topology, consumer, handlers, store, resources),
             self._failure_policy,
-            self.retries,
+            order_decisions,
         )
-        self.blocked_keys = BlockedKeys(
-            self._decoder,
-            self._failure_policy,
-            self.retries,
-            block_on_dead=queue.block_on_dead,
+        self.blocked_keys = BlockedKeys(self._decoder, order_decisions)
+        overtaken_records = OvertakenRecords(
+            order, self._failure_policy, block_on_dead=queue.block_on_dead
         )
         # Rows that a killed process or an outage has left in the outbox. They are sent before later
         # messages.
         leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
-        self.calls = HandlerCalls(
-            consumer, sender, store, leftovers, self.blocked_keys.find_overtaken
+        self.calls = HandlerCalls(consumer, sender, store, leftovers, overtaken_records.find)
+        self._batch_calls = BatchCalls(
+            self.calls, self._decoder, self.blocked_keys, overtaken_records
         )
-        self._batch_calls = BatchCalls(self.calls, self._decoder, self.blocked_keys)
         dead_handler = (
             DeadHandler(topology, consumer, sender, store, leftovers, resources=resources)
             if queue.dead_handler is not None

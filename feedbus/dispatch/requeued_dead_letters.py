@@ -58,17 +58,19 @@ class RequeuedDeadLetters:
         finished = [self._taken.pop(_delivery_id(each), None) for each in deliveries]
         return [each for each in finished if each is not None]
 
-    def contains(self, tag_matches: Callable[[str], bool]) -> bool:
-        """Whether a dead letter is not settled and has a consumer tag that a function accepts."""
-        return any(
-            tag_matches(each.consumer_tag) for each in (*self._arrived, *self._taken.values())
-        )
+    def contains(self, consumer_tag: str) -> bool:
+        """Whether a dead letter of this subscription is not settled."""
+        unsettled = (*self._arrived, *self._taken.values())
+        return any(each.consumer_tag == consumer_tag for each in unsettled)
 
-    def forget(self, tag_matches: Callable[[str], bool]) -> None:
-        """Forget dead letters whose tag a function accepts: the broker delivers them again."""
-        self._arrived = [each for each in self._arrived if not tag_matches(each.consumer_tag)]
-        for name in [each for each in self._taken if tag_matches(each[0])]:
-            del self._taken[name]
+    def forget(self, consumer_tag: str) -> None:
+        """Forget the dead letters of a subscription: the broker delivers them again."""
+        self._arrived = [each for each in self._arrived if each.consumer_tag != consumer_tag]
+        self._taken = {name: each for name, each in self._taken.items() if name[0] != consumer_tag}
+
+    def forget_all(self) -> None:
+        """Forget all dead letters: the broker delivers them again."""
+        self._arrived, self._taken = [], {}
 
 
 def _delivery_id(delivery: Delivery) -> tuple[str, int]:

@@ -1,76 +1,90 @@
-"""The waiting records that handlers have now, and what was decided on each of them."""
+"""The waiting records that handlers have now, and the result of each of them.
+
+A record is taken, then handled, then settled. There are three results:
+
+- handled: it no longer waits, and is acknowledged in the waiting queue;
+- failed again: a new message is sent for it, and the old one is acknowledged;
+- not run: an earlier record of its key has failed again. Its message stays in the waiting queue,
+  and it waits again.
+
+Example: A1 and A2 have one key, and are taken together. A1 fails again. So the key is blocked, and
+A2 is not run. finish() returns A1 only, because A2 must not be acknowledged.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from feedbus.dispatch.waiting_messages import Arrival, Waiting
-from feedbus.dispatch.waiting_record_copies import BLOCKED
+from feedbus.dispatch.waiting_record import WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.wire import Delivery
 
+Result = Literal["handled", "failed again", "not run"]
 
-class TakenRecords:
-    """The records that were taken from the waiting records of one consumer, to be handled.
 
-    A record is taken, then handled, then settled. There are three results. The record has failed
-    again. Or it was not run, because an earlier record of its key has failed again. Otherwise it is
-    done.
+@dataclass(slots=True)
+class Taken:
+    """A taken record and its result.
+
+    Attributes:
+        record: the record.
+        result: the result; "handled" until another one is registered.
+        due_at: when a record that has failed again is due, in seconds since 1970.
+
     """
 
-    def __init__(self, records: WaitingRecords[Arrival]) -> None:
+    record: WaitingRecord
+    result: Result = "handled"
+    due_at: float = 0.0
+
+
+class TakenRecords:
+    """The records that were taken from the waiting records of one consumer, to be handled."""
+
+    def __init__(self, records: WaitingRecords) -> None:
         """Create the object; records are taken from these waiting records."""
         self._records = records
-        self._taken: dict[tuple[str, int], Waiting] = {}
-        self._failed_again: dict[Waiting, float] = {}  # when each record runs again
-        self._not_run: set[Waiting] = set()
-        # For each key, how many of its records have failed again or were not run.
+        self._taken: dict[tuple[str, int], Taken] = {}  # by consumer tag and delivery tag
+        # For each key, how many of its taken records have failed again or were not run.
         self._failures_by_key: Counter[str] = Counter()
 
     def take(
         self, now: float, max_records: int, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
-        """Return waiting records that run now; the caller then settles them.
+        """Return the deliveries of waiting records to handle now; see WaitingRecords.take().
 
-        Args:
-            now: the time in seconds since 1970.
-            max_records: the largest number of records.
-            is_suspected: called with a message id; returns whether that record must be taken alone.
-
+        The caller then passes each of them to finish() or put_back().
         """
         deliveries: list[Delivery] = []
         for record in self._records.take(now, max_records, is_suspected):
             if record.arrival is not None:
                 delivery = record.arrival.delivery
-                self._taken[delivery.consumer_tag, delivery.tag] = record
+                self._taken[delivery.consumer_tag, delivery.tag] = Taken(record)
                 deliveries.append(delivery)
         return deliveries
 
-    def record_of(self, delivery: Delivery) -> Waiting | None:
-        """Return the waiting record of a delivery that take() has returned.
+    def record_of(self, delivery: Delivery) -> WaitingRecord | None:
+        """Return the record of a delivery that take() has returned; None for other deliveries."""
+        taken = self._taken.get((delivery.consumer_tag, delivery.tag))
+        return None if taken is None else taken.record
 
-        The result is None if the delivery is not from a waiting queue.
-        """
-        return self._taken.get((delivery.consumer_tag, delivery.tag))
-
-    def mark_failed_again(self, record: Waiting, due_at: float) -> None:
-        """Register that a record failed again.
+    def mark_failed_again(self, delivery: Delivery, due_at: float) -> None:
+        """Register that the record of a delivery has failed again.
 
         Args:
-            record: the record.
-            due_at: when it may run, in seconds since 1970; infinity if its dead letter blocks its
-                key.
+            delivery: the delivery, which take() has returned.
+            due_at: when the record is due, in seconds since 1970; infinity if its dead letter
+                blocks its key.
 
         """
-        self._failed_again[record] = due_at
-        self._failures_by_key[record.key] += 1
+        self._set_result(delivery, "failed again", due_at)
 
-    def mark_not_run(self, record: Waiting) -> None:
-        """Register that a record was not run, because an earlier record of its key has failed."""
-        self._not_run.add(record)
-        self._failures_by_key[record.key] += 1
+    def mark_not_run(self, delivery: Delivery) -> None:
+        """Register that the record of a delivery was not run, because its key is blocked."""
+        self._set_result(delivery, "not run")
 
     def is_blocked(self, key: str) -> bool:
         """Whether a taken record of this key has failed again or was not run."""
@@ -80,48 +94,51 @@ class TakenRecords:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
         The messages of records that have failed again must be confirmed before this call.
+        Deliveries that take() has not returned are ignored.
         """
         acknowledgeable: list[Delivery] = []
         for delivery in deliveries:
-            record = self._taken.pop((delivery.consumer_tag, delivery.tag), None)
-            if record is None:
+            taken = self._remove(delivery.consumer_tag, delivery.tag)
+            if taken is None:
                 continue
-            if record in self._not_run:
-                self._not_run.remove(record)
-                self._failures_by_key[record.key] -= 1
-                self._records.put_back(record)
+            if taken.result == "not run":
+                self._records.put_back(taken.record)
                 continue
-            if record in self._failed_again:
-                self._failures_by_key[record.key] -= 1
-                due_at = self._failed_again.pop(record)
-                self._records.mark_failed_again(
-                    record, due_at, BLOCKED if due_at == math.inf else None
-                )
+            if taken.result == "failed again":
+                self._records.mark_failed_again(taken.record, taken.due_at)
             else:
-                acknowledgeable += [each.delivery for each in self._records.remove_handled(record)]
+                copies = self._records.remove_handled(taken.record)
+                acknowledgeable += [each.delivery for each in copies]
             acknowledgeable.append(delivery)
-        if self._failures_by_key:
-            self._failures_by_key = +self._failures_by_key
         return acknowledgeable
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put taken records back that were not handled; they wait again."""
+        """Put records back that were not handled; other deliveries are ignored."""
         for delivery in deliveries:
-            self._records.put_back(self._taken.pop((delivery.consumer_tag, delivery.tag)))
+            taken = self._remove(delivery.consumer_tag, delivery.tag)
+            if taken is not None:
+                self._records.put_back(taken.record)
 
     def forget_queue(self, waiting_queue: str) -> None:
         """Forget the records of a waiting queue, which delivers them again."""
-        for tags, record in [*self._taken.items()]:
-            if record.queue == waiting_queue:
-                del self._taken[tags]
-                if record in self._not_run or record in self._failed_again:
-                    self._not_run.discard(record)
-                    self._failed_again.pop(record, None)
-                    self._failures_by_key[record.key] -= 1
+        for tags, taken in [*self._taken.items()]:
+            if taken.record.queue == waiting_queue:
+                self._remove(*tags)
 
     def forget(self) -> None:
         """Forget all taken records: the broker delivers them again."""
         self._taken.clear()
-        self._failed_again.clear()
-        self._not_run.clear()
         self._failures_by_key.clear()
+
+    def _set_result(self, delivery: Delivery, result: Result, due_at: float = 0.0) -> None:
+        taken = self._taken[delivery.consumer_tag, delivery.tag]
+        self._failures_by_key[taken.record.key] += taken.result == "handled"
+        taken.result, taken.due_at = result, due_at
+
+    def _remove(self, consumer_tag: str, delivery_tag: int) -> Taken | None:
+        taken = self._taken.pop((consumer_tag, delivery_tag), None)
+        if taken is not None and taken.result != "handled":
+            self._failures_by_key[taken.record.key] -= 1
+            if not self._failures_by_key[taken.record.key]:
+                del self._failures_by_key[taken.record.key]
+        return taken

@@ -1,14 +1,19 @@
-"""The messages in waiting queues: write the message of a waiting record, and read it."""
+"""The messages in waiting queues: write the message of a waiting record, and read it.
+
+The message of a waiting record is its retry, with three additional headers: its position, when it
+is due, and the ordering key, unless this is the routing key. The message of a dead letter that
+blocks its key (`block_on_dead`) has a header for that, and no body. The dead letter itself is in
+the queue of dead letters.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from feedbus.dispatch.queue_order import Order
-from feedbus.dispatch.waiting_record_copies import BLOCKED as BLOCKED_ATTEMPT
-from feedbus.dispatch.waiting_record_copies import WaitingRecord
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, Arrival, WaitingRecord
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import BLOCKED, NOT_BEFORE, ORDER_KEY, PLACE, TRACEBACK
 
@@ -16,28 +21,9 @@ MICROSECONDS = 1_000_000
 MAX_POSITION = 2**62  # a header with a higher number is ignored
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A delivery of a waiting record.
-
-    Attributes:
-        delivery: the delivery as the handler gets it.
-        message: the delivered message, which can be sent to another queue unchanged.
-        arrived_at: time of the monotonic clock.
-
-    """
-
-    delivery: Delivery
-    message: Any
-    arrived_at: float
-
-
-Waiting = WaitingRecord[Arrival]
-
-
 def decode_waiting_message(
     arrival: Arrival, order: Order, waiting_queue: str, generation_number: int
-) -> Waiting:
+) -> WaitingRecord:
     """Return the record of a delivery; its position is 0 if the message contains no position.
 
     Args:
@@ -54,7 +40,7 @@ def decode_waiting_message(
         _decode_int_header(delivery, PLACE),
         delivery.message_id,
         delivery.identified,
-        BLOCKED_ATTEMPT if blocks else delivery.attempts,
+        DEAD_LETTER_ATTEMPT if blocks else delivery.attempts,
         math.inf if blocks else _decode_int_header(delivery, NOT_BEFORE) / MICROSECONDS,
         waiting_queue,
         arrival,
@@ -63,7 +49,7 @@ def decode_waiting_message(
 
 
 def encode_waiting_message(
-    record: Waiting, due_at: float, order: Order, waiting_queue: str, message: Outgoing
+    record: WaitingRecord, due_at: float, order: Order, waiting_queue: str, message: Outgoing
 ) -> Outgoing:
     """Return the message with which a record waits, or with which a dead letter blocks its key.
 

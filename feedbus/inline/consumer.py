@@ -65,11 +65,11 @@ class InlineConsumer:
             store=store,
             resources=resources,
         )
-        retries = self._dispatch.retries
+        deliveries = self._dispatch.waiting_deliveries
         self._waiting: WaitingQueues | None = None
-        if retries is not None:
+        if deliveries is not None:
             self._waiting = WaitingQueues(
-                topology, consumer, retries, report=lambda _: None, on_count=lambda _: None
+                topology, consumer, deliveries, report=lambda _: None, on_count=lambda _: None
             )
         self._connection, self._queue = connection, queue
         self._subscribe_waiting()
@@ -101,8 +101,8 @@ class InlineConsumer:
     @property
     def retrying(self) -> int:
         """The number of failed records that wait for their next attempt."""
-        retries = self._dispatch.retries
-        return retries.records.failed_count if retries is not None else 0
+        deliveries = self._dispatch.waiting_deliveries
+        return deliveries.records.failed_count if deliveries is not None else 0
 
     @property
     def queue(self) -> Queue:

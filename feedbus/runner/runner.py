@@ -108,9 +108,9 @@ class Runner:
             timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
             limits=RemainingLimits(limits, clock),
             waiting=WaitingQueues(
-                topology, consumer, dispatch.retries, report=on_hold, on_count=on_waiting
+                topology, consumer, dispatch.waiting_deliveries, report=on_hold, on_count=on_waiting
             )
-            if dispatch.retries is not None
+            if dispatch.waiting_deliveries is not None
             else None,
             handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * has_async,
             clock=clock,

@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.broker import lookups
 from feedbus.broker.acknowledging import acknowledge
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Channel, Connection
@@ -30,7 +30,7 @@ class WaitingQueue:
     tag: str
     channel: Channel
     probes: Probes
-    retries: OrderedRetries
+    deliveries: WaitingDeliveries
     is_closed: bool = False
     generation_number: int = 0  # the number of the queue's generation
     on_notice: Callable[[Any], None] = lambda _: None
@@ -44,7 +44,7 @@ class WaitingQueue:
         connection: Connection,
         queue: str,
         tag: str,
-        retries: OrderedRetries,
+        deliveries: WaitingDeliveries,
         on_cancel: Callable[[str], None],
         generation_number: int = 0,
         on_notice: Callable[[Any], None] = lambda _: None,
@@ -55,7 +55,7 @@ class WaitingQueue:
             connection: the connection of the consumer.
             queue: the waiting queue.
             tag: the tag of the subscription.
-            retries: gets the waiting records.
+            deliveries: gets the deliveries of the queue.
             on_cancel: called with the tag when the broker cancels the subscription.
             generation_number: the number of the queue's generation.
             on_notice: called with the body of a fence that reports a change of the ring.
@@ -68,13 +68,13 @@ class WaitingQueue:
             return None
         channel = connection.channel()
         channel.auto_decode = False
-        retries.add_subscription(tag, queue, generation_number)
+        deliveries.add_subscription(tag, queue, generation_number)
         waiting_queue = cls(
             queue,
             tag,
             channel,
             Probes(channel, queue, pause_seconds=0.0),
-            retries,
+            deliveries,
             generation_number=generation_number,
             on_notice=on_notice,
         )
@@ -103,7 +103,7 @@ class WaitingQueue:
         if waiting_queue.probes.is_pending:  # another consumer was faster
             waiting_queue.close()
             return None
-        retries.records.mark_complete()
+        deliveries.mark_complete()
         return waiting_queue
 
     def is_complete(self) -> bool:
@@ -142,7 +142,7 @@ class WaitingQueue:
             if not message_id:
                 self.on_notice(message.body)
             return
-        self.acknowledge(self.retries.add_delivery(message))
+        self.acknowledge(self.deliveries.add(message))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
@@ -156,15 +156,15 @@ class WaitingQueue:
 
         The broker closes the channel of a consumer that keeps a delivery for too long.
         """
-        for record in self.retries.records.records_in(self.queue):
+        for record in self.deliveries.records.records_in(self.queue):
             arrival = record.arrival
             if arrival is not None and not record.is_taken and arrival.arrived_at < older_than:
                 self.channel.basic_reject(arrival.delivery.tag, requeue=True)
-                self.retries.records.forget_arrival(record)
+                record.arrival = None  # until the broker delivers it again
 
     def close(self) -> None:
         """Return all waiting records to the queue, and forget them."""
         self.is_closed = True
-        self.retries.forget_queue(self.queue)
+        self.deliveries.forget_subscription(self.tag)
         if self.channel.is_open:
             self.channel.close()

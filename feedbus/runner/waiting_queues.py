@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker_names import Names
-from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
 from feedbus.runner.waiting_limit import RetryLimit
@@ -34,7 +34,7 @@ class WaitingQueues:
         self,
         topology: Topology,
         consumer: Consumer,
-        retries: OrderedRetries,
+        deliveries: WaitingDeliveries,
         *,
         report: Callable[[str], None],
         on_count: Callable[[int], None],
@@ -44,7 +44,7 @@ class WaitingQueues:
         Args:
             topology: the topology of the system.
             consumer: the consumer of the records.
-            retries: knows the records that wait.
+            deliveries: the deliveries of the waiting queues.
             report: called with the reason when the consumer holds, and with "" when it continues.
             on_count: called with the number of waiting records when it has changed.
 
@@ -55,33 +55,33 @@ class WaitingQueues:
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
-        self._retries = retries
+        self._deliveries = deliveries
         self._waiting_queues: dict[str, WaitingQueue] = {}  # by the consumer tag of the queue
         self._limit = RetryLimit(consumer, report)
-        self._mover = WaitingRecordMover(topology, consumer, retries.records)
+        self._mover = WaitingRecordMover(topology, consumer, deliveries.records)
         self._renewed_at = self._clock.monotonic()
 
     def __len__(self) -> int:
         """Count the waiting records."""
-        return len(self._retries.records)
+        return len(self._deliveries.records)
 
     def __bool__(self) -> bool:
         """Whether a record waits, or a requeued dead letter is to be handled."""
-        return bool(self._retries.requeued_dead_letters) or len(self) > 0
+        return bool(self._deliveries.requeued_dead_letters) or len(self) > 0
 
     def set_predecessors(self, old_queues: Predecessors | None) -> None:
         """Let records wait for these old queues."""
-        self._retries.predecessors = old_queues
+        self._deliveries.predecessors = old_queues
 
     @property
     def awaited_queues(self) -> Collection[str]:
         """The old queues that records wait for."""
-        return self._retries.records.awaited_queues.queues
+        return self._deliveries.records.awaited_queues.queues
 
     @property
     def count_behind_old_queues(self) -> int:
         """How many records wait for old queues."""
-        return self._retries.records.awaited_queues.record_count
+        return self._deliveries.records.awaited_queues.record_count
 
     def put_probes(self) -> None:
         """Publish a probe to each waiting queue."""
@@ -97,7 +97,7 @@ class WaitingQueues:
 
     def release_records(self, queues: Collection[str]) -> None:
         """Let records run if they wait only for these queues, which were deleted."""
-        self._retries.records.forget_deleted_queues(queues)
+        self._deliveries.records.forget_deleted_queues(queues)
 
     def take_notice(self) -> bytes | str | None:
         """Return the body of the latest notice since the last call, or None."""
@@ -136,7 +136,7 @@ class WaitingQueues:
                 connection,
                 name,
                 f"{tag}{WAITING_SUFFIX}",
-                self._retries,
+                self._deliveries,
                 lambda _: on_cancel(tag),
                 generation_number,
                 self._keep_notice,
@@ -153,13 +153,15 @@ class WaitingQueues:
                     queue=name,
                     records=len(self),
                 )
-        self._retries.add_subscription(tag, name, generation_number)
+        self._deliveries.add_subscription(tag, name, generation_number)
         return True
 
     def delete(self, tag: str) -> None:
         """Delete the waiting queue, if it is empty, of an old queue that was deleted."""
         waiting_queue = self._waiting_queues.get(tag)
-        if waiting_queue is not None and not self._retries.records.records_in(waiting_queue.queue):
+        if waiting_queue is not None and not self._deliveries.records.records_in(
+            waiting_queue.queue
+        ):
             waiting_queue.channel.queue_delete(waiting_queue.queue)
         self.close(tag)
 
@@ -177,13 +179,13 @@ class WaitingQueues:
         for waiting_queue in self._waiting_queues.values():
             waiting_queue.is_closed = True
         self._waiting_queues.clear()
-        self._retries.forget()
+        self._deliveries.forget()
         self._report_count()
         self._limit.forget()
 
     def seconds_until_due(self) -> float:
         """Return in how many seconds a record may run; infinity if none waits."""
-        return max(self._retries.seconds_until_due(), 0.0) if self else math.inf
+        return max(self._deliveries.seconds_until_due(), 0.0) if self else math.inf
 
     def has_reached_limit(self) -> bool:
         """Whether the limit of waiting records is reached; changes are logged."""
@@ -193,17 +195,17 @@ class WaitingQueues:
         return self._limit.check(len(self) - self.count_behind_old_queues)
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return deliveries of waiting queues that run now; see OrderedRetries.take()."""
-        return self._retries.take(max_records, is_suspected)
+        """Return deliveries of waiting queues that run now; see WaitingDeliveries.take()."""
+        return self._deliveries.take(max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put taken records back that were not handled; they wait again."""
-        self._retries.put_back(deliveries)
+        self._deliveries.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled."""
         settled: defaultdict[str, list[Delivery]] = defaultdict(list)
-        for delivery in self._retries.finish(deliveries):
+        for delivery in self._deliveries.finish(deliveries):
             settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
         for tag, tag_deliveries in settled.items():
             self._waiting_queues[tag].acknowledge(tag_deliveries)
@@ -211,7 +213,7 @@ class WaitingQueues:
     @property
     def may_have_unknown_messages(self) -> bool:
         """Whether a waiting queue may contain an unknown message, because of an outage."""
-        return self._retries.has_unconfirmed or self._retries.repetition_expected
+        return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
     def _report_count(self) -> None:
         """Report how many records wait, if that has changed."""
@@ -252,7 +254,7 @@ class WaitingQueues:
         waiting_queue = self._waiting_queues.get(tag)
         if waiting_queue is None:
             return True
-        if self._retries.has_requeued_dead_letters(waiting_queue.queue):
+        if self._deliveries.requeued_dead_letters.contains(waiting_queue.tag):
             # A new probe must follow the messages that the requeued dead letter causes.
             waiting_queue.is_ending = False
             return False

@@ -10,7 +10,7 @@ from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
-from feedbus.dispatch.waiting_messages import Arrival, Waiting
+from feedbus.dispatch.waiting_record import Arrival, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import predecessors
@@ -41,9 +41,7 @@ class WaitingRecordMover:
     are moved only to the next generation, which is not read yet.
     """
 
-    def __init__(
-        self, topology: Topology, consumer: Consumer, records: WaitingRecords[Arrival]
-    ) -> None:
+    def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:
         """Create the mover for the waiting records of a consumer."""
         self._topology = topology
         self._names = Names(topology)
@@ -88,7 +86,7 @@ class WaitingRecordMover:
         connection: Connection,
         queue: str,
         waiting_queue: WaitingQueue,
-        records: Sequence[Waiting],
+        records: Sequence[WaitingRecord],
         arrivals: Sequence[Arrival],
     ) -> bool:
         """Publish records to the shards of the current generation, then acknowledge them here."""

@@ -9,7 +9,7 @@ from feedbus.dispatch import (
     blocked_keys,
     failed_record_sender,
     failure_policy,
-    waiting_records,
+    records_at_start,
 )
 from feedbus.errors import BrokerOutage
 from feedbus.runner import waiting_queue
@@ -59,10 +59,10 @@ def moved_records_settled_from_the_first() -> list[Change]:
 def repetitions_of_other_generations() -> list[Change]:
     """Take a record of an old queue for a waiting record of a newer generation with its id."""
 
-    def is_repetition(self: Any, _generation_number: int, message_id: str) -> bool:
-        return any(name == message_id for _, name in self._ids_at_start)
+    def contain(self: Any, _generation_number: int, message_id: str) -> bool:
+        return any(name == message_id for _, name in self.ids)
 
-    return [(waiting_records.WaitingRecords, "is_repetition", is_repetition)]
+    return [(records_at_start.RecordsAtStart, "contain", contain)]
 
 
 def retries_of_a_pack_under_its_id() -> list[Change]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from feedbus.broker_names import Names
 from feedbus.dispatch import (
+    positions,
     waiting_records,
 )
 from feedbus.generations import (
@@ -50,22 +51,22 @@ def a_queue_taken_for_deleted() -> list[Change]:
 
 def moved_records_behind_others() -> list[Change]:
     """Number the positions of waiting records without regard to generations."""
-    original = waiting_records.WaitingRecords.next_position
-    return [
-        (waiting_records.WaitingRecords, "next_position", lambda self, _number=0: original(self, 0))
-    ]
+    original = positions.Positions.next
+    return [(positions.Positions, "next", lambda self, _generation_number: original(self, 0))]
 
 
 def copies_before_their_records() -> list[Change]:
     """Let the copy of a waiting record, in a newer queue, block the record in the older one."""
 
-    def add_copy(self: Any, existing: Any, record: Any) -> Any:
-        if existing.queue == record.queue:
-            return self._replace_arrival(existing, record)
-        self.add(record)
+    original = waiting_records.WaitingRecords._add_message
+
+    def add_message(self: Any, known: Any, message: Any) -> Any:
+        if known.queue == message.queue:
+            return original(self, known, message)
+        self.add(message)
         return []
 
-    return [(waiting_records.WaitingRecords, "_add_copy", add_copy)]
+    return [(waiting_records.WaitingRecords, "_add_message", add_message)]
 
 
 def old_rings_passed_over() -> list[Change]:

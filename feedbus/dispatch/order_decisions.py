@@ -1,0 +1,192 @@
+"""Decide which records wait, so that the records of each key stay in order (`order_by`).
+
+Example: A1 and A2 have the key A.
+
+1. A1 fails, and the retry policy decides on a retry. keep_in_order() adds A1 to the waiting records
+   and changes the message of the decision: it goes to the waiting queue, with a position.
+2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2: it is sent to the
+   waiting queue, too, with the next position. If A2 is in the same batch as A1, must_wait() finds
+   that A1 has failed.
+3. The waiting queue delivers A1 and A2. If A1 fails again, it gets a new message with its old
+   position. A2 gets none: its message stays in the waiting queue.
+
+With `block_on_dead`, a dead letter of A1 blocks the key in the same way. When it is requeued, the
+record gets back the position of A1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from feedbus.dispatch.decoded_deliveries import DecodedDelivery
+from feedbus.dispatch.failure_policy import Decision, FailurePolicy
+from feedbus.dispatch.queue_order import Order
+from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
+from feedbus.dispatch.waiting_messages import encode_waiting_message
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, NO_QUEUES, WaitingRecord
+from feedbus.logs import EventLog
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import ATTEMPT, PACK
+
+events = EventLog(__name__)
+
+
+class OrderDecisions:
+    """Decides which records of a consumer wait.
+
+    Its methods get a record as its decoded delivery and the row, the index of the record in the
+    delivery.
+
+    Attributes:
+        waiting: the waiting records of the consumer.
+
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        policy: FailurePolicy,
+        waiting: WaitingDeliveries,
+        *,
+        block_on_dead: bool,
+    ) -> None:
+        """Create the object.
+
+        Args:
+            order: determines the key of a record.
+            policy: returns the decision that a record waits, which is completed here.
+            waiting: the waiting records of the consumer.
+            block_on_dead: whether dead letters block their keys.
+
+        """
+        self._order = order
+        self._policy = policy
+        self.waiting = waiting
+        self._records = waiting.records
+        self._taken_records = waiting.taken_records
+        self._block_on_dead = block_on_dead
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no record waits, so that every record may be handled on arrival."""
+        waiting = self.waiting
+        return waiting.predecessors is None and not (
+            self._records.count or waiting.records_at_start.ids
+        )
+
+    def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
+        """Whether a record must wait, because an earlier record of its key waits."""
+        record = self._taken_records.record_of(decoded.delivery)
+        if record is not None:
+            return self._taken_records.is_blocked(record.key)
+        key = self._order.waiting_key(decoded.delivery, decoded.pack, row)
+        return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)
+
+    def decide_before_call(self, decoded: DecodedDelivery, row: int) -> Decision | None:
+        """Return the decision on a record that may not be handled now, or None if it may."""
+        delivery, waiting = decoded.delivery, self.waiting
+        if self._taken_records.record_of(delivery) is not None:
+            return None
+        queue = waiting.queue_of(delivery)
+        if (
+            delivery.redelivered
+            and decoded.has_own_ids
+            and waiting.records_at_start.contain(queue.generation_number, decoded.pack.ids[row])
+        ):
+            return Decision("wait", None)  # it is handled from the waiting queue
+        key = self._order.waiting_key(delivery, decoded.pack, row)
+        is_blocked = self._records.blocks(key, queue.generation_number)
+        if not is_blocked and not self._awaited_queues(decoded, row):
+            return None
+        decision = self._policy.defer(delivery, decoded.pack, row)
+        dead_letter = self._records.find_dead_letter(key, decoded.pack.ids[row])
+        if dead_letter is None or decision.message is None:
+            return self.keep_in_order(decoded, row, decision)
+        # The dead letter of this record was requeued. The record gets back its old position.
+        message = encode_waiting_message(
+            dead_letter, 0.0, self._order, queue.waiting_queue, decision.message
+        )
+        return replace(decision, message=message)
+
+    def keep_delivery_in_order(self, decoded: DecodedDelivery, decision: Decision) -> Decision:
+        """Complete the decision on a delivery that no handler receives; see keep_in_order().
+
+        If its key is not known, no key is blocked.
+        """
+        key_is_known = (
+            self._order.by_routing_key and decoded.delivery.content_type != PACK
+        ) or self._taken_records.record_of(decoded.delivery) is not None
+        return self.keep_in_order(decoded, 0, decision) if key_is_known else decision
+
+    def keep_in_order(self, decoded: DecodedDelivery, row: int, decision: Decision) -> Decision:
+        """Complete the decision on a record: if its key is blocked from now on, register this.
+
+        Returns:
+            The decision. If the record waits, its message is for the waiting queue. If its dead
+            letter blocks its key, it has a second message, for the waiting queue.
+
+        """
+        due_at = self._due_at(decision)
+        if decision.message is None or due_at is None:
+            return decision
+        record = self._taken_records.record_of(decoded.delivery)
+        if record is None:
+            record = self._add_record(decoded, row, decision.message, due_at)
+        elif decision.verdict == "wait":
+            self._taken_records.mark_not_run(decoded.delivery)
+            return replace(decision, message=None)  # its message stays in the waiting queue
+        else:
+            self._taken_records.mark_failed_again(decoded.delivery, due_at)
+        self.waiting.has_unconfirmed = True
+        waiting_queue = self.waiting.queue_of(decoded.delivery).waiting_queue
+        message = encode_waiting_message(
+            record, due_at, self._order, waiting_queue, decision.message
+        )
+        if not decision.is_dead_letter:
+            return replace(decision, message=message)
+        events.warning(
+            "key_blocked",
+            f"the dead letter {record.message_id} blocks later records of its key '{record.key}';"
+            " run `feedbus dead requeue` or `feedbus dead drop` to release the key",
+            message_id=record.message_id,
+            key=record.key,
+        )
+        return replace(decision, blocking_message=message)
+
+    def _due_at(self, decision: Decision) -> float | None:
+        """Return when a record is due, in seconds since 1970; None if it does not block its key.
+
+        The result is 0 if the record only waits for others, infinity if it is a dead letter.
+        """
+        if self._block_on_dead and decision.is_dead_letter:
+            return math.inf
+        if decision.verdict == "wait":
+            return 0.0
+        if decision.delay_milliseconds is None:
+            return None
+        return self.waiting.now() + decision.delay_milliseconds / 1000
+
+    def _add_record(
+        self, decoded: DecodedDelivery, row: int, message: Outgoing, due_at: float
+    ) -> WaitingRecord:
+        """Add a record that begins to wait, or a dead letter that begins to block its key."""
+        queue = self.waiting.queue_of(decoded.delivery)
+        record = WaitingRecord(
+            self._order.waiting_key(decoded.delivery, decoded.pack, row),
+            self._records.positions.next(queue.generation_number),
+            message.message_id,
+            decoded.has_own_ids,
+            int(message.headers[ATTEMPT]) if due_at < math.inf else DEAD_LETTER_ATTEMPT,
+            due_at,
+            queue.waiting_queue,
+            awaited_queues=self._awaited_queues(decoded, row),
+            generation_number=queue.generation_number,
+        )
+        self._records.add(record)
+        return record
+
+    def _awaited_queues(self, decoded: DecodedDelivery, row: int) -> frozenset[str]:
+        if self.waiting.predecessors is None:
+            return NO_QUEUES
+        return self.waiting.awaited_queues(decoded.delivery, decoded.routing_key(row))

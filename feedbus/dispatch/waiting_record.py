@@ -1,0 +1,122 @@
+"""A record in a waiting queue, and its copies in the waiting queues of newer generations.
+
+A failed record waits in a waiting queue for its next attempt. Later records of its key wait there
+for it.
+
+After a change of shards, feedbus moves waiting records to the waiting queues of the new shards. A
+moved record is published to the new queue, and is then acknowledged in the old one. Between these
+two steps, both queues contain the record. The message in the newer queue is then a copy. The
+record waits in the older queue. If it is handled, its copy is acknowledged, too. If it leaves the
+older queue without being handled, the copy takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.wire import Delivery
+
+DEAD_LETTER_ATTEMPT = -1  # the attempt of a record that is a dead letter
+NO_QUEUES: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery of a waiting record.
+
+    Attributes:
+        delivery: the delivery as the handler gets it.
+        message: the delivered message, which can be sent to another queue unchanged.
+        arrived_at: time of the monotonic clock.
+
+    """
+
+    delivery: Delivery
+    message: Any
+    arrived_at: float
+
+
+@dataclass(slots=True, eq=False)
+class WaitingRecord:
+    """A record that waits for its next attempt, or for earlier records of its key.
+
+    Attributes:
+        key: the ordering key.
+        position: records of one key are handled in the order of their positions; records of other
+            keys can have the same position.
+        message_id: the id of the record.
+        has_own_id: whether the publisher gave the id, so that no other record has it.
+        attempt: how often the record has failed; DEAD_LETTER_ATTEMPT if it is a dead letter that
+            blocks its key.
+        due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
+            other records; infinity if it is a dead letter.
+        queue: the waiting queue that contains its message.
+        arrival: the delivery of its message; None if the message is being sent or was returned.
+        is_taken: whether the record was taken to be handled, and its result is not known yet.
+        awaited_queues: the queues of older generations that must be deleted before the record may
+            be handled.
+        generation_number: the number of the generation that the waiting queue belongs to.
+        copy: the same record in the waiting queue of a newer generation.
+
+    """
+
+    key: str
+    position: int
+    message_id: str
+    has_own_id: bool = True
+    attempt: int = 0
+    due_at: float = 0.0
+    queue: str = ""
+    arrival: Arrival | None = None
+    is_taken: bool = False
+    awaited_queues: frozenset[str] = NO_QUEUES
+    generation_number: int = 0
+    copy: WaitingRecord | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the record may be handled as soon as the time `due_at` has come."""
+        return self.arrival is not None and not self.is_taken and not self.awaited_queues
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether the record is a dead letter that blocks its key (`block_on_dead`)."""
+        return self.attempt == DEAD_LETTER_ATTEMPT
+
+    def with_copies(self) -> Iterator[WaitingRecord]:
+        """Yield the record and its copies, the message of the oldest generation first."""
+        each: WaitingRecord | None = self
+        while each is not None:
+            yield each
+            each = each.copy
+
+    def with_message(self, message: WaitingRecord) -> WaitingRecord:
+        """Add the same record in another waiting queue; return the message of the oldest one."""
+        if message.generation_number < self.generation_number:
+            message.copy = self
+            return message
+        self.copy = message if self.copy is None else self.copy.with_message(message)
+        return self
+
+    def without_message(self, message: WaitingRecord) -> WaitingRecord | None:
+        """Remove this record or one of its copies; return what is left, or None."""
+        if self is message:
+            left, self.copy = self.copy, None
+            return left
+        if self.copy is not None:
+            self.copy = self.copy.without_message(message)
+        return self
+
+    def replace_arrival(self, message: WaitingRecord) -> Arrival | None:
+        """Keep one of two messages of this record in one queue; return the other one's arrival.
+
+        The message of the later attempt is kept.
+        """
+        is_newer = message.attempt > self.attempt
+        if not is_newer and (message.attempt < self.attempt or self.arrival is not None):
+            return message.arrival
+        replaced = self.arrival
+        self.attempt, self.due_at, self.arrival = message.attempt, message.due_at, message.arrival
+        return replaced
