@@ -1,9 +1,16 @@
-"""The order of a queue: no order, by routing key, or by one field."""
+"""The order of a queue, and the ordering key of a record (`order_by`).
+
+Records with the same ordering key are handled in the order of their publication. With
+`order_by = true`, the key is the routing key. With `order_by = "customer"`, it is the value of the
+field `customer`. The message of a waiting record contains this value as JSON: `7` for a number,
+`"7"` for a text. If the JSON is too long for a header, its digest is used instead.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +82,12 @@ class Order:
 
 def _key_error(value: object) -> str:
     """Return why a value cannot be an ordering key, or "" if it can."""
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return ""
-    names = {MISSING: "a record without it", None: "null"}
-    got = names.get(value) if value is MISSING or value is None else type(value).__name__
+    if value is MISSING:
+        got = "a record without it"
+    elif value is None:
+        got = "null"
+    else:  # a codec of the project can return infinity
+        got = str(value) if isinstance(value, float) else type(value).__name__
     return f"order_by needs this field: expected a text, a number, true or false, got {got}"
