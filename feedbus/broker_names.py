@@ -28,7 +28,8 @@ class Role(Enum):
         GATE: the exchange that routes to a queue while the queue is being replaced.
         GATE_HELD: the messages that arrive while the gate is closed.
         PARKED: the retries of a queue that is being replaced.
-        GENERATION: the digest of a generation, after the name of a ring or of a shard's queue.
+        GENERATION: a ring exchange, or a queue of a shard in such a ring. The suffix of its name is
+            the digest of its generation.
         HELD: the messages that arrive during a switch to another ring.
         LEDGER: the copy of a ring's state that `feedbus apply` reads.
     """

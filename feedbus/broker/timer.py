@@ -40,7 +40,9 @@ ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 
 
 def digits_of(milliseconds: int) -> list[int]:
-    """Return the digits of a delay, the lowest position first, without zeros at the end.
+    """Return the digits of a delay to the base 16, the lowest digit first.
+
+    The list ends with the highest digit that is not 0.
 
     Args:
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS; it is rounded up; see ROUNDED.

@@ -124,7 +124,7 @@ class LiveBus(Bus):
         """Publish one record; return when the broker has confirmed it.
 
         A queue with `once = true` handles only one of several records with the same message_id.
-        Raises the same errors as Bus.publish and publish_many.
+        The method raises the errors of Bus.publish() and of LiveBus.publish_many().
         """
         fields = check_record(exchange, payload, key, message_id)
         if key is NO_KEY:
@@ -275,7 +275,10 @@ class LiveBus(Bus):
         return [request.error() for request in requests]
 
     def send_together(self, requests: Sequence[Request]) -> None:
-        """Send several requests in order, and set their `answer`; an outage is an answer, too."""
+        """Send several requests in order, and set the `outcome` of each request.
+
+        The method raises no BrokerOutage: an outage becomes the outcome of a request.
+        """
         self._requests.send_together(requests)
 
 

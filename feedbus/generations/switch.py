@@ -40,8 +40,8 @@ def make_current(
 
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
     ring, whose records are handled before the records of the new ring. So each key stays in order.
-    After a crash, the function is called again, because every step can be repeated. It first
-    completes an interrupted switch, even if the topology has changed since. After it, the caller
+    If the process is killed, call the function again: every step can be repeated. The new call
+    first completes the interrupted switch, even if the topology has changed since. Then the caller
     calls switch_notices.notify_consumers().
 
     Args:
@@ -86,7 +86,8 @@ def make_current(
             disordered=False,
             scattered=(*state.scattered, *scattered),
         )
-    # The ledger's queues are declared first: declare_ring() waits until all queues are on disk.
+    # The ledger and the readers' queue are declared first. declare_ring() then waits until these
+    # queues and the new shards are on the disk of the broker.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -121,8 +122,9 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
 
 def next_generation(state: RingState, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # No two generations have the same number. So a pack that arrives late cannot reach the
-    # queues of a later generation with the same shards.
+    # No two generations of an exchange have the same number. The digest of a generation depends on
+    # its number, and the pack keys of its queues contain the digest. So a pack that arrives late
+    # cannot reach the queues of a later generation, even if that generation has the same shards.
     return replace(wanted, number=state.current.number + 1)
 
 
@@ -146,16 +148,18 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if state is None:
         return
     names = Names(topology)
-    # The waiting queues are deleted first: while the generation is in the state, this is repeated
-    # after a crash. Otherwise a waiting queue with a notice of `apply` could remain.
+    # The waiting queues are deleted before the generation is removed from the state. If this
+    # process is killed between these steps, another process finds the generation in the state, and
+    # calls this function again. In the other order, a waiting queue with a notice could remain.
     for queue in names.members(generation):
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
         remaining = tuple(old for old in state.draining if old != generation)
         scattered = tuple(number for number in state.scattered if number != generation.number)
         state = replace(state, draining=remaining, scattered=scattered)
-    # The state is written even if nothing changes, because the caller may have read an earlier
-    # state.
+    # The state is written even if the ledger has this state already. A process that was killed
+    # during write() may have written the ledger and not the readers' queue. Then the caller has
+    # read an earlier state there, and this call replaces it.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 

@@ -43,8 +43,8 @@ class Handler:
 
     Attributes:
         function: the function that is called.
-        declared: the type of one record in the decorator; None if the decorator has none. Then the
-            annotation of the function's first parameter declares the type.
+        declared: the type that the decorator gives for one record; None if the decorator gives no
+            type. Then the annotation of the function's first parameter declares the type.
         batch: whether the function takes Records.
 
     """
@@ -163,14 +163,15 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
     Args:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
             pydantic model or dict; by default, the annotation of the first parameter.
-        batch: True for a function of Records, False for a function of a single record. Further
-            parameters get their values by their annotations: a Bus, the Message, the session of the
-            store, and the values of resources.
+        batch: True for a function of Records, False for a function of a single record.
+
+    The marked function can have further parameters. feedbus selects their values by their
+    annotations: a Bus, the Message, the session of the store, and the values of resources.
 
     Raises:
-        UnfitHandler: the type is not a message type, or the marked object is not a plain function.
-            An example is a generator function, because feedbus does not iterate over results. A
-            callable object and a functools.partial are accepted like functions.
+        UnfitHandler: the type is not a message type, or the marked object is not a function that
+            can be a handler. For example, a generator function is refused, because feedbus does not
+            iterate over results. A callable object and a functools.partial are accepted.
 
     """
     if message is not None and not _is_type(message):
@@ -201,7 +202,7 @@ def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
 
 
 def _check_function(function: object) -> None:
-    called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+    called = getattr(function, "__call__", None)  # noqa: B004 -- the method that a call of the object runs
     if isinstance(function, type):
         got, advice = "is a class", "write a function, or mark an object that has __call__"
     elif called is None:
@@ -219,7 +220,7 @@ def _check_function(function: object) -> None:
 
 def is_async(function: object) -> bool:
     """Whether the result of a function must be awaited."""
-    called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+    called = getattr(function, "__call__", None)  # noqa: B004 -- the method that a call of the object runs
     return _any(inspect.iscoroutinefunction, function, called)
 
 
@@ -267,7 +268,8 @@ def resolve(dotted: str, root: Path) -> Handler:
     if not isinstance(marked, Handler):
         msg = f"{dotted} is not a handler: expected a function with the decorator @feedbus.handler"
         raise UsageError(msg)
-    # If a decorator above @handler has copied the mark, the decorated function is called.
+    # A decorator above @handler returns a wrapper. If the wrapper has a copy of the mark, as
+    # functools.wraps() makes it, the wrapper is called, and not the function in it.
     return marked if marked.function is found else replace(marked, function=found)
 
 

@@ -85,7 +85,16 @@ def change_format(log_format: str) -> None:
 
 
 def log_line(log_format: str, level: int, event: Event) -> str:
-    """Return the log line of an event that happens now, for files without the module logging."""
+    """Return the log line of an event, with the present time.
+
+    It is for programs that write a log file without the loggers and handlers of `logging`.
+
+    Args:
+        log_format: the format of the line, `text` or `json`.
+        level: the level of the event, such as logging.INFO.
+        event: the event.
+
+    """
     record = logging.LogRecord("feedbus", level, "", 0, event, (), None)
     return formatter_of(log_format).format(record)
 

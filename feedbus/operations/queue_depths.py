@@ -45,7 +45,11 @@ class Remembered(Generic[Answer]):
         self._asked_at = 0.0
 
     def read(self) -> Answer:
-        """Return the answer, or raise the error of `ask`; then the next call asks again."""
+        """Return the remembered answer, or call `ask` if there is none or if it is too old.
+
+        If `ask` raises an error, this method raises it, too. After an error, the next call of this
+        method calls `ask` again.
+        """
         with self._lock:
             if not self._answers or time.monotonic() - self._asked_at > self._fresh_seconds:
                 self._answers = [self._ask()]

@@ -42,7 +42,8 @@ class Comparison:
         changes: gets the changes that compare() finds.
         named: gets the names in delete_nonempty for which compare() finds a queue with messages.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
-        waiting: maps the name of each waiting queue to whether its queue still has `order_by`.
+        waiting: maps the name of each waiting queue to True if the consumer's queue has `order_by`,
+            and to False if it no longer has it, so that the waiting queue is not needed.
         parked: the names of the queues to which an interrupted replacement has moved retries.
 
     """
@@ -226,7 +227,10 @@ class Comparison:
         return wanted is not None and not find_differences(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
-        """Whether a queue is a retry queue of feedbus 0.1, which the broker deletes itself."""
+        """Whether a queue is a retry queue of feedbus 0.1.
+
+        Such a queue has the argument x-expires, so the broker deletes the queue.
+        """
         return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
     def _named(self, name: str) -> bool:
@@ -241,7 +245,11 @@ class Comparison:
         return name.removeprefix(f"{self.topology.name}.")
 
     def _consumed(self, name: str) -> bool:
-        """Whether a consumer reads a queue or, for a retry queue, the queue of the retries."""
+        """Whether a consumer reads a queue.
+
+        A retry queue has no consumer. For a retry queue, the result is whether a consumer reads the
+        queue to which the retries return.
+        """
         if self.seen.queues[name].consumers:
             return name not in self.waiting
         made = derived(name)
@@ -258,7 +266,7 @@ class Comparison:
             return (
                 f"declared again with {', '.join(changes)}, so that messages can be delayed again"
             )
-        if name in self.waiting:  # the queue of this waiting queue has no order any more
+        if name in self.waiting:  # the plan deletes only waiting queues without `order_by`
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._bare(made.owner) if made else ""

@@ -72,7 +72,8 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
 def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """Lock a file for this process, and write the process id to the file.
 
-    It is a record lock, so children of this process do not hold it.
+    It is a POSIX record lock (fcntl.lockf), which belongs to this process only: a forked child does
+    not inherit it.
 
     Args:
         path: the file; it is created if it is missing.

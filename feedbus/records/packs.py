@@ -163,7 +163,7 @@ def decode(
 
 
 def expands_too_far(body_bytes: int, pack: Pack) -> bool:
-    """Whether the records of a pack would have more than EXPANDED_BYTES as plain messages.
+    """Whether the records of a pack would have more than MAX_EXPANDED_BYTES as plain messages.
 
     Args:
         body_bytes: the size of the pack's body.
@@ -182,7 +182,12 @@ def pack_of_one(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
 
 
 def _pack(payload: Mapping[str, Any]) -> Pack:
-    """Return the pack that a decoded body contains, or raise ValueError with the wrong part."""
+    """Return the pack that a decoded body contains.
+
+    Raises:
+        ValueError: the body is not a pack; the text says which of its values is wrong, and why.
+
+    """
     columns: Mapping[str, Any] = _part(payload, "columns", dict)
     origins = _part(payload, "origins", list)
     owners = _part(payload, "owners", list)
@@ -264,7 +269,7 @@ def _short_numbers(column: list[Any]) -> bool:
     """Whether all values of a column are short numbers, as most keys are."""
     try:
         short: bool = min(column) >= -MAX_ORDINAL and max(column) <= MAX_ORDINAL
-    except (TypeError, ValueError):  # texts, texts and numbers, or no value
+    except (TypeError, ValueError):  # the column has texts, or has no values
         return False
     return short
 

@@ -71,7 +71,13 @@ class LeftoverRows:
         self._rows_by_sender[id(sender)] = rows
 
     def remove_sender(self, sender: object) -> None:
-        """Register that the rows of register_sender() were sent, or are left in the outbox."""
+        """End the effect of register_sender(): this process does not send these rows any more.
+
+        Rows that are still in the outbox are leftover rows from now on.
+
+        Args:
+            sender: the argument of register_sender().
+        """
         self._rows_by_sender.pop(id(sender), None)
 
     def query_again(self) -> None:

@@ -54,17 +54,22 @@ class Table:
     """
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create the object for the rows of a project in the table of a database."""
+        """Create the object.
+
+        Args:
+            database: the database that has the table.
+            project: the name of the project; other projects can have rows in the same table.
+        """
         self._project = project
         self._execute = database.execute
         self._clock = database.clock
         self._sqlite = database.dialect == "sqlite"
 
     def _values(self, name: str, kind: str) -> str:
-        """Return the SQL of a table with the values of a list, in the column `value`.
+        """Return an SQL table expression for FROM: its column `value` has the values of a list.
 
         Args:
-            name: the name of the SQL parameter that has the list.
+            name: the name of the SQL parameter whose value is the list.
             kind: the SQL type of the values.
         """
         if self._sqlite:
@@ -79,7 +84,12 @@ class SqlOutbox(Table):
     """The outbox in the table feedbus_outbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create the object for the rows of a project in the table of a database."""
+        """Create the object.
+
+        Args:
+            database: the database that has the table.
+            project: the name of the project; other projects can have rows in the same table.
+        """
         super().__init__(database, project)
         if self._sqlite:
             columns = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(ROW)))
@@ -224,7 +234,12 @@ class SqlInbox(Table):
     """The inbox in the table feedbus_inbox."""
 
     def __init__(self, database: Database, project: str) -> None:
-        """Create the object for the rows of a project in the table of a database."""
+        """Create the object.
+
+        Args:
+            database: the database that has the table.
+            project: the name of the project; other projects can have rows in the same table.
+        """
         super().__init__(database, project)
         # WHERE true: otherwise SQLite would read ON CONFLICT as the condition of a join.
         self._add = (

@@ -30,7 +30,9 @@ ADOPTION_SECONDS = 0.0005  # the time between two checks whether the supervisor 
 
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules and serve requests; each child runs its program.
+    """Import modules, and fork a child for each request; in the child, run the requested program.
+
+    The function returns in the child, when the program has ended.
 
     Args:
         handle: the descriptor of the connection to the supervisor.

@@ -17,8 +17,8 @@ from feedbus.topic_patterns import topic_matches, words_of
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
 REMEMBERED_ROUTES = 20_000  # the results of route() that are kept in memory
-# So many low bits of a message's id are its number. In a queue with priorities, the higher bits are
-# the rank of its priority.
+# The low bits of a row id are the number of the message; this is how many they are. In a queue with
+# priorities, the higher bits are the rank of the message's priority.
 NUMBER_BITS = 48
 
 Destination = tuple[str, str]  # kind, name
@@ -256,7 +256,13 @@ TYPES = frozenset({*MATCHES, HEADERS})
 
 
 def load_routes(database: Connection, version: int) -> Routes:
-    """Return the routing tables, read in the caller's transaction, as the given version."""
+    """Read the routing tables in the caller's transaction.
+
+    Args:
+        database: the connection to the file, with an open transaction.
+        version: the version of the tables in this transaction.
+
+    """
     exchanges = [
         Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))
         for name, kind, durable, auto_delete, arguments in database.execute(
