@@ -186,14 +186,14 @@ class Names:
                 return f"{self.topology.name}.{each.name}{WAITING}"
         return f"{queue.removesuffix(BEFORE)}{WAITING}"
 
-    def delay(self, queue: Queue, milliseconds: int) -> str:
+    def retry_queue(self, queue: Queue, milliseconds: int) -> str:
         """Return the name of the exchange and of its queue in which retries wait for this delay.
 
         The shards of a queue share them.
         """
-        return f"{self.delay_prefix(queue)}{milliseconds}"
+        return f"{self.retry_queue_prefix(queue)}{milliseconds}"
 
-    def delay_prefix(self, queue: Queue) -> str:
+    def retry_queue_prefix(self, queue: Queue) -> str:
         """Return the common prefix of the names of a queue's retry queues."""
         return f"{self.topology.name}.{queue.name}.retry."
 
@@ -280,14 +280,14 @@ class Names:
         """
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 
-    def parked(self, delay: str) -> str:
+    def parked_retries(self, retry_queue: str) -> str:
         """Return the name of the exchange and of its queue for parked retries.
 
         Args:
-            delay: the name of the retry queue on the broker, which is declared again.
+            retry_queue: the name of the retry queue on the broker, which is declared again.
 
         """
-        return f"{delay}{PARKED}"
+        return f"{retry_queue}{PARKED}"
 
     def _own(self, consumer: Consumer) -> str:
         return f"{self.topology.name}.{consumer.name}"

@@ -115,7 +115,7 @@ def publish(topology: Topology, number: int) -> None:
 def wait_for_retry(topology: Topology, number: int) -> None:
     """Put a record where the first retry of the queue "work" waits."""
     work = topology.queues["work"]
-    delay = Names(topology).delay(work, round(work.retry.delays_seconds[0] * 1000))
+    delay = Names(topology).retry_queue(work, round(work.retry.delays_seconds[0] * 1000))
     with broker.connect(topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(

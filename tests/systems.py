@@ -132,7 +132,7 @@ class System:
             with broker.connect(self.topology) as connection:
                 waiting = [
                     broker.count_messages(
-                        connection, names.delay(consumer.queue, round(seconds * 1000))
+                        connection, names.retry_queue(consumer.queue, round(seconds * 1000))
                     )
                     for seconds in delays
                 ]

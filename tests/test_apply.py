@@ -46,7 +46,7 @@ STEPS = [
         "disconnected",
         "connected",
         "appended",
-        "settled",
+        "completed",
         "switched",
         "fenced",
     ),
@@ -118,7 +118,7 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
         dict(work.arguments).items()
         >= queue_arguments.declared_arguments(names, wanted.queues["work"]).items()
     )
-    assert seen.queues[names.delay(wanted.queues["work"], 600_000)].ready == 1
+    assert seen.queues[names.retry_queue(wanted.queues["work"], 600_000)].ready == 1
     left = {name.removeprefix(f"{wanted.name}.") for name in (*seen.queues, *seen.exchanges)}
     assert not {name for name in left if re.search(r"gone|gate|before|parked", name)}
     assert nothing_to_do(wanted)
@@ -222,7 +222,7 @@ class RunningNothing:
     def pause(self, consumers: object) -> None:
         """Do nothing."""
 
-    def follow(self) -> None:
+    def change_topology(self) -> None:
         """Do nothing."""
 
     def finish(self) -> None:
@@ -251,7 +251,7 @@ def test_an_apply_that_does_not_wait_deletes_retry_queues_only_if_they_are_empty
         channel = connection.channel()
         channel.basic_consume(names.unsharded(wanted.queues["work"]))
         assert not apply_now()
-        channel.queue_purge(names.delay(wanted.queues["work"], 3_600_000))
+        channel.queue_purge(names.retry_queue(wanted.queues["work"], 3_600_000))
         assert apply_now()
     assert nothing_to_do(wanted)
 

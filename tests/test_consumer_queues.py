@@ -56,7 +56,7 @@ def test_a_shard_that_a_switch_removes_is_read_until_the_switch_is_complete(
     *, settled: bool
 ) -> None:
     fewer = replace(BEFORE, number=5, members=(("shard_0", 1),))
-    state = RingState(fewer, draining=(BEFORE,), settled=settled)
+    state = RingState(fewer, draining=(BEFORE,), switch_complete=settled)
     removed, kept = draining(state=state), draining("shard_0", state)
     assert kept.removal_reason(NO_CONNECTION) is None
     assert (removed.removal_reason(NO_CONNECTION) is None) is not settled

@@ -60,7 +60,7 @@ def drained_by(topology: Topology) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("step", ["written", "disconnected", "connected", "appended", "settled"])
+@pytest.mark.parametrize("step", ["written", "disconnected", "connected", "appended", "completed"])
 def test_a_switch_that_was_begun_is_ended_before_another_begins(
     make: Callable[..., System], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,7 @@ def test_an_operator_can_insist_on_the_older_file(hosts):
     one, other = hosts
     one.write(5, NOON + 60)
     one.up()
-    other.apply(older_file=True)
+    other.apply(allow_older_file=True)
     assert one.shards == 3
     with pytest.raises(UsageError, match="declares an earlier ring"):
         one.up()

@@ -133,7 +133,7 @@ def test_a_removed_queue_that_somebody_reads_is_emptied_first(make: Callable[...
         plan = quick(system.changed(queue()))
         channel.close()
     assert plan.dangers == ()
-    assert plan.work.leaving[0] == f"{system.topology.name}.gone"
+    assert plan.work.queues_to_empty[0] == f"{system.topology.name}.gone"
 
 
 def test_a_name_that_is_not_to_go_is_reported(make: Callable[..., System]) -> None:

@@ -48,7 +48,7 @@ def test_a_key_waits_for_exactly_the_existing_older_queues_that_had_it(rings, da
     scattered = data.draw(st.sets(st.sampled_from([old.number for old in state.draining])))
     key = data.draw(st.text(max_size=8))
     turn = data.draw(st.integers(0, len(rings) - 1))
-    found = Predecessors(NAMES, replace(state, scattered=tuple(scattered)), existing)
+    found = Predecessors(NAMES, replace(state, disordered_draining=tuple(scattered)), existing)
     expected = set()
     for old in generations[:turn]:
         for member, _ in old.members:

@@ -72,7 +72,7 @@ def test_shards_and_queues_change_with_their_content_in_order(
     assert consume_ring(last, 3) == {key: [0, 1, 2] for key in KEYS}
     assert consume_work(last, 3) == [0, 1, 2]
     seen = inventory.read_inventory(last)
-    assert seen.queues[Names(last).delay(last.queues["work"], 600_000)].ready == 1
+    assert seen.queues[Names(last).retry_queue(last.queues["work"], 600_000)].ready == 1
     assert len(arguments(last)) == 2
     assert nothing_to_do(last)
 

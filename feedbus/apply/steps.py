@@ -40,10 +40,11 @@ class Supervisor(Protocol):
     def pause(self, consumers: tuple[str, ...]) -> None:
         """Stop these consumers, because their queues will be replaced."""
 
-    def follow(self) -> None:
+    def change_topology(self) -> None:
         """Change to the new topology: add watchers, and restart the watchers that differ.
 
-        Consumers that it no longer has empty their queues; finish() ends them.
+        A consumer that is not in the new topology continues to run, so that it empties its queue.
+        finish() ends such consumers.
         """
 
     def finish(self) -> None:
@@ -80,7 +81,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     wait: bool,
     report: Callable[[str], None],
     progress: Callable[[int], None],
-    older_file: bool = False,
+    allow_older_file: bool = False,
 ) -> bool:
     """Carry out a plan.
 
@@ -93,7 +94,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.
-        older_file: whether to use this file even if the current ring is from a newer file of
+        allow_older_file: whether to use this file even if the current ring is from a newer file of
             another host.
 
     Returns:
@@ -111,27 +112,31 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        # After the declarations, this list has one item: the states of the rings before them.
-        made: list[dict[str, RingState]] = []
+        # The states of the rings before the first declaration. The list is empty until change() has
+        # declared the objects; change() is called again if a queue is full.
+        states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:
             states = ring_state.read_all_locked(channel, topology)
-            if not older_file:
+            if not allow_older_file:
                 older_topology_files.refuse_older(states.values(), topology)
-            if not made:
+            if not states_before:
                 _make(connection, topology, plan, supervisor)
                 _unbind(connection, topology, plan)
-                made.append(states)
-            return _switch(channel, topology, made[0], report)
+                states_before.append(states)
+            return _switch(channel, topology, states_before[0], report)
 
-        settled = repeat_while_full(connection, topology, change)
-        switch_notices.notify_consumers(connection, topology, settled)
+        new_states = repeat_while_full(connection, topology, change)
+        switch_notices.notify_consumers(connection, topology, new_states)
         if supervisor is not None:
-            supervisor.follow()
+            supervisor.change_topology()
             exit_after_step("followed")
-            if not wait and messages_left(connection, topology, plan.work.leaving) is not None:
+            if (
+                not wait
+                and messages_left(connection, topology, plan.work.queues_to_empty) is not None
+            ):
                 return False
-            await_drained(connection, topology, plan.work.leaving, progress)
+            await_drained(connection, topology, plan.work.queues_to_empty, progress)
             exit_after_step("drained")
             supervisor.finish()
             exit_after_step("finished")
@@ -170,20 +175,22 @@ def _make(
         queue_replacement.QueueReplacement(
             connection, topology, topology.consumer(consumer)
         ).carry_out()
-    for queue, delay in work.delays:
-        queue_replacement.replace_delay(connection, topology, topology.queues[queue], delay)
+    for queue, retry_queue in work.retry_queues:
+        queue_replacement.replace_retry_queue(
+            connection, topology, topology.queues[queue], retry_queue
+        )
     broker.declare(channel, topology)
     exit_after_step("created")
-    for queue, delay in queue_replacement.parked_delays(
+    for queue, retry_queue in queue_replacement.parked_retry_queues(
         topology, inventory.read_inventory(topology)
     ):
-        queue_replacement.unpark(connection, topology, topology.queues[queue], delay)
-    for one in work.foreign:
+        queue_replacement.unpark(connection, topology, topology.queues[queue], retry_queue)
+    for one in work.timer_bindings_to_remove:
         unbind = channel.queue_unbind if one.kind == "queue" else channel.exchange_unbind
         unbind(one.destination, one.source, one.key, arguments=one.arguments)
     timer_objects.restore(channel, names)
     exit_after_step("retries-returned")
-    for bound, exchange, key in work.unbound:
+    for bound, exchange, key in work.bindings_to_remove:
         channel.queue_unbind(bound, exchange, key)
     exit_after_step("unbound")
     channel.close()
@@ -196,7 +203,7 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     for exchange in plan.work.deleted_exchanges:
         if not has_role(exchange, NEEDED_TO_THE_END):
             channel.exchange_delete(exchange)
-    for queue in plan.work.leaving:
+    for queue in plan.work.queues_to_empty:
         for binding in seen.bound_to("queue", queue):
             if not has_role(binding.source, NEEDED_TO_THE_END):
                 channel.queue_unbind(queue, binding.source, binding.key)
@@ -215,8 +222,9 @@ def _switch(
     Args:
         channel: a channel of the broker.
         topology: the wanted state.
-        before: the states before the apply; a ring with another generation than there is reported.
-        report: called with a line for each such ring.
+        before: the states of the rings before this `feedbus apply`.
+        report: called with a line for each ring whose current generation differs from its
+            generation in `before`.
 
     """
     states = []
@@ -224,7 +232,7 @@ def _switch(
         if not exchange.hashed:
             continue
         known = before.get(exchange.name)
-        state = switch.make_current(channel, topology, exchange.name, report)
+        state = switch.switch_ring(channel, topology, exchange.name, report)
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
         states.append(state)

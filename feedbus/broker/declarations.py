@@ -257,7 +257,7 @@ def declare_retry_queue(
             after use.
 
     """
-    name = names.delay(queue, milliseconds)
+    name = names.retry_queue(queue, milliseconds)
     arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
     if expires:
         arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS

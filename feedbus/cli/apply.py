@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 -- an option each
             wait=not no_wait,
             report=progress.report,
             progress=progress.show,
-            older_file=older_file,
+            allow_older_file=older_file,
         )
     if done:
         progress.report(click.style("applied", fg="green", bold=True))
@@ -117,7 +117,7 @@ def command(  # noqa: PLR0913 -- an option each
 def _follow(topology: Topology, text: str, *, runs: bool) -> None:
     """Make the supervisor use the current file: its processes read the applied topology."""
     if runs:
-        _follower(topology, text).follow()
+        _follower(topology, text).change_topology()
 
 
 def _follower(topology: Topology, text: str) -> Supervisor:

@@ -171,7 +171,7 @@ class Requeue:
         exchange = self._topology.exchanges[self._queue.exchange]
         with short_channel(connection) as channel:
             state = ring_state.read_locked(channel, self._topology, exchange.name)
-        if state is None or state.draining or not state.settled or state.disordered:
+        if state is None or state.draining or not state.switch_complete or state.disordered:
             return None
         if not state.current.members or not exchange.hashes_routing_keys:
             return None

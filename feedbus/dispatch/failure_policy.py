@@ -153,7 +153,7 @@ class FailurePolicy:
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
         if milliseconds in policy.delays_milliseconds:
-            exchange = self.names.delay(queue, milliseconds)
+            exchange = self.names.retry_queue(queue, milliseconds)
             return Decision("retry", replace(message, exchange=exchange))
         target = timer.retry_target(self.names, queue)
         return Decision("retry", timer.delay_message(self.names, message, milliseconds, target))

@@ -299,9 +299,9 @@ def _state_to_follow(state: RingState, consumer: str) -> RingState:
     shard. The consumers that will share this queue do not know yet that they have to read it. So
     its own consumer reads it until the switch is complete.
     """
-    if state.settled or consumer in dict(state.current.members) or not state.draining:
+    if state.switch_complete or consumer in dict(state.current.members) or not state.draining:
         return state
     *older, newest = state.draining
     if consumer not in dict(newest.members):
         return state
-    return replace(state, current=newest, draining=tuple(older), settled=True)
+    return replace(state, current=newest, draining=tuple(older), switch_complete=True)

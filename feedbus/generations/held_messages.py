@@ -87,7 +87,7 @@ def repeat_while_full(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        change: called with a channel, and called again after NoRoomError: like make_current(), it
+        change: called with a channel, and called again after NoRoomError: like switch_ring(), it
             then continues. Its result is returned.
         on_full: called once if messages wait for room in a full queue.
 

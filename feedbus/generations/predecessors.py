@@ -47,7 +47,7 @@ class Predecessors:
             if not old.members:
                 continue
             members = {member: names.member(old, member) for member, _ in old.members}
-            ring = None if old.number in state.scattered else Ring.of(old.members)
+            ring = None if old.number in state.disordered_draining else Ring.of(old.members)
             self._rings.append((old.number, members, ring))
 
     def queues_before(self, generation_number: int, routing_key: str) -> frozenset[str]:

@@ -40,7 +40,9 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
         return broker.count_messages(connection, queue) or 0
 
     def retrying(queue: Queue) -> int:
-        return sum(count(names.delay(queue, delay)) for delay in queue.retry.delays_milliseconds)
+        return sum(
+            count(names.retry_queue(queue, delay)) for delay in queue.retry.delays_milliseconds
+        )
 
     shared = {
         queue.name: (retrying(queue), count(names.dead(queue)))

@@ -64,7 +64,7 @@ def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     return Names(topology).gate(consumer) in seen.exchanges
 
 
-def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
+def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
     """Return (queue, retry queue) for each retry queue whose retries are still parked."""
     parked = []
     for name in seen.queues:
@@ -77,12 +77,12 @@ def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
     return parked
 
 
-def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
+def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
     """Return the retry queues of a queue that have wrong arguments."""
     names = Names(topology)
     wrong = []
     for milliseconds in queue.retry.delays_milliseconds:
-        name = names.delay(queue, milliseconds)
+        name = names.retry_queue(queue, milliseconds)
         if name not in seen.queues:
             continue
         arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
@@ -95,43 +95,45 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
     return wrong
 
 
-def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+def replace_retry_queue(
+    connection: Connection, topology: Topology, queue: Queue, retry_queue: str
+) -> None:
     """Delete a retry queue with wrong arguments, after its retries were parked.
 
     A consumer that sends a retry to the queue holds until the queue is declared again.
     """
     channel = connection.channel()
-    if broker.queue_exists(connection, delay):
-        channel.queue_unbind(delay, delay, "")
+    if broker.queue_exists(connection, retry_queue):
+        channel.queue_unbind(retry_queue, retry_queue, "")
     channel.close()
     broker.clock(topology).sleep(broker.in_flight_seconds(topology))
-    park(connection, topology, queue, delay)
+    park(connection, topology, queue, retry_queue)
     exit_after_step("delay-parked")
-    _delete(connection, topology, delay, Names(topology).parked(delay))
+    _delete(connection, topology, retry_queue, Names(topology).parked_retries(retry_queue))
     exit_after_step("delay-deleted")
 
 
-def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
     """Park retries: move them from their retry queue to another queue."""
-    parked = Names(topology).parked(delay)
+    parked = Names(topology).parked_retries(retry_queue)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
     declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
     channel.queue_bind(parked, parked, "")
     channel.close()
-    with QueueEmptier(connection, delay, MessageMover(connection, parked)) as emptier:
+    with QueueEmptier(connection, retry_queue, MessageMover(connection, parked)) as emptier:
         emptier.move_all()
 
 
-def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
     """Move parked retries back; if their retry queue no longer exists, they run immediately."""
     names = Names(topology)
-    parked = names.parked(delay)
+    parked = names.parked_retries(retry_queue)
     channel = connection.channel()
     channel.exchange_delete(parked)
     channel.close()
-    if broker.queue_exists(connection, delay):
-        _delete(connection, topology, parked, delay)
+    if broker.queue_exists(connection, retry_queue):
+        _delete(connection, topology, parked, retry_queue)
     elif topology.on_ring(queue):
         _delete(connection, topology, parked, names.exchange(queue.exchange))
     else:
@@ -160,8 +162,8 @@ class QueueReplacement:
             exit_after_step("gate-put")
             self._close_gate()
             exit_after_step("gate-closed")
-            for delay in self._delays(seen):
-                park(self.connection, self.topology, self.consumer.queue, delay)
+            for retry_queue in self._retry_queues(seen):
+                park(self.connection, self.topology, self.consumer.queue, retry_queue)
             exit_after_step("retries-parked")
             self._empty()
             exit_after_step("queue-deleted")
@@ -240,7 +242,7 @@ class QueueReplacement:
     def _await_arrivals(self) -> None:
         self._clock.sleep(broker.in_flight_seconds(self.topology))
 
-    def _delays(self, seen: Inventory) -> Iterator[str]:
+    def _retry_queues(self, seen: Inventory) -> Iterator[str]:
         # The retry queues send their messages to the queue by its name. While the queue does not
         # exist, these messages would be lost.
         return (name for name in seen.queues if derived(name) == Derived(self._queue, Role.RETRY))

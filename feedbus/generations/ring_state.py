@@ -47,25 +47,25 @@ class RingState:
     Attributes:
         current: the generation to which the entry sends messages.
         draining: earlier generations whose queues are not deleted yet.
-        settled: whether the switch to the current generation is complete; until then, draining
-            generations may still get records.
+        switch_complete: whether the switch to the current generation is complete. Until then,
+            draining generations may still get records.
         serial: the number of this state; each change of the state increases it.
         disordered: whether a restarted broker has bound the shards of the current ring in another
             order than feedbus, so that keys reach other shards.
         source: the topology file that asked for the current ring.
         replaced: the digests of earlier rings.
-        scattered: the numbers of draining generations that were disordered.
+        disordered_draining: the numbers of draining generations that were disordered.
 
     """
 
     current: Generation
     draining: tuple[Generation, ...] = ()
-    settled: bool = True
+    switch_complete: bool = True
     serial: int = 0
     disordered: bool = False
     source: TopologyFile | None = None
     replaced: tuple[str, ...] = ()
-    scattered: tuple[int, ...] = ()
+    disordered_draining: tuple[int, ...] = ()
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
@@ -179,12 +179,12 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
         {
             "current": _as_json(written.current),
             "draining": [_as_json(old) for old in written.draining],
-            "settled": written.settled,
+            "settled": written.switch_complete,
             "serial": written.serial,
             "disordered": written.disordered,
             "source": None if written.source is None else astuple(written.source),
             "replaced": written.replaced,
-            "scattered": written.scattered,
+            "scattered": written.disordered_draining,
         }
     )
     queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
@@ -292,12 +292,12 @@ def _decode(exchange: str, body: bytes | str) -> RingState | None:
         return RingState(
             current=_generation(exchange, stored["current"]),
             draining=tuple(_generation(exchange, old) for old in stored["draining"]),
-            settled=bool(stored["settled"]),
+            switch_complete=bool(stored["settled"]),
             serial=int(stored["serial"]),
             disordered=bool(stored.get("disordered", False)),
             source=_source(stored.get("source")),
             replaced=tuple(map(str, stored.get("replaced", ()))),
-            scattered=tuple(map(int, stored.get("scattered", ()))),
+            disordered_draining=tuple(map(int, stored.get("scattered", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -1,8 +1,8 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. A state is
-*settled* when the switch to its current generation is complete. Its *source* is the topology file
-that asked for the current ring: a host with an older file must not replace this ring.
+The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. The
+*source* of a state is the topology file that asked for the current ring: a host with an older file
+must not replace this ring.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXIT_AT = "FEEDBUS_EXIT_AT"  # an environment variable, see exit_after_step()
 EXIT_CODE = 99
 
 
-def make_current(
+def switch_ring(
     channel: Channel,
     topology: Topology,
     exchange: str,
@@ -58,11 +58,11 @@ def make_current(
     names = Names(topology)
     wanted_generation = topology.generation(exchange)
     state = ring_state.read_locked(channel, topology, exchange)
-    if state is not None and not state.settled:
+    if state is not None and not state.switch_complete:
         state = _carry_out(channel, names, state)
     if state is None:
         state = older_topology_files.with_newer_source(
-            RingState(wanted_generation, settled=False), topology
+            RingState(wanted_generation, switch_complete=False), topology
         )
     elif same_ring(state.current, wanted_generation) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
@@ -77,14 +77,14 @@ def make_current(
         return state
     else:
         draining = (*state.draining, state.current)
-        scattered = (state.current.number,) if state.disordered else ()
+        disordered = (state.current.number,) if state.disordered else ()
         state = replace(
             older_topology_files.with_replaced_ring(state, topology, wanted_generation),
             current=next_generation(state, wanted_generation),
             draining=draining,
-            settled=False,
+            switch_complete=False,
             disordered=False,
-            scattered=(*state.scattered, *scattered),
+            disordered_draining=(*state.disordered_draining, *disordered),
         )
     # The ledger and the readers' queue are declared first. declare_ring() then waits until these
     # queues and the new shards are on the disk of the broker.
@@ -96,8 +96,8 @@ def make_current(
 
 def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
-    # The state is written first. While it is not settled, consumers delete no queue of the newest
-    # old ring. After a crash, the ledger shows that this switch must be completed.
+    # The state is written first. Until it says that the switch is complete, consumers delete no
+    # queue of the newest old ring. After a crash, the ledger shows that the switch is not complete.
     state = ring_state.write(channel, names, state)
     exit_after_step("written")
     for old in state.draining:
@@ -115,8 +115,8 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:
         exit_after_step("appended")
-    state = ring_state.write(channel, names, replace(state, settled=True))
-    exit_after_step("settled")
+    state = ring_state.write(channel, names, replace(state, switch_complete=True))
+    exit_after_step("completed")
     return state
 
 
@@ -155,8 +155,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
         remaining = tuple(old for old in state.draining if old != generation)
-        scattered = tuple(number for number in state.scattered if number != generation.number)
-        state = replace(state, draining=remaining, scattered=scattered)
+        disordered = (each for each in state.disordered_draining if each != generation.number)
+        state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
     # The state is written even if the ledger has this state already. A process that was killed
     # during write() may have written the ledger and not the readers' queue. Then the caller has
     # read an earlier state there, and this call replaces it.
@@ -195,7 +195,7 @@ def _has_only_fences(channel: Channel, queue: str) -> bool:
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Write into the state that the broker has bound a ring's shards in the wrong order.
 
-    The next call of make_current() then makes a new generation with the same shards. The caller
+    The next call of switch_ring() then makes a new generation with the same shards. The caller
     holds the topology's lock.
     """
     state = ring_state.read_locked(channel, topology, generation.exchange)
@@ -203,9 +203,9 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
         return
     if state.current == generation and not state.disordered:
         ring_state.write(channel, Names(topology), replace(state, disordered=True))
-    elif generation in state.draining and generation.number not in state.scattered:
-        scattered = (*state.scattered, generation.number)
-        ring_state.write(channel, Names(topology), replace(state, scattered=scattered))
+    elif generation in state.draining and generation.number not in state.disordered_draining:
+        disordered = (*state.disordered_draining, generation.number)
+        ring_state.write(channel, Names(topology), replace(state, disordered_draining=disordered))
 
 
 def _connect(channel: Channel, names: Names, generation: Generation) -> None:

@@ -26,7 +26,7 @@ def notify_consumers(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        states: the settled states of the rings.
+        states: the states of the rings, whose switches are complete.
 
     """
     names = Names(topology)

@@ -11,7 +11,7 @@ from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
 from feedbus.generations.held_messages import repeat_while_full
 from feedbus.generations.ring_state import RingState
-from feedbus.generations.switch import make_current
+from feedbus.generations.switch import switch_ring
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
 from feedbus.units import counted
@@ -88,7 +88,7 @@ def _declare_and_switch(
         _refuse_consumed(connection, topology, seen_states[name])
         before[name] = seen_states[name]
     return {
-        exchange.name: make_current(channel, topology, exchange.name)
+        exchange.name: switch_ring(channel, topology, exchange.name)
         for exchange in topology.exchanges.values()
         if exchange.hashed
     }
@@ -132,8 +132,8 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
             queue_replacement.QueueReplacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
         for delay in queue.retry.delays_milliseconds:
-            waiting = names.delay(queue, delay)
-            if broker.queue_exists(connection, names.parked(waiting)):
+            waiting = names.retry_queue(queue, delay)
+            if broker.queue_exists(connection, names.parked_retries(waiting)):
                 broker.declare_retry_queue(connection.channel(), names, queue, delay)
                 queue_replacement.unpark(connection, topology, queue, waiting)
 

@@ -284,7 +284,7 @@ class InlineSystem:
     def _delay_prefixes(self, queue: str | None) -> tuple[str, ...]:
         self.check_queue(queue)
         return tuple(
-            self._names.delay_prefix(each)
+            self._names.retry_queue_prefix(each)
             for each in self.topology.queues.values()
             if queue in {None, each.name}
         )

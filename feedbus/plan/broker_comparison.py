@@ -40,11 +40,13 @@ class Comparison:
         states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
         changes: gets the changes that compare() finds.
-        named: gets the names in delete_nonempty for which compare() finds a queue with messages.
+        matched_names: gets each name in delete_nonempty to which a queue with messages belongs;
+            compare() adds them.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
-        waiting: maps the name of each waiting queue to True if the consumer's queue has `order_by`,
-            and to False if it no longer has it, so that the waiting queue is not needed.
-        parked: the names of the queues to which an interrupted replacement has moved retries.
+        waiting_queues: maps the name of each waiting queue to whether it is needed: True if the
+            consumer's queue has `order_by`, False if it has no `order_by` any more.
+        parked_queues: the names of the queues to which an interrupted replacement has moved
+            retries.
 
     """
 
@@ -53,36 +55,36 @@ class Comparison:
     states: Mapping[str, RingState]
     delete_nonempty: Collection[str]
     changes: list[Change] = field(default_factory=list)
-    named: set[str] = field(default_factory=set)
+    matched_names: set[str] = field(default_factory=set)
     timer_queues: Mapping[str, Mapping[str, Any]] = field(init=False)
-    waiting: Mapping[str, bool] = field(init=False)
-    parked: Collection[str] = field(init=False)
+    waiting_queues: Mapping[str, bool] = field(init=False)
+    parked_queues: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
         """Compute the attributes that the caller has not given."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
-        self.waiting = self._waiting_queues()
-        parked = queue_replacement.parked_delays(self.topology, self.seen)
-        self.parked = {self._names.parked(delay) for _, delay in parked}
+        self.waiting_queues = self._find_waiting_queues()
+        parked = queue_replacement.parked_retry_queues(self.topology, self.seen)
+        self.parked_queues = {self._names.parked_retries(delay) for _, delay in parked}
 
     def compare(self) -> ObjectsToChange:
         """Add all changes to `changes`; return the names of the objects for `feedbus apply`."""
         declared = DeclaredObjects(self.topology, self.seen, self.changes)
         exchanges = tuple(declared.exchanges())
         replaced = tuple(declared.queues())
-        delays = tuple(declared.delays())
-        declared.parked_delays()
+        retry_queues = tuple(declared.retry_queues())
+        declared.parked_retry_queues()
         declared.schedules()
-        foreign = tuple(declared.timer())
-        unbound = tuple(declared.bindings())
-        leaving, deleted, nonempty = self._leftover_queues()
+        timer_bindings = tuple(declared.timer())
+        bindings = tuple(declared.bindings())
+        to_empty, deleted, nonempty = self._leftover_queues()
         return ObjectsToChange(
             exchanges=exchanges,
             replaced=replaced,
-            delays=delays,
-            unbound=unbound,
-            foreign=foreign,
-            leaving=tuple(leaving),
+            retry_queues=retry_queues,
+            bindings_to_remove=bindings,
+            timer_bindings_to_remove=timer_bindings,
+            queues_to_empty=tuple(to_empty),
             deleted_queues=tuple(deleted),
             nonempty=tuple(nonempty),
             deleted_exchanges=tuple(self._leftover_exchanges()),
@@ -100,7 +102,7 @@ class Comparison:
         found = {lock_queue(topology.name), *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
             found |= {names.dead(queue), queue.external_name}
-        found |= self._wanted_delays()
+        found |= self._wanted_retry_queues()
         for consumer in consumers_on_no_ring(self.topology):
             before = (names.before, names.gate_held)
             found |= {names.queue(consumer), *(name(consumer) for name in before)}
@@ -110,18 +112,18 @@ class Comparison:
                 found |= {name(exchange.name) for name in beside}
         for generation in self._generations():
             found.update(names.members(generation))
-        return found | {name for name, used in self.waiting.items() if used}
+        return found | {name for name, used in self.waiting_queues.items() if used}
 
-    def _wanted_delays(self) -> set[str]:
+    def _wanted_retry_queues(self) -> set[str]:
         names = self._names
         return {
-            names.delay(queue, delay)
+            names.retry_queue(queue, delay)
             for queue in self.topology.queues.values()
             for delay in queue.retry.delays_milliseconds
         }
 
-    def _waiting_queues(self) -> dict[str, bool]:
-        """Return the value of the attribute `waiting`."""
+    def _find_waiting_queues(self) -> dict[str, bool]:
+        """Return the value of the attribute `waiting_queues`."""
         names, consumers = self._names, self.topology.consumers
         found = {
             names.queue(consumer): bool(consumer.queue.order_by)
@@ -149,7 +151,7 @@ class Comparison:
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
         found = {names.exchange(exchange) for exchange in topology.exchanges}
-        found |= set(project_marks.marks(topology)) | self._wanted_delays()
+        found |= set(project_marks.marks(topology)) | self._wanted_retry_queues()
         for consumer in consumers_on_no_ring(self.topology):
             own = (names.before, names.gate, names.gate_held)
             found |= {name(consumer) for name in own}
@@ -167,45 +169,54 @@ class Comparison:
             the queues to delete with their messages.
 
         """
-        leaving, deleted, nonempty = [], [], []
+        to_empty, deleted, nonempty = [], [], []
         wanted = self._wanted_queues()
         for name, found in self.seen.queues.items():
-            if name in wanted or self._kept_apart(name, found):
+            if name in wanted or self._must_be_kept(name, found):
                 continue
-            waiting = found.messages
+            message_count = found.messages
             state = self._state_kept_in(name)
             if state is not None:
                 deleted.append(name)
                 nonempty.append(name)
                 self._note("delete", *state)
-            elif not waiting:
+            elif not message_count:
                 deleted.append(name)
                 self._note("delete", "queue", name, f"{self._why(name)}; it is empty")
-            elif self._named(name):
+            elif matched := self._matching_names(name):
+                self.matched_names |= matched
                 deleted.append(name)
                 nonempty.append(name)
-                remedy = "it is not empty, and --delete-nonempty deletes it with its messages"
-                self._note("delete", "queue", name, f"{self._why(name)}; {remedy}", waiting)
+                consequence = "it is not empty, and --delete-nonempty deletes it with its messages"
+                self._note(
+                    "delete", "queue", name, f"{self._why(name)}; {consequence}", message_count
+                )
             elif self._consumed(name):
-                leaving.append(name)
+                to_empty.append(name)
                 deleted.append(name)
-                remedy = "its consumers empty it first"
-                self._note("delete", "queue", name, f"{self._why(name)}; {remedy}", waiting)
+                consequence = "its consumers empty it first"
+                self._note(
+                    "delete", "queue", name, f"{self._why(name)}; {consequence}", message_count
+                )
             else:
                 made = derived(name)
                 owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
                 bare = self._bare(owner)
-                remedy = (
+                consequence = (
                     "no consumer empties it. Put it back into the topology, or delete it with"
                     f" its messages: --delete-nonempty {bare}"
                 )
                 if self._names.is_of_timer(name):
-                    remedy = f"empty it, or delete it with its messages: --delete-nonempty {bare}"
-                self._note("dangerous", "queue", name, f"{self._why(name)}; {remedy}", waiting)
+                    consequence = (
+                        f"empty it, or delete it with its messages: --delete-nonempty {bare}"
+                    )
+                self._note(
+                    "dangerous", "queue", name, f"{self._why(name)}; {consequence}", message_count
+                )
         # A queue that is empty now can still get messages until it is unbound. So its consumers
         # empty it before it is deleted.
-        leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
-        return leaving, deleted, nonempty
+        to_empty += [name for name in deleted if self._consumed(name) and name not in to_empty]
+        return to_empty, deleted, nonempty
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
         """Return the change (kind, name, reason) of a queue that keeps feedbus's state, or None."""
@@ -217,9 +228,9 @@ class Comparison:
             return "queue", name, "its exchange is not of type x-consistent-hash any more"
         return None
 
-    def _kept_apart(self, name: str, found: SeenQueue) -> bool:
+    def _must_be_kept(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue must be kept although no table of the topology declares it."""
-        return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
+        return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked_queues
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue belongs to the timer and has the correct arguments."""
@@ -233,12 +244,12 @@ class Comparison:
         """
         return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
-    def _named(self, name: str) -> bool:
-        for given in self.delete_nonempty:
-            if belongs_to_queue(self._bare(name), self._bare(given)):
-                self.named.add(given)
-                return True
-        return False
+    def _matching_names(self, name: str) -> set[str]:
+        """Return the names in `delete_nonempty` to which a queue belongs."""
+        bare = self._bare(name)
+        return {
+            given for given in self.delete_nonempty if belongs_to_queue(bare, self._bare(given))
+        }
 
     def _bare(self, name: str) -> str:
         """Return a name without the prefix of the topology."""
@@ -251,7 +262,7 @@ class Comparison:
         queue to which the retries return.
         """
         if self.seen.queues[name].consumers:
-            return name not in self.waiting
+            return name not in self.waiting_queues
         made = derived(name)
         if made is None or made.role is not Role.RETRY:
             return False
@@ -266,7 +277,7 @@ class Comparison:
             return (
                 f"declared again with {', '.join(changes)}, so that messages can be delayed again"
             )
-        if name in self.waiting:  # the plan deletes only waiting queues without `order_by`
+        if name in self.waiting_queues:  # the plan deletes only waiting queues without `order_by`
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._bare(made.owner) if made else ""
@@ -282,7 +293,7 @@ class Comparison:
         found = []
         for name in self.seen.exchanges:
             odd = name in queues and self._odd_delay(queues[name])
-            if name in wanted or odd or name in self.parked:
+            if name in wanted or odd or name in self.parked_queues:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))

@@ -177,12 +177,13 @@ class ObjectsToChange:
     Attributes:
         exchanges: the exchanges to declare again.
         replaced: consumers whose queue is declared again, without a loss of messages.
-        delays: the retry queues to be declared again, as (queue in topology.toml, retry queue on
-            the broker).
-        unbound: the bindings to be removed, as (queue on the broker, exchange on the broker,
-            binding key).
-        foreign: bindings of the timer's exchanges to be removed; the timer keeps delayed messages.
-        leaving: queues to be deleted that consumers empty first.
+        retry_queues: the retry queues to be declared again, as (queue in topology.toml, retry
+            queue on the broker).
+        bindings_to_remove: the bindings of queues to be removed, as (queue on the broker, exchange
+            on the broker, binding key).
+        timer_bindings_to_remove: the bindings of the timer's exchanges to be removed. The timer is
+            the set of exchanges and queues that keep delayed messages.
+        queues_to_empty: the queues of deleted_queues that consumers empty first.
         deleted_queues: queues to be deleted.
         nonempty: the queues of deleted_queues that are deleted with their messages.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
@@ -191,10 +192,10 @@ class ObjectsToChange:
 
     exchanges: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
-    delays: tuple[tuple[str, str], ...] = ()
-    unbound: tuple[tuple[str, str, str], ...] = ()
-    foreign: tuple[SeenBinding, ...] = ()
-    leaving: tuple[str, ...] = ()
+    retry_queues: tuple[tuple[str, str], ...] = ()
+    bindings_to_remove: tuple[tuple[str, str, str], ...] = ()
+    timer_bindings_to_remove: tuple[SeenBinding, ...] = ()
+    queues_to_empty: tuple[str, ...] = ()
     deleted_queues: tuple[str, ...] = ()
     nonempty: tuple[str, ...] = ()
     deleted_exchanges: tuple[str, ...] = ()

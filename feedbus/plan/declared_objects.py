@@ -103,23 +103,23 @@ class DeclaredObjects:
             for name, (old, new) in find_differences(found.arguments, wanted).items()
         )
 
-    def parked_delays(self) -> None:
+    def parked_retry_queues(self) -> None:
         """Add a change for each queue with parked retries, which are moved back.
 
         An interrupted replacement of a queue has left them there.
         """
-        for _, name in queue_replacement.parked_delays(self.topology, self.seen):
+        for _, name in queue_replacement.parked_retry_queues(self.topology, self.seen):
             reason = "an interrupted replacement has moved retries here; they are moved back"
             self._note("change", "queue", name, reason)
 
-    def delays(self) -> Iterator[tuple[str, str]]:
+    def retry_queues(self) -> Iterator[tuple[str, str]]:
         """Add changes of retry and dead-letter queues.
 
         It yields (queue in topology.toml, retry queue on the broker) for each retry queue to
         declare again.
         """
         for queue in self.topology.queues.values():
-            for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
+            for name in queue_replacement.wrong_retry_queues(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
                     "its arguments have changed: it is declared again, and the waiting times of"
@@ -128,7 +128,7 @@ class DeclaredObjects:
                 )
                 yield queue.name, name
             for delay in queue.retry.delays_milliseconds:
-                name = self._names.delay(queue, delay)
+                name = self._names.retry_queue(queue, delay)
                 if name not in self.seen.queues:
                     self._note("create", "queue", name, RETRIES)
             if self._names.dead(queue) not in self.seen.queues:

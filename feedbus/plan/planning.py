@@ -48,7 +48,7 @@ def make_plan(
     comparison = Comparison(topology, seen, states, delete_nonempty)
     work = comparison.compare()
     changes = [*comparison.changes, *_watched(topology, watchers)]
-    unknown = sorted(set(delete_nonempty) - comparison.named)
+    unknown = sorted(set(delete_nonempty) - comparison.matched_names)
     notes = [
         f"--delete-nonempty {name}: `feedbus apply` deletes no queue of this name that has"
         " messages; remove this option"

@@ -41,7 +41,10 @@ def changes(
         if state is None:
             first = _evenness(wanted) if rates else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
-        elif not (state.settled and switch.same_ring(state.current, wanted)) or state.disordered:
+        elif (
+            not (state.switch_complete and switch.same_ring(state.current, wanted))
+            or state.disordered
+        ):
             names = Names(topology)
             backlogs = {
                 generation: messages(names, seen, generation)
@@ -119,7 +122,7 @@ def _reason(state: RingState, wanted: Generation) -> str:
         reasons.append("the broker has rebuilt the ring in another order")
     if not reasons:
         reasons.append("the order of the shards has changed")
-    if not state.settled:
+    if not state.switch_complete:
         reasons.append("an interrupted switch is completed first")
     return "; ".join(reasons)
 

@@ -230,7 +230,7 @@ class Apply(Command):
                 text = props["text"]
                 topology = config.load(supervision.topology.path, text=text)
                 write_applied(topology, text)
-                await supervision.follow(topology)
+                await supervision.change_topology(topology)
             else:
                 await supervision.finish()
         except FeedbusError as error:

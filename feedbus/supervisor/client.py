@@ -156,7 +156,7 @@ class ApplyClient:
         """Stop these consumers, because their queues will be replaced."""
         self._ask(pause=list(consumers))
 
-    def follow(self) -> None:
+    def change_topology(self) -> None:
         """Use the new topology: add, remove and restart watchers."""
         self._ask(text=self._text)
 

@@ -145,7 +145,7 @@ class Supervision:
             watcher.paused = True
         await asyncio.gather(*(one.stop() for one in chosen))
 
-    async def follow(self, topology: Topology) -> None:
+    async def change_topology(self, topology: Topology) -> None:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
         Consumers that the new topology no longer has empty their queues, and end by themselves.

@@ -75,7 +75,7 @@ def test_what_is_kept_beside_a_quorum_queue_is_as_durable(any_rabbitmq, tmp_path
     names = Names(system.topology)
     (shard,) = system.topology.queues.values()
     kept = [names.dead(shard), names.generations("ring"), names.held("ring")]
-    kept += [names.delay(shard, round(delay * 1000)) for delay in shard.retry.delays_seconds]
+    kept += [names.retry_queue(shard, round(delay * 1000)) for delay in shard.retry.delays_seconds]
     found = [had(any_rabbitmq, "queues", name)["arguments"] for name in kept]
     assert [each["x-queue-type"] for each in found] == ["quorum"] * len(kept)
     delay = found[-1]

@@ -140,7 +140,7 @@ class Followers:
         """Stop consumers whose queue is to be replaced."""
         raise NotImplementedError
 
-    def follow(self) -> None:
+    def change_topology(self) -> None:
         """Restart the consumers of the topology; consumers that it no longer has continue."""
         self.supervisor.want(self.topology)
         for name in self.topology.consumers:

@@ -20,7 +20,7 @@ from tests.chaos.reshard.publishing import PAUSE
 KEYS = 2_000
 MOST_BACKLOG = 50_000  # records; with more, publishing pauses, so that kills continue until the end
 FOREIGN_KEYS = 200  # the last keys, published as plain JSON by a separate client
-STEPS = ("declared", "written", "disconnected", "connected", "appended", "settled", "fenced")
+STEPS = ("declared", "written", "disconnected", "connected", "appended", "completed", "fenced")
 
 
 class Arena:
