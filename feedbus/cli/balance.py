@@ -66,7 +66,8 @@ Examples:
     "--target",
     type=click.FloatRange(min=1),
     metavar="RATIO",
-    help="Use the smallest number of buckets with which max/mean is at most this.  "
+    help="Use the smallest number of buckets with which the busiest shard gets at most this many "
+    "times the mean.  "
     f"[default: within {CLOSE} of the best]",
 )
 @click.option("--write", is_flag=True, help="Set the weights in the topology file.")

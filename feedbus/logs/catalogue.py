@@ -15,7 +15,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     CONSUMERS: {
         "started": "A consumer has started.",
         "ended": "A consumer has ended; `reason` says why, such as a signal or a limit of messages."
-        " If the line has `exit`, the supervisor has written it: it will restart the process.",
+        " The supervisor writes such a line with the field `exit` before it restarts the process.",
         "process_failed": "A process that the supervisor has started ends with this error. Correct"
         " the cause that the message contains.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
@@ -47,8 +47,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"
         " written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "sessions_ended": "PostgreSQL has ended sessions whose connections feedbus had dropped,"
-        " because the server did not answer. Their locks are released. `sessions` is their number.",
+        "sessions_ended": "PostgreSQL did not answer, so feedbus had dropped connections. Now"
+        " PostgreSQL has ended the sessions of these connections, and released their locks."
+        " `sessions` is the number of sessions.",
         "session_left": "feedbus could not end a session on PostgreSQL whose connection it had"
         " dropped. If it is `idle in transaction`, it keeps its locks: end it with"
         " `pg_terminate_backend()`.",
@@ -58,8 +59,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " reached `waiting_limit`: the consumer holds until some of them are handled or become dead"
         " letters.",
         "waiting_resumed": "The consumer continues after `waiting_limit`.",
-        "switch_limit": "After a change of shards, as many records as `waiting_limit` wait for old"
-        " queues of their keys: the consumer reads only its oldest queues until fewer wait.",
+        "switch_limit": "After a change of shards, records wait for the old queues of their keys."
+        " Their number has reached `waiting_limit`: the consumer reads only its oldest queues until"
+        " fewer records wait.",
         "switch_limit_over": "The consumer reads all its queues again after `switch_limit`.",
         "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
         " that own their keys now.",
