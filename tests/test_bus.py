@@ -86,13 +86,13 @@ def test_who_waits_for_a_sender_that_fails_sends_by_itself(
     with system.bus() as bus:
         bus.publish("work", {"n": 0}, "known")
         hold = threading.Lock()
-        monkeypatch.setattr(bus._requests, "_lock", hold)
+        monkeypatch.setattr(bus._shared_sender, "_lock", hold)
         threads = [threading.Thread(target=publish, args=(number,)) for number in (1, 2, 3)]
         with hold:  # so that all of them wait, and one will send for all
             monkeypatch.setattr(Sender, "send", fail_once)
             for thread in threads:
                 thread.start()
-            while len(bus._requests._waiting) < 3:
+            while len(bus._shared_sender._waiting) < 3:
                 time.sleep(0.01)
         assert begun.wait(PATIENCE_SECONDS)
         go_on.set()

@@ -97,7 +97,7 @@ def test_the_environment_names_the_topology(file, monkeypatch) -> None:
 def test_a_forked_process_publishes_by_a_connection_of_its_own(file) -> None:
     with feedbus.connect(file) as bus:
         bus.publish("work", {"n": 0})
-        bus._requests._lock.acquire()  # as by another thread, which a fork does not have
+        bus._shared_sender._lock.acquire()  # as by another thread, which a fork does not have
         children = []
         for number in range(3):
             child = os.fork()
@@ -111,10 +111,10 @@ def test_a_forked_process_publishes_by_a_connection_of_its_own(file) -> None:
                     os._exit(code)
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-        bus._requests._lock.release()
-        before = bus._requests._sender._connection
+        bus._shared_sender._lock.release()
+        before = bus._shared_sender._sender._connection
         bus.publish("work", {"n": 9})
-        assert bus._requests._sender._connection is before
+        assert bus._shared_sender._sender._connection is before
     assert waiting(file) == 5
 
 
@@ -134,7 +134,7 @@ def test_threads_publish_by_one_bus(file) -> None:
 def test_a_wrong_call_fails_alone_among_those_that_are_sent_together(file) -> None:
     with feedbus.connect(file) as bus:
         bus.publish("work", {"n": 0})
-        bus._requests._lock.acquire()
+        bus._shared_sender._lock.acquire()
         failures: list[Exception] = []
 
         def publish(call: Callable[[], object]) -> None:
@@ -151,9 +151,9 @@ def test_a_wrong_call_fails_alone_among_those_that_are_sent_together(file) -> No
         threads = [threading.Thread(target=publish, args=[call]) for call in calls]
         for thread in threads:
             thread.start()
-        while len(bus._requests._waiting) < 3:
+        while len(bus._shared_sender._waiting) < 3:
             threading.Event().wait(0.01)
-        bus._requests._lock.release()
+        bus._shared_sender._lock.release()
         for thread in threads:
             thread.join()
     assert {type(failure) for failure in failures} == {TypeError, feedbus.UsageError}
@@ -239,13 +239,13 @@ def test_a_cancelled_publish_leaves_the_bus_usable(file) -> None:
     async def main() -> None:
         async with await feedbus.connect_async(file) as bus:
             await bus.publish("work", {"n": 0})
-            bus._bus._requests._lock.acquire()  # the broker does not answer
+            bus._bus._shared_sender._lock.acquire()  # the broker does not answer
             slow = asyncio.create_task(bus.publish("work", {"n": 1}))
             await asyncio.sleep(0)
             slow.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await slow
-            bus._bus._requests._lock.release()
+            bus._bus._shared_sender._lock.release()
             await bus.publish("work", {"n": 2})
 
     asyncio.run(main())

@@ -129,7 +129,7 @@ def test_a_message_id_that_is_no_text_is_named() -> None:
 
 
 def test_a_bad_pair_is_counted_over_all_that_was_given(monkeypatch) -> None:
-    monkeypatch.setattr(LiveBus, "SLICE", 1)
+    monkeypatch.setattr(LiveBus, "PAIRS_AT_ONCE", 1)
     monkeypatch.setattr(LiveBus, "_send", lambda *_: None)
     with pytest.raises(TypeError, match=r"pairs\[2\]: payload"):
         live().publish_many("work", [({}, "a"), ({}, "b"), (None, "c")])

@@ -12,7 +12,7 @@ from feedbus.errors import PublishError
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
@@ -32,7 +32,7 @@ class HeldBus:
     def selects_shards(self, exchange: str) -> bool:
         return exchange == "orders"
 
-    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+    def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         return [self.publish(json.loads(row.payload)["n"], row.key) for row in rows]
 
     def publish(self, number: int, key: str) -> Exception | None:
@@ -69,7 +69,7 @@ def relay(store, bus, tmp_path) -> Relay:
     return Relay(Topology("shop", tmp_path / "t.toml", broker, {}, {}, store=options), store, bus)
 
 
-def rows(store: PeeweeStore, *keys: str) -> list[Entry]:
+def rows(store: PeeweeStore, *keys: str) -> list[OutboxRow]:
     first = len(store.outbox.pending()) + 1
     return [store.outbox.put("orders", {"n": first + n}, key) for n, key in enumerate(keys)]
 

@@ -270,7 +270,7 @@ def test_what_another_process_has_left_is_sent_when_its_message_is_delivered_aga
 
         def handle(message: dict[str, Any], bus: Bus) -> None:
             if message["n"] == 1:  # meanwhile, another process handles message 2, and is killed
-                store.inbox.unseen("work", ["m-2"])
+                store.inbox.add_new("work", ["m-2"])
                 store.outbox.put("other", {"n": 2}, "n")
                 database.execute_sql("UPDATE feedbus_outbox SET created_at = created_at - 60000000")
             bus.publish("other", message, "n")
@@ -315,7 +315,7 @@ def test_the_verdicts_of_a_batch_with_a_repeat_are_those_of_their_records(tmp_pa
             for number in (1, 2, 3):
                 bus.publish("work", {"n": number}, message_id=f"m-{number}")
         with bound().transaction():
-            bound().inbox.unseen("work", ["m-1"])
+            bound().inbox.add_new("work", ["m-1"])
 
         def reject_last(records: Records, _bus: Bus) -> None:
             for single in records.singles():

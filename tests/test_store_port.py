@@ -11,7 +11,7 @@ import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store import NoStore, open_store, ping
-from feedbus.store.outbox_publishing import publish_entries, publish_pending
+from feedbus.store.outbox_publishing import publish_and_remove, publish_pending
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
@@ -93,7 +93,7 @@ def test_the_relay_publishes_what_is_left_in_order_under_the_ids_of_the_rows(sto
 def test_a_row_published_again_after_a_crash_keeps_its_message_id(store_url):
     bound().outbox.put("publish_tweet", {"n": 1})
     first, second = ListBus(), ListBus()
-    publish_entries(bound(), first, bound().outbox.pending())
+    publish_and_remove(bound(), first, bound().outbox.pending())
     bound().outbox.put("publish_tweet", {"n": 1}, message_id=first.published[0][3])
     publish_pending(bound(), second, "shop", older_than_seconds=0)
     assert second.published[0][3] == first.published[0][3]
@@ -194,23 +194,23 @@ def test_many_rows_are_put_in_order_and_removed_by_their_ids(store_url):
 
 def test_the_inbox_distinguishes_new_messages_from_repeats_and_doubles(store_url):
     with transaction():
-        assert bound().inbox.unseen("q", ["b", "a", "b"]) == ["b", "a"]
+        assert bound().inbox.add_new("q", ["b", "a", "b"]) == ["b", "a"]
     with transaction():
-        assert bound().inbox.unseen("q", ["a", "c"]) == ["c"]
-        assert bound().inbox.unseen("other", ["a"]) == ["a"]
-        assert bound().inbox.unseen("q", []) == []
+        assert bound().inbox.add_new("q", ["a", "c"]) == ["c"]
+        assert bound().inbox.add_new("other", ["a"]) == ["a"]
+        assert bound().inbox.add_new("q", []) == []
 
 
 def test_a_message_whose_transaction_failed_is_new_again(store_url):
-    roll_back(lambda: bound().inbox.unseen("q", ["a"]))
-    assert bound().inbox.unseen("q", ["a"]) == ["a"]
+    roll_back(lambda: bound().inbox.add_new("q", ["a"]))
+    assert bound().inbox.add_new("q", ["a"]) == ["a"]
 
 
 def test_old_inbox_rows_are_forgotten(store_url):
-    bound().inbox.unseen("q", ["a"])
+    bound().inbox.add_new("q", ["a"])
     assert bound().inbox.forget(3600) == 0
     assert bound().inbox.forget(-1) == 1
-    assert bound().inbox.unseen("q", ["a"]) == ["a"]
+    assert bound().inbox.add_new("q", ["a"]) == ["a"]
 
 
 def test_a_transaction_inside_another_joins_it(store_url):
@@ -297,7 +297,7 @@ def test_without_a_store_nothing_is_kept_and_what_needs_one_says_so(tmp_path):
     for needs in (
         lambda: store.outbox.put("e", {}),
         lambda: store.outbox.put_many("e", []),
-        lambda: store.inbox.unseen("work", ["1"]),
+        lambda: store.inbox.add_new("work", ["1"]),
     ):
         with pytest.raises(UsageError, match=r"there is no store: add \[store\]"):
             needs()

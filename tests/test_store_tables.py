@@ -25,7 +25,7 @@ from feedbus.store.migrations import (
     VERSION_TABLE,
     read_version,
 )
-from feedbus.store.outbox_publishing import options_of, publish_entries
+from feedbus.store.outbox_publishing import options_of, publish_and_remove
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology
@@ -94,7 +94,7 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
     store.outbox.put("orders", {"n": 3}, message_id="out-3")
     assert [each.message_id for each in store.outbox.pending()] == ["out-1", "out-2", "out-3"]
     with store.transaction():
-        assert store.inbox.unseen("work", ["in-1", "in-2", "in-3"]) == ["in-3"]
+        assert store.inbox.add_new("work", ["in-1", "in-2", "in-3"]) == ["in-3"]
     store.set_up()
     assert len(store.outbox.pending()) == 3
     check_ids_are_given_once(store)
@@ -115,7 +115,7 @@ def test_an_upgrade_waits_for_a_transaction_of_a_host_of_0_1(store, empty_store_
         )
     upgrading.result()
     assert read_version(store) == VERSION
-    assert store.inbox.unseen("work", ["in-1", "in-2"]) == ["in-2"]
+    assert store.inbox.add_new("work", ["in-1", "in-2"]) == ["in-2"]
     assert [row.message_id for row in store.outbox.pending()] == ["out-1"]
 
 
@@ -166,7 +166,7 @@ def test_a_relay_publishes_with_the_options_of_a_row_less_the_time_that_it_has_w
         "UPDATE feedbus_outbox SET created_at = created_at - 60000000 WHERE message_id = 'b'", {}
     )
     bus = Broker()
-    publish_entries(store, bus, store.outbox.pending())
+    publish_and_remove(store, bus, store.outbox.pending())
     young, old = bus.options
     assert young | {"expires": 600.0} == old | {"expires": 600.0} == options
     assert 540 >= old["expires"] >= young["expires"] - 60.1
@@ -179,7 +179,7 @@ def test_a_delay_that_is_over_before_the_relay_comes_is_none(store):
     store.outbox.put_many("orders", [("chair", {}, "b")], {"delay": 10.0})
     store.execute("UPDATE feedbus_outbox SET created_at = created_at - 60000000", {})
     bus = Broker()
-    publish_entries(store, bus, store.outbox.pending())
+    publish_and_remove(store, bus, store.outbox.pending())
     first, second = bus.options
     assert 530 < first["delay"] <= 540
     assert second == {"delay": None}
@@ -229,9 +229,9 @@ def test_rows_of_two_projects_in_one_store_are_kept_apart(store, empty_store_url
     other.set_up()
     with store.transaction():
         store.outbox.put("orders", {"n": 1})
-        assert store.inbox.unseen("work", ["a"]) == ["a"]
+        assert store.inbox.add_new("work", ["a"]) == ["a"]
     with other.transaction():
-        assert other.inbox.unseen("work", ["a"]) == ["a"]
+        assert other.inbox.add_new("work", ["a"]) == ["a"]
     assert other.outbox.pending() == []
     assert other.inbox.seen("work", ["a", "b"]) == ["a"]
     with other.transaction():
@@ -243,7 +243,7 @@ def test_rows_of_two_projects_in_one_store_are_kept_apart(store, empty_store_url
 def test_the_oldest_inbox_rows_are_forgotten_first_and_few_at_a_time(store):
     store.set_up()
     for name in "abc":
-        store.inbox.unseen("work", [name])
+        store.inbox.add_new("work", [name])
     assert store.inbox.forget(3600) == 0
     assert store.inbox.forget(-1, limit=2) == 2
     assert store.inbox.seen("work", ["a", "b", "c"]) == ["c"]
@@ -282,7 +282,7 @@ def test_a_relay_creates_the_tables_publishes_what_was_left_and_prunes(
     monkeypatch.setattr("feedbus.store.relay.IN_FLIGHT_SECONDS", 0.0)
     monkeypatch.setattr("feedbus.store.relay.PRUNED_ROWS", 2)
     store.set_up()
-    store.inbox.unseen("work", ["a", "b", "c"])
+    store.inbox.add_new("work", ["a", "b", "c"])
     left = store.outbox.put("orders", {"n": 1}, "chair")
     bus = Broker()
     with Relay(topology(tmp_path, empty_store_url, keep_handled_seconds=-1.0), store, bus):

@@ -53,14 +53,14 @@ def test_effects_inbox_and_outbox_commit_together_or_not_at_all(made):
     store = made.store
     with contextlib.suppress(ZeroDivisionError), store.transaction() as session:
         made.effect(session, 1)
-        store.inbox.unseen("work", ["a"])
+        store.inbox.add_new("work", ["a"])
         store.outbox.put("orders", PLAIN)
         store.outbox.put_many("orders", [("k", PLAIN, "m")])
         _ = 1 / 0
     assert (made.effects(), store.inbox.seen("work", ["a"]), store.outbox.pending()) == ([], [], [])
     with store.transaction() as session:
         made.effect(session, 1)
-        assert store.inbox.unseen("work", ["b", "a", "b"]) == ["b", "a"]
+        assert store.inbox.add_new("work", ["b", "a", "b"]) == ["b", "a"]
         entry = store.outbox.put("orders", {"text": "née 🙂 : %s"}, "chair", message_id="m")
     assert made.effects() == [1]
     assert store.inbox.seen("work", ["a", "c"]) == ["a"]
@@ -92,21 +92,21 @@ def test_a_row_of_the_outbox_takes_the_arguments_and_the_options_of_publish(made
 
 def test_a_message_is_new_to_one_transaction_only(made):
     with made.store.transaction():
-        assert made.store.inbox.unseen("work", ["a"]) == ["a"]
+        assert made.store.inbox.add_new("work", ["a"]) == ["a"]
     with made.store.transaction():
-        assert made.store.inbox.unseen("work", ["a", "b"]) == ["b"]
-        assert made.store.inbox.unseen("other", ["a"]) == ["a"]
-        assert made.store.inbox.unseen("work", []) == []
+        assert made.store.inbox.add_new("work", ["a", "b"]) == ["b"]
+        assert made.store.inbox.add_new("other", ["a"]) == ["a"]
+        assert made.store.inbox.add_new("work", []) == []
 
 
 def test_a_message_whose_record_was_taken_back_is_new_again(made):
     with made.store.transaction():
-        made.store.inbox.unseen("work", ["a", "b"])
-        made.store.inbox.release("work", ["a", "c"])
-        made.store.inbox.release("other", ["b"])
-        made.store.inbox.release("work", [])
+        made.store.inbox.add_new("work", ["a", "b"])
+        made.store.inbox.remove("work", ["a", "c"])
+        made.store.inbox.remove("other", ["b"])
+        made.store.inbox.remove("work", [])
     with made.store.transaction():
-        assert made.store.inbox.unseen("work", ["a", "b"]) == ["a"]
+        assert made.store.inbox.add_new("work", ["a", "b"]) == ["a"]
 
 
 def test_many_outbox_rows_keep_their_order_and_are_removed_by_their_ids(made):
@@ -152,14 +152,14 @@ def test_a_transaction_whose_connection_was_closed_is_lost_and_the_next_one_work
         with store.transaction() as session:
             made.effect(session, 1)
             made.close(session)
-            store.inbox.unseen("work", ["a"])
+            store.inbox.add_new("work", ["a"])
 
     with pytest.raises(Exception, match="clos") as raised:
         work()
     assert is_connection_loss(raised.value)
     with store.transaction() as session:
         made.effect(session, 2)
-        store.inbox.unseen("work", ["b"])
+        store.inbox.add_new("work", ["b"])
     assert (made.effects(), store.inbox.seen("work", ["a", "b"])) == ([2], ["b"])
 
 
@@ -232,14 +232,14 @@ def test_a_role_without_a_privilege_is_an_outage_and_a_row_that_a_policy_refuses
 def test_nothing_but_the_store_ends_its_transaction(name, made):
     def end_the_transaction() -> None:
         with made.store.transaction() as session:
-            made.store.inbox.unseen("work", ["a"])
+            made.store.inbox.add_new("work", ["a"])
             getattr(session, name)()
 
     refused = "transaction of the store|within a Transaction|transaction is open|is closed"
     with pytest.raises(Exception, match=refused):
         end_the_transaction()
     with made.store.transaction():
-        assert made.store.inbox.unseen("work", ["a"]) == ["a"]
+        assert made.store.inbox.add_new("work", ["a"]) == ["a"]
     assert made.store.inbox.seen("work", ["a"]) == ["a"]
 
 
@@ -260,8 +260,8 @@ def test_projects_in_one_store_are_kept_apart_and_old_rows_pruned_in_steps(made)
     other = made.again("other")
     other.set_up()
     for name in "abc":
-        made.store.inbox.unseen("work", [name])
-    assert other.inbox.unseen("work", ["a"]) == ["a"]
+        made.store.inbox.add_new("work", [name])
+    assert other.inbox.add_new("work", ["a"]) == ["a"]
     made.store.outbox.put("orders", PLAIN)
     assert other.outbox.pending() == []
     assert made.store.inbox.forget(3600) == 0

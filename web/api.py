@@ -21,7 +21,7 @@ from feedbus.operations.responses import (
     typed,
 )
 from feedbus.printable import one_line
-from feedbus.store import Entry
+from feedbus.store import OutboxRow
 from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from store import queries
@@ -68,10 +68,10 @@ class Api:
             with self._store.transaction():
                 queries.login_of(author)
                 payload = {"userId": author, "followerLogin": login, "count": count}
-                entry = self._store.outbox.put("add_followers", payload, "add_followers")
+                row = self._store.outbox.put("add_followers", payload, "add_followers")
         except queries.UnknownUser as error:
             raise nobody(error, USER_ID) from None
-        self._relay.publish([entry])
+        self._relay.publish([row])
         return answer({"accepted": True}, 202)
 
     def post_tweet(self) -> bytes:
@@ -82,7 +82,7 @@ class Api:
             with self._store.transaction():
                 posted = queries.create_tweet(body["user_id"], body["text"], key)
                 # A repeat puts it again: its sender may not know whether the first went well.
-                entry = self._store.outbox.put(
+                row = self._store.outbox.put(
                     "publish_tweet",
                     posted.tweet,
                     "publish_tweet",
@@ -94,9 +94,9 @@ class Api:
             errors = {KEY_HEADER: ["This key came with another text before."]}
             raise problem(CONFLICT, "Another tweet needs another key.", errors) from None
         made = {"id": posted.tweet["id"]}
-        if not body["asynchronous"] and self._fill_feeds(entry, posted.tweet):
+        if not body["asynchronous"] and self._fill_feeds(row, posted.tweet):
             return answer(made, 201)
-        self._relay.publish([entry])
+        self._relay.publish([row])
         return answer(made, 202)
 
     def get_feed(self, user: str) -> bytes:
@@ -123,23 +123,23 @@ class Api:
         cursor = tweets[-1]["id"] if len(tweets) == count else None
         return answer({"tweets": tweets, "next": cursor})
 
-    def _fill_feeds(self, entry: Entry, tweet: Mapping[str, Any]) -> bool:
+    def _fill_feeds(self, row: OutboxRow, tweet: Mapping[str, Any]) -> bool:
         """Fill the feeds as the consumers do; return False if they have to do it instead."""
         try:
             with self._store.transaction():
-                self._handle_all(entry, tweet)
-                self._store.outbox.remove([entry.id])
+                self._handle_all(row, tweet)
+                self._store.outbox.remove([row.id])
         except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
             events.warning(
                 "left_to_consumers",
                 "the handlers failed here, so the consumers handle this row of the outbox",
-                row=entry.id,
+                row=row.id,
                 error=one_line(error),
             )
             return False
         return True
 
-    def _handle_all(self, entry: Entry, tweet: Mapping[str, Any]) -> None:
+    def _handle_all(self, row: OutboxRow, tweet: Mapping[str, Any]) -> None:
         """Run the handlers of a message, and of their messages, in the caller's transaction.
 
         Raises:
@@ -147,7 +147,7 @@ class Api:
 
         """
         with self._systems.system() as system:
-            system.bus.publish(entry.exchange, tweet, entry.key, message_id=entry.message_id)
+            system.bus.publish(row.exchange, tweet, row.key, message_id=row.message_id)
             system.handle_ready()
             if system.is_empty():
                 return

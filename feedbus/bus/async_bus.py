@@ -59,7 +59,9 @@ class AsyncBus:
     A cancelled task stops waiting; its messages may arrive anyway.
     """
 
-    SLICE = 1_000  # the number of pairs that are prepared in one iteration of the event loop
+    PAIRS_AT_ONCE = (
+        1_000  # the number of pairs that are prepared in one iteration of the event loop
+    )
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class AsyncBus:
         """
         check_many(exchange, pairs)
         origin, count, remaining = self._bus.unique(), 0, iter(pairs)
-        while run := list(islice(remaining, self.SLICE)):
+        while run := list(islice(remaining, self.PAIRS_AT_ONCE)):
             await self._send(exchange, pack_pairs(run, f"{origin}.{count}", first=count))
             count += len(run)
         return count
@@ -144,7 +146,7 @@ class AsyncBus:
         requests = [Request(exchange, pack, envelope) for pack in packs]
         await self._put_job(requests)
         for request in requests:
-            request.raise_answer()
+            request.raise_error()
 
     async def _put_job(self, requests: Sequence[Request], *, last: bool = False) -> None:
         if self._process != os.getpid():
@@ -171,7 +173,7 @@ class AsyncBus:
                     self._bus.send_together(requests)
             except Exception as error:  # noqa: BLE001 -- the tasks that wait raise it
                 for request in requests:
-                    request.answer = request.answer or error
+                    request.outcome = request.outcome or error
             if jobs[-1].is_last:
                 self._bus.close()
             with self._lock:

@@ -17,7 +17,7 @@ from feedbus.store import Store
 from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import split_into_waves
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
 
 events = EventLog(__name__)
@@ -110,17 +110,17 @@ class CommittedMessages:
 
     def _send_now(self, requests: Sequence[Request]) -> None:
         self._sender.send_together(requests, timeout_seconds=0, hold_back=True)
-        if any(isinstance(each.answer, BrokerOutage) for each in requests):
+        if any(isinstance(each.outcome, BrokerOutage) for each in requests):
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
 
-    def _send_rows(self, entries: Sequence[Entry]) -> bool:
+    def _send_rows(self, rows: Sequence[OutboxRow]) -> bool:
         """Send and remove rows that were left in the outbox; return whether all were sent."""
-        for part in split_into_waves(entries, self._topology.selects_shards):
-            requests = [request_of(entry, self._clock) for entry in part]
+        for wave in split_into_waves(rows, self._topology.selects_shards):
+            requests = [request_of(row, self._clock) for row in wave]
             self._send_now(requests)
-            confirmed = confirmed_rows(part, requests)
+            confirmed = confirmed_rows(wave, requests)
             with self.store.transaction():
                 self.store.outbox.remove(confirmed)
-            if len(confirmed) < len(part):
+            if len(confirmed) < len(wave):
                 return False
         return True

@@ -33,7 +33,7 @@ from feedbus.records.publish_arguments import (
 from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.no_store import refuse
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 
@@ -48,7 +48,7 @@ class LiveBus(Bus):
     together, with one wait for their confirms. A forked process gets its own connection.
     """
 
-    SLICE = 5_000  # the number of pairs that are sent together
+    PAIRS_AT_ONCE = 5_000  # the number of pairs that are sent together
     CONFIRM_SECONDS = (2.0, 10.0)  # shortest and longest wait for a confirm
 
     def __init__(
@@ -82,11 +82,13 @@ class LiveBus(Bus):
 
     def _reset(self) -> None:
         """Reset the bus: no connection, and new locks. A forked process needs this, too."""
-        self._requests = SharedSender(self._topology, self._new_sender(), self._timeout_seconds)
+        self._shared_sender = SharedSender(
+            self._topology, self._new_sender(), self._timeout_seconds
+        )
         self._open_lock = threading.Lock()
         self._current_transaction = CurrentTransaction()
         self._store = self._given_store
-        self._outbox: CommittedMessages | None = None
+        self._committed_messages: CommittedMessages | None = None
 
     def unique(self) -> str:
         """Return a message id that no other message has."""
@@ -158,7 +160,7 @@ class LiveBus(Bus):
         """
         check_many(exchange, pairs)
         origin, count, remaining = self.unique(), 0, iter(pairs)
-        while run := list(islice(remaining, self.SLICE)):
+        while run := list(islice(remaining, self.PAIRS_AT_ONCE)):
             for pack in pack_pairs(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
             count += len(run)
@@ -201,8 +203,8 @@ class LiveBus(Bus):
         """
         if self._is_closed:
             refuse_closed()
-        outbox = self._open_outbox()
-        store = outbox.store
+        committed_messages = self._open_committed_messages()
+        store = committed_messages.store
         if self._current_transaction.transaction is not None:
             with store.transaction() as session:
                 yield session
@@ -212,17 +214,18 @@ class LiveBus(Bus):
             try:
                 with store.transaction() as session:
                     yield session
-                    outbox.register(current)
+                    committed_messages.register(current)
             except StoreOutage:
-                outbox.leave_in_outbox(current)  # the outage may have hidden a successful commit
+                # The outage may have hidden a successful commit.
+                committed_messages.leave_in_outbox(current)
                 raise
             finally:
                 self._current_transaction.transaction = None
-            outbox.send(current)
+            committed_messages.send(current)
         finally:
-            outbox.withdraw(current)
+            committed_messages.withdraw(current)
 
-    def _open_outbox(self) -> CommittedMessages:
+    def _open_committed_messages(self) -> CommittedMessages:
         """Return the sender of committed messages; open the store if it is not open."""
         with self._open_lock:
             if self._store is None:
@@ -231,30 +234,30 @@ class LiveBus(Bus):
                     refuse()
                 store.set_up()
                 self._store = store
-            if self._outbox is None:
-                self._outbox = CommittedMessages(
-                    self._store, self._topology, self._clock, self._requests
+            if self._committed_messages is None:
+                self._committed_messages = CommittedMessages(
+                    self._store, self._topology, self._clock, self._shared_sender
                 )
-            return self._outbox
+            return self._committed_messages
 
     def close(self) -> None:
         """Close the connection, and the store if the bus opened it; a publish connects again."""
-        self._requests.close()
+        self._shared_sender.close()
         with self._open_lock:
             if self._store is not None and self._store is not self._given_store:
                 self._store.close()
-                self._store = self._outbox = None
+                self._store = self._committed_messages = None
 
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         if self._is_closed:
             refuse_closed()
         request = Request(exchange, pack, envelope)
         if self._current_transaction.transaction is not None:
-            self._requests.check(request)
+            self._shared_sender.check(request)
             self._current_transaction.transaction.add(request)
             return
-        self._requests.send(request)
-        request.raise_answer()
+        self._shared_sender.send(request)
+        request.raise_error()
 
     def selects_shards(self, exchange: str) -> bool:
         """Return whether an exchange selects shards by routing keys; True for an unknown exchange.
@@ -263,7 +266,7 @@ class LiveBus(Bus):
         """
         return self._topology.selects_shards(exchange)
 
-    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+    def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
         Args:
@@ -271,7 +274,7 @@ class LiveBus(Bus):
 
         """
         requests = [request_of(row, self._clock) for row in rows]
-        self._requests.send_together(requests)
+        self._shared_sender.send_together(requests)
         return [request.error() for request in requests]
 
     def send_together(self, requests: Sequence[Request]) -> None:
@@ -279,7 +282,7 @@ class LiveBus(Bus):
 
         The method raises no BrokerOutage: an outage becomes the outcome of a request.
         """
-        self._requests.send_together(requests)
+        self._shared_sender.send_together(requests)
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
@@ -290,7 +293,7 @@ _inherited: list[object] = []
 
 def _reset_in_child() -> None:
     for bus in list(_buses):
-        _inherited.extend((bus._requests, bus._store))  # noqa: SLF001 -- this module's own class
+        _inherited.extend((bus._shared_sender, bus._store))  # noqa: SLF001 -- this module's own class
         bus._reset()  # noqa: SLF001 -- as above
 
 

@@ -10,20 +10,20 @@ from feedbus.clock import Clock
 from feedbus.records.packs import Pack, pack_of_one
 from feedbus.records.publish_options import envelope_of
 from feedbus.store.outbox_publishing import options_of
-from feedbus.store.protocol import Entry, Outbox
+from feedbus.store.protocol import Outbox, OutboxRow
 from feedbus.wire.message_options import Envelope
 
 
-def request_of(entry: Entry, clock: Clock) -> Request:
+def request_of(row: OutboxRow, clock: Clock) -> Request:
     """Return the request that publishes a row of the outbox.
 
     Args:
-        entry: the row.
+        row: the row.
         clock: the clock of the broker, for the rest of the row's delay and expiration.
 
     """
-    pack = pack_of_one(entry.message_id, entry.key, json.loads(entry.payload))
-    return Request(entry.exchange, pack, envelope_of(options_of(entry, clock)))
+    pack = pack_of_one(row.message_id, row.key, json.loads(row.payload))
+    return Request(row.exchange, pack, envelope_of(options_of(row, clock)))
 
 
 def put_records(
@@ -35,13 +35,13 @@ def put_records(
     return outbox.put_many(exchange, rows, options)
 
 
-def confirmed_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:
+def confirmed_rows(rows: Sequence[OutboxRow], requests: Sequence[Request]) -> list[int]:
     """Return the ids of the rows whose requests the broker has confirmed.
 
     Args:
-        entries: rows of the outbox.
+        rows: rows of the outbox.
         requests: for each row, its request after it was sent.
 
     """
-    pairs = zip(entries, requests, strict=True)
-    return [entry.id for entry, request in pairs if request.answer == []]
+    pairs = zip(rows, requests, strict=True)
+    return [row.id for row, request in pairs if request.outcome == []]

@@ -29,21 +29,22 @@ def refuse_closed() -> NoReturn:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """The records of one publish call, and the answer: the refused messages, or an error.
+    """The records of one publish call, and its outcome: the refused messages, or an error.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
         pack: the records.
         envelope: the options that the records share; None if there are none.
-        answer: the messages that the broker did not accept: an empty list if it has confirmed all.
-            An exception if the request failed as a whole. None before the request is sent.
+        outcome: None before the request is sent. Then a list of the messages that the broker has
+            not accepted, which is empty if the broker has confirmed all messages. Or an exception
+            if the request failed as a whole.
 
     """
 
     exchange: str
     pack: Pack
     envelope: Envelope | None = None
-    answer: list[Refusal] | Exception | None = None
+    outcome: list[Refusal] | Exception | None = None
 
     @property
     def keys(self) -> set[Key]:
@@ -52,25 +53,25 @@ class Request:
 
     def refused_keys(self) -> set[Key]:
         """Return the keys of the records that the broker may not have accepted."""
-        if not isinstance(self.answer, list):
+        if not isinstance(self.outcome, list):
             return self.keys
-        if not self.answer:
+        if not self.outcome:
             return set()
-        if any(refusal.message.content_type == PACK for refusal in self.answer):
+        if any(refusal.message.content_type == PACK for refusal in self.outcome):
             return self.keys  # it is not known which records were accepted
-        ids = {refusal.message.message_id for refusal in self.answer}
+        ids = {refusal.message.message_id for refusal in self.outcome}
         pairs = zip(self.pack.keys, self.pack.ids, strict=True)
         return {(self.exchange, key) for key, message_id in pairs if message_id in ids}
 
     def error(self) -> Exception | None:
-        """Return the error that raise_answer() would raise, or None."""
+        """Return the error that raise_error() would raise, or None."""
         try:
-            self.raise_answer()
+            self.raise_error()
         except Exception as error:  # noqa: BLE001 -- the caller decides
             return error
         return None
 
-    def raise_answer(self) -> None:
+    def raise_error(self) -> None:
         """Raise the error of the request; return if every record was confirmed.
 
         Raises:
@@ -80,6 +81,6 @@ class Request:
                 have arrived.
 
         """
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        raise_refused(self.answer or [])
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        raise_refused(self.outcome or [])

@@ -21,7 +21,7 @@ RECONNECT_SECONDS = 0.1  # between two attempts during an outage
 
 
 class SharedSender:
-    """Sends the requests of all threads on one connection, and sets their `answer`.
+    """Sends the requests of all threads on one connection, and sets the `outcome` of each request.
 
     Any thread may call its methods.
 
@@ -54,20 +54,20 @@ class SharedSender:
         self._encode(request)
 
     def send(self, request: Request) -> None:
-        """Send a request, and set its `answer`.
+        """Send a request, and set its `outcome`.
 
         Requests that several threads make at the same time are sent together.
         """
         with self._request_lock:
             self._waiting.append(request)
         with self._lock:
-            if request.answer is None:
+            if request.outcome is None:
                 # Requests that other threads add during a send are sent together by the next send,
                 # with one wait for confirms.
                 with self._request_lock:
                     together, self._waiting = self._waiting, []
-                # If another thread has taken this request, and has failed without an answer, this
-                # thread sends the request itself.
+                # If another thread has taken this request, and has failed before it set the
+                # outcome, this thread sends the request itself.
                 if request not in together:
                     together = [request, *together]
                 self._send(together, self._timeout_seconds)
@@ -79,13 +79,13 @@ class SharedSender:
         *,
         hold_back: bool = False,
     ) -> None:
-        """Send several requests in order, and set their `answer`.
+        """Send several requests in order, and set the `outcome` of each request.
 
         Args:
             requests: the requests.
             timeout_seconds: how long to try again during an outage; by default as long as send().
             hold_back: True to send no request after the broker has refused an earlier message with
-                one of its keys. The answer of such a request is a PublishError. Messages that were
+                one of its keys. The outcome of such a request is a PublishError. Messages that were
                 sent at the same time as the refused message are not held back.
 
         """
@@ -114,12 +114,12 @@ class SharedSender:
         plain: list[tuple[Request, Sequence[Outgoing]]] = []
         for request in requests:
             if failure is not None:
-                request.answer = _copy_of(failure)
+                request.outcome = _copy_of(failure)
                 continue
             try:
                 messages = self._encode(request)
             except Exception as error:  # noqa: BLE001 -- this request's caller gets it
-                request.answer = error
+                request.outcome = error
                 continue
             if any(message.content_type == PACK for message in messages):
                 # The requests before this one are sent first: they can have keys of this pack.
@@ -128,14 +128,14 @@ class SharedSender:
                     refused.update(*(sent.refused_keys() for sent, _ in plain))
                 plain = []
                 if failure is not None:
-                    request.answer = _copy_of(failure)
+                    request.outcome = _copy_of(failure)
                     continue
                 if refused and not refused.isdisjoint(request.keys):
                     _hold_back(request, refused)
                     continue
                 # All refusals belong to this request. Their messages may not be in `messages`:
                 # the sender can send a pack again as plain messages.
-                request.answer = answer = self._send_with_retries(messages, timeout_seconds)
+                request.outcome = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
                 if refused is not None:
                     refused.update(request.refused_keys())
@@ -157,10 +157,10 @@ class SharedSender:
         )
         for request, sent in plain:
             if isinstance(answer, Exception):
-                request.answer = _copy_of(answer)
+                request.outcome = _copy_of(answer)
             else:
                 own_messages = set(map(id, sent))
-                request.answer = [each for each in answer if id(each.message) in own_messages]
+                request.outcome = [each for each in answer if id(each.message) in own_messages]
         return answer if isinstance(answer, BrokerOutage) else None
 
     def _encode(self, request: Request) -> Sequence[Outgoing]:
@@ -216,9 +216,9 @@ class SharedSender:
 
 
 def _hold_back(request: Request, refused: set[Key]) -> None:
-    """Answer a request that is not sent, and hold back later requests with its keys."""
+    """Set the error of a request that is not sent, and hold back later requests with its keys."""
     reason = "the broker refused an earlier message of the same key"
-    request.answer = PublishError([(each, reason) for each in request.pack.ids])
+    request.outcome = PublishError([(each, reason) for each in request.pack.ids])
     refused.update(request.keys)
 
 

@@ -64,9 +64,9 @@ class Transaction:
         """
         sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:
-            if isinstance(request.answer, list):
-                sent_rows += _confirmed(request, ids, request.answer)
-            if request.answer:
+            if isinstance(request.outcome, list):
+                sent_rows += _confirmed(request, ids, request.outcome)
+            if request.outcome:
                 events.warning(
                     "outbox_messages_left",
                     "messages of a transaction could not be published after its commit; they stay"
@@ -106,7 +106,7 @@ def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]
 
 def _reason(request: Request) -> str:
     try:
-        request.raise_answer()
+        request.raise_error()
     except Exception as error:  # noqa: BLE001 -- every error is reported
         return one_line(error)
     return ""

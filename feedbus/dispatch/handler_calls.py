@@ -126,7 +126,7 @@ class HandlerCalls:
             with nullcontext() if queue.stream else store.transaction() as session:
                 new_records = records
                 if queue.once:
-                    new_records = records.only(store.inbox.unseen(queue.name, records.ids))
+                    new_records = records.only(store.inbox.add_new(queue.name, records.ids))
                 if len(new_records) < len(records):
                     # The process that handled the other records may have left rows in the outbox.
                     self.query_outbox_again()
@@ -143,7 +143,7 @@ class HandlerCalls:
                     if os.getpid() != self._pid:
                         end_fork()
                 if queue.once and (failed_ids := _failed_ids(new_records)):
-                    store.inbox.release(queue.name, failed_ids)
+                    store.inbox.remove(queue.name, failed_ids)
             if new_records is not records:
                 ids = records.ids
                 for index, verdict in new_records.verdicts.items():

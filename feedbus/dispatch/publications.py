@@ -14,7 +14,7 @@ from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import split_into_waves
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
@@ -122,25 +122,25 @@ class Publications(Spool):
             if self._leftovers is not None:
                 self._leftovers.remove_sender(self)
 
-    def _send_rows(self, entries: Sequence[Entry]) -> bool:
+    def _send_rows(self, rows: Sequence[OutboxRow]) -> bool:
         """Send rows that were left in the outbox, and remove them; return whether all were sent."""
         return all(
-            map(self._send_part, split_into_waves(entries, self._sender.encoder.selects_shards))
+            map(self._send_wave, split_into_waves(rows, self._sender.encoder.selects_shards))
         )
 
-    def _send_part(self, entries: Sequence[Entry]) -> bool:
+    def _send_wave(self, rows: Sequence[OutboxRow]) -> bool:
         assert self._leftovers is not None  # noqa: S101 -- for the type checker
-        rows: dict[int, int] = {}
+        row_ids_by_message: dict[int, int] = {}
         messages: list[Outgoing] = []
-        for entry in entries:
-            request = request_of(entry, self._leftovers.clock)
+        for row in rows:
+            request = request_of(row, self._leftovers.clock)
             encoded = self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
-            rows |= {id(message): entry.id for message in encoded}
+            row_ids_by_message |= {id(message): row.id for message in encoded}
             messages += encoded
         for refusal in self._sender.send(messages):
-            rows.pop(id(refusal.original), None)
-        self._remove(list(rows.values()))
-        return len(rows) == len(entries)
+            row_ids_by_message.pop(id(refusal.original), None)
+        self._remove(list(row_ids_by_message.values()))
+        return len(row_ids_by_message) == len(rows)
 
     def _remove(self, rows: Sequence[int]) -> None:
         """Remove rows that were sent.

@@ -5,14 +5,14 @@ inbox has the ids of the messages that were handled.
 """
 
 from feedbus.store.no_store import NoStore
-from feedbus.store.protocol import Entry, Inbox, Outbox, Store
+from feedbus.store.protocol import Inbox, Outbox, OutboxRow, Store
 from feedbus.store.store_of_topology import load_driver, open_prepared, open_store, ping
 
 __all__ = [
-    "Entry",
     "Inbox",
     "NoStore",
     "Outbox",
+    "OutboxRow",
     "Store",
     "load_driver",
     "open_prepared",

@@ -12,7 +12,7 @@ from functools import partial
 
 from feedbus.clock import Clock
 from feedbus.store.key_locks import Key
-from feedbus.store.protocol import Entry, Store
+from feedbus.store.protocol import OutboxRow, Store
 from feedbus.store.tables import now
 
 # Another process is usually still sending its rows that are younger than this.
@@ -107,7 +107,7 @@ class LeftoverRows:
         return bool(oldest) and oldest[0].id < first_row
 
     @contextmanager
-    def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[Entry] | None]:
+    def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[OutboxRow] | None]:
         """Yield the leftover rows that have keys of the new rows; they must be sent first.
 
         Yield None if the new rows must stay in the outbox, too: there are too many leftover rows,
@@ -137,7 +137,7 @@ class LeftoverRows:
             rows = read_earlier() if acquired else []
             yield rows if acquired and len(rows) < MAX_ROWS else None
 
-    def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
+    def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[OutboxRow]:
         rows = self._store.outbox.pending(MAX_ROWS, up_to=up_to, keys=keys)
         sending = set().union(*list(self._rows_by_sender.values()))
         return [row for row in rows if row.id not in sending]
@@ -150,7 +150,7 @@ class LeftoverRows:
             after = rows[-1].id
         return keys
 
-    def _is_too_new(self, entry: Entry) -> bool:
+    def _is_too_new(self, row: OutboxRow) -> bool:
         """Whether a row is so new that the process that added it may be sending it now."""
-        age = (now(self.clock) - entry.created_at) / 1_000_000
-        return entry.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS
+        age = (now(self.clock) - row.created_at) / 1_000_000
+        return row.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS

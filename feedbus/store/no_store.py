@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Unpack
 from feedbus.errors import UsageError
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import NO_KEY
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.wire.message_options import PublishOptions
 
 
@@ -59,7 +59,7 @@ class NoOutbox:
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
-    ) -> Entry:
+    ) -> OutboxRow:
         """Raise UsageError: there is no store that could keep the message."""
         del exchange, payload, key, message_id, options
         refuse()
@@ -82,7 +82,7 @@ class NoOutbox:
         after: int = 0,
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
-    ) -> list[Entry]:
+    ) -> list[OutboxRow]:
         """Return an empty list: no message is kept."""
         del limit, older_than_seconds, after, up_to, keys
         return []
@@ -101,12 +101,12 @@ class NoInbox:
         del queue, ids
         return []
 
-    def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
+    def add_new(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Raise UsageError: there is no store that could record which messages were handled."""
         del queue, ids
         refuse()
 
-    def release(self, queue: str, ids: Sequence[str]) -> None:
+    def remove(self, queue: str, ids: Sequence[str]) -> None:
         """Do nothing: nothing was recorded."""
         del queue, ids
 

@@ -12,7 +12,7 @@ from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store.key_locks import Key
-from feedbus.store.protocol import Entry, Store
+from feedbus.store.protocol import OutboxRow, Store
 from feedbus.store.tables import now
 from feedbus.wire.message_options import PublishOptions
 
@@ -30,20 +30,20 @@ class RelayBus(Protocol):
     def selects_shards(self, exchange: str) -> bool:
         """Return whether the exchange selects shards by the routing keys."""
 
-    def publish_rows(self, rows: Sequence[Entry]) -> Sequence[Exception | None]:
+    def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows together and wait for their confirms; return an error or None for each."""
 
     def close(self) -> None:
         """Close the connection; the next publish_rows() connects again."""
 
 
-def options_of(entry: Entry, clock: Clock) -> PublishOptions:
+def options_of(row: OutboxRow, clock: Clock) -> PublishOptions:
     """Return the options with which the message of a row is published now.
 
     The time that the row was in the outbox is subtracted from its expiry and its delay.
     """
-    options: PublishOptions = json.loads(entry.options) if entry.options else {}
-    waited = max(now(clock) - entry.created_at, 0) / 1_000_000
+    options: PublishOptions = json.loads(row.options) if row.options else {}
+    waited = max(now(clock) - row.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
         options["expires"] = max(float(expires) - waited, 0.001)
     if (delay := options.get("delay")) is not None:
@@ -52,8 +52,8 @@ def options_of(entry: Entry, clock: Clock) -> PublishOptions:
 
 
 def split_into_waves(
-    rows: Iterable[Entry], selects_shards: Callable[[str], bool]
-) -> Iterator[Sequence[Entry]]:
+    rows: Iterable[OutboxRow], selects_shards: Callable[[str], bool]
+) -> Iterator[Sequence[OutboxRow]]:
     """Divide rows into waves: groups of rows that are sent together, one group after the other.
 
     If the broker refuses a row, the later rows of its key can still be held back, because they are
@@ -67,7 +67,7 @@ def split_into_waves(
 
     """
     counts = Counter[Key]()
-    waves: list[list[Entry]] = []
+    waves: list[list[OutboxRow]] = []
     for row in rows:
         earlier = counts[row.exchange, row.key]
         counts[row.exchange, row.key] += 1
@@ -79,7 +79,7 @@ def split_into_waves(
 
 
 def publish_in_waves(
-    bus: RelayBus, entries: Iterable[Entry], refused_keys: set[Key] | None = None
+    bus: RelayBus, rows: Iterable[OutboxRow], refused_keys: set[Key] | None = None
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
@@ -88,7 +88,7 @@ def publish_in_waves(
 
     Args:
         bus: publishes the messages.
-        entries: the rows.
+        rows: the rows.
         refused_keys: rows of these keys are not published, because earlier rows were refused. The
             function adds the keys of newly refused rows.
 
@@ -97,12 +97,12 @@ def publish_in_waves(
 
     """
     refused_keys = set() if refused_keys is None else refused_keys
-    for wave in split_into_waves(entries, bus.selects_shards):
-        rows = [row for row in wave if (row.exchange, row.key) not in refused_keys]
-        if not rows:
+    for wave in split_into_waves(rows, bus.selects_shards):
+        sent_rows = [row for row in wave if (row.exchange, row.key) not in refused_keys]
+        if not sent_rows:
             continue
         outage: Outage | None = None
-        for row, error in zip(rows, bus.publish_rows(rows), strict=True):
+        for row, error in zip(sent_rows, bus.publish_rows(sent_rows), strict=True):
             if error is None:
                 yield row.id
             elif isinstance(error, Outage):
@@ -124,10 +124,10 @@ def publish_in_waves(
             raise outage
 
 
-def publish_entries(
+def publish_and_remove(
     store: Store,
     bus: RelayBus,
-    entries: Iterable[Entry],
+    rows: Iterable[OutboxRow],
     refused_keys: set[Key] | None = None,
 ) -> int:
     """Publish rows, remove the rows that the broker has accepted, and return their number.
@@ -135,7 +135,7 @@ def publish_entries(
     Args:
         store: the store with the outbox.
         bus: publishes the messages.
-        entries: the rows.
+        rows: the rows.
         refused_keys: as for publish_in_waves().
 
     Raises:
@@ -144,7 +144,7 @@ def publish_entries(
     """
     sent_ids: list[int] = []
     try:
-        for row in publish_in_waves(bus, entries, refused_keys):
+        for row in publish_in_waves(bus, rows, refused_keys):
             sent_ids.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent_ids:
@@ -153,20 +153,20 @@ def publish_entries(
     return len(sent_ids)
 
 
-def _skipped_keys(store: Store, entries: Sequence[Entry]) -> set[Key]:
+def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
     """Return the keys that have an earlier row which was left out, because it seems too young.
 
     Usually, a row with a lower id is older. This is not so if the clock was set back, if the clocks
     of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS. Then new rows can
     have a time in the future, and earlier rows can seem to be young.
     """
-    last_of = {(entry.exchange, entry.key): entry.id for entry in entries}
-    if not last_of:
+    last_ids = {(row.exchange, row.key): row.id for row in rows}
+    if not last_ids:
         return set()
-    chosen = {entry.id for entry in entries}
-    rows = store.outbox.pending(MAX_ROWS, up_to=entries[-1].id, keys=last_of)
-    keys = ((row.id, (row.exchange, row.key)) for row in rows if row.id not in chosen)
-    return {key for row, key in keys if row < last_of[key]}
+    given_ids = {row.id for row in rows}
+    earlier = store.outbox.pending(MAX_ROWS, up_to=rows[-1].id, keys=last_ids)
+    keys = ((row.id, (row.exchange, row.key)) for row in earlier if row.id not in given_ids)
+    return {key for row, key in keys if row < last_ids[key]}
 
 
 def publish_pending(  # noqa: PLR0913 -- options, each given by name
@@ -176,7 +176,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     *,
     limit: int = ROWS,
     older_than_seconds: float = IN_FLIGHT_SECONDS,
-    choose: Callable[[Sequence[Entry]], Sequence[Entry]] = tuple,
+    choose: Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]] = tuple,
 ) -> int:
     """Publish and remove rows that were not sent after their commit; return how many.
 
@@ -201,17 +201,15 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     while True:
         failure: Outage | None = None
         with store.exclusive(f"relay.{project}") as acquired:
-            entries = (
-                store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
-            )
+            rows = store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
             if older_than_seconds:
-                refused_keys |= _skipped_keys(store, entries)
+                refused_keys |= _skipped_keys(store, rows)
             try:
-                published += publish_entries(store, bus, choose(entries), refused_keys)
+                published += publish_and_remove(store, bus, choose(rows), refused_keys)
             except Outage as error:
                 failure = error  # it is raised after the commit of the removals until now
         if failure is not None:
             raise failure
-        if not entries:
+        if not rows:
             return published
-        after = entries[-1].id
+        after = rows[-1].id

@@ -13,7 +13,7 @@ from feedbus.wire.message_options import PublishOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OutboxRow:
     """A row of the outbox; its message has the same message id each time that it is published.
 
     Attributes:
@@ -47,7 +47,7 @@ class Outbox(Protocol):
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
-    ) -> Entry:
+    ) -> OutboxRow:
         """Add a message in the caller's transaction, and return its row.
 
         Args:
@@ -89,7 +89,7 @@ class Outbox(Protocol):
         after: int = 0,
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
-    ) -> list[Entry]:
+    ) -> list[OutboxRow]:
         """Return the oldest rows, in the order in which they were added.
 
         Args:
@@ -113,17 +113,22 @@ class Inbox(Protocol):
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return which of the given message ids the queue has handled before."""
 
-    def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Store the message ids that a queue handles; return the ids that were not stored before.
+    def add_new(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Store message ids in the caller's transaction; return the ids that are new in the table.
 
-        The ids and the handler's effects are in one transaction: both commit or neither. If an id
-        is twice in `ids`, it is returned once.
+        The handler's effects are in the same transaction: both commit or neither. An id that is
+        twice in `ids` is returned once.
+
+        Args:
+            queue: the queue that handles the messages.
+            ids: the message ids.
+
         """
 
-    def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete ids that unseen() has stored, for messages that will be handled again.
+    def remove(self, queue: str, ids: Sequence[str]) -> None:
+        """Delete ids that add_new() has stored, for messages that will be handled again.
 
-        This happens in the transaction of unseen().
+        The caller is still in the transaction in which it has called add_new().
         """
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:

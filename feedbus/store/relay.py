@@ -20,7 +20,7 @@ from feedbus.store.outbox_publishing import (
     publish_in_waves,
     publish_pending,
 )
-from feedbus.store.protocol import Entry, Store
+from feedbus.store.protocol import OutboxRow, Store
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 events = EventLog(__name__)
@@ -43,8 +43,8 @@ class Relay:
     Example:
         with Relay(topology, store, bus) as relay:
             with store.transaction():
-                entry = store.outbox.put("orders", {"id": 1}, "chair")
-            relay.publish([entry])
+                row = store.outbox.put("orders", {"id": 1}, "chair")
+            relay.publish([row])
 
     """
 
@@ -79,15 +79,15 @@ class Relay:
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self.run, name="relay")
 
-    def publish(self, entries: Iterable[Entry]) -> None:
+    def publish(self, rows: Iterable[OutboxRow]) -> None:
         """Publish committed rows of the outbox, or leave them to the thread; no error is raised."""
-        rows = list(entries)
+        rows = list(rows)
         if rows:
             with self._locks.hold(rows[0].id, ((row.exchange, row.key) for row in rows)):
                 self._publish_locked(rows)
             self._wake_requested.set()
 
-    def _publish_locked(self, rows: Sequence[Entry]) -> None:
+    def _publish_locked(self, rows: Sequence[OutboxRow]) -> None:
         sent_ids: set[int] = set()
         try:
             if not self._is_unavailable:
@@ -104,7 +104,7 @@ class Relay:
         if any(row.id not in sent_ids for row in rows):
             self._leftover_rows.add(rows[-1].id)
 
-    def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
+    def _publish(self, rows: Sequence[OutboxRow]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
         done = set(self._published)  # the rows that are not removed yet
         with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as earlier:
@@ -190,7 +190,7 @@ class Relay:
             events.info("outbox_relayed", "messages of the outbox were published", messages=count)
         self._is_unavailable = False
 
-    def _leave_out_published(self) -> Callable[[Sequence[Entry]], Sequence[Entry]]:
+    def _leave_out_published(self) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:
         """Return a function that leaves out rows that publish() has published or is publishing.
 
         Otherwise, the relay would publish a row again while a slow thread is publishing it. The
@@ -199,7 +199,7 @@ class Relay:
         """
         busy: set[Key] = set()
 
-        def choose(rows: Sequence[Entry]) -> Sequence[Entry]:
+        def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
             done = set(self._published)  # read last, because a thread adds its rows before it ends
             return [

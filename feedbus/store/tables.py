@@ -11,7 +11,7 @@ from feedbus.clock import Clock
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import NO_KEY, check_record, without_key
 from feedbus.records.publish_options import envelope_of
-from feedbus.store.protocol import Entry
+from feedbus.store.protocol import OutboxRow
 from feedbus.wire.message_options import PublishOptions
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -124,7 +124,7 @@ class SqlOutbox(Table):
         *,
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
-    ) -> Entry:
+    ) -> OutboxRow:
         """Add a message in the caller's transaction; see Outbox.put."""
         fields = check_record(exchange, payload, key, message_id)
         has_shards = self._has_shards(exchange)
@@ -134,7 +134,7 @@ class SqlOutbox(Table):
         options_text = None if envelope is None else json.dumps(envelope.options())
         text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
         (row,) = self._put(exchange, [(key, text, name)], options_text, moment)
-        return Entry(row, exchange, key, text, name, options_text, moment)
+        return OutboxRow(row, exchange, key, text, name, options_text, moment)
 
     def put_many(
         self,
@@ -177,7 +177,7 @@ class SqlOutbox(Table):
         after: int = 0,
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
-    ) -> list[Entry]:
+    ) -> list[OutboxRow]:
         """Return the oldest rows, in the order in which they were added; see Outbox.pending."""
         moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         conditions = [
@@ -202,7 +202,7 @@ class SqlOutbox(Table):
             f" FROM feedbus_outbox WHERE {' AND '.join(conditions)} ORDER BY id LIMIT :limit",
             parameters,
         )
-        return [Entry(*row) for row in rows.fetchall()]
+        return [OutboxRow(*row) for row in rows.fetchall()]
 
     @property
     def _pairs(self) -> str:
@@ -261,8 +261,8 @@ class SqlInbox(Table):
         )
         return [row[0] for row in rows.fetchall()]
 
-    def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Store the message ids that a queue handles; see Inbox.unseen."""
+    def add_new(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Store the message ids that a queue handles; see Inbox.add_new."""
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
@@ -278,8 +278,8 @@ class SqlInbox(Table):
         new = {row[0] for row in rows.fetchall()}
         return [each for each in distinct if each in new]
 
-    def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete the ids that unseen() has stored; see Inbox.release."""
+    def remove(self, queue: str, ids: Sequence[str]) -> None:
+        """Delete the ids that add_new() has stored; see Inbox.remove."""
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",

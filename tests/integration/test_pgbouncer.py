@@ -65,13 +65,13 @@ def test_the_store_works_when_each_transaction_has_another_connection(pooled_url
     store.set_up()
     with store.transaction():
         entry = store.outbox.put("orders", {"n": 1})
-        assert store.inbox.unseen("work", ["a", "b"]) == ["a", "b"]
+        assert store.inbox.add_new("work", ["a", "b"]) == ["a", "b"]
     with store.exclusive("relay") as held, other.exclusive("relay") as also:
         assert (held, also) == (True, False)
     with other.exclusive("relay") as held:
         assert held
         assert other.outbox.pending() == [entry]
-    assert store.inbox.unseen("work", ["a", "c"]) == ["c"]
+    assert store.inbox.add_new("work", ["a", "c"]) == ["c"]
     store.close()
     other.close()
 

@@ -67,7 +67,7 @@ def test_a_read_is_asked_again_on_another_connection(proxied):
 
 
 def note() -> None:
-    bound().inbox.unseen("work", ["one"])
+    bound().inbox.add_new("work", ["one"])
 
 
 def copy() -> None:
@@ -89,7 +89,7 @@ def test_a_transaction_is_an_outage(proxied, statement: Callable[[], None]):
 
     with pytest.raises(StoreOutage, match="no answer within"):
         silenced()
-    assert bound().inbox.unseen("work", ["one"]) == ["one"]
+    assert bound().inbox.add_new("work", ["one"]) == ["one"]
 
 
 def test_a_connection_that_was_idle_is_probed_with_a_shorter_deadline(
@@ -165,7 +165,7 @@ def test_the_locks_of_a_connection_that_was_given_up_end_with_the_next_connectio
 
     def silenced() -> None:
         with store.transaction() as session:
-            store.inbox.unseen("work", ["one"])
+            store.inbox.add_new("work", ["one"])
             store.outbox.remove([row])
             proxy.swallow()
             shut_down(session)
@@ -175,7 +175,7 @@ def test_the_locks_of_a_connection_that_was_given_up_end_with_the_next_connectio
         silenced()
     assert open_transactions(url) == 1
     with store.transaction():
-        assert store.inbox.unseen("work", ["one"]) == ["one"]
+        assert store.inbox.add_new("work", ["one"]) == ["one"]
         assert store.outbox.remove([row]) == 1
     assert open_transactions(url) == 0
     store.close()
@@ -210,13 +210,13 @@ def test_a_wait_for_a_lock_of_feedbuss_own_tables_is_an_outage(postgres, kind: s
     store.set_up()
     row = store.outbox.put("orders", {"n": 1}).id
     with other.transaction():
-        other.inbox.unseen("work", ["one"])
+        other.inbox.add_new("work", ["one"])
         other.outbox.remove([row])
         with pytest.raises(StoreOutage, match="feedbus's own tables; if this continues"):
-            store.inbox.unseen("work", ["one"])
+            store.inbox.add_new("work", ["one"])
         with pytest.raises(StoreOutage), store.transaction():
             store.outbox.remove([row])
-    assert store.inbox.unseen("work", ["one"]) == []
+    assert store.inbox.add_new("work", ["one"]) == []
     store.close()
     other.close()
     postgres.drop_database(url)
@@ -235,7 +235,7 @@ def test_a_record_whose_inbox_row_is_locked_waits_and_uses_up_no_attempt(postgre
 
     def rolled_back(running: ExitStack) -> None:
         with other.transaction():
-            assert other.inbox.unseen("work", ["one"]) == ["one"]
+            assert other.inbox.add_new("work", ["one"]) == ["one"]
             running.enter_context(system.running(system.note, metrics=metrics))
             wait_until(held)
             raise ZeroDivisionError

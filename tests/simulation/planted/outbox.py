@@ -59,12 +59,12 @@ def refused_rows_overtaken() -> list[Change]:
 
 def refused_keys_forgotten_between_rounds() -> list[Change]:
     """Publish a row that was added while an earlier one of its key was refused."""
-    original = outbox_publishing.publish_entries
+    original = outbox_publishing.publish_and_remove
 
-    def publish(store: Any, bus: Any, entries: Any, _stuck: Any = None) -> int:
-        return original(store, bus, entries)
+    def publish(store: Any, bus: Any, rows: Any, _stuck: Any = None) -> int:
+        return original(store, bus, rows)
 
-    return [(outbox_publishing, "publish_entries", publish)]
+    return [(outbox_publishing, "publish_and_remove", publish)]
 
 
 def packs_sent_before_single_messages() -> list[Change]:

@@ -65,26 +65,26 @@ def an_outage_taken_for_success() -> list[Change]:
 
 def a_relay_that_deletes_too_soon() -> list[Change]:
     """Delete the rows of the outbox before the broker has confirmed their messages."""
-    original = outbox_publishing.publish_entries
+    original = outbox_publishing.publish_and_remove
 
-    def publish(store: Any, bus: Any, entries: Any, *rest: Any) -> int:
-        entries = list(entries)
+    def publish(store: Any, bus: Any, rows: Any, *rest: Any) -> int:
+        rows = list(rows)
         with store.transaction():
-            store.outbox.remove([each.id for each in entries])
-        return original(store, bus, entries, *rest)
+            store.outbox.remove([each.id for each in rows])
+        return original(store, bus, rows, *rest)
 
-    return [(outbox_publishing, "publish_entries", publish)]
+    return [(outbox_publishing, "publish_and_remove", publish)]
 
 
 def an_inbox_that_is_not_asked() -> list[Change]:
     """Handle records again that were handled before."""
-    original = tables.SqlInbox.unseen
+    original = tables.SqlInbox.add_new
 
-    def unseen(self: Any, queue: str, ids: Any) -> list[str]:
+    def add_new(self: Any, queue: str, ids: Any) -> list[str]:
         original(self, queue, ids)
         return list(ids)
 
-    return [(tables.SqlInbox, "unseen", unseen)]
+    return [(tables.SqlInbox, "add_new", add_new)]
 
 
 def deliveries_of_a_lost_connection() -> list[Change]:
