@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from feedbus.errors import InvalidBody, Outage, UsageError
 from feedbus.handling.handlers import resolve_object
-from feedbus.handling.message_types.message_type import Reads
+from feedbus.handling.message_types.record_loader import Reads
 from feedbus.records.packs import Pack, decode, pack_of_one
 from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable_field
 from feedbus.records.raw_payload import BASE64, RAW

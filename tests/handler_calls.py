@@ -45,7 +45,7 @@ def records(function: Any, payloads: Sequence[Mapping[str, Any]]) -> Records:
 
 def packed(function: Any, shared: Mapping[str, Any], columns: Mapping[str, list]) -> Records:
     pack = Pack.numbered("pack", next(iter(columns)), shared, columns)
-    return Records([getattr(function, MARK).message_type().load(pack).chunk])
+    return Records([getattr(function, MARK).record_loader().load(pack).chunk])
 
 
 def tweet_of(author: int, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from feedbus import Records, handler
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import MARK
-from feedbus.handling.message_types import UnfitMessageType, message_type_of
+from feedbus.handling.message_types import UnfitMessageType, loader_of
 from feedbus.records.packs import pack_of_one
 
 
@@ -69,7 +69,7 @@ class OfArguments(Schema):
 )
 def test_what_is_no_message_type_is_refused(declared: Any, reason: str) -> None:
     with pytest.raises(UnfitMessageType, match=reason):
-        message_type_of(declared)
+        loader_of(declared)
 
 
 class Unfinished(pydantic.BaseModel):
@@ -84,7 +84,7 @@ class UnfinishedOrder:
 @pytest.mark.parametrize("declared", [Unfinished, UnfinishedOrder])
 def test_a_class_whose_annotations_cannot_be_evaluated_is_refused(declared: Any) -> None:
     with pytest.raises(UnfitMessageType, match=rf"{declared.__name__}.*Nowhere"):
-        message_type_of(declared)
+        loader_of(declared)
 
 
 def of_an_order(order: Order) -> None:
@@ -112,9 +112,9 @@ def test_the_annotation_says_the_type() -> None:
     pack = pack_of_one("m", "k", payload)
     marked = [handler(of_an_order), handler()(of_an_order), handler(batch=True)(of_orders)]
     for function in marked:
-        found = getattr(function, MARK).message_type().load(pack)
+        found = getattr(function, MARK).record_loader().load(pack)
         assert found.chunk.row(0) == Order(7, "chair")
-    anything = getattr(handler(of_anything), MARK).message_type().load(pack)
+    anything = getattr(handler(of_anything), MARK).record_loader().load(pack)
     assert anything.chunk.row(0) == payload
 
 
@@ -130,4 +130,4 @@ def test_the_annotation_says_the_type() -> None:
 def test_an_annotation_that_is_no_message_type_is_named(function, batch, reason) -> None:
     marked = getattr(handler(batch=batch)(function), MARK)
     with pytest.raises(Unfit, match=rf"\({__file__}:\d+\).*{reason}"):
-        marked.message_type()
+        marked.record_loader()

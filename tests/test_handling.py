@@ -83,9 +83,9 @@ UNFIT = {
 def called(marked):
     found, resources = getattr(marked, MARK), Resources(None)
     if found.is_async:
-        call = found.async_caller(None, resources)
+        call = found.make_async_callable(None, resources)
         return asyncio.run(call({}, Given(None, None, None)))
-    return found.caller(None, resources)({}, Given(None, None, None))
+    return found.make_callable(None, resources)({}, Given(None, None, None))
 
 
 @pytest.mark.parametrize("function", FIT.values(), ids=FIT.keys())

@@ -99,7 +99,7 @@ class Group:
 
     def __init__(self, delays):
         self.now, self.delays, self.hosts, self.wire = 0.0, delays, {}, []
-        self.able = {"feed": tuple(f"feed_{n}" for n in range(12))}
+        self.ready_consumers = {"feed": tuple(f"feed_{n}" for n in range(12))}
 
     def join(self, host):
         self.hosts[host] = Membership(host), self.now
@@ -118,9 +118,9 @@ class Group:
                     if sent[1] == host:
                         membership.add_announcement(sent[2], self.now)
                         self.wire.remove(sent)
-                own = Announcement(host, since, self.able, membership.assignment)
+                own = Announcement(host, since, self.ready_consumers, membership.assignment)
                 membership.assign(own, self.now)
-                own = Announcement(host, since, self.able, membership.assignment)
+                own = Announcement(host, since, self.ready_consumers, membership.assignment)
                 self.wire += [(self.now + self.delays(), to, own) for to in self.hosts]
                 self.wire.sort(key=lambda one: one[:2])
 

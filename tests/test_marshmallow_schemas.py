@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
-from feedbus.handling.message_types.marshmallow_schemas import SchemaType
+from feedbus.handling.message_types.marshmallow_schemas import SchemaLoader
 from feedbus.records.packs import (
     Pack,
     pack_of_one,
@@ -58,7 +58,7 @@ def row_by_row(schema: Schema, pack: Pack) -> tuple[dict[str, dict[str, Any]], d
 @given(packs(), st.sampled_from([ByField, Lenient, Hooked]))
 def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: type[Schema]) -> None:
     loaded, errors = row_by_row(schema(), pack)
-    found = SchemaType(schema).load(pack)
+    found = SchemaLoader(schema).load(pack)
     rows = {name: found.chunk.row(i) for i, name in enumerate(found.chunk.ids)}
     assert rows == loaded
     assert {name: list(map(type, row.values())) for name, row in rows.items()} == {
@@ -80,5 +80,5 @@ def test_unknown_fields_of_a_pack_cost_no_more_the_more_they_are():
         class Meta:
             unknown = RAISE
 
-    (errors,) = SchemaType(Strict).load(pack).errors.values()
+    (errors,) = SchemaLoader(Strict).load(pack).errors.values()
     assert len(errors) == 10

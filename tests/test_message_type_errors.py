@@ -11,7 +11,7 @@ import pytest
 from marshmallow import Schema, fields
 
 from feedbus import Records
-from feedbus.handling.message_types import message_type_of
+from feedbus.handling.message_types import loader_of
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, pack_of_one
 from tests.types_to_load import Checked, Model, Order, Struct, Typed
@@ -36,21 +36,21 @@ LOCATED = {
 @pytest.mark.parametrize(("declared", "errors"), LOCATED.items(), ids=lambda each: str(each)[:30])
 def test_every_wrong_field_is_named_as_on_the_wire(declared: Any, errors: Any) -> None:
     payload = {"id": "seven", "unitPrice": "much", "stranger": 1}
-    assert message_type_of(declared).load(pack_of_one("m", "k", payload)).errors == {0: errors}
+    assert loader_of(declared).load(pack_of_one("m", "k", payload)).errors == {0: errors}
 
 
 def test_what_is_wrong_within_a_field_is_located_in_it() -> None:
     pack = pack_of_one("m", "k", {"id": 7, "product": "chair", "tags": ["a", 3]})
-    found = message_type_of(Order).load(pack)
+    found = loader_of(Order).load(pack)
     assert found.errors == {0: {"tags": ["[1]: expected str, got int"]}}
-    found = message_type_of(Model).load(pack)
+    found = loader_of(Model).load(pack)
     assert found.errors == {0: {"tags": ["1: Input should be a valid string"]}}
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_a_rule_over_a_whole_record_raises_is_an_error_of_the_record(count: int) -> None:
     pack = Pack(Ids("o", range(count)), ["k"] * count, {"id": 1, "product": ""}, {})
-    assert message_type_of(Checked).load(pack).errors[0] == {"": ["a product is needed"]}
+    assert loader_of(Checked).load(pack).errors[0] == {"": ["a product is needed"]}
 
 
 def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> None:
@@ -62,7 +62,7 @@ def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> No
                 raise KeyError(self.id)
 
     pack = Pack(Ids("o", range(3)), ["k"] * 3, {}, {"id": [1, 2, 3]})
-    found = message_type_of(Raising).load(pack)
+    found = loader_of(Raising).load(pack)
     assert found.errors == {1: {"": ["KeyError: 2"]}}
     assert [row.id for row in Records([found.chunk])] == [1, 3]
 
@@ -129,9 +129,9 @@ def test_whatever_code_of_a_message_type_raises_is_an_error_of_its_record(
     declared: Any, columns: Any, errors: Any
 ) -> None:
     pack = Pack(Ids("o", range(2)), ["k"] * 2, {}, columns)
-    assert message_type_of(declared).load(pack).errors == errors
+    assert loader_of(declared).load(pack).errors == errors
     single_records = [
-        message_type_of(declared).load(pack_of_one("m", "k", pack.payload(row))).errors.get(0)
+        loader_of(declared).load(pack_of_one("m", "k", pack.payload(row))).errors.get(0)
         for row in range(2)
     ]
     assert single_records == [errors.get(0), errors.get(1)]

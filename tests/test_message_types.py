@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from feedbus import Records
-from feedbus.handling.message_types import message_type_of
+from feedbus.handling.message_types import loader_of
 from feedbus.records.packs import Pack, pack_of_one
 from tests.any_packs import packs
 from tests.types_to_load import (
@@ -49,7 +49,7 @@ def test_loading_a_pack_is_loading_its_records_one_by_one(pack: Pack, declared: 
             rows[name] = ONE_BY_ONE[declared](pack.payload(index))
         except (ValueError, ValidationError):
             invalid.add(index)
-    found = message_type_of(declared).load(pack)
+    found = loader_of(declared).load(pack)
     assert {name: found.chunk.row(i) for i, name in enumerate(found.chunk.ids)} == rows
     assert set(found.errors) == invalid
     assert all(texts for errors in found.errors.values() for texts in errors.values())
@@ -74,9 +74,7 @@ def test_records_of_each_type_are_read_chosen_and_grouped(declared: Any) -> None
     if declared in {Struct, StrictModel, MadeSchema}:
         for payload in payloads:
             del payload["type"]
-    chunks = [
-        message_type_of(declared).load(pack_of_one(str(p["id"]), "k", p)).chunk for p in payloads
-    ]
+    chunks = [loader_of(declared).load(pack_of_one(str(p["id"]), "k", p)).chunk for p in payloads]
     records: Records[Any] = Records(chunks)
     if declared == Created | Changed:
         assert records.column("id") == [7, 8]
@@ -119,7 +117,7 @@ def test_values_beyond_json_are_made_of_their_texts() -> None:
         "raw": bytes,
         "sizes": dict[int, str],
     }
-    (row,) = Records([message_type_of(Rich).load(pack_of_one("m", "k", payload)).chunk])
+    (row,) = Records([loader_of(Rich).load(pack_of_one("m", "k", payload)).chunk])
     assert row == Rich(
         datetime(2026, 11, 24, 22, 15, 57, tzinfo=UTC),
         Decimal("1.10"),
@@ -146,7 +144,7 @@ def test_a_type_may_contain_itself_and_a_number_may_be_huge(declared: Any) -> No
     payload: dict[str, Any] = {"id": 10**400}
     for _ in range(90):
         payload = {"id": 1, "children": [payload]}
-    (row,) = Records([message_type_of(declared).load(pack_of_one("m", "k", payload)).chunk])
+    (row,) = Records([loader_of(declared).load(pack_of_one("m", "k", payload)).chunk])
     while row.children:
         (row,) = row.children
     assert row.id == 10**400

@@ -199,6 +199,6 @@ def test_async_handlers_run_within_middleware_of_both_kinds():
 
 def test_without_middleware_the_handler_is_called_as_it_was():
     topology = topology_of("")
-    caller = getattr(take, MARK).caller(None, Resources(topology))
+    caller = getattr(take, MARK).make_callable(None, Resources(topology))
     stack = MiddlewareStack([], topology.consumers["work"], Resources(topology))
     assert stack.around(caller) is caller

@@ -13,7 +13,7 @@ from marshmallow import EXCLUDE, INCLUDE, Schema, fields, pre_load
 
 from feedbus import config
 from feedbus.errors import TopologyError
-from feedbus.handling.message_types import message_type_of
+from feedbus.handling.message_types import loader_of
 
 TOPOLOGY = """\
 name = "shop"
@@ -153,7 +153,7 @@ WIRE_FIELDS = {
 
 @pytest.mark.parametrize("declared", WIRE_FIELDS, ids=str)
 def test_a_message_type_knows_the_names_of_its_fields_on_the_wire(declared):
-    found = message_type_of(declared).wire_fields()
+    found = loader_of(declared).wire_fields()
     assert (found if found is None else list(found)) == WIRE_FIELDS[declared]
 
 

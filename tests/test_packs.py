@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from feedbus.codecs import Codecs
 from feedbus.errors import InvalidBody
-from feedbus.handling.message_types.message_type import Reads
+from feedbus.handling.message_types.record_loader import Reads
 from feedbus.records.ids import Ids
 from feedbus.records.packs import (
     Pack,

@@ -270,7 +270,7 @@ def test_a_sync_handler_cannot_ask_for_an_async_resource():
     def function(_: object, own: asyncio.Queue[int]) -> None: ...
 
     with pytest.raises(Unfit, match=r"is not async, but needs the async resource awaited \(.*\d\)"):
-        getattr(function, MARK).caller(None, Resources(None))
+        getattr(function, MARK).make_callable(None, Resources(None))
 
 
 @dataclass

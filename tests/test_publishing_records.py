@@ -158,7 +158,7 @@ def test_small_parts_fill_packs_and_large_ones_store_once_what_they_share() -> N
     assert (before.shared, large.shared) == ({"kind": "new"}, {"kind": "new", "text": "tweet 100"})
     assert {len(before), len(large), len(after)} == {300, 2000, 297}
     assert before.columns["text"][:4] == ["tweet 0", "tweet 0", "tweet 0", "tweet 1"]
-    assert (before.keyed, before.keys[:4]) == ("follower", ["0", "1", "2", "0"])
+    assert (before.keys_or_column, before.keys[:4]) == ("follower", ["0", "1", "2", "0"])
 
 
 def test_what_a_chunk_shares_is_stored_once_in_what_its_records_publish() -> None:

@@ -285,7 +285,9 @@ def test_a_handler_is_given_the_session_by_its_annotation(made):
         written.append(bus)
 
     handle.__annotations__["session"] = made.store.session_type
-    call = Handler(handle, Numbered, batch=False).caller(made.store.session_type, Resources(None))
+    call = Handler(handle, Numbered, batch=False).make_callable(
+        made.store.session_type, Resources(None)
+    )
     with made.store.transaction() as session:
         call({"n": 7}, Given("the bus", session, None))
     assert (made.effects(), written) == ([7], [None])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.handling.message_types import MessageType
+from feedbus.handling.message_types import RecordLoader
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.topology import Queue, Topology
 
@@ -59,25 +59,25 @@ class Messages:
         """Add the messages of a queue's handlers; yield the name of each."""
         types: Sequence[str | None] = routes.types or [None] * len(routes.handlers)
         for handler, amqp_type in zip(routes.handlers, types, strict=True):
-            message_type = handler.message_type()
-            name = message_type.name or amqp_type or queue.name
+            record_loader = handler.record_loader()
+            name = record_loader.name or amqp_type or queue.name
             described: dict[str, Any] = {
                 "name": amqp_type or name,
                 "title": name,
-                "contentType": content_type or CONTENT_TYPES.get(message_type.reads, BYTES),
+                "contentType": content_type or CONTENT_TYPES.get(record_loader.reads, BYTES),
             }
             if amqp_type is not None:
                 described["bindings"] = {
                     "amqp": {"messageType": amqp_type, "bindingVersion": "0.3.0"}
                 }
-            yield self._component(_key(name), queue, message_type, described)
+            yield self._component(_key(name), queue, record_loader, described)
 
     def _component(
-        self, name: str, queue: Queue, message_type: MessageType, described: dict[str, Any]
+        self, name: str, queue: Queue, record_loader: RecordLoader, described: dict[str, Any]
     ) -> str:
         """Add a message; if an equal message exists already, add only the queue to it."""
         for key in (name, f"{queue.name}.{name}"):
-            schemas = _components(key, message_type.json_schema())
+            schemas = _components(key, record_loader.json_schema())
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
             if key not in self.components:
                 self.components[key] = message

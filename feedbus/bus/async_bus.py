@@ -59,9 +59,7 @@ class AsyncBus:
     A cancelled task stops waiting; its messages may arrive anyway.
     """
 
-    PAIRS_AT_ONCE = (
-        1_000  # the number of pairs that are prepared in one iteration of the event loop
-    )
+    PAIRS_AT_ONCE = 1_000  # how many pairs one iteration of the event loop prepares
 
     def __init__(
         self,

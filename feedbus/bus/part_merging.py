@@ -55,7 +55,9 @@ class PartGroup:
                 columns[name] = _repeat(values, counts)
         if first.key_column is not None:
             return Pack(ids, first.key_column, shared, columns)
-        return Pack(ids, list(chain.from_iterable([part.keyed for part in parts])), shared, columns)
+        return Pack(
+            ids, list(chain.from_iterable([part.keys_or_column for part in parts])), shared, columns
+        )
 
 
 def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:

@@ -116,7 +116,7 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
     if store.is_there:
         refuse_in_transaction(handler.function)
     parameters = handler.parameters(store.session_type)
-    handler.message_type()
+    handler.record_loader()
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "has a parameter for the store's session, but stream = true has no transaction"
         yield Fault(message=message, expected="a handler without a session")

@@ -31,14 +31,16 @@ def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], roo
         return
     for handler in handlers:
         try:
-            message_type = handler.message_type()
+            record_loader = handler.record_loader()
         except UsageError:  # reported already
             continue
-        known = message_type.wire_fields()
+        known = record_loader.wire_fields()
         if known is None or field in known:
             continue
         where = file_and_line(handler.function).replace(f"{root}{os.sep}", "")
-        takes = f"{name_of(handler.function)}{where} takes {message_type.name or 'a text or bytes'}"
+        takes = (
+            f"{name_of(handler.function)}{where} takes {record_loader.name or 'a text or bytes'}"
+        )
         expected = f"one of {listed(known, NAMES_SHOWN)}" if known else "true or false"
         message = f"{takes}, which has no field '{field}' in JSON: expected {expected}"
         yield (

@@ -96,7 +96,7 @@ class DeadHandler:
             refuse_in_transaction(function)
         resources.need(dead_letter_function.parameters)
         self._resources = resources
-        self._message_type = dead_letter_function.message_type
+        self._record_loader = dead_letter_function.record_loader
         self._is_async = dead_letter_function.is_async
         self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
@@ -183,7 +183,7 @@ class DeadHandler:
 
     def _arguments(self, letter: DeadLetter) -> Sequence[Any]:
         """Return the argument of each call: the DeadLetter, or each of the records in it."""
-        if self._message_type is None:
+        if self._record_loader is None:
             return [letter]
         try:
             pack = self._codecs.read(
@@ -193,11 +193,11 @@ class DeadHandler:
                 letter.key,
                 content_encoding=letter.delivery.properties.get("content_encoding"),
                 headers=letter.delivery.headers,
-                reads=self._message_type.reads,
+                reads=self._record_loader.reads,
             )
         except InvalidBody:
             return []
-        chunk = self._message_type.load(pack).chunk
+        chunk = self._record_loader.load(pack).chunk
         return [chunk.row(index) for index in range(len(chunk))]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.handling.handlers import Handler, refuse_in_transaction
 from feedbus.handling.message_types import Loaded
-from feedbus.handling.message_types.message_type import Reads
+from feedbus.handling.message_types.record_loader import Reads
 from feedbus.handling.middleware import MiddlewareStack, resolve_middleware
 from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
@@ -51,9 +51,9 @@ def wrap_handlers(
     """Return the handlers of a consumer's queue, in the order of the routes."""
     wrapped_handlers = []
     for handler in routes.handlers:
-        kind = handler.message_type()
+        loader = handler.record_loader()
         calls = _calls(topology, consumer, handler, store, resources)
-        wrapped_handlers.append(WrappedHandler(handler, kind.reads, kind.load, *calls))
+        wrapped_handlers.append(WrappedHandler(handler, loader.reads, loader.load, *calls))
     return wrapped_handlers
 
 
@@ -73,8 +73,8 @@ def _calls(
     if not isinstance(store, NoStore):
         refuse_in_transaction(handler.function)
     if not handler.is_async:
-        return stack.around(handler.caller(session_type, resources)), None
-    async_call = stack.around_async(handler.async_caller(session_type, resources))
+        return stack.around(handler.make_callable(session_type, resources)), None
+    async_call = stack.around_async(handler.make_async_callable(session_type, resources))
     timeout_seconds = consumer.queue.handler_timeout_seconds
 
     async def finished(argument: Any, given: Given) -> None:

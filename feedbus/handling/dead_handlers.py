@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import MARK, Handler, is_async
-from feedbus.handling.message_types import MessageType, UnfitMessageType, message_type_of, row_type
+from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
 from feedbus.handling.parameters import (
     ASKED_FOR,
     DEAD_LETTER,
@@ -35,13 +35,13 @@ class DeadLetterFunction:
     Attributes:
         function: the function that is called.
         parameters: the parameters of the function after the first one.
-        message_type: the type of its record; None if it takes the DeadLetter.
+        record_loader: loads the record for the function; None if the function gets the DeadLetter.
 
     """
 
     function: Callable[..., object]
     parameters: Parameters
-    message_type: MessageType | None
+    record_loader: RecordLoader | None
 
     @property
     def is_async(self) -> bool:
@@ -60,7 +60,7 @@ class DeadLetterFunction:
             Unfit: the function cannot be called, or a parameter requests an unknown value.
 
         """
-        called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+        called = getattr(function, "__call__", None)  # noqa: B004 -- the method that a call of the object runs
         if called is None or isinstance(function, type):
             raise Unfit(function, EXPECTED, "is not a function")
         for is_other, got in OTHERS.items():
@@ -71,20 +71,20 @@ class DeadLetterFunction:
         parameters = Parameters.of(function, offer, first="the dead letter")
         if not is_async(function):
             refuse_async_resources(function, parameters)
-        return cls(function, parameters, _message_type(function))
+        return cls(function, parameters, _record_loader(function))
 
 
-def _message_type(function: Any) -> MessageType | None:
+def _record_loader(function: Any) -> RecordLoader | None:
     marked = getattr(function, MARK, None)
     if isinstance(marked, Handler):
         if marked.batch:
             raise Unfit(function, EXPECTED, "takes Records")
         if marked.declared is not None:
-            return marked.message_type()
+            return marked.record_loader()
     declared = row_type(function, batch=False)
     if declared in UNANNOTATED or getattr(declared, ASKED_FOR, None) == DEAD_LETTER:
         return None
     try:
-        return message_type_of(declared)
+        return loader_of(declared)
     except UnfitMessageType as error:
         raise Unfit(function, EXPECTED, f"takes {error.got}", error.advice) from error

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_origin, overload
 
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.handling.annotations import Unfit
-from feedbus.handling.message_types import MessageType, UnfitMessageType, message_type_of, row_type
+from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
 from feedbus.handling.parameters import (
     Call,
     Given,
@@ -58,8 +58,8 @@ class Handler:
         """Whether the function is awaited in the event loop of the process."""
         return is_async(self.function)
 
-    def message_type(self) -> MessageType:
-        """Return a new message type, which loads the records of the handler.
+    def record_loader(self) -> RecordLoader:
+        """Return a new object that validates and loads the records of the handler.
 
         Raises:
             Unfit: the annotation is not a message type, or cannot be evaluated.
@@ -69,12 +69,12 @@ class Handler:
         if declared is None:
             declared = row_type(self.function, batch=self.batch)
         try:
-            return message_type_of(declared)
+            return loader_of(declared)
         except UnfitMessageType as error:
             got = f"takes {error.got}"
             raise UnfitHandler(self.function, error.expected, got, error.advice) from error
 
-    def caller(
+    def make_callable(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], None]:
         """Return a callable that calls the function with a record or Records and its parameters.
@@ -97,10 +97,10 @@ class Handler:
 
         return checked
 
-    def async_caller(
+    def make_async_callable(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], Coroutine[Any, Any, None]]:
-        """Return a callable that calls an async function; otherwise like caller()."""
+        """Return a callable that calls an async function; otherwise like make_callable()."""
         call = self._call(session_type, resources)
 
         async def checked(argument: Any, given: Given) -> None:
@@ -178,7 +178,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         return _marked(message, None, batch=batch)
     if message is not None:
         try:
-            message_type_of(message)
+            loader_of(message)
         except UnfitMessageType as error:
             got = f"is {error.got}, which is not a message type"
             raise UnfitHandler(message, error.expected, got, error.advice) from error

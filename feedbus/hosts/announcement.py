@@ -16,9 +16,10 @@ class Announcement:
         host: the id of the host, which a restart does not change: the machine's name and the folder
             of state.
         since: when the host began to announce itself, in seconds since 1970.
-        able: for each queue, the consumers whose processes are ready on this host.
-        assignment: the host of each consumer, as this host knows it; None before it knows it.
-        file: a digest of the content of the topology's file.
+        ready_consumers: maps each queue to the consumers whose processes are ready on this host.
+        assignment: maps each consumer to its host, as this host knows it; None before this host
+            knows an assignment.
+        file_digest: a digest of the content of the topology's file.
         queue: the host's own queue on the broker, which shows that the announcement comes from a
             host: no other program can declare this queue or guess its name.
 
@@ -26,9 +27,9 @@ class Announcement:
 
     host: str
     since: float
-    able: Mapping[str, tuple[str, ...]]
+    ready_consumers: Mapping[str, tuple[str, ...]]
     assignment: Mapping[str, str] | None
-    file: str = ""
+    file_digest: str = ""
     queue: str = ""
 
     def encode(self) -> bytes:
@@ -37,9 +38,11 @@ class Announcement:
             {
                 "host": self.host,
                 "since": self.since,
-                "able": {queue: list(consumers) for queue, consumers in self.able.items()},
+                "able": {
+                    queue: list(consumers) for queue, consumers in self.ready_consumers.items()
+                },
                 "assignment": None if self.assignment is None else dict(self.assignment),
-                "file": self.file,
+                "file": self.file_digest,
                 "queue": self.queue,
             }
         ).encode()
@@ -53,14 +56,14 @@ def decode(body: bytes | str) -> Announcement | None:
         return Announcement(
             host=str(content["host"]),
             since=float(content["since"]),
-            able={
+            ready_consumers={
                 str(queue): tuple(map(str, consumers))
                 for queue, consumers in content["able"].items()
             },
             assignment=None
             if assignment is None
             else {str(consumer): str(host) for consumer, host in assignment.items()},
-            file=str(content["file"]),
+            file_digest=str(content["file"]),
             queue=str(content["queue"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -44,12 +44,12 @@ class Announcer:
         self._clock = broker.clock(topology)
         self._host = host_id(topology)
         self._since = self._clock.wall_nanoseconds() / NANOSECONDS
-        self._file = digest_in_use(topology)
+        self._file_digest = digest_in_use(topology)
         self._ready = ReadyConsumers(topology)
         self._membership = Membership(self._host)
         self._path = assignment_file.assignment_path(topology)
         self._written: Sharing | None = None
-        self._lost_at = self._clock.monotonic()
+        self._last_connected_at = self._clock.monotonic()
         self._logged_error = ""
         self._end_requested = threading.Event()
         self._is_needed = bool(self._ready) and broker.has_many_hosts(topology)
@@ -72,24 +72,24 @@ class Announcer:
     def _run(self) -> None:
         while not self._end_requested.is_set():
             try:
-                self._exchange_announcements()
+                self._send_and_receive()
             except Exception as error:  # noqa: BLE001 -- the thread must continue
                 self._log_once(error)
             self._membership.on_disconnect()
-            if self._clock.monotonic() - self._lost_at > UNKNOWN_AFTER_SECONDS:
+            if self._clock.monotonic() - self._last_connected_at > UNKNOWN_AFTER_SECONDS:
                 self._written = None
                 assignment_file.remove(self._path)
             self._clock.wait(self._end_requested, RETRY_SECONDS)
 
-    def _exchange_announcements(self) -> None:
-        """Exchange announcements on one connection, until it is lost or the process ends."""
+    def _send_and_receive(self) -> None:
+        """Use one connection for announcements, until it is lost or the process ends."""
         link = AnnouncementLink(self._topology)
         try:
             self._membership.on_connect(self._clock.monotonic())
             announce_at = 0.0
             while not self._end_requested.is_set():
                 self._listen(link)
-                now = self._lost_at = self._clock.monotonic()
+                now = self._last_connected_at = self._clock.monotonic()
                 if now >= announce_at:
                     announce_at = now + ANNOUNCE_SECONDS
                     self._announce(link, self._ready.by_queue(now), now)
@@ -103,25 +103,29 @@ class Announcer:
             self._membership.add_announcement(announcement, self._clock.monotonic())
 
     def _announce(
-        self, link: AnnouncementLink, able: Mapping[str, tuple[str, ...]], now: float
+        self, link: AnnouncementLink, ready_consumers: Mapping[str, tuple[str, ...]], now: float
     ) -> None:
         """Update the assignment, announce this host, and write the assignment file.
 
         Args:
             link: the connection to the other hosts.
-            able: for each queue, the consumers whose processes are ready on this host.
+            ready_consumers: maps each queue to its consumers that are ready on this host.
             now: the time of the monotonic clock.
 
         """
-        assignment = self._membership.assign(self._announcement(able, link.queue), now)
-        own_announcement = self._announcement(able, link.queue)
+        assignment = self._membership.assign(self._announcement(ready_consumers, link.queue), now)
+        own_announcement = self._announcement(ready_consumers, link.queue)
         link.announce(own_announcement.encode())
         if assignment is not None:
             self._write(assignment, own_announcement, now)
 
-    def _announcement(self, able: Mapping[str, tuple[str, ...]], queue: str = "") -> Announcement:
+    def _announcement(
+        self, ready_consumers: Mapping[str, tuple[str, ...]], queue: str = ""
+    ) -> Announcement:
         assignment = self._membership.assignment
-        return Announcement(self._host, self._since, able, assignment, self._file, queue)
+        return Announcement(
+            self._host, self._since, ready_consumers, assignment, self._file_digest, queue
+        )
 
     def _leave(self, link: AnnouncementLink) -> None:
         """Announce which consumers are still ready, while the processes of this host end.
@@ -134,9 +138,9 @@ class Announcer:
             return
         until = self._clock.monotonic() + LEAVING_SECONDS
         while (now := self._clock.monotonic()) < until:
-            able = self._ready.by_queue(now, patience_seconds=0.0)
-            self._announce(link, able, now)
-            if not able:
+            ready_consumers = self._ready.by_queue(now, patience_seconds=0.0)
+            self._announce(link, ready_consumers, now)
+            if not ready_consumers:
                 return
             self._listen(link)
 
@@ -149,7 +153,7 @@ class Announcer:
                 SeenHost(
                     one.host,
                     tuple(name for name, host in sorted(assignment.items()) if host == one.host),
-                    one.file == self._file,
+                    one.file_digest == self._file_digest,
                 )
                 for one in sorted(hosts, key=lambda one: one.host)
             ],

@@ -6,12 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-# For each queue and each of its consumers, the hosts that can run the consumer.
+# Maps each queue to its consumers, and each of these consumers to the hosts that can run it.
 ReadyHosts = Mapping[str, Mapping[str, Collection[str]]]
 MIN_DIFFERENCE = 2  # a move makes two hosts more even only if their numbers differ by at least this
 
 
-def assign(able: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
+def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
     """Return the host of each consumer.
 
     This is a pure function: the same arguments give the same result on each host. If two hosts can
@@ -21,30 +21,31 @@ def assign(able: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
     smallest possible number of consumers of each queue moves.
 
     Args:
-        able: for each queue and each of its consumers, the hosts that can run the consumer.
+        ready_hosts: maps each queue to its consumers, and each of these consumers to the hosts that
+            can run it.
         previous: maps each consumer to its host until now.
 
     Returns:
         Maps each consumer to its host, without the consumers that no host can run.
 
     Example:
-        >>> able = {"feed": {"feed_0": {"a", "b"}, "feed_1": {"a", "b"}}}
-        >>> sorted(assign(able, {"feed_0": "a", "feed_1": "a"}).values())
+        >>> ready_hosts = {"feed": {"feed_0": {"a", "b"}, "feed_1": {"a", "b"}}}
+        >>> sorted(assign(ready_hosts, {"feed_0": "a", "feed_1": "a"}).values())
         ['a', 'b']
 
     """
-    sharing = _Distribution(able)
-    for queue, consumers in sorted(able.items()):
+    sharing = _Distribution(ready_hosts)
+    for queue, consumers in sorted(ready_hosts.items()):
         for consumer, hosts in consumers.items():
             if previous.get(consumer) in hosts:
                 sharing.assign(queue, consumer, previous[consumer])
-    for queue, consumers in sorted(able.items()):
+    for queue, consumers in sorted(ready_hosts.items()):
         for consumer in sorted(consumers.keys() - sharing.host_of.keys()):
             sharing.assign_to_best(queue, consumer)
-    for queue in sorted(able):
+    for queue in sorted(ready_hosts):
         while sharing.level(queue):
             pass
-    while any(sharing.level_all(queue) for queue in sorted(able)):
+    while any(sharing.level_all(queue) for queue in sorted(ready_hosts)):
         pass
     return sharing.host_of
 
@@ -52,9 +53,9 @@ def assign(able: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
 class _Distribution:
     """An assignment while it is being computed."""
 
-    def __init__(self, able: ReadyHosts) -> None:
-        self._able = able
-        self._loads: dict[str, Counter[str]] = {queue: Counter() for queue in able}
+    def __init__(self, ready_hosts: ReadyHosts) -> None:
+        self._ready_hosts = ready_hosts
+        self._loads: dict[str, Counter[str]] = {queue: Counter() for queue in ready_hosts}
         self._totals: Counter[str] = Counter()
         self.host_of: dict[str, str] = {}
 
@@ -73,7 +74,7 @@ class _Distribution:
 
         Do nothing if no host can run the consumer.
         """
-        hosts = self._able[queue][consumer]
+        hosts = self._ready_hosts[queue][consumer]
         if hosts:
             self.assign(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
@@ -110,7 +111,7 @@ class _Distribution:
         """
         loads, totals = self._loads[queue], self._totals
         best: tuple[int, int, str, str] | None = None
-        for consumer, hosts in self._able[queue].items():
+        for consumer, hosts in self._ready_hosts[queue].items():
             giver = self.host_of.get(consumer)
             if giver is None:
                 continue

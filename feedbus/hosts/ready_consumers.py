@@ -40,7 +40,7 @@ class ReadyConsumers:
     def by_queue(
         self, now: float, *, patience_seconds: float = RESTART_SECONDS
     ) -> dict[str, tuple[str, ...]]:
-        """Return, for each queue, the consumers that are ready, or were ready a short time ago.
+        """Map each queue to its consumers that are ready, or were ready a short time ago.
 
         Args:
             now: the time of the monotonic clock.

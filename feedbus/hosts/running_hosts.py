@@ -65,7 +65,7 @@ class Membership:
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
     def assign(self, own: Announcement, now: float) -> Mapping[str, str] | None:
-        """Return the host of each consumer; None if this host has not listened long enough yet.
+        """Map each consumer to its host; return None if this host has not listened long enough.
 
         The leader computes the assignment. Any other host gets it from the leader's announcement.
 
@@ -89,12 +89,12 @@ class Membership:
 
 
 def _ready_hosts(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
-    """Return, for each queue and consumer, the hosts where its process is ready."""
+    """Map each queue to its consumers, and each consumer to the hosts where it is ready."""
     ready_hosts: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(
         lambda: defaultdict(set)
     )
     for one in hosts:
-        for queue, consumers in one.able.items():
+        for queue, consumers in one.ready_consumers.items():
             for consumer in consumers:
                 ready_hosts[queue][consumer].add(one.host)
     return {queue: dict(consumers) for queue, consumers in ready_hosts.items()}

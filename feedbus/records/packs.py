@@ -31,14 +31,15 @@ class Pack:
 
     Attributes:
         ids: the message id of each record.
-        keyed: the routing key of each record, or the name of the column that contains the keys.
+        keys_or_column: a list with the routing key of each record; or, as a text, the name of the
+            column that contains the routing keys.
         shared: maps each field to the value that all records have.
         columns: maps each field to a list with one value per record.
 
     """
 
     ids: Ids
-    keyed: Sequence[str] | str
+    keys_or_column: Sequence[str] | str
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
 
@@ -46,7 +47,7 @@ class Pack:
     def numbered(
         cls,
         origin: str,
-        keyed: Sequence[str] | str,
+        keys_or_column: Sequence[str] | str,
         shared: Mapping[str, Any],
         columns: Mapping[str, Sequence[Any]],
     ) -> Self:
@@ -54,38 +55,46 @@ class Pack:
 
         Args:
             origin: the beginning of all ids.
-            keyed: see Pack.
+            keys_or_column: see Pack.
             shared: see Pack.
             columns: see Pack.
 
         """
-        count = len(columns[keyed] if isinstance(keyed, str) else keyed)
-        return cls(Ids(origin, range(count)), keyed, shared, columns)
+        count = len(columns[keys_or_column] if isinstance(keys_or_column, str) else keys_or_column)
+        return cls(Ids(origin, range(count)), keys_or_column, shared, columns)
 
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.columns[self.keyed] if isinstance(self.keyed, str) else self.keyed)
+        return len(
+            self.columns[self.keys_or_column]
+            if isinstance(self.keys_or_column, str)
+            else self.keys_or_column
+        )
 
     @property
     def keys(self) -> Sequence[str]:
         """The routing key of each record."""
-        if isinstance(self.keyed, str):
-            return list(map(str, self.columns[self.keyed]))
-        return self.keyed
+        if isinstance(self.keys_or_column, str):
+            return list(map(str, self.columns[self.keys_or_column]))
+        return self.keys_or_column
 
     def key(self, index: int) -> str:
         """Return the routing key of one record."""
-        if isinstance(self.keyed, str):
-            return str(self.columns[self.keyed][index])
-        return self.keyed[index]
+        if isinstance(self.keys_or_column, str):
+            return str(self.columns[self.keys_or_column][index])
+        return self.keys_or_column[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
         """Return a pack of the records at these indexes, in this order."""
         if isinstance(indexes, range) and indexes == range(len(self)):
             return self
         columns = {name: pick(values, indexes) for name, values in self.columns.items()}
-        keyed = self.keyed if isinstance(self.keyed, str) else pick(self.keyed, indexes)
-        return Pack(self.ids.select(indexes), keyed, self.shared, columns)
+        keys_or_column = (
+            self.keys_or_column
+            if isinstance(self.keys_or_column, str)
+            else pick(self.keys_or_column, indexes)
+        )
+        return Pack(self.ids.select(indexes), keys_or_column, self.shared, columns)
 
     def payload(self, index: int) -> dict[str, Any]:
         """Return the payload of one record, as in a plain message."""
@@ -94,7 +103,7 @@ class Pack:
 
     def encode(self) -> bytes:
         """Return the body of the pack; routing keys that a column contains are not stored again."""
-        origins, owners = _distinct_origins(self.ids.origins)
+        origins, origin_indexes = _distinct_origins(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
         )
@@ -102,9 +111,11 @@ class Pack:
         return encode(
             {
                 "origins": origins,
-                "owners": owners,
+                "owners": origin_indexes,
                 "ordinals": _as_list(self.ids.ordinals or ()),
-                "keys": self.keyed if isinstance(self.keyed, str) else _shared_keys(self.keyed),
+                "keys": self.keys_or_column
+                if isinstance(self.keys_or_column, str)
+                else _shared_keys(self.keys_or_column),
                 "shared": self.shared,
                 "columns": {name: _as_list(values) for name, values in self.columns.items()},
             }
@@ -116,8 +127,8 @@ def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int
     if isinstance(origins, str):
         return [origins], []
     indexes = {origin: index for index, origin in enumerate(dict.fromkeys(origins))}
-    owners = [indexes[origin] for origin in origins] if len(indexes) > 1 else []
-    return list(indexes), owners
+    origin_indexes = [indexes[origin] for origin in origins] if len(indexes) > 1 else []
+    return list(indexes), origin_indexes
 
 
 def _as_list(values: Sequence[Any]) -> Sequence[Any]:
@@ -188,17 +199,17 @@ def _pack(payload: Mapping[str, Any]) -> Pack:
         ValueError: the body is not a pack; the text says which of its values is wrong, and why.
 
     """
-    columns: Mapping[str, Any] = _part(payload, "columns", dict)
-    origins = _part(payload, "origins", list)
-    owners = _part(payload, "owners", list)
-    ordinals = _part(payload, "ordinals", list)
+    columns: Mapping[str, Any] = _value_of(payload, "columns", dict)
+    origins = _value_of(payload, "origins", list)
+    origin_indexes = _value_of(payload, "owners", list)
+    ordinals = _value_of(payload, "ordinals", list)
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != len(ordinals):
             _check_type(list, values, f"columns: '{name[:NAME_CHARACTERS]}'")
             _refuse_length(f"columns: '{name[:NAME_CHARACTERS]}'", values, ordinals)
-    ids = _ids(origins, owners, ordinals)
-    keyed = _keyed(payload, columns, len(ids))
-    pack = Pack(ids, keyed, _part(payload, "shared", dict), columns)
+    ids = _ids(origins, origin_indexes, ordinals)
+    keys_or_column = _keys_or_column(payload, columns, len(ids))
+    pack = Pack(ids, keys_or_column, _value_of(payload, "shared", dict), columns)
     if not len(pack):
         msg = "keys: expected at least one key, got none"
         raise ValueError(msg)
@@ -212,7 +223,7 @@ def _refuse_length(where: str, values: Sequence[Any], ordinals: Sequence[int]) -
     raise ValueError(msg)
 
 
-def _part(payload: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+def _value_of(payload: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
     if name not in payload:
         msg = f"{name}: missing"
         raise ValueError(msg)
@@ -226,7 +237,7 @@ def _check_type(kind: type[Kind], value: object, where: str) -> Kind:
     return value
 
 
-def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
+def _ids(origins: list[Any], origin_indexes: list[Any], ordinals: list[Any]) -> Ids:
     if not origins or set(map(type, origins)) != {str}:
         msg = "origins: expected at least one text"
         raise ValueError(msg)
@@ -234,12 +245,12 @@ def _ids(origins: list[Any], owners: list[Any], ordinals: list[Any]) -> Ids:
         msg = f"origins: a text has more than {ORIGIN_BYTES} bytes"
         raise ValueError(msg)
     _check_integers("ordinals", ordinals, MAX_ORDINAL)
-    if not owners:
+    if not origin_indexes:
         return Ids(origins[0], ordinals)
-    _check_integers("owners", owners, len(origins) - 1)
-    if len(owners) != len(ordinals):
-        _refuse_length("owners", owners, ordinals)
-    return Ids([origins[owner] for owner in owners], ordinals)
+    _check_integers("owners", origin_indexes, len(origins) - 1)
+    if len(origin_indexes) != len(ordinals):
+        _refuse_length("owners", origin_indexes, ordinals)
+    return Ids([origins[index] for index in origin_indexes], ordinals)
 
 
 def _check_integers(where: str, numbers: list[Any], limit: int) -> None:
@@ -248,7 +259,7 @@ def _check_integers(where: str, numbers: list[Any], limit: int) -> None:
         raise ValueError(msg)
 
 
-def _keyed(
+def _keys_or_column(
     payload: Mapping[str, Any], columns: Mapping[str, list[Any]], count: int
 ) -> list[str] | str:
     keys = payload.get("keys")
@@ -260,7 +271,7 @@ def _keyed(
         if not _short_numbers(column):
             _check_keys([str(value) for value in column])
         return keys if column else []
-    texts = [str(key) for key in _part(payload, "keys", list)]
+    texts = [str(key) for key in _value_of(payload, "keys", list)]
     _check_keys(texts)
     return texts * count if len(texts) == 1 else texts
 

@@ -96,7 +96,7 @@ class Part:
         return self.key is NO_KEY and self.key_column is None
 
     @property
-    def keyed(self) -> Sequence[str] | str:
+    def keys_or_column(self) -> Sequence[str] | str:
         """The routing key of each message, or the name of the column that contains them."""
         if self.key_column is not None:
             return self.key_column
@@ -104,7 +104,7 @@ class Part:
 
     def pack(self, ids: Ids) -> Pack:
         """Return a pack of the messages, with these ids."""
-        return Pack(ids, self.keyed, self.shared, self.columns)
+        return Pack(ids, self.keys_or_column, self.shared, self.columns)
 
 
 def check_fields(columns: object, shared: object) -> None:

@@ -132,9 +132,10 @@ class SqlOutbox(Table):
             key = without_key(exchange, has_shards=has_shards)
         envelope = envelope_of(options, "message_id")
         options_text = None if envelope is None else json.dumps(envelope.options())
-        text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
-        (row,) = self._put(exchange, [(key, text, name)], options_text, moment)
-        return OutboxRow(row, exchange, key, text, name, options_text, moment)
+        text, created_at = _text(fields), now(self._clock)
+        message_id = message_id or self._clock.unique()
+        (row,) = self._put(exchange, [(key, text, message_id)], options_text, created_at)
+        return OutboxRow(row, exchange, key, text, message_id, options_text, created_at)
 
     def put_many(
         self,
@@ -144,21 +145,26 @@ class SqlOutbox(Table):
     ) -> list[int]:
         """Add (routing key, payload, message id) rows in order; see Outbox.put_many."""
         ids: list[int] = []
-        moment, remaining = now(self._clock), iter(rows)
+        created_at, remaining = now(self._clock), iter(rows)
         options_text = json.dumps(options) if options else None
-        while slice_ := [
-            (key, _text(payload), name) for key, payload, name in islice(remaining, ROWS_AT_ONCE)
+        while some_rows := [
+            (key, _text(payload), message_id)
+            for key, payload, message_id in islice(remaining, ROWS_AT_ONCE)
         ]:
-            ids += self._put(exchange, slice_, options_text, moment)
+            ids += self._put(exchange, some_rows, options_text, created_at)
         return ids
 
     def _put(
-        self, exchange: str, rows: Sequence[tuple[str, str, str]], options: str | None, moment: int
+        self,
+        exchange: str,
+        rows: Sequence[tuple[str, str, str]],
+        options: str | None,
+        created_at: int,
     ) -> list[int]:
         parameters = {
             "project": self._project,
             "exchange": exchange,
-            "now": moment,
+            "now": created_at,
             "options": options,
         }
         result = self._execute(self._put_rows, parameters | self._rows(rows))
@@ -179,7 +185,7 @@ class SqlOutbox(Table):
         keys: Collection[tuple[str, str]] | None = None,
     ) -> list[OutboxRow]:
         """Return the oldest rows, in the order in which they were added; see Outbox.pending."""
-        moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
+        present, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         conditions = [
             "project = :project AND id > :after",
             "(created_at <= :oldest OR created_at > :future)",
@@ -187,8 +193,8 @@ class SqlOutbox(Table):
         parameters = {
             "project": self._project,
             "after": after,
-            "oldest": moment - margin,
-            "future": moment + margin,
+            "oldest": present - margin,
+            "future": present + margin,
             "limit": limit,
         }
         if up_to is not None:

@@ -33,7 +33,8 @@ from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
 CHECK_SECONDS = 0.05  # the time between two checks whether processes are ready
-SETTLE_SECONDS = 60.0  # the longest wait until all processes are ready, before a report is made
+# If some processes are not ready after this time, on_started is called without waiting for them.
+REPORT_AFTER_SECONDS = 60.0
 
 
 class Supervision:
@@ -75,7 +76,9 @@ class Supervision:
         self.started_at = time.monotonic()
         self.checking = False
         folder = run_folder(topology)
-        self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
+        # Children that this process already has: the supervisor did not start them, and does not
+        # end them.
+        self._earlier_children = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in process_groups.end_strays(folder):
             events.warning(
                 "leftover_ended",
@@ -93,8 +96,8 @@ class Supervision:
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
             # Processes that run as another user must be able to open the files of their slots.
-            for passage in (topology.var, folder):
-                passage.chmod(0o711)
+            for outer_folder in (topology.var, folder):
+                outer_folder.chmod(0o711)
         self.watchers = WatcherList(
             arbiter,
             [self._make(options) for options in options_of_all],
@@ -119,7 +122,7 @@ class Supervision:
     async def start(self) -> None:
         """Start every watcher; from then on, restart processes that end."""
         arbiter = self.arbiter
-        self._close_sockets_to_others()
+        self._make_sockets_private()
         # circus's own periodic check is stopped: a command that arrives during this check would
         # fail and be logged.
         arbiter.ctrl.caller.stop()
@@ -148,7 +151,8 @@ class Supervision:
     async def change_topology(self, topology: Topology) -> None:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
-        Consumers that the new topology no longer has empty their queues, and end by themselves.
+        A consumer that is not in the new topology continues to run, so that it empties its queue.
+        It ends by itself if its queue is deleted. finish() ends the others.
         """
         wanted = AppliedSettings.of(topology)
         states = {one.name: watcher_state.state(one) for one in self.watchers}
@@ -158,49 +162,60 @@ class Supervision:
         change_format(topology.logging.format)
         for watcher in self.watchers:
             watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
-        out = [one for one in self.watchers if self._goes(one, difference)]
-        kept = {one.name for one in self.watchers if one not in out or one.name in options_of_all}
-        made = {name: self._make(one) for name, one in options_of_all.items() if name not in kept}
-        again = []
+        to_end = [one for one in self.watchers if self._must_end(one, difference)]
+        present_names = {
+            one.name for one in self.watchers if one not in to_end or one.name in options_of_all
+        }
+        new_watchers = [
+            self._make(options)
+            for name, options in options_of_all.items()
+            if name not in present_names
+        ]
+        to_start_again = []
         for watcher in self.watchers:
-            if watcher in out or watcher.leaving:
+            if watcher in to_end or watcher.leaving:
                 continue
             count = options_of_all[watcher.name]["numprocesses"]
             if why_restarted(states[watcher.name], count):
                 watcher.numprocesses = count
-                again.append(watcher)
+                to_start_again.append(watcher)
         pairs = [
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
-            for one in out
+            for one in to_end
         ]
         # Watchers that are being removed stay in the settings. So the next plan does not show them
         # as a new change.
         self.settings = replace(
-            wanted, watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving}
+            wanted,
+            watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving_watchers},
         )
-        self.watchers.add(made.values())
+        self.watchers.add(new_watchers)
         self.watchers.sort(options_of_all)
-        await self.watchers.replace(pairs, [*made.values(), *again])
+        await self.watchers.replace(pairs, [*new_watchers, *to_start_again])
         self.watchers.sort(options_of_all)
 
     @staticmethod
-    def _goes(watcher: ProcessWatcher, difference: Watchers) -> bool:
+    def _must_end(watcher: ProcessWatcher, difference: Watchers) -> bool:
         """Whether a watcher must be removed or replaced."""
         if watcher.leaving:
             return not watcher.processes
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End the watchers that the topology no longer has, after their queues are empty."""
-        await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving))
+        """End the watchers that the topology no longer has.
+
+        The caller has waited until their queues are empty.
+        """
+        await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving_watchers))
         self.settings = AppliedSettings.of(self.topology)
 
     async def _remove_ended(self) -> None:
-        for watcher in self.watchers.leaving:
+        for watcher in self.watchers.leaving_watchers:
             if not watcher.processes:
                 await self.remove(watcher)
 
-    def _close_sockets_to_others(self) -> None:
+    def _make_sockets_private(self) -> None:
+        """Let only this user connect to the sockets of circus."""
         for address in (self.arbiter.endpoint, self.arbiter.pubsub_endpoint):
             Path(address.removeprefix("ipc://")).chmod(0o600)
 
@@ -236,7 +251,7 @@ class Supervision:
     async def _stop_all(self) -> None:
         arbiter = self.arbiter
         await asyncio.gather(*(one._stop(close_output_streams=True) for one in arbiter.watchers))  # noqa: SLF001 -- as above
-        spared = self._strangers | (
+        spared = self._earlier_children | (
             {self.fork_server.pid} if self.fork_server is not None else set()
         )
         await process_groups.end_descendants(spared, arbiter.reap_processes)
@@ -274,7 +289,7 @@ class Supervision:
         pending = [
             one for one in self.watchers if not (one.all_ready or one.gave_up or one.leaving)
         ]
-        if self.on_started is not None and (not pending or took > SETTLE_SECONDS):
+        if self.on_started is not None and (not pending or took > REPORT_AFTER_SECONDS):
             on_started, self.on_started = self.on_started, None
             on_started(
                 [watcher_state.why_not_ready(one) for one in self.watchers if not one.all_ready],

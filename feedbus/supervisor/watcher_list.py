@@ -132,6 +132,6 @@ class WatcherList:
         self._arbiter.watchers[:] = [*others, *self._watchers]
 
     @property
-    def leaving(self) -> list[ProcessWatcher]:
+    def leaving_watchers(self) -> list[ProcessWatcher]:
         """The watchers that the topology no longer has, but that still empty their queues."""
         return [one for one in self._watchers if one.leaving]

@@ -1,12 +1,12 @@
 """Message types: how a record of each type is validated and loaded."""
 
-from feedbus.handling.message_types.message_type import (
+from feedbus.handling.message_types.record_annotation import row_type
+from feedbus.handling.message_types.record_loader import (
     Errors,
     Loaded,
-    MessageType,
+    RecordLoader,
     UnfitMessageType,
 )
-from feedbus.handling.message_types.record_annotation import row_type
-from feedbus.handling.message_types.type_lookup import message_type_of
+from feedbus.handling.message_types.type_lookup import loader_of
 
-__all__ = ["Errors", "Loaded", "MessageType", "UnfitMessageType", "message_type_of", "row_type"]
+__all__ = ["Errors", "Loaded", "RecordLoader", "UnfitMessageType", "loader_of", "row_type"]

@@ -11,10 +11,10 @@ from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields
 from marshmallow.decorators import PRE_LOAD
 
 from feedbus.errors import described
-from feedbus.handling.message_types.message_type import (
+from feedbus.handling.message_types.record_loader import (
     Errors,
     Loaded,
-    MessageType,
+    RecordLoader,
     UnfitMessageType,
     errors_of,
     loaded_rows,
@@ -47,8 +47,8 @@ class Column:
     bounds: tuple[float, float] | None
 
 
-class SchemaType(MessageType):
-    """The message type of a marshmallow schema; records are dicts."""
+class SchemaLoader(RecordLoader):
+    """Loads records as dicts by a marshmallow schema."""
 
     def __init__(self, schema: type[Schema]) -> None:
         """Create one instance of the schema, because creating costs more than loading.

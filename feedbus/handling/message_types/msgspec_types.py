@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, ValidationError, convert, inspect
 
-from feedbus.handling.message_types.message_type import (
+from feedbus.handling.message_types.record_loader import (
     Errors,
     Loaded,
-    MessageType,
+    RecordLoader,
     UnfitMessageType,
     errors_of,
     loaded_rows,
@@ -55,11 +55,11 @@ class Field:
     factory: Any
 
 
-class MsgspecType(MessageType):
-    """The message type of a Struct, a dataclass or a TypedDict."""
+class MsgspecLoader(RecordLoader):
+    """Loads instances of a Struct, a dataclass or a TypedDict."""
 
     def __init__(self, declared: Any) -> None:
-        """Create the message type of a class, which is inspected once.
+        """Create the loader of a class, which is inspected once.
 
         Raises:
             UnfitMessageType: msgspec cannot create an instance from a JSON object.

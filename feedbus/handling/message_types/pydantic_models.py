@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from feedbus.handling.message_types.message_type import (
+from feedbus.handling.message_types.record_loader import (
     Errors,
     Loaded,
-    MessageType,
+    RecordLoader,
     UnfitMessageType,
     errors_of,
     loaded_rows,
@@ -25,11 +25,11 @@ def is_pydantic(declared: object) -> bool:
     return isinstance(declared, type) and hasattr(declared, "__pydantic_validator__")
 
 
-class PydanticType(MessageType):
-    """The message type of a pydantic model; records are validated as JSON."""
+class PydanticLoader(RecordLoader):
+    """Loads instances of a pydantic model; records are validated as JSON."""
 
     def __init__(self, declared: type) -> None:
-        """Create the message type of a model, and build its validator once.
+        """Create the loader of a model, and build its validator once.
 
         Raises:
             UnfitMessageType: the model is not complete.

@@ -12,11 +12,11 @@ from typing import Any
 import marshmallow
 import msgspec
 
-from feedbus.handling.message_types.marshmallow_schemas import SchemaType
-from feedbus.handling.message_types.message_type import MessageType, UnfitMessageType
-from feedbus.handling.message_types.msgspec_types import MsgspecType
-from feedbus.handling.message_types.pydantic_models import PydanticType, is_pydantic
-from feedbus.handling.message_types.unvalidated_types import BodyType, DictType
+from feedbus.handling.message_types.marshmallow_schemas import SchemaLoader
+from feedbus.handling.message_types.msgspec_types import MsgspecLoader
+from feedbus.handling.message_types.pydantic_models import PydanticLoader, is_pydantic
+from feedbus.handling.message_types.record_loader import RecordLoader, UnfitMessageType
+from feedbus.handling.message_types.unvalidated_types import BodyLoader, DictLoader
 
 UNTYPED = {inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping}
 EXPECTED = (
@@ -24,23 +24,26 @@ EXPECTED = (
 )
 
 
-def message_type_of(declared: Any) -> MessageType:
-    """Return the message type that a class or an annotation declares.
+def loader_of(declared: Any) -> RecordLoader:
+    """Return an object that loads records of a message type.
+
+    Args:
+        declared: the message type: a class or an annotation.
 
     Raises:
-        UnfitMessageType: there is no message type for it.
+        UnfitMessageType: feedbus cannot load records of this type.
 
     """
     if _is_untyped(declared):
-        return DictType()
+        return DictLoader()
     if declared in (str, bytes):
-        return BodyType(declared)
+        return BodyLoader(declared)
     if isinstance(declared, type) and issubclass(declared, marshmallow.Schema):
-        return SchemaType(declared)
+        return SchemaLoader(declared)
     if is_pydantic(declared):
-        return PydanticType(declared)
+        return PydanticLoader(declared)
     if _is_of_msgspec(declared):
-        return MsgspecType(declared)
+        return MsgspecLoader(declared)
     advice = ""
     if isinstance(declared, marshmallow.Schema):
         advice = f"write @handler({type(declared).__name__}), the class"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from feedbus.handling.message_types.message_type import Loaded, MessageType, Reads
+from feedbus.handling.message_types.record_loader import Loaded, Reads, RecordLoader
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 from feedbus.records.raw_payload import RAW
 
 
-class DictType(MessageType):
-    """The message type of dicts, without validation."""
+class DictLoader(RecordLoader):
+    """Loads records as dicts, without validation."""
 
     @property
     def name(self) -> str:
@@ -32,11 +32,11 @@ class DictType(MessageType):
         return Loaded(Chunk(pack.ids, pack.shared, pack.columns, range(len(pack))), {})
 
 
-class BodyType(MessageType):
-    """The message type of whole bodies: text or bytes."""
+class BodyLoader(RecordLoader):
+    """Loads whole bodies as text or bytes."""
 
     def __init__(self, kind: type[str | bytes]) -> None:
-        """Create the type of str or bytes."""
+        """Create the loader for str or for bytes."""
         self._kind = kind
         self.reads: Reads = "text" if kind is str else "bytes"
 

@@ -132,7 +132,7 @@ def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
                 send_on(tx, queue, content, MAXLEN)
             continue
         waits = [wait for wait in (queue.ttl_ms, content.expiration_ms) if wait is not None]
-        if content.expiration_ms is not None and not queue.expiring:
+        if content.expiration_ms is not None and not queue.may_have_ttl:
             tx.execute("UPDATE queues SET expiring = 1 WHERE id = ?", (queue.id,))
             tx.topology_changed = True
             tx.unsettled[queue.id] = queue

@@ -103,7 +103,7 @@ class DeclaringChannel(BaseChannel):
                     auto_delete=auto_delete,
                     arguments=arguments or {},
                 )
-            if found_queue.expiring:
+            if found_queue.may_have_ttl:
                 queued_messages.expire_head(tx, found_queue)
             (consumers,) = tx.execute(
                 "SELECT count(*) FROM consumers WHERE queue = ?", (found_queue.id,)

@@ -44,7 +44,7 @@ def remove(tx: Transaction, connection_id: int) -> None:
     for (consumer,) in rows:
         end_consumer(tx, consumer)
     for queue in tx.routes.queues.values():
-        if queue.exclusive and queue.owner == connection_id:
+        if queue.exclusive and queue.owner_id == connection_id:
             delete_queue(tx, queue)
     tx.execute("DELETE FROM owners WHERE id = ?", (connection_id,))
     tx.owners_changed = True

@@ -20,12 +20,12 @@ def expire_due(tx: Transaction) -> None:
     for queue in tx.routes.queues.values():
         if queue.expires_ms is not None and (unused_until(tx, queue) or tx.now_ms + 1) <= tx.now_ms:
             delete_queue(tx, queue)
-        elif queue.expiring:
+        elif queue.may_have_ttl:
             expire_head(tx, queue)
     enforce_limits(tx)
     everyone, tx.armed_ms = tx.everyone, None
     for queue in tx.routes.queues.values():
-        if queue.expiring:
+        if queue.may_have_ttl:
             schedule_expiry(tx, head_expiry(tx, queue.id))
         if queue.expires_ms is not None:
             schedule_expiry(tx, unused_until(tx, queue))

@@ -68,7 +68,7 @@ def claim(
         ).fetchall()
         if not rows:
             break
-        if queue.expiring and any(row[2] is not None and row[2] <= tx.now_ms for row in rows):
+        if queue.may_have_ttl and any(row[2] is not None and row[2] <= tx.now_ms for row in rows):
             _expire_among(tx, queue, rows)
             continue
         rows = rows[: min(limit, -(-len(rows) // consumer_count))]
@@ -81,7 +81,7 @@ def claim(
         tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, last))
         tx.count(queue.id, -len(rows))
         claimed = [(message, returns) for message, returns, _ in rows]
-    if passes and queue.expiring:
+    if passes and queue.may_have_ttl:
         # The queue has a new first message, which may expire at another time.
         tx.unsettled[queue.id] = queue
     return claimed
@@ -194,7 +194,7 @@ def put_back(
             tx.execute("INSERT INTO ready VALUES (?,?,?,?)", (queue_id, message, count, expires_ms))
             tx.count(queue_id, 1)
             tx.supplied[queue_id] = queue
-            if queue.max_length is not None or queue.expiring:
+            if queue.max_length is not None or queue.may_have_ttl:
                 tx.unsettled[queue_id] = queue
     for queue_id, spent in exhausted.items():
         dead_letter(tx, tx.routes.queues_by_id[queue_id], spent, LIMIT)

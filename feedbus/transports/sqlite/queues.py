@@ -39,7 +39,7 @@ def find_queue(
     if queue is None:
         msg = f"NOT_FOUND - no queue '{name}' in vhost '/'"
         raise NotFound(msg, method)
-    if queue.exclusive and queue.owner != connection_id:
+    if queue.exclusive and queue.owner_id != connection_id:
         msg = (
             f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost"
             " '/'. It could be originally declared on another connection or the exclusive property"

@@ -48,8 +48,9 @@ class Queue:
     An argument that the queue does not have is None.
 
     Attributes:
-        owner: the id of the connection that has declared an exclusive queue; otherwise None.
-        expiring: whether a message in the queue may have a time to live.
+        owner_id: the id of the connection that has declared an exclusive queue; otherwise None.
+        may_have_ttl: whether a message in the queue may have a time to live (TTL). It is False if
+            no message of the queue can expire.
     """
 
     id: int
@@ -58,8 +59,8 @@ class Queue:
     exclusive: bool
     auto_delete: bool
     arguments: Mapping[str, Any]
-    owner: int | None
-    expiring: bool
+    owner_id: int | None
+    may_have_ttl: bool
     ttl_ms: int | None
     expires_ms: int | None
     max_length: int | None
@@ -71,11 +72,16 @@ class Queue:
     single_active: bool
     quorum: bool
 
-    def message_id(self, number: int, priority: int) -> int:
-        """Return the id for a message, which determines its position in the queue.
+    def row_id(self, number: int, priority: int) -> int:
+        """Return the id for the row of a message; the queue delivers the lowest row id first.
 
-        Messages of a higher priority have lower ids. Messages of the same priority have the order
-        of their numbers.
+        Messages of a higher priority have lower row ids. Messages of the same priority have the
+        order of their numbers.
+
+        Args:
+            number: the number of the message; each new message of the file gets the next one.
+            priority: the priority of the message.
+
         """
         if not self.max_priority:
             return number
@@ -114,7 +120,15 @@ class Routes:
         queues: Iterable[Queue],
         bindings: Iterable[Binding],
     ) -> None:
-        """Create the object from the rows of the routing tables, which have this version."""
+        """Create the object from the rows of the routing tables.
+
+        Args:
+            version: the version of the routing tables.
+            exchanges: the rows of the table `exchanges`.
+            queues: the rows of the table `queues`.
+            bindings: the rows of the table `bindings`.
+
+        """
         self.version = version
         self.exchanges = {exchange.name: exchange for exchange in exchanges}
         self.queues = {queue.name: queue for queue in queues}
@@ -293,8 +307,8 @@ def make_queue(
     exclusive: int,
     auto_delete: int,
     arguments_json: str,
-    owner: int | None,
-    expiring: int,
+    owner_id: int | None,
+    may_have_ttl: int,
 ) -> Queue:
     """Return the queue of a row of the table `queues`.
 
@@ -308,8 +322,8 @@ def make_queue(
         exclusive=bool(exclusive),
         auto_delete=bool(auto_delete),
         arguments=arguments,
-        owner=owner,
-        expiring=bool(expiring),
+        owner_id=owner_id,
+        may_have_ttl=bool(may_have_ttl),
         ttl_ms=arguments.get("x-message-ttl"),
         expires_ms=arguments.get("x-expires"),
         max_length=arguments.get("x-max-length"),

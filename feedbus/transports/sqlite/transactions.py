@@ -66,15 +66,15 @@ class Transaction:
             expires_ms: when it expires, in ms of the broker's time; None if it does not.
 
         """
-        message = queue.message_id(self.next_message, content.priority)
+        row_id = queue.row_id(self.next_message, content.priority)
         self.next_message += 1
         self._messages.append(
-            (message, content.exchange, content.routing_key, content.properties, content.body)
+            (row_id, content.exchange, content.routing_key, content.properties, content.body)
         )
-        self._ready.append((queue.id, message, expires_ms))
+        self._ready.append((queue.id, row_id, expires_ms))
         self._depths[queue.id] += 1
         self.supplied[queue.id] = queue
-        if queue.max_length is not None or queue.expiring:
+        if queue.max_length is not None or queue.may_have_ttl:
             self.unsettled[queue.id] = queue
 
     def write_added(self) -> None:

@@ -1,4 +1,4 @@
-"""The interface of message types, which load the records of a message and find their errors."""
+"""The interface of the objects that validate and load records, one class per kind of type."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Loaded:
     errors: Errors
 
 
-class MessageType(ABC):
-    """Loads records of one type.
+class RecordLoader(ABC):
+    """Validates and loads the records of one message type.
 
     Attributes:
-        reads: the kind of body that it reads if there is no codec.
+        reads: the kind of body that the type needs if there is no codec.
 
     """
 
@@ -60,7 +60,7 @@ class MessageType(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the type, or "" if it has none."""
+        """The name of the message type, or "" if it has none."""
 
     @abstractmethod
     def json_schema(self) -> dict[str, Any]:
