@@ -112,10 +112,10 @@ def publish(topology: Topology, number: int) -> None:
         bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
 
 
-def wait_for_retry(topology: Topology, number: int) -> None:
-    """Put a record where the first retry of the queue "work" waits."""
-    work = topology.queues["work"]
-    delay = Names(topology).retry_queue(work, round(work.retry.delays_seconds[0] * 1000))
+def wait_for_retry(topology: Topology, number: int, name: str = "work") -> None:
+    """Put a record where the first retry of a queue waits."""
+    chosen = topology.queues[name]
+    delay = Names(topology).retry_queue(chosen, round(chosen.retry.delays_seconds[0] * 1000))
     with broker.connect(topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(

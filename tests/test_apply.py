@@ -256,6 +256,40 @@ def test_an_apply_that_does_not_wait_deletes_retry_queues_only_if_they_are_empty
     assert nothing_to_do(wanted)
 
 
+def test_a_queue_that_is_named_is_deleted_without_waiting_for_its_retries(
+    make: Callable[..., System],
+) -> None:
+    hourly = RetryPolicy((3600.0,), "dead-letter")
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",), retry=hourly))
+    wait_for_retry(system.topology, 7, "gone")
+    wanted = system.changed(queue(exchange="other"))
+    left: list[int] = []
+
+    class StillWaitsError(Exception):
+        pass
+
+    def note(messages: int) -> None:
+        left.append(messages)
+        if messages:
+            raise StillWaitsError
+
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.basic_consume(f"{wanted.name}.gone")
+
+        class Ending(RunningNothing):
+            def finish(self) -> None:
+                channel.close()
+
+        plan = make_plan(wanted, None, delete_nonempty=("gone",), predict=False)
+        delay = f"{wanted.name}.gone.retry.3600000"
+        assert delay in plan.work.queues_to_empty
+        assert delay in plan.work.nonempty
+        assert apply(wanted, plan, Ending(), wait=True, report=lambda _: None, progress=note)
+    assert left == [0]
+    assert nothing_to_do(wanted)
+
+
 def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
     make: Callable[..., System],
 ) -> None:

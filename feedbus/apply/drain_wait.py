@@ -25,7 +25,7 @@ def await_drained(
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: the names of removed queues that are to be deleted.
+        leaving: the names of removed queues that are to be deleted when they are empty.
         progress: called at each check with the number of messages that are left.
 
     """
@@ -44,7 +44,7 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: the names of removed queues that are to be deleted.
+        leaving: the names of removed queues that are to be deleted when they are empty.
 
     """
     left = [broker.count_messages(connection, queue) for queue in _passing(connection, topology)]

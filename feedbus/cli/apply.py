@@ -145,7 +145,9 @@ class Progress:
         click.echo(line)
 
     def show(self, left: int) -> None:
-        """Print how many messages are still to be handled."""
+        """Print how many messages are still to be handled; nothing if there never were any."""
+        if not left and self._last is None:
+            return
         now = time.monotonic()
         if left != self._last:
             self._moved_at = now
@@ -153,14 +155,14 @@ class Progress:
         text = f"draining: {counted(left, 'message')} left"
         if stuck:
             text += (
-                f"; none was handled for {PATIENCE_SECONDS:.0f} s; `feedbus status` shows the state"
-                " of the consumers"
+                f"; none was handled for {PATIENCE_SECONDS:.0f} s; `feedbus plan` lists the queues,"
+                " and `feedbus status` the consumers"
             )
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
             self._shown = True
-        elif (left != self._last or stuck) and (
-            now - self._reported_at > REPORT_SECONDS or not left
+        elif (left != self._last and (now - self._reported_at > REPORT_SECONDS or not left)) or (
+            stuck and now - self._reported_at > PATIENCE_SECONDS
         ):
             click.echo(text)
             self._reported_at = now

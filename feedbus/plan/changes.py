@@ -183,7 +183,8 @@ class ObjectsToChange:
             on the broker, binding key).
         timer_bindings_to_remove: the bindings of the timer's exchanges to be removed. The timer is
             the set of exchanges and queues that keep delayed messages.
-        queues_to_empty: the queues of deleted_queues that consumers empty first.
+        queues_to_empty: the queues of deleted_queues that a consumer reads. Consumers empty those
+            of them that are not in `nonempty` first.
         deleted_queues: queues to be deleted.
         nonempty: the queues of deleted_queues that are deleted with their messages.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
