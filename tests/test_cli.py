@@ -216,6 +216,25 @@ def test_a_users_error_is_one_line_on_stderr_and_exit_1(shop, command):
     )
 
 
+@pytest.mark.parametrize("words", [["up", "--detach"], ["status"], ["plan"], ["dead", "list"]])
+def test_a_folder_that_cannot_be_created_is_reported_without_a_traceback(shop, words):
+    (shop / "file").write_text("")
+    text = TOPOLOGY.replace('name = "shop"', 'name = "shop"\nvar = "file/var"')
+    broker = f'[broker]\nurl = "sqlite:///{shop}/file/a/broker.db"\n'
+    (shop / "topology.toml").write_text(text + broker)
+    result = invoke(*words)
+    assert result.exit_code == 1
+    assert "not a directory; correct the " in result.stderr
+    assert f"{shop}/file" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_error_of_the_system_in_a_command_of_the_project_keeps_its_traceback(shop):
+    source = "import click\n@click.command()\ndef greet(): open('topology.toml/none')\n"
+    (shop / "shop_commands_of_cli.py").write_text(source)
+    assert isinstance(invoke("greet").exception, NotADirectoryError)
+
+
 def test_an_interrupt_exits_130_and_says_nothing(shop, command):
     def interrupt():
         raise KeyboardInterrupt

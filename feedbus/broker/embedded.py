@@ -35,9 +35,23 @@ class EmbeddedBroker:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
-        """Open a connection to the file; create the folder of the file if it is missing."""
+        """Open a connection to the file; create the folder of the file if it is missing.
+
+        Raises:
+            BrokerOutage: the folder or the file cannot be created, or the file cannot be read.
+
+        """
         del heartbeats
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self.file.parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            msg = (
+                f"broker {self.url}: the folder {folder} cannot be created: {reason}; correct the"
+                " folder that is to contain it, or [broker] url"
+            )
+            raise BrokerOutage(msg) from error
         return open_connection(
             Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url
         )

@@ -74,7 +74,7 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
             else "check the user and the password in [broker] url, and the user's permissions on"
             " its virtual host"
         )
-        msg = f"broker {url}: {error.reply_text}; {what}"
+        msg = f"broker {url}: {str(error.reply_text).rstrip('.')}; {what}"
         raise BrokerOutage(msg) from error
     except NotAllowed as error:
         msg = (

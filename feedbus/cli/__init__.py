@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import click
 
 from feedbus import __version__
 from feedbus.errors import FeedbusError, error_text
+from feedbus.printable import printable
 from feedbus.process import interrupts
 from feedbus.process.slow_server_notices import notices
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TOPOLOGY = "topology.toml"
 LOGGING = {"run", "operations"}  # these commands log what they wait for
+# The errors of the operating system that a user can correct. The error names a file or folder.
+UNUSABLE = {
+    *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # other commands need no cleanup
 
 # One line of help for each command, so that --help imports none; the module has its name.
@@ -141,6 +147,13 @@ class LazyGroup(click.Group):
         except FeedbusError as error:
             click.echo(error_text(error), err=True)
             raise click.exceptions.Exit(1) from None
+        except OSError as error:
+            # An error in a project's own command needs its traceback.
+            known = ctx.invoked_subcommand in COMMANDS
+            if not known or error.filename is None or error.errno not in UNUSABLE:
+                raise
+            click.echo(_unusable(error), err=True)
+            raise click.exceptions.Exit(1) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(interrupts.INTERRUPTED) from None
         finally:
@@ -152,6 +165,15 @@ class LazyGroup(click.Group):
             return Context(topology_path(ctx)).load(connects=False).commands
         except FeedbusError:
             return {}
+
+
+def _unusable(error: OSError) -> str:
+    """Return the line about a file or folder that the operating system does not let feedbus use."""
+    return (
+        f"error: {printable(os.fsdecode(error.filename))}: cannot be read, written or created:"
+        f" {str(error.strerror).lower()}; correct the permissions or the file system, or set var in"
+        " the topology to another folder"
+    )
 
 
 def _notify(line: str) -> None:
