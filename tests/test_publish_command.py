@@ -81,6 +81,14 @@ def test_a_wrong_option_is_refused_by_its_name(options: list[str], error: str) -
 
 
 @pytest.mark.usefixtures("shop")
+def test_a_queue_in_place_of_an_exchange_is_refused_with_its_exchange() -> None:
+    done = CliRunner().invoke(main, ["publish", "work", "--json", "{}"])
+    assert done.exit_code == 1
+    expected = "no exchange named 'work'; 'work' is a queue: publish to its exchange 'orders'"
+    assert expected in done.output
+
+
+@pytest.mark.usefixtures("shop")
 def test_an_id_is_refused_for_a_file_of_messages(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text('{"id": 1}\n')
     arguments = ["publish", "orders", "--key", "chair", "--file", "lines", "--message-id", "a"]
@@ -93,4 +101,6 @@ def test_a_body_that_is_not_json_is_reported_with_its_place(tmp_path: Path) -> N
     assert publish(body="[1]").output == "error: --json: expected a JSON object, got '[1]'\n"
     (tmp_path / "lines").write_text('{"id": 1}\n[1]\n')
     done = CliRunner().invoke(main, ["publish", "orders", "--key", "chair", "--file", "lines"])
-    assert "error: line 2: expected a JSON object, got '[1]'" in done.output
+    assert done.exit_code == 1
+    expected = "lines:2: expected a JSON object, got '[1]'; published before this line: 1 message"
+    assert f"error: {expected}\n" in done.output

@@ -78,7 +78,8 @@ def command(  # noqa: PLR0913 -- an option each
     """Publish to EXCHANGE and wait until the broker has confirmed each message.
 
     If no queue would have received a message, the broker returns it, and the exit code is 1. A
-    message with --delay is not returned.
+    message with --delay is not returned. If a line of --file cannot be read, the command publishes
+    the lines before it, and ends with an error that names the line.
     """
     from feedbus.bus import connect
     from feedbus.records.publish_options import envelope_of
@@ -110,14 +111,19 @@ def command(  # noqa: PLR0913 -- an option each
         )
         raise click.UsageError(msg)
     lines = [text.encode()] if text is not None else file or []
-    pairs = _counted(
-        _pairs(lines, key or "", key_field, "--json" if text is not None else "line {}")
-    )
+    place = "--json" if file is None else f"{printable(file.name)}:{{}}"
+    faults: list[UsageError] = []
+    pairs = _counted(_until_fault(_pairs(lines, key or "", key_field, place), faults))
     with connect(topology) as bus:
         if plain:
             count = bus.publish_many(exchange, pairs)
         else:
             count = _publish_each(bus, exchange, pairs, message_id, options)
+    for fault in faults:
+        if file is None:
+            raise fault
+        msg = f"{fault}; published before this line: {counted(count, 'message')}"
+        raise UsageError(msg) from fault
     click.echo(f"{counted(count, 'message')} published to {exchange}")
 
 
@@ -159,6 +165,20 @@ def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[
         if key_field is not None and key_field not in payload:
             raise UsageError(_no_field(place.format(number), key_field, payload))
         yield payload, (key if key_field is None else str(payload[key_field]))
+
+
+def _until_fault(pairs: Iterator[Pair], faults: list[UsageError]) -> Iterator[Pair]:
+    """Yield pairs until one cannot be read, so that all messages before it are published.
+
+    Args:
+        pairs: the pairs to read.
+        faults: gets the error of the pair that cannot be read.
+
+    """
+    try:
+        yield from pairs
+    except UsageError as error:
+        faults.append(error)
 
 
 def _no_field(place: str, key_field: str, payload: Mapping[str, Any]) -> str:

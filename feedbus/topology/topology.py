@@ -95,6 +95,11 @@ class Topology:
 
     def exchange(self, name: str) -> Exchange:
         """Return the exchange of that name, or raise UsageError with the known names."""
+        if name not in self.exchanges and name in self.queues:
+            exchange = self.queues[name].exchange
+            remedy = f"publish to its exchange '{exchange}'" if exchange else "it has no exchange"
+            msg = f"no exchange named '{name}'; '{name}' is a queue: {remedy}"
+            raise UsageError(msg)
         return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
     def selects_shards(self, exchange: str) -> bool:
