@@ -13,6 +13,7 @@ import click
 from feedbus.cli import Context
 from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
+from feedbus.name_list import listed
 from feedbus.printable import printable, printable_json
 from feedbus.units import counted
 from feedbus.wire.constants import OF_FAILURES
@@ -76,11 +77,7 @@ def show(context: Context, queue: str, message_id: str) -> None:
             if letter.message_id == message_id:
                 click.echo(printable_json(_values(letter), indent=2))
                 return
-    msg = (
-        f"no dead letter '{message_id}' in {queue}; `feedbus dead list {queue}` lists its dead"
-        " letters"
-    )
-    raise UsageError(msg)
+    _refuse_missing(queue, [message_id])
 
 
 @command.command(
@@ -111,17 +108,22 @@ def requeue(
         raise click.UsageError(msg)
     topology = context.load()
     chosen = topology.queue(queue)
-    wanted = set(message_ids)
+    missing = dict.fromkeys(message_ids)
+
+    def send_back(letter: DeadLetter) -> None:
+        back.send(letter)
+        missing.pop(letter.message_id, None)
+
     with letters.opened(topology) as channel, Requeue(topology, chosen) as back:
         count = letters.settle(
             channel,
             topology,
             chosen,
-            lambda letter: everything or letter.message_id in wanted,
-            back.send,
+            lambda letter: everything or letter.message_id in message_ids,
+            send_back,
         )
     click.echo(f"{counted(count, 'dead letter')} sent back to {queue}")
-    _require(queue, len(wanted) - count)
+    _refuse_missing(queue, missing)
 
 
 @command.command("drop", epilog="\b\nExample:\n  feedbus dead drop update_feed 4f1c0e-17")
@@ -135,7 +137,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
 
     topology = context.load()
     chosen = topology.queue(queue)
-    wanted = set(message_ids)
+    missing = dict.fromkeys(message_ids)
     with letters.opened(topology) as channel:
 
         def let_go(letter: DeadLetter) -> None:
@@ -143,12 +145,13 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
             # command can be repeated.
             if chosen.block_on_dead:
                 release(channel.connection, topology, chosen, [letter.message_id])
+            missing.pop(letter.message_id, None)
 
         count = letters.settle(
-            channel, topology, chosen, lambda letter: letter.message_id in wanted, let_go
+            channel, topology, chosen, lambda letter: letter.message_id in message_ids, let_go
         )
     click.echo(f"{counted(count, 'dead letter')} dropped")
-    _require(queue, len(wanted) - count)
+    _refuse_missing(queue, missing)
 
 
 @command.command("purge", epilog="\b\nExample:\n  feedbus dead purge send_notification.sms --yes")
@@ -186,12 +189,12 @@ def _confirm(question: str) -> None:
         raise UsageError(msg) from None
 
 
-def _require(queue: str, missing: int) -> None:
+def _refuse_missing(queue: str, missing: Iterable[str]) -> None:
     """Raise UsageError if some ids belong to no dead letter."""
-    if missing > 0:
+    if names := [f"'{each}'" for each in missing]:
         msg = (
-            f"{queue} has no dead letters with {missing} of these ids; `feedbus dead list {queue}`"
-            " lists its dead letters"
+            f"no dead letter {listed(names)} in {queue}; `feedbus dead list {queue}` lists its dead"
+            " letters"
         )
         raise UsageError(msg)
 
