@@ -97,6 +97,29 @@ def test_every_kind_of_difference_is_reported_with_its_reason(make: Callable[...
     assert plan.counts()["dangerous"] == 0
 
 
+def test_the_first_ring_is_no_reason_to_speak_of_old_generations(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    wanted = system.changed(queue(), sharded(2))
+    plan = quick(replace(wanted, name=f"{wanted.name}-new"))
+    assert [ring.exchange for ring in plan.rings] == ["ring"]
+    assert plan.notes == ("nothing runs here: `feedbus up` starts the consumers",)
+
+
+def test_an_argument_without_a_value_is_shown_in_quotes(make: Callable[..., System]) -> None:
+    system = make(queue())
+    wanted = system.changed(queue(), queue("bare"))
+    with broker.connect(wanted) as connection:
+        channel = connection.channel()
+        name = f"{wanted.name}.bare"
+        channel.queue_declare(name, durable=True, auto_delete=False)
+        changed = [one for one in quick(wanted).changes if one.action == "change"]
+        assert [one.name for one in changed] == [name]
+        assert changed[0].reason.startswith("x-dead-letter-exchange none to '', x-dead-letter-")
+        channel.queue_delete(name)
+
+
 def test_a_plan_changes_nothing_on_the_broker(make: Callable[..., System]) -> None:
     system = make(queue(), sharded(2), queue("gone", exchange="other", routing_keys=("g",)))
     system.publish([1, 2, 3])

@@ -140,7 +140,8 @@ def _lines(plan: Plan) -> Iterator[str]:
             _is_empty_auxiliary_queue(change) and change.action == action for change in plan.changes
         )
         if count:
-            text = f"{'queues':<8}  {count} empty queues for retries and dead letters; see --json"
+            queues = counted(count, "empty queue")
+            text = f"{'queues':<8}  {queues} for retries and dead letters; see --json"
             yield _signed(action, text)
     for ring in plan.rings:
         yield from _ring(ring)

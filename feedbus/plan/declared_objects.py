@@ -99,7 +99,7 @@ class DeclaredObjects:
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
         wanted = queue_arguments.declared_arguments(self._names, consumer.queue)
         return ", ".join(
-            f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
+            f"{name} {_shown(old)} to {_shown(new)}"
             for name, (old, new) in find_differences(found.arguments, wanted).items()
         )
 
@@ -182,3 +182,8 @@ class DeclaredObjects:
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key
+
+
+def _shown(value: object) -> str:
+    """Return the value of an argument as text, so that a missing and an empty one are seen."""
+    return "none" if value is None else f"{value}" or "''"

@@ -57,7 +57,8 @@ def make_plan(
     draining = tuple(ring_changes.draining(topology, seen, states))
     changed_rings = tuple(ring_changes.changes(topology, seen, states, predict=predict))
     if watchers is None:
-        notes.append(NOTHING_DRAINS if draining or changed_rings else NOTHING_RUNS)
+        drains = draining or any(ring.old for ring in changed_rings)
+        notes.append(NOTHING_DRAINS if drains else NOTHING_RUNS)
     return Plan(
         changes=tuple(changes),
         rings=changed_rings,
