@@ -127,7 +127,10 @@ WRONG_FILES = {
     ),
     "a command of the project that is no dotted name": (
         START + ORDERS + '[commands]\ndemo = ▸"web.demo"\n',
-        "[commands] demo: expected a dotted name such as 'package.module:name', got 'web.demo'",
+        (
+            "[commands] demo: expected a dotted name such as 'package.module:name', got 'web.demo';"
+            " did you mean 'web:demo'?"
+        ),
     ),
 }
 

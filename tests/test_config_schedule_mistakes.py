@@ -47,6 +47,15 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("keys", ["", 'routing_keys = "stock.#"'])
+def test_a_queue_with_wrong_routing_keys_is_one_problem_and_not_one_of_its_schedule(keys):
+    text = STOCKTAKING.replace('routing_keys = ["stock.#"]', keys)
+    with pytest.raises(TopologyError) as caught:
+        config.load(Path("topology.toml"), text=text)
+    assert "[queues.count] routing_keys:" in str(caught.value)
+    assert "[schedules" not in str(caught.value)
+
+
 @pytest.mark.parametrize("change", WRONG)
 def test_what_is_wrong_with_a_schedule_is_named_with_its_place(change):
     old, new = change.split("|")

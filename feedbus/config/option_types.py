@@ -131,7 +131,8 @@ class Dotted(Text):
     def read(self, value: Any) -> str:
         """Return the dotted name; another check imports it."""
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
-            self.refuse()
+            guess = ":".join(value.rsplit(".", 1)) if isinstance(value, str) else ""
+            self.refuse(suggestion=guess if DOTTED.fullmatch(guess) else "")
         return value
 
     def schema(self) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
     if (
         kind in {"direct", "topic"}
         and not keys
+        and not options.get("external", False)
         and (not draft.is_set(queue, "routing_keys") or "routing_keys" in options)
     ):
         exchange = options["exchange"]

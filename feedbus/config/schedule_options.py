@@ -167,6 +167,8 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
     kind = draft.exchange_type({"exchange": name})
     if kind is None or (kind in {RING, "fanout"} and queues):
         return
+    if kind not in {RING, "fanout"} and not all(queue.get("routing_keys") for queue in queues):
+        return  # their missing or wrong binding keys are a problem already
     keys = [each for queue in queues for each in queue.get("routing_keys", ())]
     topic = kind == "topic"
     if any(topic_matches(words_of(each), words_of(key)) if topic else each == key for each in keys):
