@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from amqp.abstract_channel import IGNORED_METHOD_DURING_CHANNEL_CLOSE
 
 from feedbus.logs import Event, EventLog, change_format, configure
 from feedbus.logs.catalogue import EVENTS
@@ -118,6 +119,14 @@ def test_a_line_of_a_library_is_an_event_with_its_logger(written):
     logging.getLogger("kombu.mixins").warning("lost %s", "it")
     expected = 'WARNING event=log consumer=mail logger=kombu.mixins message="lost it"\n'
     assert written.getvalue().partition(" ")[2] == expected
+
+
+def test_a_delivery_to_a_channel_that_is_being_closed_is_no_line_of_the_log(written):
+    logger = logging.getLogger("amqp")
+    logger.warning(IGNORED_METHOD_DURING_CHANNEL_CLOSE, (60, 60), 2)
+    assert written.getvalue() == ""
+    logger.warning("closed %s", "it")
+    assert 'logger=amqp message="closed it"' in written.getvalue()
 
 
 def test_the_form_can_change_while_a_process_runs(written):

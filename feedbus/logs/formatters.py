@@ -74,7 +74,14 @@ def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) 
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # waitress logs each request that waits for a thread; this is not useful.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # amqp logs each delivery that arrives while its channel is closed. The broker delivers it
+    # again, so nobody has to act.
+    logging.getLogger("amqp").addFilter(_is_useful)  # adds it once, also if it is called again
     log_warnings()
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    return "during closing channel" not in str(record.msg)
 
 
 def change_format(log_format: str) -> None:
