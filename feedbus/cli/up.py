@@ -224,4 +224,7 @@ def _detach(topology: Topology, options: UpOptions) -> None:
         remedy = "the other processes run; `feedbus down` stops them"
         msg = "\n".join(["some processes are not ready:", *failures, remedy])
         raise FeedbusError(msg)
-    click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")
+    if holds:
+        click.echo(f"every process runs after {took_seconds:.1f} s; logs are in {log.parent}")
+    else:
+        click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")

@@ -89,6 +89,8 @@ def test_a_port_that_is_taken_is_an_error_that_stops_no_consumer(project):
         with up(project) as output:
             assert f"operations holds: cannot listen on 127.0.0.1 port {port}" in output
             assert "[operations]" in output
+            assert "everything is ready" not in output
+            assert "every process runs after " in output
             project.publish(1)
             wait_until(project.seen)
             found = status(project)
