@@ -8,6 +8,7 @@ continues while the consumers start: they read that queue.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -15,10 +16,12 @@ import time
 from pathlib import Path
 
 from feedbus.errors import FeedbusError, Outage, error_text
+from feedbus.logs import configure
 from feedbus.process.slots import run_folder
 from feedbus.process.slow_server_notices import notices
 from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.supervisor.forkserver_client import ForkServer, Program
+from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology
 
 CHECK_SECONDS = 0.01  # the time between two checks whether the process has ended
@@ -83,6 +86,8 @@ def main(path: Path) -> None:
         path = path.absolute()
         os.chdir(path.parent)  # as in consumers: paths of the project can be relative to it
     topology = config.load(path, import_handlers=True)
+    configure(topology.logging.format, consumer=SUPERVISOR)
+    logging.getLogger().setLevel(logging.WARNING)  # `up` prints only what somebody has to read
     open_prepared(topology).close()
     waits = _waits(topology)
     while True:
