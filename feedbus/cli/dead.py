@@ -192,8 +192,9 @@ def _confirm(question: str) -> None:
 def _refuse_missing(queue: str, missing: Iterable[str]) -> None:
     """Raise UsageError if some ids belong to no dead letter."""
     if names := [f"'{each}'" for each in missing]:
+        letters = "letter" if len(names) == 1 else "letters"
         msg = (
-            f"no dead letter {listed(names)} in {queue}; `feedbus dead list {queue}` lists its dead"
+            f"no dead {letters} {listed(names)} in {queue}; `feedbus dead list {queue}` lists its dead"
             " letters"
         )
         raise UsageError(msg)
