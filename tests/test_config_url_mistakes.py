@@ -84,7 +84,7 @@ WRONG_FILES = {
         START + ORDERS + '[store]\nurl = "sqlite:///s.db"\nprepare = ▸"store.migrate"\n',
         (
             "[store] prepare: expected a dotted name such as 'package.module:name', "
-            "got 'store.migrate'"
+            "got 'store.migrate'; did you mean 'store:migrate'?"
         ),
     ),
     "a store that nobody says where it is": (
