@@ -194,8 +194,8 @@ def _refuse_missing(queue: str, missing: Iterable[str]) -> None:
     if names := [f"'{each}'" for each in missing]:
         letters = "letter" if len(names) == 1 else "letters"
         msg = (
-            f"no dead {letters} {listed(names)} in {queue}; `feedbus dead list {queue}` lists its dead"
-            " letters"
+            f"no dead {letters} {listed(names)} in {queue}; `feedbus dead list {queue}` lists its"
+            " dead letters"
         )
         raise UsageError(msg)
 
