@@ -27,10 +27,10 @@ def project(tmp_path, monkeypatch) -> Project:
 
 @contextmanager
 def up(project: Project) -> Iterator[str]:
-    """Run a project until the block ends; yield the stderr of `up`."""
+    """Run a project until the block ends; yield the stderr and the stdout of `up`."""
     started = project.feedbus("up", "--detach")
     try:
-        yield started.stderr
+        yield started.stderr + started.stdout
     finally:
         project.feedbus("down")
 
