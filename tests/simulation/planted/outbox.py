@@ -37,8 +37,8 @@ def own_rows_sent_past_refused_ones() -> list[Change]:
     """Send messages although the broker has refused earlier ones of their keys."""
     original = publications.Publications._send_rows
 
-    def send(self: Any, entries: Any) -> bool:
-        original(self, entries)
+    def send(self: Any, rows: Any) -> bool:
+        original(self, rows)
         return True
 
     return [(publications.Publications, "_send_rows", send)]
@@ -48,8 +48,8 @@ def refused_rows_overtaken() -> list[Change]:
     """Publish the later rows of a key whose row the broker has refused."""
     original = outbox_publishing.publish_in_waves
 
-    def accepted(bus: Any, entries: Any, _stuck: Any = None) -> Any:
-        return original(bus, entries, _Forgetful())
+    def accepted(bus: Any, rows: Any, _stuck: Any = None) -> Any:
+        return original(bus, rows, _Forgetful())
 
     return [
         (outbox_publishing, "publish_in_waves", accepted),
