@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def words_of(routing_key: str) -> Sequence[str]:
-    """Return the words of a routing key, which dots separate; the empty key has no words."""
+    """Split a routing key at its dots; return the words. The empty key has no words."""
     return routing_key.split(".") if routing_key else []
 
 

@@ -48,7 +48,7 @@ class Supervisor(Protocol):
         """
 
     def finish(self) -> None:
-        """End the consumers that the topology no longer has."""
+        """End the consumers that are not in the new topology."""
 
 
 @contextmanager

@@ -21,9 +21,9 @@ class Messages:
     """The messages of a topology, and the messages of each queue.
 
     Attributes:
-        components: each message by its name in the document.
-        schemas: the payloads' JSON Schemas, and the definitions in them, by name.
-        of_queue: for each queue, the names of its messages.
+        components: maps the name of each message in the document to its description.
+        schemas: maps a name to a JSON Schema: of a payload, or of a definition in a payload.
+        of_queue: maps each queue to the names of its messages.
 
     """
 
@@ -37,7 +37,7 @@ class Messages:
 
         Args:
             topology: the topology whose queues are described.
-            routes: for each queue, its imported handlers.
+            routes: maps each queue to its imported handlers.
 
         """
         found = cls()

@@ -195,7 +195,7 @@ class BatchBus(Bus):
 
         Args:
             exchange: the name of the exchange.
-            causes: for each message, the index of the record that causes it.
+            causes: a list with one item for each message: the index of the record that causes it.
 
         """
         if self._parents is None:
@@ -217,23 +217,25 @@ class BatchBus(Bus):
             return self._with_new_origins(exchange, causes, new_ordinals)
         if isinstance(origins, str):
             return Ids(derive_origin(exchange, origins), new_ordinals)
-        owners = pick(origins, causes)
-        derived = {origin: derive_origin(exchange, origin) for origin in set(owners)}
-        return Ids([derived[origin] for origin in owners], new_ordinals)
+        origins_of_causes = pick(origins, causes)
+        new_origins = {one: derive_origin(exchange, one) for one in set(origins_of_causes)}
+        return Ids([new_origins[origin] for origin in origins_of_causes], new_ordinals)
 
-    def _with_new_origins(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
+    def _with_new_origins(
+        self, exchange: str, causes: Sequence[int], long_ordinals: Sequence[int]
+    ) -> Ids:
         """Return ids with an origin for each message, because the ordinals are too long.
 
         Args:
             exchange: the name of the exchange.
-            causes: for each message, the index of the record that causes it.
-            found: for each message, the ordinal that is too long.
+            causes: a list with one item for each message: the index of the record that causes it.
+            long_ordinals: a list with one item for each message: the ordinal that is too long.
 
         """
         parents = self._records.ids
         origins = [
             derive_origin(exchange, parents[cause], str(ordinal))
-            for cause, ordinal in zip(causes, found, strict=True)
+            for cause, ordinal in zip(causes, long_ordinals, strict=True)
         ]
         return Ids(origins, [0] * len(origins))
 

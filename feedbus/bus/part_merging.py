@@ -22,7 +22,8 @@ class PartGroup:
             the column with the keys.
         is_open: whether more parts may be added.
         parts: the parts, in the order of publishing.
-        starts: for each part, the index of its first message among all messages that are merged.
+        starts: a list with one item for each part: the index of its first message among all
+            messages that are merged.
 
     """
 

@@ -29,7 +29,7 @@ ID_DIGITS = 24  # the length of an origin
 
 
 def derive_origin(*causes: str) -> str:
-    """Return an origin, the beginning of message ids, that depends only on these texts."""
+    """Return an origin (the beginning of message ids) that depends only on these texts."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 

@@ -115,7 +115,7 @@ def _with_expected(fault: Fault) -> str:
 
 
 def describe(value: Any) -> str:
-    """Return a short text for a value, as the file contains it."""
+    """Return a short text for a value of the file, in the notation of the file."""
     if isinstance(value, bool):
         shown = str(value).lower()
     elif isinstance(value, str):

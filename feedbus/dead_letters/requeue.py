@@ -145,7 +145,7 @@ class Requeue:
 
         Args:
             messages: the messages in their original form.
-            keys: the key of each message.
+            keys: the keys of the messages, in the same order.
             waiting_queue: returns the name of the waiting queue of a key.
 
         """

@@ -64,7 +64,7 @@ class ConsumerQueues:
         Args:
             topology: the topology as the file declares it now.
             consumer: the reader of the queues.
-            states: the broker's state of each ring, by exchange.
+            states: maps the name of each hash exchange to the state of its ring on the broker.
             pause: waits a short time while other consumers read old queues; returns False when the
                 run is over.
 

@@ -92,7 +92,7 @@ def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
 
 
 def name_of(marked: object) -> str:
-    """Return the name of a function, class or annotation, as it is written in the code."""
+    """Return the name that a function, class or annotation has in the code."""
     name = getattr(marked, "__qualname__", None)
     if isinstance(name, str):
         return name

@@ -19,10 +19,10 @@ class HandlerRoutes:
 
     Attributes:
         handlers: the handlers of the queue, in the order of topology.toml.
-        patterns: for each handler, the patterns of its routing keys, by the rules of topic
-            exchanges; empty if there is one handler, or if types are used.
-        types: for each handler, the property `type` of its messages; empty unless the queue selects
-            handlers by type.
+        patterns: one text for each handler, in the same order: the pattern of its routing keys, as
+            for a topic exchange. Empty if there is one handler, or if types are used.
+        types: one text for each handler, in the same order: the property `type` of its messages.
+            Empty unless the queue selects handlers by type.
 
     """
 

@@ -147,8 +147,9 @@ def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
 
 
 def _digest(one: str, other: str) -> bytes:
-    """Return a digest of two names, which decides between equally good moves.
+    """Return a digest of two names.
 
-    It is the same on each host, and different for each pair of names.
+    It decides between equally good moves: it is the same on each host, and different for each pair
+    of names.
     """
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

@@ -109,7 +109,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, which start at 0; changes of them are written to the file.
+        """Return the numbers of a key; a change of them is written to the file. They start at 0.
 
         The caller must hold `lock` while it changes the numbers, but not during this call.
 

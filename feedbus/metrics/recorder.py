@@ -121,7 +121,7 @@ class Metrics:
         self._counts.close()
 
     def __enter__(self) -> Self:
-        """Return the metrics, which are closed at the end of the with statement."""
+        """Return the metrics; the end of the `with` statement closes them."""
         return self
 
     def __exit__(

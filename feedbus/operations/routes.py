@@ -85,11 +85,11 @@ class Operations:
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
-        """Return that this process answers, as JSON."""
+        """Return a JSON object that says that this process answers."""
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Return whether broker and store are available, and how many consumers hold, as JSON.
+        """Return a JSON object: whether broker and store are available; how many consumers hold.
 
         The status is 503 if one of them is unavailable.
         """
@@ -122,7 +122,7 @@ class Operations:
         return answer({"status": "ok", **dict.fromkeys(found, "ok")})
 
     def figures(self) -> bytes:
-        """Return the data of the operations page, as JSON."""
+        """Return a JSON object with the data of the operations page."""
         depths, outage = self._depths_or_error()
         shown = figures(
             self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
@@ -135,7 +135,7 @@ class Operations:
         return answer(shown)
 
     def page(self) -> bytes:
-        """Return the operations page, as HTML."""
+        """Return the HTML of the operations page."""
         page, policy = page_and_policy()
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)

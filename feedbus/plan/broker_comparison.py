@@ -162,7 +162,7 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Add a change for each queue that the topology no longer needs.
+        """Add a change for each queue that exists, but is not needed by the topology.
 
         Returns:
             Three lists of names: the queues that consumers empty first, all queues to delete, and

@@ -63,9 +63,9 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
 
 
 def shares(old: Generation, new: Generation) -> Shares:
-    """Return, for each pair (old shard, new shard), the share of all keys that move between them.
+    """Map each pair (old shard, new shard) to the share of all keys that move between them.
 
-    A ring without shards has no keys.
+    The result is empty if a ring has no shards, or if no key moves.
     """
     rings = Ring.of(old.members), Ring.of(new.members)
     if not all(rings) or rings[0].buckets == rings[1].buckets:
@@ -83,7 +83,7 @@ def waits(
     """Return the wait for each old shard with messages, the shard with most messages first.
 
     Args:
-        backlogs: for each generation, maps its shards to their numbers of messages.
+        backlogs: maps each generation to its shards, and each shard to its number of messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
         moving: shares() of the current and the next generation.

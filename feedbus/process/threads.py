@@ -51,7 +51,7 @@ class Threads(Protocol):
         """Start a thread that calls `run`; it does not keep the process alive."""
 
     def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> Pool:
-        """Return a pool of threads, which are started when calls are submitted.
+        """Return a pool of threads; each thread is started when a call is submitted.
 
         Args:
             name: the beginning of the names of the threads.

@@ -38,8 +38,8 @@ class Note:
         until: the deadline of the handler, by the clock that all processes of a machine share; None
             while no handler runs; ENDED if the watchdog has ended the process.
         pid: the process that wrote it.
-        deaths: for each suspected message id, how often the consumer crashed with it, and the
-            latest cause.
+        deaths: maps each suspected message id to a pair: how often the consumer crashed while it
+            handled the message, and the cause of the last crash.
         message_ids: the ids of the messages in the handler.
 
     """

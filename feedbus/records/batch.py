@@ -26,7 +26,7 @@ class Chunk:
         ids: the message id of each record.
         shared: maps each field to the value that all records have.
         columns: maps each field to a list with one value per record.
-        rows: for each record, its index in the message that contained it.
+        rows: a list with one item for each record: its index in the message that contained it.
         make: creates a record from its fields; None if a record is the dict of its fields.
         instances: the records, if they were loaded one by one, otherwise None.
 

@@ -31,7 +31,10 @@ class Ids(Sequence[str]):
 
     @classmethod
     def of(cls, message_id: str) -> Self:
-        """Return the ids for a plain message, which may once have been a record of a pack."""
+        """Return the ids of the single record of a plain message.
+
+        The id can have an origin and an ordinal, because the record may have been in a pack before.
+        """
         origin, dash, ordinal = message_id.rpartition("-")
         if dash and ORDINAL.fullmatch(ordinal):
             return cls(origin, [int(ordinal)])

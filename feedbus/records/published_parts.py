@@ -27,7 +27,7 @@ class Part:
         key_column: instead of key, the name of the column that contains the routing keys.
         columns: maps each field to a list with one value per message.
         shared: maps each field to the value that all messages have.
-        causes: for each message, the index of the record that causes it.
+        causes: a list with one item for each message: the index of the record that causes it.
         options: the options of publish(); if there are any, each message is sent separately,
             without packs.
 

@@ -98,8 +98,9 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
     earlier.
 
     Args:
-        old: for each bucket of the old ring, the number of its queue, 0 or more.
-        new: for each bucket of the new ring, the number of its queue.
+        old: a list with one item for each bucket of the old ring: the number of the bucket's queue,
+            0 or more.
+        new: the same for the buckets of the new ring.
 
     Returns:
         Maps (number of the queue in the old ring, in the new ring) to the number of classes.

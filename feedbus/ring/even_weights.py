@@ -131,8 +131,8 @@ class _Cutter:
     """Cuts the sequence of buckets into one run for each queue.
 
     Attributes:
-        sums: for each index of a bucket, the load of all buckets before it; the last item is the
-            load of all buckets.
+        sums: the item with the index of a bucket is the load of all buckets before this bucket. The
+            last item is the load of all buckets.
         runs: the number of runs.
 
     """

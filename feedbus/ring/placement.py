@@ -31,7 +31,7 @@ class Ring:
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
-        """Return the ring of (queue, weight) pairs, which are bound in this order."""
+        """Return a ring to which these (queue, weight) pairs are bound in this order."""
         ring = cls()
         for queue, weight in members:
             ring._add(queue, weight)

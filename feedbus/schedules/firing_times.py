@@ -34,12 +34,12 @@ class ScheduleOverview:
 def overview(
     topology: Topology, fired: Mapping[str, datetime], now: datetime | None = None
 ) -> dict[str, ScheduleOverview]:
-    """Return an overview of each schedule by name.
+    """Map the name of each schedule to its overview.
 
     Args:
         topology: the topology with the schedules.
-        fired: for each schedule, the time that the broker keeps: the moment that was fired last, or
-            the time when the schedule was new.
+        fired: maps each schedule to the time that the broker keeps: the moment that was fired last,
+            or the time when the schedule was new.
         now: the time; None for the time of the machine.
 
     """

@@ -34,7 +34,7 @@ class NoStore:
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False, as if the lock were not free: without a store, no work needs a lock."""
+        """Yield False: the lock is not acquired, because without a store no work needs a lock."""
         del name, wait_seconds
         yield False
 

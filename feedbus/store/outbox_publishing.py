@@ -63,7 +63,7 @@ def split_into_waves(
 
     Args:
         rows: the rows in their order.
-        selects_shards: whether the exchange of this name selects shards by the keys.
+        selects_shards: returns whether the exchange of a name selects shards by routing keys.
 
     """
     counts = Counter[Key]()

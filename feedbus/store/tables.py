@@ -42,7 +42,7 @@ class Database(Protocol):
 
         Args:
             sql: the statement, with parameters of the form :name.
-            parameters: their values, by name.
+            parameters: maps the names of the parameters to their values.
 
         """
 

@@ -84,12 +84,12 @@ class AppliedSettings:
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
-        """Return which watchers are added, restarted, started, removed or kept for new settings.
+        """Return which watchers must be added, restarted, started, removed or kept.
 
         Args:
             wanted: the settings of the new topology.
             supervisor_pid: the supervisor's process id.
-            states: the state of each watcher, by name.
+            states: maps the name of each watcher to its state.
 
         """
         changed = sorted(

@@ -157,11 +157,11 @@ class ApplyClient:
         self._ask(pause=list(consumers))
 
     def change_topology(self) -> None:
-        """Use the new topology: add, remove and restart watchers."""
+        """Make the supervisor add and restart watchers, as the new topology needs."""
         self._ask(text=self._text)
 
     def finish(self) -> None:
-        """End the consumers that the topology no longer has."""
+        """End the consumers that are not in the new topology."""
         self._ask()
 
     def _ask(self, **properties: Any) -> None:

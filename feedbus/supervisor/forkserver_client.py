@@ -62,7 +62,7 @@ class ForkServer:
             )
 
     def __enter__(self) -> Self:
-        """Return the server, which is closed at the end of the `with` block."""
+        """Return the server; the end of the `with` block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:

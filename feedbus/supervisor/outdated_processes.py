@@ -87,7 +87,7 @@ def outdated_note(changed: Mapping[str, Sequence[str]], *, reloads: bool) -> str
     """Return a note about watchers that run changed code, and what restarts them, or "".
 
     Args:
-        changed: the changed files of each watcher.
+        changed: maps the name of each watcher to its changed files.
         reloads: whether the supervisor restarts them without a command.
 
     """

@@ -202,9 +202,9 @@ class Supervision:
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End the watchers that the topology no longer has.
+        """End the watchers that are not in the new topology.
 
-        The caller has waited until their queues are empty.
+        The caller has waited until the queues of their consumers are empty.
         """
         await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving_watchers))
         self.settings = AppliedSettings.of(self.topology)

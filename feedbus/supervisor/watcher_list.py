@@ -133,5 +133,5 @@ class WatcherList:
 
     @property
     def leaving_watchers(self) -> list[ProcessWatcher]:
-        """The watchers that the topology no longer has, but that still empty their queues."""
+        """The watchers that the topology does not have, and whose consumers still empty queues."""
         return [one for one in self._watchers if one.leaving]

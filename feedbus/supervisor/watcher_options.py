@@ -54,7 +54,7 @@ def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of a process of feedbus itself, which has a single slot."""
+    """Return the options of a process of feedbus itself; such a process has a single slot."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 

@@ -83,7 +83,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return the text that an error shows instead of a URL, which may contain a password."""
+    """Return the text that an error shows instead of a URL that may contain a password."""
     return f"'{scheme}://…'"
 
 

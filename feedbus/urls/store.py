@@ -47,7 +47,7 @@ class StoreUrl:
         written: the original URL, with its password.
         public: the URL without passwords and options.
         file: the SQLite file; None for PostgreSQL.
-        parameters: the parameters of libpq, by name.
+        parameters: maps the names of libpq's parameters to their values.
 
     """
 
@@ -107,7 +107,7 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
-    """Return the parameters of a URL, as libpq reads them; errors contain no part of the URL."""
+    """Return libpq's parameters for a URL; the text of an error contains nothing of the URL."""
     try:
         import psycopg2
         from psycopg2.extensions import parse_dsn

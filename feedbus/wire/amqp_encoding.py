@@ -108,7 +108,7 @@ def read_text(buffer: bytes, at: int, name: str, undecodable: list[str]) -> tupl
         buffer: the bytes of a frame.
         at: the index in the buffer at which the text begins.
         name: what the text is, such as "the routing key".
-        undecodable: gets an entry with that name if the text is not UTF-8.
+        undecodable: gets an error text with that name if the text is not UTF-8.
 
     Returns:
         The text, and the index after it.
@@ -188,7 +188,7 @@ def _moment(seconds: int, name: str, undecodable: list[str]) -> datetime | Times
 
 
 def write_properties(properties: Mapping[str, Any]) -> bytes:
-    """Return the encoded properties, which begin with their flags.
+    """Return the encoded properties; their flags come first.
 
     Raises:
         ValueError: AMQP cannot represent a value, or a text has more than 255 bytes.

@@ -58,9 +58,10 @@ class Delivery:
         headers: the headers of the publisher and of feedbus.
         redelivered: whether the broker delivered the message before.
         consumer_tag: the tag of the subscription.
-        properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
-        undecodable: the parts that cannot be decoded; no handler receives a message with such
-            parts.
+        properties: maps the names of AMQP's properties, as py-amqp writes them, to the values that
+            the publisher gave.
+        undecodable: error texts, one for each field of the message that cannot be decoded, such as
+            "the routing key is not UTF-8: …". No handler receives a message that has any.
         identified: whether the publisher gave the message id.
 
     """
@@ -80,7 +81,7 @@ class Delivery:
 
     @classmethod
     def of(cls, message: Any) -> Delivery:
-        """Return the delivery of an amqp message, as the channels of all brokers deliver it."""
+        """Return the delivery of a py-amqp message, as the channels of all brokers return it."""
         info, properties, body = message.delivery_info, message.properties, message.body
         if not isinstance(body, bytes):
             body = str(body).encode(errors="backslashreplace")

@@ -27,8 +27,8 @@ class Outgoing:
             publisher.
         counted_as: the value of a label in the metrics: the name of the exchange in topology.toml,
             or the purpose of the message, such as "retry".
-        properties: AMQP's other properties by their names in py-amqp, such as priority and
-            correlation_id.
+        properties: maps the names of AMQP's other properties, as py-amqp writes them, to their
+            values, such as priority and correlation_id.
         content_encoding: the encoding of the body; None if there is none.
         stamp: the name of the header that gets the time of sending, unless the message has this
             header already; None for no such header.

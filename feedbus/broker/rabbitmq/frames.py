@@ -110,7 +110,7 @@ class Connection(pyamqp.Connection):
 def frame_handler(
     connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
 ) -> Callable[[tuple[int, int, bytes]], bool]:
-    """Return py-amqp's handler of frames, which creates the Message of this module."""
+    """Return a handler of frames for py-amqp; it creates instances of this module's Message."""
     expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
     partial: dict[int, tuple[Signature, bytes, Message]] = {}
 

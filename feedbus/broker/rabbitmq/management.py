@@ -41,7 +41,7 @@ class ManagementApi:
         return [cls(url, node.virtual_host) for url, node in endpoint]
 
     def list(self, kind: ListedKind) -> list[dict[str, Any]]:
-        """Return every object of one kind in the virtual host, as the API describes it.
+        """Return the API's descriptions of all objects of one kind in the virtual host.
 
         Raises:
             UsageError: the API does not answer, or refuses; the error says which option to set.
@@ -143,7 +143,7 @@ def _connection(url: ManagementUrl) -> http.client.HTTPConnection:
 def listed(
     url: BrokerUrl, management_url: ManagementUrl | None, kind: ListedKind
 ) -> list[dict[str, Any]]:
-    """Return every object of one kind, as the API of the first node that answers describes it.
+    """Return the descriptions of all objects of one kind, from the first node that answers.
 
     Args:
         url: the URL of the broker.

@@ -34,12 +34,12 @@ class UnfitMessageType(TypeError):  # noqa: N818 -- clear without "Error"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pack's valid records, and the errors by field of each invalid record.
+    """A pack's valid records, and the errors of its invalid records.
 
     Attributes:
         chunk: the valid records.
-        errors: maps the index of an invalid record in the pack to its errors by field; "" stands
-            for the record as a whole.
+        errors: maps the index of an invalid record in the pack to a mapping of its fields to their
+            errors. The field "" stands for the record as a whole.
 
     """
 
