@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,12 +13,16 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker
+from feedbus.broker.refused_messages import Refusal
+from feedbus.bus.sender import Sender
 from feedbus.cli import dead
 from feedbus.dead_letters import pruning, requeue
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
 from feedbus.records import Records
 from feedbus.topology import DeadLetters, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import BLOCKED, PLACE
 from servers import versions
 from tests.ordered_queues import EIGHT, ORDERED, published, work
 from tests.projects import wait_until
@@ -88,6 +92,25 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     system.run(refuse)
     assert [number for number in seen if number % 2 == 0] == [2, 4, 8]
     assert system.dead() == []
+
+
+def test_the_message_that_blocks_a_key_is_sent_before_the_later_records_of_the_key(
+    tmp_path, monkeypatch
+):
+    options = ORDERED | {"block_on_dead": True}
+    system = System.at(tmp_path, sharded(1, **options), pack=10, stored=False)
+    published(system, exchange="ring")
+    send, sent = Sender.send, list[Outgoing]()
+
+    def send_noted(self: Sender, messages: Iterable[Outgoing]) -> list[Refusal]:
+        noted = list(messages)
+        sent.extend(noted)
+        return send(self, noted)
+
+    monkeypatch.setattr(Sender, "send", send_noted)
+    system.run(refusing({1}, []), "shard_0")
+    waiting = [message.headers for message in sent if PLACE in message.headers]
+    assert [BLOCKED in headers for headers in waiting] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -59,12 +59,15 @@ class FailedRecordSender:
                     self._dead_handler.call_before(decoded.delivery, decision)
                     for decision in decoded.decisions
                 ]
-        decisions = [decision for decoded in decoded_deliveries for decision in decoded.decisions]
-        messages = [decision.message for decision in decisions if decision.message is not None]
-        messages += [
-            decision.blocking_message
-            for decision in decisions
-            if decision.blocking_message is not None
+        # The message that blocks a key precedes the later records of the key. If it came after them
+        # and the connection was lost in between, these records would wait without it. Then the
+        # record itself would be delivered again, and would have to wait behind them.
+        messages = [
+            message
+            for decoded in decoded_deliveries
+            for decision in decoded.decisions
+            for message in (decision.message, decision.blocking_message)
+            if message is not None
         ]
         if not messages:
             return
