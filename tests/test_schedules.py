@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.cli import main
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.inline.loaded_projects import on_broker, unused_name
 from feedbus.metrics import Metrics
@@ -135,6 +136,34 @@ def test_a_restart_repeats_nothing_and_fires_what_was_missed_meanwhile(topology)
         scheduler.fire_due()
         scheduler.fire_due()
     assert published(topology) == ["nightly@2026-02-04T01:30:00Z"]
+
+
+def test_after_an_outage_the_moment_is_in_its_queue_before_another_host_gets_the_lock(
+    topology, monkeypatch
+):
+    clock, found = Wall("2026-01-31T12:00Z"), list[dict[str, datetime]]()
+    locked = broker.locked
+
+    @contextmanager
+    def locked_then_read(*arguments: Any) -> Iterator[None]:
+        try:
+            with locked(*arguments):
+                yield
+        finally:
+            with broker.connect(topology) as connection:
+                found.append(fired_moments(connection, topology))
+
+    def fail(*_: object) -> None:
+        raise BrokerOutage
+
+    with host(topology, clock) as scheduler:
+        scheduler.fire_due()
+        monkeypatch.setattr(broker, "locked", locked_then_read)
+        monkeypatch.setattr(scheduler_module, "fire", fail)
+        clock.set("2026-02-01T01:30:00Z")
+        with pytest.raises(BrokerOutage):
+            scheduler.fire_due()
+    assert found == [{"nightly": datetime(2026, 1, 31, 12, tzinfo=UTC)}]
 
 
 def test_a_moment_that_was_missed_longer_ago_than_the_limit_is_skipped(topology, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
@@ -124,9 +125,16 @@ class Scheduler:
             broker.locked(connection, topology),
         ):
             channel: Channel = connection.channel()
-            for schedule in due:
-                self._check(FiredMoment(channel, topology, schedule), schedule, now)
-            channel.close()
+            try:
+                for schedule in due:
+                    self._check(FiredMoment(channel, topology, schedule), schedule, now)
+            finally:
+                # After an outage of the publish, a taken message returns to its queue here, before
+                # the lock is free. Otherwise another host could find the queue empty, and treat the
+                # schedule as new.
+                lost = (*broker.connection_errors(connection), *connection.channel_errors)
+                with contextlib.suppress(*lost):
+                    channel.close()
 
     def _check(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
         """Fire a schedule if it is due, and set the time of its next check.
