@@ -12,6 +12,7 @@ from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
 CUT_SHARE = 0.1  # of acknowledgements that are sent together: the connection is cut after them
+SLOW_SHARE = 0.1  # of portions of messages: the next portion is sent later
 NO_MESSAGE = 0  # ids of messages begin at 1
 LATE_ACKNOWLEDGEMENTS = 0.2  # of all
 
@@ -60,6 +61,15 @@ class SimulatedChannel(Channel):
                 if Confirm("basic_nack", each.tag, multiple=False) in self._unreported
             ]
             self._outgoing[:0] = later
+            if later and network.chance(SLOW_SHARE):
+                seconds = network.scheduler.random.choice((0.3, 2.0))
+                until = network.scheduler.now + int(seconds * SECONDS)
+                network.slow_senders += 1
+                try:
+                    network.scheduler.wait("sends slowly", until=until)
+                finally:
+                    network.slow_senders -= 1
+                link.check_open()
 
     def report(self) -> bool:
         """Report answers that have come back by now."""
@@ -123,7 +133,11 @@ class SimulatedChannel(Channel):
         for delivery_tag in delivery_tags:
             self.basic_ack(delivery_tag)
             link = self.connection
-            if link is not None and link.network.chance(CUT_SHARE):
+            if link is None:
+                continue
+            if link.cut_acknowledging or link.network.chance(CUT_SHARE):
+                link.cut_acknowledging = False
+                self.send_acknowledgements()
                 link.cut("between two acknowledgements")
 
     def send_acknowledgements(self) -> None:

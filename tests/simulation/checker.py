@@ -5,6 +5,7 @@ from __future__ import annotations
 from feedbus.wire.constants import FENCE
 from tests.simulation import history
 from tests.simulation.clock import START
+from tests.simulation.handling import REJECTED
 from tests.simulation.history import Record
 from tests.simulation.scenario import TICK_SECONDS, Scenario, records_of
 from tests.simulation.scheduler import SECONDS
@@ -16,12 +17,12 @@ FIRING_SECONDS = 1.0  # what a schedule needs at most, as soon as it has the loc
 def errors_of(system: System) -> list[str]:
     """Return the errors in the history."""
     done, scenario = system.history, system.scenario
-    if scenario.threads > 1:
+    if scenario.numbers_in_store:
         done.accepted = system.committed()
     letters = system.dead()
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
-    faults += done.at_once
+    faults += done.at_once + done.early + done.forgotten
     faults += unfounded(system, letters)
     if scenario.schedulers:
         faults += schedule_errors(system)
@@ -46,7 +47,9 @@ def queue_errors(system: System, letters: list[DeadLetter]) -> list[str]:
         # publisher has sent again, after later records.
         dead = {one for letter in letters if letter.queue == queue for one in letter.records}
         accepted = [each for each in accepted if each not in dead]
-        unbound = free[queue] | dead | (overtakable(system) if queue == "shard" else set())
+        unbound = (
+            free[queue] | dead | done.late | (overtakable(system) if queue == "shard" else set())
+        )
         faults += history.missing(queue, accepted, effects)
         faults += history.invented(queue, tried, effects)
         faults += history.disordered(queue, effects, unbound)
@@ -78,8 +81,13 @@ def unfounded(system: System, letters: list[DeadLetter]) -> list[str]:
     return [
         f"{each.queue}: {', '.join(map(str, each.records))} became a dead letter: {each.reason}"
         for each in letters
-        if blamed[each.queue, each.message_id] < limit
+        if blamed[each.queue, each.message_id] < limit and not is_rejected(system, each)
     ]
+
+
+def is_rejected(system: System, letter: DeadLetter) -> bool:
+    """Whether the handlers reject the record of a dead letter."""
+    return letter.reason == REJECTED and all(map(system.scenario.rejects, letter.records))
 
 
 def exact(scenario: Scenario) -> bool:
@@ -89,7 +97,8 @@ def exact(scenario: Scenario) -> bool:
     if scenario.stored:
         return False  # the relay waits for a transaction, and then takes rows for old ones
     # A batch is handled again if a later record of a key has overtaken one that has failed.
-    overtaken = scenario.batch and scenario.ordered and scenario.failing
+    failing = scenario.failing or (scenario.rejecting and scenario.block_on_dead)
+    overtaken = scenario.batch and scenario.ordered and failing
     # A consumer that is stopped finishes the records that run, and not the rest of their messages.
     stopped = scenario.concurrency > 1 and len(scenario.shards) > 1
     return not (overtaken or stopped)

@@ -8,14 +8,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.connection_backend import Backend
+from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery_owners import end_consumer, remove
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.channel import SimulatedChannel
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS, Process
+
+LATE_DELIVERIES = 0.03  # of the deliveries that are sent together: they arrive late
+LATE_SECONDS = (0.05, 0.5, 2.0)
+
+
+class LateMessages(ClaimedMessages):
+    """Deliveries that the broker has sent, and that may stay on their way for a while."""
+
+    _link: SimulatedConnection
+
+    def fetch(self) -> bool:
+        """Let the broker send messages."""
+        found = super().fetch()
+        network = self._link.network
+        if found and network.chance(LATE_DELIVERIES):
+            seconds = network.scheduler.random.choice(LATE_SECONDS)
+            self._link.deliveries_at = network.scheduler.now + int(seconds * SECONDS)
+            network.scheduler.note("deliveries are on their way")
+        return found
+
+    def deliver_next(self) -> bool:
+        """Deliver the next message that has arrived."""
+        if self._link.network.scheduler.now < self._link.deliveries_at:
+            return False
+        return super().deliver_next()
+
+    def deliver_all(self, consumer: Consumer) -> None:
+        """Deliver what was sent before the answer to a request."""
+        self._link.deliveries_at = 0
+        super().deliver_all(consumer)
 
 
 class SimulatedConnection(Connection):
@@ -29,7 +61,9 @@ class SimulatedConnection(Connection):
         clock: Any = backend.clock
         clock.link.append(self)
         self.network: Network = clock.backend_of.network
-        self.cut_after_next = self.cut_sending = False
+        self.cut_after_next = self.cut_sending = self.cut_acknowledging = False
+        self.deliveries_at = 0  # when the deliveries that are on their way arrive
+        self._claimed: ClaimedMessages = LateMessages(self)
         self._turnless = self._leaving = False
         thread = self.network.scheduler.current
         self.process: Process | None = thread and (thread.owner or thread)
@@ -74,6 +108,8 @@ class SimulatedConnection(Connection):
             for channel in self.channels.values()
             if channel.answers_at is not None
         ]
+        if self.deliveries_at > now:
+            dues.append(self.deliveries_at)
         wait = max(min(dues) - now, 0) / SECONDS if dues else None
         if wait is None or (timeout is not None and timeout <= wait):
             super().drain_events(timeout)

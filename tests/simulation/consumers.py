@@ -16,6 +16,8 @@ from tests.simulation.handling import Handlers
 from tests.simulation.scheduler import Process
 from tests.simulation.system import System
 
+LATE_START_SECONDS = 20.0  # a ring can change meanwhile
+
 Slot = tuple[str, int]  # the name of a consumer, and the number of its process
 
 
@@ -75,6 +77,9 @@ class Supervisor:
         if process is not None and process.dead:
             self._runners.pop(slot, None)
             seconds = self.system.scheduler.random.choice((0.1, 0.5, 3.0))
+            if process.name in self.system.late_starts:
+                self.system.late_starts.remove(process.name)
+                seconds = LATE_START_SECONDS
             self._processes[slot] = self._later(slot, seconds)
         elif process is None:
             self._processes[slot] = self._later(slot, 0.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus import Message
-from feedbus.errors import Outage, Retry
+from feedbus.errors import Outage, Reject, Retry
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.schedules.fired_moment import read_moment
@@ -19,6 +19,9 @@ from tests.simulation.history import Record
 from tests.simulation.scenario import Numbered, payload
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
+
+REJECTED = "it is rejected"
+ROUNDING_SECONDS = 0.001  # a delay has whole milliseconds
 
 Publish = Callable[[str, list[tuple[dict[str, Any], str]]], object]
 
@@ -49,17 +52,19 @@ class Calls:
     consumer: str
     store: Store
 
-    def one(self, message: dict[str, Any], bus: Any) -> None:
+    def one(self, message: dict[str, Any], bus: Any, about: Message) -> None:
         """Handle a single record."""
         with self._running(message):
+            self._check_delay(message, about.attempt)
             self.system.clock.sleep(self._seconds())
-            self._handle(message, publisher(bus))
+            self._handle(message, publisher(bus), about.attempt)
 
-    async def one_async(self, message: dict[str, Any], bus: Any) -> None:
+    async def one_async(self, message: dict[str, Any], bus: Any, about: Message) -> None:
         """Handle a single record in the event loop."""
         with self._running(message):
+            self._check_delay(message, about.attempt)
             await asyncio.sleep(self._seconds())
-            self._handle(message, publisher(bus))
+            self._handle(message, publisher(bus), about.attempt)
 
     def tick(self, _message: dict[str, Any], about: Message) -> None:
         """Handle the message of a schedule, whose id contains its moment."""
@@ -112,19 +117,34 @@ class Calls:
 
     def _handle_of_batch(self, single: Any, refused: set[str]) -> None:
         """Handle a record of a batch; add its key to the refused ones if it is refused."""
+        attempt = single.messages[0].attempt
+        self._check_delay(single[0], attempt)
         try:
-            self._handle(single[0], single.publish_many)
+            self._handle(single[0], single.publish_many, attempt)
         except Retry as error:
             refused.add(single[0]["key"])
             single.retry(str(error))
+        except Reject as error:
+            if self.queue.block_on_dead:
+                refused.add(single[0]["key"])
+            single.reject(error.reason)
 
-    def _handle(self, message: dict[str, Any], publish: Publish) -> None:
+    def _check_delay(self, message: dict[str, Any], attempt: int) -> None:
+        """Note a fault where a record is retried before the delay of its retry is over."""
+        record, delays = Record(message["key"], message["n"]), self.queue.retry.delays_seconds
+        history, now = self.system.history, self.system.clock.monotonic()
+        before = history.refused_at.get((self.queue.name, record, attempt - 1))
+        delay = delays[min(max(attempt - 1, 1), len(delays)) - 1]
+        if before is not None and now < before + delay - ROUNDING_SECONDS:
+            history.early.append(f"{self.queue.name}: {record} was retried too early")
+
+    def _handle(self, message: dict[str, Any], publish: Publish, attempt: int) -> None:
         """Note an effect, and publish what the record causes."""
         record, system = Record(message["key"], message["n"]), self.system
         if system.scheduler.now < system.service_away_until:
             msg = "the service is away"
             raise Outage(msg)
-        self._refuse(record)
+        self._refuse(record, attempt)
         self._note_effect(record)
         exchange = system.scenario.next_exchange(self.queue.name)
         if exchange is not None:
@@ -144,9 +164,16 @@ class Calls:
         self.system.scheduler.note(f"effect {record} of {name}")
         history.effects[name].append(record)
 
-    def _refuse(self, record: Record) -> None:
-        """Raise Retry for a record that is to fail at first."""
+    def _refuse(self, record: Record, attempt: int) -> None:
+        """Raise Retry for a record that is to fail at first, and Reject for a rejected one."""
         name, system = self.queue.name, self.system
+        rejected = system.history.rejected
+        if system.scenario.rejects(record) and not (
+            self.queue.block_on_dead and rejected[name, record]
+        ):
+            rejected[name, record] += 1
+            system.scheduler.note(f"rejects {record} of {name}")
+            raise Reject(REJECTED)
         failing = system.scenario.failing
         if not failing or (record.n * 7 + ord(record.key)) % failing:
             return
@@ -155,6 +182,8 @@ class Calls:
         if refused[name, record] < 1 + record.n % 2:
             refused[name, record] += 1
             system.scheduler.note(f"refuses {record} of {name}")
+            now = system.clock.monotonic()
+            system.history.refused_at.setdefault((name, record, attempt), now)
             msg = "not yet"
             raise Retry(msg)
 

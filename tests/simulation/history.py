@@ -39,6 +39,12 @@ class History:
         unblocked: records of whole packs that were requeued as dead letters, by queue. A dead
             letter that is a whole pack blocks no key.
         refused: how often a handler has refused each record of a queue.
+        rejected: how often a handler has rejected each record of a queue.
+        refused_at: by queue, record and attempt, when a handler has first refused the record.
+        early: faults of records that were retried before their delay was over.
+        late: records that a relay can publish after later ones, because their publisher does not
+            know whether they are committed.
+        forgotten: faults of schedules whose last fired moment was lost.
         blamed: by queue and message id, how often a process ended, or stood still, while this was
             the only message in its handler.
         fired: the moments of the schedule that a host has begun to record as fired.
@@ -61,6 +67,11 @@ class History:
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     unblocked: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, Record]] = field(default_factory=Counter)
+    refused_at: dict[tuple[str, Record, int], float] = field(default_factory=dict)
+    early: list[str] = field(default_factory=list)
+    late: set[Record] = field(default_factory=set)
+    forgotten: list[str] = field(default_factory=list)
     blamed: Counter[tuple[str, str]] = field(default_factory=Counter)
     fired: list[Record] = field(default_factory=list)
     began_after: int | None = None

@@ -49,6 +49,7 @@ class Network:
         self.links: list[Link] = []
         self.refused_acknowledgements: list[str] = []
         self.overtakable: list[Any] = []
+        self.slow_senders = 0  # how many processes send the next portion of their messages later
         self.kept: list[tuple[str, str, bytes]] = []
 
     def chance(self, share: float) -> bool:

@@ -54,14 +54,18 @@ class Workload:
     def goes_on(self, system: System) -> bool:
         """Whether more records are to be added to those of the scenario.
 
-        It is so while the number of shards changes, and until the seed has enough events.
+        It is so until the seed has enough events. While the number of shards changes, it is so up
+        to a number of records.
         """
         few = system.scheduler.steps < LEAST_STEPS
-        return (few or "apply" in system.unfinished) and self.most > 0
+        return few or ("apply" in system.unfinished and self.most > 0)
 
 
 def publish(system: System, name: str, work: Workload) -> None:
     """Publish records one after the other, each again until it is accepted."""
+    if system.scenario.relayed:
+        publish_with_relay(system, name, work)
+        return
     if system.scenario.threads > 1:
         publish_in_threads(system, name, work)
         return
@@ -140,6 +144,47 @@ def publish_in_threads(system: System, name: str, work: Workload) -> None:
     ]
     for thread in threads:
         thread.join()
+    bus.close()
+    system.done(name)
+
+
+def publish_with_relay(system: System, name: str, work: Workload) -> None:
+    """Add rows to the outbox in transactions, and publish them with a relay of this process."""
+    scheduler, store, chosen = system.scheduler, system.store(), system.scheduler.random
+    assert isinstance(store, SimulatedStore)
+    bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS)
+    relay = Relay(system.topology, store, bus, system.clock)
+    thread = system.clock.threads.start(f"{name}_relay", relay.run)
+    while work.todo or work.goes_on(system):
+        if not work.todo:
+            work.add(chosen)
+        size = chosen.choice(SIZES)
+        keys = [each.key for each in work.todo[:size]]
+        del work.todo[:size]
+        records: list[Record] = []
+        try:
+            with store.transaction():
+                entries = []
+                for key in keys:
+                    records.append(each := Record(key, store.next_number(key)))
+                    store.note_published(key, each.n)
+                    entries.append(
+                        store.outbox.put(
+                            system.scenario.exchange, payload(each), key, message_id=f"m-{each}"
+                        )
+                    )
+                system.history.tried += records
+        except Outage as error:
+            scheduler.note(f"is refused: {type(error).__name__}: {error}")
+            # Perhaps they are committed. Then the relay publishes them later, after other records
+            # of their keys.
+            system.history.late.update(records)
+            system.clock.sleep(0.5)
+            continue
+        relay.publish(entries)
+        system.clock.sleep(chosen.choice(PAUSES))
+    relay.stop()
+    thread.join()
     bus.close()
     system.done(name)
 

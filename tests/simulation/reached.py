@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+from feedbus.broker import publisher
 from feedbus.broker.in_memory import InMemoryBroker
-from feedbus.dispatch import handler_calls, publications
-from feedbus.generations import switch
+from feedbus.bus import sender
+from feedbus.dispatch import handler_calls, publications, single_calls
+from feedbus.generations import held_messages, queue_emptying, switch
 from feedbus.generations.queue_emptying import QueueEmptier
+from feedbus.runner import overtaking, waiting_record_mover
+from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.run_state import Run
 from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
+from feedbus.store import leftover_rows, outbox_publishing, relay, tables
 from tests.simulation.history import Record
 from tests.simulation.replacing import replaced
-from tests.simulation.scenario import TICK
+from tests.simulation.scenario import TICK, Scenario
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.system import System
 
@@ -30,15 +37,40 @@ PATHS = (
     ("limited", SwitchLimit, "check"),
     ("held", QueueEmptier, "_drain"),
 )
+# Limits that a small seed would not reach: the module, the name, and a value that it reaches.
+LIMITS: tuple[tuple[Any, str, Any], ...] = (
+    (publisher, "WINDOW", 2),
+    (sender, "WINDOW", 3),
+    (single_calls, "WINDOW", 2),
+    (tables, "ROWS_AT_ONCE", 2),
+    (leftover_rows, "PAGE_ROWS", 2),
+    (leftover_rows, "MAX_ROWS", 4),
+    (relay, "publish_pending", partial(outbox_publishing.publish_pending, limit=2)),
+    (held_messages, "MAX_AT_ONCE", 2),
+    (queue_emptying, "MAX_AT_ONCE", 2),
+    (waiting_record_mover, "MAX_MOVED", 4),
+    (overtaking, "MAX_SCANNED", 4),
+)
+LIMITED_SHARE = 0.5  # of the seeds, and of the limits of such a seed
 STEP_SECONDS = (0.0, 0.0, 0.5, 2.0)  # after a step of a switch
 
 
 @contextmanager
-def small() -> Iterator[None]:
-    """Send the messages of a stream in slices of a few records."""
+def small(seed: int, scenario: Scenario) -> Iterator[None]:
+    """Send the messages of a stream in slices of a few records, and let seeds reach limits.
+
+    With `block_on_dead`, waiting records are moved without a limit. Otherwise many of them could
+    wait in an old queue for a dead letter that was requeued to the new ring.
+    """
+    chosen = random.Random(f"limits of seed {seed}")
     with ExitStack() as stack:
         for module in (publications, handler_calls):
             stack.enter_context(replaced(module, "STREAM_RECORDS", SLICE_RECORDS))
+        if chosen.random() < LIMITED_SHARE:
+            for owner, name, value in LIMITS:
+                limited = chosen.random() < LIMITED_SHARE
+                if limited and not (name == "MAX_MOVED" and scenario.block_on_dead):
+                    stack.enter_context(replaced(owner, name, value))
         yield
 
 
@@ -71,6 +103,25 @@ def noted_holds(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def noted_pauses(system: System) -> Iterator[None]:
+    """Note which processes handle records in a pause of a handler."""
+    handle = BatchMode._handle_in_pause
+
+    def noted_handle(self: BatchMode, *arguments: Any) -> None:
+        process = system.process()
+        nested = process in system.pausing
+        system.pausing.add(process)
+        try:
+            handle(self, *arguments)
+        finally:
+            if not nested:
+                system.pausing.discard(process)
+
+    with replaced(BatchMode, "_handle_in_pause", noted_handle):
+        yield
+
+
+@contextmanager
 def noted_firings(system: System) -> Iterator[None]:
     """Collect the moments that hosts store as fired; the first one is the start of the schedule."""
     take, write = FiredMoment.take, FiredMoment.write
@@ -80,6 +131,8 @@ def noted_firings(system: System) -> Iterator[None]:
         moment = take(self)
         if moment is None:
             new.add(self)
+            if system.history.fired:
+                system.history.forgotten.append("ticks: the last fired moment is lost")
         return moment
 
     def noted_write(self: FiredMoment, moment: datetime) -> None:

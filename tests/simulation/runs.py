@@ -38,6 +38,7 @@ from tests.simulation.reached import (
     noted_firings,
     noted_holds,
     noted_locks,
+    noted_pauses,
     slow_switches,
     small,
 )
@@ -82,7 +83,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
     with (
         silent(),
         cheap(),
-        small(),
+        small(seed, scenario),
         simulated_locks(scheduler),
         counted(scheduler) as reached,
         folder() as path,
@@ -95,6 +96,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
                 noted_firings(system),
                 noted_holds(system),
                 noted_locks(system),
+                noted_pauses(system),
                 slow_switches(system),
                 struck_landmarks(system),
                 simulated(system),

@@ -46,6 +46,8 @@ class System:
         disagreements: returns the errors in the assignment of shards to hosts.
         guards: the queue, and the crash guard, of each process of a consumer.
         holding: processes that wait for the end of an outage.
+        pausing: processes in which records are handled in a pause of a handler.
+        late_starts: the names of processes whose next start is late.
         service_away_until: the moment until which a service that all handlers use is unavailable.
 
     """
@@ -63,6 +65,8 @@ class System:
     disagreements: Callable[[], list[str]] = list
     guards: dict[Process, tuple[str, CrashGuard]] = field(default_factory=dict)
     holding: set[Process | None] = field(default_factory=set)
+    pausing: set[Process | None] = field(default_factory=set)
+    late_starts: set[str] = field(default_factory=set)
     service_away_until: int = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from feedbus.dispatch import (
     sequencer,
 )
 from feedbus.runner import (
+    concurrent_deliveries,
     settlement,
 )
 from tests.simulation.planted.change import Change
@@ -69,3 +70,32 @@ def concurrent_outages_taken_for_success() -> list[Change]:
             work.error = None
 
     return [(concurrent_calls.ConcurrentCalls, "_classify_errors", classify_errors)]
+
+
+def settlements_of_a_lost_connection() -> list[Change]:
+    """Keep the delivery tags of a lost connection among those of the next one."""
+    original = concurrent_deliveries.ConcurrentDeliveries.forget_all
+
+    def forget(self: Any) -> None:
+        kept = dict(self._settlements)
+        original(self)
+        self._settlements.update(kept)
+
+    return [(concurrent_deliveries.ConcurrentDeliveries, "forget_all", forget)]
+
+
+def waiting_records_sent_before_failed_ones() -> list[Change]:
+    """Send a record that waits before the failed record of its key, whose message is unfinished."""
+
+    def release(self: Any) -> None:
+        done = [each for each in self._failed_deliveries if not each.unfinished_records]
+        self._finished += [each.decoded for each in done]
+        self._failed_deliveries = [each for each in self._failed_deliveries if each not in done]
+
+    return [(concurrent_calls.ConcurrentCalls, "_release_finished", release)]
+
+
+def fences_before_running_records_end() -> list[Change]:
+    """Process the fence of an old queue while records of the queue run."""
+    owner = concurrent_deliveries.ConcurrentDeliveries
+    return [(owner, "has_deliveries_of", lambda *_: False)]

@@ -43,3 +43,8 @@ def records_of_an_outage_skipped() -> list[Change]:
         return original(self, *arguments)
 
     return [(group.Group, "handle", handle)]
+
+
+def calls_repeated_on_another_connection() -> list[Change]:
+    """Repeat a call after a lost connection, whose delivery comes again."""
+    return [(group.Group, "forget", lambda self: self._calls.forget())]

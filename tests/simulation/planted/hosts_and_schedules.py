@@ -54,6 +54,39 @@ def fired_moments_not_recorded() -> list[Change]:
     return [(fired_moment.FiredMoment, "write", write)]
 
 
+def fired_moments_returned_after_the_lock() -> list[Change]:
+    """Keep the taken message with the last moment, after an outage, until the lock is free."""
+
+    def check_due(self: Any, due: Any, now: Any) -> None:
+        topology = self._topology
+        schedules.topology_setup.set_up_if_missing(topology)
+        with (
+            broker.connect(topology) as connection,
+            broker.outage(connection, topology.broker_url),
+            broker.locked(connection, topology),
+        ):
+            channel: Any = connection.channel()
+            for schedule in due:
+                moment = fired_moment.FiredMoment(channel, topology, schedule)
+                self._check(moment, schedule, now)
+            channel.close()
+
+    return [(schedules.Scheduler, "_check_due", check_due)]
+
+
+def fired_moments_taken_before_they_are_replaced() -> list[Change]:
+    """Acknowledge the last fired moment before the next one is stored."""
+    original = fired_moment.FiredMoment.write
+
+    def write(self: Any, moment: Any) -> None:
+        for tag in self._held:
+            self._channel.basic_ack(tag)
+        self._held.clear()
+        original(self, moment)
+
+    return [(fired_moment.FiredMoment, "write", write)]
+
+
 def ids_of_a_schedule_that_no_two_hosts_share() -> list[Change]:
     """Give each message of a schedule another id."""
     numbers = itertools.count()

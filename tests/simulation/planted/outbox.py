@@ -105,3 +105,31 @@ def rows_of_refused_packs_removed() -> list[Change]:
 def rows_sent_without_the_locks_of_their_keys() -> list[Change]:
     """Let two threads send rows of one key at the same time."""
     return [(key_locks.KeyLocks, "hold", lambda *_: nullcontext())]
+
+
+def rows_in_use_relayed() -> list[Change]:
+    """Let a relay publish rows that another thread of its process is publishing."""
+    return [(relays.Relay, "_leave_out_published", lambda _: tuple)]
+
+
+def keys_of_the_first_page_only() -> list[Change]:
+    """Send new rows after the leftover rows of only some of their keys."""
+
+    def keys(self: Any, first_row: int, last_row: int) -> set[Any]:
+        page = leftover_rows.PAGE_ROWS
+        rows = self._store.outbox.pending(page, after=first_row - 1, up_to=last_row)
+        return {(row.exchange, row.key) for row in rows}
+
+    return [(leftover_rows.LeftoverRows, "_keys", keys)]
+
+
+def refused_leftovers_removed() -> list[Change]:
+    """Remove leftover rows from the outbox that the broker has refused."""
+    original = publications.Publications._send_part
+
+    def send(self: Any, entries: Any) -> bool:
+        sent: bool = original(self, entries)
+        self._remove([each.id for each in entries])
+        return sent
+
+    return [(publications.Publications, "_send_part", send)]

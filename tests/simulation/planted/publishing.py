@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from feedbus.broker import publisher, unconfirmed_messages
+from feedbus.broker.refused_messages import NACKED
 from feedbus.bus import collecting_bus, sender
 from feedbus.dispatch import (
     publications,
@@ -100,6 +101,47 @@ def stale_packs_refused() -> list[Change]:
 def a_return_taken_for_a_confirm() -> list[Change]:
     """Ignore that the broker returns a message which no queue accepts."""
     return [(unconfirmed_messages.UnconfirmedMessages, "_on_return", lambda *_: None)]
+
+
+def multiple_confirms_that_answer_one_more() -> list[Change]:
+    """Take a multiple confirm for that of the next message, too."""
+
+    def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
+        if not multiple:
+            return [tag] if tag in self.waiting else []
+        return [each for each in self.waiting if each <= tag + 1]
+
+    return [(unconfirmed_messages.UnconfirmedMessages, "_take_answered", answered)]
+
+
+def returns_matched_by_their_key() -> list[Change]:
+    """Take the first message of an exchange and a key for the one that was returned."""
+
+    def on_return(self: Any, error: Exception, exchange: str, key: str, message: Any) -> None:
+        del message
+        tag = self._find_first(lambda each: (each.exchange, each.routing_key) == (exchange, key))
+        if tag is not None:
+            self._returned_tag = tag
+            self._returned[tag] = str(error)
+
+    return [(unconfirmed_messages.UnconfirmedMessages, "_on_return", on_return)]
+
+
+def refusals_forgotten_at_the_next_attempt() -> list[Change]:
+    """Forget the returned messages when messages that a full queue has refused are sent again."""
+
+    def send(self: Any, messages: Any) -> list[Any]:
+        started = self._clock.monotonic()
+        while True:
+            refusals: list[Any] = self._publish(messages)
+            messages = [each.message for each in refusals if each.reason == NACKED]
+            seconds = self._clock.monotonic() - started
+            if not messages or seconds >= self._nacked_seconds:
+                return refusals
+            self.close()
+            self._clock.sleep(publisher.NACKED_PAUSE_SECONDS)
+
+    return [(publisher.Publisher, "_send_window", send)]
 
 
 def leftovers_overtaken() -> list[Change]:

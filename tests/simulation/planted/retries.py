@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+from feedbus.dead_letters import letters
 from feedbus.dispatch import (
     blocked_keys,
     failed_record_sender,
     failure_policy,
     records_at_start,
 )
-from feedbus.errors import BrokerOutage
+from feedbus.errors import BrokerOutage, Reject
 from feedbus.runner import waiting_queue
-from feedbus.wire.constants import KEY
+from feedbus.wire.constants import BLOCKED, KEY
 from tests.simulation.planted.change import Change
 
 
@@ -63,6 +66,75 @@ def repetitions_of_other_generations() -> list[Change]:
         return any(name == message_id for _, name in self.ids)
 
     return [(records_at_start.RecordsAtStart, "contain", contain)]
+
+
+def retries_without_their_delay() -> list[Change]:
+    """Let a record whose key waits be retried at once."""
+    original = failure_policy.FailurePolicy._retry
+
+    def retry(self: Any, letter: Any, error: BaseException) -> Any:
+        decision = original(self, letter, error)
+        if decision.delay_milliseconds is None:
+            return decision
+        return replace(decision, delay_milliseconds=1)
+
+    return [(failure_policy.FailurePolicy, "_retry", retry)]
+
+
+def rejected_records_without_a_dead_letter() -> list[Change]:
+    """Acknowledge a rejected record, and publish no dead letter."""
+    original = failure_policy.FailurePolicy.decide
+
+    def decide(self: Any, delivery: Any, pack: Any, row: int, error: BaseException) -> Any:
+        decision = original(self, delivery, pack, row, error)
+        return replace(decision, message=None) if isinstance(error, Reject) else decision
+
+    return [(failure_policy.FailurePolicy, "decide", decide)]
+
+
+def keys_blocked_behind_later_records() -> list[Change]:
+    """Send the messages that block keys after the records that wait for them."""
+    original = failed_record_sender.FailedRecordSender.send
+
+    def send(self: Any, *arguments: Any, **options: Any) -> None:
+        sender = self._sender
+
+        def send_blocks_last(messages: Iterable[Any]) -> Any:
+            return sender.send(sorted(messages, key=lambda each: BLOCKED in each.headers))
+
+        self._sender = SimpleNamespace(send=send_blocks_last)
+        try:
+            original(self, *arguments, **options)
+        finally:
+            self._sender = sender
+
+    return [(failed_record_sender.FailedRecordSender, "send", send)]
+
+
+def dead_letters_settled_before_they_are_requeued() -> list[Change]:
+    """Acknowledge a dead letter before its record is in its queue again."""
+
+    def settle(channel: Any, topology: Any, queue: Any, chosen: Any, act: Any) -> int:
+        count = 0
+        for tag, letter in letters.letters(channel, topology, queue):
+            if chosen(letter):
+                channel.basic_ack(tag)
+                act(letter)
+                count += 1
+        return count
+
+    return [(letters, "settle", settle)]
+
+
+def copies_of_handled_records_left() -> list[Change]:
+    """Leave the copy of a handled waiting record in the queue of a newer generation."""
+    original = waiting_records.WaitingRecords.remove_handled
+
+    def remove(self: Any, record: Any) -> list[Any]:
+        original(self, record)
+        return []
+
+    return [(waiting_records.WaitingRecords, "remove_handled", remove)]
 
 
 def retries_of_a_pack_under_its_id() -> list[Change]:

@@ -23,6 +23,8 @@ from feedbus.generations import (
 from feedbus.runner import (
     old_queue_tracking,
     queue_reader,
+    waiting_queue,
+    waiting_queues,
 )
 from tests.simulation.planted.change import Change
 
@@ -137,6 +139,49 @@ def held_messages_settled_before_they_are_moved() -> list[Change]:
         return came
 
     return [(queue_emptying.QueueEmptier, "_drain", move_late)]
+
+
+def held_messages_behind_the_oldest_ring() -> list[Change]:
+    """Append held messages to the oldest of several old rings."""
+    original = switch.append_held
+
+    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
+        state = ring_state.read_locked(channel, names.topology, exchange)
+        draining = state.draining if state is not None else ()
+        original(channel, names, exchange, (*draining[:1], generations[-1]))
+
+    return [(switch, "append_held", append)]
+
+
+def switches_settled_before_held_messages_move() -> list[Change]:
+    """Record that a switch is complete before the held messages are in the old ring."""
+
+    def carry_out(channel: Any, names: Any, state: Any) -> Any:
+        state = ring_state.write(channel, names, state)
+        switch.exit_after_step("written")
+        for old in state.draining:
+            switch._disconnect(channel, names, old)
+        switch.exit_after_step("disconnected")
+        switch._connect(channel, names, state.current)
+        switch.exit_after_step("connected")
+        state = ring_state.write(channel, names, replace(state, settled=True))
+        switch.exit_after_step("settled")
+        generations = (*state.draining[-1:], state.current)
+        switch.append_held(channel, names, state.current.exchange, generations)
+        switch.exit_after_step("appended")
+        return state
+
+    return [(switch, "_carry_out", carry_out)]
+
+
+def records_released_before_the_moved_ones() -> list[Change]:
+    """Release the records of a deleted queue before the moved ones have arrived."""
+    return [(waiting_queues.WaitingQueues, "check_probes", lambda _: True)]
+
+
+def incomplete_waiting_queues_moved() -> list[Change]:
+    """Move the waiting records of a queue before all of them have arrived."""
+    return [(waiting_queue.WaitingQueue, "is_complete", lambda _: True)]
 
 
 def queues_kept_while_others_read_them() -> list[Change]:
