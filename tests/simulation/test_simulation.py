@@ -95,7 +95,7 @@ REACHING: dict[str, Callable[[Scenario], bool]] = {
         and not scenario.block_on_dead
         and scenario.waiting_limit == 1
     ),
-    "held": lambda scenario: len(scenario.shards) > 1,
+    "held": lambda scenario: len(scenario.shards) > 1 and scenario.growth == 1,
     "together": lambda scenario: scenario.concurrency > 1,
 }
 
