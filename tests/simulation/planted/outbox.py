@@ -125,11 +125,11 @@ def keys_of_the_first_page_only() -> list[Change]:
 
 def refused_leftovers_removed() -> list[Change]:
     """Remove leftover rows from the outbox that the broker has refused."""
-    original = publications.Publications._send_part
+    original = publications.Publications._send_wave
 
-    def send(self: Any, entries: Any) -> bool:
-        sent: bool = original(self, entries)
-        self._remove([each.id for each in entries])
+    def send(self: Any, rows: Any) -> bool:
+        sent: bool = original(self, rows)
+        self._remove([each.id for each in rows])
         return sent
 
-    return [(publications.Publications, "_send_part", send)]
+    return [(publications.Publications, "_send_wave", send)]

@@ -13,6 +13,7 @@ from feedbus.dispatch import (
     failed_record_sender,
     failure_policy,
     records_at_start,
+    waiting_records,
 )
 from feedbus.errors import BrokerOutage, Reject
 from feedbus.runner import waiting_queue
