@@ -162,7 +162,8 @@ class QueueTable(TableSchema):
         "without a transaction of the store. "
         "Use it for a handler that publishes very many messages, and whose stored effects "
         "may be repeated. With `order_by`, small messages of other keys are handled between "
-        "these sends."
+        "these sends. With `concurrency` above 1, the messages are sent when the handler has "
+        "returned."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
