@@ -14,12 +14,15 @@ from click.testing import CliRunner
 
 from feedbus import broker
 from feedbus.broker.refused_messages import Refusal
+from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.cli import dead
 from feedbus.dead_letters import pruning, requeue
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
 from feedbus.records import Records
+from feedbus.runner.queue_reader import QueueReader
+from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import DeadLetters, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import BLOCKED, PLACE
@@ -220,7 +223,7 @@ def test_a_limit_drops_no_dead_letter_whose_key_it_has_not_released(tmp_path, mo
     limited = replace(system.topology.queues["work"], dead_letters=DeadLetters(max_length=1))
     with broker.connect(system.topology) as connection:
         with monkeypatch.context() as crash:
-            crash.setattr(pruning, "release", lambda *_: sys.exit("killed"))
+            crash.setattr(pruning, "release", lambda *_, **__: sys.exit("killed"))
             with pytest.raises(SystemExit):
                 prune(connection, system.topology, limited)
         assert len(system.dead()) == 0  # until this connection is closed
@@ -230,3 +233,54 @@ def test_a_limit_drops_no_dead_letter_whose_key_it_has_not_released(tmp_path, mo
     (left,) = (json.loads(letter.body)["n"] for letter in system.dead())
     system.run(refuse)
     assert [number for number in (5, 7, 8) if number in seen] == ([5, 7] if left == 6 else [8])
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(WaitingQueue, "is_complete"), (QueueReader, "delete_if_empty")],
+    ids=["while its records are moved", "after its old queue was deleted"],
+)
+def test_a_dead_letter_that_is_dropped_during_a_change_of_shards_releases_its_key(
+    make, monkeypatch, caplog, owner, method
+):
+    options = ORDERED | {"block_on_dead": True}
+    before = make(sharded(1, **options))
+    published(before, exchange="ring")
+    seen: list[int] = []
+    refuse = refusing({1}, seen)
+    before.run(refuse, "shard_0")
+    (letter,) = before.dead("shard")
+    names, old = Names(before.topology), before.topology.generation("ring")
+    after = before.reshaped(sharded(2, **options))
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(after.topology))
+    original, dropped = getattr(owner, method), []
+
+    def drop_then(reader: Any, *arguments: Any) -> bool:
+        done = bool(original(reader, *arguments))
+        if done and not dropped and names.member(old, "shard_0") in reader.queue:
+            dropped.append(command(["drop", "shard", letter.message_id]).output)
+        return done
+
+    monkeypatch.setattr(owner, method, drop_then)
+    for _ in range(2):
+        for name in ("shard_0", "shard_1"):
+            after.run(refuse, name)
+    assert dropped == ["1 dead letter dropped\n"]
+    assert [number for number in seen if number % 2] == [3, 5, 7]
+    assert "waiting_queue_kept" not in caplog.text
+    with broker.connect(after.topology) as connection:
+        waiting = names.waiting(names.member(old, "shard_0"))
+        assert not broker.queue_exists(connection, waiting)
+
+
+def test_a_limit_waits_until_it_can_release_the_key_of_a_dead_letter(tmp_path):
+    system = System.at(tmp_path, sharded(1, **(ORDERED | {"block_on_dead": True})))
+    published(system, exchange="ring")
+    system.run(refusing({1}, []), "shard_0")
+    limited = replace(system.topology.queues["shard"], dead_letters=DeadLetters(max_length=0))
+    with broker.connect(system.topology) as connection:
+        with broker.locked(connection, system.topology):
+            assert prune(connection, system.topology, limited) == {}
+        assert len(system.dead("shard")) == 1
+        assert prune(connection, system.topology, limited) == {"max_length": 1}
+    assert system.dead("shard") == []

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
+from feedbus import broker
+from feedbus.broker.channels import short_channel
+from feedbus.broker.locks import WAIT_SECONDS
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
 from feedbus.generations import ring_state
@@ -14,35 +18,50 @@ from feedbus.wire.constants import RELEASE
 
 
 def release(
-    connection: Connection, topology: Topology, queue: Queue, message_ids: Iterable[str]
+    connection: Connection,
+    topology: Topology,
+    queue: Queue,
+    message_ids: Iterable[str],
+    *,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> None:
     """Let the consumers of a queue handle the records that wait for deleted dead letters.
 
-    It publishes a message for each dead letter to every waiting queue of the queue.
+    It publishes a message for each dead letter to every waiting queue of the queue. If the queue
+    has shards, the topology's lock is held meanwhile. So the number of shards does not change, and
+    no consumer moves waiting records.
 
     Args:
         connection: a connection to the broker.
         topology: the topology of the queue.
         queue: a queue with `block_on_dead`.
         message_ids: the ids of the deleted dead letters; "" stands for all dead letters.
+        wait_seconds: how long to wait if another process holds the lock.
+
+    Raises:
+        UsageError: another process holds the lock for longer than wait_seconds.
 
     """
-    waiting = [*_waiting_queues(connection, topology, queue)]
-    messages = [
-        Outgoing("", name, b"", None, "", {RELEASE: message_id}, stamp=None)
-        for message_id in message_ids
-        for name in waiting
-    ]
-    publish_all(connection, messages)  # refusals are ignored: perhaps no waiting queue exists
+    lock = broker.locked(connection, topology, wait_seconds=wait_seconds)
+    with lock if topology.on_ring(queue) else nullcontext():
+        waiting = [*_waiting_queues(connection, topology, queue)]
+        messages = [
+            Outgoing("", name, b"", None, "", {RELEASE: message_id}, stamp=None)
+            for message_id in message_ids
+            for name in waiting
+        ]
+        publish_all(connection, messages)  # refusals are ignored: perhaps no waiting queue exists
 
 
 def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:
+    """Yield the waiting queues of a queue, or of all its shards; the caller holds the lock."""
     names = Names(topology)
     consumers = [each for each in topology.consumers.values() if each.queue.name == queue.name]
     if not topology.on_ring(queue):
         yield from (names.waiting(names.queue(each)) for each in consumers)
         return
-    state = ring_state.exact_states(connection, topology).get(queue.exchange)
+    with short_channel(connection) as channel:
+        state = ring_state.read_locked(channel, topology, queue.exchange)
     if state is not None:
         for generation in (*state.draining, state.current):
             yield from map(names.waiting, names.members(generation))

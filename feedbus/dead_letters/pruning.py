@@ -12,6 +12,7 @@ from feedbus.broker.channels import short_channel
 from feedbus.broker_names import Names
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.key_release import release
+from feedbus.errors import UsageError
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
@@ -95,7 +96,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     now = broker.clock(topology).wall_nanoseconds() // 1_000
     max_age_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
-    undated: list[int] = []
+    kept: list[int] = []
     exceeding: dict[int, str] = {}  # message ids by delivery tag
     with short_channel(connection) as channel:
         channel.auto_decode = False
@@ -111,16 +112,21 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             elif max_age_seconds is not None and age is not None and age > max_age_seconds:
                 dropped["max_age"] += 1
             else:
-                undated.append(tag)
+                kept.append(tag)
                 # A foreign message without a time must not protect the dead letters behind it.
-                if max_age_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
+                if max_age_seconds is None or age is not None or len(kept) >= UNDATED_AT_ONCE:
                     break
                 continue
             exceeding[tag] = letter.message_id
         if queue.block_on_dead and exceeding:  # first, so that a crash leaves no key blocked
-            release(connection, topology, queue, exceeding.values())
+            try:
+                release(connection, topology, queue, exceeding.values(), wait_seconds=0.0)
+            except UsageError:  # another process has the lock; the next check deletes them
+                kept += exceeding
+                exceeding = {}
+                dropped.clear()
         for tag in exceeding:
             channel.basic_ack(tag)
-        for tag in undated:
+        for tag in kept:
             channel.basic_reject(tag, requeue=True)
     return dropped

@@ -22,7 +22,7 @@ from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel
-from feedbus.wire.constants import FENCE, KEY
+from feedbus.wire.constants import FENCE, KEY, RELEASE
 
 events = EventLog(__name__)
 
@@ -167,7 +167,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
     """Delete the waiting queue of a shard that was deleted; keep it if it has records."""
     count = broker.count_messages(channel.connection, queue)
-    if count and not _has_only_fences(channel, queue):
+    if count and not _has_only_control_messages(channel, queue):
         events.error(
             "waiting_queue_kept",
             f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
@@ -182,10 +182,13 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
         channel.queue_delete(queue)
 
 
-def _has_only_fences(channel: Channel, queue: str) -> bool:
-    """Whether a queue without a consumer has only fences; the fences are deleted."""
+def _has_only_control_messages(channel: Channel, queue: str) -> bool:
+    """Whether a waiting queue without a consumer has no record; its other messages are deleted.
+
+    The other messages are fences, and messages of `feedbus dead drop` that release a key.
+    """
     while (message := channel.basic_get(queue)) is not None:
-        if FENCE not in (message.properties.get("application_headers") or {}):
+        if {FENCE, RELEASE}.isdisjoint(message.properties.get("application_headers") or {}):
             channel.basic_reject(message.delivery_tag, requeue=True)
             return False
         channel.basic_ack(message.delivery_tag)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.broker import lookups
@@ -12,7 +12,7 @@ from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Channel, Connection
-from feedbus.wire.constants import FENCE
+from feedbus.wire.constants import FENCE, RELEASE
 
 PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue
 
@@ -37,6 +37,9 @@ class WaitingQueue:
     is_ending: bool = False  # whether no record is moved here any more
     is_cancelled: bool = False  # the broker has cancelled the subscription
     arrived_at: float = 0.0  # when the last message arrived
+    # Messages that release keys, and that have arrived while the queue is ending. They are not
+    # applied on arrival, because their records may just be moved.
+    releases: list[Any] = field(default_factory=list)
 
     @classmethod
     def open(  # noqa: PLR0913, PLR0917 -- a subscription's parts
@@ -117,6 +120,12 @@ class WaitingQueue:
             self.probes.put_probe()
         return self.check_probe()
 
+    def apply_releases(self) -> None:
+        """Release the keys that the messages in `releases` name; the messages remain."""
+        for message in self.releases:
+            _, *released = self.deliveries.add(message)
+            self.acknowledge(released)
+
     def check_probe(self) -> bool:
         """Return whether the probe has returned; publish another one if it is lost."""
         if self.is_closed:
@@ -142,7 +151,10 @@ class WaitingQueue:
             if not message_id:
                 self.on_notice(message.body)
             return
-        self.acknowledge(self.deliveries.add(message))
+        if self.is_ending and RELEASE in headers:
+            self.releases.append(message)  # WaitingRecordMover acknowledges it
+        else:
+            self.acknowledge(self.deliveries.add(message))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from feedbus import broker
 from feedbus.broker import declarations
+from feedbus.broker.channels import short_channel
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
 from feedbus.dispatch.waiting_record import Arrival, WaitingRecord
@@ -19,6 +20,7 @@ from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import Consumer, Generation, Topology
+from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
@@ -39,6 +41,11 @@ class WaitingRecordMover:
 
     If it is not known which old queues had a key, each key waits for all old queues. Then records
     are moved only to the next generation, which is not read yet.
+
+    `feedbus dead drop` puts a message into each waiting queue. The message releases the key that a
+    dead letter has blocked. If a record of this key is moved at that time, the message in the old
+    waiting queue can arrive too late, and the message in the new waiting queue too early. So the
+    messages of the old waiting queue are moved, too, after the records.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:
@@ -62,9 +69,10 @@ class WaitingRecordMover:
         """
         if not waiting_queue.is_complete():
             return False
+        waiting_queue.apply_releases()
         records = self._records.records_in(waiting_queue.queue)
         if not records:
-            return True
+            return self._move_releases(connection, queue, waiting_queue)
         exchange = self._consumer.queue.exchange
         if not self._topology.exchanges[exchange].hashes_routing_keys:
             return False
@@ -108,6 +116,9 @@ class WaitingRecordMover:
         waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
             self._records.remove(record)
+        if self._consumer.queue.block_on_dead:
+            # The probe is behind the messages that were put here before the records were moved.
+            waiting_queue.probes.put_probe()
         events.info(
             "waiting_moved",
             f"{self._consumer.name}: {len(records)} waiting records were moved to generation"
@@ -116,6 +127,34 @@ class WaitingRecordMover:
             queue=queue,
             records=len(records),
         )
+        return not self._consumer.queue.block_on_dead
+
+    def _move_releases(
+        self, connection: Connection, queue: str, waiting_queue: WaitingQueue
+    ) -> bool:
+        """Move the messages that release keys; return False if this must be repeated."""
+        if not waiting_queue.releases:
+            return True
+        try:
+            with broker.locked(connection, self._topology, wait_seconds=0.0):
+                with short_channel(connection) as channel:
+                    exchange = self._consumer.queue.exchange
+                    newer = generations_since(channel, self._topology, exchange, queue)[1:]
+                releases = [*waiting_queue.releases]
+                # Refusals are ignored: perhaps a shard has no waiting queue.
+                publish_all(
+                    connection,
+                    [
+                        Moved.of(message, "", self._names.waiting(member))
+                        for message in releases
+                        for generation in newer
+                        for member in self._names.members(generation)
+                    ],
+                )
+        except UsageError:  # another process has the lock, perhaps for a switch
+            return False
+        waiting_queue.acknowledge([Delivery.of(message) for message in releases])
+        del waiting_queue.releases[: len(releases)]
         return True
 
     def _find_targets(
