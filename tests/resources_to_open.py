@@ -50,5 +50,5 @@ def client(settings: Settings) -> Iterator[Client]:
 def needed(*functions: Callable[..., Any]) -> Resources:
     """Return the resources of a process whose handlers need these."""
     resources = Resources(topology_of("tests.handlers_to_run:undone"))
-    resources.need(Parameters(tuple(map(Resource, functions))))
+    resources.request(Parameters(tuple(map(Resource, functions))))
     return resources

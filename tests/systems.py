@@ -211,13 +211,13 @@ class System:
 
     def dead(self, name: str = "work") -> list[letters.DeadLetter]:
         """Return the dead letters of a queue."""
-        with letters.opened(self.topology) as channel:
+        with letters.open_channel(self.topology) as channel:
             chosen = self.topology.queues[name]
             return [letter for _, letter in letters.letters(channel, self.topology, chosen)]
 
     def purge_dead(self, name: str = "work") -> None:
         """Drop the dead letters of a queue."""
-        with letters.opened(self.topology) as channel:
+        with letters.open_channel(self.topology) as channel:
             channel.queue_purge(Names(self.topology).dead(self.topology.queues[name]))
 
     def ready(self) -> dict[str, int]:

@@ -92,7 +92,7 @@ def test_who_waits_for_a_sender_that_fails_sends_by_itself(
             monkeypatch.setattr(Sender, "send", fail_once)
             for thread in threads:
                 thread.start()
-            while len(bus._shared_sender._waiting) < 3:
+            while len(bus._shared_sender._unsent_requests) < 3:
                 time.sleep(0.01)
         assert begun.wait(PATIENCE_SECONDS)
         go_on.set()

@@ -151,7 +151,7 @@ def test_a_wrong_call_fails_alone_among_those_that_are_sent_together(file) -> No
         threads = [threading.Thread(target=publish, args=[call]) for call in calls]
         for thread in threads:
             thread.start()
-        while len(bus._shared_sender._waiting) < 3:
+        while len(bus._shared_sender._unsent_requests) < 3:
             threading.Event().wait(0.01)
         bus._shared_sender._lock.release()
         for thread in threads:

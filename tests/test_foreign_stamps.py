@@ -179,7 +179,7 @@ def test_no_foreign_stamp_reaches_the_metrics_or_the_pruning_of_dead_letters(
     first = moments[-1].published_at
     assert first is not None
     with (
-        letters.opened(system.topology) as channel,
+        letters.open_channel(system.topology) as channel,
         Requeue(system.topology, work) as back,
     ):
         count = letters.settle(channel, system.topology, work, lambda _: True, back.send)

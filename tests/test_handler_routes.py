@@ -148,14 +148,14 @@ def test_a_batch_is_split_where_another_handler_begins_and_keeps_its_order(make,
 def test_the_property_type_chooses_the_handler(make, monkeypatch) -> None:
     system = make(TOPIC + BY_TYPE)
     kinds = iter(["changed", "created", "other", None])
-    before = Outgoing.prepared
+    before = Outgoing.as_amqp_message
 
     def typed(message: Outgoing, channel: Any) -> Any:
         kind = next(kinds, None)
         found = message if kind is None else message.__class__(**fields_of(message, kind))
         return before(found, channel)
 
-    monkeypatch.setattr(Outgoing, "prepared", typed)
+    monkeypatch.setattr(Outgoing, "as_amqp_message", typed)
     for _ in range(4):
         system.publish("orders", {"id": 1, "product": "chair"}, key="k")
     monkeypatch.undo()

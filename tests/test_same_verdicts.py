@@ -152,7 +152,7 @@ def outcome_of_runners(topology, module, scripts):
                 crash_guard=crash_guard,
                 store=open_store(topology),
             ).run()
-    with letters.opened(topology) as channel:
+    with letters.open_channel(topology) as channel:
         found = [
             letter
             for queue in topology.queues.values()

@@ -39,12 +39,14 @@ def test_the_reasons_and_the_waiting_records_of_a_process_are_read_by_its_name(
     with slots.hold_slot(folder, "feed_3", 1):
         status_files.mark_holding("the broker is unavailable")
         status_files.mark_waiting(7)
-        assert status_files.holding(run, "feed_3", 1, os.getpid()) == "the broker is unavailable"
-        assert status_files.all_holding(run) == {"feed_3": ["the broker is unavailable"]}
+        assert (
+            status_files.hold_reason(run, "feed_3", 1, os.getpid()) == "the broker is unavailable"
+        )
+        assert status_files.hold_reasons(run) == {"feed_3": ["the broker is unavailable"]}
         assert status_files.all_waiting(run) == {"feed_3": 7}
         status_files.mark_holding("")
         status_files.mark_waiting(0)
-        assert (status_files.all_holding(run), status_files.all_waiting(run)) == ({}, {})
+        assert (status_files.hold_reasons(run), status_files.all_waiting(run)) == ({}, {})
 
 
 def test_without_a_slot_a_process_records_nothing(folder: Folder) -> None:

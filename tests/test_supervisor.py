@@ -121,7 +121,7 @@ def test_a_folder_of_state_too_deep_for_a_unix_socket_is_reported_with_what_to_d
 
 def test_the_first_failure_is_answered_at_once_and_the_next_ones_wait_longer_and_longer():
     restart_policy = RestartPolicy(start_retries=10)
-    waits = [restart_policy.ended(1, 0.3, None) for _ in range(7)]
+    waits = [restart_policy.count_end(1, 0.3, None) for _ in range(7)]
     assert waits == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
 
 
@@ -129,7 +129,7 @@ def test_it_gives_up_after_so_many_failures_in_a_row_right_after_the_start():
     restart_policy = RestartPolicy(start_retries=3)
     exhausted = []
     for _ in range(3):
-        restart_policy.ended(-9, 0.3, None)
+        restart_policy.count_end(-9, 0.3, None)
         exhausted.append(restart_policy.exhausted)
     assert exhausted == [False, False, True]
 
@@ -141,13 +141,13 @@ def test_it_gives_up_after_so_many_failures_in_a_row_right_after_the_start():
 )
 def test_any_other_end_begins_the_count_again(exit_code, lived, ready):
     restart_policy = RestartPolicy(start_retries=3, failures=2)
-    assert restart_policy.ended(exit_code, lived, ready) == 0.0
+    assert restart_policy.count_end(exit_code, lived, ready) == 0.0
     assert restart_policy.failures == 0
 
 
 def test_a_process_that_ends_well_but_at_once_is_slowed_and_never_given_up():
     restart_policy = RestartPolicy(start_retries=3)
-    waits = [restart_policy.ended(0, 0.1, 0.05) for _ in range(20)]
+    waits = [restart_policy.count_end(0, 0.1, 0.05) for _ in range(20)]
     assert waits[0] == 0.0
     assert waits[-1] == 2.0
     assert not restart_policy.exhausted

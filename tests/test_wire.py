@@ -29,7 +29,7 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
 )
 from feedbus.wire.failed_messages import errors_text, reason_text, traceback_text
-from feedbus.wire.message_in_message import fitted, sealed
+from feedbus.wire.message_in_message import fit_properties, seal
 from tests import raw_client as raw
 
 PLAIN = {
@@ -182,7 +182,7 @@ def arrived(sent: Outgoing) -> Delivery:
 
 def test_a_sealed_message_is_read_as_the_one_in_it():
     own = {"when": Timestamp(2**63), "text": "x"}
-    sent = sealed(letter(headers=own, properties={"message_id": "\udcff", "priority": 3}))
+    sent = seal(letter(headers=own, properties={"message_id": "\udcff", "priority": 3}))
     assert sent.content_type == SEALED
     assert not own.keys() & sent.headers.keys()
     found = arrived(sent)
@@ -203,16 +203,16 @@ def test_what_only_says_that_it_is_sealed_is_a_fault(body):
 
 def test_headers_that_do_not_fit_into_a_frame_go_into_the_body_of_a_dead_letter():
     sent = letter(headers={"large": "x" * 5000})
-    assert fitted(sent, None) is sent
-    assert fitted(sent, 131_072) is sent
-    small = fitted(sent, 4096)
+    assert fit_properties(sent, None) is sent
+    assert fit_properties(sent, 131_072) is sent
+    small = fit_properties(sent, 4096)
     assert len(write_properties(small.all_properties())) < 4096 - 20
     assert arrived(small).headers["large"] == "x" * 5000
 
 
 def test_errors_are_cut_where_even_they_do_not_fit():
     sent = letter(headers={ERRORS: "x" * 8000, REASON: "y" * 1000})
-    small = fitted(sent, 4096)
+    small = fit_properties(sent, 4096)
     assert len(write_properties(small.all_properties())) < 4096 - 20
     assert "left out" in arrived(small).headers[ERRORS]
 
@@ -220,7 +220,7 @@ def test_errors_are_cut_where_even_they_do_not_fit():
 def test_a_publisher_of_ours_with_too_large_headers_gets_a_usage_error():
     sent = Outgoing("x", "k", b"", "t", "m", {"a": "x" * 131_072}, properties={"type": "t"})
     with pytest.raises(UsageError, match="bytes of headers and properties, got 131"):
-        fitted(sent, 131_072)
+        fit_properties(sent, 131_072)
 
 
 @given(st.dictionaries(st.text(max_size=300), st.lists(st.text(max_size=300))), st.text())
@@ -281,8 +281,8 @@ def test_the_traceback_of_an_exception_without_a_text_has_its_calls():
 
 def test_a_traceback_is_left_out_where_it_does_not_fit():
     sent = letter(headers={TRACEBACK: "x" * 4096, "own": "kept"})
-    assert fitted(sent, 131_072) is sent
-    small = fitted(sent, 4096)
+    assert fit_properties(sent, 131_072) is sent
+    small = fit_properties(sent, 4096)
     assert small.headers == letter(headers={"own": "kept"}).headers
 
 

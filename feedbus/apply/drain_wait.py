@@ -47,7 +47,9 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
         leaving: the names of removed queues that are to be deleted when they are empty.
 
     """
-    left = [broker.count_messages(connection, queue) for queue in _passing(connection, topology)]
+    left = [
+        broker.count_messages(connection, queue) for queue in _queues_to_drain(connection, topology)
+    ]
     waiting = [_count(connection, topology, queue) for queue in leaving]
     if all(count is None for count in left) and not any(waiting):
         remembered = ring_state.exact_states(connection, topology).values()
@@ -68,7 +70,7 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
     return seen.messages if seen is not None else 0
 
 
-def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
+def _queues_to_drain(connection: Connection, topology: Topology) -> Iterator[str]:
     """Yield the queues that consumers empty and then delete.
 
     These are the queues of old generations, and the queues with the messages of replaced queues.

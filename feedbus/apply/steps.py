@@ -142,7 +142,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         with broker.locked(connection, topology):
             done = _delete(connection, topology, plan, report)
         exit_after_step("deleted")
-        return done and (supervisor is not None or not _draining(connection, topology))
+        return done and (supervisor is not None or not _is_draining(connection, topology))
 
 
 def _refuse(plan: Plan) -> None:
@@ -277,5 +277,5 @@ def _delete(
     return done
 
 
-def _draining(connection: Connection, topology: Topology) -> bool:
+def _is_draining(connection: Connection, topology: Topology) -> bool:
     return any(state.draining for state in ring_state.exact_states(connection, topology).values())

@@ -20,7 +20,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
-from feedbus.wire.message_in_message import fitted
+from feedbus.wire.message_in_message import fit_properties
 
 WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
@@ -197,7 +197,7 @@ class Publisher:
     def _publish_message(self, channel: Channel, message: Outgoing) -> None:
         unconfirmed = self._unconfirmed
         try:
-            prepared = fitted(message, self._frame_bytes).prepared(channel)
+            prepared = fit_properties(message, self._frame_bytes).as_amqp_message(channel)
         except UsageError as error:
             unconfirmed.refusals.append(Refusal(message, "nacked", str(error), is_permanent=True))
             return

@@ -46,8 +46,8 @@ class SharedSender:
             False  # whether the objects on the broker exist, and their rings are known
         )
         self._lock = threading.Lock()  # held during a send
-        self._request_lock = threading.Lock()  # held while `_waiting` changes
-        self._waiting: list[Request] = []  # requests that no thread has begun to send
+        self._request_lock = threading.Lock()  # held while `_unsent_requests` changes
+        self._unsent_requests: list[Request] = []  # requests that no thread has begun to send
 
     def check(self, request: Request) -> None:
         """Raise UsageError if a request can never be sent, because it cannot be encoded."""
@@ -59,13 +59,13 @@ class SharedSender:
         Requests that several threads make at the same time are sent together.
         """
         with self._request_lock:
-            self._waiting.append(request)
+            self._unsent_requests.append(request)
         with self._lock:
             if request.outcome is None:
                 # Requests that other threads add during a send are sent together by the next send,
                 # with one wait for confirms.
                 with self._request_lock:
-                    together, self._waiting = self._waiting, []
+                    together, self._unsent_requests = self._unsent_requests, []
                 # If another thread has taken this request, and has failed before it set the
                 # outcome, this thread sends the request itself.
                 if request not in together:

@@ -65,7 +65,7 @@ class Transaction:
         sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:
             if isinstance(request.outcome, list):
-                sent_rows += _confirmed(request, ids, request.outcome)
+                sent_rows += _confirmed_ids(request, ids, request.outcome)
             if request.outcome:
                 events.warning(
                     "outbox_messages_left",
@@ -89,7 +89,7 @@ class Transaction:
         return len(sent_rows) == sum(len(ids) for _, ids in self._requests_with_ids)
 
 
-def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
+def _confirmed_ids(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
     """Return the ids of the rows whose messages the broker accepted.
 
     Args:

@@ -51,7 +51,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
     from feedbus.dead_letters import letters
 
     topology = context.load()
-    with letters.opened(topology) as channel:
+    with letters.open_channel(topology) as channel:
         found = [
             letter
             for chosen in _queues(topology, queue)
@@ -72,7 +72,7 @@ def show(context: Context, queue: str, message_id: str) -> None:
     from feedbus.dead_letters import letters
 
     topology = context.load()
-    with letters.opened(topology) as channel:
+    with letters.open_channel(topology) as channel:
         for _, letter in letters.letters(channel, topology, topology.queue(queue)):
             if letter.message_id == message_id:
                 click.echo(printable_json(_values(letter), indent=2))
@@ -114,7 +114,7 @@ def requeue(
         back.send(letter)
         missing.pop(letter.message_id, None)
 
-    with letters.opened(topology) as channel, Requeue(topology, chosen) as back:
+    with letters.open_channel(topology) as channel, Requeue(topology, chosen) as back:
         count = letters.settle(
             channel,
             topology,
@@ -138,7 +138,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     topology = context.load()
     chosen = topology.queue(queue)
     missing = dict.fromkeys(message_ids)
-    with letters.opened(topology) as channel:
+    with letters.open_channel(topology) as channel:
 
         def let_go(letter: DeadLetter) -> None:
             # The key is unblocked before the letter is deleted: after a crash in between, the
@@ -167,7 +167,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     topology = context.load()
     chosen = topology.queue(queue)
     name = Names(topology).dead(chosen)
-    with letters.opened(topology) as channel:
+    with letters.open_channel(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
             _confirm(f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.")

@@ -98,9 +98,9 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
 
     """
     from feedbus.plan.planning import make_plan
-    from feedbus.supervisor.outdated_processes import watched
+    from feedbus.supervisor.outdated_processes import compare_watchers
 
-    watchers, note = watched(topology) or (None, "")
+    watchers, note = compare_watchers(topology) or (None, "")
     plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty)
     return replace(plan, notes=(*plan.notes, note)) if note else plan
 

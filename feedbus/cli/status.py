@@ -137,7 +137,7 @@ def _outdated(
 
     if answer is None:
         return {}, ""
-    changed = outdated_processes.outdated(topology, answer)
+    changed = outdated_processes.changed_files_by_watcher(topology, answer)
     reloads = outdated_processes.reloads(answer)
     note = outdated_processes.outdated_note(changed, reloads=reloads)
     return changed, outdated_processes.other_version(answer) or note

@@ -75,7 +75,7 @@ class DeadLetter:
 
 
 @contextmanager
-def opened(topology: Topology) -> Iterator[Channel]:
+def open_channel(topology: Topology) -> Iterator[Channel]:
     """Open a channel for a `with` block that reads dead letters.
 
     At the end of the block, dead letters that are not settled return to their queue.
@@ -98,7 +98,7 @@ def opened(topology: Topology) -> Iterator[Channel]:
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
     """Yield (delivery tag, dead letter) for each dead letter of a queue, the oldest first.
 
-    The caller settles the dead letters. The channel is one of opened().
+    The caller settles the dead letters. The channel is one of open_channel().
     """
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
@@ -123,7 +123,7 @@ def settle(
     """Process and acknowledge some dead letters of a queue, and return their number.
 
     Args:
-        channel: a channel of opened().
+        channel: a channel of open_channel().
         topology: the topology of the queue.
         queue: the queue whose dead letters are processed.
         chosen: returns whether a dead letter is processed.

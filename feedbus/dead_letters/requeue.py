@@ -101,12 +101,14 @@ class Requeue:
         """Publish messages to the waiting queues of their keys; return those not published."""
         if not self._hashed:
             own = self._names.waiting(self._own)
-            return self._refused(messages, [letter.key] * len(messages), lambda _: own)
+            return self._publish_to_waiting_queues(
+                messages, [letter.key] * len(messages), lambda _: own
+            )
         self._lock_ring()
         if self._waiting_queue is None:
             return messages
         keys = [each.routing_key for each in messages]
-        return self._refused(messages, keys, self._waiting_queue)
+        return self._publish_to_waiting_queues(messages, keys, self._waiting_queue)
 
     def _lock_ring(self) -> None:
         """Take the topology's lock, and set `_waiting_queue` while the lock is held.
@@ -135,7 +137,7 @@ class Requeue:
         with contextlib.suppress(Outage, ChannelError, OSError):
             self._lock.close()
 
-    def _refused(
+    def _publish_to_waiting_queues(
         self,
         messages: Sequence[Outgoing],
         keys: Sequence[str],
@@ -214,7 +216,7 @@ class Requeue:
             return "", self._own
         if not self._exchange:
             try:
-                self._exchange = self._declared(self._sender.channel())
+                self._exchange = self._declare_exchange(self._sender.channel())
             except AccessRefused as error:
                 events.warning(
                     "requeue_exchange_refused",
@@ -226,7 +228,7 @@ class Requeue:
                 return "", self._own
         return self._exchange, key
 
-    def _declared(self, channel: Channel) -> str:
+    def _declare_exchange(self, channel: Channel) -> str:
         name = f"{self._own}.requeue.{channel.connection.clock.unique()[:8]}"
         channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
         try:

@@ -94,7 +94,7 @@ class DeadHandler:
         dead_letter_function = DeadLetterFunction.of(function, store.session_type)
         if not isinstance(store, NoStore):
             refuse_in_transaction(function)
-        resources.need(dead_letter_function.parameters)
+        resources.request(dead_letter_function.parameters)
         self._resources = resources
         self._record_loader = dead_letter_function.record_loader
         self._is_async = dead_letter_function.is_async

@@ -10,7 +10,7 @@ from feedbus.dispatch.decoded_deliveries import DecodedDelivery
 from feedbus.errors import BrokerOutage
 from feedbus.logs import EventLog
 from feedbus.wire.constants import KEY, REASON
-from feedbus.wire.failed_messages import bare
+from feedbus.wire.failed_messages import without_properties
 
 events = EventLog(__name__)
 
@@ -75,7 +75,11 @@ class FailedRecordSender:
         if any(refusal.is_permanent for refusal in refusals):
             # The broker will always refuse a property or a header of these messages. So they are
             # sent with only their bodies and the headers of feedbus.
-            reduced = [bare(each.message, each.reason) for each in refusals if each.is_permanent]
+            reduced = [
+                without_properties(each.message, each.reason)
+                for each in refusals
+                if each.is_permanent
+            ]
             refusals = [each for each in refusals if not each.is_permanent] + self._sender.send(
                 reduced
             )

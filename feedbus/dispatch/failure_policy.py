@@ -37,7 +37,7 @@ from feedbus.wire.failed_messages import (
     reason_text,
     traceback_text,
 )
-from feedbus.wire.message_in_message import sealed
+from feedbus.wire.message_in_message import seal
 
 MAX_NAMED_PARTS = 5  # how many undecodable parts of a message its reason names
 DEAD_LETTER_VERDICTS: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
@@ -96,7 +96,7 @@ class FailurePolicy:
         if len(delivery.undecodable) > MAX_NAMED_PARTS:
             parts.append(f"and {len(delivery.undecodable) - MAX_NAMED_PARTS} more")
         letter = self._letter_of_delivery(delivery, f"cannot be decoded: {'; '.join(parts)}")
-        return Decision("invalid", sealed(letter))
+        return Decision("invalid", seal(letter))
 
     def reject_invalid_body(self, delivery: Delivery, error: InvalidBody) -> Decision:
         """Return the decision to dead-letter a message, unchanged, whose body is not valid."""
@@ -106,7 +106,7 @@ class FailurePolicy:
     def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
         """Return the decision to dead-letter a whole delivery, unchanged."""
         letter = self._letter_of_delivery(delivery, reason)
-        return Decision("dead_letter", sealed(letter) if delivery.undecodable else letter)
+        return Decision("dead_letter", seal(letter) if delivery.undecodable else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
         """Return the decision on one record of a delivery, by its exception."""

@@ -110,7 +110,7 @@ class Handler:
 
     def _call(self, session_type: type | None, resources: Resources) -> Call:
         parameters = self.parameters(session_type)
-        resources.need(parameters)
+        resources.request(parameters)
         return parameters.call_of(self.function, resources.value_of)
 
     def parameters(self, session_type: type | None) -> Parameters:
@@ -175,14 +175,14 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
     """
     if message is not None and not _is_type(message):
-        return _marked(message, None, batch=batch)
+        return _mark(message, None, batch=batch)
     if message is not None:
         try:
             loader_of(message)
         except UnfitMessageType as error:
             got = f"is {error.got}, which is not a message type"
             raise UnfitHandler(message, error.expected, got, error.advice) from error
-    return partial(_marked, declared=message, batch=batch)
+    return partial(_mark, declared=message, batch=batch)
 
 
 def _is_type(given: Any) -> bool:
@@ -190,7 +190,7 @@ def _is_type(given: Any) -> bool:
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 
 
-def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
+def _mark(function: Function, declared: Any, *, batch: bool) -> Function:
     _check_function(function)
     try:
         setattr(function, MARK, Handler(function, declared, batch))

@@ -139,7 +139,7 @@ class MiddlewareStack:
         self._consumer = consumer
         self._sources: list[Source] = []
         for kind in middleware:
-            resources.need(parameters_of(kind))
+            resources.request(parameters_of(kind))
             self._sources.append(resources.value_of(Resource(kind)))
 
     def around(self, caller: Caller) -> Caller:
@@ -162,7 +162,7 @@ class MiddlewareStack:
                         raised = error
                         raise
                 if raised is not None:
-                    _swallowed(middleware, raised)
+                    _raise_swallowed(middleware, raised)
 
             enter(0)
 
@@ -188,7 +188,7 @@ class MiddlewareStack:
                         raised = error
                         raise
                 if raised is not None:
-                    _swallowed(middleware, raised)
+                    _raise_swallowed(middleware, raised)
 
             await enter(0)
 
@@ -236,5 +236,5 @@ def _as_async(
     return manager if isinstance(manager, AbstractAsyncContextManager) else _Awaited(manager)
 
 
-def _swallowed(middleware: Middleware, raised: BaseException) -> NoReturn:
+def _raise_swallowed(middleware: Middleware, raised: BaseException) -> NoReturn:
     raise SwallowedError(middleware, raised) from raised

@@ -50,15 +50,15 @@ class Resources:
         self._on_blocked = on_blocked
         self._dead: deque[Resource] = deque()  # appended to by the thread of the loop
         self._loop: HandlerLoop | None = None
-        self._needed: list[Parameters] = []
+        self._requests: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
         # The open resources in the order of their opening, each with the function that closes it.
         self._ends: list[tuple[Resource, Callable[[], None]]] = []
         self._all_open = False
 
-    def need(self, parameters: Parameters) -> None:
+    def request(self, parameters: Parameters) -> None:
         """Add the resources of these parameters to the resources that open() must open."""
-        self._needed.append(parameters)
+        self._requests.append(parameters)
         self._all_open = False
 
     @property
@@ -85,7 +85,7 @@ class Resources:
             return
         while self._dead:
             self._close_dead(self._dead.popleft())
-        for parameters in self._needed:
+        for parameters in self._requests:
             self._open(parameters)
         self._all_open = True
 
@@ -108,7 +108,7 @@ class Resources:
                 f" {function!r:.80}"
             )
             raise TypeError(msg)
-        if not any(resource in parameters.resources() for parameters in self._needed):
+        if not any(resource in parameters.resources() for parameters in self._requests):
             msg = f"no handler or middleware needs the resource {_shown(resource)}"
             raise UsageError(msg)
         self._values[resource] = value

@@ -59,7 +59,7 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
     else:
         body, kind = encode_payload(payload), JSON
     message = Outgoing(_way_to(queue), key, body, kind, "", stamp=None)
-    channel.basic_publish(message.prepared(channel), message.exchange, key)
+    channel.basic_publish(message.as_amqp_message(channel), message.exchange, key)
 
 
 def _way_to(queue: Queue) -> str:

@@ -65,17 +65,17 @@ class QueueDepths:
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: broker.Connection | None = None
-        self._counts = self._remembered(
+        self._counts = self._remember(
             lambda connection: depths_of(connection, topology), FRESH_SECONDS
         )
-        self._delayed = self._remembered(
+        self._delayed = self._remember(
             lambda connection: timer.count_delayed(connection, Names(topology)),
             DELAYED_FRESH_SECONDS,
         )
         self._fired = Remembered(self._read_fired, FIRED_FRESH_SECONDS)
         self._refusal = Remembered(lambda: broker.refusal(topology), REFUSAL_FRESH_SECONDS)
 
-    def _remembered(
+    def _remember(
         self, question: Callable[[Any], Answer], fresh_seconds: float
     ) -> Remembered[Answer]:
         return Remembered(lambda: self._ask(question), fresh_seconds)
@@ -89,7 +89,7 @@ class QueueDepths:
         """
         return self._counts.read()
 
-    def delayed(self) -> DelayedCounts:
+    def delayed_counts(self) -> DelayedCounts:
         """Return the number of delayed messages.
 
         Raises:
@@ -98,7 +98,7 @@ class QueueDepths:
         """
         return self._delayed.read()
 
-    def fired(self) -> Mapping[str, datetime]:
+    def last_firings(self) -> Mapping[str, datetime]:
         """Return the time of the last firing of each schedule.
 
         Raises:

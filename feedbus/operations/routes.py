@@ -24,7 +24,7 @@ from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.unwritable_folders import unwritable_folders
 from feedbus.operations.wsgi import Application
 from feedbus.printable import one_line
-from feedbus.process.status_files import all_holding, all_waiting
+from feedbus.process.status_files import all_waiting, hold_reasons
 from feedbus.schedules.firing_times import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
@@ -63,7 +63,7 @@ class Operations:
         for consumer, found in depths.items():
             queue = self._topology.consumers[consumer].queue.name
             ready[consumer], retrying[queue], dead[queue] = found.ready, found.retrying, found.dead
-        holding = self._holding()
+        holding = self._hold_reasons()
         delayed = self._timer()
         taken = all_waiting(self._topology.var / "run")
         waiting = {
@@ -78,9 +78,7 @@ class Operations:
             "feedbus_holding_processes": {
                 consumer: len(holding.get(consumer, ())) for consumer in self._topology.consumers
             },
-            "feedbus_host_consumers": {
-                one.host: len(one.works_on) for one in self._sharing().hosts
-            },
+            "feedbus_host_consumers": {one.host: len(one.works_on) for one in self._hosts().hosts},
         }
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
@@ -94,7 +92,7 @@ class Operations:
         The status is 503 if one of them is unavailable.
         """
         _, outage = self._depths_or_error()
-        holding = self._holding()
+        holding = self._hold_reasons()
         reasons = [f"{name} holds: {text}" for name, texts in holding.items() for text in texts]
         found = {
             "broker": (outage, "Does not answer."),
@@ -125,11 +123,11 @@ class Operations:
         """Return a JSON object with the data of the operations page."""
         depths, outage = self._depths_or_error()
         shown = figures(
-            self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
+            self._topology, depths, self._hold_reasons(), all_waiting(self._topology.var / "run")
         )
         shown["delayed"] = self._timer() or None
         shown["schedules"] = self._schedules()
-        shown["hosts"] = [asdict(one) for one in self._sharing().hosts]
+        shown["hosts"] = [asdict(one) for one in self._hosts().hosts]
         shown["broker"] = broker_state(self._topology.broker_url, outage)
         shown["store"] = store_state(self._topology.store, store_outage(self._store))
         return answer(shown)
@@ -140,19 +138,19 @@ class Operations:
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)
 
-    def _holding(self) -> dict[str, list[str]]:
+    def _hold_reasons(self) -> dict[str, list[str]]:
         """Return the reasons for which consumers hold, by consumer."""
-        found = all_holding(self._topology.var / "run")
+        found = hold_reasons(self._topology.var / "run")
         return {name: found[name] for name in self._topology.consumers if name in found}
 
-    def _sharing(self) -> Sharing:
+    def _hosts(self) -> Sharing:
         """Return the hosts of the project; empty if they are not known."""
         return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
         """Return the number of delayed messages by state; empty during an outage of the broker."""
         try:
-            return dict(asdict(self._depths.delayed()))
+            return dict(asdict(self._depths.delayed_counts()))
         except Outage:
             return {}
 
@@ -161,7 +159,7 @@ class Operations:
         if not self._topology.schedules:
             return []
         try:
-            fired = self._depths.fired()
+            fired = self._depths.last_firings()
         except Outage:
             fired = {}
         found = overview(self._topology, fired)

@@ -191,7 +191,7 @@ class Comparison:
                 self._note(
                     "delete", "queue", name, f"{self._why(name)}; {consequence}", message_count
                 )
-            elif self._consumed(name):
+            elif self._has_consumer(name):
                 to_empty.append(name)
                 deleted.append(name)
                 consequence = "its consumers empty it first"
@@ -201,7 +201,7 @@ class Comparison:
             else:
                 made = derived(name)
                 owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
-                bare = self._bare(owner)
+                bare = self._without_prefix(owner)
                 consequence = (
                     "no consumer empties it. Put it back into the topology, or delete it with"
                     f" its messages: --delete-nonempty {bare}"
@@ -215,7 +215,7 @@ class Comparison:
                 )
         # A queue that is empty now can still get messages until it is unbound. So its consumers
         # empty it before it is deleted.
-        to_empty += [name for name in deleted if self._consumed(name) and name not in to_empty]
+        to_empty += [name for name in deleted if self._has_consumer(name) and name not in to_empty]
         return to_empty, deleted, nonempty
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
@@ -230,14 +230,18 @@ class Comparison:
 
     def _must_be_kept(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue must be kept although no table of the topology declares it."""
-        return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked_queues
+        return (
+            self._is_correct_timer_queue(name, found)
+            or self._is_old_retry_queue(found)
+            or name in self.parked_queues
+        )
 
-    def _of_timer(self, name: str, found: SeenQueue) -> bool:
+    def _is_correct_timer_queue(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue belongs to the timer and has the correct arguments."""
         wanted = self.timer_queues.get(name)
         return wanted is not None and not find_differences(found.arguments, wanted)
 
-    def _odd_delay(self, found: SeenQueue) -> bool:
+    def _is_old_retry_queue(self, found: SeenQueue) -> bool:
         """Whether a queue is a retry queue of feedbus 0.1.
 
         Such a queue has the argument x-expires, so the broker deletes the queue.
@@ -246,16 +250,18 @@ class Comparison:
 
     def _matching_names(self, name: str) -> set[str]:
         """Return the names in `delete_nonempty` to which a queue belongs."""
-        bare = self._bare(name)
+        bare = self._without_prefix(name)
         return {
-            given for given in self.delete_nonempty if belongs_to_queue(bare, self._bare(given))
+            given
+            for given in self.delete_nonempty
+            if belongs_to_queue(bare, self._without_prefix(given))
         }
 
-    def _bare(self, name: str) -> str:
+    def _without_prefix(self, name: str) -> str:
         """Return a name without the prefix of the topology."""
         return name.removeprefix(f"{self.topology.name}.")
 
-    def _consumed(self, name: str) -> bool:
+    def _has_consumer(self, name: str) -> bool:
         """Whether a consumer reads a queue.
 
         A retry queue has no consumer. For a retry queue, the result is whether a consumer reads the
@@ -280,7 +286,7 @@ class Comparison:
         if name in self.waiting_queues:  # the plan deletes only waiting queues without `order_by`
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
-        owner = self._bare(made.owner) if made else ""
+        owner = self._without_prefix(made.owner) if made else ""
         if made and (owner in self.topology.queues or queue_of(owner) in self.topology.queues):
             retries = made.role in {Role.RETRY, Role.PARKED}
             kind = "the retry policy" if retries else "any ring"
@@ -292,7 +298,7 @@ class Comparison:
         queues = self.seen.queues
         found = []
         for name in self.seen.exchanges:
-            odd = name in queues and self._odd_delay(queues[name])
+            odd = name in queues and self._is_old_retry_queue(queues[name])
             if name in wanted or odd or name in self.parked_queues:
                 continue
             found.append(name)

@@ -53,7 +53,7 @@ class DeclaredObjects:
             if exchange.external_name:
                 continue
             name = self._names.exchange(exchange.name)
-            kind, arguments = self._declared(exchange)
+            kind, arguments = self._type_and_arguments(exchange)
             found = self.seen.exchanges.get(name)
             if found is None:
                 self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
@@ -66,7 +66,7 @@ class DeclaredObjects:
                 )
                 yield name
 
-    def _declared(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
+    def _type_and_arguments(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
         if exchange.hashed:
             return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
         return exchange.type, exchange.arguments
@@ -99,7 +99,7 @@ class DeclaredObjects:
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
         wanted = queue_arguments.declared_arguments(self._names, consumer.queue)
         return ", ".join(
-            f"{name} {_shown(old)} to {_shown(new)}"
+            f"{name} {_as_text(old)} to {_as_text(new)}"
             for name, (old, new) in find_differences(found.arguments, wanted).items()
         )
 
@@ -184,6 +184,6 @@ class DeclaredObjects:
                     yield queue, exchange, key
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     """Return the value of an argument as text, so that a missing and an empty one are seen."""
     return "none" if value is None else f"{value}" or "''"

@@ -41,7 +41,7 @@ class Rates:
         """Start the measurement."""
         self._before.update(deliveries(self.folder))
 
-    def measured(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Return the messages per second of each consumer that has handled any.
 
         It waits until the measurement has lasted for a second.

@@ -47,14 +47,14 @@ def make_plan(
     states = _states(topology, seen)
     comparison = Comparison(topology, seen, states, delete_nonempty)
     work = comparison.compare()
-    changes = [*comparison.changes, *_watched(topology, watchers)]
+    changes = [*comparison.changes, *_watcher_changes(topology, watchers)]
     unknown = sorted(set(delete_nonempty) - comparison.matched_names)
     notes = [
         f"--delete-nonempty {name}: `feedbus apply` deletes no queue of this name that has"
         " messages; remove this option"
         for name in unknown
     ]
-    draining = tuple(ring_changes.draining(topology, seen, states))
+    draining = tuple(ring_changes.list_draining(topology, seen, states))
     changed_rings = tuple(ring_changes.changes(topology, seen, states, predict=predict))
     if watchers is None:
         drains = draining or any(ring.old for ring in changed_rings)
@@ -79,7 +79,7 @@ def _states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
         return ring_state.exact_states(connection, topology)
 
 
-def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
+def _watcher_changes(topology: Topology, watchers: Watchers | None) -> list[Change]:
     if watchers is None:
         return []
 

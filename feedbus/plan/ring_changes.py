@@ -58,7 +58,7 @@ def changes(
             if older_topology_files.refusal_reason(state, topology):
                 reason = f"{change.reason}; refused, because another host's file is newer"
                 change = replace(change, reason=reason)
-            yield _predicted(change, state, wanted, backlogs, rates) if rates else change
+            yield _predict(change, state, wanted, backlogs, rates) if rates else change
 
 
 def _queues(topology: Topology, exchange: Exchange) -> list[Queue]:
@@ -80,7 +80,7 @@ def _change(
     )
 
 
-def _predicted(
+def _predict(
     change: RingChange,
     state: RingState,
     wanted: Generation,
@@ -91,7 +91,7 @@ def _predicted(
         return change
     moving = shares(state.current, wanted)
     before, after = _evenness(state.current), _evenness(wanted)
-    rates = measuring.measured() if change.backlog_messages else {}
+    rates = measuring.measure() if change.backlog_messages else {}
     rate = sum(rates.get(member, 0.0) for member, _ in state.current.members)
     seconds = change.backlog_messages / rate if rate else None
     return replace(
@@ -138,7 +138,7 @@ def _evenness(generation: Generation) -> Evenness | None:
     return Evenness(len(generation.members), round(max_over_share(counts, generation.members), 4))
 
 
-def draining(
+def list_draining(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState]
 ) -> list[Draining]:
     """Return the old generations that are not deleted yet; see changes() for the arguments."""

@@ -37,7 +37,7 @@ def write(files: dict[str, int]) -> str:
     return json.dumps(files)
 
 
-def changed(line: str) -> list[Path]:
+def changed_files(line: str) -> list[Path]:
     """Return the files in a line of write() that have changed or were deleted, sorted."""
     try:
         files = json.loads(line)

@@ -47,15 +47,15 @@ def _mark(suffix: str, line: str) -> None:
             file.write(text)
 
 
-def holding(run_folder: Path, name: str, slot: int, pid: int) -> str:
+def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
     """Return why the process with this id and slot holds, or "" if it does not."""
     noted, reason = _content(slot_path(run_folder, name, slot, "holding"))
     return reason.strip() if noted == str(pid) else ""
 
 
-def all_holding(run_folder: Path) -> dict[str, list[str]]:
+def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
     """Return why processes hold, by the name of the consumer; the others are left out."""
-    return _marked(run_folder, ".holding")
+    return _read_reasons(run_folder, ".holding")
 
 
 def all_waiting(run_folder: Path) -> dict[str, int]:
@@ -63,11 +63,11 @@ def all_waiting(run_folder: Path) -> dict[str, int]:
 
     Consumers without waiting records are left out.
     """
-    found = _marked(run_folder, ".waiting")
+    found = _read_reasons(run_folder, ".waiting")
     return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
 
 
-def _marked(run_folder: Path, suffix: str) -> dict[str, list[str]]:
+def _read_reasons(run_folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(run_folder.glob(f"*{suffix}")):
         noted, reason = _content(path)
@@ -125,4 +125,4 @@ def changed_code(path: Path, pid: int) -> list[Path]:
 
     """
     noted, rest = _content(path)
-    return loaded_code.changed(rest.partition("\n")[0]) if noted == str(pid) else []
+    return loaded_code.changed_files(rest.partition("\n")[0]) if noted == str(pid) else []

@@ -83,17 +83,17 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 def unencodable_field(payload: Mapping[str, Any]) -> str:
     """Return the text of an error: the first field that JSON cannot represent; "" if none."""
     for name, value in payload.items():
-        reason = _unencodable(value, str(name), 0)
+        reason = _why_not_encodable(value, str(name), 0)
         if reason:
             return f"field {reason}"
     return ""
 
 
-def _unencodable(value: object, where: str, depth: int) -> str:
+def _why_not_encodable(value: object, where: str, depth: int) -> str:
     if isinstance(value, Mapping | list | tuple) and depth < MAX_DEPTH:
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for name, each in pairs:
-            reason = _unencodable(each, f"{where}.{name}", depth + 1)
+            reason = _why_not_encodable(each, f"{where}.{name}", depth + 1)
             if reason:
                 return reason
         return ""

@@ -55,7 +55,7 @@ def check_record(
     """
     if not isinstance(exchange, str):
         refuse("exchange", "str", exchange, ORDER)
-    mapping = payload if isinstance(payload, dict) else _mapping("payload", payload, key, ORDER)
+    mapping = payload if isinstance(payload, dict) else _as_mapping("payload", payload, key, ORDER)
     if not isinstance(key, str):
         refuse("key", "str", key)
     if message_id is not None and not isinstance(message_id, str):
@@ -63,7 +63,7 @@ def check_record(
     return mapping
 
 
-def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
+def _as_mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
     """Return a payload as a mapping, or raise TypeError; see check_record()."""
     try:
         mapping = mapping_of(payload)
@@ -116,7 +116,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
         if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 -- a pair
             refuse(name, "(payload, key)", pair)
         payload, key = pair
-        mapping = _mapping(f"{name}: payload", payload, key)
+        mapping = _as_mapping(f"{name}: payload", payload, key)
         if not isinstance(key, str):
             refuse(f"{name}: key", "str", key)
         mappings.append((mapping, key))

@@ -71,7 +71,7 @@ class Relay:
         self._is_unavailable = (
             False  # whether the last publish failed, so that rows are left to the thread
         )
-        self._published: list[int] = []  # the ids of published rows that are not removed yet
+        self._published_ids: list[int] = []  # the ids of published rows that are not removed yet
         self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
         self._unpruned_seconds = PRUNE_SECONDS
@@ -106,13 +106,13 @@ class Relay:
 
     def _publish(self, rows: Sequence[OutboxRow]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
-        done = set(self._published)  # the rows that are not removed yet
+        done = set(self._published_ids)  # the rows that are not removed yet
         with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as earlier:
             if earlier is None:
                 return
             older = [row for row in earlier if row.id not in done]
             for row in publish_in_waves(self._bus, [*older, *rows]):
-                self._published.append(row)
+                self._published_ids.append(row)
                 yield row
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ class Relay:
                 "outbox_rows_left",
                 "published messages could not be removed from the outbox; feedbus will publish"
                 " them a second time, with the same message ids",
-                rows=len(self._published),
+                rows=len(self._published_ids),
                 error=one_line(error),
             )
 
@@ -201,7 +201,9 @@ class Relay:
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
-            done = set(self._published)  # read last, because a thread adds its rows before it ends
+            done = set(
+                self._published_ids
+            )  # read last, because a thread adds its rows before it ends
             return [
                 row for row in rows if (row.exchange, row.key) not in busy and row.id not in done
             ]
@@ -210,11 +212,11 @@ class Relay:
 
     def _remove_published(self) -> None:
         """Remove published rows; if that fails, keep their ids to try again later."""
-        ids = list(self._published)
+        ids = list(self._published_ids)
         if ids:
             with self.store.transaction():
                 self.store.outbox.remove(ids)
-            del self._published[: len(ids)]
+            del self._published_ids[: len(ids)]
 
     def _prune(self) -> None:
         """Delete a few old rows of the inbox, so that no handler waits for long."""

@@ -50,7 +50,7 @@ class StoreSession(Session):
 
     @classmethod
     @contextmanager
-    def opened(cls, engine: Engine) -> Iterator[Self]:
+    def open_session(cls, engine: Engine) -> Iterator[Self]:
         """Yield a new session, and close it at the end of the `with` block."""
         session = cls(engine)
         try:
@@ -117,7 +117,7 @@ class SqlAlchemyStore(SqlStore):
             return
         write_lock = WriteLock(f"{self._file}.turn") if self._file is not None else None
         try:
-            with StoreSession.opened(self.engine) as session:
+            with StoreSession.open_session(self.engine) as session:
                 if self.dialect == "sqlite":
                     event.listen(session, "after_begin", self._begin_of(write_lock))
                 self._local.session = session

@@ -46,7 +46,7 @@ def _supervision(arbiter: Any) -> Supervision:
     return found
 
 
-def _chosen(arbiter: Any, props: dict[str, Any]) -> list[Any]:
+def _named_watchers(arbiter: Any, props: dict[str, Any]) -> list[Any]:
     """Return the watchers that a command names; without names, all watchers."""
     if "name" not in props:
         return list(arbiter.iter_watchers())
@@ -86,7 +86,7 @@ class StartWatchers(Start):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Start the named watchers, or all watchers."""
         _supervision(arbiter)
-        return _together([one._start() for one in _chosen(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
+        return _together([one._start() for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
 
 
 class StopWatchers(Stop):
@@ -95,7 +95,7 @@ class StopWatchers(Stop):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Stop the named watchers, or all; each one first finishes its messages."""
         _supervision(arbiter)
-        return _together([one._stop(True) for one in _chosen(arbiter, props)])  # noqa: SLF001 -- as above
+        return _together([one._stop(True) for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- as above
 
 
 class RestartWatchers(Restart):
@@ -104,7 +104,7 @@ class RestartWatchers(Restart):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the named watchers, or all watchers."""
         supervision = _supervision(arbiter)
-        chosen = _chosen(arbiter, props)
+        chosen = _named_watchers(arbiter, props)
         others = [one for one in chosen if not isinstance(one, ProcessWatcher)]
         steps = [one._restart() for one in others]  # noqa: SLF001 -- as above
         kept = [one for one in chosen if isinstance(one, ProcessWatcher)]
@@ -150,10 +150,10 @@ class SetOptions(Set):
             options = ", ".join(sorted(fixed))
             msg = f"{options} cannot be set here: change topology.toml, then run `feedbus apply`"
             raise MessageError(msg)
-        return asyncio.ensure_future(_awaited(super().execute(arbiter, props)))
+        return asyncio.ensure_future(_wait_for(super().execute(arbiter, props)))
 
 
-async def _awaited(step: Awaitable[Any]) -> dict[str, Any]:
+async def _wait_for(step: Awaitable[Any]) -> dict[str, Any]:
     await step
     return {}
 

@@ -16,7 +16,7 @@ from feedbus.supervisor.client import state
 from feedbus.topology import Topology
 
 
-def watched(topology: Topology) -> tuple[Watchers, str] | None:
+def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
     """Compare the running watchers with a topology; return None if nothing runs.
 
     Returns:
@@ -37,7 +37,9 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
     running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
     watchers = running.difference(AppliedSettings.of(topology), answer["pid"], answer["watchers"])
     watchers = replace(watchers, reloads=reloads(answer))
-    return watchers, outdated_note(outdated(topology, answer), reloads=reloads(answer))
+    return watchers, outdated_note(
+        changed_files_by_watcher(topology, answer), reloads=reloads(answer)
+    )
 
 
 def other_version(answer: Mapping[str, Any]) -> str:
@@ -62,7 +64,7 @@ def reloads(answer: Mapping[str, Any]) -> bool:
     return bool(answer.get("reloads"))
 
 
-def outdated(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
+def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return, for each watcher, the files that have changed since one of its processes started.
 
     Args:

@@ -54,7 +54,7 @@ async def end(
     return killed
 
 
-async def ended(process: WatchedProcess) -> None:
+async def wait_until_ended(process: WatchedProcess) -> None:
     """Wait until a process has ended; another task has called end() for it."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(CHECK_SECONDS)

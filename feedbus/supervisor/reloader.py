@@ -102,7 +102,7 @@ class Reloader:
 
     async def _follow(self, changed: set[str]) -> None:
         topology = self._supervision.topology
-        text = f"files have changed: {_named(changed, topology.root)}"
+        text = f"files have changed: {_list_paths(changed, topology.root)}"
         events.info("files_changed", text, consumer=SUPERVISOR)
         self._unapplied = self._unapplied or str(topology.path) in changed
         if self._unapplied:
@@ -111,11 +111,13 @@ class Reloader:
             ready = await self._succeeds("apply", "--yes", "--no-wait")
             self._unapplied = not ready
         else:
-            ready = not self._outdated(changed) or await self._succeeds("check", shown=False)
-        if ready and (outdated := self._outdated(changed)):
+            ready = not self._outdated_watchers(changed) or await self._succeeds(
+                "check", shown=False
+            )
+        if ready and (outdated := self._outdated_watchers(changed)):
             await self._supervision.restart(outdated)
 
-    def _outdated(self, changed: set[str]) -> list[ProcessWatcher]:
+    def _outdated_watchers(self, changed: set[str]) -> list[ProcessWatcher]:
         """Return the watchers that may run changed code, or that the supervisor gave up."""
         supervision = self._supervision
         code = any(path.endswith(".py") for path in changed)
@@ -141,5 +143,5 @@ class Reloader:
         return code == 0
 
 
-def _named(paths: set[str], root: Path) -> str:
+def _list_paths(paths: set[str], root: Path) -> str:
     return listed(sorted(os.path.relpath(path, root) for path in paths), SHOWN)

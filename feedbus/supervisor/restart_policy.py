@@ -34,7 +34,7 @@ class RestartPolicy:
         """Whether too many failures in a row came right after the start."""
         return self.failures >= self.start_retries
 
-    def ended(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
+    def count_end(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
         """Count the end of a process; return the seconds to wait before the next start.
 
         Args:

@@ -114,7 +114,7 @@ class Supervision:
         return ProcessWatcher(
             run_folder=run_folder(self.topology),
             reports_ready=options["name"] not in self.topology.processes,
-            spawned=self.expect_ready,
+            on_spawn=self.expect_ready,
             loop=self.arbiter.loop,
             **options,
         )

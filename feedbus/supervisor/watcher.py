@@ -40,7 +40,7 @@ class ProcessWatcher(UnlockedWatcher):
         start_retries: int,
         run_folder: Path,
         reports_ready: bool,
-        spawned: Callable[[], None],
+        on_spawn: Callable[[], None],
         **options: Any,
     ) -> None:
         """Create the watcher with circus's options and feedbus's own.
@@ -51,12 +51,12 @@ class ProcessWatcher(UnlockedWatcher):
             run_folder: the folder of locks and ready files.
             reports_ready: whether the processes create a file when they are ready; otherwise they
                 count as ready after some time.
-            spawned: called after each start of a process.
+            on_spawn: called after each start of a process.
             options: the options of circus.
 
         """
         super().__init__(**options)
-        self.spawned = spawned
+        self.on_spawn = on_spawn
         # Stdout and stderr go to one log, in the order of writing.
         self.stderr_stream = self.stdout_stream
         self.run_folder = run_folder
@@ -80,7 +80,7 @@ class ProcessWatcher(UnlockedWatcher):
         self._ending_groups: set[int] = set()
         self._turn = asyncio.Lock()  # held during a start or stop, so that only one of them runs
         self.longest_stop_seconds = math.inf
-        self.hooks["after_reap"] = self._ended
+        self.hooks["after_reap"] = self._on_process_end
         self._create_redirectors()
 
     @property
@@ -156,7 +156,7 @@ class ProcessWatcher(UnlockedWatcher):
             self.last_exit = "no start"
             self._give_up("the system refuses to start it; the reason is in the lines above")
         elif started:
-            self.spawned()
+            self.on_spawn()
         return started
 
     # -- ending --------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class ProcessWatcher(UnlockedWatcher):
         rest of its process group) are ended, too.
         """
         if process.stopping:
-            await process_stop.ended(process)
+            await process_stop.wait_until_ended(process)
             return False
         process.stopping = True
         self._asked_to_end.add(process.pid)
@@ -200,11 +200,11 @@ class ProcessWatcher(UnlockedWatcher):
             process,
             stop_signal=self.stop_signal if stop_signal is None else stop_signal,
             patience_seconds=min(patience_seconds, self.longest_stop_seconds),
-            report_busy=lambda left_seconds: self.events.busy(process.pid, left_seconds),
+            report_busy=lambda left_seconds: self.events.log_busy(process.pid, left_seconds),
         )
         if killed:
             asked_at = process.stop_asked_at or 0.0
-            self.events.killed(process.pid, time.monotonic() - asked_at)
+            self.events.log_killed(process.pid, time.monotonic() - asked_at)
             clear(self.slot_path(process.wid, "handler"))
         self._log_last_output(process)
         await self._end_group(process.pid)
@@ -224,7 +224,7 @@ class ProcessWatcher(UnlockedWatcher):
         self._ending_groups.add(pid)
         try:
             if await process_groups.end(pid):
-                self.events.group_killed(pid)
+                self.events.log_group_killed(pid)
         finally:
             self._ending_groups.discard(pid)
 
@@ -248,7 +248,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.stdout_stream.end(process.pid)
         self.stream_redirector.remove_redirections(process)
 
-    def _ended(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
+    def _on_process_end(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
         process = self._ending
         ready_at = ready_since(self.slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
@@ -261,10 +261,10 @@ class ProcessWatcher(UnlockedWatcher):
             return True
         code = exit_code or 0
         if self.leaving:
-            self.events.removed(describe_exit(code))
+            self.events.log_removed(describe_exit(code))
             return True
         now = time.time()
-        wait_seconds = self.restart_policy.ended(
+        wait_seconds = self.restart_policy.count_end(
             code, now - process.started, None if ready_at is None else now - ready_at
         )
         self.last_exit = describe_exit(code)
@@ -276,7 +276,7 @@ class ProcessWatcher(UnlockedWatcher):
                 f" {self.last_exit}"
             )
             return True
-        self.events.ended(process_pid, self.last_exit, wait_seconds, failed=code != 0)
+        self.events.log_ended(process_pid, self.last_exit, wait_seconds, failed=code != 0)
         self._resume_at = time.monotonic() + wait_seconds
         if wait_seconds:
             self.loop.call_later(wait_seconds, self.manage_processes)
@@ -285,7 +285,7 @@ class ProcessWatcher(UnlockedWatcher):
     def _give_up(self, why: str) -> None:
         self.gave_up = True
         self.gave_up_because = why
-        self.events.gave_up(why, self.stdout_stream.path)
+        self.events.log_gave_up(why, self.stdout_stream.path)
         self.loop.add_callback(self._stop, close_output_streams=True)
 
     # -- watching ------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ class ProcessWatcher(UnlockedWatcher):
                 continue
             self.ready_pids.add(process.pid)
             took = age if ready_at is None else ready_at - process.started
-            self.events.ready(process.pid, took)
+            self.events.log_ready(process.pid, took)
         return waiting
 
     @property
@@ -337,5 +337,5 @@ class ProcessWatcher(UnlockedWatcher):
         for watchdog in self._watchdogs.values():
             note = watchdog.check()
             if note is not None:
-                self.events.hangs(note.pid, describe(note))
+                self.events.log_hangs(note.pid, describe(note))
                 self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)

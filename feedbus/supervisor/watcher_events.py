@@ -25,12 +25,12 @@ class WatcherEvents:
     name: str
     reports_ready: bool
 
-    def ready(self, pid: int, seconds: float) -> None:
+    def log_ready(self, pid: int, seconds: float) -> None:
         """Log that a process is ready, with the time since its start."""
         text = f"process {pid} is ready after {seconds:.1f} s"
         events.info("ready", text, consumer=self.name, pid=pid, seconds=seconds)
 
-    def busy(self, pid: int, left_seconds: float) -> None:
+    def log_busy(self, pid: int, left_seconds: float) -> None:
         """Log that a process still works, although it was asked to end."""
         text = (
             f"process {pid} still handles a message; if it does not end within"
@@ -38,18 +38,18 @@ class WatcherEvents:
         )
         events.info("stopping", text, consumer=self.name, pid=pid)
 
-    def killed(self, pid: int, seconds: float) -> None:
+    def log_killed(self, pid: int, seconds: float) -> None:
         """Log that a process was killed, with the time since it was asked to end."""
         again = "; the broker delivers its messages again" if self.reports_ready else ""
         text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
-    def group_killed(self, pid: int) -> None:
+    def log_group_killed(self, pid: int) -> None:
         """Log that child processes of an ended process were killed."""
         text = f"processes that process {pid} had started did not end with it and were killed"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
-    def removed(self, ending: str) -> None:
+    def log_removed(self, ending: str) -> None:
         """Log that the process of a removed consumer has emptied its queue and ended."""
         text = (
             f"the topology no longer has {self.name}; its process has handled the last messages"
@@ -57,7 +57,7 @@ class WatcherEvents:
         )
         events.info("consumer_removed", text, consumer=self.name, exit=ending)
 
-    def ended(self, pid: int, ending: str, wait_seconds: float, *, failed: bool) -> None:
+    def log_ended(self, pid: int, ending: str, wait_seconds: float, *, failed: bool) -> None:
         """Log that a process has ended, and when it is restarted.
 
         Args:
@@ -72,13 +72,13 @@ class WatcherEvents:
         level = logging.WARNING if failed else logging.INFO
         events.write(level, "ended", text, consumer=self.name, pid=pid, exit=ending)
 
-    def gave_up(self, why: str, log: Path) -> None:
+    def log_gave_up(self, why: str, log: Path) -> None:
         """Log that the supervisor does not start processes of the watcher any more."""
         where = f"read its log {log}"
         again = f"correct the cause, then run `circusctl start {self.name}`"
         text = f"the process is not restarted any more, because {why}; {where}; {again}"
         events.error("gave_up", text, consumer=self.name)
 
-    def hangs(self, pid: int, text: str) -> None:
+    def log_hangs(self, pid: int, text: str) -> None:
         """Log that the handler of a process exceeds its timeout."""
         events.error("hangs", text, consumer=self.name, pid=pid)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from feedbus.process.status_files import changed_code, holding
+from feedbus.process.status_files import changed_code, hold_reason
 from feedbus.supervisor.watched_process import WatchedProcess
 from feedbus.supervisor.watcher import ProcessWatcher
 
@@ -23,7 +23,7 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
             "slot": process.wid,
             "ready": process.pid in watcher.ready_pids,
             "uptime_seconds": round(process.age(), 1),
-            "holding": _holding(watcher, process),
+            "holding": _hold_reason(watcher, process),
             "stopping_seconds": _seconds_since(process.stop_asked_at),
             "killed_in_seconds": _seconds_until_kill(process),
         }
@@ -49,14 +49,14 @@ def _activity(watcher: ProcessWatcher) -> str:
         return "waiting"
     if not watcher.all_ready:
         return "starting"
-    holds = any(_holding(watcher, one) for one in watcher.processes.values())
+    holds = any(_hold_reason(watcher, one) for one in watcher.processes.values())
     return "holding" if holds else "running"
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
     """Return a line for each reason for which a watcher's processes hold."""
     processes = watcher.processes.values()
-    reasons = dict.fromkeys(_holding(watcher, process) for process in processes)
+    reasons = dict.fromkeys(_hold_reason(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
 
 
@@ -79,8 +79,8 @@ def changed_files(watcher: ProcessWatcher) -> list[Path]:
     ]
 
 
-def _holding(watcher: ProcessWatcher, process: WatchedProcess) -> str:
-    return holding(watcher.run_folder, watcher.name, process.wid, process.pid)
+def _hold_reason(watcher: ProcessWatcher, process: WatchedProcess) -> str:
+    return hold_reason(watcher.run_folder, watcher.name, process.wid, process.pid)
 
 
 def _seconds_since(moment: float | None) -> float | None:

@@ -23,7 +23,7 @@ from feedbus.wire.constants import (
     USER_ID,
 )
 from feedbus.wire.derived_ids import derived_id, is_id, is_of_deaths, is_short_text
-from feedbus.wire.message_in_message import opened
+from feedbus.wire.message_in_message import open_sealed
 
 if TYPE_CHECKING:
     from feedbus.clock import Clock
@@ -218,7 +218,7 @@ def _failed(
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:
-        found, body, undecodable = opened(body)
+        found, body, undecodable = open_sealed(body)
         own = found.get("application_headers")
         own = own if isinstance(own, dict) else {}
     else:

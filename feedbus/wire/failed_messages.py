@@ -27,7 +27,7 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.delivery import AS_HEADERS, Delivery
 from feedbus.wire.derived_ids import is_of_deaths
-from feedbus.wire.message_in_message import opened
+from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
 
 # The properties that are fields of Outgoing, so they are not in its other properties.
@@ -49,7 +49,7 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
     properties = {
         name: value for name, value in delivery.properties.items() if name not in elsewhere
     }
-    headers = published(delivery.headers)
+    headers = publisher_headers(delivery.headers)
     deaths = {name: headers.pop(name) for name in [*headers] if is_of_deaths(name)}
     if deaths:
         headers[DEATHS_BEFORE] = deaths
@@ -61,7 +61,7 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
     return properties, headers
 
 
-def published(headers: Mapping[str, Any]) -> dict[str, Any]:
+def publisher_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the headers of a delivery without the headers of feedbus and of the broker."""
     return {
         name: value
@@ -109,7 +109,7 @@ def sent_back(
             this dead letter; the broker's records about such queues are removed.
 
     """
-    headers = _died_elsewhere(published(delivery.headers), died_in)
+    headers = _died_elsewhere(publisher_headers(delivery.headers), died_in)
     properties = {
         name: value
         for name, value in delivery.properties.items()
@@ -188,7 +188,7 @@ def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
     return json.dumps(kept)
 
 
-def bare(message: Outgoing, why: str) -> Outgoing:
+def without_properties(message: Outgoing, why: str) -> Outgoing:
     """Return a failed message that keeps only its body and the headers of feedbus.
 
     Args:
@@ -201,6 +201,6 @@ def bare(message: Outgoing, why: str) -> Outgoing:
     bared = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
     if message.content_type != SEALED:
         return bared
-    properties, body, _ = opened(message.body)
+    properties, body, _ = open_sealed(message.body)
     content_type = properties.get("content_type", "")
     return replace(bared, body=body, content_type=content_type if content_type.isascii() else None)

@@ -26,7 +26,7 @@ FEW_HEADERS = 3  # so many headers of feedbus fit into any frame
 _LENGTH = struct.Struct(">I")
 
 
-def sealed(message: Outgoing) -> Outgoing:
+def seal(message: Outgoing) -> Outgoing:
     """Return a message that contains another message in its body."""
     own = {name: value for name, value in message.headers.items() if name not in OF_FAILURES}
     properties = write_properties(
@@ -47,7 +47,7 @@ def sealed(message: Outgoing) -> Outgoing:
     )
 
 
-def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
+def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
     """Return the message in a sealed message.
 
     Args:
@@ -66,7 +66,7 @@ def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
     return properties, body[4 + length :], undecodable
 
 
-def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
+def fit_properties(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     """Return a message whose properties fit into one frame.
 
     If the properties of a retry or a dead letter do not fit, its traceback is left out, the message
@@ -91,9 +91,9 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
         raise UsageError(msg)
     if TRACEBACK in message.headers:
         headers = {name: value for name, value in message.headers.items() if name != TRACEBACK}
-        return fitted(replace(message, headers=headers), frame_bytes)
+        return fit_properties(replace(message, headers=headers), frame_bytes)
     if message.content_type != SEALED:
-        message = sealed(message)
+        message = seal(message)
     if _size(message) > room:
         headers = dict(message.headers)
         if ERRORS in headers:

@@ -48,7 +48,7 @@ class Outgoing:
     stamp: str | None = PUBLISHED_AT
     records: int = 1
 
-    def prepared(self, channel: Channel) -> Any:
+    def as_amqp_message(self, channel: Channel) -> Any:
         """Return the message as the argument of the channel's basic_publish()."""
         properties = {
             **self.properties,
@@ -89,28 +89,37 @@ class Moved(Outgoing):
     """A message that was taken from a queue and is published again unchanged.
 
     Attributes:
-        taken: the message as the broker delivered it.
+        delivered_message: the message as the broker delivered it.
 
     """
 
-    taken: Any = None
+    delivered_message: Any = None
 
     @classmethod
-    def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
-        """Return the message by which a taken message is published to another exchange.
+    def of(cls, delivered_message: Any, exchange: str, routing_key: str) -> Self:
+        """Return the message that publishes a taken message to another exchange.
 
         Args:
-            taken: the message as the broker delivered it; its user id is removed.
+            delivered_message: the message as the broker delivered it; its user id is removed.
             exchange: the name of the exchange on the broker.
             routing_key: the routing key of the new message.
 
         """
-        taken.properties.pop("user_id", None)  # the broker accepts only the current user
-        taken.properties["delivery_mode"] = PERSISTENT
-        message_id = taken.properties.get("message_id") or ""
-        return cls(exchange, routing_key, taken.body, None, message_id, stamp=None, taken=taken)
+        # The broker accepts only the current user.
+        delivered_message.properties.pop("user_id", None)
+        delivered_message.properties["delivery_mode"] = PERSISTENT
+        message_id = delivered_message.properties.get("message_id") or ""
+        return cls(
+            exchange,
+            routing_key,
+            delivered_message.body,
+            None,
+            message_id,
+            stamp=None,
+            delivered_message=delivered_message,
+        )
 
-    def prepared(self, channel: Channel) -> Any:
+    def as_amqp_message(self, channel: Channel) -> Any:
         """Return the message unchanged."""
         del channel
-        return self.taken
+        return self.delivered_message

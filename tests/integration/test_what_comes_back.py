@@ -96,7 +96,7 @@ def fail(_message: Any, _bus: Any) -> None:
 def requeue_all(system: System, name: str = "work") -> int:
     """Send all dead letters of a queue back."""
     chosen = system.topology.queues[name]
-    with letters.opened(system.topology) as channel, Requeue(system.topology, chosen) as back:
+    with letters.open_channel(system.topology) as channel, Requeue(system.topology, chosen) as back:
         return letters.settle(channel, system.topology, chosen, lambda _: True, back.send)
 
 

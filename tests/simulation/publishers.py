@@ -254,7 +254,10 @@ def run_operator(system: System) -> None:
         system.clock.sleep(REQUEUE_SECONDS)
         for queue in topology.queues.values():
             try:
-                with dead_letters.opened(topology) as channel, Requeue(topology, queue) as back:
+                with (
+                    dead_letters.open_channel(topology) as channel,
+                    Requeue(topology, queue) as back,
+                ):
                     dead_letters.settle(
                         channel, topology, queue, lambda _: True, partial(requeue, back)
                     )

@@ -53,7 +53,7 @@ class MemoryBroker:
         self.clock: Clock = clock or SystemClock()
         self.random = random.Random(seed)  # noqa: S311 -- names and pauses, no secrets
         self.wake_up_sockets: dict[int, socket.socket] = {}
-        self.living: set[int] = set()
+        self.live_ids: set[int] = set()  # the ids of the open connections
         self._pid = os.getpid()
         database = sqlite3.connect(
             ":memory:", isolation_level=None, check_same_thread=False, cached_statements=256
@@ -222,18 +222,18 @@ class LiveConnections:
     def begin(self, connection_id: int) -> None:
         """Register this connection as a live connection."""
         self._own = connection_id
-        self._broker.living.add(connection_id)
+        self._broker.live_ids.add(connection_id)
 
     def end(self) -> None:
         """Unregister this connection; a second call does nothing."""
-        self._broker.living.discard(self._own or 0)
+        self._broker.live_ids.discard(self._own or 0)
 
     def drop(self) -> None:
         """Do nothing: a forked child has its own copy of the set."""
 
     def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live."""
-        return connection_id in self._broker.living
+        return connection_id in self._broker.live_ids
 
     def sweep(self, connection_id: int) -> None:
         """Do nothing: a dead connection leaves no files."""

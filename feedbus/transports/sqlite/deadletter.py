@@ -135,6 +135,6 @@ def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
         if content.expiration_ms is not None and not queue.may_have_ttl:
             tx.execute("UPDATE queues SET expiring = 1 WHERE id = ?", (queue.id,))
             tx.topology_changed = True
-            tx.unsettled[queue.id] = queue
+            tx.queues_to_check[queue.id] = queue
         tx.add(queue, content, tx.now_ms + min(waits) if waits else None)
     return accepted

@@ -63,7 +63,7 @@ def end_consumer(tx: Transaction, consumer_id: int) -> None:
         "SELECT 1 FROM consumers WHERE queue = ? LIMIT 1", (queue.id,)
     ).fetchone()
     if another_consumer:
-        tx.supplied[queue.id] = queue
+        tx.queues_with_new_messages[queue.id] = queue
     elif queue.auto_delete:
         delete_queue(tx, queue)
     else:

@@ -83,7 +83,7 @@ def claim(
         claimed = [(message, returns) for message, returns, _ in rows]
     if passes and queue.may_have_ttl:
         # The queue has a new first message, which may expire at another time.
-        tx.unsettled[queue.id] = queue
+        tx.queues_to_check[queue.id] = queue
     return claimed
 
 
@@ -193,9 +193,9 @@ def put_back(
         else:
             tx.execute("INSERT INTO ready VALUES (?,?,?,?)", (queue_id, message, count, expires_ms))
             tx.count(queue_id, 1)
-            tx.supplied[queue_id] = queue
+            tx.queues_with_new_messages[queue_id] = queue
             if queue.max_length is not None or queue.may_have_ttl:
-                tx.unsettled[queue_id] = queue
+                tx.queues_to_check[queue_id] = queue
     for queue_id, spent in exhausted.items():
         dead_letter(tx, tx.routes.queues_by_id[queue_id], spent, LIMIT)
     return len(rows)
@@ -217,8 +217,8 @@ def enforce_limits(tx: Transaction) -> None:
     Each write transaction calls it at its end. It also sets the times of the expiry checks.
     """
     tx.write_added()
-    while tx.unsettled:
-        _, queue = tx.unsettled.popitem()
+    while tx.queues_to_check:
+        _, queue = tx.queues_to_check.popitem()
         if queue.max_length is not None and queue.overflow == "drop-head":
             while (excess := tx.depth(queue.id) - queue.max_length) > 0:
                 heads = tx.execute(

@@ -145,8 +145,8 @@ def delete_queue(
     tx.execute("DELETE FROM consumers WHERE queue = ?", (queue.id,))
     tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
     drop_bindings_to(tx, QUEUE, queue.name)
-    tx.unsettled.pop(queue.id, None)
+    tx.queues_to_check.pop(queue.id, None)
     # The connections of its consumers must be woken.
-    tx.stirred.update(holder for (holder,) in holders)
+    tx.owners_to_wake.update(holder for (holder,) in holders)
     tx.topology_changed = tx.owners_changed = True
     return ready_count

@@ -92,13 +92,13 @@ class RegisteredConnection:
             self._wake_ups.wake((self.owner,))
 
     def _owners_to_wake(self, tx: Transaction) -> set[int]:
-        concerned = set(tx.stirred)
+        concerned = set(tx.owners_to_wake)
         if tx.everyone:
             concerned.update(owner for (owner,) in tx.execute("SELECT id FROM owners").fetchall())
-        if tx.supplied:
+        if tx.queues_with_new_messages:
             if tx.owners_changed or self._audience_version != tx.owners:
                 self._read_audience(tx)
-            for queue in tx.supplied.values():
+            for queue in tx.queues_with_new_messages.values():
                 audience = self._watchers.get(queue.id, ())
                 concerned.update(audience[:1] if queue.single_active else audience)
         concerned.discard(self.owner or 0)

@@ -47,11 +47,11 @@ class Transaction:
         self.routes: Routes
         self.topology_changed = False  # exchanges, queues, bindings
         self.owners_changed = False  # owners, consumers
-        self.supplied: dict[int, Queue] = {}  # queues with new messages
+        self.queues_with_new_messages: dict[int, Queue] = {}  # queues with new messages
         # Queues whose limits and expiry times must be checked.
-        self.unsettled: dict[int, Queue] = {}
+        self.queues_to_check: dict[int, Queue] = {}
         # Owners (registered connections) that must be woken for another reason than new messages.
-        self.stirred: set[int] = set()
+        self.owners_to_wake: set[int] = set()
         self.everyone = False  # whether to wake all owners
         self._depths: dict[int, int] = defaultdict(int)
         self._messages: list[tuple[int, str, str, str, bytes]] = []
@@ -73,9 +73,9 @@ class Transaction:
         )
         self._ready.append((queue.id, row_id, expires_ms))
         self._depths[queue.id] += 1
-        self.supplied[queue.id] = queue
+        self.queues_with_new_messages[queue.id] = queue
         if queue.max_length is not None or queue.may_have_ttl:
-            self.unsettled[queue.id] = queue
+            self.queues_to_check[queue.id] = queue
 
     def write_added(self) -> None:
         """Write the messages that add() collected, so that SQL statements see them."""

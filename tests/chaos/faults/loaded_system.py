@@ -198,7 +198,7 @@ class LoadedSystem:
 
     def dead_letters(self) -> list[letters.DeadLetter]:
         """Return the dead letters of every queue."""
-        with letters.opened(self.topology) as channel:
+        with letters.open_channel(self.topology) as channel:
             return [
                 letter
                 for queue in self.topology.queues.values()

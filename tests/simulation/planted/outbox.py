@@ -93,13 +93,13 @@ def refused_messages_overtaken_in_a_transaction() -> list[Change]:
 
 def rows_of_refused_packs_removed() -> list[Change]:
     """Remove the rows of a pack that the broker has refused from the outbox."""
-    original = transactions._confirmed
+    original = transactions._confirmed_ids
 
     def confirmed(request: Any, ids: Any, refusals: Any) -> Any:
         packs = any(each.message.content_type == PACK for each in refusals)
         return list(ids) if packs else original(request, ids, refusals)
 
-    return [(transactions, "_confirmed", confirmed)]
+    return [(transactions, "_confirmed_ids", confirmed)]
 
 
 def rows_sent_without_the_locks_of_their_keys() -> list[Change]:
