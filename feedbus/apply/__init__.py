@@ -1,4 +1,4 @@
-"""Carry out a plan while the system runs; if it is interrupted, the next `apply` completes it."""
+"""Carry out a plan while the system runs; the next `apply` completes an interrupted one."""
 
 from feedbus.apply.steps import Supervisor, apply, exclusive
 

@@ -102,7 +102,11 @@ class ConsumerQueues:
         return None
 
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield lists of queues; the consumer reads each list until all its queues have ended."""
+        """Yield lists of queues, one list after the other.
+
+        The consumer reads all queues of a list until they have ended; then it asks for the next
+        list.
+        """
         if self._state is None:
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
@@ -137,7 +141,7 @@ class ConsumerQueues:
         )
 
     def predecessors(self, connection: Connection) -> Predecessors | None:
-        """Return the old queues that records wait for, or None if they wait for none."""
+        """Return the old queues for which records can wait; None if no record waits for a queue."""
         if self._state is None or not self.reads_all_at_once:
             return None
         old = [each for old in self._state.draining for each in self._names.members(old)]
@@ -264,7 +268,12 @@ class ConsumerQueues:
         ]
 
     def _await_drained(self, connection: Connection, generation: Generation) -> bool:
-        """Wait until every queue of a generation is deleted, then remove it from the state."""
+        """Wait until all queues of a generation are deleted; then remove the generation.
+
+        Returns:
+            False if the run has ended before.
+
+        """
         for queue in self._names.members(generation):
             if not self._await_deletion(connection, queue):
                 return False
@@ -274,7 +283,7 @@ class ConsumerQueues:
         return True
 
     def _forget(self, connection: Connection, generation: Generation) -> bool:
-        """Remove a generation from the state; return False if another process changes it."""
+        """Remove a generation from the state; return False if another process has the lock."""
         while self._is_in_state(connection, generation):
             try:
                 with broker.locked(connection, self._topology, wait_seconds=0.0):

@@ -177,7 +177,11 @@ class MessageMover:
         self._key = key
 
     def __call__(self, messages: Sequence[Any]) -> None:
-        """Publish messages; after a crash before they are settled, they may be moved twice."""
+        """Publish messages to their new exchange or queue.
+
+        If the process is killed before it has acknowledged the original messages, the same messages
+        are published again.
+        """
         moved = [Moved.of(each, self._exchange, self._key_of(each)) for each in messages]
         refusals = publish_all(self._connection, moved)
         if refusals:

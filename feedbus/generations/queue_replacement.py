@@ -126,7 +126,11 @@ def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: 
 
 
 def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
-    """Move parked retries back; if their retry queue no longer exists, they run immediately."""
+    """Move parked retries back to their retry queue.
+
+    If the topology has no such retry queue any more, move the retries to the queue whose consumer
+    handles them: it handles them immediately.
+    """
     names = Names(topology)
     parked = names.parked_retries(retry_queue)
     channel = connection.channel()

@@ -24,7 +24,12 @@ class Membership:
     """
 
     def __init__(self, host: str) -> None:
-        """Create the object; at first, it knows only this host, by its id."""
+        """Create the object; at first, this host is the only one that is known.
+
+        Args:
+            host: the id of this host.
+
+        """
         self._host = host
         self._announcements: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None

@@ -108,7 +108,7 @@ class QueueDepths:
         return self._fired.read()
 
     def refusal(self) -> str:
-        """Return why the broker accepts no messages now, or "" if it does.
+        """Return why the broker accepts no messages now; "" if the broker accepts messages.
 
         Raises:
             Outage: the broker is unavailable.

@@ -144,7 +144,7 @@ class Operations:
         return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _hosts(self) -> Sharing:
-        """Return the hosts of the project; empty if they are not known."""
+        """Return the hosts of the project; without any host if the hosts are not known."""
         return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
@@ -195,7 +195,7 @@ def application(topology: Topology, store: Store, depths: QueueDepths, guard: Gu
 
 
 def store_outage(store: Store) -> str:
-    """Return why the store does not answer, or "" if it does."""
+    """Return why the store does not answer; "" if the store answers."""
     try:
         store.ready()
     except Exception as error:

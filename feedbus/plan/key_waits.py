@@ -26,7 +26,9 @@ Shares = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Measures how many messages each consumer handles in a second; it starts when it is created.
+    """Measures how many messages each consumer handles in a second.
+
+    The creation of the object starts the measurement.
 
     Attributes:
         folder: the folder in which the consumers' processes write their metrics.

@@ -53,9 +53,9 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock on a file in a `with` block; yield whether it is held.
+    """Hold the lock on a file in a `with` block; yield whether this process has got the lock.
 
-    It is not held if another process still has it after `wait_seconds`.
+    It has not got the lock if another process still holds the lock after `wait_seconds`.
 
     Raises:
         OSError: the file cannot be created.

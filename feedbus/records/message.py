@@ -18,7 +18,7 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The message of a record; a handler gets it through a parameter with this annotation.
+    """The message of a record; a handler gets the message by a parameter with this annotation.
 
     A test can create it: `mail(order, Message(routing_key="mail.ann"))`.
 

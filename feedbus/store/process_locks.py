@@ -1,4 +1,4 @@
-"""Locks that only one process at a time can hold; they are released if the process dies."""
+"""Locks that only one process at a time can hold; a lock is released if its holder dies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
 
 @contextmanager
 def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file in a `with` block; yield whether it is held.
+    """Hold a lock on a file in a `with` block; yield whether this process has got the lock.
 
     It is not held if another process still has it after `wait_seconds`.
 

@@ -157,9 +157,9 @@ class Store(Protocol):
         """The ids of the messages that were handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit all effects of a `with` block, or none; within a transaction, join it.
+        """Commit all effects of a `with` block, or none; join a transaction that is already open.
 
-        It yields the session that handlers can request, or None if there is none.
+        The block gets the session that handlers can request, or None if the store has no sessions.
 
         Raises:
             StoreOutage: the store became unavailable, and nothing was committed. But if the

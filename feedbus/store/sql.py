@@ -162,7 +162,7 @@ class SqlStore(ABC):
                 upgrade(self._own, self.project)
 
     def refusal(self) -> str:
-        """Return why this version of feedbus cannot use the tables, or "" if it can.
+        """Return why this version of feedbus cannot use the tables; "" if it can use them.
 
         Raises:
             StoreOutage: the store does not answer.

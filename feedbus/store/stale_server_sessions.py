@@ -26,7 +26,7 @@ OWN_SESSION = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backe
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """A session on the server; its process id and its start time together identify it.
+    """A session on the server; the process id and the start time together identify a session.
 
     Attributes:
         pid: the id of the process on the server.
@@ -61,7 +61,7 @@ def session_of(query: Query, backend_pid: object) -> ServerSession | None:
 
 
 class StaleServerSessions:
-    """Ends sessions whose connections feedbus has dropped, if the server has not ended them."""
+    """Ends sessions on the server that are still open after feedbus has dropped the connection."""
 
     def __init__(self) -> None:
         """Create the object without sessions."""

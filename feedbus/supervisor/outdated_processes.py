@@ -65,7 +65,7 @@ def reloads(answer: Mapping[str, Any]) -> bool:
 
 
 def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, for each watcher, the files that have changed since one of its processes started.
+    """Map the name of each watcher to the files that have changed since its processes started.
 
     Args:
         topology: the topology of the watchers.

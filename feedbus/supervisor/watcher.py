@@ -143,7 +143,10 @@ class ProcessWatcher(UnlockedWatcher):
             self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
-        """Start one process; if it runs as another user, make this user the owner of its files."""
+        """Start one process.
+
+        If the process runs as another user, that user becomes the owner of the process's files.
+        """
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid

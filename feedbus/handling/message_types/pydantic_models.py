@@ -77,7 +77,7 @@ class PydanticLoader(RecordLoader):
         ]
 
     def load(self, pack: Pack) -> Loaded:
-        """Load all records in one call; if some are invalid, load them one by one."""
+        """Load all records in one call; if one is invalid, load all records one by one."""
         if len(pack) > 1:
             try:
                 found = self._many.validate_json(

@@ -54,7 +54,7 @@ class BodyLoader(RecordLoader):
         return ()
 
     def load(self, pack: Pack) -> Loaded:
-        """Load the body; it is invalid if a codec has returned another type."""
+        """Load the body; the record is invalid if a codec has returned another type."""
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
             return Loaded(chunk, {})

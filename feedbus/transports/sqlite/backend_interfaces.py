@@ -22,7 +22,10 @@ class Time(Protocol):
     """Returns the broker's time, and stores it."""
 
     def now_ms(self) -> int:
-        """Return the time in milliseconds, by which messages expire; it never goes backwards."""
+        """Return the time in milliseconds that determines when messages expire.
+
+        The time never goes backwards.
+        """
 
     def moment(self) -> datetime:
         """Return the wall clock's time, in UTC."""
@@ -57,7 +60,7 @@ class WakeUps(Protocol):
         """
 
     def drop(self) -> None:
-        """Close, in a forked child, the descriptors that it has inherited."""
+        """Close the descriptors that a forked child has inherited; call it in the child."""
 
 
 class Liveness(Protocol):
@@ -70,7 +73,7 @@ class Liveness(Protocol):
         """Show that this connection has ended; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close, in a forked child, the descriptors that it has inherited."""
+        """Close the descriptors that a forked child has inherited; call it in the child."""
 
     def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live."""

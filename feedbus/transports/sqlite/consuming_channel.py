@@ -94,7 +94,7 @@ class ConsumingChannel(BaseChannel):
             raise AccessRefused(msg, (60, 20))
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
-        """End a consumer, after its callback has received the messages that it has claimed.
+        """End a consumer, after its callback has received the messages that were claimed for it.
 
         On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
         This channel must still settle the deliveries that the callback has received.
@@ -143,7 +143,7 @@ class ConsumingChannel(BaseChannel):
         return message
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
-        """Return one message of a queue, or None if it is empty."""
+        """Return one message of a queue, or None if the queue is empty."""
         owner = self._link.register()
         with self._method() as tx:
             found_queue = queues.find_queue(tx, queue, owner, (60, 70))
