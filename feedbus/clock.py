@@ -116,12 +116,12 @@ class VirtualClock:
         """Start the clock at a given time, by default at the machine's current time.
 
         Args:
-            start: the moment.
+            start: the time at which the clock begins.
             seed: the seed of the clock's random numbers; None for other numbers in each run.
 
         """
-        moment = datetime.now(UTC) if start is None else start
-        self._start = round(moment.timestamp() * 1_000_000) * 1_000
+        begin = datetime.now(UTC) if start is None else start
+        self._start = round(begin.timestamp() * 1_000_000) * 1_000
         self._passed = 0
         self.random: random.Random = (
             random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 -- no secrets

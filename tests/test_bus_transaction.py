@@ -137,7 +137,7 @@ def test_a_thread_sends_no_row_before_an_earlier_row_that_another_thread_has_jus
         second = threading.Thread(target=publish, args=(2,))
         second.start()
         assert bus._committed_messages is not None
-        waiting = bus._committed_messages._locks._waiting
+        waiting = bus._committed_messages._locks._registered_keys
         wait_until(lambda: len(waiting) == 2 or not second.is_alive())
         store.allowed.set()
         for thread in (first, second):
@@ -155,7 +155,7 @@ def test_a_transaction_that_is_rolled_back_keeps_no_other_waiting(system, bus) -
         fail()
     with bus.transaction():
         bus.publish("work", {"n": 2})
-    assert bus._committed_messages._locks._waiting == {}
+    assert bus._committed_messages._locks._registered_keys == {}
     assert handled(system) == [2]
 
 

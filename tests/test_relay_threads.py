@@ -94,7 +94,7 @@ def test_a_row_that_another_thread_is_sending_is_not_sent_as_one_that_was_left(s
     wait_until(lambda: 2 in bus.asked)
     relay.publish(left)  # from now on, there may be leftover rows
     other = begun(lambda: relay.publish(last))
-    wait_until(lambda: relay._locks._waiting)
+    wait_until(lambda: relay._locks._registered_keys)
     bus.let_go.set()
     ended(one, other)
     assert bus.published == [1, 2, 4]
@@ -140,7 +140,7 @@ def test_a_refused_row_holds_back_the_row_of_another_thread_with_its_key(store, 
     wait_until(lambda: 3 in bus.asked)
     bus.refused.clear()  # there is room again, but the first row is still in the outbox
     other = begun(lambda: relay.publish(last))
-    wait_until(lambda: relay._locks._waiting)
+    wait_until(lambda: relay._locks._registered_keys)
     bus.let_go.set()
     ended(one, other)
     assert bus.published == [1, 3, 2, 4]

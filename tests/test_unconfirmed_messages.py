@@ -49,16 +49,16 @@ def returned(name: str) -> tuple[Any, ...]:
 
 def test_a_confirm_of_several_answers_all_up_to_its_tag(channel, unconfirmed):
     answer(channel, "basic_ack", 3, True)
-    assert [*unconfirmed.waiting] == [4]
+    assert [*unconfirmed.messages_by_tag] == [4]
     answer(channel, "basic_ack", 4, False)
-    assert (unconfirmed.waiting, unconfirmed.refusals) == ({}, [])
+    assert (unconfirmed.messages_by_tag, unconfirmed.refusals) == ({}, [])
 
 
 def test_confirms_in_another_order_answer_only_their_messages(channel, unconfirmed):
     answer(channel, "basic_ack", 3, False)
     answer(channel, "basic_ack", 1, False)
     answer(channel, "basic_ack", 1, False)  # the broker sends the same answer again
-    assert [*unconfirmed.waiting] == [2, 4]
+    assert [*unconfirmed.messages_by_tag] == [2, 4]
 
 
 def test_a_nack_refuses_its_message(channel, unconfirmed):

@@ -178,12 +178,12 @@ class Publisher:
                 # buffers.
                 while self._alarm.is_active:
                     self._await_confirms()
-            while unconfirmed.waiting:
+            while unconfirmed.messages_by_tag:
                 self._await_confirms()
         except ChannelError as error:
             if error.method_sig != spec.Basic.Publish:  # another method has caused the error
                 raise
-            unanswered = [*unconfirmed.waiting.values(), *messages[put:]]
+            unanswered = [*unconfirmed.messages_by_tag.values(), *messages[put:]]
             self.close()
             if isinstance(error, AccessRefused):  # the caller reports it as an outage
                 raise
@@ -202,7 +202,7 @@ class Publisher:
             unconfirmed.refusals.append(Refusal(message, "nacked", str(error), is_permanent=True))
             return
         unconfirmed.last_tag += 1
-        unconfirmed.waiting[unconfirmed.last_tag] = message
+        unconfirmed.messages_by_tag[unconfirmed.last_tag] = message
         channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
     def _await_confirms(self) -> None:
@@ -216,7 +216,7 @@ class Publisher:
                 if blocked
                 else ""
             )
-            count = counted(len(self._unconfirmed.waiting), "message")
+            count = counted(len(self._unconfirmed.messages_by_tag), "message")
             msg = f"broker: no confirm in time for {count}{why}"
             raise BrokerOutage(msg)
         wait_seconds = min(remaining_seconds, SILENT_SECONDS)

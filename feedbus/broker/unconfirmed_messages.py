@@ -18,7 +18,7 @@ class UnconfirmedMessages:
     is identified by its own delivery tag.
 
     Attributes:
-        waiting: maps delivery tags, in ascending order, to the messages without an answer.
+        messages_by_tag: maps delivery tags, in ascending order, to the messages without an answer.
         last_tag: the delivery tag of the last message that was published.
         refusals: the messages that the broker did not accept.
 
@@ -26,7 +26,7 @@ class UnconfirmedMessages:
 
     def __init__(self, channel: Channel) -> None:
         """Ask for confirms on a new channel, and receive them."""
-        self.waiting: dict[int, Outgoing] = {}
+        self.messages_by_tag: dict[int, Outgoing] = {}
         self.last_tag = 0
         self.refusals: list[Refusal] = []
         self._returned: dict[int, str] = {}  # the reasons
@@ -38,12 +38,12 @@ class UnconfirmedMessages:
 
     def _take_answered(self, tag: int, *, multiple: bool) -> list[int]:
         if not multiple:
-            return [tag] if tag in self.waiting else []
-        return list(takewhile(lambda waiting: waiting <= tag, self.waiting))
+            return [tag] if tag in self.messages_by_tag else []
+        return list(takewhile(lambda waiting: waiting <= tag, self.messages_by_tag))
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
         for answered in self._take_answered(tag, multiple=multiple):
-            message = self.waiting.pop(answered)
+            message = self.messages_by_tag.pop(answered)
             if answered in self._returned:
                 reason = self._returned.pop(answered)
                 self.refusals.append(Refusal(message, "returned", reason))
@@ -51,7 +51,7 @@ class UnconfirmedMessages:
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as above
         for answered in self._take_answered(tag, multiple=multiple):
             self._returned.pop(answered, None)
-            self.refusals.append(Refusal(self.waiting.pop(answered), "nacked", NACKED))
+            self.refusals.append(Refusal(self.messages_by_tag.pop(answered), "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
         """Register which message the broker returned; its confirm follows.
@@ -74,4 +74,11 @@ class UnconfirmedMessages:
 
     def _find_first(self, test: Callable[[Outgoing], bool]) -> int | None:
         tags = range(self._returned_tag + 1, self.last_tag + 1)
-        return next((tag for tag in tags if tag in self.waiting and test(self.waiting[tag])), None)
+        return next(
+            (
+                tag
+                for tag in tags
+                if tag in self.messages_by_tag and test(self.messages_by_tag[tag])
+            ),
+            None,
+        )

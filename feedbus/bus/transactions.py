@@ -101,7 +101,7 @@ def _confirmed_ids(request: Request, ids: Sequence[int], refusals: Sequence[Refu
     if any(refusal.message.content_type == PACK for refusal in refusals):
         return []  # it is not known which records of the request arrived
     refused = {refusal.message.message_id for refusal in refusals}
-    return [row for row, name in zip(ids, request.pack.ids, strict=True) if name not in refused]
+    return [row for row, one in zip(ids, request.pack.ids, strict=True) if one not in refused]
 
 
 def _reason(request: Request) -> str:

@@ -255,7 +255,7 @@ def _when(letter: DeadLetter) -> str | None:
     if letter.failed_at_microseconds is None:
         return None
     try:
-        moment = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
+        failed_at = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
     except (ValueError, OverflowError, OSError):  # a header that another program has written
         return None
-    return moment.isoformat(timespec="seconds")
+    return failed_at.isoformat(timespec="seconds")

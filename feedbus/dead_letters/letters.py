@@ -214,10 +214,10 @@ def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _died_at(death: Mapping[str, Any]) -> int | None:
-    moment = death.get("time")
-    if not isinstance(moment, dt.datetime):
+    died_at = death.get("time")
+    if not isinstance(died_at, dt.datetime):
         return None
-    return calendar.timegm(moment.utctimetuple()) * 1_000_000
+    return calendar.timegm(died_at.utctimetuple()) * 1_000_000
 
 
 def _errors(said: object) -> dict[str, list[str]]:

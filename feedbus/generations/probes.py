@@ -30,19 +30,19 @@ FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is f
 LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
 
 
-def fence_message(queue: str, marked: str, message_id: str = "", body: bytes = b"") -> Outgoing:
+def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b"") -> Outgoing:
     """Return a message that marks the end of a queue.
 
     Args:
         queue: the name of the queue on the broker.
-        marked: the value of the header that marks the fence: the name of the queue for a probe,
+        mark: the value of the header that marks the fence: the name of the queue for a probe,
             the digest of the old ring for a fence of a switch.
         message_id: the id of a probe; "" for another fence.
         body: the new generation if the fence is a notice, else empty.
 
     """
     return Outgoing(
-        "", queue, body, None, message_id, {FENCE: marked}, content_encoding=None, stamp=None
+        "", queue, body, None, message_id, {FENCE: mark}, content_encoding=None, stamp=None
     )
 
 

@@ -92,7 +92,7 @@ class QueueEmptier:
                     if self._move is None:
                         return REFILLED
                     quiet, since = 0, self._clock.monotonic()
-                quiet = quiet + 1 if self._is_empty() else 0
+                quiet = quiet + 1 if self._check_empty() else 0
                 # Without a leader, no consumer is counted, not even this one.
                 if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
                     return IN_USE
@@ -105,7 +105,7 @@ class QueueEmptier:
     def move_all(self) -> None:
         """Move all messages; the queue is not deleted."""
         self._consume()
-        while self._drain() or not self._is_empty():
+        while self._drain() or not self._check_empty():
             pass
 
     def _consume(self) -> None:
@@ -137,8 +137,11 @@ class QueueEmptier:
                 break
         return bool(self._received)
 
-    def _is_empty(self) -> bool:
-        """Whether the queue is empty, according to its leader."""
+    def _check_empty(self) -> bool:
+        """Ask the leader of the queue whether the queue is empty.
+
+        The method may receive messages: they are added to the received ones, to be moved later.
+        """
         if not self._probing:
             try:
                 with short_channel(self._connection) as channel:  # its close returns the message

@@ -167,7 +167,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
     """Delete the waiting queue of a shard that was deleted; keep it if it has records."""
     count = broker.count_messages(channel.connection, queue)
-    if count and not _has_only_control_messages(channel, queue):
+    if count and not _delete_control_messages(channel, queue):
         events.error(
             "waiting_queue_kept",
             f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
@@ -182,10 +182,15 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
         channel.queue_delete(queue)
 
 
-def _has_only_control_messages(channel: Channel, queue: str) -> bool:
-    """Whether a waiting queue without a consumer has no record; its other messages are deleted.
+def _delete_control_messages(channel: Channel, queue: str) -> bool:
+    """Delete the messages that are not records from the front of a waiting queue.
 
-    The other messages are fences, and messages of `feedbus dead drop` that release a key.
+    These messages are fences, and messages of `feedbus dead drop` that release a key. The queue has
+    no consumer.
+
+    Returns:
+        True if the queue is empty now; False if it has a record.
+
     """
     while (message := channel.basic_get(queue)) is not None:
         if {FENCE, RELEASE}.isdisjoint(message.properties.get("application_headers") or {}):

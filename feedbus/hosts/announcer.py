@@ -48,7 +48,7 @@ class Announcer:
         self._ready = ReadyConsumers(topology)
         self._membership = Membership(self._host)
         self._path = assignment_file.assignment_path(topology)
-        self._written: Sharing | None = None
+        self._last_written: Sharing | None = None
         self._last_connected_at = self._clock.monotonic()
         self._logged_error = ""
         self._end_requested = threading.Event()
@@ -77,7 +77,7 @@ class Announcer:
                 self._log_once(error)
             self._membership.on_disconnect()
             if self._clock.monotonic() - self._last_connected_at > UNKNOWN_AFTER_SECONDS:
-                self._written = None
+                self._last_written = None
                 assignment_file.remove(self._path)
             self._clock.wait(self._end_requested, RETRY_SECONDS)
 
@@ -159,10 +159,10 @@ class Announcer:
             ],
             dict(assignment),
         )
-        if sharing == self._written:
+        if sharing == self._last_written:
             return
         previous_hosts = (
-            {one.host for one in self._written.hosts} if self._written else {self._host}
+            {one.host for one in self._last_written.hosts} if self._last_written else {self._host}
         )
         current_hosts = {one.host for one in sharing.hosts}
         if previous_hosts != current_hosts:
@@ -174,7 +174,7 @@ class Announcer:
                 gone=", ".join(sorted(previous_hosts - current_hosts)),
             )
         assignment_file.write(self._path, sharing)
-        self._written = sharing
+        self._last_written = sharing
 
     def _log_once(self, error: Exception) -> None:
         text = str(error) if isinstance(error, FeedbusError) else repr(error)

@@ -56,8 +56,8 @@ class TopologyFile:
 
     def __str__(self) -> str:
         """Return a description for the operator."""
-        moment = datetime.fromtimestamp(self.modified, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"{self.path} of host {self.host}, modified {moment}"
+        modified = datetime.fromtimestamp(self.modified, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{self.path} of host {self.host}, modified {modified}"
 
 
 def _digest(content: bytes) -> str:

@@ -115,8 +115,8 @@ def event_of(record: logging.LogRecord) -> Event:
 
 def _time(record: logging.LogRecord) -> str:
     # isoformat() imports nothing, unlike strftime(), so it works while the interpreter ends.
-    moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
-    return f"{moment.isoformat(timespec='milliseconds')}Z"
+    created_at = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+    return f"{created_at.isoformat(timespec='milliseconds')}Z"
 
 
 def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event) -> str:

@@ -128,14 +128,14 @@ class Channel(HTTPChannel):
             return
         self.close_when_flushed = False
         self.linger_until = time.monotonic() + LINGER_SECONDS
-        self.readable = self._readable_for_a_while  # the loop calls it for every connection
+        self.readable = self._check_linger_time  # the loop calls it for every connection
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.will_close = True
 
-    def _readable_for_a_while(self) -> bool:
-        """Return whether to read; if the time after a refusal is over, close the connection."""
+    def _check_linger_time(self) -> bool:
+        """Close the connection if the time after a refusal is over; return whether to read."""
         if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool

@@ -20,8 +20,8 @@ class KeyLocks:
     def __init__(self) -> None:
         """Create the locks; no key is locked."""
         self._condition = threading.Condition()
-        self._sending: set[Key] = set()
-        self._waiting: dict[int, set[Key]] = {}
+        self._keys_being_sent: set[Key] = set()
+        self._registered_keys: dict[int, set[Key]] = {}
 
     def register(self, first_row: int, keys: Iterable[Key]) -> None:
         """Register rows before their commit, so that threads with later rows of the keys wait.
@@ -34,7 +34,7 @@ class KeyLocks:
             keys: the keys of all rows.
         """
         with self._condition:
-            self._waiting[first_row] = set(keys)
+            self._registered_keys[first_row] = set(keys)
 
     def withdraw(self, first_row: int) -> None:
         """Remove the registration of rows that are not sent, so that no thread waits for them.
@@ -43,7 +43,7 @@ class KeyLocks:
             first_row: the id of the first row, as for register().
         """
         with self._condition:
-            if self._waiting.pop(first_row, None) is not None:
+            if self._registered_keys.pop(first_row, None) is not None:
                 self._condition.notify_all()
 
     @contextmanager
@@ -57,25 +57,27 @@ class KeyLocks:
         """
         wanted_keys = set(keys)
         with self._condition:
-            self._waiting[first_row] = wanted_keys
+            self._registered_keys[first_row] = wanted_keys
             try:
                 self._condition.wait_for(lambda: self._is_free(first_row, wanted_keys))
-                self._sending |= wanted_keys
+                self._keys_being_sent |= wanted_keys
             finally:
-                self._waiting.pop(first_row, None)
+                self._registered_keys.pop(first_row, None)
         try:
             yield
         finally:
             with self._condition:
-                self._sending -= wanted_keys
+                self._keys_being_sent -= wanted_keys
                 self._condition.notify_all()
 
     def in_use(self) -> set[Key]:
         """Return the keys that threads have registered or hold."""
         with self._condition:
-            return self._sending.union(*self._waiting.values())
+            return self._keys_being_sent.union(*self._registered_keys.values())
 
     def _is_free(self, first_row: int, wanted: set[Key]) -> bool:
-        return wanted.isdisjoint(self._sending) and all(
-            wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first_row
+        return wanted.isdisjoint(self._keys_being_sent) and all(
+            wanted.isdisjoint(keys)
+            for row, keys in self._registered_keys.items()
+            if row < first_row
         )

@@ -35,7 +35,7 @@ class LogCopies:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        self._stands = False
+        self._is_blocked = False
         self._within_line = False  # only a part of a line is written so far
 
     def of(self, name: str) -> Callable[[bytes], None]:
@@ -64,7 +64,7 @@ class LogCopies:
         if self._within_line:
             text = b"\n" + text
         for start in range(0, len(text), PIECE_BYTES):
-            if not self._has_room():
+            if not self._await_room():
                 return False
             try:
                 os.write(self._descriptor, text[start : start + PIECE_BYTES])
@@ -73,7 +73,11 @@ class LogCopies:
             self._within_line = start + PIECE_BYTES < len(text)
         return True
 
-    def _has_room(self) -> bool:
-        ready = bool(self._poll.poll(0 if self._stands else PATIENCE_MILLISECONDS))
-        self._stands = not ready
+    def _await_room(self) -> bool:
+        """Wait a short time until the output has room; return whether it has.
+
+        If the output had no room at the last call, do not wait.
+        """
+        ready = bool(self._poll.poll(0 if self._is_blocked else PATIENCE_MILLISECONDS))
+        self._is_blocked = not ready
         return ready

@@ -83,8 +83,8 @@ def _hold_reason(watcher: ProcessWatcher, process: WatchedProcess) -> str:
     return hold_reason(watcher.run_folder, watcher.name, process.wid, process.pid)
 
 
-def _seconds_since(moment: float | None) -> float | None:
-    return None if moment is None else round(time.monotonic() - moment, 1)
+def _seconds_since(since: float | None) -> float | None:
+    return None if since is None else round(time.monotonic() - since, 1)
 
 
 def _seconds_until_kill(process: WatchedProcess) -> float | None:

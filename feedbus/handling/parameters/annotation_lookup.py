@@ -16,7 +16,7 @@ Requested = str | Resource  # the name of a given value, or a resource
 UNIONS = (typing.Union, types.UnionType)
 
 
-def requested(
+def find_request(
     function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
 ) -> Requested | None:
     """Return what a parameter requests by its annotation; None if its default is used.

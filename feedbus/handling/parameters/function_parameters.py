@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from feedbus.handling.annotations import Unfit, Unresolved, annotation, file_and_line, name_of
-from feedbus.handling.parameters.annotation_lookup import Requested, requested, shown
+from feedbus.handling.parameters.annotation_lookup import Requested, find_request, shown
 from feedbus.handling.parameters.offered_values import BUS, OPENING, UNANNOTATED, Given, Offer
 from feedbus.handling.parameters.resource_functions import Resource
 
@@ -64,7 +64,7 @@ class Parameters:
         for position, parameter in enumerate(parameters):
             if parameter.kind in MANY:
                 continue
-            given = requested(function, parameter, position, offer)
+            given = find_request(function, parameter, position, offer)
             if given is None:
                 by_name = True  # the parameters after it cannot be passed by position
             elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:

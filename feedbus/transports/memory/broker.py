@@ -149,7 +149,7 @@ class ClockTime:
         """Return the time in milliseconds, by which messages expire."""
         return self._monotonic_ms() + self._offset_ms
 
-    def moment(self) -> datetime:
+    def current_datetime(self) -> datetime:
         """Return the clock's wall time, in UTC."""
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 

@@ -27,7 +27,7 @@ class Time(Protocol):
         The time never goes backwards.
         """
 
-    def moment(self) -> datetime:
+    def current_datetime(self) -> datetime:
         """Return the wall clock's time, in UTC."""
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:

@@ -65,7 +65,7 @@ class BrokerTime:
             return wall_ms()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
-    def moment(self) -> datetime:
+    def current_datetime(self) -> datetime:
         """Return the wall clock's time, in UTC."""
         return datetime.now(UTC)
 

@@ -46,7 +46,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
         return
     key = content.routing_key if queue.dead_letter_key is None else queue.dead_letter_key
     properties = load(content.properties)
-    deaths = note_death(properties, queue.name, content, reason, tx.moment())
+    deaths = note_death(properties, queue.name, content, reason, tx.current_datetime())
     priority = properties.get("priority", 0)
     letter = Content(exchange, key, dump(properties), content.body, priority=priority)
     targets = [
@@ -58,7 +58,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
 
 
 def note_death(
-    properties: Properties, queue: str, content: Content, reason: str, moment: datetime
+    properties: Properties, queue: str, content: Content, reason: str, died_at: datetime
 ) -> list[dict[str, Any]]:
     """Write the x-death headers into the properties of a dead letter, as RabbitMQ does.
 
@@ -67,7 +67,7 @@ def note_death(
         queue: the name of the queue that the message leaves.
         content: the message, with the exchange and routing key by which it reached the queue.
         reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
-        moment: the time of the dead-lettering.
+        died_at: the time of the dead-lettering.
 
     Returns:
         The value of the header x-death, the newest entry first.
@@ -90,7 +90,7 @@ def note_death(
         death |= {
             "reason": reason,
             "queue": queue,
-            "time": moment,
+            "time": died_at,
             "exchange": content.exchange,
             "routing-keys": [content.routing_key],
         }

@@ -134,8 +134,8 @@ def load(text: str) -> Properties:
 
 def _mark(value: Any) -> dict[str, str]:
     if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return {TAG: "time", "value": str(int(moment.timestamp()))}
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return {TAG: "time", "value": str(int(aware.timestamp()))}
     if isinstance(value, Decimal):
         return {TAG: "decimal", "value": str(value)}
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -94,9 +94,9 @@ class Transaction:
         row = self.execute("SELECT depth FROM queues WHERE id = ?", (queue,)).fetchone()
         return (row[0] if row else 0) + self._depths.get(queue, 0)
 
-    def moment(self) -> datetime:
+    def current_datetime(self) -> datetime:
         """Return the wall clock's time, in UTC."""
-        return self._time.moment()
+        return self._time.current_datetime()
 
     def write_state(self) -> None:
         """Write counts and versions, as the last step before the commit."""

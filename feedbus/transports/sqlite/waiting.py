@@ -32,10 +32,12 @@ class Watch:
         self._signals = -1  # the registered descriptor of the signal pipe; -1 if there is none
         if clock.takes_time:
             pipe.join()
-        self._others: Mapping[int, int] = {}  # maps the id of each other connection to its process
+        self._process_by_connection: Mapping[
+            int, int
+        ] = {}  # maps the id of each other connection to its process
         self._processes: dict[int, int] = {}  # maps process ids to the descriptors that are watched
         # The ids of connections whose process is dead, but whose lock may still be held by a child.
-        self._gone: set[int] = set()
+        self._dead_connections: set[int] = set()
         self._unseen = False  # whether some processes cannot be watched by their process ids
 
     def wake_on(self, descriptor: int) -> None:
@@ -52,13 +54,17 @@ class Watch:
 
         """
         self._unseen = any(space != namespace for _, space in others.values())
-        self._others = {
+        self._process_by_connection = {
             owner: pid
             for owner, (pid, space) in others.items()
             if space == namespace and pid != os.getpid()
         }
-        self._gone &= self._others.keys()
-        wanted_pids = {pid for owner, pid in self._others.items() if owner not in self._gone}
+        self._dead_connections &= self._process_by_connection.keys()
+        wanted_pids = {
+            pid
+            for owner, pid in self._process_by_connection.items()
+            if owner not in self._dead_connections
+        }
         for pid in self._processes.keys() - wanted_pids:
             self._forget(pid)
         for pid in wanted_pids - self._processes.keys():
@@ -73,7 +79,9 @@ class Watch:
                 self._selector.register(descriptor, selectors.EVENT_READ, DIED)
 
     def _note_death(self, pid: int) -> None:
-        self._gone |= {owner for owner, process in self._others.items() if process == pid}
+        self._dead_connections |= {
+            owner for owner, process in self._process_by_connection.items() if process == pid
+        }
 
     def _forget(self, pid: int) -> None:
         descriptor = self._processes.pop(pid)
@@ -113,7 +121,7 @@ class Watch:
 
         None means that no poll is needed.
         """
-        if self._gone:  # a child process may hold the lock a little longer
+        if self._dead_connections:  # a child process may hold the lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None
 

@@ -46,7 +46,7 @@ def confirms_that_nobody_awaits() -> list[Change]:
     """Return from a publish as soon as the messages are written to the connection."""
 
     def drain(self: Any) -> None:
-        self._unconfirmed.waiting.clear()
+        self._unconfirmed.messages_by_tag.clear()
 
     return [(publisher.Publisher, "_await_confirms", drain)]
 
