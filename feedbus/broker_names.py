@@ -178,8 +178,8 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return the name of the waiting queue of a queue; `queue` is a name on the broker.
 
-        If a queue is replaced, its earlier messages are moved to the queue that before() names.
-        This queue and the new queue have the same waiting queue.
+        If a queue is replaced by a new one, its messages are moved to another queue, whose name
+        before() returns. The new queue and that other queue have the same waiting queue.
         """
         for each in self.topology.queues.values():
             if each.external_name == queue:

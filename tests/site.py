@@ -20,7 +20,7 @@ from feedbus.generations.queue_depths import depths_of
 from feedbus.metrics import Metrics
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import Address, Server, bind
-from feedbus.operations.wsgi import Application
+from feedbus.operations.wsgi_application import Application
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from feedbus.topology import Topology

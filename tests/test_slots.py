@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.process import file_locks, slots, status_files, supervised_process
+from feedbus.process import file_locks, process_setup, slots, status_files
 from tests.projects import PATIENCE_SECONDS, is_alive, wait_until
 from tests.slot_holders import HOLD, python
 
@@ -30,7 +30,7 @@ def in_slot(run):
 
 SUPERVISED = """
 import os, subprocess, sys, time
-code = "import time; from feedbus.process.supervised_process import *; follow_parent()"
+code = "import time; from feedbus.process.process_setup import *; follow_parent()"
 code += "; print(1, flush=True); time.sleep(60)"
 environment = os.environ | {"FEEDBUS_SUPERVISED": str(os.getpid())}
 child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
@@ -93,22 +93,22 @@ def test_a_process_ends_when_its_supervisor_is_killed():
 
 
 def test_a_process_whose_supervisor_was_gone_already_ends():
-    code = "from feedbus.process.supervised_process import *; follow_parent(); print('lives')"
-    environment = os.environ | {supervised_process.SUPERVISED: "1"}
+    code = "from feedbus.process.process_setup import *; follow_parent(); print('lives')"
+    environment = os.environ | {process_setup.SUPERVISED: "1"}
     with python(code, env=environment) as orphan:
         output, trouble = orphan.communicate()
     assert (output, trouble, orphan.returncode) == ("", "the supervisor has ended\n", 1)
 
 
 def test_a_process_started_by_hand_follows_nobody(monkeypatch):
-    monkeypatch.delenv(supervised_process.SUPERVISED, raising=False)
-    assert not supervised_process.follow_parent()
+    monkeypatch.delenv(process_setup.SUPERVISED, raising=False)
+    assert not process_setup.follow_parent()
 
 
 def test_an_allocation_beyond_the_memory_limit_is_a_memory_error():
     code = """
-from feedbus.process import supervised_process
-supervised_process.limit_memory(200 * 2**20)
+from feedbus.process import process_setup
+process_setup.limit_memory(200 * 2**20)
 try:
     bytearray(300 * 2**20)
 except MemoryError:

@@ -13,7 +13,7 @@ import pytest
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
-from feedbus.supervisor.feedbus_commands import run_command
+from feedbus.supervisor.command_processes import run_command
 from feedbus.supervisor.restart_policy import RestartPolicy, describe_exit
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology

@@ -17,8 +17,8 @@ from feedbus.logs import EventLog, configure
 from feedbus.metrics import Metrics
 from feedbus.operations.access_control import guard_of
 from feedbus.operations.http_server import THREADS, Address, Server, bind, url
+from feedbus.process.process_setup import follow_parent
 from feedbus.process.status_files import mark_ready
-from feedbus.process.supervised_process import follow_parent
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from web.app import make_app

@@ -8,7 +8,7 @@ from functools import cache
 from feedbus.metrics import CONTENT_TYPE
 from feedbus.operations.access_control import Guard
 from feedbus.operations.responses import JSON, answer, typed
-from feedbus.operations.wsgi import Application
+from feedbus.operations.wsgi_application import Application
 from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from web import api

@@ -55,11 +55,14 @@ class Alarm:
 
     @contextmanager
     def during_wait(self, *, long: bool = False) -> Iterator[None]:
-        """Wait in a `with` block; during an alarm, report the seconds of the wait to `on_waited`.
+        """Return a context manager for a `with` block in which the publisher waits.
+
+        During an alarm, the block runs within the context manager `waiting`, and its duration in
+        seconds is reported to `on_waited`.
 
         Args:
-            long: whether the publisher has already waited long for a slow broker. Then it waits
-                within the context manager `waiting`, as during an alarm.
+            long: whether the publisher has already waited long for a slow broker. Then the block
+                runs within `waiting`, too.
 
         """
         started, blocked = self._clock.monotonic(), self.is_active

@@ -84,9 +84,9 @@ class SharedSender:
         Args:
             requests: the requests.
             timeout_seconds: how long to try again during an outage; by default as long as send().
-            hold_back: True to send no request after the broker has refused an earlier message with
-                one of its keys. The outcome of such a request is a PublishError. Messages that were
-                sent at the same time as the refused message are not held back.
+            hold_back: whether a refusal of a message holds back the later requests with the same
+                key. A request that is held back is not sent, and its outcome is a PublishError.
+                Messages that were sent at the same time as the refused message are not held back.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
@@ -133,8 +133,8 @@ class SharedSender:
                 if refused and not refused.isdisjoint(request.keys):
                     _hold_back(request, refused)
                     continue
-                # All refusals belong to this request. Their messages may not be in `messages`:
-                # the sender can send a pack again as plain messages.
+                # All refusals belong to this request. It is possible that a refused message is not
+                # in `messages`, because the sender can send a pack again as plain messages.
                 request.outcome = answer = self._send_with_retries(messages, timeout_seconds)
                 failure = answer if isinstance(answer, BrokerOutage) else None
                 if refused is not None:

@@ -18,7 +18,7 @@ from feedbus.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from feedbus.logs.log_files import LogEntry, LogFile
+    from feedbus.logs.log_file_reading import LogEntry, LogFile
 
 CHECK_SECONDS = 0.2  # the time between two readings of the files with --follow
 TAB = "    "  # replaces a tab character in a line
@@ -66,7 +66,7 @@ def command(
     With `[logging] format = "json"` each entry is a JSON object.
     """
     from feedbus.logs import JSON
-    from feedbus.logs.log_files import LogFile
+    from feedbus.logs.log_file_reading import LogFile
     from feedbus.supervisor.watcher_options import SUPERVISOR, log_file
 
     topology = context.load(connects=False)
@@ -86,7 +86,7 @@ def command(
 
 def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow: bool) -> None:
     """Print the last entries, and with follow=True the new ones until an interrupt."""
-    from feedbus.logs.log_files import in_order
+    from feedbus.logs.log_file_reading import in_order
 
     found = in_order(each for log in logs for each in log.last(count, least))
     _print(found[-count:] if count else [], width)

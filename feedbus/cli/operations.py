@@ -42,7 +42,7 @@ def command(context: Context, host: str | None, port: int | None) -> None:
     `Authorization: Bearer TOKEN`.
     """
     from feedbus.operations.operations_process import run
-    from feedbus.process.supervised_process import follow_parent
+    from feedbus.process.process_setup import follow_parent
 
     supervised = follow_parent()
     topology = context.load()

@@ -59,7 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER in the foreground until a limit or a signal ends it; the exit code is then 0."""
     # Imported modules are not garbage; without collections, the imports are 10 % faster.
     gc.disable()
-    from feedbus.process.supervised_process import follow_parent
+    from feedbus.process.process_setup import follow_parent
     from feedbus.runner import Limits
 
     supervised = follow_parent()
@@ -100,8 +100,8 @@ def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits
     from feedbus.hosts.assignment_file import assignment_of
     from feedbus.metrics import Metrics
     from feedbus.process import status_files, watchdog
+    from feedbus.process.process_setup import limit_memory
     from feedbus.process.slots import hold_slot, run_folder, slot_path
-    from feedbus.process.supervised_process import limit_memory
     from feedbus.runner import CrashGuard, Runner, stopping_on_signals
     from feedbus.store import open_store
 

@@ -161,8 +161,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # pause() calls handle(), and this call can have pauses of its own. They were added to
-            # `_paused_seconds` and are a part of this pause. So the earlier value is used.
+            # pause() calls handle(), and a handler that is called there can pause, too. That inner
+            # pause has increased `_paused_seconds`. It is a part of the outer pause, and must not
+            # be counted twice. So the sum begins with the value from before the outer pause.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

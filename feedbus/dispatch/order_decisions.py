@@ -10,8 +10,8 @@ Example: A1 and A2 have the key A.
 3. The waiting queue delivers A1 and A2. If A1 fails again, it gets a new message with its old
    position. A2 gets none: its message stays in the waiting queue.
 
-With `block_on_dead`, a dead letter of A1 blocks the key in the same way. When it is requeued, the
-record gets back the position of A1.
+With `block_on_dead`, a dead letter of A1 blocks the key in the same way. When the dead letter is
+requeued, A1 gets its old position again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class OrderDecisions:
 
         Args:
             order: determines the key of a record.
-            policy: returns the decision that a record waits, which is completed here.
+            policy: returns the decision for a record that must wait. It has no position yet; this
+                class adds the position.
             waiting: the waiting records of the consumer.
             block_on_dead: whether dead letters block their keys.
 
@@ -123,8 +124,9 @@ class OrderDecisions:
         """Complete the decision on a record: if its key is blocked from now on, register this.
 
         Returns:
-            The decision. If the record waits, its message is for the waiting queue. If its dead
-            letter blocks its key, it has a second message, for the waiting queue.
+            The decision. For a record that waits, the message of the decision is for the waiting
+            queue. For a dead letter that blocks a key, the decision also has a `blocking_message`,
+            which is for the waiting queue.
 
         """
         due_at = self._due_at(decision)

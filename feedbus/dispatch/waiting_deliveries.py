@@ -58,8 +58,8 @@ class WaitingDeliveries:
         taken_records: the waiting records that handlers have now.
         requeued_dead_letters: the requeued dead letters.
         predecessors: the queues of older generations; None if none exists.
-        has_unconfirmed: whether the broker has not confirmed yet all messages that were made for
-            waiting queues.
+        has_unconfirmed: whether there are messages for waiting queues that the broker has not
+            confirmed yet.
         repetition_expected: whether a delivery with failed records will be handled again. Some of
             its failed records may already be in a waiting queue.
 

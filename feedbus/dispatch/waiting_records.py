@@ -122,7 +122,8 @@ class WaitingRecords:
     def add_arrived(self, record: WaitingRecord) -> list[Arrival]:
         """Add a record that a waiting queue has delivered; return the deliveries to acknowledge.
 
-        If the record is known, this is the message that was sent for it, or another message of it.
+        If a record with this position and id is known, the delivery belongs to it: it is the
+        message that was sent for the record, or another message of the same record.
         """
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
@@ -206,7 +207,8 @@ class WaitingRecords:
                 records.append(record)
                 if must_be_alone:
                     return records
-            if not key_records[0].is_taken:  # it must be taken alone
+            if not key_records[0].is_taken:
+                # The first record of this key must be taken alone, and others were taken already.
                 self._add_head(key_records)
                 break
         return records
@@ -270,7 +272,12 @@ class WaitingRecords:
         self.awaited_queues.clear()
 
     def _find(self, record: WaitingRecord) -> tuple[list[WaitingRecord], int]:
-        """Return the records of the key of a record or copy, and its index among them."""
+        """Find a record, or the record of a copy.
+
+        Returns:
+            All records of its key, and the index of the record in this list.
+
+        """
         key_records = self._records_by_key[record.key]
         index = bisect_left(key_records, record.position, key=position_of)
         while record not in key_records[index].with_copies():

@@ -22,7 +22,7 @@ from feedbus.operations.http_server import Address, CannotListen, Server, bind, 
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import last_url, write_url
-from feedbus.operations.wsgi import Application
+from feedbus.operations.wsgi_application import Application
 from feedbus.process.slots import hold_slot
 from feedbus.process.status_files import mark_holding, mark_ready
 from feedbus.schedules.scheduler import Scheduler

@@ -22,7 +22,7 @@ from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.unwritable_folders import unwritable_folders
-from feedbus.operations.wsgi import Application
+from feedbus.operations.wsgi_application import Application
 from feedbus.printable import one_line
 from feedbus.process.status_files import all_waiting, hold_reasons
 from feedbus.schedules.firing_times import overview

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from feedbus.errors import FeedbusError, UsageError
+from feedbus.process.process_setup import default_signals, follow_parent, limit_memory
 from feedbus.process.slots import PATIENCE_SECONDS, take_slot
-from feedbus.process.supervised_process import default_signals, follow_parent, limit_memory
 
 
 def become(arguments: Sequence[str]) -> None:

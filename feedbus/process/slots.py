@@ -16,7 +16,7 @@ from typing import Protocol
 from feedbus.errors import FeedbusError
 from feedbus.process.file_locks import take_lock
 from feedbus.process.private_files import private_folder
-from feedbus.process.supervised_process import SUPERVISED
+from feedbus.process.process_setup import SUPERVISED
 
 READY_FILE = "FEEDBUS_READY_FILE"  # the file in which this process records that it is ready
 PATIENCE_SECONDS = 15.0  # how long a supervised process waits for its slot

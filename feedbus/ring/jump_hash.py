@@ -63,10 +63,13 @@ def _xorshift(word: int) -> list[int]:
 def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
     """Return four tables with which the sixteen xorshift words of a seed are computed fast.
 
-    The words are linear over GF(2) in the bits of the xorshift's initial value, so the words of a
-    seed are the XOR of table entries. The initial value consists of three multiples of the seed.
-    Their low bits depend only on the low bits of the seed, which index the first table. The high
-    bits of each multiple index one of the other tables.
+    Each entry of a table is an integer that contains sixteen words, LANE_BITS bits for each. The
+    words of a seed are the XOR of four entries, one of each table: the words are linear over GF(2)
+    in the bits of the initial value.
+
+    The initial value consists of three multiples of the seed (SEED_FACTORS). The low bits of all
+    three depend only on the low bits of the seed. So the low bits of the seed are the index in the
+    first table. The high bits of the three multiples are the indexes in the other three tables.
     """
 
     def spread(bit: int) -> int:

@@ -62,8 +62,8 @@ class Fences:
             raw: the connection.
 
         Returns:
-            False if the queue is in use. Then another program has published this message, and it
-            is handled as an ordinary message. True in all other cases.
+            False if the queue is not an old queue. Then another program has published this
+            message, and it is handled as an ordinary message. True in all other cases.
 
         """
         run, reader = self._run, self._next_reader()
@@ -121,8 +121,9 @@ class Fences:
             elif phase == "switching":
                 reader.probes.postpone_fence()
             else:
-                # The queue is in use, so it needs no fence now. The next switch will put one into
-                # it: a switch waits for room in a full queue if the queue has a consumer.
+                # The queue is not an old queue, so it needs no fence. A later switch will succeed
+                # to put one into it, also if it is full: the switch waits until the queue has room,
+                # because the queue has a consumer.
                 reader.probes.fence_needed = False
 
     def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:

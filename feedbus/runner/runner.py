@@ -244,7 +244,7 @@ class Runner:
             arrived = mode.receive(raw)
             # handle_due() and handle_next() call the handlers and settle the deliveries.
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
-            if not in_time:  # the broker would close the channel: its consumer timeout
+            if not in_time:  # the broker's consumer timeout would expire
                 queues.return_deliveries()
             elif not arrived and not self._subscriptions.unsubscribed:
                 # If the subscriptions have worked for long enough, an earlier outage is over.

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from feedbus.plan.changes import Watchers
 from feedbus.process.private_files import open_private
-from feedbus.process.supervised_process import SUPERVISED
+from feedbus.process.process_setup import SUPERVISED
 from feedbus.supervisor.watcher_options import applied_path, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 

@@ -23,7 +23,7 @@ from typing import cast
 
 from setproctitle import setproctitle
 
-from feedbus.process.supervised_process import default_signals
+from feedbus.process.process_setup import default_signals
 from feedbus.supervisor.forkserver_client import Program
 
 ADOPTION_SECONDS = 0.0005  # the time between two checks whether the supervisor is the parent

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from feedbus.errors import FeedbusError, Outage, error_text
 from feedbus.logs import configure
+from feedbus.process.process_setup import SUPERVISED, follow_parent
 from feedbus.process.slots import run_folder
 from feedbus.process.slow_server_notices import notices
-from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology

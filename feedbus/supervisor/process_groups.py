@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from feedbus.process.file_locks import last_holder, lock_holder
+from feedbus.process.process_setup import RUN_FOLDER
 from feedbus.process.slots import slot_locks
-from feedbus.process.supervised_process import RUN_FOLDER
 
 GRACE_SECONDS = 1.0  # the time between SIGTERM and SIGKILL
 CHECK_SECONDS = 0.02  # the time between two checks whether the processes have ended

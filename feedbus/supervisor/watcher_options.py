@@ -14,8 +14,8 @@ from typing import Any
 from feedbus.config import APPLIED
 from feedbus.errors import UsageError
 from feedbus.process.private_files import private_folder
+from feedbus.process.process_setup import RUN_FOLDER, SUPERVISED
 from feedbus.process.slots import run_folder
-from feedbus.process.supervised_process import RUN_FOLDER, SUPERVISED
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 

@@ -81,8 +81,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: the time between the starts of two batches, if the second one is not full. It
-            waits for more records during this time. A full batch does not wait.
+        wait_seconds: how long after the start of a batch the next batch begins, if it is not full.
+            Until then, more records are collected for it. A full batch begins at once.
 
     """
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from feedbus.clock import Waiting
 from feedbus.errors import UsageError
-from feedbus.store.peewee.base_database import Database
+from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.peewee.postgresql import make_postgresql
 from feedbus.store.peewee.sqlite import make_sqlite
 from feedbus.urls import StoreUrl, UrlError, parse_store_url

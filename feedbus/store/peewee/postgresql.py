@@ -9,7 +9,7 @@ from typing import Any
 import peewee
 
 from feedbus.process.fork_safety import close_in_forks
-from feedbus.store.peewee.base_database import Database
+from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.stale_server_sessions import StaleServerSessions, session_of
 from feedbus.urls import StoreUrl
 

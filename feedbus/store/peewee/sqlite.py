@@ -12,7 +12,7 @@ import peewee
 
 from feedbus.clock import Waiting
 from feedbus.process.private_files import make_database_file
-from feedbus.store.peewee.base_database import Database
+from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.sqlite_write_lock import WriteLock
 
 BUSY_TIMEOUT_SECONDS = 10.0

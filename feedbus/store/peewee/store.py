@@ -14,8 +14,8 @@ import peewee
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import is_outage
-from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
@@ -107,7 +107,12 @@ _binding = _Binding()
 
 
 def bind(store: PeeweeStore) -> PeeweeStore:
-    """Make the models use a store, close the store that they used before, and return the store."""
+    """Make the models use a store, and close the store that they used before.
+
+    Returns:
+        The store that the models use now, which is the argument.
+
+    """
     close_bound()
     _binding.store = store
     database.initialize(store.database)

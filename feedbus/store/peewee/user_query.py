@@ -13,8 +13,8 @@ import peewee
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.printable import one_line
 from feedbus.store.outages import describe, is_outage
-from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.lazy_transactions import Database
 from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.urls import StoreUrl
 

@@ -76,7 +76,10 @@ CREATE INDEX consumers_queue ON consumers (queue);
 
 
 def live_folder(path: Path) -> Path:
-    """Return the folder next to the file that contains its connections' locks and sockets."""
+    """Return the folder for the locks and sockets of a broker file's connections.
+
+    It is beside the file.
+    """
     return path.with_name(f"{path.name}.live")
 
 

@@ -11,8 +11,8 @@ from effects import Request
 
 import feedbus
 from feedbus.errors import Outage
+from feedbus.process.process_setup import follow_parent
 from feedbus.process.status_files import mark_ready
-from feedbus.process.supervised_process import follow_parent
 
 BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes the messages
 bus = feedbus.connect(timeout_seconds=BROKER_PATIENCE_SECONDS)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus.cli import main
-from feedbus.logs.log_files import FIRST_BYTES, LogFile
+from feedbus.logs.log_file_reading import FIRST_BYTES, LogFile
 from tests.projects import wait_until
 
 TOPOLOGY = """\
