@@ -46,9 +46,11 @@ class Cron:
                 later = found.astimezone(UTC)
                 if later > moment:  # in an hour that occurs twice, the first time counts
                     return later
-        except (CronSimError, ValueError) as error:
+        except CronSimError as error:
+            raise WrongCron(_unmatched_days(self.line) or str(error)) from error
+        except ValueError as error:
             raise WrongCron(str(error)) from error
-        msg = "there is no such day within 50 years"
+        msg = "no date within 50 years matches it"
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
@@ -61,3 +63,19 @@ class Cron:
         while (following := self.next_after(found)) <= until:
             found = following
         return found
+
+
+def _unmatched_days(line: str) -> str:
+    """Return why no date matches a line, such as one for February 31; "" for another error.
+
+    The library reports such a line like one whose day of month is not a number.
+    """
+    fields = line.split()
+    try:
+        *_, day, month, _ = fields
+        for every_day, every_month in ((day, "*"), ("*", month)):
+            fields[-3:-1] = [every_day, every_month]
+            CronSim(" ".join(fields), datetime.now(UTC))
+    except (CronSimError, ValueError):
+        return ""
+    return f"no date matches it: day of month {day}, month {month}"

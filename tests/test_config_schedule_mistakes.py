@@ -16,7 +16,11 @@ WRONG = {
         """ "*/5 * * * *" or "30 2 * * MON-FRI", got '61 2 * * *': bad minute"""
     ),
     'cron     = "30 2 * * *"|cron     = "@daily"': "got '@daily': wrong number of fields",
-    'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': "got '0 0 30 2 *': bad day-of-month",
+    'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': (
+        "got '0 0 30 2 *': no date matches it: day of month 30, month 2"
+    ),
+    'cron     = "30 2 * * *"|cron     = "0 0 31 FEB,4 *"': "day of month 31, month FEB,4",
+    'cron     = "30 2 * * *"|cron     = "0 0 32 2 *"': "got '0 0 32 2 *': bad day-of-month",
     'cron     = "30 2 * * *"|': "cron: expected minute, hour",
     '"Europe/Berlin"|"Europe/Berlim"': "did you mean 'Europe/Berlin'?",
     '"Europe/Berlin"|"Europe"': "timezone: expected a time zone such as",
