@@ -17,7 +17,7 @@ from feedbus.cli import main
 from feedbus.generations import topology_setup
 from feedbus.plan import Plan, Watchers
 from feedbus.plan.planning import make_plan
-from feedbus.topology import Exchange, Topology
+from feedbus.topology import Exchange, RetryPolicy, Topology
 from servers import versions
 from tests.projects import Project
 from tests.small_topologies import queue, sharded
@@ -95,6 +95,24 @@ def test_every_kind_of_difference_is_reported_with_its_reason(make: Callable[...
     assert reasons["kept"].startswith("x-max-length none to 7: replaced by a new queue")
     assert reasons["gone"] == "no longer in the topology; it is empty"
     assert plan.counts()["dangerous"] == 0
+
+
+@ON_EMBEDDED
+def test_the_longest_wait_in_a_retry_queue_is_shown_where_it_is_emptied_first(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(retry=RetryPolicy((3600.0,), "dead-letter")))
+    retries = f"{system.topology.name}.work.retry.3600000"
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.basic_publish(channel.prepare_message("{}"), "", retries)
+        channel.basic_consume(f"{system.topology.name}.work", callback=lambda _: None)
+        plan = quick(system.changed(queue()))
+    reasons = {one.name: one.reason for one in plan.changes if one.kind == "queue"}
+    assert reasons[retries] == (
+        "no longer part of the retry policy; its consumers empty it first; a message waits in it"
+        " for 1h at most"
+    )
 
 
 def test_the_first_ring_is_no_reason_to_speak_of_old_generations(

@@ -25,6 +25,7 @@ from feedbus.generations.ring_state import RingState
 from feedbus.plan.changes import Change, Kind, ObjectsToChange
 from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
+from feedbus.units import write_duration
 
 # The roles of exchanges that get messages from an entry, the exchange that programs publish to.
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
@@ -194,7 +195,7 @@ class Comparison:
             elif self._has_consumer(name):
                 to_empty.append(name)
                 deleted.append(name)
-                consequence = "its consumers empty it first"
+                consequence = f"its consumers empty it first{_longest_wait(found)}"
                 self._note(
                     "delete", "queue", name, f"{self._why(name)}; {consequence}", message_count
                 )
@@ -306,3 +307,11 @@ class Comparison:
         # The entries come first. Otherwise a program could publish a message to the entry of a ring
         # that has no queues any more, and the message would be lost.
         yield from sorted(found, key=lambda name: (has_role(name, BEHIND_AN_ENTRY), name))
+
+
+def _longest_wait(found: SeenQueue) -> str:
+    """Return how long the messages of a retry queue can wait in it; "" for another queue."""
+    milliseconds = found.arguments.get("x-message-ttl")
+    if not has_role(found.name, {Role.RETRY}) or milliseconds is None:
+        return ""
+    return f"; a message waits in it for {write_duration(milliseconds / 1000)} at most"
