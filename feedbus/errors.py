@@ -78,6 +78,14 @@ class BrokerOutage(Outage):
     """The broker is unavailable, refuses the connection, or lacks declared objects."""
 
 
+class WrongBrokerSettings(BrokerOutage):
+    """The broker refuses the user, the virtual host or a permission, or TLS cannot be used.
+
+    Only an operator can correct this. So a publish fails immediately instead of trying again. A
+    consumer holds and tries again, as in any outage.
+    """
+
+
 class StoreOutage(Outage):
     """The store is unavailable, full or not set up."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from kombu.connection import Connection
 
-from feedbus.errors import BrokerOutage
+from feedbus.errors import BrokerOutage, WrongBrokerSettings
 from feedbus.urls import BrokerUrl, Node
 from feedbus.wire import amqp_protocols
 
@@ -57,6 +57,8 @@ def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseE
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
     """Raise BrokerOutage for a connection error in a `with` block.
 
+    It is WrongBrokerSettings if waiting cannot help.
+
     Args:
         connection: the connection that the block uses.
         url: the URL of the broker, for the text of the error.
@@ -75,20 +77,25 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
             " its virtual host"
         )
         msg = f"broker {url}: {str(error.reply_text).rstrip('.')}; {what}"
-        raise BrokerOutage(msg) from error
+        if "in exclusive use" in str(error.reply_text):  # by another connection, which can end
+            raise BrokerOutage(msg) from error
+        raise WrongBrokerSettings(msg) from error
     except NotAllowed as error:
+        if "limit" in str(error.reply_text):  # of connections, of which others can end
+            msg = f"broker {url}: {error.reply_text}; close other connections, or raise the limit"
+            raise BrokerOutage(msg) from error
         msg = (
             f"broker {url}: {error.reply_text}; check the virtual host, which"
             " follows the port in [broker] url ('/' is written as //)"
         )
-        raise BrokerOutage(msg) from error
+        raise WrongBrokerSettings(msg) from error
     except ssl.SSLCertVerificationError as error:
         msg = (
             f"broker {url}: its TLS certificate cannot be verified: {error.verify_message}; add"
             " ?ssl_ca_certs=FILE (the certificate of its authority) or ssl_server_name=NAME (the"
             " name in its certificate) to [broker] url"
         )
-        raise BrokerOutage(msg) from error
+        raise WrongBrokerSettings(msg) from error
     except connection_errors(connection) as error:
         absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         what = "; start the broker, or correct [broker] url" if absent else ""

@@ -9,7 +9,7 @@ from feedbus import broker
 from feedbus.broker.refused_messages import Refusal
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
-from feedbus.errors import BrokerOutage, PublishError, UsageError
+from feedbus.errors import BrokerOutage, PublishError, UsageError, WrongBrokerSettings
 from feedbus.generations import topology_setup
 from feedbus.process.slow_server_notices import notices
 from feedbus.store.key_locks import Key
@@ -171,10 +171,10 @@ class SharedSender:
         for _ in self._attempts(timeout_seconds):
             try:
                 self._set_up()
+            except (WrongBrokerSettings, UsageError) as error:
+                return error
             except BrokerOutage as error:
                 failure: Exception = error
-            except UsageError as error:
-                return error
             else:
                 return None
         return failure
@@ -196,11 +196,13 @@ class SharedSender:
             try:
                 self._set_up()
                 return self._sender.send(messages)
-            except BrokerOutage as error:
-                self._is_set_up = False
-                failure: Exception = error
             except UsageError as error:
                 return error
+            except BrokerOutage as error:
+                self._is_set_up = False
+                if isinstance(error, WrongBrokerSettings):
+                    return error
+                failure: Exception = error
         return failure
 
     def _attempts(self, timeout_seconds: float) -> Iterator[None]:

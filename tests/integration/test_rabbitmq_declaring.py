@@ -188,6 +188,7 @@ def test_a_classic_queue_is_classic_whatever_the_virtual_hosts_default(rabbitmq4
         assert make_plan(topology, None, predict=False).empty
 
 
+PUBLISH = ["publish", "publish_tweet", "--json", "{}", "--key", "a"]
 REFUSALS = {
     "password": (("guest:wrong@", "/"), "check the user and the password"),
     "virtual host": (("guest:guest@", "nowhere"), "check the virtual host"),
@@ -195,7 +196,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("place", "reported"), REFUSALS.values(), ids=REFUSALS)
-@pytest.mark.parametrize("command", [["up"], ["run", "publish_tweet"], ["dead", "list"]])
+@pytest.mark.parametrize(
+    "command",
+    [["up"], ["run", "publish_tweet"], ["dead", "list"], ["plan"], PUBLISH],
+    ids=lambda command: command[0],
+)
 def test_a_refusal_is_reported_in_a_line(rabbitmq, tmp_path, place, reported, command):
     user, space = place
     url = f"amqp://{user}127.0.0.1:{rabbitmq.port}/{space}"
@@ -212,6 +217,7 @@ def test_a_refusal_is_reported_in_a_line(rabbitmq, tmp_path, place, reported, co
     assert reported in done.stderr
     assert "wrong" not in done.stderr
     assert "Traceback" not in done.stderr
+    assert "trying again" not in done.stderr
     # A consumer holds until it is let in; a command gives up.
     assert done.returncode == (0 if command[0] == "run" else 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage, WrongBrokerSettings
 from feedbus.process.slow_server_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
 from feedbus.wire import amqp_protocols
@@ -56,13 +55,19 @@ class RabbitMQ:
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Connect to the first node that answers."""
-        *others, last = self.url.nodes
+        may_answer_later = False
         seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
         with notices.during(f"waiting for broker {self.url} to answer, at most {seconds:.0f} s"):
-            for node in others:
-                with contextlib.suppress(Outage):
+            for node in self.url.nodes:
+                try:
                     return open_connection(_connection(node, heartbeats), node)
-            return open_connection(_connection(last, heartbeats), last)
+                except WrongBrokerSettings as error:
+                    last_error: BrokerOutage = error
+                except BrokerOutage as error:
+                    last_error, may_answer_later = error, True
+        if may_answer_later and isinstance(last_error, WrongBrokerSettings):
+            raise BrokerOutage(str(last_error)) from last_error
+        raise last_error
 
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float

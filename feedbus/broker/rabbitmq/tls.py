@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from feedbus.errors import BrokerOutage
+from feedbus.errors import WrongBrokerSettings
 from feedbus.logs import EventLog
 from feedbus.urls import Tls
 
@@ -24,7 +24,8 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
         server: the URL without its password, for the texts of errors.
 
     Raises:
-        BrokerOutage: a certificate file cannot be read, or is invalid; a consumer then holds.
+        WrongBrokerSettings: a certificate file cannot be read, or is invalid. A consumer
+            then holds.
 
     """
     for file in (tls.ca_certs, tls.certfile, tls.keyfile):
@@ -51,7 +52,7 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     would ask for the passphrase of a key on the terminal. So make_context() reads the files first.
 
     Raises:
-        BrokerOutage: see make_context().
+        WrongBrokerSettings: see make_context().
 
     """
     make_context(tls, server)
@@ -73,13 +74,13 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _used(server: str, file: Path | None) -> Iterator[None]:
-    """Raise BrokerOutage if a file cannot be used in a `with` block."""
+    """Raise WrongBrokerSettings if a file cannot be used in a `with` block."""
     try:
         yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         msg = f"{server}: {file} cannot be used for TLS: {reason}"
-        raise BrokerOutage(msg) from error
+        raise WrongBrokerSettings(msg) from error
 
 
 def _no_passphrase() -> str:
