@@ -129,6 +129,10 @@ def nothing_such(_: object, engine: Own) -> None: ...
 def returns(_: object) -> int: ...
 def returns_unknown(_: object) -> Absent: ...  # noqa: F821 -- that is the point
 def no_message() -> None: ...
+def bus_first(bus: Bus, message: dict[str, int]) -> None: ...
+def unannotated_bus_first(bus, message) -> None: ...
+async def awaits(_: object, other: Bus) -> None:
+    await other.publish("work", {})  # type: ignore[func-returns-value]
 
 
 UNFIT = {
@@ -140,6 +144,10 @@ UNFIT = {
     returns: "has the return annotation int: expected -> None; to reject",
     returns_unknown: "'return: Absent', which cannot be evaluated",
     no_message: "has no parameter for the message: expected the message as its first parameter",
+    bus_first: "has 'bus: Bus' as its first parameter: expected the message as its first",
+    unannotated_bus_first: "has 'bus' as its first parameter: expected the message as its first",
+    awaits: rf"awaits other.publish\(\) in line {awaits.__code__.co_firstlineno + 1}: expected"
+    r" other.publish\(…\) without 'await'; feedbus sends",
 }
 
 
@@ -231,7 +239,10 @@ def test_a_bad_resource_is_a_problem_with_its_place():
 
     with pytest.raises(Unfit, match=r"untyped.*without a return annotation: expected -> TYPE"):
         Resource(untyped).provides()
-    with pytest.raises(Unfit, match=r"a generator that returns .*: expected -> Iterator\[TYPE\]"):
+    with pytest.raises(Unfit, match=r"with the annotation Engine: expected -> Iterator\[TYPE\]"):
+        Resource(wrongly_typed).provides()
+    wrongly_typed.__annotations__["return"] = Iterator
+    with pytest.raises(Unfit, match=r"with the annotation Iterator: expected -> Iterator\[TYPE\]"):
         Resource(wrongly_typed).provides()
     with pytest.raises(
         Unfit, match="is not a function, so it cannot be a resource: expected a function"

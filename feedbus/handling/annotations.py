@@ -99,6 +99,11 @@ def name_of(marked: object) -> str:
     return str(marked) if typing.get_origin(marked) is not None else type(marked).__qualname__
 
 
+def shown(found: Any) -> str:
+    """Return an annotation as it is written in the code."""
+    return found.__qualname__ if isinstance(found, type) else str(found)
+
+
 def file_and_line(marked: object) -> str:
     """Return the text " (file:line)" for a function or class, or "" if its file is not known."""
     try:

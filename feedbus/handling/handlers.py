@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_origin, overload
 
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.handling.annotations import Unfit
+from feedbus.handling.awaited_bus import refuse_awaited_bus
 from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
 from feedbus.handling.parameters import (
     Call,
@@ -127,7 +128,9 @@ class Handler:
         check_result(function)
         offer = Offer.to_handlers(session_type, batch=self.batch)
         parameters = Parameters.of(function, offer, first="the message")
-        if not self.is_async:
+        if self.is_async:
+            refuse_awaited_bus(function, batch=self.batch)
+        else:
             refuse_async_resources(function, parameters)
         return parameters
 

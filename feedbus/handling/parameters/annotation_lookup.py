@@ -8,7 +8,14 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, namespace
+from feedbus.handling.annotations import (
+    Unfit,
+    Unresolved,
+    annotation,
+    name_of,
+    namespace,
+    shown,
+)
 from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource_functions import Resource, declared, match
 
@@ -130,8 +137,3 @@ def _checked_resource(
     name = name_of(resource.function)
     got = f"has the parameter '{parameter.name}: Annotated[{shown(kind)}, {name}]'"
     raise Unfit(function, f"{shown(provided)}, the type of the resource {name}", got)
-
-
-def shown(found: Any) -> str:
-    """Return an annotation as it is written in the code."""
-    return found.__qualname__ if isinstance(found, type) else str(found)

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from feedbus.handling.annotations import Unfit, Unresolved, annotation, file_and_line, name_of
-from feedbus.handling.parameters.annotation_lookup import Requested, find_request, shown
-from feedbus.handling.parameters.offered_values import BUS, OPENING, UNANNOTATED, Given, Offer
+from feedbus.handling.annotations import (
+    Unfit,
+    Unresolved,
+    annotation,
+    file_and_line,
+    name_of,
+    shown,
+)
+from feedbus.handling.parameters.annotation_lookup import Requested, find_request
+from feedbus.handling.parameters.offered_values import (
+    ASKED_FOR,
+    BUS,
+    OPENING,
+    UNANNOTATED,
+    Given,
+    Offer,
+)
 from feedbus.handling.parameters.resource_functions import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -57,6 +71,7 @@ class Parameters:
                 expected = f"{first} as its first parameter"
                 got = f"has no parameter for {first}"
                 raise Unfit(function, expected, got)
+            _refuse_bus(function, parameters, first)
             del parameters[0]
         positions: list[Requested] = []
         keywords: dict[str, Requested] = {}
@@ -151,6 +166,31 @@ class Parameters:
             return function(message, *(source(given) for source in positions), **named)
 
         return call
+
+
+def _refuse_bus(
+    function: Callable[..., object], parameters: Sequence[inspect.Parameter], first: str
+) -> None:
+    """Raise Unfit if the first parameter is for the bus instead of the message.
+
+    Args:
+        function: a handler.
+        parameters: its parameters.
+        first: what the first parameter gets, such as "the message".
+
+    """
+    name, written = parameters[0].name, parameters[0].annotation
+    try:
+        found = annotation(function, name, written)
+    except Unresolved:  # the type of the record is not evaluated here
+        return
+    if getattr(found, ASKED_FOR, None) == BUS:
+        got = f"has '{name}: {shown(found)}' as its first parameter"
+    elif name == BUS and written is inspect.Parameter.empty and len(parameters) > 1:
+        got = f"has '{name}' as its first parameter"
+    else:
+        return
+    raise Unfit(function, f"{first} as its first parameter", got, "write the bus after it")
 
 
 def of_resource(resource: Resource) -> Parameters:

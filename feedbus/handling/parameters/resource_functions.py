@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TypeVar
 
-from feedbus.handling.annotations import Unfit, Unresolved, annotation
+from feedbus.handling.annotations import Unfit, Unresolved, annotation, shown
 
 Function = TypeVar("Function", bound=Callable[..., object])
 MARK = "__feedbus_resource__"
@@ -70,7 +70,8 @@ class Resource:
         if self.yields:
             given = typing.get_args(found)
             if typing.get_origin(found) not in YIELDING or not given:
-                raise Unfit(self.function, expected, f"is a generator that returns {found}")
+                text = written if isinstance(written, str) else shown(found)
+                raise Unfit(self.function, expected, f"is a generator with the annotation {text}")
             found = given[0]
         if found is None or found is type(None):
             raise Unfit(self.function, expected, "is a resource whose value is None")
