@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
+UTF_8 = {"utf-8", "utf8", "us-ascii"}
 EXPECTED = "a class, or an object, with decode(body, content_type, headers) and encode(payload)"
 
 
@@ -121,7 +123,8 @@ class Codecs:
         """
         codec = self.codecs.get(bare_type(content_type)) if content_type else None
         if content_type == PACK or (codec is None and reads == "object"):
-            return decode(body, content_type, message_id, key, content_encoding)
+            with _format_named(content_type, content_encoding, headers):
+                return decode(body, content_type, message_id, key, content_encoding)
         if len(body) > BODY_LIMIT_BYTES:
             text = f"expected at most {BODY_LIMIT_BYTES} bytes, got {len(body)}"
             raise InvalidBody({"": [text]})
@@ -129,7 +132,8 @@ class Codecs:
         if codec is not None:
             value = _decoded(codec, body, content_type or "", headers)
         elif reads == "text":
-            value = text_of(body, content_encoding or charset_of(content_type))
+            with _format_named(content_type, content_encoding, headers):
+                value = text_of(body, content_encoding or charset_of(content_type))
         return pack_of_one(message_id, key, value if isinstance(value, Mapping) else {RAW: value})
 
     def write(self, content_type: str, payload: Mapping[str, Any]) -> bytes:
@@ -162,6 +166,36 @@ class Codecs:
                 msg = f"cannot publish: {unencodable_field(value) or error}"
                 raise UsageError(msg) from error
         return value.encode() if isinstance(value, str) else bytes(value)
+
+
+@contextmanager
+def _format_named(
+    content_type: str | None, content_encoding: object, headers: Mapping[str, Any]
+) -> Iterator[None]:
+    """Add the format that a message declares to the error about its unreadable body.
+
+    Nothing is added if the message declares JSON in UTF-8. Kombu writes the header `compression`.
+
+    Raises:
+        InvalidBody: the `with` block has raised it.
+
+    """
+    try:
+        yield
+    except InvalidBody as error:
+        declared = {
+            "content type": None if bare_type(content_type).endswith("json") else content_type,
+            "content encoding": None
+            if str(content_encoding).lower() in UTF_8
+            else content_encoding,
+            "compression": headers.get("compression"),
+        }
+        found = ", ".join(f"{name} {str(it)[:40]}" for name, it in declared.items() if it)
+        reason = error.errors.get("", [""])[0]
+        if not found or not reason.startswith("not ") or content_type == PACK:
+            raise
+        text = f"{reason[:60]}; the message has {found}: a codec in [codecs] can read it"
+        raise InvalidBody({"": [text]}) from error
 
 
 def _decoded(codec: Codec, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from feedbus import Raw, config
-from feedbus.errors import TopologyError, UsageError
+from feedbus.codecs import Codecs
+from feedbus.errors import InvalidBody, TopologyError, UsageError
 from feedbus.testing import TestSystem
 
 HANDLERS = """
@@ -115,9 +118,36 @@ def test_text_and_bytes_travel_as_they_are(system) -> None:
     system.run()
     assert seen() == ["grüße", b"\xff\x00", "from bytes"]
     (letter,) = system.dead_letters()
-    assert letter.errors == {"": ["not UTF-8: invalid start byte at byte 0"]}
+    text = (
+        "not UTF-8: invalid start byte at byte 0; the message has content type"
+        " application/octet-stream: a codec in [codecs] can read it"
+    )
+    assert letter.errors == {"": [text]}
     assert (letter.body, letter.content_type) == (b"\xff\x00", "application/octet-stream")
     assert [each.payload for each in system.published("raw")] == [b"\xff\x00"]
+
+
+FOREIGN: dict[str, tuple[Any, ...]] = {
+    "content type application/x-python-serialize, content encoding binary": (
+        pickle.dumps({"id": 7}), "application/x-python-serialize", "binary", {},
+    ),
+    "compression application/x-gzip": (
+        gzip.compress(b'{"id": 7}'), "application/json", "utf-8",
+        {"compression": "application/x-gzip"},
+    ),
+    "content encoding gzip": (gzip.compress(b'{"id": 7}'), "application/json", "gzip", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", FOREIGN)
+def test_the_error_about_an_unreadable_body_names_its_format(named: str) -> None:
+    body, content_type, content_encoding, headers = FOREIGN[named]
+    reading: Any = {"content_encoding": content_encoding, "headers": headers}
+    with pytest.raises(InvalidBody) as caught:
+        Codecs({}).read(body, content_type, "1", "", **reading)
+    (text,) = caught.value.errors[""]
+    assert text.startswith("not UTF-8: invalid start byte at byte ")
+    assert text.endswith(f"; the message has {named}: a codec in [codecs] can read it")
 
 
 def test_a_codec_writes_and_reads_what_a_message_type_validates(system) -> None:
