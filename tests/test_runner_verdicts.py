@@ -69,6 +69,8 @@ def test_a_dead_letter_has_the_traceback_of_its_last_attempt_and_a_requeued_mess
     assert found.keys() == {2, 3, 4}
     assert found[2].endswith("KeyError: 'no such seat'")
     assert "in raises\n    raise KeyError" in found[2]
+    calls = [line for line in found[2].splitlines() if line.startswith('  File "')]
+    assert [line.rpartition(", in ")[2] for line in calls] == ["handle", "raises"]
     assert (found[3], found[4]) == ("", "")
     again = [sent_back(each.delivery, "work", "", died_in=str.isupper) for each in system.dead()]
     assert [TRACEBACK in each.headers for each in again] == [False, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from datetime import datetime
@@ -277,6 +278,15 @@ def test_the_traceback_of_an_exception_without_a_text_has_its_calls():
         raise UnprintableError
 
     assert "in fail" in traceback_text(raised(fail))
+
+
+def test_a_traceback_that_has_no_call_of_the_users_code_keeps_all_calls():
+    text = traceback_text(raised(lambda: json.loads("{")))
+    assert "in raised\n" in text  # this test is the user's code
+    error = raised(lambda: json.loads("{"))
+    while error.__traceback__ is not None and "json" not in str(error.__traceback__.tb_frame):
+        error.__traceback__ = error.__traceback__.tb_next
+    assert "in loads\n" in traceback_text(error)
 
 
 def test_a_traceback_is_left_out_where_it_does_not_fit():

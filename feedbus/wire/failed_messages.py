@@ -29,6 +29,7 @@ from feedbus.wire.delivery import AS_HEADERS, Delivery
 from feedbus.wire.derived_ids import is_of_deaths
 from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
+from feedbus.wire.user_frames import from_user_code
 
 # The properties that are fields of Outgoing, so they are not in its other properties.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
@@ -149,12 +150,12 @@ def reason_text(reason: str) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the end of an exception's traceback as the text of a header.
 
-    It contains no values of variables. The text of each exception is shortened like a reason, so
-    that there is room for the calls of the handler. Returns "" if the traceback cannot be
-    formatted.
+    It contains no values of variables, and no calls of feedbus before those of the handler. The
+    text of each exception is shortened like a reason, so that there is room for the calls of the
+    handler. Returns "" if the traceback cannot be formatted.
     """
     try:
-        lines = TracebackException.from_exception(error).format()
+        lines = from_user_code(TracebackException.from_exception(error)).format()
         parts = [_cut(line.rstrip("\n"), REASON_BYTES) for line in lines]
     except Exception:  # noqa: BLE001 -- a handler's own class may raise anything here
         return ""
