@@ -28,7 +28,8 @@ LOGGING = {"run", "operations"}  # these commands log what they wait for
 UNUSABLE = {
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
-INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # other commands need no cleanup
+# These commands clean up after Ctrl-C, or report what they have done; others need neither.
+INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish", "dead", "balance"}
 
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {

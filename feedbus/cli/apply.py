@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.interruption import reported
 from feedbus.cli.plan import compute_plan, show
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 REPORT_SECONDS = 2.0  # the shortest time between two lines about the messages that are left
+CONTINUES = "run `feedbus apply` again: it continues where it stopped"
 PATIENCE_SECONDS = 60.0  # the time without progress after which the line says so
 
 
@@ -66,6 +68,29 @@ def command(  # noqa: PLR0913 -- an option each
     No message is lost, and the records of each key stay in order. If the command is interrupted,
     run it again: it completes the changes that it has begun.
     """
+    progress = Progress()
+    with reported(lambda: CONTINUES if progress.begun else "nothing was changed"):
+        _apply(
+            context,
+            progress,
+            dry_run=dry_run,
+            delete_nonempty=delete_nonempty,
+            yes=yes,
+            no_wait=no_wait,
+            older_file=older_file,
+        )
+
+
+def _apply(  # noqa: PLR0913 -- as above
+    context: Context,
+    progress: Progress,
+    *,
+    dry_run: bool,
+    delete_nonempty: tuple[str, ...],
+    yes: bool,
+    no_wait: bool,
+    older_file: bool,
+) -> None:
     from feedbus import config
 
     text = config.read(context.topology_path)
@@ -79,12 +104,13 @@ def command(  # noqa: PLR0913 -- an option each
         plan = compute_plan(topology, delete_nonempty)
         show(plan, as_json=False)
         if plan.empty and not plan.draining:
+            progress.begun = plan.watchers is not None
             _follow(topology, text, runs=plan.watchers is not None)
             return
         if not (yes or plan.dangers or plan.empty) and sys.stdin.isatty():
             click.confirm("Make these changes?", abort=True)
         supervisor = _follower(topology, text) if plan.watchers is not None else None
-        progress = Progress()
+        progress.begun = True
         done = apply(
             topology,
             plan,
@@ -131,6 +157,7 @@ class Progress:
 
     def __init__(self) -> None:
         """Create the object; nothing is printed yet."""
+        self.begun = False  # whether the command may have changed something
         self._terminal = sys.stdout.isatty()
         self._shown = False
         self._last: int | None = None

@@ -13,6 +13,7 @@ from feedbus.balance.key_traffic import Pair, Tally, pairs_of_keys, pairs_of_row
 from feedbus.balance.spread import find_ring
 from feedbus.balance.weights import CLOSE, Proposal, find, report, toml
 from feedbus.cli import Context
+from feedbus.cli.interruption import reported
 from feedbus.cli.keys_option import KEYS
 from feedbus.cli.name_completion import QUEUE
 from feedbus.config.weight_editing import rewrite
@@ -102,10 +103,11 @@ def command(  # noqa: PLR0913 -- an argument for each option
         msg = f"--max-buckets: expected at least {members}, one for each queue, got {max_buckets}"
         raise UsageError(msg)
     tally = Tally()
-    with _pairs(topology, keys, query, traffic) as pairs:
-        tally.add(pairs)
-    _check(tally, traffic)
-    found = find(topology, generation, tally, max_buckets, target)
+    with reported(lambda: "the weights were not changed; run the command again"):
+        with _pairs(topology, keys, query, traffic) as pairs:
+            tally.add(pairs)
+        _check(tally, traffic)
+        found = find(topology, generation, tally, max_buckets, target)
     written = write and found.changes
     refusal: UsageError | None = None
     if written:

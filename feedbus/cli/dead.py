@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.interruption import reported
 from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
 from feedbus.name_list import listed
@@ -109,12 +110,19 @@ def requeue(
     topology = context.load()
     chosen = topology.queue(queue)
     missing = dict.fromkeys(message_ids)
+    sent = 0
 
     def send_back(letter: DeadLetter) -> None:
+        nonlocal sent
         back.send(letter)
         missing.pop(letter.message_id, None)
+        sent += 1
 
-    with letters.open_channel(topology) as channel, Requeue(topology, chosen) as back:
+    with (
+        reported(lambda: _interrupted(sent, f"sent back to {queue}")),
+        letters.open_channel(topology) as channel,
+        Requeue(topology, chosen) as back,
+    ):
         count = letters.settle(
             channel,
             topology,
@@ -138,14 +146,20 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     topology = context.load()
     chosen = topology.queue(queue)
     missing = dict.fromkeys(message_ids)
-    with letters.open_channel(topology) as channel:
+    dropped = 0
+    with (
+        reported(lambda: _interrupted(dropped, "dropped")),
+        letters.open_channel(topology) as channel,
+    ):
 
         def let_go(letter: DeadLetter) -> None:
+            nonlocal dropped
             # The key is unblocked before the letter is deleted: after a crash in between, the
             # command can be repeated.
             if chosen.block_on_dead:
                 release(channel.connection, topology, chosen, [letter.message_id])
             missing.pop(letter.message_id, None)
+            dropped += 1
 
         count = letters.settle(
             channel, topology, chosen, lambda letter: letter.message_id in message_ids, let_go
@@ -175,6 +189,14 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
         if chosen.block_on_dead:
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
+
+
+def _interrupted(count: int, what: str) -> str:
+    """Return what an interrupted command has done with dead letters, and how to continue it."""
+    if not count:
+        return "the dead letters are unchanged; run the command again"
+    were = "was" if count == 1 else "were"
+    return f"{counted(count, 'dead letter')} {were} {what}; run the command again for the others"
 
 
 def _confirm(question: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from feedbus.cli import Context
 from feedbus.cli.duration_option import DURATION
+from feedbus.cli.interruption import reported
 from feedbus.cli.name_completion import EXCHANGE
 from feedbus.errors import UsageError
 from feedbus.name_list import expected_one_of
@@ -114,11 +116,14 @@ def command(  # noqa: PLR0913 -- an option each
     place = "--json" if file is None else f"{printable(file.name)}:{{}}"
     faults: list[UsageError] = []
     pairs = _counted(_until_fault(_pairs(lines, key or "", key_field, place), faults))
-    with connect(topology) as bus:
+    count = 0
+    with reported(lambda: _interrupted(count, file)), connect(topology) as bus:
         if plain:
-            count = bus.publish_many(exchange, pairs)
+            counts = _publish_together(bus, exchange, pairs)
         else:
-            count = _publish_each(bus, exchange, pairs, message_id, options)
+            counts = _publish_each(bus, exchange, pairs, message_id, options)
+        for published in counts:
+            count += published
     for fault in faults:
         if file is None:
             raise fault
@@ -135,19 +140,40 @@ def _headers(texts: tuple[str, ...]) -> dict[str, str] | None:
     return dict(text.split("=", 1) for text in texts) or None
 
 
+def _publish_together(bus: LiveBus, exchange: str, pairs: Iterator[Pair]) -> Iterator[int]:
+    """Publish messages; yield the number of messages each time that the broker confirms some."""
+    while published := bus.publish_many(exchange, islice(pairs, bus.PAIRS_AT_ONCE)):
+        yield published
+
+
 def _publish_each(
     bus: LiveBus,
     exchange: str,
     pairs: Iterator[Pair],
     message_id: str | None,
     options: PublishOptions,
-) -> int:
+) -> Iterator[int]:
     """Publish each message alone, because messages with options are not put into packs."""
-    count = 0
     for payload, key in pairs:
         bus.publish(exchange, payload, key, message_id=message_id, **options)
-        count += 1
-    return count
+        yield 1
+
+
+def _interrupted(count: int, file: IO[bytes] | None) -> str:
+    """Return what an interrupted command has published, and how to continue it.
+
+    Args:
+        count: how many messages the broker has confirmed.
+        file: the file of the messages; None if the message is an argument.
+
+    """
+    if file is None:
+        return "the message may be published or not"
+    first = f"the first {counted(count, 'message')}" if count else "no message"
+    return (
+        f"the broker has confirmed {first} of {printable(file.name)}, and some later ones may be"
+        " published, too; to continue, publish the lines that follow"
+    )
 
 
 def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[Pair]:

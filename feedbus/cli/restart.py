@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.interruption import reported
 from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
 from feedbus.cli.progress import BusyLines
@@ -50,7 +51,8 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
     failed = ""
     for name in chosen:
         started = time.monotonic()
-        failed, pids = _restart(topology, name, quiet=as_json)
+        with reported(lambda: _interrupted(chosen, len(restarted))):
+            failed, pids = _restart(topology, name, quiet=as_json)
         seconds = round(time.monotonic() - started, 1)
         restarted.append({"name": name, "ready": not failed, "seconds": seconds, "pids": pids})
         if failed:
@@ -68,6 +70,15 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{restarted_text} restarted")
     if failed:
         sys.exit(1)
+
+
+def _interrupted(chosen: Sequence[str], position: int) -> str:
+    """Return what is done and how to continue, if the restart of the name at a position is not."""
+    text = f"restarted: {', '.join(chosen[:position]) or 'none'}"
+    text += f"; the supervisor still restarts {chosen[position]}"
+    if rest := chosen[position + 1 :]:
+        text += f"; for the rest, run `feedbus restart {' '.join(rest)}`"
+    return text
 
 
 def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:

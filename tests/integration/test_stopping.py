@@ -66,6 +66,23 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
     assert "event=killed" not in system.output
 
 
+def test_an_interrupted_restart_reports_what_the_supervisor_continues(tmp_path):
+    system = System(tmp_path, SLOW)
+    with system.up():
+        system.project.publish(1)
+        wait_until(lambda: "begin1" in system.project.seen())
+        with subprocess.Popen(
+            system.project.command("restart", "work"), stderr=subprocess.PIPE, text=True
+        ) as restart:
+            assert restart.stderr.readline().startswith("waiting: work (process ")
+            os.kill(restart.pid, signal.SIGINT)
+            text = "interrupted; restarted: none; the supervisor still restarts work\n"
+            assert restart.stderr.read() == text
+        assert restart.returncode == 130
+        (tmp_path / "release").touch()
+        wait_until(lambda: system.project.seen() == ["begin1", "end1"])
+
+
 def test_what_is_killed_after_its_stop_time_is_named_and_no_message_is_blamed(tmp_path):
     system = System(tmp_path, SLOW, 'stop_timeout = "1s"')
     with system.up():

@@ -1,0 +1,40 @@
+"""The line that a command prints when Ctrl-C interrupts it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+
+@contextmanager
+def reported(state: Callable[[], str]) -> Iterator[None]:
+    """Print what a command has done and how to continue it, if Ctrl-C interrupts the `with` block.
+
+    The command must be in INTERRUPTIBLE of feedbus.cli. It then ends with exit code 130.
+
+    Args:
+        state: returns the text, when the command is interrupted.
+
+    Raises:
+        KeyboardInterrupt: the block was interrupted, also if its cleanup has raised another error.
+
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the terminal has shown ^C on the current line
+        click.echo(f"interrupted; {state()}", err=True)
+        raise KeyboardInterrupt from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C has caused an error, or an error that was raised while it was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

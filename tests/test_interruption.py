@@ -1,0 +1,121 @@
+"""After Ctrl-C, a command reports what it has done and how to continue."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import termios
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from click.testing import CliRunner, Result
+
+import feedbus.apply
+import feedbus.cli.balance
+from feedbus.cli import main
+from feedbus.dead_letters.requeue import Requeue
+from feedbus.process import interrupts
+from tests.projects import Project, status, wait_until
+
+IDLE = ("run", "work", "--idle-timeout", "1500ms")
+AT_ONCE = 5_000  # how many messages `feedbus publish --file` publishes together
+
+
+@pytest.fixture(autouse=True)
+def _signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the signal handlers of the test run."""
+    monkeypatch.setattr(interrupts, "raise_interrupts", lambda *_: None)
+
+
+def interrupt(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def invoke(project: Project, *words: str) -> Result:
+    return CliRunner().invoke(main, ["--topology", str(project.topology), *words])
+
+
+def test_an_interrupted_apply_says_that_the_next_one_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    with monkeypatch.context() as patched:
+        patched.setattr(feedbus.apply, "apply", interrupt)
+        stopped = invoke(project, "apply")
+        assert stopped.exit_code == 130
+        assert stopped.stderr == (
+            "interrupted; run `feedbus apply` again: it continues where it stopped\n"
+        )
+        patched.setattr(feedbus.apply, "exclusive", interrupt)
+        assert invoke(project, "apply").stderr == "interrupted; nothing was changed\n"
+    assert project.feedbus("apply").returncode == 0
+
+
+def test_an_interrupted_requeue_reports_how_many_dead_letters_it_has_sent_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.at(tmp_path, "raise Reject('no')")
+    for number in range(3):
+        project.publish(number)
+    project.feedbus(*IDLE)
+    send, sent = Requeue.send, list[Any]()
+
+    def send_two(self: Requeue, letter: Any) -> None:
+        if len(sent) == 2:
+            self.__exit__()
+            raise KeyboardInterrupt
+        sent.append(letter)
+        send(self, letter)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Requeue, "send", send_two)
+        stopped = invoke(project, "dead", "requeue", "work", "--all")
+        assert stopped.exit_code == 130
+        assert stopped.stderr == (
+            "interrupted; 2 dead letters were sent back to work; run the command again for the"
+            " others\n"
+        )
+    assert len(project.feedbus("dead", "list").stdout.splitlines()) == 1
+    again = invoke(project, "dead", "requeue", "work", "--all")
+    assert again.stdout == "1 dead letter sent back to work\n"
+
+
+def test_an_interrupted_publish_reports_the_messages_that_are_confirmed(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    command = project.command("publish", "work", "--file", "-")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b'{"n": 1}\n' * AT_ONCE)
+        process.stdin.flush()
+        wait_until(lambda: depth(project) == AT_ONCE)
+        process.stdin.write(b'{"n": 2}\n')  # it reads this line after the confirms
+        process.stdin.flush()
+        unread = process.stdin.fileno()
+        wait_until(lambda: not any(fcntl.ioctl(unread, termios.FIONREAD, bytes(4))))
+        process.send_signal(signal.SIGINT)
+        _, reported = process.communicate()
+    assert process.returncode == 130
+    assert reported.decode() == (
+        "interrupted; the broker has confirmed the first 5,000 messages of <stdin>, and some later"
+        " ones may be published, too; to continue, publish the lines that follow\n"
+    )
+
+
+def depth(project: Project) -> int:
+    ready: int | None = status(project.topology)["consumers"]["work"]["ready"]
+    return ready or 0
+
+
+def test_an_interrupted_balance_says_that_the_weights_are_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    text = project.topology.read_text()
+    text = text.replace('type = "direct"', 'type = "x-consistent-hash"')
+    project.topology.write_text(text.replace('routing_keys = [""]', "shards = 2"))
+    monkeypatch.setattr(feedbus.cli.balance, "find", interrupt)
+    stopped = invoke(project, "balance", "work", "--keys", "1..9", "--write")
+    assert stopped.exit_code == 130
+    assert stopped.stderr == ("interrupted; the weights were not changed; run the command again\n")
