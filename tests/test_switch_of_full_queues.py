@@ -141,7 +141,7 @@ def test_the_lock_is_free_while_held_messages_wait_for_a_full_queue(
     def is_free() -> bool:
         try:
             with broker.locked(connection, after.topology, wait_seconds=0.0):
-                return not state(system).settled
+                return not state(system).switch_complete
         except UsageError:
             return False
 
@@ -152,7 +152,7 @@ def test_the_lock_is_free_while_held_messages_wait_for_a_full_queue(
         up.join()
         wait_until(lambda: len(seen) == 2)
     assert seen == [1, 2]
-    assert state(system).settled
+    assert state(system).switch_complete
 
 
 @pytest.mark.parametrize("order_by", [True, False])

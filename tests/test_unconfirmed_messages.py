@@ -32,7 +32,7 @@ def unconfirmed(channel: Any) -> UnconfirmedMessages:
     """Four published messages; the second and the third are equal."""
     found = UnconfirmedMessages(channel)
     for tag, name in enumerate(("a", "b", "b", "c"), 1):
-        found.waiting[tag] = Outgoing("work", name, b"{}", None, name, {}, "live")
+        found.messages_by_tag[tag] = Outgoing("work", name, b"{}", None, name, {}, "live")
         found.last_tag = tag
     return found
 
