@@ -15,7 +15,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import BrokerOutage, Outage, UsageError, WrongBrokerSettings
 from feedbus.generations import topology_setup
 from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
@@ -220,6 +220,19 @@ def test_a_refusal_is_reported_in_a_line(rabbitmq, tmp_path, place, reported, co
     assert "trying again" not in done.stderr
     # A consumer holds until it is let in; a command gives up.
     assert done.returncode == (0 if command[0] == "run" else 1)
+
+
+def test_a_limit_of_connections_is_an_outage_that_can_end(any_rabbitmq, tmp_path):
+    with any_rabbitmq.virtual_host() as space:
+        url = any_rabbitmq.url.removesuffix("/") + space
+        system = System.at(tmp_path, queue(), broker_url=url)
+        limit = f"/api/vhost-limits/{space.removeprefix('/')}/max-connections"
+        any_rabbitmq.request("PUT", limit, {"value": 0})
+        with pytest.raises(BrokerOutage, match="close other connections, or raise the") as caught:
+            broker.connect(system.topology)
+        assert not isinstance(caught.value, WrongBrokerSettings)
+        any_rabbitmq.request("DELETE", limit)
+        broker.connect(system.topology).release()
 
 
 def test_the_first_node_that_answers_is_taken(rabbitmq, tmp_path):
