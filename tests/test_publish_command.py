@@ -102,5 +102,7 @@ def test_a_body_that_is_not_json_is_reported_with_its_place(tmp_path: Path) -> N
     (tmp_path / "lines").write_text('{"id": 1}\n[1]\n')
     done = CliRunner().invoke(main, ["publish", "orders", "--key", "chair", "--file", "lines"])
     assert done.exit_code == 1
-    expected = "lines:2: expected a JSON object, got '[1]'; published before this line: 1 message"
+    expected = (
+        "lines:2: expected a JSON object, got '[1]'; published from the lines before it: 1 message"
+    )
     assert f"error: {expected}\n" in done.output

@@ -51,7 +51,7 @@ class InMemoryBroker:
         return hold_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return all objects of the broker."""
+        """Return all objects of the broker; the prefixes are not used."""
         del prefixes
         return survey_of_rows(find(self.name).survey())
 

@@ -48,8 +48,8 @@ class LiveBus(Bus):
     together, with one wait for their confirms. A forked process gets its own connection.
     """
 
-    PAIRS_AT_ONCE = 5_000  # the number of pairs that are sent together
-    CONFIRM_SECONDS = (2.0, 10.0)  # shortest and longest wait for a confirm
+    PAIRS_AT_ONCE = 5_000  # the number of messages of publish_many() that are sent together
+    CONFIRM_SECONDS = (2.0, 10.0)  # the range of the time limit for a confirm
 
     def __init__(
         self,
@@ -241,7 +241,10 @@ class LiveBus(Bus):
             return self._committed_messages
 
     def close(self) -> None:
-        """Close the connection, and the store if the bus opened it; a publish connects again."""
+        """Close the connection, and the store if the bus opened it.
+
+        After close(), a publish connects again. After a `with` block, it raises UsageError.
+        """
         self._shared_sender.close()
         with self._open_lock:
             if self._store is not None and self._store is not self._given_store:
@@ -269,8 +272,10 @@ class LiveBus(Bus):
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
+        Rows with the same key stay in order if the broker refuses none of these rows.
+
         Args:
-            rows: the rows; the order of rows with the same key is kept only if none is refused.
+            rows: the rows.
 
         """
         requests = [request_of(row, self._clock) for row in rows]

@@ -151,7 +151,8 @@ def _check(tally: Tally, traffic: str | None) -> None:
     if not tally.total:
         source = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
         msg = (
-            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{source}, got 0"
+            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{source}, got"
+            " none: each has the count 0"
         )
         raise UsageError(msg)
 

@@ -24,6 +24,6 @@ def command(shell: str) -> None:
     """
     script = get_completion_class(shell)
     if script is None:  # pragma: no cover -- click has all three
-        msg = f"click does not know {shell}"
+        msg = f"expected one of {', '.join(SHELLS)}, got {shell}"
         raise click.ClickException(msg)
     click.echo(script(main, {}, "feedbus", "_FEEDBUS_COMPLETE").source())

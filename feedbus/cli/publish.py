@@ -93,7 +93,10 @@ def command(  # noqa: PLR0913 -- an option each
         msg = "expected either --key or --key-field, got both"
         raise click.UsageError(msg)
     if message_id and text is None:
-        msg = "expected --message-id only with --json, because each message needs an id of its own"
+        msg = (
+            "expected --message-id only with --json: a file can have many messages, and each needs"
+            " an id of its own"
+        )
         raise click.UsageError(msg)
     options: PublishOptions = {
         "headers": _headers(headers),
@@ -127,7 +130,7 @@ def command(  # noqa: PLR0913 -- an option each
     for fault in faults:
         if file is None:
             raise fault
-        msg = f"{fault}; published before this line: {counted(count, 'message')}"
+        msg = f"{fault}; published from the lines before it: {counted(count, 'message')}"
         raise UsageError(msg) from fault
     click.echo(f"{counted(count, 'message')} published to {exchange}")
 

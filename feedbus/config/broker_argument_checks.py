@@ -79,7 +79,10 @@ def _argument_values(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_exchange_arguments(draft: Draft) -> Faults:
-    """Yield a fault for each argument of a hash exchange that feedbus sets itself."""
+    """Yield a fault for each argument that the file must not set, because feedbus sets it itself.
+
+    Only exchanges with a ring have such arguments.
+    """
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:

@@ -32,6 +32,7 @@ from feedbus.records import Records
 from feedbus.store import NoStore, Store
 from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.topology import Consumer, Topology
+from feedbus.units import counted
 from feedbus.wire import Delivery
 
 events = EventLog(__name__)
@@ -161,9 +162,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # pause() calls handle(), and a handler that is called there can pause, too. That inner
-            # pause has increased `_paused_seconds`. It is a part of the outer pause, and must not
-            # be counted twice. So the sum begins with the value from before the outer pause.
+            # A pause can contain other pauses, because pause() calls handle(). They have increased
+            # `_paused_seconds`. So that they are not counted twice, the time of this whole pause is
+            # added to the value from before the pause.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -210,8 +211,8 @@ class Dispatch:
 
         Args:
             decoded_deliveries: the deliveries.
-            before_dead_handler: called with the message id before the dead handler gets failed
-                records of the message. So the crash guard knows the message if the dead handler
+            before_dead_handler: called with the id of a message before the dead handler is called
+                with its failed records. So the crash guard knows the message if the dead handler
                 ends the process.
 
         Raises:
@@ -267,8 +268,7 @@ class Dispatch:
         if reasons:
             events.info(
                 "records_dropped",
-                f"the handler raised Drop for records of a batch ({len(reasons)}); the records are"
-                " acknowledged",
+                f"{counted(len(reasons), 'record')} acknowledged, because the handler raised Drop",
                 consumer=self._consumer.name,
                 records=len(reasons),
                 first_reason=reasons[0],

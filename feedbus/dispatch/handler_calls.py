@@ -77,7 +77,14 @@ class HandlerCalls:
             return None, self.classify_error(records, error)
 
     def classify_error(self, records: Records, error: BaseException) -> BaseException:
-        """Return the exception of a call for these records, and log it if it is a failure.
+        """Determine the exception that decides what happens with the records of a failed call.
+
+        The result is the exception that the handler has raised. Only if the handler itself has
+        ended its connection to the store, it is a ConnectionClosed. A failure is logged.
+
+        Args:
+            records: the records of the call.
+            error: the exception that the handler has raised.
 
         Raises:
             Outage: an outage is the cause.

@@ -113,8 +113,7 @@ class Probes:
     def put_fence(self) -> None:
         """Publish the missing fence.
 
-        The fence is not a probe: the consumer that receives it first checks whether the queue is
-        ending.
+        The fence is not a probe: a consumer that receives it checks whether the queue is ending.
 
         Raises:
             Outage: the broker does not confirm the fence.

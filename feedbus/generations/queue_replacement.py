@@ -265,7 +265,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _append_held(self) -> None:
-        """Append the held messages to the queue `before`, and then a fence."""
+        """Append the held messages, and then a fence, to the queue with the earlier messages."""
         before, held_name = (
             name(self.consumer) for name in (self._names.before, self._names.gate_held)
         )

@@ -1,8 +1,8 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. The
-*source* of a state is the topology file that asked for the current ring: a host with an older file
-must not replace this ring.
+The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. The state
+also names its *source*, the topology file that asked for the current ring. So a host with an older
+file can see that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def switch_ring(
     Messages that arrive during the switch are held. Then they are appended to the queues of the old
     ring, whose records are handled before the records of the new ring. So each key stays in order.
     If the process is killed, call the function again: every step can be repeated. The new call
-    first completes the interrupted switch, even if the topology has changed since. Then the caller
-    calls switch_notices.notify_consumers().
+    first completes the interrupted switch, even if the topology has changed since.
+
+    After this function, the caller calls switch_notices.notify_consumers().
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -86,8 +87,8 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # The ledger and the readers' queue are declared first. declare_ring() then waits until these
-    # queues and the new shards are on the disk of the broker.
+    # The two queues of the state are declared first. declare_ring() then waits until these queues
+    # and the new shards are on the disk of the broker.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -96,8 +97,9 @@ def switch_ring(
 
 def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
     """Carry out a switch whose new ring is declared; an interrupted switch begins again."""
-    # The state is written first. Until it says that the switch is complete, consumers delete no
-    # queue of the newest old ring. After a crash, the ledger shows that the switch is not complete.
+    # The state is written first. While it says that the switch is not complete, consumers do not
+    # delete a queue of the ring that is replaced. After a crash, the next call finds the switch in
+    # the state.
     state = ring_state.write(channel, names, state)
     exit_after_step("written")
     for old in state.draining:
@@ -150,7 +152,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     names = Names(topology)
     # The waiting queues are deleted before the generation is removed from the state. If this
     # process is killed between these steps, another process finds the generation in the state, and
-    # calls this function again. In the other order, a waiting queue with a notice could remain.
+    # calls this function again. In the other order, no process would delete the waiting queues.
     for queue in names.members(generation):
         _delete_waiting(channel, names.waiting(queue), names.exchange(generation.exchange))
     if generation in state.draining:
@@ -158,8 +160,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         disordered = (each for each in state.disordered_draining if each != generation.number)
         state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
     # The state is written even if the ledger has this state already. A process that was killed
-    # during write() may have written the ledger and not the readers' queue. Then the caller has
-    # read an earlier state there, and this call replaces it.
+    # during write() may have written the ledger, but not the queue from which consumers read the
+    # state. So a consumer finds an earlier state in that queue, and calls this function.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
@@ -183,10 +185,10 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
 
 
 def _delete_control_messages(channel: Channel, queue: str) -> bool:
-    """Delete the messages that are not records from the front of a waiting queue.
+    """Delete the messages at the front of a waiting queue, up to the first record.
 
-    These messages are fences, and messages of `feedbus dead drop` that release a key. The queue has
-    no consumer.
+    The deleted messages are fences, and messages of `feedbus dead drop` that release a key. The
+    queue has no consumer.
 
     Returns:
         True if the queue is empty now; False if it has a record.
@@ -201,7 +203,9 @@ def _delete_control_messages(channel: Channel, queue: str) -> bool:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Write into the state that the broker has bound a ring's shards in the wrong order.
+    """Record that the broker has bound the shards of a ring in the wrong order.
+
+    The state of the ring gets this information.
 
     The next call of switch_ring() then makes a new generation with the same shards. The caller
     holds the topology's lock.

@@ -63,5 +63,8 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
 
 
 def _way_to(queue: Queue) -> str:
-    """Return an exchange that routes to one queue, so that messages keep their routing keys."""
+    """Return the name of the exchange that routes all messages to a queue.
+
+    A message that is published to this exchange can have any routing key.
+    """
     return f"{queue.external_name}:in"

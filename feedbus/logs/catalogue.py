@@ -15,9 +15,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     CONSUMERS: {
         "started": "A consumer has started.",
         "ended": "A consumer has ended; `reason` says why, such as a signal or a limit of messages."
-        " The supervisor writes such a line with the field `exit` before it restarts the process.",
-        "process_failed": "A process that the supervisor has started ends with this error. Correct"
-        " the cause that the message contains.",
+        " If a process ends by itself, the supervisor also writes a line `ended`, with the field"
+        " `exit`, and restarts the process.",
+        "process_failed": "A process that the supervisor has started ends because of an error. The"
+        " line contains the error; correct its cause.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
         " The queue's retry policy decides what happens to the record.",
         "batch_failed": "The handler raised an exception for a batch. Each record is handled"
@@ -43,15 +44,15 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "repeat_skipped": "On a queue with `once = true`: a redelivered message without a message"
         " id was skipped, because an equal message was handled before. Publish with message ids.",
         "consumer_paused": "The broker, the store or something else that the consumer needs does"
-        " not answer; the message has the reason. The consumer tries again, and no message is lost."
+        " not answer; the line contains the reason. The consumer tries again. Nothing is lost."
         " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"
         " written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "sessions_ended": "PostgreSQL did not answer, so feedbus had dropped connections. Now"
-        " PostgreSQL has ended the sessions of these connections, and released their locks."
+        "sessions_ended": "PostgreSQL answers again. Before, feedbus dropped connections that got"
+        " no answer. PostgreSQL now ends their sessions, which releases their locks."
         " `sessions` is the number of sessions.",
-        "session_left": "feedbus could not end a session on PostgreSQL whose connection it had"
-        " dropped. If it is `idle in transaction`, it keeps its locks: end it with"
+        "session_left": "feedbus dropped a connection to PostgreSQL, and could not end its session"
+        " there. If the session is `idle in transaction`, it keeps its locks: end it with"
         " `pg_terminate_backend()`.",
         "waiting_read": "The consumer begins to read a queue that has waiting records. `records`"
         " says how many wait for an earlier record of their key, or for their retry.",

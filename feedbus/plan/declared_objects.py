@@ -113,10 +113,12 @@ class DeclaredObjects:
             self._note("change", "queue", name, reason)
 
     def retry_queues(self) -> Iterator[tuple[str, str]]:
-        """Add changes of retry and dead-letter queues.
+        """Add the changes of retry queues and dead-letter queues to the plan.
 
-        It yields (queue in topology.toml, retry queue on the broker) for each retry queue to
-        declare again.
+        Yields:
+            For each retry queue that must be declared again: the name of its queue in
+            topology.toml, and its own name on the broker.
+
         """
         for queue in self.topology.queues.values():
             for name in queue_replacement.wrong_retry_queues(self.topology, queue, self.seen):

@@ -121,7 +121,7 @@ class Watchdog:
         self._checks = 0
 
     def check(self) -> Note | None:
-        """Check once; return the note of the process if this check has ended it.
+        """Check once whether the handler has exceeded its deadline.
 
         If two checks find the handler over its deadline, the second sends SIGABRT. Then Python's
         faulthandler writes the stacks of the threads and ends the process, without the interpreter
@@ -129,8 +129,12 @@ class Watchdog:
         because it may have read an incomplete line.
 
         Before this function ends the process, it writes ENDED into the file. So the next process of
-        the consumer knows that the watchdog has ended its predecessor. The deadline does not show
-        this: if a process ended by itself, the next process can start after the deadline, too.
+        the consumer knows that the watchdog has ended its predecessor. It could not know this from
+        the deadline alone: the deadline can also pass after a process has ended by itself.
+
+        Returns:
+            The note that the process has written, if this check ends the process; else None.
+
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):

@@ -277,7 +277,10 @@ def _keys_or_column(
 
 
 def _short_numbers(column: list[Any]) -> bool:
-    """Whether all values of a column are short numbers, as most keys are."""
+    """Whether all values of a column are integers that are short as text.
+
+    Most columns of routing keys are. They need no further check.
+    """
     try:
         short: bool = min(column) >= -MAX_ORDINAL and max(column) <= MAX_ORDINAL
     except (TypeError, ValueError):  # the column has texts, or has no values

@@ -83,7 +83,8 @@ class Runner:
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
-        # The time that the sender waits for the broker does not count as time of the handler.
+        # The crash guard limits the time of a handler. It does not count the time in which the
+        # sender waits for the broker.
         self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked, clock=clock)
         self._heartbeats = Heartbeats(clock)
@@ -228,8 +229,8 @@ class Runner:
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
         """Receive deliveries, handle and settle them, until no queue is left to read.
 
-        It also returns when the run is over. And it returns when the ring has changed: the caller
-        then determines again which old queues this consumer has to read.
+        It also returns when the run is over, or when the ring has changed. After a change of the
+        ring, run() determines again which queues this consumer has to read.
         """
         run, mode = self._run, self._mode
         begun_at = run.clock.monotonic()
@@ -244,10 +245,11 @@ class Runner:
             arrived = mode.receive(raw)
             # handle_due() and handle_next() call the handlers and settle the deliveries.
             in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
-            if not in_time:  # the broker's consumer timeout would expire
+            if not in_time:  # to keep the deliveries any longer would exceed consumer_timeout
                 queues.return_deliveries()
             elif not arrived and not self._subscriptions.unsubscribed:
-                # If the subscriptions have worked for long enough, an earlier outage is over.
+                # Nothing is to be handled, and all queues are subscribed to. If this connection has
+                # lasted for long enough, an earlier outage is over.
                 run.outage_pause.record_success_after(begun_at)
             self._pruning.check(raw)
             if queues.end_queues():

@@ -212,7 +212,10 @@ class SqlOutbox(Table):
 
     @property
     def _pairs(self) -> str:
-        """The SQL that selects the pairs (exchange, routing key) of _pair_values()."""
+        """The columns and the FROM clause of a SELECT whose rows are pairs of parameters.
+
+        A pair is an exchange and a routing key. _pair_values() returns the parameters.
+        """
         if self._sqlite:
             columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"
             return f"{columns} FROM json_each(:pairs)"

@@ -40,8 +40,9 @@ REPORT_AFTER_SECONDS = 60.0
 class Supervision:
     """Starts, changes and stops the watchers of a topology.
 
-    A watcher keeps the processes of one consumer, or of one [processes] table, running. The
-    watchers run in circus's arbiter, which has the event loop and answers commands.
+    A watcher belongs to one consumer, or to one [processes] table. It starts the processes, and
+    restarts processes that end. The watchers run in circus's arbiter, which has the event loop and
+    answers commands.
     """
 
     def __init__(  # noqa: PLR0913 -- the optional ones are given by name
@@ -152,7 +153,7 @@ class Supervision:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
         A consumer that is not in the new topology continues to run, so that it empties its queue.
-        It ends by itself if its queue is deleted. finish() ends the others.
+        It ends by itself if its queue is deleted. finish() ends such consumers that still run.
         """
         wanted = AppliedSettings.of(topology)
         states = {one.name: watcher_state.state(one) for one in self.watchers}

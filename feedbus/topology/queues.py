@@ -81,8 +81,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: how long after the start of a batch the next batch begins, if it is not full.
-            Until then, more records are collected for it. A full batch begins at once.
+        wait_seconds: how long records are collected for a batch that is not full. The time begins
+            with the start of the batch before. A full batch is handled immediately.
 
     """
 
