@@ -19,8 +19,9 @@ from bench.scale import Scale
 from feedbus import config
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import Topology
+from servers.ports import free_port
 from servers.postgres import Postgres
-from servers.rabbitmq import PASSWORD, USER, RabbitMQ, free_port
+from servers.rabbitmq import PASSWORD, USER, RabbitMQ
 from store import migrations
 from store.queries.sql import run
 

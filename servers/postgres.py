@@ -6,7 +6,6 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from servers import versions
 from servers.owned import OwnedProcess
+from servers.ports import free_port
 
 START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes
 CONF = """
@@ -213,9 +213,3 @@ def unprivileged() -> str | None:
             continue
     msg = "PostgreSQL refuses to run as root, and there is no user to run it as"
     raise MissingServer(msg)
-
-
-def free_port() -> int:
-    """Find a port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

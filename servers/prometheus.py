@@ -17,7 +17,7 @@ import yaml
 
 from servers.compose import PROJECT, Compose
 from servers.owned import OwnedProcess
-from servers.rabbitmq import free_port
+from servers.ports import free_port
 
 SHIPPED = PROJECT / "deploy/prometheus"
 START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -23,19 +22,13 @@ import amqp
 
 from servers import versions
 from servers.owned import OwnedProcess
+from servers.ports import free_port
 from servers.versions import Version
 
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 START_SECONDS = 300  # only ends what never starts; a busy machine takes minutes
 STOP_SECONDS = 30
 USER, PASSWORD = "guest", "guest"
-
-
-def free_port() -> int:
-    """Return a port on loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Epmd:

@@ -8,7 +8,8 @@ from pathlib import Path
 import amqp
 
 from servers.compose import PROJECT, Compose
-from servers.rabbitmq import RabbitMQ, free_port
+from servers.ports import free_port
+from servers.rabbitmq import RabbitMQ
 
 SHIPPED = PROJECT / "deploy/rabbitmq"
 

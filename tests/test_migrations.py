@@ -14,7 +14,7 @@ from playhouse.schema_diff import diff_models
 
 from feedbus.errors import Outage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound, database
-from servers.postgres import free_port
+from servers.ports import free_port
 from store import cli, migrations, moments, queries
 from store.models import MODELS
 from tests.projects import PATIENCE_SECONDS

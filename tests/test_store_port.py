@@ -22,7 +22,7 @@ from feedbus.store.peewee import (
 )
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
-from servers.postgres import free_port
+from servers.ports import free_port
 from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,10 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import switch, topology_setup
-from feedbus.generations.consumer_queues import ReadableQueue
 from feedbus.generations.probes import FULL_SECONDS
 from feedbus.generations.queue_phases import phase_of
 from feedbus.ring import Ring
-from feedbus.runner import subscriptions
+from feedbus.runner import fences
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.topology import Topology
 from servers import versions
@@ -201,10 +200,10 @@ def test_a_consumer_that_subscribes_only_after_a_switch_ends_its_full_queue(
     with monkeypatch.context() as patch:
         subscribe = Subscriptions.subscribe
 
-        def switch_first(self: Subscriptions, connection: Any, source: ReadableQueue) -> bool:
+        def switch_first(self: Subscriptions, connection: Any) -> None:
             patch.undo()
             topology_setup.set_up(after.topology)
-            return subscribe(self, connection, source)
+            subscribe(self, connection)
 
         patch.setattr(Subscriptions, "subscribe", switch_first)
         with after.running(lambda record, _: seen.append(record["n"]), "shard_0"):
@@ -221,7 +220,7 @@ def test_a_consumer_checks_once_whether_its_queue_was_replaced_before_it_subscri
         phases.append(phase_of(*arguments))
         return phases[-1]
 
-    monkeypatch.setattr(subscriptions, "phase_of", noted_phase)
+    monkeypatch.setattr(fences, "phase_of", noted_phase)
     publish(system, 1)
     system.run(lambda *_: None, "shard_0", idle_seconds=3 * FULL_SECONDS)
     assert phases == ["in use"]

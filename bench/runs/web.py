@@ -13,7 +13,7 @@ from bench.clients import Client, await_server, requests_per_second
 from bench.runs.latency import percentile
 from bench.stage import SERVERS, Place, Stage
 from feedbus.operations.http_server import THREADS
-from servers.rabbitmq import free_port
+from servers.ports import free_port
 from store.queries.sql import rows
 
 STOP_SECONDS = 20.0

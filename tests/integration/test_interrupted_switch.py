@@ -68,5 +68,5 @@ def test_the_consumers_start_although_held_messages_wait_for_a_full_queue(tmp_pa
             up.terminate()
             _, errors = up.communicate(timeout=PATIENCE_SECONDS)
     assert seen.read_text().split() == [str(number) for number in range(1, 9)]
-    assert b"event=held_messages_wait exchange=orders " in errors
+    assert b"event=held_messages_wait consumer=supervisor exchange=orders " in errors
     assert up.returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.store.peewee import PeeweeStore
-from servers.postgres import free_port
+from servers.ports import free_port
 from tests.projects import wait_until
 from tests.required_servers import missing
 

@@ -19,9 +19,9 @@ import pytest
 from feedbus import config
 from servers import prometheus as monitoring
 from servers.compose import PROJECT, Compose
+from servers.ports import free_port
 from servers.postgres import binary
 from servers.prometheus import Prometheus
-from servers.rabbitmq import free_port
 from servers.shipped import ShippedRabbitMQ
 from store.models import Follower
 from tests import required_servers as required

@@ -17,7 +17,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from servers.certificates import Authority
-from servers.rabbitmq import RabbitMQ, free_port
+from servers.ports import free_port
+from servers.rabbitmq import RabbitMQ
 from tests import required_servers as required
 from tests.background_heartbeats import exchange_messages, stays_open
 from tests.projects import Project

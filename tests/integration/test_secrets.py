@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 import pytest
 
+from servers.ports import free_port
 from servers.postgres import Postgres
-from servers.rabbitmq import RabbitMQ, free_port
+from servers.rabbitmq import RabbitMQ
 from tests.projects import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ from feedbus import broker, config
 from feedbus.dead_letters import letters
 from feedbus.generations.queue_depths import depths_of
 from feedbus.topology import Topology
-from servers.rabbitmq import free_port
+from servers.ports import free_port
 from tests.chaos.faults import reader
 from tests.chaos.faults.columns import Servers
 from tests.projects import ROOT, environment_without_options

@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.system import name_of, processes
 from feedbus import config
 from feedbus.topology import Topology
-from servers.rabbitmq import free_port
+from servers.ports import free_port
 from tests.chaos.faults.cells import Cell
 from tests.chaos.faults.results import Result
 from tests.chaos.faults.verdict import Verdict
