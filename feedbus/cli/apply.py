@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,15 +54,7 @@ Examples:
     help="Apply this file, although the current ring is from a newer file of another host.",
 )
 @click.pass_obj
-def command(  # noqa: PLR0913 -- an option each
-    context: Context,
-    *,
-    dry_run: bool,
-    delete_nonempty: tuple[str, ...],
-    yes: bool,
-    no_wait: bool,
-    older_file: bool,
-) -> None:
+def command(context: Context, /, **options: Any) -> None:
     """Make the changes that `feedbus plan` shows, while the system runs.
 
     No message is lost, and the records of each key stay in order. If the command is interrupted,
@@ -70,18 +62,10 @@ def command(  # noqa: PLR0913 -- an option each
     """
     progress = Progress()
     with reported(lambda: CONTINUES if progress.begun else "nothing was changed"):
-        _apply(
-            context,
-            progress,
-            dry_run=dry_run,
-            delete_nonempty=delete_nonempty,
-            yes=yes,
-            no_wait=no_wait,
-            older_file=older_file,
-        )
+        _apply(context, progress, **options)
 
 
-def _apply(  # noqa: PLR0913 -- as above
+def _apply(  # noqa: PLR0913 -- an option each
     context: Context,
     progress: Progress,
     *,

@@ -51,6 +51,15 @@ class Workload:
         self.most -= 1
         self.todo.append(Record(key, self.counts[key]))
 
+    def take_keys(self, chosen: random.Random) -> list[str]:
+        """Remove some records, of which there is at least one, and return their keys."""
+        if not self.todo:
+            self.add(chosen)
+        size = chosen.choice(SIZES)
+        keys = [each.key for each in self.todo[:size]]
+        del self.todo[:size]
+        return keys
+
     def goes_on(self, system: System) -> bool:
         """Whether more records are to be added to those of the scenario.
 
@@ -126,11 +135,7 @@ def publish_in_threads(system: System, name: str, work: Workload) -> None:
 
     def run() -> None:
         while work.todo or work.goes_on(system):
-            if not work.todo:
-                work.add(chosen)
-            size = chosen.choice(SIZES)
-            keys = [each.key for each in work.todo[:size]]
-            del work.todo[:size]
+            keys = work.take_keys(chosen)
             try:
                 send(keys)
             except (Outage, PublishError) as error:
@@ -156,11 +161,7 @@ def publish_with_relay(system: System, name: str, work: Workload) -> None:
     relay = Relay(system.topology, store, bus, system.clock)
     thread = system.clock.threads.start(f"{name}_relay", relay.run)
     while work.todo or work.goes_on(system):
-        if not work.todo:
-            work.add(chosen)
-        size = chosen.choice(SIZES)
-        keys = [each.key for each in work.todo[:size]]
-        del work.todo[:size]
+        keys = work.take_keys(chosen)
         records: list[Record] = []
         try:
             with store.transaction():
