@@ -204,7 +204,7 @@ def test_what_cannot_be_published_is_reported_with_its_line(tmp_path: Path) -> N
     lines = tmp_path / "lines.jsonl"
     lines.write_text('{"n": 1}\n[2]\n')
     reported = project.feedbus("publish", "work", "--file", str(lines), code=1).stderr
-    assert f"{lines}:2: expected a JSON object, got '[2]'; published before this" in reported
+    assert f"{lines}:2: expected a JSON object, got '[2]'; published from the lines" in reported
     reported = project.feedbus("publish", "work", "--key", "no", "--json", "{}", code=1).stderr
     assert "no queue of exchange 'small.work' is bound for the routing key 'no'" in reported
     reported = project.feedbus("publish", "wrk", "--json", "{}", code=1).stderr
