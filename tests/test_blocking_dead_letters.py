@@ -27,7 +27,7 @@ from feedbus.topology import DeadLetters, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import BLOCKED, PLACE
 from servers import versions
-from tests.ordered_queues import EIGHT, ORDERED, published, work
+from tests.ordered_queues import EIGHT, ORDERED, published, waiting_in, work
 from tests.projects import wait_until
 from tests.small_topologies import sharded
 from tests.system_fixtures import systems_on
@@ -114,6 +114,36 @@ def test_the_message_that_blocks_a_key_is_sent_before_the_later_records_of_the_k
     system.run(refusing({1}, []), "shard_0")
     waiting = [message.headers for message in sent if PLACE in message.headers]
     assert [BLOCKED in headers for headers in waiting] == [True, False, False, False]
+
+
+def test_a_requeued_dead_letter_is_handled_although_a_repetition_of_its_message_waits(make):
+    system = make(work(concurrency=4, prefetch=20, block_on_dead=True))
+    with system.bus() as bus:
+        for _ in range(2):
+            bus.publish("work", {"n": 1}, "1", message_id="repeated")
+        bus.publish("work", {"n": 3}, "1")
+    refused, seen = {1}, []
+    refuse = refusing(refused, seen)
+    system.run(refuse)
+    assert seen == []
+    assert [letter.message_id for letter in system.dead()] == ["repeated"]
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["requeue", "work", "--all"]).output == "1 dead letter sent back to work\n"
+    redeliver_waiting(system)
+    refused.clear()
+    system.run(refuse)
+    assert seen == [1, 1, 3]
+    assert waiting_in(system, Names(system.topology).queue(system.topology.consumer("work"))) == 0
+
+
+def redeliver_waiting(system: System) -> None:
+    """Let a consumer get all messages of the waiting queue, and end without an acknowledgement."""
+    names = Names(system.topology)
+    waiting = names.waiting(names.queue(system.topology.consumer("work")))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        while channel.basic_get(waiting) is not None:
+            pass
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -89,19 +89,21 @@ class OrderDecisions:
         delivery, waiting = decoded.delivery, self.waiting
         if self._taken_records.record_of(delivery) is not None:
             return None
-        queue = waiting.queue_of(delivery)
+        queue, message_id = waiting.queue_of(delivery), decoded.pack.ids[row]
+        key = self._order.waiting_key(delivery, decoded.pack, row)
+        dead_letter = self._records.find_dead_letter(key, message_id)
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            and waiting.records_at_start.contain(queue.generation_number, decoded.pack.ids[row])
+            # If publishers repeat a message, one copy can wait behind the dead letter of another.
+            and dead_letter is None
+            and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):
             return Decision("wait", None)  # it is handled from the waiting queue
-        key = self._order.waiting_key(delivery, decoded.pack, row)
         is_blocked = self._records.blocks(key, queue.generation_number)
         if not is_blocked and not self._awaited_queues(decoded, row):
             return None
         decision = self._policy.defer(delivery, decoded.pack, row)
-        dead_letter = self._records.find_dead_letter(key, decoded.pack.ids[row])
         if dead_letter is None or decision.message is None:
             return self.keep_in_order(decoded, row, decision)
         # The dead letter of this record was requeued. The record gets back its old position.
