@@ -14,7 +14,7 @@ from amqp import spec
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.blocked_publishing import Alarm
-from feedbus.broker.refused_messages import NACKED, Refusal
+from feedbus.broker.refused_messages import NACKED, Refusal, hold_back
 from feedbus.broker.unconfirmed_messages import UnconfirmedMessages
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.units import counted
@@ -84,14 +84,22 @@ class Publisher:
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every confirm; return the messages that were not accepted.
 
+        At most WINDOW messages are published before their confirms arrive. If a queue is full, the
+        messages after them that have the routing key of a refused message are not published.
+
         Raises:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
                 Messages that were not confirmed may have arrived. The connection cannot be used any
                 more.
 
         """
-        windows = (messages[at : at + WINDOW] for at in range(0, len(messages), WINDOW))
-        return [refusal for window in windows for refusal in self._send_window(window)]
+        refusals: list[Refusal] = []
+        for start in range(0, len(messages), WINDOW):
+            window, held = hold_back(messages[start : start + WINDOW], refusals)
+            refusals += held
+            if window:
+                refusals += self._send_window(window)
+        return refusals
 
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         started = self._clock.monotonic()

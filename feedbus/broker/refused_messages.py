@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,9 @@ from feedbus.errors import PublishError, Unroutable
 from feedbus.wire import Outgoing
 
 NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
+
+
+HELD_BACK = "the broker refused an earlier message with the same routing key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,40 @@ class Refusal:
     def original(self) -> Outgoing:
         """The message that the caller has given to the sender: for a record of a pack, the pack."""
         return self.pack or self.message
+
+
+def hold_back(
+    messages: Sequence[Outgoing], refusals: Sequence[Refusal]
+) -> tuple[Sequence[Outgoing], list[Refusal]]:
+    """Hold back messages that would overtake refused messages with the same routing key.
+
+    Only a queue that cannot store messages now holds back later messages. A message that the broker
+    never accepts, and a message that no queue matches, hold back nothing.
+
+    Args:
+        messages: the messages to send next.
+        refusals: the refusals of earlier messages.
+
+    Returns:
+        The messages to send, and the refusals of the other messages.
+
+    """
+    held_keys = {
+        (message.exchange, message.routing_key)
+        for refusal in refusals
+        if refusal.reason in {NACKED, HELD_BACK}
+        for message in (refusal.message, refusal.original)
+    }
+    if not held_keys:
+        return messages, []
+    sent: list[Outgoing] = []
+    held: list[Refusal] = []
+    for message in messages:
+        if (message.exchange, message.routing_key) in held_keys:
+            held.append(Refusal(message, "nacked", HELD_BACK))
+        else:
+            sent.append(message)
+    return sent, held
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:

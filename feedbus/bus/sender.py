@@ -20,7 +20,7 @@ from feedbus.broker.publisher import (
     WINDOW,
     Publisher,
 )
-from feedbus.broker.refused_messages import Refusal
+from feedbus.broker.refused_messages import Refusal, hold_back
 from feedbus.broker.timer_objects import Timer
 from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder
@@ -74,6 +74,8 @@ class Sender:
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.
 
+        As in Publisher.send(), a refused message can hold back later messages.
+
         Raises:
             BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
 
@@ -81,7 +83,11 @@ class Sender:
         refusals: list[Refusal] = []
         remaining = iter(messages)
         while window := list(islice(remaining, WINDOW)):
-            refusals += self._send_window(window)
+            sent, held = hold_back(window, refusals)
+            refusals += held
+            self._count([refusal.message for refusal in held], "nacked", [])
+            if sent:
+                refusals += self._send_window(sent)
         return refusals
 
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:

@@ -51,6 +51,15 @@ def confirms_that_nobody_awaits() -> list[Change]:
     return [(publisher.Publisher, "_await_confirms", drain)]
 
 
+def refused_keys_forgotten_at_the_next_window() -> list[Change]:
+    """Send a message although an earlier one of its key was refused, before its window."""
+
+    def hold_back(messages: Any, _refusals: Any) -> tuple[Any, list[Any]]:
+        return messages, []
+
+    return [(publisher, "hold_back", hold_back), (sender, "hold_back", hold_back)]
+
+
 def an_outage_taken_for_success() -> list[Change]:
     """Take a lost connection for a publish that has succeeded."""
     original = sender.Sender._send_window
