@@ -144,8 +144,8 @@ def publish_and_remove(
     """
     sent_ids: list[int] = []
     try:
-        for row in publish_in_waves(bus, rows, refused_keys):
-            sent_ids.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
+        for row_id in publish_in_waves(bus, rows, refused_keys):
+            sent_ids.append(row_id)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent_ids:
             with store.transaction():

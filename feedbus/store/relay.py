@@ -1,4 +1,4 @@
-"""The relay publishes the rows of the outbox, removes published rows, and prunes the inbox."""
+"""The relay publishes rows of the outbox, removes them, and deletes old rows of the inbox."""
 
 from __future__ import annotations
 
@@ -33,12 +33,16 @@ PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
 
 class Relay:
-    """Publishes the outbox of a store: new rows by publish(), leftover rows in a thread.
+    """Publishes rows of the outbox: leftover rows in a thread, and new rows by publish().
 
-    During an outage of the broker, callers get no error and do not wait. The rows stay in the
-    outbox, and the thread publishes them when the broker answers again. Until then, new rows stay
-    there, too. The thread also removes published rows, many together. It deletes rows of the inbox
-    that are older than the option keep_handled of [store].
+    Leftover rows are committed rows whose messages were not sent, for example because the process
+    has ended. The operations process uses only the thread. A program that puts rows into the outbox
+    itself can use both: it calls publish() with the rows after its commit.
+
+    During an outage of the broker, publish() raises no error. The rows stay in the outbox, and the
+    thread publishes them when the broker answers again. Until then, publish() leaves new rows in
+    the outbox without an attempt. The thread also removes published rows, many together. It deletes
+    rows of the inbox that are older than the option keep_handled of [store].
 
     Example:
         with Relay(topology, store, bus) as relay:
@@ -68,9 +72,8 @@ class Relay:
         options = topology.store
         self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
         self._set_up = False
-        self._is_unavailable = (
-            False  # whether the last publish failed, so that rows are left to the thread
-        )
+        # Whether the last attempt of publish() failed. Then new rows are left to the thread.
+        self._is_unavailable = False
         self._published_ids: list[int] = []  # the ids of published rows that are not removed yet
         self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
@@ -105,15 +108,20 @@ class Relay:
             self._leftover_rows.add(rows[-1].id)
 
     def _publish(self, rows: Sequence[OutboxRow]) -> Iterator[int]:
-        """Publish rows after the leftover rows of their keys; yield the accepted rows."""
-        done = set(self._published_ids)  # the rows that are not removed yet
+        """Publish rows, and before them the leftover rows of their keys.
+
+        Yields:
+            The ids of the rows that the broker has accepted.
+
+        """
+        published_ids = set(self._published_ids)  # these rows can still be in the outbox
         with self._leftover_rows.hold_earlier(rows[0].id, rows[-1].id) as earlier:
             if earlier is None:
-                return
-            older = [row for row in earlier if row.id not in done]
-            for row in publish_in_waves(self._bus, [*older, *rows]):
-                self._published_ids.append(row)
-                yield row
+                return  # the new rows must stay in the outbox; see hold_earlier()
+            leftover = [row for row in earlier if row.id not in published_ids]
+            for row_id in publish_in_waves(self._bus, [*leftover, *rows]):
+                self._published_ids.append(row_id)
+                yield row_id
 
     def __enter__(self) -> Self:
         """Start the thread."""
@@ -178,12 +186,12 @@ class Relay:
             self._unpruned_seconds = 0.0
 
     def _publish_leftover_rows(self) -> None:
-        younger = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
+        min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
         count = publish_pending(
             self.store,
             self._bus,
             self._project,
-            older_than_seconds=younger,
+            older_than_seconds=min_age_seconds,
             choose=self._leave_out_published(),
         )
         if count or self._is_unavailable:
@@ -194,18 +202,24 @@ class Relay:
         """Return a function that leaves out rows that publish() has published or is publishing.
 
         Otherwise, the relay would publish a row again while a slow thread is publishing it. The
-        second message could arrive after later messages of its key. The keys of these rows stay
-        excluded in later rounds, because the slow thread may have left one of its rows.
+        second message could arrive after later messages of its key.
+
+        The function is called for each round of publish_pending(). If a thread publishes rows of a
+        key during one round, the function leaves out the key in all later rounds, too. The reason
+        is that the thread may fail. Then a later round must not publish the next row of the key,
+        because an earlier round has left out the row before it.
         """
         busy: set[Key] = set()
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
-            done = set(
-                self._published_ids
-            )  # read last, because a thread adds its rows before it ends
+            # This list is read after the locks: a thread adds the ids of its rows to the list
+            # before it releases the locks of their keys.
+            published_ids = set(self._published_ids)
             return [
-                row for row in rows if (row.exchange, row.key) not in busy and row.id not in done
+                row
+                for row in rows
+                if (row.exchange, row.key) not in busy and row.id not in published_ids
             ]
 
         return choose
@@ -219,7 +233,7 @@ class Relay:
             del self._published_ids[: len(ids)]
 
     def _prune(self) -> None:
-        """Delete a few old rows of the inbox, so that no handler waits for long."""
+        """Delete old rows of the inbox, a few per transaction, so that no handler waits long."""
         while not self._stop_requested.is_set():
             with (
                 self.store.exclusive(f"prune.{self._project}") as acquired,
