@@ -33,8 +33,8 @@ class RequeuedDeadLetters:
 
         Args:
             max_messages: the largest number of dead letters.
-            is_suspected: called with a message id; returns whether that message must be handled
-                alone.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
         count = 0

@@ -107,8 +107,8 @@ class TakenRecords:
             if taken.result == "failed again":
                 self._records.mark_failed_again(taken.record, taken.due_at)
             else:
-                copies = self._records.remove_handled(taken.record)
-                acknowledgeable += [each.delivery for each in copies]
+                copy_arrivals = self._records.remove_handled(taken.record)
+                acknowledgeable += [arrival.delivery for arrival in copy_arrivals]
             acknowledgeable.append(delivery)
         return acknowledgeable
 

@@ -9,6 +9,9 @@ of A. The key is blocked until its last record is removed.
 Each record is a message in a waiting queue on the broker. After a crash, this queue can contain two
 messages of one record: the old one, which was not acknowledged yet, and the one for its next
 attempt. Both have the same position and the same id. The message with the later attempt counts.
+
+After a change of shards, feedbus moves records to the waiting queues of the newer generation. While
+a record is moved, it has a message in both queues. The message in the newer queue is its copy.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class WaitingRecords:
     @property
     def failed_count(self) -> int:
         """How many of the records have failed, and do not only wait for others."""
+        # `due_at` is 0 if a record only waits for others, and infinity if it is a dead letter.
         return sum(0 < record.due_at < math.inf for record in self)
 
     def blocks(self, key: str, generation_number: int) -> bool:
@@ -122,8 +126,9 @@ class WaitingRecords:
     def add_arrived(self, record: WaitingRecord) -> list[Arrival]:
         """Add a record that a waiting queue has delivered; return the deliveries to acknowledge.
 
-        If a record with this position and id is known, the delivery belongs to it: it is the
-        message that was sent for the record, or another message of the same record.
+        If a record with the same position and id is known, no second record is added. The delivery
+        is then the message that was sent for this record, a message that a crash has left in the
+        same queue, or a copy.
         """
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
@@ -188,7 +193,8 @@ class WaitingRecords:
         Args:
             now: the time in seconds since 1970.
             max_records: the largest number of records.
-            is_suspected: called with a message id; returns whether that record must be taken alone.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
         records: list[WaitingRecord] = []
@@ -214,7 +220,10 @@ class WaitingRecords:
         return records
 
     def remove_handled(self, record: WaitingRecord) -> list[Arrival]:
-        """Remove a record that was handled; return its copies, which are to be acknowledged."""
+        """Remove a record that was handled, and its copies; return the deliveries of the copies.
+
+        The caller acknowledges these deliveries.
+        """
         copies = [each for each in record.with_copies() if each is not record]
         record.copy = None
         self.remove(record)
@@ -240,12 +249,15 @@ class WaitingRecords:
     # -- records that leave their queues -------------------------------------------------------
 
     def records_in(self, queue: str) -> list[WaitingRecord]:
-        """Return the records and copies whose messages are in a queue, in order."""
+        """Return the records and the copies that are in this waiting queue, in order."""
         records = (each for record in self for each in record.with_copies() if each.queue == queue)
         return sorted(records, key=position_of)
 
     def remove(self, record: WaitingRecord) -> None:
-        """Remove a record that has left its queue, or a copy of a record."""
+        """Remove a message that has left its queue: a record, or one of its copies.
+
+        If a record with copies leaves its queue, its oldest copy takes its place.
+        """
         key_records, index = self._find(record)
         first = key_records[index]
         left = first.without_message(record)
@@ -272,10 +284,10 @@ class WaitingRecords:
         self.awaited_queues.clear()
 
     def _find(self, record: WaitingRecord) -> tuple[list[WaitingRecord], int]:
-        """Find a record, or the record of a copy.
+        """Return all records of a key, and the index of one of them.
 
-        Returns:
-            All records of its key, and the index of the record in this list.
+        Args:
+            record: the record to find, or one of its copies.
 
         """
         key_records = self._records_by_key[record.key]

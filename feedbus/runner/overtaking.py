@@ -52,8 +52,8 @@ class Overtaking:
         Args:
             buffer: the deliveries that wait.
             max_deliveries: the largest number of deliveries.
-            is_suspected: called with a message id; returns whether that message must be handled
-                alone.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
 

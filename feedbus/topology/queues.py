@@ -81,8 +81,8 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: how long records are collected for a batch that is not full. The time begins
-            with the start of the batch before. A full batch is handled immediately.
+        wait_seconds: the shortest time between the starts of two calls of the handler. Only a full
+            batch is handled before this time is over.
 
     """
 
