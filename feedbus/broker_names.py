@@ -31,7 +31,7 @@ class Role(Enum):
         GENERATION: a ring exchange, or a queue of a shard in such a ring. The suffix of its name is
             the digest of its generation.
         HELD: the messages that arrive during a switch to another ring.
-        LEDGER: the copy of a ring's state that `feedbus apply` reads.
+        LEDGER: the copy of a ring's state that processes read before they change the state.
     """
 
     DEAD = "dead"
@@ -152,7 +152,7 @@ class Names:
         return f"{self.exchange(exchange)}.generations"
 
     def ledger(self, exchange: str) -> str:
-        """Return the name of the queue with the copy of a ring's state for `feedbus apply`."""
+        """Return the name of the queue with a ring's state for processes that change it."""
         return f"{self.exchange(exchange)}.generations.ledger"
 
     def member(self, generation: Generation, consumer: str) -> str:

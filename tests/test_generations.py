@@ -85,6 +85,30 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
     assert state(system).draining == ()
 
 
+def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_queues(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(3, batch=BATCH))
+    real = switch.exit_after_step
+
+    def publishing(name: str) -> None:
+        if name == "disconnected":
+            publish(system, 1)  # which is held
+        real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(switch, "exit_after_step", publishing)
+        switch_killed(reshaped(system, 5), "connected", monkeypatch)
+    (old,) = state(system).draining
+    with broker.connect(system.topology) as connection:
+        for queue in Names(system.topology).members(old):
+            connection.channel().queue_delete(queue)
+    last = reshaped(system, 5)
+    topology_setup.set_up(last)
+    publish(system, 2)
+    assert drained_by(last) == [1, 2]
+
+
 def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     system = make(sharded(3))
     first = state(system).current

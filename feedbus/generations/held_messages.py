@@ -41,7 +41,7 @@ class NoRoomError(Exception):
 def append_held(
     channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
-    """Append held messages, in their order, to the first of these generations that exists.
+    """Append held messages, in their order, to the first of these generations that has queues.
 
     Raises:
         NoRoomError: a queue is full. The messages that are not appended yet are still held.

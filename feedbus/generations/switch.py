@@ -1,8 +1,9 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. The state
-also names its *source*, the topology file that asked for the current ring. So a host with an older
-file can see that it must not replace this ring.
+The steps are in docs/internals/resharding.md. Two queues on the broker contain the state of a ring
+(see ring_state.py): consumers and publishers read one queue. Processes that change the state read
+the other, the ledger. The state also names its *source*, the topology file that asked for the
+current ring. So a host with an older file can see that it must not replace this ring.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def switch_ring(
     ring, whose records are handled before the records of the new ring. So each key stays in order.
     If the process is killed, call the function again: every step can be repeated. The new call
     first completes the interrupted switch, even if the topology has changed since.
+
+    The current ring is also replaced if it is disordered: see record_disorder().
 
     After this function, the caller calls switch_notices.notify_consumers().
 
@@ -87,8 +90,8 @@ def switch_ring(
             disordered=False,
             disordered_draining=(*state.disordered_draining, *disordered),
         )
-    # The two queues of the state are declared first. declare_ring() then waits until these queues
-    # and the new shards are on the disk of the broker.
+    # declare_ring() waits until the new queues are on the disk of the broker. The queues of the
+    # state are declared before it, so the wait is also for them.
     ring_state.declare(channel, topology, exchange)
     broker.declare_ring(channel, names, state.current, report)
     exit_after_step("declared")
@@ -111,8 +114,8 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
         # A message that the broker has routed to an old queue may arrive there later. The held
         # messages must come after it.
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
-    # The held messages go to the newest old ring. If this step is repeated after a crash, that ring
-    # may already be deleted; then they go to the new ring.
+    # The held messages go to the newest old ring. Consumers do not delete its queues before the
+    # switch is complete. If an operator has deleted them, the held messages go to the new ring.
     generations = (*state.draining[-1:], state.current)
     append_held(channel, names, state.current.exchange, generations)
     if state.draining:
@@ -124,9 +127,10 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
 
 def next_generation(state: RingState, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # No two generations of an exchange have the same number. The digest of a generation depends on
-    # its number, and the pack keys of its queues contain the digest. So a pack that arrives late
-    # cannot reach the queues of a later generation, even if that generation has the same shards.
+    # No two generations of an exchange have the same number. The digest of a generation is a hash
+    # of its number and its shards. Packs are routed by keys that contain this digest. So a pack
+    # that arrives late cannot reach the queues of a later generation, even if that generation has
+    # the same shards.
     return replace(wanted, number=state.current.number + 1)
 
 
@@ -159,9 +163,9 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
         remaining = tuple(old for old in state.draining if old != generation)
         disordered = (each for each in state.disordered_draining if each != generation.number)
         state = replace(state, draining=remaining, disordered_draining=tuple(disordered))
-    # The state is written even if the ledger has this state already. A process that was killed
-    # during write() may have written the ledger, but not the queue from which consumers read the
-    # state. So a consumer finds an earlier state in that queue, and calls this function.
+    # The state is written even if the ledger has this state already. write() writes the ledger
+    # first, and then the queue that consumers read. If a process is killed between these steps, the
+    # consumers still read the earlier state, and one of them calls this function again.
     ring_state.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
@@ -203,12 +207,11 @@ def _delete_control_messages(channel: Channel, queue: str) -> bool:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Record that the broker has bound the shards of a ring in the wrong order.
+    """Mark a ring as disordered in its state.
 
-    The state of the ring gets this information.
-
-    The next call of switch_ring() then makes a new generation with the same shards. The caller
-    holds the topology's lock.
+    In a disordered ring, a restarted broker has bound the shards in another order than feedbus. So
+    keys reach shards that do not own them. The next call of switch_ring() makes a new generation
+    with the same shards. The caller holds the topology's lock.
     """
     state = ring_state.read_locked(channel, topology, generation.exchange)
     if state is None:
