@@ -19,7 +19,7 @@ class Alarm:
 
     Attributes:
         is_active: whether an alarm blocks the publishers of the watched connection now.
-        waiting: returns a context manager, in which a publisher waits.
+        waiting: returns a context manager, which a publisher enters for each long wait.
 
     """
 
@@ -35,8 +35,9 @@ class Alarm:
         Args:
             clock: the clock of the broker.
             on_waited: called after each wait during an alarm, with the seconds of the wait.
-            waiting: returns a context manager, in which a publisher waits during an alarm, or for
-                longer than a second.
+            waiting: returns a context manager. A publisher enters it for each long wait: during an
+                alarm, after a second without a confirm, and before it publishes nacked messages
+                again.
 
         """
         self._clock = clock

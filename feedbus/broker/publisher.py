@@ -52,8 +52,10 @@ class Publisher:
         Args:
             connection: other code may use it too, but not in another thread at the same time.
             timeout_seconds: time limit for the confirms of one call of send().
-            blocked_seconds: time limit for an alarm of the broker; timeout_seconds begins after it.
-            nacked_seconds: time limit for a queue that is full, or whose node has just died.
+            blocked_seconds: how long an alarm of the broker may block the publisher;
+                timeout_seconds begins after it.
+            nacked_seconds: how long a message is published again if its queue is full, or if the
+                node of the queue has just died.
             alarm: the state of the broker's alarms, which the caller keeps for the publisher of
                 its next connection; by default a new one.
 
@@ -84,8 +86,9 @@ class Publisher:
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every confirm; return the messages that were not accepted.
 
-        At most WINDOW messages are published before their confirms arrive. If a queue is full, the
-        messages after them that have the routing key of a refused message are not published.
+        At most WINDOW messages are published before their confirms arrive. If a full queue refuses
+        a message, messages with the same routing key in later windows are not published, because
+        they would overtake it. They are returned, too.
 
         Raises:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
@@ -253,7 +256,7 @@ def publish_all(
     Args:
         connection: other code may use it, too.
         messages: the messages in their order.
-        nacked_seconds: time limit for a queue that is full.
+        nacked_seconds: how long a message is published again if its queue is full.
 
     Returns:
         The messages that the broker did not accept.

@@ -53,10 +53,10 @@ class Sender:
             topology: the topology with the URL of the broker.
             metrics: counts the records.
             timeout_seconds: time limit for the confirms of a window of messages.
-            blocked_seconds: time limit for an alarm of the broker.
-            nacked_seconds: time limit for a queue that is full, or whose node has just died.
-            waiting: returns a context manager, in which the sender waits during an alarm of the
-                broker, or for longer than a second.
+            blocked_seconds: how long an alarm of the broker may block the sender.
+            nacked_seconds: how long a message is sent again if its queue is full, or if the node
+                of the queue has just died.
+            waiting: returns a context manager. The sender enters it for each long wait; see Alarm.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -74,7 +74,9 @@ class Sender:
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept.
 
-        As in Publisher.send(), a refused message can hold back later messages.
+        The messages are sent in windows. If a full queue refuses a message, messages with the same
+        routing key in later windows are not sent, because they would overtake it. They are
+        returned, too.
 
         Raises:
             BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
@@ -178,8 +180,9 @@ class Sender:
 
     def _send_unpacked(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
         """Read the current generations, and send the records of packs as plain messages."""
-        # A read takes the message with the state out of its queue for a moment. So it uses a
-        # separate connection, which has heartbeats.
+        # To read a state, a process takes the message with the state out of its queue for a moment.
+        # If the connection is lost meanwhile, the broker detects this by missing heartbeats, and
+        # returns the message. The connection for publishing has no heartbeats, so another is used.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
                 self.encoder.use_generation(state.current)

@@ -97,7 +97,7 @@ class BatchMode:
         run.heartbeats.beat()
         return bool(buffer)
 
-    def handle_due(self, raw: RawConnection) -> bool:
+    def handle_waiting_records(self, raw: RawConnection) -> bool:
         """Handle the records of waiting queues that may run now.
 
         Returns:

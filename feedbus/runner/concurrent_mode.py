@@ -95,7 +95,7 @@ class ConcurrentMode(BatchMode):
             concurrent.ignore_wakes()
         return arrived
 
-    def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
+    def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
         """Renew deliveries of waiting queues; handle_next() starts the records that may run now."""
         if self._run.waiting is not None:
             self._run.waiting.renew(self._run.timeout.seconds)

@@ -1,4 +1,8 @@
-"""A file with the messages that are in the handler, to find messages that end their process."""
+"""A file with the messages that are in the handler, to find messages that end their process.
+
+The file also contains the deadline of the handler. The watchdog ends the process after the
+deadline.
+"""
 
 from __future__ import annotations
 

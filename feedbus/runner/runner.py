@@ -68,7 +68,8 @@ class Runner:
             handlers: the handlers of the queue's messages.
             limits: the limits that end the run.
             metrics: the metrics of the process.
-            crash_guard: finds messages that ended an earlier process of this consumer.
+            crash_guard: finds messages that ended an earlier process of this consumer. Its file
+                also has the time limit of the handler.
             store: the store in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with the reason when the consumer waits because of an outage, and with
@@ -83,8 +84,8 @@ class Runner:
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
-        # The crash guard limits the time of a handler. It does not count the time in which the
-        # sender waits for the broker.
+        # The time in which the sender waits for the broker does not count for the time limit of the
+        # handler.
         self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked, clock=clock)
         self._heartbeats = Heartbeats(clock)
@@ -140,8 +141,8 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
-                        # The next attempt can succeed even after a usage error: for example,
-                        # another process held the topology's lock for too long.
+                        # A usage error can be temporary. Example: another process held the
+                        # topology's lock for too long.
                         if isinstance(error, BrokerOutage):
                             # The connection for publishing is probably lost, too. If it was kept,
                             # the next publish could wait for a confirm that never arrives.
@@ -243,8 +244,8 @@ class Runner:
                 break
             queues.check_old_queues()
             arrived = mode.receive(raw)
-            # handle_due() and handle_next() call the handlers and settle the deliveries.
-            in_time = mode.handle_due(raw) and (not arrived or mode.handle_next(raw))
+            # Both methods call the handlers, and settle deliveries.
+            in_time = mode.handle_waiting_records(raw) and (not arrived or mode.handle_next(raw))
             if not in_time:  # to keep the deliveries any longer would exceed consumer_timeout
                 queues.return_deliveries()
             elif not arrived and not self._subscriptions.unsubscribed:
