@@ -1,7 +1,7 @@
 """Metrics: each process writes them to its own file, and `/metrics` reads the files of all."""
 
 from feedbus.metrics.catalogue import Limit, OutagePart, Outcome, Verdict
-from feedbus.metrics.exposition import (
+from feedbus.metrics.merged_metrics import (
     CONTENT_TYPE,
     Settled,
     deliveries,

@@ -13,8 +13,8 @@ from feedbus.runner.connection_loss_causes import ConnectionLoad
 from feedbus.runner.fences import Fences
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
-from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.run_state import MIN_WAIT_SECONDS, Run
+from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
@@ -35,14 +35,17 @@ class BatchMode:
         self._run = run
         self._subscriptions = subscriptions
         self._fences = Fences(run, subscriptions)
-        self._overtaking = Overtaking.of(run.consumer.queue)
+        self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
         self._pauses: PublishingPauses | None = None  # only with `stream` and `order_by`
-        if self._overtaking is not None and run.consumer.queue.stream:
+        if self._small_deliveries is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
-                run, self._overtaking, lambda: bool(subscriptions.cancelled), self._handle_in_pause
+                run,
+                self._small_deliveries,
+                lambda: bool(subscriptions.cancelled),
+                self._handle_in_pause,
             )
             run.dispatch.pause_after_slices(self._pauses.pause)
 
@@ -167,8 +170,8 @@ class BatchMode:
             run.limits.remaining_messages,
             run.crash_guard.is_suspected,
         )
-        if self._overtaking is not None:
-            deliveries = self._overtaking.take_first(buffer, max_deliveries, is_suspected)
+        if self._small_deliveries is not None:
+            deliveries = self._small_deliveries.take_first(buffer, max_deliveries, is_suspected)
             if deliveries:
                 return deliveries
         size = run.consumer.queue.batch.size

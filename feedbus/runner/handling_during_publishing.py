@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from feedbus.errors import Outage
-from feedbus.runner.overtaking import Keys, Overtaking
 from feedbus.runner.run_state import Run
+from feedbus.runner.small_deliveries import Keys, SmallDeliveries
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 
@@ -24,7 +24,7 @@ class _Call:
     Attributes:
         raw: the connection of its deliveries.
         deliveries: the deliveries that it handles.
-        overtaking: returns the keys of deliveries.
+        small_deliveries: returns the keys of deliveries.
         is_over: whether no more deliveries are handled within the call.
         error: the error that is raised when the call has returned.
 
@@ -32,14 +32,14 @@ class _Call:
 
     raw: RawConnection
     deliveries: Sequence[Delivery]
-    overtaking: Overtaking
+    small_deliveries: SmallDeliveries
     is_over: bool = False
     error: Exception | None = None
 
     @cached_property
     def keys(self) -> Keys | None:
         """The keys of its records, or None if they are not known."""
-        return self.overtaking.keys(self.deliveries)
+        return self.small_deliveries.keys(self.deliveries)
 
 
 class PublishingPauses:
@@ -54,7 +54,7 @@ class PublishingPauses:
     def __init__(
         self,
         run: Run,
-        overtaking: Overtaking,
+        small_deliveries: SmallDeliveries,
         cancelled: Callable[[], bool],
         handle: Callable[[RawConnection, Sequence[Delivery], Sequence[str]], None],
     ) -> None:
@@ -62,14 +62,14 @@ class PublishingPauses:
 
         Args:
             run: the run, which has the buffer of deliveries.
-            overtaking: chooses the deliveries.
+            small_deliveries: chooses the deliveries.
             cancelled: returns whether the broker has cancelled a subscription.
             handle: handles and settles deliveries. It is called with the connection, the
                 deliveries, and the ids of all messages in the handler.
 
         """
         self._run = run
-        self._overtaking = overtaking
+        self._small_deliveries = small_deliveries
         self._cancelled = cancelled
         self._handle = handle
         self._calls: list[_Call] = []
@@ -91,7 +91,7 @@ class PublishingPauses:
                 again. Then no delivery may be settled.
 
         """
-        call = _Call(raw, deliveries, self._overtaking)
+        call = _Call(raw, deliveries, self._small_deliveries)
         self._thread = threading.get_ident()
         self._calls.append(call)
         try:
@@ -144,7 +144,7 @@ class PublishingPauses:
             len(each.deliveries) for each in self._calls
         )
         arrived_at = run.buffer.oldest_at
-        deliveries = self._overtaking.take_independent(
+        deliveries = self._small_deliveries.take_independent(
             keys_in_handlers, run.buffer, max_deliveries, run.crash_guard.is_suspected
         )
         if not deliveries:

@@ -29,7 +29,7 @@ from feedbus.wire.delivery import AS_HEADERS, Delivery
 from feedbus.wire.derived_ids import is_of_deaths
 from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
-from feedbus.wire.user_frames import from_user_code
+from feedbus.wire.shortened_tracebacks import from_user_code
 
 # The properties that are fields of Outgoing, so they are not in its other properties.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})

@@ -16,10 +16,10 @@ from feedbus.bus import sender
 from feedbus.dispatch import handler_calls, publications, single_calls
 from feedbus.generations import held_messages, queue_emptying, switch
 from feedbus.generations.queue_emptying import QueueEmptier
-from feedbus.runner import overtaking, waiting_record_mover
+from feedbus.runner import small_deliveries, waiting_record_mover
 from feedbus.runner.batch_mode import BatchMode
-from feedbus.runner.overtaking import Overtaking
 from feedbus.runner.run_state import Run
+from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.runner.waiting_limit import SwitchLimit
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.store import leftover_rows, outbox_publishing, relay, tables
@@ -32,8 +32,8 @@ from tests.simulation.system import System
 SLICE_RECORDS = 3
 # Methods whose results are not empty when the path is taken.
 PATHS = (
-    ("overtook", Overtaking, "take_first"),
-    ("paused", Overtaking, "take_independent"),
+    ("overtook", SmallDeliveries, "take_first"),
+    ("paused", SmallDeliveries, "take_independent"),
     ("limited", SwitchLimit, "check"),
     ("held", QueueEmptier, "_drain"),
 )
@@ -49,7 +49,7 @@ LIMITS: tuple[tuple[Any, str, Any], ...] = (
     (held_messages, "MAX_AT_ONCE", 2),
     (queue_emptying, "MAX_AT_ONCE", 2),
     (waiting_record_mover, "MAX_MOVED", 4),
-    (overtaking, "MAX_SCANNED", 4),
+    (small_deliveries, "MAX_SCANNED", 4),
 )
 LIMITED_SHARE = 0.5  # of the seeds, and of the limits of such a seed
 STEP_SECONDS = (0.0, 0.0, 0.5, 2.0)  # after a step of a switch

@@ -5,14 +5,14 @@ from __future__ import annotations
 from feedbus.runner import (
     buffer,
     handling_during_publishing,
-    overtaking,
+    small_deliveries,
 )
 from tests.simulation.planted.change import Change
 
 
 def records_that_overtake_their_key() -> list[Change]:
     """Let a small message overtake a large one with records of its key."""
-    return [(overtaking.Overtaking, "_keys_of", lambda *_: frozenset())]
+    return [(small_deliveries.SmallDeliveries, "_keys_of", lambda *_: frozenset())]
 
 
 def pauses_that_forget_what_is_handled() -> list[Change]:
@@ -22,7 +22,7 @@ def pauses_that_forget_what_is_handled() -> list[Change]:
 
 def fences_overtaken() -> list[Change]:
     """Treat a fence and the messages behind it as small messages."""
-    return [(overtaking, "FENCE", "none")]
+    return [(small_deliveries, "FENCE", "none")]
 
 
 def large_messages_settled_too_soon() -> list[Change]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 from feedbus.runner.buffer import Buffer
-from feedbus.runner.overtaking import Overtaking
+from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Batch
 from feedbus.wire import Delivery
@@ -43,10 +43,10 @@ def filled(*deliveries: Delivery) -> Buffer:
 
 def first(*deliveries: Delivery, suspected: str = "", most: float = 100) -> list[int]:
     """Return the tags of the deliveries that are handled first, where more than a batch waits."""
-    overtaking = Overtaking.of(QUEUE)
-    assert overtaking is not None
+    small = SmallDeliveries.of(QUEUE)
+    assert small is not None
     buffer = filled(*deliveries, large(100), large(101, 10), large(102, 20), large(103, 30))
-    return [each.tag for each in overtaking.take_first(buffer, most, suspected.__eq__)]
+    return [each.tag for each in small.take_first(buffer, most, suspected.__eq__)]
 
 
 def test_a_small_delivery_of_another_key_goes_before_large_ones():
@@ -78,10 +78,10 @@ def test_nothing_goes_past_a_body_that_cannot_be_read():
 
 
 def test_nothing_overtakes_where_all_deliveries_fit_into_one_batch():
-    overtaking = Overtaking.of(QUEUE)
-    assert overtaking is not None
+    small = SmallDeliveries.of(QUEUE)
+    assert small is not None
     buffer = filled(large(1), large(2), delivery(3, ["other"]))
-    assert overtaking.take_first(buffer, 100, lambda _: False) == []
+    assert small.take_first(buffer, 100, lambda _: False) == []
 
 
 def test_only_as_many_overtake_as_may_be_handled():
@@ -89,51 +89,49 @@ def test_only_as_many_overtake_as_may_be_handled():
 
 
 def test_nothing_is_handled_beside_records_of_its_key():
-    overtaking = Overtaking.of(QUEUE)
-    assert overtaking is not None
+    small = SmallDeliveries.of(QUEUE)
+    assert small is not None
     waiting = [delivery(1, ["a"]), delivery(2, ["b"]), delivery(3, ["a", "c"]), delivery(4, ["c"])]
-    assert overtaking.find_independent([frozenset("a")], waiting, lambda _: False) == [1]
-    assert overtaking.find_independent([frozenset("c")], waiting, lambda _: False) == [0, 1]
+    assert small.find_independent([frozenset("a")], waiting, lambda _: False) == [1]
+    assert small.find_independent([frozenset("c")], waiting, lambda _: False) == [0, 1]
 
 
 def test_deliveries_of_a_new_connection_are_not_taken_for_earlier_ones():
-    overtaking = Overtaking.of(QUEUE)
-    assert overtaking is not None
-    assert overtaking.find_independent((), [large(1), delivery(2, ["other"])], lambda _: False) == [
-        1
-    ]
+    small = SmallDeliveries.of(QUEUE)
+    assert small is not None
+    assert small.find_independent((), [large(1), delivery(2, ["other"])], lambda _: False) == [1]
     again = delivery(1, ["other"] * 10)
     again = replace(again, message_id="another")
-    assert overtaking.find_independent((), [again, delivery(2, ["other"])], lambda _: False) == []
+    assert small.find_independent((), [again, delivery(2, ["other"])], lambda _: False) == []
 
 
 def test_a_large_delivery_is_handled_between_two_that_overtake():
-    overtaking = Overtaking.of(QUEUE)
-    assert overtaking is not None
+    small = SmallDeliveries.of(QUEUE)
+    assert small is not None
     buffer = filled(*(large(tag) for tag in range(1, 7)), delivery(8, ["a"]))
     taken = []
     for tag in (9, 10, 11):
-        taken.append([each.tag for each in overtaking.take_first(buffer, 1, lambda _: False)])
+        taken.append([each.tag for each in small.take_first(buffer, 1, lambda _: False)])
         buffer.add(delivery(tag, ["a"]), 0.0)
     assert taken == [[8], [], [9]]
 
 
 def test_a_queue_without_an_order_keeps_the_order_of_arrival():
-    assert Overtaking.of(sharded(1, batch=Batch(40), order_by=False)) is None
+    assert SmallDeliveries.of(sharded(1, batch=Batch(40), order_by=False)) is None
 
 
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=9), min_size=1, max_size=30)
 )
 def test_each_key_is_taken_in_the_order_of_its_arrival(all_keys: list[list[str]]):
-    overtaking, buffer = Overtaking.of(QUEUE), Buffer()
-    assert overtaking is not None
+    small, buffer = SmallDeliveries.of(QUEUE), Buffer()
+    assert small is not None
     for tag, keys in enumerate(all_keys, 1):
         buffer.add(delivery(tag, keys), 0.0)
     seen: defaultdict[str, list[int]] = defaultdict(list)
     count = 0
     while buffer:
-        taken = overtaking.take_first(buffer, 100, lambda _: False)
+        taken = small.take_first(buffer, 100, lambda _: False)
         taken = taken or buffer.take(12, 100, lambda _: False)
         for each in taken:
             count += 1

@@ -1,4 +1,4 @@
-"""Read the metrics of all processes together, for Prometheus and for `feedbus status`."""
+"""The merged metrics of all processes, for Prometheus and for `feedbus status`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MAX_SCANNED = 200  # the largest number of deliveries whose keys are compared
 Keys = frozenset[Hashable]
 
 
-class Overtaking:
+class SmallDeliveries:
     """Chooses small deliveries that are handled before larger ones of other keys."""
 
     def __init__(self, queue: Queue) -> None:
@@ -37,7 +37,7 @@ class Overtaking:
         self._has_overtaken = False  # whether the latest take_first() has returned deliveries
 
     @classmethod
-    def of(cls, queue: Queue) -> Overtaking | None:
+    def of(cls, queue: Queue) -> SmallDeliveries | None:
         """Return the object for a queue, or None if the queue has no `order_by`."""
         return cls(queue) if queue.order_by else None
 
