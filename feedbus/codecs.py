@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.handling.annotations import Unfit
 from feedbus.handling.handlers import resolve_object
 from feedbus.handling.message_types.record_loader import Reads
 from feedbus.records.packs import Pack, decode, pack_of_one
@@ -52,16 +53,15 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
         UsageError: the object cannot be imported, or is not a codec.
 
     """
-    found = resolve_object(dotted, root)
-    if isinstance(found, type):
+    marked = found = resolve_object(dotted, root)
+    if isinstance(marked, type):
         try:
-            found = found()
+            found = marked()
         except Exception as error:
             msg = f"{dotted} cannot be created: {type(error).__name__}: {error}"
             raise UsageError(msg) from error
     if not isinstance(found, Codec):
-        msg = f"{dotted} is not a codec, but a {type(found).__name__}"
-        raise UsageError(msg)
+        raise Unfit(marked, EXPECTED, f"is not a codec, but a {type(marked).__name__}")
     return found
 
 

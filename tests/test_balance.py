@@ -261,7 +261,7 @@ def test_what_the_store_refuses_is_reported_in_a_line_and_changes_nothing(
 def test_a_store_that_is_not_there_is_not_made(balance, path):
     found = balance("feed", "--query", "SELECT 1")
     assert found.exit_code == 1
-    assert "there is no such file yet" in found.stderr
+    assert "there is no such file yet; `feedbus up` creates it" in found.stderr
     assert not (path.parent / "store.db").exists()
 
 

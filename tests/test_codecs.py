@@ -195,7 +195,7 @@ def test_what_a_content_type_cannot_carry_is_refused(system) -> None:
         (
             ":CsvCodec",
             ":not_a_codec",
-            "is not a codec, but a function; expected a class, or an object, with decode(",
+            ") is not a codec, but a function: expected a class, or an object, with decode(",
         ),
         ('"text/csv" =', '"csv" =', "expected a content type such as"),
         ('content_type = "text/csv"', 'content_type = "a/b"', "a codec for 'a/b' in [codecs]"),

@@ -143,6 +143,7 @@ MESSAGES = {
             " delivered again"
         ),
     ),
+    "runner/concurrent_deliveries.py": ("the broker delivers message {} again: {}",),
     "runner/concurrent_mode.py": (
         "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),

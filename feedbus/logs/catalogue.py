@@ -35,8 +35,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `delivery_limit` times. The message becomes a dead letter.",
         "hangs": "A handler takes longer than `handler_timeout`. feedbus ends the process with"
         " SIGABRT. The stacks of its threads are in its log. The message is delivered again.",
-        "channel_lost": "The broker closed the channel, because handling a message took longer than"
-        " `consumer_timeout`, or no heartbeat was sent. The message is delivered again.",
+        "channel_lost": "The broker closed the channel or cancelled the consumer, because handling"
+        " a message took longer than `consumer_timeout`, or no heartbeat was sent. The message is"
+        " delivered again.",
         "prefetched_returned": "Messages that waited for their handler were returned to the broker,"
         " before the broker's `consumer_timeout` expired. They are delivered again.",
         "unsettled_at_end": "The consumer ended during an outage. The broker delivers its"

@@ -28,7 +28,7 @@ MAX_ENDED_IDS = 64
 
 
 class ConcurrentDeliveries:
-    """The deliveries of one consumer from their decoding until they are settled."""
+    """Keeps the deliveries of one consumer from their decoding until they are settled."""
 
     def __init__(
         self, calls: ConcurrentCalls, crash_guard: CrashGuard, handler_seconds: float, clock: Clock
@@ -202,8 +202,7 @@ class ConcurrentDeliveries:
             cause = cause_of(seconds)
             events.warning(
                 "channel_lost",
-                f"the broker closed the channel while message {message_id} was handled: {cause};"
-                " the message is delivered again",
+                f"the broker delivers message {message_id} again: {cause}",
                 message_id=message_id,
             )
             self._crash_guard.blame([message_id], cause)

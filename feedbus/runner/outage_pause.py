@@ -17,7 +17,7 @@ LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 
 
 class OutagePause:
-    """The outages of one consumer since its last success."""
+    """Lets a consumer wait during an outage, longer after each failed attempt."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class OutagePause:
             self._unlogged += 1
             if now - self._logged_at < LOG_INTERVAL_SECONDS:
                 return
-            again = f" ({self._unlogged} more times in {now - self._logged_at:.0f} s)"
+            again = f" ({self._unlogged} failed attempts in {now - self._logged_at:.0f} s)"
         else:
             self._report(text)
             again = ""

@@ -140,7 +140,8 @@ def _make_sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting
 
     engine = resolve_object(options.engine or "", topology.root)
     if not isinstance(engine, sqlalchemy.Engine):
-        msg = f"[store] engine: {options.engine} is a {type(engine).__name__}, expected an Engine"
+        got = f"{options.engine}, a {type(engine).__name__}"
+        msg = f"[store] engine: expected an Engine of SQLAlchemy, got {got}"
         raise UsageError(msg)
     if engine.dialect.name == "sqlite":
         _check_path(engine.url.database or "", topology.root)

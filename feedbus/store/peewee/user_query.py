@@ -67,7 +67,7 @@ def _cursor(store: Database, query: str) -> Any:
         cursor.execute(query)
         return cursor
     if not Path(store.database).exists():
-        msg = f"store {store.where}: there is no such file yet"
+        msg = f"store {store.where}: there is no such file yet; `feedbus up` creates it"
         raise StoreOutage(msg)
     connection = store.connection()
     connection.execute("PRAGMA query_only = ON")
