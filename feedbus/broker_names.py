@@ -64,8 +64,9 @@ class Derived:
     """A name that feedbus has made from the name of a queue, a consumer or an exchange.
 
     Attributes:
-        owner: the name before the suffix, with the topology's name if the whole name has it.
-        role: the role of the object for its owner.
+        owner: the name before the suffix, with the topology's name if the whole name has it:
+            "shop.orders" in "shop.orders.dead".
+        role: what the object is for, as the suffix says: Role.DEAD for the suffix "dead".
 
     """
 
@@ -206,14 +207,18 @@ class Names:
         return f"{self.topology.name}.:timer."
 
     def timer_position(self, position: int) -> str:
-        """Return the name of the timer's exchange for the digit at a position.
+        """Return the name of the timer's exchange for the digit at a position of a delay.
 
-        A position below 0 stands for the exchange that gets the messages that are due.
+        A position below 0 stands for the exchange that gets the messages that are due. See
+        feedbus.broker.timer for positions and digits.
         """
         return f"{self.timer_prefix}{position}" if position >= 0 else self.timer_due
 
     def timer_queue(self, position: int, digit: int) -> str:
-        """Return the name of the timer's queue for delays that have this digit at a position."""
+        """Return the name of the timer's queue for delays with this digit at a position.
+
+        See feedbus.broker.timer for positions and digits.
+        """
         return f"{self.timer_position(position)}.{digit}"
 
     def timer_written(self, position: int) -> str:
@@ -266,9 +271,9 @@ class Names:
         return f"{self._own(consumer)}.gate"
 
     def gate_held(self, consumer: Consumer) -> str:
-        """Return the name of the exchange and of its queue for messages while a gate is closed.
+        """Return the common name of an exchange and its queue, for messages to a closed gate.
 
-        See gate(). The gate is closed while the queue is deleted and declared again.
+        gate() describes the gate. It is closed while its queue is deleted and declared again.
         """
         return f"{self.gate(consumer)}.held"
 

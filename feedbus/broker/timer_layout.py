@@ -16,7 +16,7 @@ from feedbus.wire.constants import TIMER_POSITIONS
 
 
 def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, Any]:
-    """Return the arguments of the queue of a digit at a position."""
+    """Return the arguments of the queue for delays with this digit at a position."""
     return {
         "x-message-ttl": queue_milliseconds(position, digit),
         "x-dead-letter-exchange": names.timer_position(position - 1),
@@ -57,7 +57,10 @@ def exchanges_of_timer(names: Names) -> set[str]:
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the names of the missing queues of each position that already has a queue.
+    """Yield the names of the timer's queues that are missing on the broker.
+
+    All queues of a position are declared together. So if the broker has none of them, none is
+    missing. See feedbus.broker.timer for positions.
 
     Args:
         names: the names of the topology's objects on the broker.

@@ -149,7 +149,7 @@ class Progress:
         self._moved_at = time.monotonic()
 
     def report(self, line: str) -> None:
-        """Print a text on a separate line, and end the line of the terminal before."""
+        """Print a text on a new line, also after a line that show() has not ended."""
         if self._shown:
             click.echo()
             self._shown = False

@@ -42,7 +42,8 @@ class BatchCalls:
         """Call the handler with records, and return the exceptions by record.
 
         Raises:
-            Outage: something is unavailable; the deliveries must be handled again.
+            Outage: the store, or something else that the handler needs, is unavailable; the
+                deliveries must be handled again.
 
         """
         failures: Failures = {}
@@ -99,7 +100,8 @@ class BatchCalls:
         """Call a handler and send its messages; return the exception of the call, or None.
 
         Raises:
-            Outage: something is unavailable; no attempt is counted.
+            Outage: the store, or something else that the handler needs, is unavailable; no
+                attempt is counted.
 
         """
         publications, error = self._calls.call(wrapped, records)

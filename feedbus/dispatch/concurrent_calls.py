@@ -108,8 +108,7 @@ class ConcurrentCalls:
         """Decode deliveries that arrived after all others, and add their records.
 
         Raises:
-            StoreOutage: the store is unavailable; these deliveries are opened together with the
-                next ones.
+            StoreOutage: the store is unavailable; the next call also decodes these deliveries.
 
         """
         self._undecoded += deliveries

@@ -66,7 +66,8 @@ class HandlerCalls:
         """Call a handler; return the messages that it publishes, or the exception of the call.
 
         Raises:
-            Outage: something is unavailable; no attempt is counted.
+            Outage: the store, or something else that the handler needs, is unavailable; no
+                attempt is counted.
 
         """
         try:

@@ -113,9 +113,10 @@ class OrderDecisions:
         return replace(decision, message=message)
 
     def keep_delivery_in_order(self, decoded: DecodedDelivery, decision: Decision) -> Decision:
-        """Complete the decision on a delivery that no handler receives; see keep_in_order().
+        """Keep the order after the decision on a delivery that no handler receives.
 
-        If its key is not known, no key is blocked.
+        If the key of the delivery is known, the result is that of keep_in_order(). Otherwise no
+        key is blocked, and the decision is returned without a change.
         """
         key_is_known = (
             self._order.by_routing_key and decoded.delivery.content_type != PACK
@@ -123,12 +124,14 @@ class OrderDecisions:
         return self.keep_in_order(decoded, 0, decision) if key_is_known else decision
 
     def keep_in_order(self, decoded: DecodedDelivery, row: int, decision: Decision) -> Decision:
-        """Complete the decision on a record: if its key is blocked from now on, register this.
+        """Keep the order after the decision on a record: a retry or a dead letter blocks its key.
+
+        If the key is blocked from now on, this is registered, so that later records wait.
 
         Returns:
-            The decision. For a record that waits, the message of the decision is for the waiting
-            queue. For a dead letter that blocks a key, the decision also has a `blocking_message`,
-            which is for the waiting queue.
+            The completed decision. For a record that waits, its message is for the waiting queue.
+            For a dead letter that blocks a key, the decision also has a `blocking_message`, which
+            is for the waiting queue.
 
         """
         due_at = self._due_at(decision)

@@ -21,7 +21,7 @@ def generation_of(position: int) -> int:
 
 
 class Positions:
-    """The positions of the waiting records of one consumer."""
+    """Assigns the next position to each record of a consumer that begins to wait."""
 
     def __init__(self) -> None:
         """Start without positions."""

@@ -73,8 +73,8 @@ class SingleCalls:
         """Handle the records of a delivery that arrived after all others.
 
         Raises:
-            Outage: something is unavailable; no attempt is counted; call this method again with the
-                delivery.
+            Outage: the store, or something else that the handler needs, is unavailable; no
+                attempt is counted; call this method again with the delivery.
 
         """
         self._before_call(delivery.message_id)

@@ -13,7 +13,7 @@ KEPT_SECONDS = 5.0  # how long ended calls are kept, because the broker reports 
 
 
 class SlowCalls:
-    """The start of each running call, and the slow calls that have just ended."""
+    """Registers the starts and ends of calls, and finds the slow calls among them."""
 
     def __init__(self, clock: Clock) -> None:
         """Create the object without calls."""

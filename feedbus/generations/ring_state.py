@@ -83,10 +83,10 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
 
 
 def exact_states(connection: Connection, topology: Topology) -> dict[str, RingState]:
-    """Return the state of each ring, for a command that must not take "not readable" for "none".
+    """Return the state of each ring; unlike in states(), no ring is missing in the result.
 
-    A process that stands still, for example in a debugger, can have the message of the readers'
-    queue. Then the states are read from the ledger, under the topology's lock.
+    A stopped process, for example in a debugger, can keep the message that all readers need. So
+    states() finds no state. Then the states are read from the ledger, under the topology's lock.
 
     Raises:
         UsageError: another process holds the lock for too long.

@@ -130,7 +130,7 @@ class Counts:
             return {key: tuple(numbers) for key, numbers in self._numbers.items()}
 
     def close(self) -> None:
-        """Release the file for the next writer of the same name."""
+        """Release the file, so that the next process of the same name continues its counters."""
         if self._descriptor is not None:
             # The mappings still refer to the open file. So a close of the descriptor would not
             # release the lock.

@@ -89,7 +89,7 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
 
 
 class OperationsServer:
-    """The HTTP server of this process."""
+    """Runs the HTTP server of this process; it tries again while the address cannot be used."""
 
     def __init__(
         self, topology: Topology, host: str, port: int | None, *, supervised: bool

@@ -28,7 +28,7 @@ RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorte
 
 
 class WaitingQueues:
-    """The waiting queues that one consumer reads in addition to its queues."""
+    """Reads the waiting queues of one consumer, in addition to its queues."""
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ class RestartWatchers(Restart):
 
 
 class ReloadWatchers(Reload):
-    """The command `reload`: restart watchers."""
+    """The command `reload`: restart watchers, as the command `restart` does."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers; each new process starts only after the old process has ended.

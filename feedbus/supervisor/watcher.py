@@ -146,6 +146,13 @@ class ProcessWatcher(UnlockedWatcher):
         """Start one process.
 
         If the process runs as another user, that user becomes the owner of the process's files.
+
+        Args:
+            recovery_wid: the slot of the process; None for the next free slot.
+
+        Returns:
+            False if the system refuses to start it, as circus expects; otherwise None or True.
+
         """
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)

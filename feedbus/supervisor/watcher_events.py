@@ -73,12 +73,24 @@ class WatcherEvents:
         events.write(level, "ended", text, consumer=self.name, pid=pid, exit=ending)
 
     def log_gave_up(self, why: str, log: Path) -> None:
-        """Log that the supervisor does not start processes of the watcher any more."""
+        """Log that the supervisor does not start processes of the watcher any more.
+
+        Args:
+            why: the cause; the text continues "because".
+            log: the log file of the processes.
+
+        """
         where = f"read its log {log}"
         again = f"correct the cause, then run `circusctl start {self.name}`"
         text = f"the process is not restarted any more, because {why}; {where}; {again}"
         events.error("gave_up", text, consumer=self.name)
 
     def log_hangs(self, pid: int, text: str) -> None:
-        """Log that the handler of a process exceeds its timeout."""
+        """Log that a process is ended, because a handler exceeds its timeout.
+
+        Args:
+            pid: the process id.
+            text: the message of the event, from feedbus.process.watchdog.describe().
+
+        """
         events.error("hangs", text, consumer=self.name, pid=pid)

@@ -179,6 +179,11 @@ def seconds_since(value: object, now_microseconds: int) -> float | None:
 
     Any program can write a header. A time far in the future, or longer ago than a message can
     wait, is ignored.
+
+    Args:
+        value: the value of the header; a valid value is in microseconds since 1970.
+        now_microseconds: the time now, in microseconds since 1970.
+
     """
     moment = moment_of(value)
     if moment is None:

@@ -39,7 +39,7 @@ def since_boot() -> tuple[str, int] | None:
 
 
 class BrokerTime:
-    """The time of one file, as one connection reads it."""
+    """Returns the time of a broker file in milliseconds, for one connection."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Read the offset, or set it at the first connection after a boot."""

@@ -30,7 +30,7 @@ class ClaimedMessages:
 
     def undelivered_ids(self) -> list[int]:
         """Return the ids of the claimed messages that no callback has received."""
-        return [arrival.message for arrival in self._arrivals if not arrival.settled]
+        return [arrival.message for arrival in self._arrivals if not arrival.no_ack]
 
     def clear(self) -> None:
         """Forget all claimed messages and all consumers."""
@@ -44,7 +44,7 @@ class ClaimedMessages:
         undelivered = [
             arrival.message
             for arrival in self._arrivals
-            if arrival.consumer is consumer and not arrival.settled
+            if arrival.consumer is consumer and not arrival.no_ack
         ]
         self._arrivals = deque(
             arrival for arrival in self._arrivals if arrival.consumer is not consumer
@@ -127,7 +127,7 @@ class ClaimedMessages:
             if arrival.consumer is None:
                 continue
             if arrival.content is None:  # the message's queue was deleted meanwhile
-                arrival.consumer.unsettled_count -= not arrival.settled
+                arrival.consumer.unsettled_count -= not arrival.no_ack
                 continue
             arrival.consumer.deliver(arrival, arrival.consumer)
             return True

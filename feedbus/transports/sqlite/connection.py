@@ -143,7 +143,10 @@ class Connection(RegisteredConnection):
         super().close()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that other connections see it as a crash."""
+        """Close without writing to the file, so that other connections see it as a crash.
+
+        Kombu and feedbus call it for a connection that is lost; close() is the regular way.
+        """
         self._forget_channels()
         super().collect()
 

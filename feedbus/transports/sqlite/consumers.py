@@ -67,7 +67,7 @@ class Arrival:
         message: the id of the message.
         returns: how often the message was returned to its queue.
         counted: whether a header of the message contains `returns`, as on a quorum queue.
-        settled: whether the delivery needs no ack.
+        no_ack: whether the delivery is settled already, because its consumer does not acknowledge.
         content: exchange, routing key, properties and body; None until they are loaded.
 
     """
@@ -76,5 +76,5 @@ class Arrival:
     message: int
     returns: int
     counted: bool
-    settled: bool
+    no_ack: bool
     content: tuple[str, str, str, bytes] | None = None

@@ -138,7 +138,7 @@ class ConsumingChannel(BaseChannel):
         if arrival.returns and arrival.counted:
             headers = message.properties.setdefault("application_headers", {})
             headers["x-delivery-count"] = arrival.returns
-        if not arrival.settled:
+        if not arrival.no_ack:
             self._unsettled[self._last_tag] = Unsettled(arrival.message, consumer)
         return message
 

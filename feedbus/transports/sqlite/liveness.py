@@ -1,4 +1,4 @@
-"""Find dead connections: each connection holds a lock, which the kernel releases at its death."""
+"""Find dead connections: each one holds a lock, which the kernel releases with its process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from feedbus.process.private_files import open_private
 
 
 class Locks:
-    """The lock files in the folder next to a broker file."""
+    """Holds the lock of this connection, and checks the locks of other connections."""
 
     def __init__(self, folder: Path) -> None:
-        """Create the object; no lock is held yet."""
+        """Create the object with the folder of the lock files; no lock is held yet."""
         self._folder = folder
         self._own: Path | None = None
         self._handle = -1

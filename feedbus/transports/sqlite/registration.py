@@ -181,13 +181,16 @@ class RegisteredConnection:
         return happened
 
     def sleep(self, deadline: float | None) -> None:
-        """Wait until something may have happened.
+        """Wait until the file may have changed.
+
+        The wait ends after a wake-up, an expiry, or the end of the process of another connection.
 
         Args:
             deadline: a time of the monotonic clock; None if there is no limit.
 
         Raises:
-            TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
+            TimeoutError: the deadline is over, a signal handler ran meanwhile, or the descriptor
+                of wake_on() is readable.
 
         """
         self.register()
@@ -277,7 +280,10 @@ class RegisteredConnection:
             self.collect()
 
     def collect(self) -> None:
-        """Close without writing to the file, so that other connections see it as a crash."""
+        """Close without writing to the file, so that other connections see it as a crash.
+
+        Kombu and feedbus call it for a connection that is lost; close() is the regular way.
+        """
         forks.note_closed(self)
         self.connected = False
         if self._watch is not None:

@@ -15,7 +15,7 @@ import threading
 
 
 class SignalPipe:
-    """The pipe of this process, created when the main thread first waits."""
+    """Ends the waits of the main thread at a signal; all connections of a process share it."""
 
     def __init__(self) -> None:
         """Create the object; the pipe is created when it is needed."""

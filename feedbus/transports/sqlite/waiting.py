@@ -112,7 +112,7 @@ class Watch:
         return happened
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when something has happened."""
+        """Return a descriptor that is readable when an event has occurred."""
         self._listen_to_signals()
         return self._selector.fileno()
 
