@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker
+from feedbus.broker import acknowledging
 from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
@@ -21,6 +22,7 @@ from feedbus.dead_letters import pruning, requeue
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
 from feedbus.records import Records
+from feedbus.runner import waiting_queue
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import DeadLetters, Topology
@@ -97,7 +99,7 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     assert system.dead() == []
 
 
-def test_the_message_that_blocks_a_key_is_sent_before_the_later_records_of_the_key(
+def test_the_message_that_blocks_a_key_is_sent_before_the_dead_letter_and_the_later_records(
     tmp_path, monkeypatch
 ):
     options = ORDERED | {"block_on_dead": True}
@@ -112,8 +114,35 @@ def test_the_message_that_blocks_a_key_is_sent_before_the_later_records_of_the_k
 
     monkeypatch.setattr(Sender, "send", send_noted)
     system.run(refusing({1}, []), "shard_0")
-    waiting = [message.headers for message in sent if PLACE in message.headers]
-    assert [BLOCKED in headers for headers in waiting] == [True, False, False, False]
+    (dead_letter,) = (message for message in sent if message.routing_key.endswith(".dead"))
+    waiting = [message for message in sent if PLACE in message.headers]
+    assert sent == [waiting[0], dead_letter, *waiting[1:]]
+    assert [BLOCKED in message.headers for message in waiting] == [True, False, False, False]
+
+
+def test_a_request_to_release_a_key_is_acknowledged_after_the_message_that_blocks_it(
+    make, monkeypatch
+):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    refuse = refusing({3}, seen)
+    system.run(refuse)
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["purge", "work", "--yes"]).output == "1 dead letter dropped\n"
+    acknowledge, interrupted = acknowledging.acknowledge, list[int]()
+
+    def acknowledge_first(channel: Any, delivery_tags: Sequence[int]) -> None:
+        acknowledge(channel, delivery_tags[:1])
+        if len(delivery_tags) > 1 and not interrupted:
+            interrupted.extend(delivery_tags[1:])
+            raise ConnectionResetError
+        acknowledge(channel, delivery_tags[1:])
+
+    monkeypatch.setattr(waiting_queue, "acknowledge", acknowledge_first)
+    system.run(refuse)
+    assert interrupted
+    assert [number for number in seen if number % 2] == [1, 5, 7]
 
 
 def test_a_requeued_dead_letter_is_handled_although_a_repetition_of_its_message_waits(make):

@@ -18,7 +18,7 @@ from feedbus.dispatch.order_decisions import OrderDecisions
 from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.records_at_start import RecordsAtStart
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
-from feedbus.dispatch.waiting_record import WaitingRecord
+from feedbus.dispatch.waiting_record import DEAD_LETTER_ATTEMPT, WaitingRecord
 from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
@@ -320,6 +320,19 @@ def test_a_copy_takes_the_position_of_a_record_that_has_left_its_queue():
     assert (waiting.awaited_queues.record_count, list(waiting.awaited_queues.queues)) == (1, ["q"])
     waiting.forget_deleted_queues(["q"])
     assert waiting.take(0.0, 10) == [first[1], second]
+
+
+def test_a_request_releases_only_the_keys_whose_messages_are_in_its_queue():
+    waiting: WaitingRecords = WaitingRecords()
+    messages = in_queues(("old", 1), ("newer", 2))
+    for each in messages:
+        each.attempt = DEAD_LETTER_ATTEMPT
+        waiting.add_arrived(each)
+    assert waiting.release_keys("m1", "newer") == ["newer"]
+    assert [*waiting] == [messages[0]]
+    assert waiting.release_keys("", "newer") == []
+    assert waiting.release_keys("", "old") == ["old"]
+    assert len(waiting) == 0
 
 
 def test_a_copy_leaves_its_queue_and_the_record_still_waits():

@@ -141,7 +141,6 @@ def requeue(
 def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     """Delete dead letters of QUEUE. If one of them blocked a key, the key is unblocked."""
     from feedbus.dead_letters import letters
-    from feedbus.dead_letters.key_release import release
 
     topology = context.load()
     chosen = topology.queue(queue)
@@ -152,17 +151,13 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
         letters.open_channel(topology) as channel,
     ):
 
-        def let_go(letter: DeadLetter) -> None:
+        def note(letter: DeadLetter) -> None:
             nonlocal dropped
-            # The key is unblocked before the letter is deleted: after a crash in between, the
-            # command can be repeated.
-            if chosen.block_on_dead:
-                release(channel.connection, topology, chosen, [letter.message_id])
             missing.pop(letter.message_id, None)
             dropped += 1
 
-        count = letters.settle(
-            channel, topology, chosen, lambda letter: letter.message_id in message_ids, let_go
+        count = letters.drop(
+            channel, topology, chosen, lambda letter: letter.message_id in message_ids, note
         )
     click.echo(f"{counted(count, 'dead letter')} dropped")
     _refuse_missing(queue, missing)

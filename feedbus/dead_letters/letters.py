@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 from feedbus import broker
 from feedbus.broker_names import Names
+from feedbus.dead_letters.key_release import release
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
@@ -137,6 +138,38 @@ def settle(
             channel.basic_ack(tag)
             settled += 1
     return settled
+
+
+def drop(
+    channel: Channel,
+    topology: Topology,
+    queue: Queue,
+    chosen: Callable[[DeadLetter], bool],
+    note: Callable[[DeadLetter], None],
+) -> int:
+    """Delete some dead letters of a queue, and return their number.
+
+    If a dead letter blocks a key (`block_on_dead`), its key is released before it is deleted. So
+    the call can be repeated after a crash in between.
+
+    Args:
+        channel: a channel of open_channel().
+        topology: the topology of the queue.
+        queue: the queue whose dead letters are deleted.
+        chosen: returns whether a dead letter is deleted.
+        note: called with each of these dead letters before it is deleted.
+
+    Raises:
+        UsageError: another process holds the topology's lock.
+
+    """
+
+    def release_key(letter: DeadLetter) -> None:
+        if queue.block_on_dead:
+            release(channel.connection, topology, queue, [letter.message_id])
+        note(letter)
+
+    return settle(channel, topology, queue, chosen, release_key)
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:

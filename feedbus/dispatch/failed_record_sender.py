@@ -59,14 +59,17 @@ class FailedRecordSender:
                     self._dead_handler.call_before(decoded.delivery, decision)
                     for decision in decoded.decisions
                 ]
-        # The message that blocks a key precedes the later records of the key. If it came after them
-        # and the connection was lost in between, these records would wait without it. Then the
-        # record itself would be delivered again, and would have to wait behind them.
+        # The message that blocks a key is sent first:
+        # - before the dead letter. Otherwise an operator could drop the dead letter so early that
+        #   the request to release the key comes before the message that blocks the key;
+        # - before the later records of the key. Otherwise, if the connection is lost in between,
+        #   these records wait without it. Then the record itself is delivered again, and has to
+        #   wait behind them.
         messages = [
             message
             for decoded in decoded_deliveries
             for decision in decoded.decisions
-            for message in (decision.message, decision.blocking_message)
+            for message in (decision.blocking_message, decision.message)
             if message is not None
         ]
         if not messages:

@@ -128,8 +128,12 @@ class WaitingDeliveries:
         """Add a delivery of a waiting queue; return the deliveries to acknowledge now."""
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
-            released = self.records.release_keys(str(delivery.headers[RELEASE]))
-            return [delivery, *(arrival.delivery for arrival in released)]
+            released = self.records.release_keys(
+                str(delivery.headers[RELEASE]), self.queue_of(delivery).waiting_queue
+            )
+            # The request comes last. Otherwise, if the connection is lost in between, the messages
+            # that block the keys are delivered again without the request.
+            return [*(arrival.delivery for arrival in released), delivery]
         if REQUEUED in delivery.headers:
             self.requeued_dead_letters.add(delivery)
             return []

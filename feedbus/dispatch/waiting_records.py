@@ -92,11 +92,13 @@ class WaitingRecords:
                 return record
         return None
 
-    def release_keys(self, message_id: str) -> list[Arrival]:
+    def release_keys(self, message_id: str, queue: str) -> list[Arrival]:
         """Remove the dead letters with an id, so that they no longer block their keys.
 
         Args:
             message_id: the id of the dead letters; "" stands for any id.
+            queue: the waiting queue that contains their messages. Each waiting queue gets its own
+                request to release them.
 
         Returns:
             The deliveries to acknowledge.
@@ -106,7 +108,7 @@ class WaitingRecords:
             each
             for record in self
             for each in record.with_copies()
-            if each.is_dead_letter and message_id in {"", each.message_id}
+            if each.is_dead_letter and each.queue == queue and message_id in {"", each.message_id}
         ]
         for each in dead_letters:
             self.remove(each)

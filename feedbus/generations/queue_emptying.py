@@ -38,6 +38,9 @@ class QueueEmptier:
     message count may be 0 because the leader did not answer. A quorum queue with a single active
     consumer refuses basic.get. For such a queue, a probe that returns proves that the queue is
     empty. See feedbus.generations.probes.
+
+    The leader no longer counts messages that are on their way to this object. These messages arrive
+    before the answer to basic.cancel. So an empty queue is checked once more after this answer.
     """
 
     def __init__(
@@ -84,35 +87,51 @@ class QueueEmptier:
             ready, consumers = self._count()
             if consumers or (ready and self._move is None):
                 return IN_USE if consumers else REFILLED
-            self._consume()
-            quiet, since = 0, self._clock.monotonic()
-            while quiet < NEEDED_PROBES or self._received or self._count() != (0, 1):
-                self._clock.sleep(pause_seconds if quiet else 0.0)
-                if self._drain():
-                    if self._move is None:
-                        return REFILLED
-                    quiet, since = 0, self._clock.monotonic()
-                quiet = quiet + 1 if self._check_empty() else 0
-                # Without a leader, no consumer is counted, not even this one.
-                if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
-                    return IN_USE
+            while True:
+                self._consume()
+                if reason := self._empty(pause_seconds):
+                    return reason
+                if not self._end_consumer():
+                    break
         except _QueueDeletedError:
             return ""
-        self._channel.basic_cancel(self._tag)
         delete_empty_queue(self._channel, self._queue)
+        return ""
+
+    def _empty(self, pause_seconds: float) -> str:
+        """Move messages until the queue seems to be empty; return why this failed, or ""."""
+        quiet, since = 0, self._clock.monotonic()
+        while quiet < NEEDED_PROBES or self._received or self._count() != (0, 1):
+            self._clock.sleep(pause_seconds if quiet else 0.0)
+            if self._drain():
+                if self._move is None:
+                    return REFILLED
+                quiet, since = 0, self._clock.monotonic()
+            quiet = quiet + 1 if self._check_empty() else 0
+            # Without a leader, no consumer is counted, not even this one.
+            if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
+                return IN_USE
         return ""
 
     def move_all(self) -> None:
         """Move all messages; the queue is not deleted."""
-        self._consume()
-        while self._drain() or not self._check_empty():
-            pass
+        while True:
+            self._consume()
+            while self._drain() or not self._check_empty():
+                pass
+            if not self._end_consumer():
+                return
 
     def _consume(self) -> None:
         self._channel.basic_qos(0, PREFETCH, False)
         self._tag = self._channel.basic_consume(
             self._queue, callback=self._received.append, on_cancel=lambda _: None
         )
+
+    def _end_consumer(self) -> bool:
+        """End the consumer; return whether messages have arrived that are not moved yet."""
+        self._channel.basic_cancel(self._tag)
+        return bool(self._received)
 
     def _drain(self) -> bool:
         """Move messages until none has arrived for a short time; return whether any arrived."""

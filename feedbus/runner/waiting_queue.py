@@ -123,7 +123,7 @@ class WaitingQueue:
     def apply_releases(self) -> None:
         """Release the keys that the messages in `releases` name; the messages remain."""
         for message in self.releases:
-            _, *released = self.deliveries.add(message)
+            *released, _ = self.deliveries.add(message)
             self.acknowledge(released)
 
     def check_probe(self) -> bool:

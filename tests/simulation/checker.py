@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.wire.constants import FENCE
+from feedbus.wire.constants import BLOCKED, FENCE, RELEASE
 from tests.simulation import history
 from tests.simulation.clock import START
 from tests.simulation.handling import REJECTED
@@ -11,6 +11,7 @@ from tests.simulation.scenario import TICK_SECONDS, Scenario, records_of
 from tests.simulation.scheduler import SECONDS
 from tests.simulation.system import DeadLetter, System
 
+WITHOUT_RECORD = {BLOCKED, FENCE, RELEASE}  # headers of messages that contain no record
 FIRING_SECONDS = 1.0  # what a schedule needs at most, as soon as it has the lock
 
 
@@ -46,6 +47,7 @@ def queue_errors(system: System, letters: list[DeadLetter]) -> list[str]:
         # A record of which one copy is a dead letter can have its effect by a copy that its
         # publisher has sent again, after later records.
         dead = {one for letter in letters if letter.queue == queue for one in letter.records}
+        dead |= done.dropped[queue]
         accepted = [each for each in accepted if each not in dead]
         unbound = (
             free[queue] | dead | done.late | (overtakable(system) if queue == "shard" else set())
@@ -65,7 +67,7 @@ def overtakable(system: System) -> set[Record]:
     return {
         one
         for message in system.network.overtakable
-        if FENCE not in (message.properties.get("application_headers") or {})
+        if WITHOUT_RECORD.isdisjoint(message.properties.get("application_headers") or {})
         for one in records_of(as_bytes(message.body), message.properties["content_type"])
     }
 

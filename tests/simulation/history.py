@@ -36,8 +36,10 @@ class History:
         effects: by queue.
         handled_by: by queue and key, the consumers.
         failed: records that a handler has refused once at least, by queue.
-        unblocked: records of whole packs that were requeued as dead letters, by queue. A dead
-            letter that is a whole pack blocks no key.
+        unblocked: records that later records of their keys can overtake, by queue: those of whole
+            packs that were requeued as dead letters, because such a dead letter blocks no key, and
+            those whose keys were released to drop their dead letters.
+        dropped: records of dead letters that were dropped, by queue.
         refused: how often a handler has refused each record of a queue.
         rejected: how often a handler has rejected each record of a queue.
         refused_at: by queue, record and attempt, when a handler has first refused the record.
@@ -66,6 +68,7 @@ class History:
     )
     failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     unblocked: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+    dropped: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
     refused: Counter[tuple[str, Record]] = field(default_factory=Counter)
     rejected: Counter[tuple[str, Record]] = field(default_factory=Counter)
     refused_at: dict[tuple[str, Record, int], float] = field(default_factory=dict)

@@ -25,6 +25,7 @@ MOST_RECORDS = 60  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0
 REQUEUE_SECONDS = 5.0
+DROPPED_SHARE = 0.3  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
 SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
@@ -242,8 +243,9 @@ def run_scheduler(system: System) -> None:
 
 
 def run_operator(system: System) -> None:
-    """Requeue all dead letters now and then."""
-    topology = system.topology
+    """Requeue or drop all dead letters of a queue now and then."""
+    topology, dropping = system.topology, system.scenario.dropping
+    chosen = random.Random(f"drops of seed {system.scheduler.seed}")
 
     def requeue(back: Requeue, letter: DeadLetter) -> None:
         if letter.content_type == PACK:
@@ -251,19 +253,31 @@ def run_operator(system: System) -> None:
             system.history.unblocked[letter.queue].update(records)
         back.send(letter)
 
+    def is_dropped(letter: DeadLetter) -> bool:
+        # A dead letter whose key was released can stay, if the connection is lost in between.
+        records = records_of(letter.body, letter.content_type)
+        system.history.unblocked[letter.queue].update(records)
+        return True
+
+    def note_dropped(letter: DeadLetter) -> None:
+        records = records_of(letter.body, letter.content_type)
+        system.scheduler.note(f"drops {', '.join(map(str, records))}")
+        system.history.dropped[letter.queue].update(records)
+
     while True:
         system.clock.sleep(REQUEUE_SECONDS)
         for queue in topology.queues.values():
             try:
-                with (
-                    dead_letters.open_channel(topology) as channel,
-                    Requeue(topology, queue) as back,
-                ):
-                    dead_letters.settle(
-                        channel, topology, queue, lambda _: True, partial(requeue, back)
-                    )
+                with dead_letters.open_channel(topology) as channel:
+                    if dropping and chosen.random() < DROPPED_SHARE:
+                        dead_letters.drop(channel, topology, queue, is_dropped, note_dropped)
+                        continue
+                    with Requeue(topology, queue) as back:
+                        dead_letters.settle(
+                            channel, topology, queue, lambda _: True, partial(requeue, back)
+                        )
             except (Outage, PublishError, UsageError) as error:
-                system.scheduler.note(f"cannot requeue: {error}")
+                system.scheduler.note(f"cannot requeue or drop: {error}")
 
 
 def run_relay(system: System) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Scenario:
         block_on_dead: whether a dead letter blocks its key, until an operator requeues it.
         failing: one record in so many is refused at first, 0 for none.
         rejecting: one record in so many is rejected, 0 for none; with `block_on_dead`, only once.
+        dropping: whether the operator drops some dead letters, and requeues only the others.
         delays: of its retries, in seconds.
         room: how many messages the queues of the shards accept, 0 without a limit.
         slow: whether handlers are so slow that messages wait in several generations.
@@ -96,6 +98,7 @@ class Scenario:
     block_on_dead: bool
     failing: int
     rejecting: int
+    dropping: bool
     delays: tuple[float, ...]
     room: int
     slow: bool
@@ -197,6 +200,7 @@ class Scenario:
             block_on_dead=block_on_dead,
             failing=failing,
             rejecting=chosen.choice((0, 4, 9) if block_on_dead else (0, 0, 0, 4, 9)),
+            dropping=random.Random(f"drops of seed {scheduler.seed}").random() < 0.5,
             delays=chosen.choice((SOON, LATE))
             if (failing > 3 or changes > 1) and kind != "stream"
             else SOON,

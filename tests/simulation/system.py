@@ -143,11 +143,20 @@ class System:
             return False
         if self.outbox_rows() or any(self.waiting()) or self.blocking():
             return False
+        if self.scenario.block_on_dead and self.operator_has_letters():
+            return False
         return not self.disagreements() and not self.ticks_late()
 
     def blocking(self) -> list[DeadLetter]:
         """Return the dead letters that block their keys, and that an operator is to requeue."""
         return self.dead() if self.scenario.block_on_dead else []
+
+    def operator_has_letters(self) -> bool:
+        """Whether an operator has read dead letters that are not requeued or dropped yet."""
+        return any(
+            unacked and name.endswith(DEAD)
+            for name, _, _, unacked, _ in self.broker.survey().queues
+        )
 
     def waiting(self) -> Iterator[str]:
         """Yield the messages left in each queue, without states of rings and dead letters."""

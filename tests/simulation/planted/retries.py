@@ -13,11 +13,12 @@ from feedbus.dispatch import (
     failed_record_sender,
     failure_policy,
     records_at_start,
+    waiting_deliveries,
     waiting_records,
 )
 from feedbus.errors import BrokerOutage, Reject
 from feedbus.runner import waiting_queue
-from feedbus.wire.constants import BLOCKED, KEY
+from feedbus.wire.constants import BLOCKED, KEY, RELEASE
 from tests.simulation.planted.change import Change
 
 
@@ -110,6 +111,52 @@ def keys_blocked_behind_later_records() -> list[Change]:
             self._sender = sender
 
     return [(failed_record_sender.FailedRecordSender, "send", send)]
+
+
+def dead_letters_before_the_messages_that_block_their_keys() -> list[Change]:
+    """Send a dead letter before the message that blocks its key."""
+    original = failed_record_sender.FailedRecordSender.send
+
+    def send(self: Any, *arguments: Any, **options: Any) -> None:
+        sender = self._sender
+
+        def send_letters_first(messages: Iterable[Any]) -> Any:
+            some = list(messages)
+            for index in range(1, len(some)):
+                if BLOCKED in some[index - 1].headers:
+                    some[index - 1 : index + 1] = some[index], some[index - 1]
+            return sender.send(some)
+
+        self._sender = SimpleNamespace(send=send_letters_first)
+        try:
+            original(self, *arguments, **options)
+        finally:
+            self._sender = sender
+
+    return [(failed_record_sender.FailedRecordSender, "send", send)]
+
+
+def requests_to_release_acknowledged_first() -> list[Change]:
+    """Acknowledge a request to release a key before the message that blocks the key."""
+    original = waiting_deliveries.WaitingDeliveries.add
+
+    def add(self: Any, message: Any) -> Any:
+        found = original(self, message)
+        headers = message.properties.get("application_headers") or {}
+        return found[::-1] if RELEASE in headers else found
+
+    return [(waiting_deliveries.WaitingDeliveries, "add", add)]
+
+
+def keys_released_in_every_queue() -> list[Change]:
+    """Let a request in one waiting queue release keys whose messages are in another."""
+    original = waiting_records.WaitingRecords.release_keys
+
+    def release_keys(self: Any, message_id: str, _queue: str) -> Any:
+        queues = {each.queue for record in self for each in record.with_copies()}
+        return [one for queue in queues for one in original(self, message_id, queue)]
+
+    return [(waiting_records.WaitingRecords, "release_keys", release_keys)]
 
 
 def dead_letters_settled_before_they_are_requeued() -> list[Change]:

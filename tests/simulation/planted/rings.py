@@ -34,6 +34,16 @@ def lost_fences() -> list[Change]:
     return [(switch_notices, "put_fences", lambda *_: None)]
 
 
+def messages_on_their_way_not_awaited() -> list[Change]:
+    """End the move of held messages although the broker has sent some that have not arrived."""
+
+    def end_consumer(self: Any) -> bool:
+        self._channel.basic_cancel(self._tag)
+        return False
+
+    return [(queue_emptying.QueueEmptier, "_end_consumer", end_consumer)]
+
+
 def a_new_ring_read_too_soon() -> list[Change]:
     """Let records of new queues wait for no old queue."""
     return [
