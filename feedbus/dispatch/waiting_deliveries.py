@@ -161,7 +161,8 @@ class WaitingDeliveries:
 
         Args:
             max_records: the largest number of deliveries; each has one record.
-            is_suspected: called with a message id; returns whether that record must be taken alone.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
         return self.requeued_dead_letters.take(
