@@ -1,8 +1,12 @@
 """Locks on files; the kernel releases them when their holder ends for any reason.
 
-There are two kinds. A lock on an open file (flock) ends when every copy of its descriptor is
-closed, also the copies of forked children. A record lock (lockf) belongs to one process: its
-children do not hold the lock, and the kernel knows the holder.
+There are two kinds:
+
+- A lock on an open file (flock) ends when every copy of its descriptor is closed, also the copies
+  of forked children. try_lock(), lock(), unlock() and locked() use this kind.
+- A record lock (lockf) belongs to one process: its children do not hold the lock, and the kernel
+  knows the id of the holder. The lock ends when the process closes any descriptor of the file.
+  take_lock(), lock_holder() and last_holder() use this kind.
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
     It has not got the lock if another process still holds the lock after `wait_seconds`.
 
     Raises:
+        NotPrivate: the file is a link, is not a regular file, or belongs to another user.
         OSError: the file cannot be created.
 
     """
@@ -85,6 +90,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     Raises:
         BlockingIOError: another process holds the lock; the error's second argument is the id of
             that process, as text, or "unknown".
+        NotPrivate: the file is a link, is not a regular file, or belongs to another user.
 
     """
     deadline = time.monotonic() + patience_seconds
@@ -97,7 +103,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
                 os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
                 return handle
         except FileNotFoundError:
-            pass  # `feedbus down` has just deleted the file
+            pass  # another process has deleted the file between open and stat; try again
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
                 holder = _holder(handle)
@@ -110,7 +116,8 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 def lock_holder(path: Path) -> int | None:
     """Return the id of the process that holds a record lock; 0 if the id is not known.
 
-    None means that the lock is free.
+    None means that the lock is free. The holder itself must not call this function: the close of
+    the file would release its lock.
     """
     try:
         handle = open_private(path, os.O_RDWR, any_owner=True)
@@ -127,7 +134,10 @@ def lock_holder(path: Path) -> int | None:
 
 
 def last_holder(path: Path) -> int:
-    """Return the id of the process that last called take_lock(); 0 if it is not known."""
+    """Return the id of the process that last got the lock of a file by take_lock().
+
+    The id is read from the file. It is 0 if the file is missing or contains no id.
+    """
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)
     except FileNotFoundError:
@@ -141,8 +151,9 @@ def last_holder(path: Path) -> int:
 def _holder(handle: int) -> int:
     """Return the id of the process that holds a lock, or 0 if it is not known.
 
-    The kernel gives the id. The content of the file is not used: another user may have written it,
-    and feedbus sends signals to the process with this id.
+    On 64-bit Linux the kernel gives the id. Another user may have written an id into the file, and
+    feedbus sends signals to the process with the returned id. So the id in the file is used only on
+    other systems.
     """
     if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
         return _written(handle)

@@ -1,7 +1,8 @@
 """Close inherited descriptors in a forked process if they belong only to its parent process.
 
 A handler can fork, with os.fork() or multiprocessing. The forked process inherits the descriptors
-of connections and locks. Without this module, it would keep them open after this process has ended.
+of connections and locks. Without this module, the forked process would keep the descriptors open
+after its parent process has ended.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def close_in_forks(holder: HasFileno) -> None:
 
 
 def end_fork() -> NoReturn:
-    """End a forked process in which the handler has returned; print the error that it raised.
+    """End a forked process in which the handler has returned; print the error of the handler.
 
-    The forked process runs the same code as its parent process. So without this, it would settle
-    the same messages again.
+    It is called in a `finally` block around the call of a handler, if the process id has changed:
+    the handler has forked and has not ended the forked process. Without the call, the forked
+    process would go on like its parent process, and settle the same messages again.
     """
     error = sys.exc_info()[1]
     code = 0

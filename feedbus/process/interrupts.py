@@ -11,7 +11,8 @@ def end_at_once() -> None:
     """Make the usual signals end this process immediately and without output.
 
     Signals that were ignored at the start (by nohup, or in the background of a script) stay
-    ignored. Process 1 of a container gets only signals with a handler, so it needs handlers.
+    ignored. The kernel sends process 1 of a container only the signals for which the process has a
+    handler. So process 1 gets a handler that ends it.
     """
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         _install(_exit if os.getpid() == 1 else signal.SIG_DFL, signal_number)
@@ -41,7 +42,10 @@ def _raise(_number: int, _frame: object) -> None:
 
 
 def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End the process if a signal arrived in code that cannot raise, such as __del__."""
+    """End the process if a signal has arrived in __del__ or in a callback of the interpreter.
+
+    Python ignores an exception that is raised there, and calls this function instead.
+    """
     if unraisable.exc_type is KeyboardInterrupt:
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)

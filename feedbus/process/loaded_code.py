@@ -12,9 +12,8 @@ from pathlib import Path
 def imported_files() -> dict[str, int]:
     """Return the files of this process's modules, with the times of their last change.
 
-    The times are in nanoseconds since 1970.
-
-    Python's own modules and installed packages are left out: `pip install` is not an edit.
+    The times are in nanoseconds since 1970. The files of Python itself and of installed packages
+    are left out: only the project's own files are edited while the project runs.
     """
     installed = tuple(
         os.path.join(folder, "")  # noqa: PTH118 -- a prefix of texts
@@ -43,7 +42,7 @@ def changed_files(line: str) -> list[Path]:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)
     except (ValueError, AttributeError):
-        return []  # no process of feedbus wrote the line, or the file is incomplete
+        return []  # write() did not make this line, or only its beginning is in the file yet
 
 
 def _time(path: str) -> int:

@@ -1,4 +1,4 @@
-"""Open files and folders that belong to this user, and follow no links to files of other users."""
+"""Open or make files and folders that only this user can write to; refuse links made by others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class NotPrivate(FeedbusError):  # noqa: N818 -- it names a state, as Outage doe
 def private_folder(path: Path) -> Path:
     """Return a folder to which only this user can write; create it (0700) if it is missing.
 
+    Root may own the folder, too.
+
     Raises:
-        NotPrivate: another user owns the folder or may write to it.
+        NotPrivate: another user owns the folder or may write to it, or the path is a file.
         OSError: the folder cannot be created.
 
     """
@@ -33,7 +35,7 @@ def private_folder(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        # A link of the owner, for example to a larger disk, is allowed.
+        # A link that this user or root has made, for example to a larger disk, is allowed.
         _refuse_other_owner(path, found, "the symbolic link ")
         found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
@@ -58,15 +60,17 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     Args:
         path: the file, in a private folder; see private_folder().
         flags: the flags of os.open(); O_TRUNC takes effect after the checks.
-        any_owner: whether to accept a file that another user owns. Root uses it for a file that it
-            has given to the user of a process.
+        any_owner: whether root may open a file that another user owns. For processes of another
+            user, root makes files and gives them to this user. Without effect for other users.
 
     Raises:
-        NotPrivate: the file is a link, is not a regular file, or belongs to another user.
+        NotPrivate: the file is a symbolic link, has a second name (hard link), is not a regular
+            file, or belongs to another user.
         OSError: see os.open().
 
     """
-    # Do not block on a pipe; pipes are refused below.
+    # With O_NONBLOCK, the open of a named pipe does not wait for another process. Pipes are refused
+    # below.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags & ~os.O_TRUNC | safe, 0o600)
@@ -91,10 +95,12 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
 def make_database_file(path: Path) -> None:
     """Make an empty file (0600) and its folders (0700) for SQLite, unless they exist.
 
-    SQLite itself would make the file readable for all users. An existing file is not opened here:
-    the close of the file would release all locks of this process on it, also locks of other
-    connections. Then the next process that closes the database would delete the log that these
-    connections still use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    SQLite itself would make the file readable for all users.
+
+    An existing file is not opened here, because connections of this process may use it. SQLite
+    locks the file with record locks, and the close of any descriptor of the file would release all
+    of this process's locks on it. Then another process that closes the database would delete the
+    log that the connections still use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
         NotPrivate: the file, or a file that SQLite keeps next to it, is a link or belongs to
@@ -114,6 +120,8 @@ def make_database_file(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             _refuse(beside, found)
         _refuse_other_owner(beside, found)
+    # This thread opens and closes a new file. Another thread of this process must not connect to
+    # the database between the two: the close would release the locks of the connection.
     with _making:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

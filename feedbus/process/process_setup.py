@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 
-SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
-# The supervisor's folder. Supervised processes and their child processes have this variable.
-RUN_FOLDER = "FEEDBUS_RUN_FOLDER"
+# These are names of environment variables. The supervisor sets both for the processes it starts.
+SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id; "" after follow_parent()
+RUN_FOLDER = "FEEDBUS_RUN_FOLDER"  # the folder of locks; child processes inherit the variable
 PR_SET_PDEATHSIG = 1
 
 
@@ -28,7 +28,9 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Let the kernel send SIGTERM to this process when the supervisor ends.
+    """Let this process get SIGTERM when the supervisor ends.
+
+    On Linux the kernel sends the signal. On other systems a thread of this process sends it.
 
     Returns:
         Whether there is a supervisor.
@@ -40,7 +42,9 @@ def follow_parent() -> bool:
     parent_id = os.environ.get(SUPERVISED, "")
     if not parent_id:
         return False
-    os.environ[SUPERVISED] = ""  # child processes of this process follow it, not the supervisor
+    # The supervisor is not the parent of this process's child processes. With an empty value, they
+    # do not follow it. The variable stays set, because hold_slot() checks whether it is set.
+    os.environ[SUPERVISED] = ""
     default_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in Python: a closed socket raises an error
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grows too large raises an error

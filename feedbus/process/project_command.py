@@ -1,6 +1,7 @@
 """Run a command of the project (`[processes]`) in a slot, in place of this process.
 
-`python -m feedbus.process.project_command --run DIR --name NAME --slot N -- COMMAND …`
+The supervisor starts `python -m feedbus.process.project_command --run FOLDER --name NAME --slot N
+[--memory-limit BYTES] -- COMMAND …`. FOLDER is the result of slots.run_folder().
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def become(arguments: Sequence[str]) -> None:
     Args:
         arguments: the arguments of the command line; see the description of this module.
 
+    Raises:
+        SlotTaken: another process holds the slot and did not release it in time.
+        UsageError: the command cannot be started.
+
     """
     parser = argparse.ArgumentParser(prog="python -m feedbus.process.project_command")
     parser.add_argument("--run", type=Path, required=True)
@@ -32,7 +37,8 @@ def become(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     follow_parent()
     default_signals()
-    # A record lock survives exec as long as its descriptor does.
+    # The slot's lock is a record lock. The command, which replaces this process, keeps the lock as
+    # long as the descriptor is open. So exec must not close the descriptor.
     os.set_inheritable(take_slot(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)
     limit_memory(asked.memory_limit)
     try:

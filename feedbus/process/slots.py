@@ -1,6 +1,10 @@
-"""The slots of consumers and processes: each slot is a lock that one process holds at a time.
+"""The slots of consumers and processes: each slot has a lock that one process holds at a time.
 
-The number of a slot is the number of the process among the processes of its consumer.
+A slot is the number of a process among the processes of its consumer. Each slot has files:
+
+- "lock": the lock file.
+- "ready", "holding", "waiting": the status of the process; see status_files.
+- "handler": the messages that are in the handler; see watchdog.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from feedbus.process.file_locks import take_lock
 from feedbus.process.private_files import private_folder
 from feedbus.process.process_setup import SUPERVISED
 
-READY_FILE = "FEEDBUS_READY_FILE"  # the file in which this process records that it is ready
+# The environment variable with the file in which this process records that it is ready.
+READY_FILE = "FEEDBUS_READY_FILE"
 PATIENCE_SECONDS = 15.0  # how long a supervised process waits for its slot
 SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 
@@ -60,7 +65,10 @@ def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
 
 
 def slot_locks(folder: Path) -> list[Path]:
-    """Return the lock files in the result of run_folder(), also of slots that are free now."""
+    """Return the paths of all lock files of slots, also of slots that are free now.
+
+    The argument is the result of run_folder().
+    """
     return sorted(path for path in folder.glob("*.lock") if SLOT_LOCK.fullmatch(path.name))
 
 
@@ -70,16 +78,20 @@ def hold_slot(
 ) -> Iterator[None]:
     """Hold the lock of a slot of a consumer or process in a `with` block.
 
+    In the block, the environment contains the path of the slot's ready file. At the end of the
+    block the file is emptied, because the process is not ready any more.
+
     Args:
         topology: the topology with the folder of state.
         name: the consumer's or process's name.
         slot: the number of this process among the processes of the consumer, from 1.
-        patience_seconds: how long an earlier holder may take to end. The default without a
-            supervisor is 1. Under a supervisor it is PATIENCE_SECONDS, because processes of a
-            killed earlier supervisor may still run.
+        patience_seconds: how long to wait while another process holds the slot. Without a
+            supervisor, the default is 1 second. Under a supervisor, the default is
+            PATIENCE_SECONDS, because processes of an earlier supervisor, which was killed, may
+            still run.
 
     Raises:
-        SlotTaken: the other process did not end.
+        SlotTaken: the other process did not end in time.
 
     """
     if patience_seconds is None:
@@ -108,7 +120,7 @@ def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> in
         The descriptor of the lock; the caller closes it to release the slot.
 
     Raises:
-        SlotTaken: the other process did not end.
+        SlotTaken: the other process did not end in time.
 
     """
     try:

@@ -25,7 +25,9 @@ class SlowServerNotices:
         self._shown: set[str] = set()
 
     def show_with(self, show: Show | None) -> None:
-        """Show the notices of this process by a function.
+        """Pass the notices of this process to a function from now on.
+
+        A forked child shows no notices.
 
         Args:
             show: called with each line, in a separate thread; None to show no more notices.

@@ -1,6 +1,8 @@
 """The files in which a process records its status: ready, holding, number of waiting records.
 
 Each slot has such files. A slot is the number of a process among the processes of its consumer.
+A process holds if it waits during an outage of the broker or the store. The first line of each
+file is the id of the process that wrote the file. If that process has ended, its file is ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from feedbus.process.slots import READY_FILE, slot_path
 
 
 def mark_ready() -> None:
-    """Report to the supervisor that this process is ready; without a slot, do nothing."""
+    """Report to the supervisor that this process is ready; without a slot, do nothing.
+
+    The second line of the file contains the Python files that this process has imported.
+    """
     path = os.environ.get(READY_FILE)
     if path:
         code = loaded_code.write(loaded_code.imported_files())
@@ -25,7 +30,7 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Write why this process holds, "" if it continues; without a slot, do nothing."""
+    """Write why this process holds, or "" if it continues; without a slot, do nothing."""
     _mark(".holding", reason)
 
 
@@ -49,13 +54,16 @@ def _mark(suffix: str, line: str) -> None:
 
 def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
     """Return why the process with this id and slot holds, or "" if it does not."""
-    noted, reason = _content(slot_path(run_folder, name, slot, "holding"))
-    return reason.strip() if noted == str(pid) else ""
+    writer, reason = _content(slot_path(run_folder, name, slot, "holding"))
+    return reason.strip() if writer == str(pid) else ""
 
 
 def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
-    """Return why processes hold, by the name of the consumer; the others are left out."""
-    return _read_reasons(run_folder, ".holding")
+    """Return the reasons of all processes that hold, by the name of their consumer.
+
+    Consumers without such a process are left out.
+    """
+    return _read_all(run_folder, ".holding")
 
 
 def all_waiting(run_folder: Path) -> dict[str, int]:
@@ -63,24 +71,27 @@ def all_waiting(run_folder: Path) -> dict[str, int]:
 
     Consumers without waiting records are left out.
     """
-    found = _read_reasons(run_folder, ".waiting")
+    found = _read_all(run_folder, ".waiting")
     return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
 
 
-def _read_reasons(run_folder: Path, suffix: str) -> dict[str, list[str]]:
+def _read_all(run_folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(run_folder.glob(f"*{suffix}")):
-        noted, reason = _content(path)
-        # If this process reads its own lock file, the close of the file releases its lock. So it
-        # compares its own process id instead.
-        if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
+        writer, text = _content(path)
+        # If this process opens and closes its own lock file, the kernel releases its lock. So it
+        # compares its own process id first, and reads only the locks of other processes.
+        if text and (writer == str(os.getpid()) or writer == _lock_holder_beside(path)):
             name, _, _ = path.name.rsplit(".", 2)
-            found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())
+            found.setdefault(name.replace("%2F", "/"), []).append(text.strip())
     return found
 
 
 def _content(path: Path) -> tuple[str, str]:
-    """Return the process id in the first line of a file, and the other lines."""
+    """Return the process id in the first line of a file, and the other lines.
+
+    Both are "" if the file cannot be read.
+    """
     try:
         first, _, rest = path.read_text(encoding="utf-8").partition("\n")
     except OSError:
@@ -112,8 +123,8 @@ def ready_since(path: Path, pid: int) -> float | None:
 def runs_ready(run_folder: Path, name: str, slot: int) -> bool:
     """Whether the process in a slot is ready."""
     path = slot_path(run_folder, name, slot, "ready")
-    noted, _ = _content(path)
-    return bool(noted) and noted == _lock_holder_beside(path)
+    writer, _ = _content(path)
+    return bool(writer) and writer == _lock_holder_beside(path)
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:
@@ -124,5 +135,5 @@ def changed_code(path: Path, pid: int) -> list[Path]:
         pid: the process id.
 
     """
-    noted, rest = _content(path)
-    return loaded_code.changed_files(rest.partition("\n")[0]) if noted == str(pid) else []
+    writer, rest = _content(path)
+    return loaded_code.changed_files(rest.partition("\n")[0]) if writer == str(pid) else []

@@ -2,9 +2,9 @@
 
 A handler that keeps Python's interpreter lock stops every thread of its process, so no thread of
 the process can end it. The consumer writes into a file which messages are in its handler, and the
-handler's deadline. The supervisor reads the file. For a consumer that was started by hand, this
-module reads it in a separate process: `python watchdog.py FILE PID NAME LOG_FORMAT`. It imports few
-modules, to start fast.
+handler's deadline. The supervisor reads the file. For a consumer that was started without a
+supervisor, this module reads the file in a separate process:
+`python watchdog.py FILE PID NAME LOG_FORMAT`. The module imports few others, to start fast.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Note:
     """The content of the file into which a consumer writes the messages in its handler.
 
     Attributes:
-        until: the deadline of the handler, by the clock that all processes of a machine share; None
-            while no handler runs; ENDED if the watchdog has ended the process.
-        pid: the process that wrote it.
-        deaths: maps each suspected message id to a pair: how often the consumer crashed while it
-            handled the message, and the cause of the last crash.
+        until: the deadline of the handler, in the seconds of now(); None while no handler runs;
+            ENDED if the watchdog has ended the process.
+        pid: the id of the process that wrote the file.
+        deaths: for each message that was in the handler at a crash and is not settled yet, by its
+            id: how many crashes are counted against this message, and the cause of the last crash.
         message_ids: the ids of the messages in the handler.
 
     """
@@ -65,13 +65,13 @@ class Note:
         """Return by how many seconds the handler has exceeded its time limit, or 0.
 
         Args:
-            at: the time, by the clock that all processes share.
+            at: the time, in the seconds of now().
 
         """
         return 0.0 if self.until is None else max(0.0, at - self.until)
 
     def __str__(self) -> str:
-        """Return the ids of the messages, shortened."""
+        """Return the id of the first message in the handler, and the number of the others."""
         first = self.message_ids[0] if self.message_ids else "a message"
         more = len(self.message_ids) - 1
         return f"{first} and {more} more" if more > 0 else first
@@ -100,7 +100,7 @@ def until_text(until: float | None) -> bytes:
 
 
 def now() -> float:
-    """Return the time of the clock that all processes of this machine share."""
+    """Return the time in seconds, by a clock that all processes of this machine share."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
@@ -123,14 +123,15 @@ class Watchdog:
     def check(self) -> Note | None:
         """Check once whether the handler has exceeded its deadline.
 
-        If two checks find the handler over its deadline, the second sends SIGABRT. Then Python's
-        faulthandler writes the stacks of the threads and ends the process, without the interpreter
-        lock. If the process still runs, the next check sends SIGKILL. One check is not enough,
-        because it may have read an incomplete line.
+        If two checks in succession find that the handler has exceeded the same deadline, the second
+        check sends SIGABRT. One check is not enough, because it may have read an incomplete line.
+        After SIGABRT, Python's faulthandler writes the stacks of the threads and ends the process,
+        without the interpreter lock. If the process still runs, the next check sends SIGKILL.
 
-        Before this function ends the process, it writes ENDED into the file. So the next process of
-        the consumer knows that the watchdog has ended its predecessor. It could not know this from
-        the deadline alone: the deadline can also pass after a process has ended by itself.
+        Before this function sends SIGABRT, it replaces the deadline in the file by ENDED. The next
+        process of the consumer reads ENDED, and knows that the watchdog has ended the process
+        before it. An exceeded deadline would not prove this: a process can end by itself before its
+        deadline, and the next process can start after this deadline.
 
         Returns:
             The note that the process has written, if this check ends the process; else None.
@@ -153,7 +154,8 @@ class Watchdog:
         return note
 
     def _write_ended(self) -> None:
-        # If this write fails, only the cause in the dead letter is less exact.
+        # If this write fails, the next process takes the end for another crash. Only the reason in
+        # a dead letter is then less exact.
         with contextlib.suppress(OSError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -187,16 +189,18 @@ def describe(note: Note) -> str:
 
 @contextlib.contextmanager
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
-    """Watch this process in a `with` block, by the supervisor or by a child process.
+    """Watch this process in a `with` block.
+
+    The supervisor watches this process. Without a supervisor, a child process is started for it.
 
     Args:
         name: the name of the consumer.
         path: the file into which this process writes the messages in its handler.
-        log_format: the form of the line that the child process logs.
+        log_format: the format of the line that the child process logs, "text" or "json".
         supervised: whether there is a supervisor.
 
     """
-    # With faulthandler, this process writes the stacks of its threads at SIGABRT, and ends.
+    # With faulthandler, this process writes the stacks of its threads to its log at SIGABRT.
     faulthandler.enable()
     if supervised:
         yield
@@ -224,7 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # this process ends when its parent ends
     watchdog = Watchdog(path, pid)
-    # The parent holds the other end of stdin. So stdin is readable when the parent has ended.
+    # The parent has the other end of stdin open until it ends. Then stdin becomes readable.
     while os.getppid() == pid and not select.select([sys.stdin], [], [], CHECK_SECONDS)[0]:
         note = watchdog.check()
         if note is not None:
