@@ -85,8 +85,9 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
     assert state(system).draining == ()
 
 
-def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_queues(
-    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("with_exchange", [False, True])
+def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_ring(
+    make: Callable[..., System], with_exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = make(sharded(3, batch=BATCH))
     real = switch.exit_after_step
@@ -103,6 +104,8 @@ def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_que
     with broker.connect(system.topology) as connection:
         for queue in Names(system.topology).members(old):
             connection.channel().queue_delete(queue)
+        if with_exchange:
+            connection.channel().exchange_delete(Names(system.topology).ring(old))
     last = reshaped(system, 5)
     topology_setup.set_up(last)
     publish(system, 2)

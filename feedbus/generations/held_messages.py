@@ -50,10 +50,17 @@ def append_held(
     # If a queue may refuse messages, they are appended one by one. So no message overtakes a
     # message that a full queue has refused.
     one_by_one = any(may_refuse(names.topology, generation) for generation in generations)
+    # An operator may have deleted the exchange of an old ring.
+    existing = [
+        generation
+        for generation in generations
+        if generation == generations[-1]
+        or broker.exchange_exists(channel.connection, names.ring(generation))
+    ]
 
     def append(messages: Sequence[Any]) -> None:
         moved = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
-        for generation in generations:
+        for generation in existing:
             moved = [replace(each, exchange=names.ring(generation)) for each in moved]
             refusals = publish_all(
                 channel.connection,

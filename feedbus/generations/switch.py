@@ -12,10 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from amqp.exceptions import NotFound
-
 from feedbus import broker
-from feedbus.broker.channels import short_channel
 from feedbus.broker_names import Names
 from feedbus.generations import older_topology_files, ring_state
 from feedbus.generations.held_messages import append_held
@@ -234,13 +231,10 @@ def _connect(channel: Channel, names: Names, generation: Generation) -> None:
 def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
     """Stop routing messages to a generation.
 
-    From now on, packs are returned to their publisher, and plain messages are held.
+    From now on, packs are returned to their publisher, and plain messages are held. Queues of the
+    generation may already be deleted: to unbind a missing queue is no error.
     """
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
-        try:
-            with short_channel(channel.connection) as own_channel:
-                own_channel.queue_unbind(queue, names.packs(generation.exchange), key)
-        except NotFound:  # the queue is already drained
-            continue
+        channel.queue_unbind(queue, names.packs(generation.exchange), key)
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")

@@ -136,6 +136,16 @@ def test_unbinding_what_is_not_bound_is_no_error(channel):
     channel.queue_unbind("a", "x", "never")
 
 
+def test_unbinding_what_does_not_exist_is_no_error(channel):
+    exchange(channel, "x", "direct")
+    queue(channel, "a")
+    for name, source in (("none", "x"), ("a", "none"), ("none", "none")):
+        channel.queue_unbind(name, source, "k")
+    for name, source in (("none", "x"), ("x", "none"), ("none", "none")):
+        channel.exchange_unbind(name, source)
+    assert channel.is_open
+
+
 def test_an_exchange_bound_to_another_gets_its_messages_by_key(channel):
     exchange(channel, "entry", "direct")
     exchange(channel, "behind", "topic")

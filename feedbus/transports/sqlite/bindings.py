@@ -48,7 +48,11 @@ def bind(
         PreconditionFailed: the weight of a binding to a ring is not a positive integer.
 
     """
-    _check_ends(tx, source, kind, destination)
+    _refuse_default_exchange(source, kind, destination)
+    if source not in tx.routes.exchanges:
+        no_exchange(source, (50, 20))
+    if kind == EXCHANGE and destination not in tx.routes.exchanges:
+        no_exchange(destination, (40, 30))
     bucketed = False
     if tx.routes.exchanges[source].type == "x-consistent-hash":
         if not (routing_key.isascii() and routing_key.isdigit() and int(routing_key) > 0):
@@ -86,14 +90,15 @@ def unbind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Remove the binding that bind() with these arguments makes; it need not exist.
+    """Remove the binding that bind() with these arguments makes.
+
+    The binding, its source and its destination need not exist.
 
     Raises:
-        NotFound: there is no such source or destination exchange.
         AccessRefused: bindings of the default exchange cannot be changed.
 
     """
-    _check_ends(tx, source, kind, destination)
+    _refuse_default_exchange(source, kind, destination)
     changed = tx.execute(
         "DELETE FROM bindings WHERE source = ? AND kind = ? AND destination = ?"
         " AND routing_key = ? AND arguments = ?",
@@ -110,14 +115,10 @@ def unbind(
         tx.topology_changed = True
 
 
-def _check_ends(tx: Transaction, source: str, kind: str, destination: str) -> None:
+def _refuse_default_exchange(source: str, kind: str, destination: str) -> None:
     if not source or (kind == EXCHANGE and not destination):
         msg = "ACCESS_REFUSED - operation not permitted on the default exchange"
         raise AccessRefused(msg, (50, 20))
-    if source not in tx.routes.exchanges:
-        no_exchange(source, (50, 20))
-    if kind == EXCHANGE and destination not in tx.routes.exchanges:
-        no_exchange(destination, (40, 30))
 
 
 def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:

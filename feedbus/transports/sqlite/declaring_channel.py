@@ -154,7 +154,8 @@ class DeclaringChannel(BaseChannel):
     ) -> None:
         """Undo queue_bind."""
         with self._method() as tx:
-            queues.find_queue(tx, queue, self._link.owner, (50, 50))
+            if queue in tx.routes.queues:
+                queues.find_queue(tx, queue, self._link.owner, (50, 50))  # it may be exclusive
             bindings.unbind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
 
     def queue_delete(
