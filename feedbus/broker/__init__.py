@@ -1,4 +1,4 @@
-"""The broker: connections, declarations of a topology, and lookups of its objects."""
+"""Functions on a broker: connect, declare a topology, and look up exchanges and queues."""
 
 from kombu.connection import Connection
 

@@ -10,16 +10,17 @@ from feedbus.wire.amqp_protocols import Channel
 def acknowledge(channel: Channel, delivery_tags: Sequence[int]) -> None:
     """Acknowledge only these deliveries, and no earlier delivery.
 
-    The embedded broker does it in one transaction. RabbitMQ gets one frame for each delivery.
+    The embedded broker acknowledges all of them in one transaction. RabbitMQ gets one frame for
+    each delivery.
 
     Args:
         channel: the channel of the deliveries.
         delivery_tags: the tags of the deliveries.
 
     """
-    together = getattr(channel, "ack_together", None)
-    if together is not None:
-        together(delivery_tags)
+    ack_together = getattr(channel, "ack_together", None)
+    if ack_together is not None:
+        ack_together(delivery_tags)
         return
     for delivery_tag in delivery_tags:
         channel.basic_ack(delivery_tag)

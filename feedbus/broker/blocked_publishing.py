@@ -1,4 +1,8 @@
-"""Wait while a broker alarm blocks publishers: log it once, and measure the time."""
+"""Wait while a broker alarm blocks publishers; log each alarm once, and measure the waits.
+
+If RabbitMQ is short of memory or disk space, it raises an alarm. Until the alarm ends, RabbitMQ
+reads nothing from connections that publish.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ events = EventLog(__name__)
 class Alarm:
     """The state of a broker alarm (memory or disk) that blocks publishers.
 
-    It is kept when a publisher reconnects, so one alarm is logged once.
+    A publisher that connects again uses the same object. So one alarm is logged only once.
 
     Attributes:
         is_active: whether an alarm blocks the publishers of the watched connection now.
@@ -30,7 +34,7 @@ class Alarm:
         *,
         waiting: Waiting = nullcontext,
     ) -> None:
-        """Create the state of a broker that blocks nobody yet.
+        """Create the state; no alarm is active yet.
 
         Args:
             clock: the clock of the broker.
@@ -43,11 +47,14 @@ class Alarm:
         self._clock = clock
         self.waiting = waiting
         self._on_waited = on_waited
-        self._since: float | None = None
+        self._since: float | None = None  # when the alarm began; None after its end is logged
         self.is_active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Subscribe to the alarms of a py-amqp connection; a second call has no effect."""
+        """Subscribe to the alarms of a py-amqp connection.
+
+        A second call for the same connection has no effect.
+        """
         self.is_active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
@@ -58,12 +65,12 @@ class Alarm:
     def during_wait(self, *, long: bool = False) -> Iterator[None]:
         """Return a context manager for a `with` block in which the publisher waits.
 
-        During an alarm, the block runs within the context manager `waiting`, and its duration in
-        seconds is reported to `on_waited`.
+        If an alarm is active when the block begins, the block runs within the context manager
+        `waiting`, and the duration of the block in seconds is reported to `on_waited`.
 
         Args:
-            long: whether the publisher has already waited long for a slow broker. Then the block
-                runs within `waiting`, too.
+            long: whether the publisher has already waited long for a slow broker. If so, the block
+                runs within `waiting` even without an alarm.
 
         """
         started, blocked = self._clock.monotonic(), self.is_active
@@ -75,7 +82,10 @@ class Alarm:
                 self._on_waited(self._clock.monotonic() - started)
 
     def log_end(self) -> None:
-        """Log once, after an alarm, that the broker accepts messages again."""
+        """Log once, after an alarm, that the broker accepts messages again.
+
+        The publisher calls this method whenever the broker has answered all of its messages.
+        """
         if self._since is not None and not self.is_active:
             seconds = self._clock.monotonic() - self._since
             events.warning(

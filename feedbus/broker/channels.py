@@ -12,9 +12,9 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 def short_channel(connection: Connection) -> Iterator[Channel]:
     """Open a channel for a `with` block, and close it, also after an error of the channel.
 
-    An error closes the channel on the broker. But the client opens the channel again under the same
-    number, and a connection has 2,047 numbers on RabbitMQ. So a caller that ignores such errors
-    must close the channel as well.
+    After an error, the broker closes the channel, and py-amqp opens it again under the same number.
+    RabbitMQ allows 2,047 channels on a connection. Without the close, each error that a caller
+    ignores would leave one more channel open.
     """
     from amqp.exceptions import ChannelError
 

@@ -46,9 +46,10 @@ def locked(
     *,
     wait_seconds: float = WAIT_SECONDS,
 ) -> AbstractContextManager[None]:
-    """Hold the topology's lock, which a switch needs, during a `with` block.
+    """Hold the topology's lock during a `with` block.
 
-    If the process that holds the lock is killed, the broker releases the lock.
+    A process that changes the topology's objects on the broker needs the lock. If the process that
+    holds the lock is killed, the broker releases the lock.
 
     Args:
         connection: a connection to the topology's broker.
@@ -57,14 +58,14 @@ def locked(
             it must continue to handle messages. It tries again later.
 
     Raises:
-        UsageError: another process holds it for longer than wait_seconds.
+        UsageError: another process holds the lock for longer than wait_seconds.
 
     """
     return select_broker(topology).locked(connection, topology.name, wait_seconds)
 
 
 def refusal(topology: Topology) -> str:
-    """Return why the topology's broker accepts no messages now, or "" if it does.
+    """Return why the topology's broker accepts no messages now, or "" if it accepts messages.
 
     Raises:
         BrokerOutage: the broker is unavailable.
@@ -84,5 +85,5 @@ def has_many_hosts(topology: Topology) -> bool:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long the broker may take to put a message into a queue after routing it."""
+    """Return how long the broker may take to put a routed message into a queue."""
     return select_broker(topology).in_flight_seconds

@@ -1,4 +1,9 @@
-"""Declare a topology on a broker: exchanges, queues and bindings."""
+"""Declare a topology on a broker: exchanges, queues and bindings.
+
+A hash exchange is an exchange of type x-consistent-hash in topology.toml. On the broker, it has two
+exchanges: the entry, a fanout exchange to which publishers publish, and behind the entry the ring,
+an x-consistent-hash exchange to which the queues of the shards are bound.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +26,13 @@ from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
-EXPIRES_MARGIN_MILLISECONDS = 60_000  # added to the time after which a retry queue is deleted
-
 
 def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; existing objects are not changed.
 
-    External objects must exist; see feedbus.broker.external_objects. The entry of a hash exchange
-    is not bound to its ring here; see feedbus.generations.switch.
+    External objects must exist; see feedbus.broker.external_objects. The rings of hash exchanges
+    and the queues of their shards are not declared here; see declare_ring(). The module
+    feedbus.generations.switch binds the entry to its ring.
 
     Raises:
         UsageError: an exchange or queue exists with other arguments.
@@ -76,8 +80,10 @@ def _declare_exchange(channel: Channel, names: Names, exchange: Exchange) -> Non
         channel, held_name, {}, quorum=queue_arguments.needs_quorum(names.topology, exchange.name)
     )
     channel.queue_bind(held_name, held_name, "")
-    entry = {"alternate-exchange": held_name}
-    channel.exchange_declare(name, "fanout", durable=True, auto_delete=False, arguments=entry)
+    entry_arguments = {"alternate-exchange": held_name}
+    channel.exchange_declare(
+        name, "fanout", durable=True, auto_delete=False, arguments=entry_arguments
+    )
     channel.exchange_declare(names.packs(exchange.name), "direct", durable=True, auto_delete=False)
 
 
@@ -93,10 +99,11 @@ def declare_ring(
     exists, its queues are on the disk, and there is no wait.
 
     Args:
-        channel: the channel on which it is declared.
+        channel: a channel of the broker.
         names: the names of the topology's objects on the broker.
         generation: the generation whose ring is declared.
-        report: called with the reason if this takes long; by default it is logged.
+        report: if the function has to wait for the disk, it calls this with the reason; by default
+            it logs the reason.
 
     """
     topology = names.topology
@@ -130,9 +137,9 @@ def _declare_and_await_disk(
 ) -> None:
     """Declare the queues of a new ring, and wait until they are on the broker's disk.
 
-    RabbitMQ confirms a quorum queue before it has written the queue. If RabbitMQ is killed in
-    between, the queue starts again without its messages, including confirmed ones. A classic queue
-    is on the disk when RabbitMQ confirms it.
+    RabbitMQ reports that a quorum queue is declared before it has written the queue to its disk. If
+    RabbitMQ is killed in between, the queue starts again without its messages, including confirmed
+    ones. A classic queue is on the disk when RabbitMQ reports that it is declared.
     """
     topology = names.topology
     consumers = [(topology.consumer(member), member) for member, _ in generation.members]
@@ -156,8 +163,9 @@ def _declare_and_await_disk(
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a consumer.
 
-    An earlier version of feedbus declared quorum queues with another delivery limit. Such a queue
-    is accepted and logged; `feedbus apply` replaces it.
+    An earlier version of feedbus declared quorum queues with another delivery limit. If the broker
+    has such a queue, the queue is accepted and a warning is logged; `feedbus apply` replaces the
+    queue.
 
     Args:
         channel: a channel of the broker.
@@ -176,8 +184,8 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
     except UsageError as error:
         if refused_argument(error.__cause__) != "x-delivery-limit":
             raise
-        exists = value_on_broker(error.__cause__)
-        arguments |= {"x-delivery-limit": int(exists) if exists.isdecimal() else None}
+        limit = value_on_broker(error.__cause__)
+        arguments |= {"x-delivery-limit": int(limit) if limit.isdecimal() else None}
         with explain_refusal(name):  # after the error, the client opens the channel again
             channel.queue_declare(
                 name,
@@ -187,11 +195,11 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             )
         events.warning(
             "delivery_limit_differs",
-            f"queue {name} has a delivery limit of '{exists}' on the broker, so the broker may"
+            f"queue {name} has a delivery limit of '{limit}' on the broker, so the broker may"
             " dead-letter messages that no handler has seen; run `feedbus apply`, which replaces"
             " the queue and keeps its messages",
             queue=name,
-            limit=exists,
+            limit=limit,
         )
 
 
@@ -200,7 +208,7 @@ def declare_auxiliary(
 ) -> None:
     """Declare an auxiliary queue: for dead letters, retries, held messages or the state of a ring.
 
-    If the queue exists with the other queue type, it is accepted, because it may have messages.
+    If the queue exists with the other queue type, this queue is used, because it may have messages.
 
     Args:
         channel: a channel of the broker.
@@ -212,19 +220,17 @@ def declare_auxiliary(
         UsageError: the queue exists with other arguments.
 
     """
-    arguments_by_type, other = (
+    wanted, of_other_type = (
         queue_arguments.auxiliary_arguments(arguments, quorum=each) for each in (quorum, not quorum)
     )
     try:
         with explain_refusal(name):
-            channel.queue_declare(
-                name, durable=True, auto_delete=False, arguments=arguments_by_type
-            )
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
-        if refused_argument(error.__cause__) not in find_differences(arguments_by_type, other):
+        if refused_argument(error.__cause__) not in find_differences(wanted, of_other_type):
             raise
         with explain_refusal(name):  # after the error, the client opens the channel again
-            channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=of_other_type)
 
 
 def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
@@ -239,30 +245,26 @@ def _declare_failure_queues(channel: Channel, names: Names, queue: Queue) -> Non
         declare_retry_queue(channel, names, queue, delay)
 
 
-def declare_retry_queue(
-    channel: Channel, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
-) -> None:
+def declare_retry_queue(channel: Channel, names: Names, queue: Queue, milliseconds: int) -> None:
     """Declare the queue in which the retries of a queue wait for one delay.
 
-    After the delay, a retry of a queue on a ring is sent to the entry (the exchange that routes to
-    the current ring) with its original routing key. So it reaches the shard that then owns the key.
-    Any other retry is sent only to its queue, and not to other queues of the exchange.
+    A retry is a failed record that is to be handled again. After the delay, the broker sends it:
+
+    - for a queue on a ring, to the entry, with the original routing key of the record. So the
+      record reaches the shard that owns the key at this time;
+    - for any other queue, to the queue itself, and not to other queues of the exchange.
 
     Args:
         channel: a channel of the broker.
         names: the names of the topology's objects on the broker.
-        queue: the queue of the retries.
+        queue: the queue whose records are tried again.
         milliseconds: the delay.
-        expires: True if no retry policy contains this delay; the broker then deletes the queue
-            after use.
 
     """
     name = names.retry_queue(queue, milliseconds)
     arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
-    if expires:
-        arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS
     with explain_refusal(name):
-        channel.exchange_declare(name, "fanout", durable=True, auto_delete=expires)
+        channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
     declare_auxiliary(channel, name, arguments, quorum=queue.type == "quorum")
     channel.queue_bind(name, name, "")
 

@@ -44,8 +44,8 @@ def find_differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Return the different arguments: each name is mapped to the values (found, wanted).
 
-    None stands for a missing argument. If the broker reports a default, the argument counts as
-    missing.
+    None stands for a missing argument. A missing argument that has a default (see DEFAULTS) counts
+    as an argument with this default.
     """
     values = {
         name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))

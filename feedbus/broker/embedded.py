@@ -59,7 +59,7 @@ class EmbeddedBroker:
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold a lock file next to the broker file; all projects in the file share it."""
+        """Hold the lock on a file next to the broker file; all projects of the broker share it."""
         del connection, project
         return locks.hold_file(Path(f"{self.file}.lock"), wait_seconds)
 
@@ -73,7 +73,10 @@ class EmbeddedBroker:
             raise BrokerOutage(msg) from error
 
     def refusal(self) -> str:
-        """Return "": feedbus.operations.unwritable_folders checks the disk of the file."""
+        """Return "": the embedded broker never blocks publishers.
+
+        feedbus.operations.unwritable_folders checks whether the disk of the file can be written to.
+        """
         return ""
 
 

@@ -1,4 +1,7 @@
-"""External exchanges and queues: feedbus checks that they exist, and never changes them."""
+"""Check that external exchanges and queues exist on the broker.
+
+Another system declares them. feedbus uses them, and never declares, changes or deletes them.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
 
     Raises:
         UsageError: some are missing; the error names each of them.
+        Outage: the cluster node of an external queue is down.
 
     """
     exchanges = partial(lookups.exchange_exists, connection)
@@ -47,7 +51,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 
 def missing_queue(queue: Queue) -> str:
-    """Return the text of an error: the broker does not have an external queue."""
+    """Return the error text for an external queue that the broker does not have."""
     return _missing_text("queue", queue)
 
 

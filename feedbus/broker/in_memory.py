@@ -31,14 +31,14 @@ class InMemoryBroker:
 
     @property
     def clock(self) -> Clock:
-        """The clock with which the broker was created."""
+        """The clock with which the broker was created; a missing broker is created now."""
         return find(self.name).clock
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
-        """Open a connection; create the broker if no broker has its name."""
+        """Open a connection; create the broker if it does not exist."""
         del heartbeats
         return open_connection(
             Connection(transport=memory.Transport, virtual_host=self.name), self.url

@@ -63,7 +63,7 @@ class SeenBinding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All objects of a broker; the bindings are in the order of their declaration."""
+    """The exchanges, queues and bindings of a broker."""
 
     exchanges: Sequence[SeenExchange]
     queues: Sequence[SeenQueue]
@@ -71,14 +71,18 @@ class Survey:
 
 
 class HeartbeatSource(Enum):
-    """The code that sends the heartbeats of a connection; without them, the broker closes it.
+    """The code that sends the heartbeats of a connection to RabbitMQ.
+
+    If a connection has heartbeats, and the broker receives none for some time, the broker closes
+    the connection. The other kinds of brokers need no heartbeats.
 
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds
             something for which other processes wait: the topology's lock, or messages.
-        CALLER: the code that uses the connection.
-        NONE: nothing. Only TCP detects that such a connection is lost, which can take for ever. So
-            the connection must hold nothing on the broker.
+        CALLER: the code that uses the connection; it must send them while it does other work.
+        NONE: nothing: the connection is opened without heartbeats. If the host of the process
+            fails, the broker may never detect that the connection is lost. So the connection must
+            hold no lock and no messages.
 
     """
 
@@ -96,7 +100,7 @@ class Broker(Protocol):
 
     @property
     def in_flight_seconds(self) -> float:
-        """How long the broker may take to put a message into a queue after routing it."""
+        """How long the broker may take to put a routed message into a queue."""
 
     @property
     def has_many_hosts(self) -> bool:
@@ -127,10 +131,18 @@ class Broker(Protocol):
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold a project's lock during a `with` block; it is released if its holder is killed.
+        """Hold a project's lock during a `with` block.
+
+        Only one connection can hold the lock at a time. If the process that holds the lock is
+        killed, the lock is released.
+
+        Args:
+            connection: a connection to the broker.
+            project: the name of the project.
+            wait_seconds: how long to wait if another process holds the lock.
 
         Raises:
-            UsageError: another process holds it for longer than wait_seconds.
+            UsageError: another process holds the lock for longer than wait_seconds.
 
         """
 
@@ -147,7 +159,7 @@ class Broker(Protocol):
         """
 
     def refusal(self) -> str:
-        """Return why the broker accepts no messages now, or "" if it does.
+        """Return why the broker accepts no messages now, or "" if it accepts messages.
 
         Raises:
             BrokerOutage: the broker is unavailable.

@@ -14,11 +14,19 @@ from feedbus.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A topology's exchanges and queues by name, and the bindings between them in their order.
+    """The exchanges, queues and bindings of a topology that the broker has.
 
-    The bindings of the timer's exchanges are only in `timer_bindings`. The timer keeps delayed
-    messages; see feedbus.broker.timer. The objects by which hosts announce themselves are left out,
-    because the broker deletes them when the hosts disconnect.
+    The objects by which hosts announce themselves are left out, because the broker deletes them
+    when the hosts disconnect.
+
+    Attributes:
+        exchanges: the exchanges by name.
+        queues: the queues by name.
+        bindings: the bindings of these queues and exchanges, except those of the default exchange
+            and those in `timer_bindings`.
+        timer_bindings: the bindings whose source is an exchange of the timer. The timer keeps
+            delayed messages; see feedbus.broker.timer.
+
     """
 
     exchanges: Mapping[str, SeenExchange]
@@ -27,12 +35,12 @@ class Inventory:
     timer_bindings: tuple[SeenBinding, ...]
 
     def bound_to(self, kind: Kind, destination: str) -> list[SeenBinding]:
-        """Return the bindings of a queue or an exchange."""
+        """Return the bindings by which a queue or an exchange receives messages."""
         return [one for one in self.bindings if (one.kind, one.destination) == (kind, destination)]
 
 
 def read_inventory(topology: Topology) -> Inventory:
-    """Return the broker's objects with the topology's prefix, and the external objects.
+    """Return the objects whose names have the topology's prefix, and its external objects.
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded broker's file cannot be read.

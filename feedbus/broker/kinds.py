@@ -11,7 +11,7 @@ def select_broker(topology: Topology) -> Broker:
     """Return the topology's broker; only the modules that this kind needs are imported.
 
     Raises:
-        UsageError: the topology was loaded without the URL.
+        UsageError: the URL is in an environment variable that is not set.
 
     """
     url = topology.broker_url

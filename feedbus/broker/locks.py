@@ -21,7 +21,7 @@ def hold_file(path: Path, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock on a file during a `with` block; create the file if it is missing.
 
     Raises:
-        UsageError: another process holds it for longer than timeout_seconds.
+        UsageError: another process holds the lock for longer than timeout_seconds.
 
     """
     with file_locks.locked(path, timeout_seconds) as acquired:
@@ -44,7 +44,7 @@ def hold_queue(
         wait_seconds: how long to try again if another connection has the queue.
 
     Raises:
-        UsageError: another connection holds it for longer than wait_seconds.
+        UsageError: another connection holds the lock for longer than wait_seconds.
 
     """
     from amqp.exceptions import ResourceLocked
@@ -67,8 +67,8 @@ def hold_queue(
     try:
         yield
     finally:
-        # If the connection is lost, the broker has deleted the queue, and so released the lock. The
-        # next use of the connection raises its error.
+        # If the connection is lost, the broker deletes the queue, which releases the lock. So an
+        # error of the connection is ignored here. The next use of the connection raises it again.
         with contextlib.suppress(*connection_errors(connection)):
             channel.queue_delete(name)
             channel.close()

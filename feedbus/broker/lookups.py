@@ -1,4 +1,8 @@
-"""Look up by passive declarations whether an object exists, and the message count of a queue."""
+"""Look up by passive declarations whether an object exists, and the counts of a queue.
+
+queue_exists(), count_messages() and count_consumers() raise Outage if the queue is on a cluster
+node that is down, or is exclusive to another connection.
+"""
 
 from __future__ import annotations
 

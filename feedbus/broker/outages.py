@@ -57,7 +57,7 @@ def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseE
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
     """Raise BrokerOutage for a connection error in a `with` block.
 
-    It is WrongBrokerSettings if waiting cannot help.
+    The error is WrongBrokerSettings, a subclass, if only an operator can correct its cause.
 
     Args:
         connection: the connection that the block uses.
@@ -77,11 +77,13 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
             " its virtual host"
         )
         msg = f"broker {url}: {str(error.reply_text).rstrip('.')}; {what}"
-        if "in exclusive use" in str(error.reply_text):  # by another connection, which can end
+        if "in exclusive use" in str(error.reply_text):
+            # Another consumer uses the queue exclusively. It may end, so waiting can help.
             raise BrokerOutage(msg) from error
         raise WrongBrokerSettings(msg) from error
     except NotAllowed as error:
-        if "limit" in str(error.reply_text):  # of connections, of which others can end
+        if "limit" in str(error.reply_text):
+            # There are too many connections. Others may end, so waiting can help.
             msg = f"broker {url}: {error.reply_text}; close other connections, or raise the limit"
             raise BrokerOutage(msg) from error
         msg = (

@@ -2,8 +2,8 @@
 
 The name of everything that a project has on a broker begins with the project's name and a dot. If
 one project is called `shop` and another one `shop.eu`, all names of `shop.eu` begin with both
-prefixes. To detect this, each project declares marks. A mark is an exchange without bindings. Its
-name contains a colon, which no name in a topology contains.
+prefixes. To detect such projects, each project declares marks. A mark is an exchange without
+bindings. The name of a mark contains a colon, which no name in a topology contains.
 """
 
 from __future__ import annotations

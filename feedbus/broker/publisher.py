@@ -1,7 +1,7 @@
 """Publish messages, and report for each whether the broker accepted it.
 
-feedbus publishes every message with a Publisher: messages of programs, handlers and schedules,
-retries, dead letters, rows of the outbox, and messages that a change of a ring moves.
+feedbus uses a Publisher for every message that must not be lost: messages of programs, handlers and
+schedules, retries, dead letters, rows of the outbox, and messages that a change of a ring moves.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from feedbus.wire.message_in_message import fit_properties
 
 WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
-NACKED_SECONDS = 2.0  # how long a message is published again after a negative confirm
-NACKED_PAUSE_SECONDS = 0.1  # the wait before each such attempt
+NACKED_SECONDS = 2.0  # how long a message is published again after a negative confirm (nack)
+NACKED_PAUSE_SECONDS = 0.1  # the wait before a nacked message is published again
 SILENT_SECONDS = 1.0  # a wait for confirms counts as long after this time
 WOKEN_SECONDS = 0.01  # how long to sleep after another thread has ended a wait for confirms
 
@@ -34,8 +34,8 @@ class Publisher:
     """Publishes persistent and mandatory messages on a separate channel, and awaits their confirms.
 
     If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
-    because of one message, that message is refused, and the others are published. While the broker
-    blocks publishers, the publisher waits.
+    because of one message, the publisher returns this message as refused, and publishes the others.
+    While the broker blocks publishers, the publisher waits.
     """
 
     def __init__(
@@ -50,20 +50,21 @@ class Publisher:
         """Create a publisher with a channel of its own on a connection.
 
         Args:
-            connection: other code may use it too, but not in another thread at the same time.
-            timeout_seconds: time limit for the confirms of one call of send().
-            blocked_seconds: how long an alarm of the broker may block the publisher;
-                timeout_seconds begins after it.
+            connection: an open connection. Other code may use this connection, too, but not in
+                another thread at the same time.
+            timeout_seconds: the time limit for the confirms of one window. It begins again after
+                an alarm of the broker, and whenever messages are published again.
+            blocked_seconds: how long an alarm of the broker may block the publisher.
             nacked_seconds: how long a message is published again if its queue is full, or if the
                 node of the queue has just died.
-            alarm: the state of the broker's alarms, which the caller keeps for the publisher of
-                its next connection; by default a new one.
+            alarm: the state of the broker's alarms. A caller that connects again gives the same
+                object to the next publisher. By default, the publisher creates one.
 
         """
         self._timeout_seconds = timeout_seconds
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
-        self._sent_without_answer = False
+        self._has_waited_long = False
         self._channel: Channel | None = connection.channel()
         # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
         self._connection: RawConnection = self._channel.connection
@@ -71,7 +72,7 @@ class Publisher:
         self._alarm = alarm or Alarm(self._clock)
         self._alarm.watch(self._connection)
         self._frame_bytes = getattr(self._connection, "frame_max", None)
-        self._confirmed_by = self._unblocked_by = 0.0
+        self._confirm_deadline = self._unblock_deadline = 0.0
         self._unconfirmed = UnconfirmedMessages(self._channel)
 
     def __enter__(self) -> Self:
@@ -86,14 +87,17 @@ class Publisher:
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every confirm; return the messages that were not accepted.
 
-        At most WINDOW messages are published before their confirms arrive. If a full queue refuses
-        a message, messages with the same routing key in later windows are not published, because
-        they would overtake it. They are returned, too.
+        The publisher sends up to WINDOW messages, a window, and waits for their confirms before it
+        sends the next window. If a full queue refuses a message, the publisher does not send the
+        messages of later windows that have the same exchange and routing key, because they would
+        overtake the refused message. The result contains these messages, too.
+
+        Errors of the connection are raised unchanged; feedbus.broker.outage() converts them.
 
         Raises:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
-                Messages that were not confirmed may have arrived. The connection cannot be used any
-                more.
+                The broker may have stored messages without confirming them. The caller must open
+                another connection.
 
         """
         refusals: list[Refusal] = []
@@ -113,7 +117,7 @@ class Publisher:
             if not messages:
                 return refusals + new_refusals
             # After a publish to a queue without a leader, RabbitMQ 3.10 nacks every later message
-            # on that channel.
+            # on that channel. So the next attempt uses another channel.
             self.close()
             seconds = self._clock.monotonic() - started
             if seconds >= self._nacked_seconds:
@@ -125,7 +129,8 @@ class Publisher:
     def take_arrived(self) -> None:
         """Process data that has arrived since the last send; raise if the connection is lost.
 
-        A write to a connection that the broker has closed does not fail immediately.
+        A write to a connection that the broker has closed does not fail immediately. So a sender
+        calls this method before it sends messages over an open connection.
         """
         self._connection.take_arrived()
 
@@ -143,12 +148,12 @@ class Publisher:
         return self._channel
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish messages without a second attempt; return the messages that were not accepted.
+        """Publish messages, without a second attempt after a nack; return those not accepted.
 
-        If the broker closes the channel, this method finds the message that caused it.
-        The message that caused it has no confirm. So the messages without a confirm are published
-        one at a time until this message is found. Then the remaining messages are published
-        together.
+        If the broker closes the channel, one of the messages without a confirm is the cause. So
+        this method publishes the messages without a confirm again, one at a time, until the broker
+        closes the channel again. The message that was published last is the cause, and is refused.
+        The method publishes the remaining messages together.
         """
         refusals: list[Refusal] = []
         remaining, one_at_a_time = messages, False
@@ -177,13 +182,13 @@ class Publisher:
         channel = self._open_channel()
         unconfirmed = self._unconfirmed
         unconfirmed.refusals = []
-        self._sent_without_answer = False
+        self._has_waited_long = False
         now = self._clock.monotonic()
-        self._confirmed_by = now + self._timeout_seconds
-        self._unblocked_by = now + self._blocked_seconds
-        put = 0
+        self._confirm_deadline = now + self._timeout_seconds
+        self._unblock_deadline = now + self._blocked_seconds
+        count = 0  # how many of the messages were published
         try:
-            for put, message in enumerate(messages, start=1):  # noqa: B007 -- read below
+            for count, message in enumerate(messages, start=1):  # noqa: B007 -- read below
                 self._publish_message(channel, message)
                 # While the broker blocks publishers, it does not read, so more data would only fill
                 # buffers.
@@ -192,9 +197,9 @@ class Publisher:
             while unconfirmed.messages_by_tag:
                 self._await_confirms()
         except ChannelError as error:
-            if error.method_sig != spec.Basic.Publish:  # another method has caused the error
+            if error.method_sig != spec.Basic.Publish:  # the cause is not a message
                 raise
-            unanswered = [*unconfirmed.messages_by_tag.values(), *messages[put:]]
+            unanswered = [*unconfirmed.messages_by_tag.values(), *messages[count:]]
             self.close()
             if isinstance(error, AccessRefused):  # the caller reports it as an outage
                 raise
@@ -219,7 +224,7 @@ class Publisher:
     def _await_confirms(self) -> None:
         blocked = self._alarm.is_active
         now = self._clock.monotonic()
-        remaining_seconds = (self._unblocked_by if blocked else self._confirmed_by) - now
+        remaining_seconds = (self._unblock_deadline if blocked else self._confirm_deadline) - now
         if remaining_seconds <= 0:
             why = (
                 ", because the broker is short of memory or disk space and blocks publishers; see"
@@ -232,17 +237,18 @@ class Publisher:
             raise BrokerOutage(msg)
         wait_seconds = min(remaining_seconds, SILENT_SECONDS)
         try:
-            with self._alarm.during_wait(long=self._sent_without_answer):
+            with self._alarm.during_wait(long=self._has_waited_long):
                 self._connection.drain_events(timeout=wait_seconds)
         except TimeoutError:
             if self._clock.monotonic() - now > wait_seconds / 2:
-                self._sent_without_answer = True
+                self._has_waited_long = True
             else:
-                # Another thread has ended this wait, to wake the owner of the connection. Every
-                # further wait ends immediately until the owner has seen the wake-up.
+                # Another thread has ended this wait early, to wake the owner of the connection; see
+                # RawConnection.wake_on(). Every further wait ends immediately until the owner has
+                # seen the wake-up. The sleep prevents a busy loop.
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
-            self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
+            self._confirm_deadline = self._clock.monotonic() + self._timeout_seconds
 
 
 def publish_all(
@@ -251,18 +257,19 @@ def publish_all(
     *,
     nacked_seconds: float = math.inf,
 ) -> list[Refusal]:
-    """Publish messages that a change of a ring moves; wait while queues are full.
+    """Publish messages with a new Publisher on a connection that has other uses; see send().
 
     Args:
-        connection: other code may use it, too.
+        connection: an open connection.
         messages: the messages in their order.
-        nacked_seconds: how long a message is published again if its queue is full.
+        nacked_seconds: how long a message is published again if its queue is full; by default there
+            is no limit.
 
     Returns:
         The messages that the broker did not accept.
 
     Raises:
-        BrokerOutage: the messages were not confirmed in time.
+        BrokerOutage: see Publisher.send().
 
     """
     with Publisher(connection, nacked_seconds=nacked_seconds) as publisher:

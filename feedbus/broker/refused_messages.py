@@ -1,4 +1,4 @@
-"""Messages that the broker refused, with the reasons; errors for publishers."""
+"""Messages that the broker did not accept, with the reasons; errors for programs that publish."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from feedbus.errors import PublishError, Unroutable
 from feedbus.wire import Outgoing
 
 NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
-
-
 HELD_BACK = "the broker refused an earlier message with the same routing key"
 
 
@@ -25,8 +23,9 @@ class Refusal:
         reason: the reason, as text for the operator.
         is_permanent: True if it is useless to publish the message again: the broker has closed the
             channel because of this message, or the message cannot be encoded.
-        pack: the pack for an old generation whose records were sent again as plain messages; None
-            if the caller sent the message itself.
+        pack: None if the caller sent the message itself. Otherwise the caller sent this pack, the
+            broker returned the pack because it was for an old generation, and the message contains
+            one of its records.
 
     """
 
@@ -47,8 +46,9 @@ def hold_back(
 ) -> tuple[Sequence[Outgoing], list[Refusal]]:
     """Hold back messages that would overtake refused messages with the same routing key.
 
-    Only a queue that cannot store messages now holds back later messages. A message that the broker
-    never accepts, and a message that no queue matches, hold back nothing.
+    A message is held back only if an earlier message with the same exchange and routing key was
+    nacked or held back: a queue could not store the earlier message, and may accept it later. An
+    earlier message that no queue matches, or that the broker never accepts, holds back nothing.
 
     Args:
         messages: the messages to send next.
@@ -77,7 +77,10 @@ def hold_back(
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:
-    """Raise Unroutable or PublishError if the broker has refused messages."""
+    """Raise Unroutable if the broker has returned all of these messages, otherwise PublishError.
+
+    Without refusals, nothing is raised.
+    """
     refusal_list = list(refusals)
     if not refusal_list:
         return

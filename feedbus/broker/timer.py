@@ -1,20 +1,30 @@
-"""The timer: queues on the broker in which a message waits for any time, without a process.
+"""The timer: queues on the broker in which a message waits for any delay, without a process.
 
-A time is written as digits of base 16, in milliseconds. Each position of a digit has a queue for
-each digit, whose time to live is the time of that digit. All messages of a queue wait equally long.
-So the first message of a queue is always the next one that is due. A message passes the positions
-from the highest to the lowest. Each position has an exchange of the type headers. This exchange
-sends the message to the queue of its digit, or to the next position if the digit is 0. A message
-that expires in a queue is dead-lettered to the next position. After the last position the exchange
-`due` sends it to its target. The digits and the target are headers, so the routing key does not
-change. Above 2**32 ms, the longest time to live of a queue, there is one queue for each further
-49.7 days.
+The delay in milliseconds is written as a number with digits of base 16. The lowest digit has the
+position 0. Each position has one queue for each digit from 1 to 15. The time to live of the queue
+is the part of the delay for which the digit stands: 3 at position 1 is 3 * 16 ms. So all messages
+of a queue wait equally long, and the first message of the queue is always the next to expire.
+
+Each position also has an exchange of the type headers. A message passes the positions from the
+highest to the lowest:
+
+- The exchange of a position sends the message to the queue of the message's digit. If the digit is
+  0, the exchange sends the message to the exchange of the next lower position.
+- When the message expires in the queue, the broker dead-letters it to the exchange of the next
+  lower position.
+- Position 0 is followed by the exchange `due`. It sends the message to its target, the queue or
+  exchange for which the message was published.
+
+The digits and the target are headers of the message, so its routing key does not change. The eight
+lowest positions suffice for the longest time to live of a queue, 2**32 - 1 ms. Each higher position
+has one queue, with this time to live of 49.7 days.
 
 The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
 queues of a position are declared when the first message needs one of them, so a project without
-delays has none. This message is published after the broker has written the queues to its disk. From
-then on, the exchange `written` of the position exists. If no queue accepts a message when it is
-due, the message waits in the queue `undelivered` until one does.
+delays has none. The first message is published after the broker has written the queues to its disk.
+The exchange `written` of the position is declared at the same time. It shows to other processes
+that the queues are on the disk. If no queue accepts a message that is due, the message waits in the
+queue `undelivered`, until restore() of feedbus.broker.timer_objects sends it again.
 """
 
 from __future__ import annotations
@@ -32,24 +42,25 @@ from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.constants import EXPIRATION, PRIORITY, TIMER_POSITIONS, TIMER_TARGET
 
 BASE_BITS = 4  # the bits of a digit
-LOW_POSITIONS = 8  # the positions of digits; each higher position stands for 49.7 days
+LOW_POSITIONS = 8  # the positions of base 16; each higher position stands for 49.7 days
 LONGEST_QUEUE_MILLISECONDS = 2**32 - 1
 LONGEST_MILLISECONDS = (len(TIMER_POSITIONS) - LOW_POSITIONS + 1) * LONGEST_QUEUE_MILLISECONDS
-# (limit, step): a delay below the limit is rounded up to a multiple of the step, in ms.
+# (limit, step), both in ms: a delay below the limit is rounded up to a multiple of the step.
 ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 
 
 def digits_of(milliseconds: int) -> list[int]:
-    """Return the digits of a delay to the base 16, the lowest digit first.
+    """Return the digits of a delay, the digit of position 0 first.
 
-    The list ends with the highest digit that is not 0.
+    The list ends with the highest digit that is not 0. Delays of up to 4 s are exact, longer ones
+    are rounded up; see ROUNDED.
 
     Args:
-        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS; it is rounded up; see ROUNDED.
+        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
 
     """
-    unit = next(unit for below, unit in ROUNDED if milliseconds < below)
-    rounded = min(-(-milliseconds // unit) * unit, LONGEST_MILLISECONDS)
+    step = next(step for limit, step in ROUNDED if milliseconds < limit)
+    rounded = min(-(-milliseconds // step) * step, LONGEST_MILLISECONDS)
     further, remaining = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
     if further > len(TIMER_POSITIONS) - LOW_POSITIONS:
         further, remaining = further - 1, LONGEST_QUEUE_MILLISECONDS
@@ -62,7 +73,7 @@ def digits_of(milliseconds: int) -> list[int]:
 
 
 def position_digits(position: int) -> range:
-    """Return the digits, except 0, that a delay can have at a position; 0 is the lowest one."""
+    """Return the digits except 0 that a delay can have at a position; position 0 is the lowest."""
     return range(1, 1 << BASE_BITS if position < LOW_POSITIONS else 2)
 
 
@@ -74,10 +85,12 @@ def queue_milliseconds(position: int, digit: int) -> int:
 def delay_message(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
     """Return a message that reaches its target after a delay.
 
-    Its priority becomes a header. In a quorum queue of RabbitMQ 4, messages of a high priority
-    overtake others. Then the first message would not be the next that is due. Its expiration
-    becomes a header, too: a message that expired in a queue of the timer would be due too early.
-    The consumer compares it with the time of publishing; see Delivery.expired().
+    Two properties of the message become headers, because they would change its delay:
+
+    - The priority. In a quorum queue of RabbitMQ 4, messages with a high priority overtake others.
+      Then the first message of a queue of the timer would not be the next to expire.
+    - The expiration. A message that expired in a queue of the timer because of its own expiration
+      would be due too early. The consumer checks the expiration; see Delivery.expired().
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -105,7 +118,7 @@ def delay_message(names: Names, message: Outgoing, milliseconds: int, target: st
 
 
 def delay_milliseconds_of(headers: Mapping[str, Any]) -> int:
-    """Return the delay of a message in milliseconds, from its headers."""
+    """Return the rounded delay of a message in milliseconds, from the headers of the message."""
     digits = (
         (position, int(headers.get(name, 0))) for position, name in enumerate(TIMER_POSITIONS)
     )
@@ -115,9 +128,12 @@ def delay_milliseconds_of(headers: Mapping[str, Any]) -> int:
 def retry_target(names: Names, queue: Queue) -> str:
     """Return the target of a queue's retries: "queue NAME", or "exchange NAME" for a ring.
 
-    A retry for a ring reaches the shard that owns its key at the end of the delay. feedbus does not
-    bind an external queue. So the target of its retries is a queue of the timer, which dead-letters
-    to the external queue through the default exchange.
+    A retry is a failed record that is to be handled again. A retry for a ring reaches the shard
+    that owns its key at the end of the delay.
+
+    feedbus does not bind external queues, so the exchange `due` cannot send a retry to an external
+    queue. The target of such a retry is a queue of the timer. This queue dead-letters the retry to
+    the external queue through the default exchange.
     """
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)
@@ -155,6 +171,7 @@ class DelayedCounts:
     Attributes:
         waiting: how many messages still wait for the end of their delay.
         undelivered: how many messages are due, but no queue accepted them.
+
     """
 
     waiting: int = 0

@@ -1,4 +1,8 @@
-"""The bindings of the timer that a broker lacks, and the bindings that must be removed."""
+"""The bindings of the timer that a broker lacks, and the bindings that must be removed.
+
+The timer keeps delayed messages. See feedbus.broker.timer for positions, digits and targets, and
+timer_layout for guards.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,13 @@ def missing_bindings(
 ) -> Iterator[SeenBinding]:
     """Yield the missing bindings between existing objects of the timer.
 
-    A queue whose arguments differ will be declared again, so its bindings are left out.
+    A queue whose arguments differ from the wanted ones will be declared again, with its bindings.
+    So the bindings of such a queue are left out.
 
     Args:
         names: the names of the topology's objects on the broker.
         seen: the objects that the broker has.
-        queues: maps the names of the timer's queues to their arguments.
+        queues: maps the name of each queue of the timer to the arguments that it should have.
 
     """
     existing = {_identity(each) for each in seen.timer_bindings}
@@ -38,14 +43,16 @@ def foreign_bindings(
 ) -> Iterator[SeenBinding]:
     """Yield the bindings that route delayed messages wrongly, or twice.
 
+    feedbus has not declared them: for example, an operator has.
+
     Args:
         names: the names of the topology's objects on the broker.
         seen: the objects that the broker has.
-        queues: maps the names of the timer's queues to their arguments.
+        queues: maps the name of each queue of the timer to the arguments that it should have.
 
     """
     wanted_bindings = {_identity(each) for each in _wanted(names, seen, queues)}
-    kept_exchanges = exchanges_of_timer(names)  # the other queues are deleted with their bindings
+    kept_exchanges = exchanges_of_timer(names)  # others are deleted together with their bindings
     for binding in seen.timer_bindings:
         if binding.source not in kept_exchanges or _identity(binding) in wanted_bindings:
             continue
@@ -82,6 +89,7 @@ def _wanted(
 
 
 def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
+    """Yield the bindings that should exist between the existing guards and their exchanges."""
     for exchange in names.topology.exchanges.values():
         guard = names.timer_guard(exchange.name)
         if not has_guard(exchange) or guard not in seen.exchanges:
@@ -91,20 +99,22 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
 
 
 def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
-    """Whether a binding routes due messages to their target.
+    """Whether a binding routes due messages to their target, or to an object before the target.
 
-    Such a binding is not declared until a message needs it.
+    feedbus declares such a binding when the first message needs it. So the binding is never
+    missing, and it is not foreign.
     """
     kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
-    between = (names.timer_guard(""), f"{names.timer_prefix}to.")
+    before_target = (names.timer_guard(""), f"{names.timer_prefix}to.")  # prefixes of names
     return (
         binding.source == names.timer_due
         and bool(kind)
-        and (binding.destination == target or binding.destination.startswith(between))
+        and (binding.destination == target or binding.destination.startswith(before_target))
     )
 
 
 def _identity(binding: SeenBinding) -> tuple[object, ...]:
+    """Return a value that is equal for bindings that route the same messages the same way."""
     arguments = sorted(
         (name, str(value)) for name, value in binding.arguments.items() if name != "x-match"
     )

@@ -1,6 +1,7 @@
 """The exchanges and queues that a timer may have: their names, arguments and keys.
 
-The timer keeps delayed messages. See feedbus.broker.timer for positions and digits.
+The timer keeps delayed messages. See feedbus.broker.timer for positions and digits. Several
+exchanges have a guard: an exchange of the timer through which messages that are due reach them.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def exchanges_of_timer(names: Names) -> set[str]:
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
     """Yield the names of the timer's queues that are missing on the broker.
 
-    All queues of a position are declared together. So if the broker has none of them, none is
-    missing. See feedbus.broker.timer for positions.
+    All queues of a position are declared together, when the first message needs one of them. So if
+    the broker has none of the queues of a position, none of them counts as missing.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -77,11 +78,12 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 def has_guard(exchange: Exchange) -> bool:
     """Whether messages that are due reach an exchange through its guard exchange.
 
-    A guard forwards only messages for which its exchange has a queue; see _declare_guard() of
-    feedbus.broker.timer_objects.
+    A guard forwards a message to its exchange only if the exchange has a queue for the message; see
+    _declare_guard() of feedbus.broker.timer_objects.
 
-    No guard is needed for a ring, which keeps unroutable messages, or if the user has set an
-    alternate exchange.
+    Two kinds of exchanges need no guard: a hash exchange, whose entry has an alternate exchange of
+    feedbus, and an exchange for which the user has set an alternate exchange. Delayed messages
+    cannot have an external exchange as their target.
     """
     return not (
         exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments

@@ -1,6 +1,7 @@
 """Declare the timer's exchanges and queues when a message needs them, and repair them.
 
-See feedbus.broker.timer for how the exchanges and queues work together.
+The timer keeps delayed messages. See feedbus.broker.timer for how its exchanges and queues work
+together, and for positions, digits and targets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ events = EventLog(__name__)
 class Timer:
     """Declares the exchanges, queues and bindings that delayed messages need.
 
-    It declares each of them once for each connection.
+    Each of these objects is declared only once for each connection.
     """
 
     def __init__(self, topology: Topology, *, waiting: Waiting = nullcontext) -> None:
@@ -42,13 +43,15 @@ class Timer:
         self._names = Names(topology)
         self._waiting = waiting
         self._written_seconds = queue_written_seconds(topology)
+        # The targets and positions whose objects were declared on this connection.
         self._targets: set[str] = set()
         self._positions: set[int] = set()
 
     def forget(self) -> None:
         """Forget what was declared, so that the next declare() declares all objects again.
 
-        It is called before each new connection: another broker may answer, without the objects.
+        A sender calls this method before it connects: another broker may answer, without the
+        objects.
         """
         self._targets.clear()
         self._positions.clear()
@@ -56,12 +59,17 @@ class Timer:
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these delayed messages, and wait until they are on the disk.
 
-        The first message that needs a position waits for the disk. Later messages, also of other
-        processes, find the exchange `written` of this position, and do not wait.
+        The first message that needs a position waits for the disk. Then the exchange `written` of
+        the position is declared. Later messages, also those of other processes, do not wait,
+        because this exchange exists.
+
+        Args:
+            channel: a channel of the broker.
+            messages: results of delay_message(), which are published after this call.
 
         Raises:
             UsageError: one of the queues is on the broker with other arguments.
-            NotFound: a target does not exist.
+            NotFound: a target does not exist on the broker.
 
         """
         names = self._names
@@ -83,6 +91,7 @@ class Timer:
         self._positions |= positions
 
     def _await_written(self, channel: Channel, positions: Iterable[int]) -> None:
+        """Wait until the queues of these positions are on the disk; then declare `written`."""
         names = [self._names.timer_written(position) for position in sorted(positions)]
         new = [name for name in names if not lookups.exchange_exists(channel.connection, name)]
         if not new:
@@ -113,48 +122,54 @@ def _positions_of(message: Outgoing) -> Iterator[int]:
 def restore(channel: Channel, names: Names) -> None:
     """Repair the timer: declare missing objects, bind targets, and send undelivered messages.
 
-    A target does not exist while its queue is replaced, or after it was removed from the topology.
+    Commands that change the topology on the broker call this function after their changes. A
+    project without delayed messages has no timer; then it does nothing.
+
+    A target may be missing on the broker: for example, its queue was removed from the topology.
+    Such a target is not bound, and the messages for it stay undelivered.
     """
     if not is_declared(channel.connection, names):
         return
     _declare_positions(channel, names)
     for position in range(len(TIMER_POSITIONS)):
         _declare_missing(channel, names, position)
-    bound = set()
+    bound_targets = set()
     topology = names.topology
     own_exchanges = [each for each in topology.exchanges.values() if not each.external_name]
     targets = {retry_target(names, queue) for queue in topology.queues.values()}
     targets |= {exchange_target(names, exchange.name) for exchange in own_exchanges}
-    for (
-        exchange
-    ) in own_exchanges:  # a guard may have old binding keys, which its exchange no longer has
+    for exchange in own_exchanges:
+        # A guard may have binding keys that no queue of its exchange has any more. So the guard is
+        # deleted here; _bind() declares it again.
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
         exists = lookups.queue_exists if kind == "queue" else lookups.exchange_exists
         if exists(channel.connection, name):
             _bind(channel, names, target)
-            bound.add(target)
-    _send_undelivered(channel, names, bound)
+            bound_targets.add(target)
+    _send_undelivered(channel, names, bound_targets)
 
 
-def _send_undelivered(channel: Channel, names: Names, bound: set[str]) -> None:
-    sent_count, others = 0, []
-    # The loop reads as many messages as the queue has at the start. So it does not read a message
-    # again that it requeues.
+def _send_undelivered(channel: Channel, names: Names, bound_targets: set[str]) -> None:
+    """Send the messages of the queue `undelivered` whose targets are bound again."""
+    sent_count, kept_tags = 0, []
+    # A message that is sent again may still match no queue of its target. Then it returns to the
+    # end of the queue `undelivered`. So the loop only reads as many messages as the queue has at
+    # the start: otherwise it would never end.
     for _ in range(lookups.count_messages(channel.connection, names.timer_undelivered) or 0):
         message = channel.basic_get(names.timer_undelivered)
         if message is None:
             break
         headers = message.properties.get("application_headers") or {}
-        if headers.get(TIMER_TARGET) not in bound:
-            others.append(message.delivery_tag)
+        if headers.get(TIMER_TARGET) not in bound_targets:
+            kept_tags.append(message.delivery_tag)
             continue
         key = message.delivery_info["routing_key"]
         publish_all(channel.connection, [Moved.of(message, names.timer_due, key)])
         channel.basic_ack(message.delivery_tag)
         sent_count += 1
-    for tag in others:
+    for tag in kept_tags:
         channel.basic_reject(tag, requeue=True)
     if sent_count:
         events.info(
@@ -166,7 +181,10 @@ def _send_undelivered(channel: Channel, names: Names, bound: set[str]) -> None:
 
 
 def _declare_positions(channel: Channel, names: Names) -> None:
-    """Declare the exchanges of the positions, the last position first."""
+    """Declare the exchanges and bindings of the positions, and the objects behind position 0.
+
+    Each exchange is bound to the exchange of the next lower position, so the lowest comes first.
+    """
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
     declarations.declare_auxiliary(channel, undelivered, {}, quorum=True)
@@ -183,11 +201,15 @@ def _declare_positions(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, position: int) -> None:
-    """Declare the missing queues of a digit's position, and bind all queues of the position."""
+    """Declare the missing queues of a position, and bind all queues of the position.
+
+    If the broker has none of the queues, no message has needed the position, so none is declared.
+    """
     queues = {names.timer_queue(position, digit): digit for digit in position_digits(position)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
-        channel.exchange_delete(names.timer_written(position))  # new queues are not on the disk yet
+        # The new queues are not on the disk yet, so the next message must wait again.
+        channel.exchange_delete(names.timer_written(position))
         _declare_queues(channel, names, position, [queues[name] for name in missing])
     if len(missing) < len(queues):
         for name, digit in queues.items():
@@ -195,6 +217,7 @@ def _declare_missing(channel: Channel, names: Names, position: int) -> None:
 
 
 def _declare_queues(channel: Channel, names: Names, position: int, digits: Iterable[int]) -> None:
+    """Declare and bind the queues of some digits of a position."""
     for digit in digits:
         name = names.timer_queue(position, digit)
         declarations.declare_auxiliary(
@@ -209,11 +232,13 @@ def _bind_queue(channel: Channel, names: Names, position: int, digit: int, name:
 
 
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
-    """Declare an exchange that forwards only messages for which its target has a queue.
+    """Declare the guard of an exchange, and return the name of the guard.
 
-    A quorum queue keeps dead letters that cannot be routed. With more than a few of them, it
-    forwards no other message. So the guard has an alternate exchange, which sends messages that
-    match no queue to the queue of undelivered messages.
+    A message of the timer expires in a quorum queue, and may then match no queue of its target. The
+    quorum queue keeps such a message. When it keeps more than a few of them, it forwards no other
+    messages. So the message goes to the guard first. The guard has the binding keys of the target's
+    queues. Its alternate exchange sends a message that matches none of them to the queue
+    `undelivered`.
     """
     guard = names.timer_guard(exchange.name)
     channel.exchange_declare(
@@ -229,6 +254,12 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
 
 
 def _bind(channel: Channel, names: Names, target: str) -> None:
+    """Bind a target to the exchange `due`; declare its guard, or its queue before an external one.
+
+    Raises:
+        NotFound: the target does not exist on the broker.
+
+    """
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
         if queue.external_name and names.timer_forward(queue) == name:

@@ -25,18 +25,20 @@ class UnconfirmedMessages:
     """
 
     def __init__(self, channel: Channel) -> None:
-        """Ask for confirms on a new channel, and receive them."""
+        """Enable confirms on a new channel, and subscribe to its confirms and returns."""
         self.messages_by_tag: dict[int, Outgoing] = {}
         self.last_tag = 0
         self.refusals: list[Refusal] = []
-        self._returned: dict[int, str] = {}  # the reasons
-        self._returned_tag = 0
+        # Maps the tags of messages that were returned, and are not confirmed yet, to the reasons.
+        self._returned: dict[int, str] = {}
+        self._returned_tag = 0  # the tag of the last message that was returned
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
 
     def _take_answered(self, tag: int, *, multiple: bool) -> list[int]:
+        """Return the tags of the messages that a confirm answers."""
         if not multiple:
             return [tag] if tag in self.messages_by_tag else []
         return list(takewhile(lambda waiting: waiting <= tag, self.messages_by_tag))
@@ -54,10 +56,12 @@ class UnconfirmedMessages:
             self.refusals.append(Refusal(self.messages_by_tag.pop(answered), "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
-        """Register which message the broker returned; its confirm follows.
+        """Register which message the broker returned; the confirm of the message follows.
 
-        A return does not contain the delivery tag. Messages are returned in the order in which they
-        were published. It does not matter which of several equal messages is registered.
+        A return does not contain the delivery tag. The broker returns messages in the order in
+        which they were published. So the method searches after the message that was returned last,
+        for the first message with the same exchange, routing key and id. It does not matter which
+        of several equal messages is registered.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._find_first(
@@ -73,6 +77,7 @@ class UnconfirmedMessages:
             )
 
     def _find_first(self, test: Callable[[Outgoing], bool]) -> int | None:
+        """Return the tag of the first message after the last returned one that passes the test."""
         tags = range(self._returned_tag + 1, self.last_tag + 1)
         return next(
             (

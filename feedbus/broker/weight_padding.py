@@ -1,10 +1,11 @@
-"""Zeros before the weights of a ring, so that RabbitMQ keeps its order when it rebuilds the ring.
+"""Zeros before the weights of a ring, so that a restarted RabbitMQ keeps the order of the queues.
 
-A RabbitMQ that starts may build a ring again from its bindings. It then sorts the bindings, byte by
-byte: by the binding key (the weight as text), then by the queue's name. So "10" comes before "9",
-and most keys move. RabbitMQ reads a weight with leading zeros as the same number, but sorts it
-before weights without them. So zeros are put before some weights, until the sorted order is the
-order in which the queues were bound.
+When RabbitMQ starts, it may build a ring again from the bindings of the ring. RabbitMQ then sorts
+the bindings, byte by byte: by the binding key, which is the weight as text, then by the name of the
+queue. So a queue with the weight "10" comes before a queue with the weight "9". If feedbus had
+bound the queues in another order, most keys would move to other queues. RabbitMQ reads a weight
+with leading zeros as the same number, but sorts it before weights without them. So zeros are put
+before some weights, until the sorted order is the order in which feedbus binds the queues.
 """
 
 from __future__ import annotations
@@ -46,4 +47,5 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def _sorted_as(zeros: int, weight: int, name: str) -> tuple[bytes, bytes]:
+    """Return the value by which RabbitMQ sorts a binding."""
     return b"0" * zeros + str(weight).encode(), name.encode()

@@ -30,8 +30,9 @@ HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 # The number of this socket option on Linux. Other systems do not have the option.
 TCP_USER_TIMEOUT = 18
-# How long RabbitMQ may take to put a message into its queue after it has routed the message. A
-# message that an old ring has routed must not arrive in the queue after the ring's fence.
+# How long RabbitMQ may take to put a message into its queue after it has routed the message. Before
+# feedbus puts a fence into a queue, or trusts a probe, it waits for this time: a message that was
+# routed earlier must not arrive in the queue later.
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). If RabbitMQ is killed in
@@ -54,7 +55,13 @@ class RabbitMQ:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
-        """Connect to the first node that answers."""
+        """Connect to the first node that answers.
+
+        Raises:
+            WrongBrokerSettings: each node refuses the connection, so only an operator can help.
+            BrokerOutage: no node accepts the connection, but one of them may accept it later.
+
+        """
         may_answer_later = False
         seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
         with notices.during(f"waiting for broker {self.url} to answer, at most {seconds:.0f} s"):
@@ -78,7 +85,8 @@ class RabbitMQ:
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Return the objects that the management API lists; AMQP gives the message counts.
 
-        It connects by AMQP first. So if the broker is unavailable, the error names the broker.
+        The method connects by AMQP first. So if the broker is unavailable, the error names the
+        broker, and not the management API. Queues that are exclusive to a connection are left out.
         """
         with self.connect(HeartbeatSource.NONE) as connection, outage(connection, self.url):
             return self._surveyed(connection, prefixes)
@@ -113,7 +121,7 @@ class RabbitMQ:
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
-            drop_connection(connection)  # during an alarm, the broker would not read a close
+            drop_connection(connection)  # during an alarm, the broker would not answer a close
         else:
             close(connection)
         return found
@@ -139,10 +147,11 @@ def _counted(
         try:
             with short_channel(connection) as channel:
                 counts = channel.queue_declare(name, passive=True)
-        except ChannelError:  # the queue was deleted meanwhile, or is exclusive
+        except ChannelError:  # the queue was deleted meanwhile, is exclusive, or its node is down
             continue
         if not counts.consumer_count:
-            unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
+            # The API's number is some seconds old. Without a consumer, it is not true any more.
+            unacknowledged = 0  # noqa: PLW2901 -- the better number
         counted.append(
             SeenQueue(
                 name,

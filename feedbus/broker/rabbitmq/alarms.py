@@ -12,9 +12,9 @@ CONFIRM_SECONDS = 2.0  # how long to wait for the confirm of the message
 def refusal(connection: RawConnection) -> str:
     """Return why the broker of a connection accepts no messages now, or "" if it does.
 
-    RabbitMQ reports an alarm only to a connection that publishes, and then reads nothing more from
-    it. So this function publishes a message that no queue gets. During an alarm, the connection
-    cannot be used any more.
+    RabbitMQ reports an alarm only to a connection that publishes. So this function publishes a
+    message that no queue gets. During an alarm, RabbitMQ reads nothing more from the connection. So
+    if the result is not "", the caller must not use the connection any more.
     """
     from amqp.basic_message import Message
     from amqp.exceptions import ChannelError

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 BEATS_AN_INTERVAL = 4  # the broker closes a connection after two intervals without data
-FRAME = struct.pack(">BHIB", 8, 0, 0, 0xCE)  # type, channel and bytes of a heartbeat, and its end
+# A heartbeat: the type of the frame, the channel, the number of payload bytes, and the end byte.
+FRAME = struct.pack(">BHIB", 8, 0, 0, 0xCE)
 
 
 class BackgroundHeartbeats:
@@ -20,6 +21,9 @@ class BackgroundHeartbeats:
     def __init__(self, transport: Any, interval_seconds: float) -> None:
         """Start the thread.
 
+        The thread and the user of the connection write to the same socket. So this method replaces
+        the transport's function that writes, and with TLS also the function that receives.
+
         Args:
             transport: the open transport of a py-amqp connection.
             interval_seconds: the interval that was agreed with the broker.
@@ -27,7 +31,7 @@ class BackgroundHeartbeats:
         """
         self._using_socket = threading.Lock()
         self._send: Callable[[bytes], None] = transport._write  # noqa: SLF001 -- py-amqp has no public name for it
-        self._over = threading.Event()
+        self._stop_requested = threading.Event()
         self._pause_seconds = interval_seconds / BEATS_AN_INTERVAL
         transport._write = self._write  # noqa: SLF001 -- as above
         if isinstance(transport.sock, ssl.SSLSocket):
@@ -39,10 +43,11 @@ class BackgroundHeartbeats:
 
     def stop(self) -> None:
         """Make the thread end, without waiting for its end."""
-        self._over.set()
+        self._stop_requested.set()
 
     def _run(self, transport: weakref.ref[Any]) -> None:
-        while not self._over.wait(self._pause_seconds):
+        """Send heartbeats until stop(), an error, or the deletion of the transport."""
+        while not self._stop_requested.wait(self._pause_seconds):
             if (open_transport := transport()) is None:
                 return
             try:
@@ -62,8 +67,8 @@ class BackgroundHeartbeats:
     ) -> Callable[[int], bytes]:
         """Return a function that receives bytes, but not while the thread writes.
 
-        OpenSSL does not allow two threads to use a connection at the same time. The wait for data
-        comes first, so that the thread can write meanwhile.
+        OpenSSL does not allow two threads to use a connection at the same time. The returned
+        function waits for data before it takes the lock, so the thread can write during the wait.
 
         Args:
             sock: the socket of the connection.
@@ -71,7 +76,7 @@ class BackgroundHeartbeats:
 
         """
 
-        def received(count: int) -> bytes:
+        def receive_alone(count: int) -> bytes:
             timeout = sock.gettimeout()
             if not sock.pending():
                 arrivals = select.poll()
@@ -82,4 +87,4 @@ class BackgroundHeartbeats:
             with self._using_socket:
                 return receive(count)
 
-        return received
+        return receive_alone

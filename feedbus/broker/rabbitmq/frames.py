@@ -15,7 +15,7 @@ from kombu.transport import pyamqp
 from feedbus.wire.amqp_encoding import read_properties, read_text, write_properties
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
-HEADER_BYTES = 12  # the header begins with class, weight and body size
+# The methods that are followed by a message: a content header, and frames with its body.
 WITH_CONTENT = frozenset({spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return})
 
 _METHOD = struct.Struct(">HH")
@@ -30,7 +30,8 @@ class Message(amqp.Message):
     """A message whose properties can be read and written even if they contain invalid data.
 
     Attributes:
-        undecodable: the parts that cannot be decoded: properties, the routing key or the exchange.
+        undecodable: error texts, one for each part that cannot be decoded: a property, a header,
+            the routing key, the exchange or the consumer tag.
 
     """
 
@@ -58,7 +59,14 @@ class Channel(pyamqp.Channel):
     """A channel whose deliveries can have any routing key, and whose bodies stay bytes."""
 
     def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
-        """Call the callback for a method that the broker has sent."""
+        """Call the callback for a method that the broker has sent.
+
+        Args:
+            method_sig: the method's (class id, method id).
+            payload: the bytes of the method frame.
+            content: the message that follows the method; None for other methods.
+
+        """
         if content is None or self.is_closing:
             super().dispatch_method(method_sig, payload, content)
             return
@@ -110,7 +118,19 @@ class Connection(pyamqp.Connection):
 def frame_handler(
     connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
 ) -> Callable[[tuple[int, int, bytes]], bool]:
-    """Return a handler of frames for py-amqp; it creates instances of this module's Message."""
+    """Return a function that py-amqp calls with each frame; it creates Message objects.
+
+    Args:
+        connection: py-amqp's connection.
+        callback: called with a channel number and a complete method: its signature, its payload,
+            and the Message that follows it, or None.
+
+    Returns:
+        A function that gets a frame as (type, channel number, payload). It returns whether the
+        frame has completed a method.
+
+    """
+    # For each channel: the type of its next frame, and the method whose message is not complete.
     expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
     partial: dict[int, tuple[Signature, bytes, Message]] = {}
 
@@ -178,6 +198,8 @@ def _returned(payload: bytes, undecodable: list[str]) -> tuple[Any, ...]:
     return code, text, exchange, routing_key
 
 
+# Functions that decode the arguments of a method. Each gets the payload of the method frame, and
+# adds an error text to `undecodable` for each text that is not UTF-8.
 _READ: dict[Signature, Callable[[bytes, list[str]], tuple[Any, ...]]] = {
     spec.Basic.Deliver: _deliver,
     spec.Basic.GetOk: _get_ok,

@@ -1,4 +1,4 @@
-"""Read RabbitMQ's management API, the only way to list a broker's objects."""
+"""Read RabbitMQ's management API; AMQP has no method that lists exchanges, queues and bindings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.process.slow_server_notices import notices
 from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
-TIMEOUT_SECONDS = 10.0  # the limit of each wait for data
-DEADLINE_SECONDS = 60.0  # the limit of a whole answer
+TIMEOUT_SECONDS = 10.0  # the time limit of each wait for data
+DEADLINE_SECONDS = 60.0  # the time limit of a whole answer
 MAX_ANSWER_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
 READ_BYTES = 65_536
 
@@ -36,15 +36,21 @@ class ManagementApi:
 
     @classmethod
     def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
-        """Return the APIs of a broker: the configured one, or one on the host of each node."""
-        endpoint = management_of(url, management_url)
-        return [cls(url, node.virtual_host) for url, node in endpoint]
+        """Return the APIs of a broker: the configured one, or one on the host of each node.
+
+        Args:
+            url: the URL of the broker.
+            management_url: the configured URL of the API; None for the default port on each node.
+
+        """
+        pairs = management_of(url, management_url)
+        return [cls(api_url, node.virtual_host) for api_url, node in pairs]
 
     def list(self, kind: ListedKind) -> list[dict[str, Any]]:
         """Return the API's descriptions of all objects of one kind in the virtual host.
 
         Raises:
-            UsageError: the API does not answer, or refuses; the error says which option to set.
+            UsageError: the API does not answer, or refuses the request; the error says what to do.
 
         """
         path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
@@ -120,10 +126,10 @@ class ManagementApi:
 
 
 class _TlsConnection(http.client.HTTPSConnection):
-    """A connection whose server certificate may contain another name than its address."""
+    """A connection to a server whose certificate may contain another name than the URL."""
 
     def __init__(self, url: ManagementUrl, context: ssl.SSLContext, server_name: str) -> None:
-        """Create a connection with an SSL context, and the name in the certificate."""
+        """Create a connection; `server_name` is the name that the certificate must contain."""
         super().__init__(url.host, url.port, timeout=TIMEOUT_SECONDS, context=context)
         self._verifying, self._server_name = context, server_name
 
@@ -143,7 +149,7 @@ def _connection(url: ManagementUrl) -> http.client.HTTPConnection:
 def listed(
     url: BrokerUrl, management_url: ManagementUrl | None, kind: ListedKind
 ) -> list[dict[str, Any]]:
-    """Return the descriptions of all objects of one kind, from the first node that answers.
+    """Return the API's descriptions of all objects of one kind, from the first node that answers.
 
     Args:
         url: the URL of the broker.
@@ -151,7 +157,7 @@ def listed(
         kind: the kind of the objects.
 
     Raises:
-        UsageError: no API answers; the error says which option to set.
+        UsageError: no API answers; the error says what to do.
 
     """
     *others, last = ManagementApi.of(url, management_url)

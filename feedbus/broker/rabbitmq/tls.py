@@ -1,4 +1,7 @@
-"""TLS for RabbitMQ and its management API: certificate and host name are verified."""
+"""TLS for RabbitMQ and its management API.
+
+The server's certificate and the host name in it are verified, unless the URL has ssl_verify=none.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
         server: the URL without its password, for the texts of errors.
 
     Raises:
-        WrongBrokerSettings: a certificate file cannot be read, or is invalid. A consumer
-            then holds.
+        WrongBrokerSettings: a file of a certificate or key cannot be read, or is invalid. A
+            consumer then holds: it tries again later.
 
     """
     for file in (tls.ca_certs, tls.certfile, tls.keyfile):
@@ -48,8 +51,15 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     """Return the options with which py-amqp verifies a server.
 
-    py-amqp does not accept an SSL context. It verifies the host name only if the name is given, and
-    would ask for the passphrase of a key on the terminal. So make_context() reads the files first.
+    py-amqp does not accept an SSL context, and verifies the host name only if the options contain
+    it. If a key has a passphrase, py-amqp would ask for it on the terminal. So this function first
+    calls make_context(), which reads the files, and refuses such a key.
+
+    Args:
+        tls: the options of the URL.
+        host: the host of the URL; the certificate must contain it, unless the URL has
+            ssl_server_name.
+        server: the URL without its password, for the texts of errors.
 
     Raises:
         WrongBrokerSettings: see make_context().
@@ -84,6 +94,7 @@ def _used(server: str, file: Path | None) -> Iterator[None]:
 
 
 def _no_passphrase() -> str:
+    """Raise an error; OpenSSL calls this function if a key has a passphrase."""
     msg = (
         "the key has a passphrase; save the key without a passphrase in a file that only its owner"
         " can read"
