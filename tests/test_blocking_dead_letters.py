@@ -18,7 +18,7 @@ from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.cli import dead
-from feedbus.dead_letters import pruning, requeue
+from feedbus.dead_letters import letters, pruning, requeue
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
 from feedbus.records import Records
@@ -143,6 +143,36 @@ def test_a_request_to_release_a_key_is_acknowledged_after_the_message_that_block
     system.run(refuse)
     assert interrupted
     assert [number for number in seen if number % 2] == [1, 5, 7]
+
+
+def test_a_purge_releases_the_keys_of_the_dead_letters_that_it_deletes_and_no_others(
+    make, monkeypatch
+):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    refuse = refusing({3, 6}, seen)
+    system.run(refuse)
+    release = letters.release
+
+    def release_then(*arguments: Any) -> None:
+        release(*arguments)
+        published(system, [2])  # it becomes a dead letter while others are deleted
+        system.run(refusing({2, 4}, seen))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(letters, "release", release_then)
+        command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+        assert command(["purge", "work", "--yes"]).output == "2 dead letters dropped\n"
+    (new,) = (json.loads(letter.body)["n"] for letter in system.dead())
+    assert new == 2
+    published(system, [10])
+    system.run(refuse)
+    assert 10 not in seen
+    system.purge_dead()  # as another program does
+    assert command(["purge", "work"]).output == "0 dead letters dropped\n"
+    system.run(refuse)
+    assert seen[-1] == 10
 
 
 def test_a_requeued_dead_letter_is_handled_although_a_repetition_of_its_message_waits(make):

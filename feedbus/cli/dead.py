@@ -168,7 +168,10 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """Delete all dead letters of QUEUE."""
+    """Delete all dead letters of QUEUE. Keys that they blocked are unblocked.
+
+    If there are none, keys are unblocked whose dead letters another program has deleted.
+    """
     from feedbus.broker_names import Names
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.key_release import release
@@ -176,14 +179,26 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     topology = context.load()
     chosen = topology.queue(queue)
     name = Names(topology).dead(chosen)
-    with letters.open_channel(topology) as channel:
+    dropped = 0
+
+    def note(_letter: DeadLetter) -> None:
+        nonlocal dropped
+        dropped += 1
+
+    with (
+        reported(lambda: _interrupted(dropped, "dropped")),
+        letters.open_channel(topology) as channel,
+    ):
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
             _confirm(f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.")
-        dropped = channel.queue_purge(name)
-        if chosen.block_on_dead:
+        if not chosen.block_on_dead:
+            dropped = int(channel.queue_purge(name) or 0)
+        elif count:
+            letters.drop(channel, topology, chosen, lambda _: True, note)
+        else:
             release(channel.connection, topology, chosen, [""])
-    click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
+    click.echo(f"{counted(dropped, 'dead letter')} dropped")
 
 
 def _interrupted(count: int, what: str) -> str:

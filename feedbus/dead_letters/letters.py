@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 from feedbus import broker
@@ -28,6 +29,9 @@ from feedbus.wire.constants import (
     TRACEBACK,
 )
 from feedbus.wire.delivery import key_of, moment_of, text_of
+
+
+DROPPED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,8 @@ def drop(
     """Delete some dead letters of a queue, and return their number.
 
     If a dead letter blocks a key (`block_on_dead`), its key is released before it is deleted. So
-    the call can be repeated after a crash in between.
+    the call can be repeated after a crash in between. The keys of DROPPED_AT_ONCE dead letters are
+    released together, because each release takes the topology's lock.
 
     Args:
         channel: a channel of open_channel().
@@ -163,13 +168,17 @@ def drop(
         UsageError: another process holds the topology's lock.
 
     """
-
-    def release_key(letter: DeadLetter) -> None:
+    dropped = 0
+    all_chosen = (each for each in letters(channel, topology, queue) if chosen(each[1]))
+    while some := list(islice(all_chosen, DROPPED_AT_ONCE)):
         if queue.block_on_dead:
-            release(channel.connection, topology, queue, [letter.message_id])
-        note(letter)
-
-    return settle(channel, topology, queue, chosen, release_key)
+            ids = [letter.message_id for _, letter in some]
+            release(channel.connection, topology, queue, ids)
+        for tag, letter in some:
+            note(letter)
+            channel.basic_ack(tag)
+        dropped += len(some)
+    return dropped
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
