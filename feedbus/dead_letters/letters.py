@@ -30,7 +30,6 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.delivery import key_of, moment_of, text_of
 
-
 DROPPED_AT_ONCE = 500
 
 
