@@ -1,9 +1,9 @@
 """Compute the buckets of many routing keys with numpy, ten times as fast as one by one.
 
 The algorithms are those of feedbus.ring.phash2 and feedbus.ring.jump_hash, for many keys at once.
-numpy's integers drop the bits beyond their width, so the code does not have to cut them off.
-Loading numpy takes a tenth of a second and 16 MB, so a caller with few keys does not use this
-module.
+jump_hash explains the classes of keys and the generator of random numbers. numpy's integers drop
+the bits beyond their width, so the code does not have to cut them off. Loading numpy takes a tenth
+of a second and 16 MB, so a caller with few keys does not use this module.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from feedbus.ring.phash2 import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
 
 WORDS_OF_BLOCK = 3
 AT_ONCE = 1 << 14  # how many classes of keys are placed together; their data fits into a cache
-STEP = 4  # every fourth class is counted; this is exact to a tenth of a per cent
-SAMPLED = CLASSES // STEP
-SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # a positive number shifts to the left
+STEP = 4  # only every fourth class is counted; the error is a tenth of a per cent at most
+SAMPLED = CLASSES // STEP  # how many classes are counted
+# lookup2 mixes three words by nine steps. These are the shifts of the steps, in bits; a positive
+# number shifts to the left.
+SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))
 
 Words = NDArray[np.uint32]
 Longs = NDArray[np.uint64]
@@ -38,9 +40,9 @@ def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
     """Return the bucket of each key on a ring with the given number of buckets."""
     if not keys:
         return []
-    (places,) = jump(_hash([key.encode() for key in keys]), buckets)
-    found: list[int] = places.tolist()
-    return found
+    (placed,) = jump(_hash([key.encode() for key in keys]), buckets)
+    numbers: list[int] = placed.tolist()
+    return numbers
 
 
 def _hash(keys: Sequence[bytes]) -> Words:
@@ -49,26 +51,37 @@ def _hash(keys: Sequence[bytes]) -> Words:
     width = (int(lengths.max()) // BLOCK_BYTES + 1) * BLOCK_BYTES
     padded = np.array(keys, dtype=f"S{width}")
     words = padded.view("<u4").reshape(len(keys), -1)
-    whole = lengths // BLOCK_BYTES
+    whole_blocks = lengths // BLOCK_BYTES
     hashes = np.empty(len(keys), np.uint32)
-    for blocks in np.unique(whole).tolist():
-        chosen = whole == blocks
-        hashes[chosen] = _hash_alike(words[chosen], lengths[chosen], blocks)
-    hashes[lengths == 0] = SEED
+    for count in np.unique(whole_blocks).tolist():
+        chosen = whole_blocks == count
+        hashes[chosen] = _hash_alike(words[chosen], lengths[chosen], count)
+    hashes[lengths == 0] = SEED  # phash2 does not mix for an empty binary
     return hashes & np.uint32(RESULT)
 
 
 def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
-    """Hash keys that have the same number of blocks and the same length of the last block."""
+    """Hash keys that have the same number of whole blocks.
+
+    Args:
+        words: one row for each key: its bytes as words of 32 bits, followed by zeros.
+        lengths: the length of each key in bytes.
+        blocks: how many whole blocks of BLOCK_BYTES each key has.
+
+    Returns:
+        The hash of each key, before it is cut to 27 bits.
+
+    """
     a = np.full(len(words), GOLDEN_RATIO, np.uint32)
     b, c = a.copy(), np.full(len(words), SEED, np.uint32)
     for block in range(blocks + 1):
         start = block * WORDS_OF_BLOCK
         a += words[:, start]
         b += words[:, start + 1]
-        # The lowest byte of the last word belongs to the length.
-        last = words[:, start + 2]
-        c += last if block < blocks else (last << np.uint32(8)) + lengths
+        # In the last block, the length is added to the third word, whose lowest byte is free of
+        # data.
+        third = words[:, start + 2]
+        c += third if block < blocks else (third << np.uint32(8)) + lengths
         for shifts in SHIFTS:
             _mix(a, b, c, shifts[0])
             _mix(b, c, a, shifts[1])
@@ -92,10 +105,10 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
 
 
 def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Count the sampled classes of keys by the queues that own them in two rings.
+    """Count classes of keys by the queues that own them in two rings; every STEP-th class counts.
 
-    One sequence of jumps gives both buckets: on the ring with fewer buckets, the sequence only ends
-    earlier.
+    One sequence of jumps gives the buckets of both rings: on the ring with fewer buckets, the
+    sequence only ends earlier.
 
     Args:
         old: a list with one item for each bucket of the old ring: the number of the bucket's queue,
@@ -115,9 +128,9 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
         first, second = jump(hashes, fewer, more)
         if len(old) > len(new):
             first, second = second, first
-        codes.append(before[first] * span + after[second])
-    found, counts = np.unique(np.concatenate(codes), return_counts=True)
-    pairs = zip((found // span).tolist(), (found % span).tolist(), strict=True)
+        codes.append(before[first] * span + after[second])  # one number for each pair of queues
+    used_codes, counts = np.unique(np.concatenate(codes), return_counts=True)
+    pairs = zip((used_codes // span).tolist(), (used_codes % span).tolist(), strict=True)
     return dict(zip(pairs, counts.tolist(), strict=True))
 
 
@@ -133,9 +146,9 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
 
     """
     words = _state(hashes)
-    found = [np.zeros(len(hashes), np.int64) for _ in sizes]
-    active = np.arange(len(hashes))
-    following = np.ones(len(hashes), np.int64)
+    buckets_by_size = [np.zeros(len(hashes), np.int64) for _ in sizes]
+    active = np.arange(len(hashes))  # the indexes of the hashes that still jump
+    following = np.ones(len(hashes), np.int64)  # the bucket of each active hash, plus 1
     place = 0
     while len(active):
         former = words[place][active]
@@ -147,20 +160,20 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
         words[place][active] = word
         draws = word * np.uint64(OUTPUT_FACTOR)
         bucket = following - 1
-        for buckets, size in zip(found, sizes, strict=True):
+        for buckets, size in zip(buckets_by_size, sizes, strict=True):
             within = bucket < size
             buckets[active[within]] = bucket[within]
-        # A random number of 0 is an infinite jump, which ends after all buckets.
+        # A random number of 0 makes the jump infinite. The minimum is behind the last bucket.
         with np.errstate(divide="ignore"):
             reached = np.minimum(ONE * following / draws.astype(np.float64), float(sizes[-1]))
         following = reached.astype(np.int64) + 1
-        on = following <= sizes[-1]
-        active, following = active[on], following[on]
-    return found
+        continues = following <= sizes[-1]
+        active, following = active[continues], following[continues]
+    return buckets_by_size
 
 
 def _state(hashes: Words) -> list[Longs]:
-    """Return the state of the exs1024 generator that each hash seeds."""
+    """Return the words of the exs1024 states that hashes seed: one array for each word."""
     seeds = hashes.astype(np.uint64) % np.uint64(CLASSES) + np.uint64(1)
     first, second, third = (
         seeds * np.uint64(factor % CLASSES) % np.uint64(CLASSES) for factor in SEED_FACTORS

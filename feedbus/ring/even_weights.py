@@ -1,7 +1,8 @@
 """Find the most even weights for given keys, for each number of buckets.
 
-The bucket of a key depends only on the number of buckets. So weights only cut the sequence of
-buckets into one run for each queue. The best cut is computed exactly.
+The load of a key is its number of records. The bucket of a key depends only on the hash of the key
+and the number of buckets of the ring. So weights only cut the sequence of buckets into runs, one
+run for each queue. The most even cut is computed exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from feedbus.ring.jump_hash import CLASSES, jumper, visits
 from feedbus.ring.phash2 import phash2
 from feedbus.ring.placement import Ring
 
-Loads = Mapping[int, int]
+Loads = Mapping[int, int]  # the load of each class of keys; see key_class()
 Cut = tuple[int, ...]  # the number of buckets of each run
 
 
@@ -66,31 +67,38 @@ def frontier(loads: Loads, queues: int, max_buckets: int) -> list[Balance]:
     A number of buckets is left out if a smaller number allows weights that are as even.
 
     Args:
-        loads: the load of each class of keys, as integers from 0.
+        loads: maps each class of keys to its load, an integer from 0.
         queues: the number of queues, at least 1.
         max_buckets: the largest sum of the weights; each weight is at least 1.
 
+    Returns:
+        The weights for an ascending number of buckets; the load of the busiest queue becomes
+        smaller from each item to the next. Empty if max_buckets is smaller than the number of
+        queues.
+
     """
     total = sum(loads.values())
+    # No weights can make the load of the busiest queue smaller than this limit.
     floor = max(-(-total // queues), max(loads.values(), default=0))
-    found: list[Balance] = []
+    balances: list[Balance] = []
     for row in _bucket_loads(loads, queues, max_buckets):
         sums = [0, *accumulate(row)]
         cutter = _Cutter(sums, queues)
-        worth = found[-1].busiest_load - 1 if found else total
-        if max(row) <= worth and cutter.fits(worth):
-            busiest_load = _least(max(floor, *row), worth, cutter.fits)
-            found.append(Balance(cutter.evenest(busiest_load), busiest_load))
-        if found[-1].busiest_load == floor:
+        better_load = balances[-1].busiest_load - 1 if balances else total
+        if max(row) <= better_load and cutter.fits(better_load):
+            busiest_load = _least(max(floor, *row), better_load, cutter.fits)
+            balances.append(Balance(cutter.evenest(busiest_load), busiest_load))
+        if balances[-1].busiest_load == floor:
             break
-    return found
+    return balances
 
 
 def _bucket_loads(loads: Loads, min_buckets: int, max_buckets: int) -> Iterator[list[int]]:
-    """Yield the load of each bucket of a ring, for each number of buckets.
+    """Yield the load of each bucket of a ring, for each number of buckets in ascending order.
 
-    All items are the same list, which is changed for the next number.
+    All items are the same list: it is changed for each further number of buckets.
     """
+    # The item of a bucket maps each earlier bucket to the load that the added bucket takes from it.
     taken: list[dict[int, int]] = [defaultdict(int) for _ in range(max_buckets)]
     row = [sum(loads.values())]
     for each, load in loads.items():
@@ -112,9 +120,9 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
     Args:
         low: the smallest possible result.
-        high: the largest possible result.
-        holds: returns whether the condition is true for a number. It is true for `high`, and for
-            all numbers above a number for which it is true.
+        high: the largest possible result; the condition must be true for it.
+        holds: returns whether the condition is true for a number. If the condition is true for a
+            number, it must be true for all larger numbers.
 
     """
     while low < high:
@@ -131,8 +139,8 @@ class _Cutter:
     """Cuts the sequence of buckets into one run for each queue.
 
     Attributes:
-        sums: the item with the index of a bucket is the load of all buckets before this bucket. The
-            last item is the load of all buckets.
+        sums: for each bucket, the load of all buckets before it; the last item is the load of all
+            buckets.
         runs: the number of runs.
 
     """
@@ -152,9 +160,10 @@ class _Cutter:
     def cut(self, min_load: int, max_load: int) -> Cut | None:
         """Return a cut in which each load is from `min_load` to `max_load`; None if impossible.
 
-        For each run in turn, the method computes every index where the run may end. For each such
-        index, it also computes an index where the run may start.
+        For each run in turn, the method computes every index where the run may end, and for each
+        end one index where the run may start. Then it follows the starts back from the last bucket.
         """
+        # The item of a run maps each index where the run may end to an index where it may start.
         layers: list[dict[int, int]] = [{0: 0}]
         for run in range(1, self.runs + 1):
             layer: dict[int, int] = {}
@@ -174,8 +183,12 @@ class _Cutter:
         return tuple(reversed(sizes))
 
     def evenest(self, max_load: int) -> Cut:
-        """Return the cut without a load above `max_load` whose smallest load is the largest."""
+        """Return a cut whose loads are at most `max_load`, and whose smallest load is the largest.
+
+        Such a cut must exist; see fits().
+        """
         mean = self.sums[-1] // self.runs
+        # By how much the smallest load must be below the mean.
         lack = _least(0, mean, lambda lack: self.cut(mean - lack, max_load) is not None)
         sizes = self.cut(mean - lack, max_load)
         if sizes is None:
@@ -183,10 +196,17 @@ class _Cutter:
         return sizes
 
     def _window(self, run: int, min_load: int, max_load: int) -> tuple[int, int]:
-        """Return the first and last index where a run, numbered from 1, can end."""
-        buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
-        if not behind:
+        """Return the first and last index where a run can end, so that all other runs are possible.
+
+        Args:
+            run: the number of the run, from 1.
+            min_load: the smallest load that a run may have.
+            max_load: the largest load that a run may have.
+
+        """
+        buckets, total, later_runs = len(self.sums) - 1, self.sums[-1], self.runs - run
+        if not later_runs:
             return buckets, buckets
-        first = bisect_left(self.sums, max(run * min_load, total - behind * max_load))
-        last = bisect_right(self.sums, min(run * max_load, total - behind * min_load)) - 1
-        return max(first, run), min(last, buckets - behind)
+        first = bisect_left(self.sums, max(run * min_load, total - later_runs * max_load))
+        last = bisect_right(self.sums, min(run * max_load, total - later_runs * min_load)) - 1
+        return max(first, run), min(last, buckets - later_runs)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 
 def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, int]]) -> float:
-    """Return the largest ratio of a member's load to its share by weight; 1 is even.
+    """Return the largest ratio of a queue's load to its share by weight; 1 means that all are even.
 
     Args:
-        records: the load of each member; a missing member has the load 0. At least one load is not
-            0.
-        members: names with their weights.
+        records: maps the name of a queue to its load, the number of its records. A missing queue
+            has the load 0. At least one load is not 0.
+        members: the (name, weight) of each queue of the ring.
 
     Example:
         >>> max_over_share({"a": 100, "b": 210}, [("a", 1), ("b", 2)])

@@ -1,9 +1,13 @@
 """Compute the bucket of a key from its hash: jump consistent hashing with Erlang's exs1024 numbers.
 
-Only 21 bits of a hash are used. They seed a 64-bit xorshift generator. Its first sixteen outputs
-are the state of an xorshift1024* generator. Each output R of this generator, in (0, 1], is one step
-of jump consistent hashing (Lamping and Veach, https://arxiv.org/abs/1406.2294): from bucket b to
-bucket trunc((b + 1) / R), while the ring has such a bucket.
+Only 21 bits of a hash are used. These bits are the seed of a 64-bit xorshift generator. The first
+sixteen outputs of this generator are the state of a second one, an xorshift1024* generator. Each
+output of the second generator, divided by 2**64, is a random number R. Each R is one step of jump
+consistent hashing (Lamping and Veach, https://arxiv.org/abs/1406.2294): from bucket b to bucket
+trunc((b + 1) / R). The first step begins in bucket 0. A step to a bucket that the ring does not
+have is not made, and ends the sequence: the key is in the bucket that was reached before.
+
+Keys whose hashes have the same 21 bits are one class: they are in the same bucket of every ring.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 SEED_BITS = 21
-CLASSES = 1 << SEED_BITS  # keys with the same seed are one class, and are always placed together
+CLASSES = 1 << SEED_BITS  # the number of classes of keys
 SEED_FACTORS = (-21, -19, -9)
 STATE_WORDS = 16
 STATE_FACTOR = 2685821657736338717
@@ -20,9 +24,11 @@ OUTPUT_FACTOR = 1181783497276652981
 WORD = (1 << 64) - 1
 ONE = float(1 << 64)
 
-# The sixteen words of a state are kept in one integer, each in a lane of 128 bits.
+# The sixteen words of a state are kept in one integer, 128 bits (a lane) for each word. So one
+# operation on this integer computes all words.
 LANE_BITS = 128
-LANES = sum(WORD << LANE_BITS * lane for lane in range(STATE_WORDS))
+LANES = sum(WORD << LANE_BITS * lane for lane in range(STATE_WORDS))  # the bits of the words
+# tables() has one table for the 11 low bits of a seed, and three for its 10 high bits.
 LOW_BITS = 11
 LOW = (1 << LOW_BITS) - 1
 HIGH = (1 << SEED_BITS - LOW_BITS) - 1
@@ -31,7 +37,7 @@ Jump = Callable[[int, int], int]
 
 
 def draws(key_hash: int) -> Iterator[int]:
-    """Yield the 64-bit outputs of the exs1024 generator that a hash seeds."""
+    """Yield the 64-bit outputs of the exs1024 (xorshift1024*) generator that a hash seeds."""
     seed = key_hash % CLASSES + 1
     first, second, third = (seed * factor % CLASSES for factor in SEED_FACTORS)
     words = [
@@ -50,13 +56,13 @@ def draws(key_hash: int) -> Iterator[int]:
 
 def _xorshift(word: int) -> list[int]:
     """Return the next sixteen numbers of a 64-bit xorshift generator, the last number first."""
-    found = []
+    outputs = []
     for _ in range(STATE_WORDS):
         word ^= word >> 12
         word ^= word << 25 & WORD
         word ^= word >> 27
-        found.append(word)
-    return found[::-1]
+        outputs.append(word)
+    return outputs[::-1]
 
 
 @cache
@@ -65,28 +71,31 @@ def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]
 
     Each entry of a table is an integer that contains sixteen words, LANE_BITS bits for each. The
     words of a seed are the XOR of four entries, one of each table: the words are linear over GF(2)
-    in the bits of the initial value.
+    in the bits of the generator's initial value.
 
     The initial value consists of three multiples of the seed (SEED_FACTORS). The low bits of all
-    three depend only on the low bits of the seed. So the low bits of the seed are the index in the
-    first table. The high bits of the three multiples are the indexes in the other three tables.
+    three multiples depend only on the low bits of the seed. So the low bits of the seed are the
+    index in the first table. The high bits of the three multiples are the indexes in the other
+    three tables.
     """
 
-    def spread(bit: int) -> int:
+    def words_of(bit: int) -> int:
+        """Return the sixteen words for an initial value that has only this bit."""
         words = enumerate(_xorshift(1 << bit))
         return sum(word << LANE_BITS * lane for lane, word in words)
 
-    def span(start: int, stop: int) -> list[int]:
-        found = [0]
+    def combinations_of(start: int, stop: int) -> list[int]:
+        """Return the words for each combination of the bits from `start` to before `stop`."""
+        combinations = [0]
         for bit in range(start, stop):
-            entry = spread(bit)
-            found += [entry ^ other for other in found]
-        return found
+            entry = words_of(bit)
+            combinations += [entry ^ other for other in combinations]
+        return combinations
 
-    starts = (43, 22, 1)
-    lows = [span(start, start + LOW_BITS) for start in starts]
-    highs = [span(start + LOW_BITS, start + SEED_BITS) for start in starts]
-    low = [spread(0)] * (LOW + 1)
+    starts = (43, 22, 1)  # the lowest bit of each multiple in the initial value, whose bit 0 is 1
+    lows = [combinations_of(start, start + LOW_BITS) for start in starts]
+    highs = [combinations_of(start + LOW_BITS, start + SEED_BITS) for start in starts]
+    low = [words_of(0)] * (LOW + 1)
     for factor, table in zip(SEED_FACTORS, lows, strict=True):
         low = [entry ^ table[factor * seed & LOW] for seed, entry in enumerate(low)]
     return low, highs[0], highs[1], highs[2]
@@ -94,7 +103,11 @@ def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]
 
 @cache
 def jumper() -> Jump:
-    """Return a function that returns the bucket of a hash for a number of buckets."""
+    """Return a function that returns the bucket of a hash, for a ring's number of buckets.
+
+    The function contains the values of constants, because it runs for every message to a ring, and
+    Python reads a literal faster than a global name.
+    """
     low, first, second, third = tables()
     steps = (None,) * (STATE_WORDS - 1)
 
@@ -114,7 +127,7 @@ def jumper() -> Jump:
             words >>= 128
             word ^= (word >> 30) ^ (words & 0xFFFF_FFFF_FFFF_FFFF)
             bucket = following - 1
-            # The division uses doubles, as in Erlang. The factor 2**64 causes no rounding.
+            # The division uses doubles, as in Erlang. The factor 2**64 (ONE) causes no rounding.
             draw = word * OUTPUT_FACTOR & 0xFFFF_FFFF_FFFF_FFFF
             following = int(ONE * following / draw) + 1
             if following > buckets:
@@ -125,7 +138,7 @@ def jumper() -> Jump:
 
 
 def _far(key_hash: int, buckets: int) -> int:
-    """Follow the jumps on the whole sequence, for the few keys that need more than one state."""
+    """Return the bucket of a hash that needs more outputs than the fast code computes."""
     bucket = reached = 0
     for draw in draws(key_hash):
         bucket, reached = reached, int(ONE * (reached + 1) / draw)
@@ -137,8 +150,13 @@ def _far(key_hash: int, buckets: int) -> int:
 def visits(key_hash: int, buckets: int) -> list[int]:
     """Return the buckets to which a hash would move while buckets are added one by one.
 
-    The hash begins in bucket 0. Example: [1, 5] means that it is in bucket 0 on a ring with 1
-    bucket, in bucket 1 with 2 to 5 buckets, and in bucket 5 with 6 and more, up to `buckets`.
+    On a ring with 1 bucket, every hash is in bucket 0. Example: [1, 5] means that the hash is in
+    bucket 1 on a ring with 2 to 5 buckets, and in bucket 5 on a ring with 6 and more buckets.
+
+    Args:
+        key_hash: the hash.
+        buckets: the number of buckets of the largest ring.
+
     """
     low, first, second, third = tables()
     seed = (key_hash & 0x1F_FFFF) + 1
@@ -151,24 +169,25 @@ def visits(key_hash: int, buckets: int) -> list[int]:
     word = words & WORD
     words ^= words << 31 & LANES
     words ^= words >> 11
-    found: list[int] = []
+    visited: list[int] = []
     reached = 0
     for _ in range(STATE_WORDS - 1):
         words >>= LANE_BITS
         word ^= (word >> 30) ^ (words & WORD)
         reached = int(ONE * (reached + 1) / (word * OUTPUT_FACTOR & WORD))
         if reached >= buckets:
-            return found
-        found.append(reached)
+            return visited
+        visited.append(reached)
     return _visits_far(key_hash, buckets)
 
 
 def _visits_far(key_hash: int, buckets: int) -> list[int]:
-    found: list[int] = []
+    """Return the result of visits() for a hash that needs more outputs than the fast code has."""
+    visited: list[int] = []
     reached = 0
     for draw in draws(key_hash):
         reached = int(ONE * (reached + 1) / draw)
         if reached >= buckets:
             break
-        found.append(reached)
-    return found
+        visited.append(reached)
+    return visited

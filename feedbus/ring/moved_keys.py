@@ -11,7 +11,8 @@ from feedbus.ring.placement import Ring
 def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
     """Return the share of all keys by (queue in the old ring, queue in the new ring).
 
-    Placement distinguishes 2**21 classes of keys, all equally likely. Half a million of them are
+    The shares, from 0 to 1, have the sum 1. Keys that stay in their queue are included. A ring
+    distinguishes 2**21 classes of keys, all equally likely. Only a quarter of the classes is
     placed, so a share differs from the exact one by about 0.001 at most.
 
     Raises:
@@ -32,7 +33,7 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
 
 
 def _numbers(old: Ring, new: Ring) -> dict[str, int]:
-    """Return a number, from 0, for each queue of two rings."""
+    """Return a number, from 0, for each queue of two rings; refuse a ring without buckets."""
     if not (old and new):
         msg = "expected two rings with buckets, got a ring without buckets: bind a queue first"
         raise UsageError(msg)
@@ -41,4 +42,5 @@ def _numbers(old: Ring, new: Ring) -> dict[str, int]:
 
 
 def _owners(ring: Ring, numbers: Mapping[str, int]) -> list[int]:
+    """Return the number of the queue that has each bucket of a ring."""
     return [numbers[queue] for queue, weight in ring.buckets for _ in range(weight)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from struct import Struct
 
 WORD = 0xFFFF_FFFF
-RESULT = 0x7FF_FFFF
+RESULT = 0x7FF_FFFF  # the 27 bits of a result
 GOLDEN_RATIO = 0x9E37_79B9
-SEED = 0x08D1_2E65
+SEED = 0x08D1_2E65  # Erlang's first value for a binary
 BLOCK_BYTES = 12
 
 _blocks = Struct("<III").iter_unpack
@@ -16,15 +16,16 @@ _blocks = Struct("<III").iter_unpack
 def phash2(data: bytes) -> int:
     """Return the 27-bit value of Erlang's phash2 for a binary.
 
-    The algorithm is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html). Its loop
-    is unrolled, because the value is computed for every message to a ring.
+    The algorithm is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html). The nine
+    steps that mix three words are written out, because the value is computed for every message to a
+    ring.
     """
     if not data:
         return SEED & RESULT
     length = len(data)
     whole = length - length % BLOCK_BYTES
     tail = int.from_bytes(data[whole:], "little")
-    # The lowest byte of the last word belongs to the length.
+    # The length is added to the last word, whose lowest byte is free of data.
     last = (tail & WORD, tail >> 32 & WORD, (tail >> 64 << 8) + length)
     a = b = GOLDEN_RATIO
     c = SEED

@@ -10,16 +10,16 @@ from feedbus.ring.jump_hash import jumper
 from feedbus.ring.phash2 import phash2
 
 REMEMBERED = 65_536  # how many keys are cached
-WORTH_BULK = 30_000  # placing so many keys one by one takes as long as loading numpy
+WORTH_BULK = 30_000  # to place so many keys one by one takes as long as to load numpy
 
 
 class Ring:
     """The ring of an x-consistent-hash exchange; it finds the same queue for a key as RabbitMQ.
 
-    It caches the queues of the latest keys, so a repeated key costs one look-up.
+    The object caches the queues of the latest keys, so a repeated key costs one look-up.
     """
 
-    __slots__ = ("_buckets", "_fresh", "_jump", "_placed", "_weights")
+    __slots__ = ("_buckets", "_fresh_count", "_jump", "_placed", "_weights")
 
     def __init__(self) -> None:
         """Create a ring without buckets."""
@@ -27,11 +27,16 @@ class Ring:
         self._buckets: list[str] = []
         self._placed: dict[str | bytes, str] = {}
         self._jump = jumper()
-        self._fresh = 0  # how many keys route_many() did not find in the cache
+        self._fresh_count = 0  # how many keys route_many() did not find in the cache
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
-        """Return a ring to which these (queue, weight) pairs are bound in this order."""
+        """Return a ring to which these (queue, weight) pairs are bound in this order.
+
+        Raises:
+            UsageError: a weight is not a positive integer.
+
+        """
         ring = cls()
         for queue, weight in members:
             ring._add(queue, weight)
@@ -48,7 +53,9 @@ class Ring:
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
-        """Append buckets for a queue; a queue that has buckets keeps them, as on RabbitMQ.
+        """Append buckets for a queue, as many as its weight.
+
+        If the queue already has buckets, nothing changes, as on RabbitMQ.
 
         Raises:
             UsageError: the weight is not a positive integer.
@@ -69,8 +76,8 @@ class Ring:
             UsageError: the ring has no buckets.
 
         """
-        # The cache is read before the buckets: if the ring is rebuilt meanwhile, an old result must
-        # not be cached.
+        # Another thread may rebuild the ring meanwhile: it replaces the buckets, then the cache.
+        # This method gets the cache first, so it puts no queue of old buckets into a new cache.
         placed = self._placed
         queue = placed.get(routing_key)
         if queue is not None:
@@ -94,26 +101,27 @@ class Ring:
 
         """
         placed = self._placed
-        found = list(map(placed.get, routing_keys))
-        if None not in found:
-            return cast("list[str]", found)
-        fresh = [index for index, queue in enumerate(found) if queue is None]
-        self._fresh += len(fresh)
-        if self._fresh < WORTH_BULK or not self._buckets:
+        queues = list(map(placed.get, routing_keys))
+        if None not in queues:
+            return cast("list[str]", queues)
+        fresh = [index for index, queue in enumerate(queues) if queue is None]
+        self._fresh_count += len(fresh)
+        if self._fresh_count < WORTH_BULK or not self._buckets:
             for index in fresh:
-                found[index] = self.route(routing_keys[index])
-            return cast("list[str]", found)
+                queues[index] = self.route(routing_keys[index])
+            return cast("list[str]", queues)
         from feedbus.ring.bulk_placement import buckets_of
 
         buckets = self._buckets
         chosen = [routing_keys[index] for index in fresh]
-        # These results are not cached: so many different keys would only remove each other from the
-        # cache.
+        # These results are not cached: there are so many different keys that the cache would be
+        # emptied before a key is repeated.
         for index, bucket in zip(fresh, buckets_of(chosen, len(buckets)), strict=True):
-            found[index] = buckets[bucket]
-        return cast("list[str]", found)
+            queues[index] = buckets[bucket]
+        return cast("list[str]", queues)
 
     def _add(self, queue: str, weight: int) -> bool:
+        """Register the weight of a queue; return whether the queue had no buckets yet."""
         if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
             msg = f"weight of {queue}: expected a positive integer, got {weight!r}"
             raise UsageError(msg)
