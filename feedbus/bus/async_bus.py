@@ -26,13 +26,13 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A job for the thread of the bus: requests to send, or the request to close.
+    """A job for the thread of the bus: to send requests, or to close the connection.
 
     Attributes:
-        requests: the requests to send, in order.
+        requests: the requests to send, in order; empty for a job that closes the connection.
         loop: the event loop of the task that waits for the job.
-        done: gets a result when the job has ended.
-        is_last: whether the bus is closed after this job.
+        done: gets the result None when the job has ended.
+        is_last: whether the thread closes the connection after this job.
 
     """
 
@@ -42,7 +42,7 @@ class _Job:
     is_last: bool = False
 
     def end(self) -> None:
-        """Wake the task, unless it was cancelled or its loop is closed."""
+        """Wake the task that waits, unless the task was cancelled or the loop is closed."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._finish)
 
@@ -59,7 +59,8 @@ class AsyncBus:
     A cancelled task stops waiting; its messages may arrive anyway.
     """
 
-    PAIRS_AT_ONCE = 1_000  # how many pairs one iteration of the event loop prepares
+    # How many pairs publish_many() packs before other tasks of the event loop can run.
+    PAIRS_AT_ONCE = 1_000
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class AsyncBus:
         with self._lock:
             self._jobs.put(job)
             if self._thread is None:
-                # The thread is a daemon: when the interpreter ends, it does not wait for confirms.
+                # The thread is a daemon, so that the interpreter does not wait for it at its end.
                 self._thread = threading.Thread(target=self._run_jobs, name="feedbus", daemon=True)
                 self._thread.start()
         await job.done

@@ -58,7 +58,7 @@ class CollectingBus(Bus):
         self._records = records
         self._shards = shards
         self._collect = collect
-        self._calls = 0  # the number of publish calls
+        self._calls = 0  # the number of publish calls; see _next_origin()
 
     def _has_shards(self, exchange: str) -> bool:
         return self._shards(exchange) > 0
@@ -93,6 +93,10 @@ class CollectingBus(Bus):
         self._collect(exchange, pack, envelope)
 
     def _next_origin(self, exchange: str) -> str:
+        """Return the beginning of the message ids of one publish call.
+
+        A handler that runs again for the record makes the same calls, so it gets the same ids.
+        """
         call = f"{exchange}/{self._calls}"
         self._calls += 1
         return derive_origin(call, *self._records.ids)
@@ -129,10 +133,9 @@ class BatchBus(Bus):
         self._collect = collect
         self._shards = shards
         self._max_at_once = max_at_once
-        self._parents: Ids | None = None  # the ids of the records, when they are needed
-        self._parts_by_exchange: dict[
-            str, list[Part]
-        ] = {}  # for each exchange: parts that are not packed
+        self._parents: Ids | None = None  # the ids of the records; None until they are needed
+        # For each exchange: the parts that are not packed yet.
+        self._parts_by_exchange: dict[str, list[Part]] = {}
         self._counts: Counter[str] = Counter()  # for each exchange: the messages of these parts
         # For each exchange: how many messages each record has caused there.
         self._message_counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -155,7 +158,14 @@ class BatchBus(Bus):
     publish_columns = _publish_enveloped = _has_shards = publish_many
 
     def publish_part(self, part: Part) -> None:
-        """Collect the messages of a part; small parts are merged later."""
+        """Collect the messages of a part; small parts are merged later.
+
+        Raises:
+            UsageError: there is no such exchange, it has shards and there is no key, or the handler
+                has returned.
+            ValueError: an option is out of its limits.
+
+        """
         exchange = part.exchange
         if part.lacks_key:
             part.key = without_key(exchange, has_shards=self._shards(exchange) > 0)
@@ -164,7 +174,7 @@ class BatchBus(Bus):
             self._parts_by_exchange[exchange] = []
         envelope = envelope_of(part.options) if part.options else None
         if envelope is not None:
-            self._flush(exchange)  # the earlier messages must be sent first
+            self._flush(exchange)  # the messages of earlier parts must be sent first
             self._collect(exchange, part.pack(self._derive_ids(exchange, part.causes)), envelope)
             return
         for piece in part.split(self._max_at_once):
@@ -178,7 +188,7 @@ class BatchBus(Bus):
         for exchange in self._parts_by_exchange:
             self._flush(exchange)
         self._parts_by_exchange.clear()
-        self._shards = _refuse_late  # publish_part() always calls it first
+        self._shards = _refuse_late  # publish_part() calls _shards() before it collects messages
 
     def _flush(self, exchange: str) -> None:
         parts, self._parts_by_exchange[exchange] = self._parts_by_exchange[exchange], []
@@ -195,7 +205,8 @@ class BatchBus(Bus):
 
         Args:
             exchange: the name of the exchange.
-            causes: a list with one item for each message: the index of the record that causes it.
+            causes: a list with one item for each message: the index, in the batch, of the record
+                that causes the message.
 
         """
         if self._parents is None:
@@ -205,7 +216,8 @@ class BatchBus(Bus):
         caused = self._message_counts[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            # the first child of each record; see child_ordinals()
+            # Each record has caused one message, and none before: child 0 of the record;
+            # see child_ordinals().
             new_ordinals = [2 * ordinal for ordinal in pick(ordinals, causes)]
         else:
             new_ordinals = []
@@ -224,12 +236,13 @@ class BatchBus(Bus):
     def _with_new_origins(
         self, exchange: str, causes: Sequence[int], long_ordinals: Sequence[int]
     ) -> Ids:
-        """Return ids with an origin for each message, because the ordinals are too long.
+        """Return ids with an origin for each message, because an ordinal is too long.
 
         Args:
             exchange: the name of the exchange.
-            causes: a list with one item for each message: the index of the record that causes it.
-            long_ordinals: a list with one item for each message: the ordinal that is too long.
+            causes: as for _derive_ids().
+            long_ordinals: a list with one ordinal for each message. At least one ordinal is above
+                MAX_ORDINAL.
 
         """
         parents = self._records.ids

@@ -1,4 +1,8 @@
-"""The messages of committed transactions: sent by the bus, or left in the outbox for the relay."""
+"""The messages of committed transactions: sent by the bus, or left in the outbox for the relay.
+
+A transaction is here a block of LiveBus.transaction(). Its messages are rows of the outbox, and the
+ids of the rows grow in the order of publishing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,8 @@ from feedbus.topology import Topology
 
 events = EventLog(__name__)
 
-# For this time after an outage of the broker, messages of transactions are left to the relay.
+# For this time after an outage of the broker, the bus leaves the messages of a transaction to the
+# relay if earlier rows are still in the outbox.
 RETRY_SECONDS = 5.0
 
 
@@ -47,25 +52,30 @@ class CommittedMessages:
         self._sender = sender
         self._leftovers = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
-        self._retry_at = -math.inf  # until then, messages are left to the relay
+        self._retry_at = -math.inf  # the end of RETRY_SECONDS after the last outage
 
     def register(self, transaction: Transaction) -> None:
-        """Make send() wait for this transaction before it sends later rows of the same keys.
+        """Make other threads wait until this transaction has ended, if they have later rows.
 
-        Call it before the commit.
+        They wait in send(), and only if a row has a key of this transaction. Call register() before
+        the commit.
         """
         if transaction.requests:
             self._locks.register(transaction.first_row, transaction.keys)
 
     def withdraw(self, transaction: Transaction) -> None:
-        """End the effect of register(); call it when the transaction has ended."""
+        """End the effect of register(); call it when the transaction has ended.
+
+        After send(), it has no effect, because send() has ended the effect already.
+        """
         if transaction.requests:
             self._locks.withdraw(transaction.first_row)
 
     def leave_in_outbox(self, transaction: Transaction) -> None:
         """Note that the rows of a transaction may be left in the outbox.
 
-        Call it if it is not known whether the commit has succeeded.
+        Then they are sent before later rows of the same keys. Call it if it is not known whether
+        the commit has succeeded.
         """
         if transaction.requests:
             self._leftovers.add(transaction.last_row)
@@ -90,6 +100,7 @@ class CommittedMessages:
             ):
                 return
             with leftover_rows.hold_earlier(committed.first_row, committed.last_row) as earlier:
+                # None: there are too many leftover rows, or the relay publishes them now.
                 if earlier is None or not self._send_rows(earlier):
                     return
                 self._send_now(committed.requests)

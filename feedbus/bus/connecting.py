@@ -24,10 +24,11 @@ def connect(
 
     Args:
         topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
-            or topology.toml in this folder.
+            or topology.toml in the current folder.
         metrics: counts the records.
         timeout_seconds: how long a publish waits for a broker that is unavailable.
-        store: an open store for bus.transaction(); by default the topology's store.
+        store: an open store for bus.transaction(); the bus does not close it. By default the bus
+            opens the topology's store.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.

@@ -34,7 +34,8 @@ class Bus(ABC):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: the exchange has shards, and there is no key.
+            UsageError: there is no such exchange, the record cannot be encoded, or the exchange has
+                shards and there is no key.
             ValueError: an option is out of its limits.
 
         """
@@ -55,7 +56,7 @@ class Bus(ABC):
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        """Publish one record with options, as a message without a pack.
+        """Publish one record with options; the message contains no other record.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -100,6 +101,7 @@ class Bus(ABC):
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: columns differ in length.
+            UsageError: columns differ in length, there is no column with the name `keys`, there is
+                no such exchange, or a record cannot be encoded.
 
         """

@@ -43,12 +43,12 @@ TIMEOUT_SECONDS = 10.0  # how long a publish tries again during an outage, by de
 class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
-    It connects at the first publish, declares the topology if the broker has no objects of it,
+    It connects at the first publish, declares the topology if the broker has none of its objects,
     and reconnects after an outage. Messages that several threads publish at the same time are sent
     together, with one wait for their confirms. A forked process gets its own connection.
     """
 
-    PAIRS_AT_ONCE = 5_000  # the number of messages of publish_many() that are sent together
+    PAIRS_AT_ONCE = 5_000  # how many pairs publish_many() reads before it sends them
     CONFIRM_SECONDS = (2.0, 10.0)  # the range of the time limit for a confirm
 
     def __init__(
@@ -68,7 +68,8 @@ class LiveBus(Bus):
             topology: the topology of the system.
             metrics: counts the records.
             timeout_seconds: how long to try again during an outage of the broker.
-            store: an open store for transaction(); it stays open.
+            store: an open store for transaction(), which close() does not close; by default the
+                bus opens the topology's store at the first transaction.
 
         """
         self._topology = topology
@@ -187,7 +188,8 @@ class LiveBus(Bus):
 
         Messages that this thread publishes in the block go to the outbox. They are sent after the
         commit: immediately, or by the relay of `feedbus up` if the broker is unavailable. After a
-        rollback, nothing is sent. If a transaction is already open, the block joins it.
+        rollback, nothing is sent. If this thread has already begun a transaction, the block joins
+        that transaction.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
@@ -216,7 +218,8 @@ class LiveBus(Bus):
                     yield session
                     committed_messages.register(current)
             except StoreOutage:
-                # The outage may have hidden a successful commit.
+                # The store may have committed although the bus got no answer. Then the messages are
+                # in the outbox.
                 committed_messages.leave_in_outbox(current)
                 raise
             finally:
@@ -263,7 +266,7 @@ class LiveBus(Bus):
         request.raise_error()
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True for an unknown exchange.
+        """Return whether an exchange selects shards by routing keys; True for an unknown name.
 
         The relay uses this method and publish_rows().
         """
@@ -285,14 +288,15 @@ class LiveBus(Bus):
     def send_together(self, requests: Sequence[Request]) -> None:
         """Send several requests in order, and set the `outcome` of each request.
 
-        The method raises no BrokerOutage: an outage becomes the outcome of a request.
+        The method raises no BrokerOutage: an outage becomes the outcome of each request that could
+        not be sent.
         """
         self._shared_sender.send_together(requests)
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
-# In a forked process: objects of its parent. While they are in this list, they are not collected as
-# garbage, so this process does not close the connections of its parent.
+# A forked process has copies of the objects of its parent. If Python collected such a copy as
+# garbage, the forked process would close the connection of its parent. So this list keeps them.
 _inherited: list[object] = []
 
 

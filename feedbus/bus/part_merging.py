@@ -1,4 +1,7 @@
-"""Merge small parts, so that a few packs contain the messages of many records."""
+"""Merge small parts, so that a few packs contain the messages of many records.
+
+A part is the messages that a batch handler publishes by one call.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from feedbus.records.published_parts import Part
 
 @dataclass(slots=True)
 class PartGroup:
-    """Parts that are sent in one pack.
+    """Parts that are merged into one pack.
 
     Attributes:
         field_names: the names of the shared fields and of the columns of each part, and the name of
@@ -64,8 +67,8 @@ class PartGroup:
 def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange, and yield packs; messages of one key stay in order.
 
-    A part that fills whole packs is not merged, so that its shared fields are stored only once in
-    each pack.
+    Parts are merged if they have the same field names. A large part is not merged: it fills whole
+    packs, in which its shared fields are stored only once.
 
     Args:
         parts: the parts in the order of publishing.
@@ -74,13 +77,17 @@ def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
     """
     groups: list[PartGroup] = []
-    latest: dict[str | None, PartGroup] = {}  # the newest group of a key; None: of any key
+    # For each key, the newest group whose messages all have this key. For None, the newest group
+    # with messages of any key.
+    latest: dict[str | None, PartGroup] = {}
     start, max_messages = 0, LARGE_BATCH * max(shards, 1)
     for part in parts:
         has_one_key = not shards and part.key_column is None and isinstance(part.key, str)
         key = str(part.key) if has_one_key else None
         if (key is None) != (None in latest):
-            latest.clear()  # the messages of these parts can have any key
+            # Either this part or the groups before can have messages of any key. If a later part
+            # were added to an earlier group, it could overtake messages of its key.
+            latest.clear()
         field_names = (tuple(part.shared), tuple(part.columns), part.key_column)
         count = len(part)
         group = latest.get(key)
@@ -100,7 +107,10 @@ def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
 
 def _are_equal(values: Sequence[Any]) -> bool:
-    """Whether all values are the same in JSON, where 1, 1.0 and true are different values."""
+    """Whether all values are the same text or the same integer.
+
+    Values of other types count as different. 1, 1.0 and True are equal in Python, but not in JSON.
+    """
     kinds = set(map(type, values))
     return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
 

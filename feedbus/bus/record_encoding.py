@@ -37,9 +37,10 @@ def pack_pairs(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int 
     """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
 
     Args:
-        pairs: adjacent pairs with the same fields make one pack.
+        pairs: adjacent pairs with the same field names make one pack.
         origin: the beginning of the message ids; the records are numbered from 0.
-        first: the index of the first pair in the caller's argument, for the text of an error.
+        first: the index of the first pair in the argument of publish_many(), for the text of an
+            error.
 
     Raises:
         TypeError: an item is not a pair of a payload and a text.
@@ -85,36 +86,40 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 
 class Encoder:
-    """Converts records into messages, as packs if the exchange has `pack`."""
+    """Converts records into messages, as packs if the exchange has `pack`.
+
+    A pack contains records of one shard. So the encoder predicts the shard of each record: it
+    computes the shard from the routing key and the ring of the exchange.
+    """
 
     def __init__(self, topology: Topology) -> None:
-        """Create an encoder; at first, it predicts shards by the rings of the topology."""
+        """Create an encoder; it uses the rings of the topology until use_generation() is called."""
         self._topology = topology
         self._names = Names(topology)
         self._codecs: Codecs | None = None
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
     def use_generation(self, generation: Generation) -> None:
-        """Use this generation to predict the shards of its exchange from now on."""
+        """Predict the shards of the generation's exchange by this generation from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def selects_shards(self, exchange_name: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True if it is unknown."""
+        """Return whether an exchange selects shards by routing keys; True for an unknown name."""
         return self._topology.selects_shards(exchange_name)
 
     def shard_count(self, exchange_name: str) -> int:
-        """Return the number of shards of an exchange, or 0 if it has no ring."""
+        """Return the number of shards of an exchange, or 0 if the exchange has no ring."""
         exchange = self._topology.exchange(exchange_name)
         return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
 
     def encode(
         self, exchange_name: str, pack: Pack, envelope: Envelope | None = None
     ) -> list[Outgoing]:
-        """Return the messages for the records of a pack; messages of one key stay in order.
+        """Return the messages for some records; messages of one key stay in order.
 
         Args:
             exchange_name: the name of the exchange in topology.toml.
-            pack: the records.
+            pack: the records. The messages contain them in packs only if the exchange has `pack`.
             envelope: the options of publish(). With options, each record gets its own message.
 
         Raises:
@@ -132,7 +137,7 @@ class Encoder:
                 f" [exchanges.{exchange.name}], or publish a mapping"
             )
             raise UsageError(msg)
-        if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- else plain messages
+        if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- no packs
             return list(self._encode_plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
         for target, indexes in self._group_by_target(exchange, keys).items():
@@ -141,9 +146,11 @@ class Encoder:
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]
-                # Packs and plain messages reach a ring by different exchanges. If the ring is
-                # replaced, a pack is returned, and a plain message that is sent after it is not.
-                # So all records of a key go the same way.
+                # A single record becomes a plain message if the exchange has no shards. Plain
+                # messages reach a ring through the entry, packs through the exchange for packs. If
+                # another process has replaced the ring, the broker returns the pack, but not a
+                # plain message that is sent after the pack. The plain message would overtake the
+                # pack's records of its key. So for a shard, a single record becomes a pack, too.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._encode_plain(exchange, pack, part))
                 else:
@@ -162,7 +169,8 @@ class Encoder:
         return [
             timer.delay_message(self._names, plain, milliseconds, target)
             for message in messages
-            # A pack is for the current ring, which may be replaced before the delay is over.
+            # A pack is for the current ring, which may be replaced before the delay is over. So
+            # only plain messages are delayed.
             for plain in (self.split_pack(message) if message.content_type == PACK else [message])
         ]
 
@@ -223,30 +231,34 @@ class Encoder:
     def _encode_plain(
         self, exchange: Exchange, pack: Pack, indexes: Iterable[int]
     ) -> Iterator[Outgoing]:
-        name, kind = self._names.exchange(exchange.name), exchange.content_type
+        name, content_type = self._names.exchange(exchange.name), exchange.content_type
         codecs = self._codecs
-        if codecs is None and kind is not None:
+        if codecs is None and content_type is not None:
             codecs = self._codecs = Codecs.of(self._topology)
         for index in indexes:
-            if codecs is None or kind is None:
+            if codecs is None or content_type is None:
                 body = _encode_body(pack, index)
             else:
-                body = codecs.write(kind, pack.payload(index))
+                body = codecs.write(content_type, pack.payload(index))
             _check_size(body)
-            message_id = pack.ids[index]
             yield Outgoing(
-                name, pack.key(index), body, kind or JSON, message_id, counted_as=exchange.name
+                name,
+                pack.key(index),
+                body,
+                content_type or JSON,
+                pack.ids[index],
+                counted_as=exchange.name,
             )
 
 
 def _encode_body(pack: Pack, index: int | None = None) -> bytes:
-    """Return the body of a pack, or of one of its records."""
+    """Return the body of a pack, or of the record at an index of the pack."""
     try:
         return pack.encode() if index is None else encode_payload(pack.payload(index))
     except (TypeError, ValueError, RecursionError) as error:
-        rows = range(len(pack)) if index is None else [index]
+        indexes = range(len(pack)) if index is None else [index]
         reason = next(
-            filter(None, (unencodable_field(pack.payload(row)) for row in rows)), str(error)
+            filter(None, (unencodable_field(pack.payload(each)) for each in indexes)), str(error)
         )
         msg = f"cannot publish: {reason}"
         raise UsageError(msg) from error
@@ -262,7 +274,11 @@ def _check_size(body: bytes) -> None:
 
 
 def _check_id(ids: Ids) -> None:
-    """Raise UsageError if AMQP cannot carry the message id of a single record."""
+    """Raise UsageError if AMQP cannot carry the message id of a single record.
+
+    The ids of several records need no check, because feedbus makes them. A pack of one record has
+    the id of the record and a "+".
+    """
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = (
             f"cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, got {ids[0][:50]!r}"

@@ -1,4 +1,7 @@
-"""Send messages to the broker; a pack for an old generation is sent again as plain messages."""
+"""Send messages to the broker; a pack for an old generation is sent again as plain messages.
+
+An old generation is a ring that another process has replaced. The broker returns packs for it.
+"""
 
 from __future__ import annotations
 
@@ -116,14 +119,21 @@ class Sender:
         return refusals
 
     def channel(self) -> Channel:
-        """Return the channel for declarations that must precede a send; the sender closes it."""
+        """Return a channel for declarations that must precede a send.
+
+        The sender closes the channel with its connection.
+
+        Raises:
+            BrokerOutage: the broker is unavailable.
+
+        """
         self._open()
         return cast("Channel", self._connect().default_channel)
 
     def close(self) -> None:
         """Close the connection; the next send connects again."""
         if self._alarm.is_active:
-            self.drop()
+            self.drop()  # the broker does not read from the connection, so it answers no handshake
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.close(connection)
@@ -203,11 +213,12 @@ class Sender:
         for refusal in refusals:
             counts[refusal.message.counted_as, outcome] -= refusal.message.records
             counts[refusal.message.counted_as, refusal.outcome] += refusal.message.records
-        for (exchange, answered), count in counts.items():
-            self._metrics.published(exchange, answered, count)
+        for (exchange, counted_outcome), count in counts.items():
+            self._metrics.published(exchange, counted_outcome, count)
 
 
 def _is_outdated_pack(refusal: Refusal) -> bool:
+    """Whether the broker has returned a pack, because its ring is not bound any more."""
     is_pack = refusal.message.content_type == PACK
     was_returned = refusal.outcome == "returned"
     return is_pack and was_returned and has_role(refusal.message.exchange, {Role.PACKS})

@@ -23,10 +23,8 @@ RECONNECT_SECONDS = 0.1  # between two attempts during an outage
 class SharedSender:
     """Sends the requests of all threads on one connection, and sets the `outcome` of each request.
 
-    Any thread may call its methods.
-
-    It declares the topology if the broker has no objects of the topology, for example because the
-    broker was replaced.
+    Any thread may call the methods. The object declares the topology if the broker has no objects
+    of the topology, for example because the broker was replaced.
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
@@ -42,9 +40,8 @@ class SharedSender:
         self._clock = broker.clock(topology)
         self._sender = sender
         self._timeout_seconds = timeout_seconds
-        self._is_set_up = (
-            False  # whether the objects on the broker exist, and their rings are known
-        )
+        # Whether the objects on the broker exist, and the encoder knows the current rings.
+        self._is_set_up = False
         self._lock = threading.Lock()  # held during a send
         self._request_lock = threading.Lock()  # held while `_unsent_requests` changes
         self._unsent_requests: list[Request] = []  # requests that no thread has begun to send
@@ -110,7 +107,7 @@ class SharedSender:
                 sent. None to send all requests.
 
         """
-        failure = self._learn(timeout_seconds)
+        failure = self._set_up_with_retries(timeout_seconds)
         plain: list[tuple[Request, Sequence[Outgoing]]] = []
         for request in requests:
             if failure is not None:
@@ -122,7 +119,8 @@ class SharedSender:
                 request.outcome = error
                 continue
             if any(message.content_type == PACK for message in messages):
-                # The requests before this one are sent first: they can have keys of this pack.
+                # A request with packs is sent alone, after the plain messages of the requests
+                # before: these messages can have keys of the packs.
                 failure = self._send_plain(plain, timeout_seconds)
                 if refused is not None:
                     refused.update(*(sent.refused_keys() for sent, _ in plain))
@@ -166,8 +164,11 @@ class SharedSender:
     def _encode(self, request: Request) -> Sequence[Outgoing]:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
 
-    def _learn(self, timeout_seconds: float) -> Exception | None:
-        """Read the current rings and declare missing objects; return an error, or None."""
+    def _set_up_with_retries(self, timeout_seconds: float) -> Exception | None:
+        """Read the current rings, and declare the topology if the broker has nothing of it.
+
+        Return the error if that is not possible within the time limit, else None.
+        """
         for _ in self._attempts(timeout_seconds):
             try:
                 self._set_up()
@@ -190,7 +191,8 @@ class SharedSender:
     ) -> list[Refusal] | Exception:
         """Send messages, repeatedly in an outage; return the refused messages, or the error.
 
-        After an outage, the broker may be a new one without any objects.
+        After an outage, the broker may be a new one without any objects. So each attempt after an
+        outage begins with _set_up().
         """
         for _ in self._attempts(timeout_seconds):
             try:
@@ -206,7 +208,10 @@ class SharedSender:
         return failure
 
     def _attempts(self, timeout_seconds: float) -> Iterator[None]:
-        """Yield immediately, then again and again until the time limit."""
+        """Yield for each attempt: once immediately, then every RECONNECT_SECONDS to the time limit.
+
+        The caller stops the iteration when an attempt has succeeded.
+        """
         deadline = self._clock.monotonic() + timeout_seconds
         yield
         url = self._topology.broker_url

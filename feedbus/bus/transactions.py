@@ -19,7 +19,7 @@ events = EventLog(__name__)
 
 
 class Transaction:
-    """The rows that one transaction adds to the outbox, and the requests that publish them."""
+    """The rows that one LiveBus.transaction() adds to the outbox, and the requests for them."""
 
     def __init__(self, store: Store) -> None:
         """Create the object for a transaction of this store."""
@@ -40,7 +40,7 @@ class Transaction:
     @property
     def rows(self) -> list[int]:
         """The ids of all rows."""
-        return [row for _, ids in self._requests_with_ids for row in ids]
+        return [row_id for _, ids in self._requests_with_ids for row_id in ids]
 
     @property
     def keys(self) -> set[Key]:
@@ -101,7 +101,8 @@ def _confirmed_ids(request: Request, ids: Sequence[int], refusals: Sequence[Refu
     if any(refusal.message.content_type == PACK for refusal in refusals):
         return []  # it is not known which records of the request arrived
     refused = {refusal.message.message_id for refusal in refusals}
-    return [row for row, one in zip(ids, request.pack.ids, strict=True) if one not in refused]
+    pairs = zip(ids, request.pack.ids, strict=True)
+    return [row_id for row_id, message_id in pairs if message_id not in refused]
 
 
 def _reason(request: Request) -> str:
