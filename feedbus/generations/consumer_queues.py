@@ -74,7 +74,8 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_follow(state, consumer.name)
-        # If the ring is replaced before the consumer subscribes, a full queue has no fence.
+        # A switch puts no fence into a full queue without a consumer. If a switch replaces the ring
+        # before this consumer subscribes to its own queue, the queue may have no fence.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -160,7 +161,7 @@ class ConsumerQueues:
 
     @property
     def index(self) -> int:
-        """The index of this consumer in its ring."""
+        """The index of this consumer among the members of its current ring; it must be one."""
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
 
@@ -168,7 +169,7 @@ class ConsumerQueues:
         """Whether a notice announces a newer ring with a queue of this consumer.
 
         Args:
-            connection: reads the state if the notice contains no generation.
+            connection: used to read the state if the notice contains no generation.
             notice: the body of the notice.
 
         """
@@ -180,7 +181,7 @@ class ConsumerQueues:
         return current.number > self._state.current.number and self._reads_queue_of(current)
 
     def has_switched(self, connection: Connection) -> bool:
-        """Whether the ring has changed again, and this consumer has a queue of the new ring."""
+        """Whether there is a newer ring, and this consumer reads its queue with the old ones."""
         if self._state is None:
             return False
         state = ring_state.states(connection, self._topology).get(self._state.current.exchange)
@@ -206,10 +207,15 @@ class ConsumerQueues:
     ) -> Iterator[Sequence[ReadableQueue]]:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
-        Only the single reader of a queue can prove that the queue is empty. So each queue is read
-        when its other readers have left it. The consumer must do this also while it still reads
-        other queues. These queues cannot end while a switch waits for room in a queue that nobody
-        reads.
+        Only the single reader of a queue can prove that the queue is empty. So this consumer reads
+        a queue when no other consumer reads it. It does not wait until it can read all of the
+        queues: a switch may wait for room in a queue that nobody reads, and the other queues cannot
+        end before this switch is complete.
+
+        Args:
+            connection: a connection to the topology's broker.
+            sources: the old queues.
+
         """
         for check in itertools.count(1):
             readers = [broker.count_consumers(connection, each.queue) for each in sources]
@@ -271,7 +277,7 @@ class ConsumerQueues:
         """Wait until all queues of a generation are deleted; then remove the generation.
 
         Returns:
-            False if the run has ended before.
+            False if the run has ended or the ring has changed before.
 
         """
         for queue in self._names.members(generation):
@@ -295,6 +301,7 @@ class ConsumerQueues:
         return True
 
     def _is_in_state(self, connection: Connection, generation: Generation) -> bool:
+        """Whether a generation is draining; True if the state cannot be read at this moment."""
         channel = connection.channel()
         state = ring_state.read(channel, self._topology, generation.exchange)
         channel.close()

@@ -45,10 +45,12 @@ def append_held(
 
     Raises:
         NoRoomError: a queue is full. The messages that are not appended yet are still held.
+        Outage: no generation has a queue for a message.
 
     """
-    # If a queue may refuse messages, they are appended one by one. So no message overtakes a
-    # message that a full queue has refused.
+    # If a queue may be full, messages are appended one by one. So no message overtakes a message
+    # that the full queue has refused. A queue that is never full refuses messages only for a short
+    # time, for example while it has no leader. So the publisher tries again without a time limit.
     one_by_one = any(may_refuse(names.topology, generation) for generation in generations)
     # An operator may have deleted the exchange of an old ring.
     existing = [
@@ -94,8 +96,8 @@ def repeat_while_full(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        change: called with a channel, and called again after NoRoomError: like switch_ring(), it
-            then continues. Its result is returned.
+        change: called with a channel. If it raises NoRoomError, it is called again, and must then
+            continue where it was interrupted, like switch_ring(). Its result is returned.
         on_full: called once if messages wait for room in a full queue.
 
     Raises:

@@ -34,9 +34,15 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
 def refusal_reason(state: RingState, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring of an exchange, "" if it may.
 
-    A host may always return to an earlier file of its own. A deployment can set the same
-    modification time on every file. So if the times of two files are equal, only a ring that was
-    replaced is refused.
+    If the current ring is from a file of the same host, the answer is always "": a host may return
+    to an earlier file of its own. A file of another host is refused if it is older. But a
+    deployment can set the same modification time on every file. So a file that is not older is
+    refused, too, if the ring that it declares was already replaced.
+
+    Args:
+        state: the state of the ring of the exchange.
+        topology: the topology of this host's file.
+
     """
     own_file, source, current = TopologyFile.of(topology), state.source, state.current
     wanted_generation = topology.generation(current.exchange)
@@ -73,11 +79,15 @@ def with_newer_source(state: RingState, topology: Topology) -> RingState:
 
 
 def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
-    """Return the state with this host's file as its source; list the current ring as replaced."""
+    """Return the state with this host's file as its source; list the current ring as replaced.
+
+    If the wanted ring has the same members and arguments as the current one, the state is returned
+    unchanged.
+    """
     before, after = _ring_digest(state.current), _ring_digest(wanted)
     if before == after:
         return state
-    replaced = [one for one in (*state.replaced, before) if one != after]
+    replaced = [digest for digest in (*state.replaced, before) if digest != after]
     return replace(
         state,
         source=TopologyFile.of(topology),

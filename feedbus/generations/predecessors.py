@@ -15,10 +15,12 @@ NO_QUEUES: frozenset[str] = frozenset()
 def are_known(topology: Topology, queue: Queue) -> bool:
     """Whether it is known, for each record of a queue, which older queue can have its key.
 
-    It is not known if the ring hashes another value than the routing key. The result is also False
-    for a queue without `order_by`, which has no waiting queue. With `block_on_dead` it is False,
-    too: a requeued dead letter takes the position of the record that blocks its key. So the dead
-    letter and this record must be in the same queue.
+    Usually the result is True. It is False in these cases:
+
+    - The ring hashes another value than the routing key.
+    - The queue has no `order_by`, so it has no waiting queue.
+    - The queue has `block_on_dead`. A requeued dead letter takes the position of the record that
+      blocks its key, so both must be in the same queue.
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False
@@ -33,7 +35,7 @@ class Predecessors:
     """
 
     def __init__(self, names: Names, state: RingState, queues: Iterable[str]) -> None:
-        """Compute the owners of keys.
+        """Create the object for one state of a ring.
 
         Args:
             names: builds the names of queues.
@@ -47,6 +49,7 @@ class Predecessors:
             if not old.members:
                 continue
             members = {member: names.member(old, member) for member, _ in old.members}
+            # In a disordered ring, each queue can have records of any key.
             ring = None if old.number in state.disordered_draining else Ring.of(old.members)
             self._rings.append((old.number, members, ring))
 

@@ -1,9 +1,9 @@
 """Prove that a queue is empty: two probes arrive from it, and no message between them.
 
 A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
-unconditionally: it implements neither if-empty nor if-unused for quorum queues. A count is no proof
-either. If the leader of a quorum queue is unavailable, or takes longer than 250 ms to answer, the
-broker reports 0 messages and 0 consumers.
+unconditionally: it implements neither if-empty nor if-unused for quorum queues. The message count
+is no proof either. If the leader of a quorum queue is unavailable, or takes longer than 250 ms to
+answer, the broker reports 0 messages and 0 consumers.
 
 A probe is a fence with an id that nobody can guess. The queue is first in, first out. So a probe
 that returns proves that every earlier message in the queue was delivered before it. Other messages
@@ -61,8 +61,10 @@ class Probes:
         Args:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
-            pause_seconds: see feedbus.broker.in_flight_seconds().
-            fence_needed: whether a fence has to be put into the queue, because it may have none.
+            pause_seconds: the pause before the second probe; see in_flight_seconds() in
+                feedbus.broker.
+            fence_needed: whether a fence has to be put into the queue, because the queue may have
+                none.
 
         """
         self._channel = channel
@@ -70,6 +72,7 @@ class Probes:
         self._queue = queue
         self._pause_seconds = pause_seconds
         self._pending_id = ""  # the id of the probe that has not returned; "" if there is none
+        # When a probe or a fence was last published, or the fence was postponed.
         self._put_at = -math.inf
         self._returned = 0  # how many probes have returned with no other message between them
         self.fence_needed = fence_needed
@@ -86,7 +89,7 @@ class Probes:
 
     @property
     def is_fence_due(self) -> bool:
-        """Whether the missing fence should be put now."""
+        """Whether the missing fence should be put into the queue now."""
         return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
@@ -105,7 +108,8 @@ class Probes:
         """
         if self._returned:
             self._clock.sleep(self._pause_seconds)
-        self._pending_id = self._clock.unique()  # the probe may return before its confirm
+        # The id is noted before the publish, because the probe may return before its confirm.
+        self._pending_id = self._clock.unique()
         self._publish(self._pending_id)
         if self.fence_needed:
             self._pending_id = ""
@@ -113,7 +117,8 @@ class Probes:
     def put_fence(self) -> None:
         """Publish the missing fence.
 
-        The fence is not a probe: a consumer that receives it checks whether the queue is ending.
+        The fence is not a probe. A consumer that receives it checks the phase of the queue; see
+        feedbus.generations.queue_phases.
 
         Raises:
             Outage: the broker does not confirm the fence.
@@ -147,8 +152,8 @@ class Probes:
 def delete_empty_queue(channel: Channel, queue: str) -> None:
     """Delete a queue that was proved to be empty; log messages that it had in spite of the proof.
 
-    These messages are not from feedbus, which publishes nothing to such a queue any more. Only a
-    program that publishes directly to the queue can reach it between the proof and the deletion.
+    These messages are not from feedbus, which publishes nothing to such a queue any more. A program
+    has published them directly to the queue, between the proof and the deletion.
     """
     deleted = channel.queue_delete(queue)
     if deleted:

@@ -13,6 +13,8 @@ def remove_queue(
 ) -> str:
     """Delete a queue that has no consumer; return why it was not deleted, or "".
 
+    The reason is a text for the operator.
+
     Args:
         connection: a connection to the queue's broker.
         topology: the topology of the queue.

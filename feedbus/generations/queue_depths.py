@@ -13,13 +13,16 @@ from feedbus.wire.amqp_protocols import Connection
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """The messages of one consumer; retrying and dead are totals of the queue, over all shards.
+    """The messages that wait for one consumer.
+
+    The consumer of a shard has a queue of its own, but all shards of a `[queues.NAME]` table share
+    the retry queues and the queue of dead letters.
 
     Attributes:
-        ready: messages in its queue.
-        retrying: messages of its queue that wait in retry queues for their next attempt.
-        dead: dead letters of its queue.
-        waiting: records in its waiting queue that no consumer has received.
+        ready: messages in the consumer's own queue; for a shard, of the current generation.
+        retrying: messages of the table that wait in retry queues for their next attempt.
+        dead: dead letters of the table.
+        waiting: records in the consumer's waiting queue that no consumer has received.
 
     """
 
@@ -30,7 +33,7 @@ class Depths:
 
 
 def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
-    """Return the depths of each consumer by name; a queue that is not declared yet is empty."""
+    """Return the depths of each consumer by its name; a queue that is missing counts as empty."""
     names = Names(topology)
     current = {
         name: state.current for name, state in ring_state.states(connection, topology).items()

@@ -39,8 +39,9 @@ class QueueEmptier:
     consumer refuses basic.get. For such a queue, a probe that returns proves that the queue is
     empty. See feedbus.generations.probes.
 
-    The leader no longer counts messages that are on their way to this object. These messages arrive
-    before the answer to basic.cancel. So an empty queue is checked once more after this answer.
+    This object consumes from the queue. The leader no longer counts messages that are on their way
+    to this object. They arrive before the broker's answer to basic.cancel. So when the queue seems
+    to be empty, the object cancels its consumer, and begins again if messages have arrived.
     """
 
     def __init__(
@@ -79,8 +80,11 @@ class QueueEmptier:
     def delete(self, pause_seconds: float) -> str:
         """Empty and delete the queue; return why it was not deleted, or "".
 
+        The reason is IN_USE or REFILLED. A queue that does not exist counts as deleted.
+
         Args:
-            pause_seconds: see feedbus.broker.in_flight_seconds().
+            pause_seconds: the pause between two checks of an empty queue; see
+                feedbus.broker.in_flight_seconds().
 
         """
         try:
@@ -100,15 +104,16 @@ class QueueEmptier:
 
     def _empty(self, pause_seconds: float) -> str:
         """Move messages until the queue seems to be empty; return why this failed, or ""."""
-        quiet, since = 0, self._clock.monotonic()
-        while quiet < NEEDED_PROBES or self._received or self._count() != (0, 1):
-            self._clock.sleep(pause_seconds if quiet else 0.0)
+        empty_checks, since = 0, self._clock.monotonic()  # the last checks that found it empty
+        while empty_checks < NEEDED_PROBES or self._received or self._count() != (0, 1):
+            self._clock.sleep(pause_seconds if empty_checks else 0.0)
             if self._drain():
                 if self._move is None:
                     return REFILLED
-                quiet, since = 0, self._clock.monotonic()
-            quiet = quiet + 1 if self._check_empty() else 0
-            # Without a leader, no consumer is counted, not even this one.
+                empty_checks, since = 0, self._clock.monotonic()
+            empty_checks = empty_checks + 1 if self._check_empty() else 0
+            # Usually, the broker counts one consumer: this object. A queue without a leader reports
+            # 0 consumers. Then the loop ends only by its time limit.
             if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
                 return IN_USE
         return ""
@@ -148,7 +153,10 @@ class QueueEmptier:
         return has_received
 
     def _receive(self) -> bool:
-        """Wait a short time for messages, longer while they arrive; return whether any arrived."""
+        """Wait until no message has arrived for QUIET_SECONDS, or MAX_AT_ONCE have arrived.
+
+        Return whether there are received messages that are not moved yet.
+        """
         while len(self._received) < MAX_AT_ONCE:
             try:
                 self._channel.connection.drain_events(timeout=QUIET_SECONDS)
@@ -157,13 +165,13 @@ class QueueEmptier:
         return bool(self._received)
 
     def _check_empty(self) -> bool:
-        """Ask the leader of the queue whether the queue is empty.
+        """Return whether the queue is empty, according to its leader.
 
-        The method may receive messages: they are added to the received ones, to be moved later.
+        The method may receive messages. They are added to the received messages, to be moved later.
         """
         if not self._probing:
             try:
-                with short_channel(self._connection) as channel:  # its close returns the message
+                with short_channel(self._connection) as channel:  # at its end, the message returns
                     return channel.basic_get(self._queue) is None
             except ResourceLocked:
                 self._probing = True
@@ -193,7 +201,14 @@ class MessageMover:
     """Moves messages to an exchange, in order; a call returns after the broker's confirms."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
-        """Create the object; messages keep their routing keys, or all get the same one."""
+        """Create the object.
+
+        Args:
+            connection: a connection to the broker of the messages.
+            exchange: the name on the broker of the exchange; "" for the default exchange.
+            key: the new routing key of all messages; by default they keep their routing keys.
+
+        """
         self._connection = connection
         self._exchange = exchange
         self._key = key
@@ -201,8 +216,12 @@ class MessageMover:
     def __call__(self, messages: Sequence[Any]) -> None:
         """Publish messages to their new exchange or queue.
 
-        If the process is killed before it has acknowledged the original messages, the same messages
-        are published again.
+        The caller then acknowledges the original messages. If the process is killed before, the
+        same messages are published again later.
+
+        Raises:
+            Outage: the broker does not accept a message.
+
         """
         moved = [Moved.of(each, self._exchange, self._key_of(each)) for each in messages]
         refusals = publish_all(self._connection, moved)

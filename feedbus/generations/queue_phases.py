@@ -19,20 +19,29 @@ Phase = Literal["ending", "switching", "in use"]
 
 
 def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
-    """Return the phase of a consumer's queue, according to the broker's current state."""
+    """Return the phase of a consumer's queue, according to the objects on the broker.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        consumer: the consumer that reads the queue.
+        queue: the name of the queue on the broker.
+
+    """
     names = Names(topology)
     if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):
             return "in use"
-        begun = broker.exchange_exists(connection, names.gate(consumer))
-        return "switching" if begun else "ending"
+        # The gate exists until the replacement of the queue is complete.
+        is_replacing = broker.exchange_exists(connection, names.gate(consumer))
+        return "switching" if is_replacing else "ending"
     exchange = consumer.queue.exchange
     state_before = ring_state.states(connection, topology).get(exchange)
     if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
-        # The copy of the state for consumers can be out of date. The ledger, which is read under
-        # the lock, is always up to date.
+        # The state in the queue for consumers can be out of date. The ledger, which is read under
+        # the lock, is always up to date. If the two differ, the first is written again.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)

@@ -1,17 +1,19 @@
 """Replace a queue by a queue with other arguments; no message is lost, the order is kept.
 
-A queue's arguments cannot be changed, so it has to be deleted and declared again, while messages
-arrive. An additional exchange, the gate, is put before it. While the gate is closed, it holds the
-messages that arrive:
+A queue's arguments cannot be changed, so the queue has to be deleted and declared again, while
+messages arrive. An additional exchange, the gate, is put before the queue. While the gate is
+closed, messages that arrive go to its alternate exchange, and are held:
 
     exchange ──▶ gate ──▶ queue            the gate is open: as before
-    exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to it
+    exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to the gate
 
 While the gate is closed, the messages of the old queue are moved to the queue `before`. The old
 queue is deleted, and the new one is declared. Then the gate is opened, and the held messages are
-appended to `before`. A consumer reads `before` first, up to the fence that ends it. Every step can
-be repeated, so after a crash the replacement is carried out again. The consumers of the queue are
-stopped meanwhile, and the caller holds the topology's lock.
+appended to `before`. A consumer reads `before` first, up to the fence that ends it. Meanwhile,
+retries of the queue are parked: they are in another queue, until unpark() moves them back.
+
+Every step can be repeated, so after a crash the replacement is carried out again. The consumers of
+the queue are stopped meanwhile, and the caller holds the topology's lock.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from feedbus.wire.amqp_protocols import Connection
 
 LEAVE_SECONDS = 10.0  # how long to wait until the queue has no consumer
 LEAVE_PAUSE_SECONDS = 0.1  # between two checks
-# The arguments of the queue that the queue `before` gets, too.
+# The queue `before` gets these arguments of the replaced queue.
 KEPT_ARGUMENTS = (
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -65,7 +67,11 @@ def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 
 def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
-    """Return (queue, retry queue) for each retry queue whose retries are still parked."""
+    """Return a pair of names for each retry queue whose retries are still parked.
+
+    The first is the name of the queue in topology.toml, the second is the name of the retry queue
+    on the broker.
+    """
     parked = []
     for name in seen.queues:
         original = derived(name)
@@ -78,7 +84,7 @@ def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, 
 
 
 def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
-    """Return the retry queues of a queue that have wrong arguments."""
+    """Return the names on the broker of a queue's retry queues that have wrong arguments."""
     names = Names(topology)
     wrong = []
     for milliseconds in queue.retry.delays_milliseconds:
@@ -100,7 +106,8 @@ def replace_retry_queue(
 ) -> None:
     """Delete a retry queue with wrong arguments, after its retries were parked.
 
-    A consumer that sends a retry to the queue holds until the queue is declared again.
+    The caller then declares the queue again, and calls unpark(). Until then, a consumer that sends
+    a retry to the queue holds.
     """
     channel = connection.channel()
     if broker.queue_exists(connection, retry_queue):
@@ -128,8 +135,8 @@ def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: 
 def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
     """Move parked retries back to their retry queue.
 
-    If the topology has no such retry queue any more, move the retries to the queue whose consumer
-    handles them: it handles them immediately.
+    If the topology has no such retry queue any more, the retries go to the queue of their records
+    instead, or to the entry of its ring. Then a consumer handles them immediately.
     """
     names = Names(topology)
     parked = names.parked_retries(retry_queue)
@@ -146,7 +153,14 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue
 
 @dataclass(slots=True)
 class QueueReplacement:
-    """The replacement of one queue."""
+    """The replacement of one queue.
+
+    Attributes:
+        connection: a connection to the topology's broker.
+        topology: the topology; it declares the new arguments of the queue.
+        consumer: the consumer of the queue.
+
+    """
 
     connection: Connection
     topology: Topology
@@ -195,7 +209,12 @@ class QueueReplacement:
         return self._names.queue(self.consumer)
 
     def _await_consumers(self) -> None:
-        """Wait until the queue has no consumer, so that all messages are back in it."""
+        """Wait until the queue has no consumer, so that all unacknowledged messages are back in it.
+
+        Raises:
+            UsageError: it still has a consumer after LEAVE_SECONDS.
+
+        """
         deadline = self._clock.monotonic() + LEAVE_SECONDS
         channel = self.connection.channel()
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
@@ -227,8 +246,11 @@ class QueueReplacement:
             gate, "fanout", durable=True, auto_delete=False, arguments=alternate
         )
         direct = [one for one in seen.bound_to("queue", self._queue) if one.source != gate]
+        # If an interrupted call has already put the gate, the gate may be closed, and stays closed.
         if direct or not seen.bound_to("exchange", gate):
-            # A broker puts a message into each queue once, even if several bindings match.
+            # Until the direct bindings are removed, messages reach the queue by these and by the
+            # gate. But a broker puts a message into a queue only once, even if several bindings
+            # match.
             channel.queue_bind(self._queue, gate, "")
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
@@ -244,6 +266,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _await_arrivals(self) -> None:
+        """Wait until messages that the broker has routed already have arrived in their queues."""
         self._clock.sleep(broker.in_flight_seconds(self.topology))
 
     def _retry_queues(self, seen: Inventory) -> Iterator[str]:
@@ -265,7 +288,7 @@ class QueueReplacement:
         self._await_arrivals()
 
     def _append_held(self) -> None:
-        """Append the held messages, and then a fence, to the queue with the earlier messages."""
+        """Append the held messages, and then a fence, to the queue `before`; delete it if empty."""
         before, held_name = (
             name(self.consumer) for name in (self._names.before, self._names.gate_held)
         )

@@ -1,10 +1,12 @@
 """The state of a ring on the broker: the current generation, and the draining generations.
 
+A draining generation is an earlier one whose queues are not all deleted yet.
+
 Each of two queues contains the state, as one message. Consumers and publishers read the first
-queue. While one process reads the message, another process may find no message, or an older one.
-This is harmless: with an old state, consumers look for deleted queues, and publishers get a pack
-back. A switch needs the exact state, so it reads the second queue, the ledger, under the topology's
-lock.
+queue. A reader takes the message out of the queue for a moment. Meanwhile, another process may find
+no message, or an older one. This is harmless: with an old state, consumers look for deleted queues,
+and publishers get packs back, which they send again as plain messages. A switch needs the exact
+state, so it reads the second queue, the ledger, under the topology's lock.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100  # how often a reader looks for the message
-LOCKED_ATTEMPTS = 10  # fewer: with the lock, only an earlier reader can have the message
-READ_PAUSE_SECONDS = 0.03
-# A quorum queue puts returned messages back in the order of their return, and drops its first
-# message if there are too many. If the queue had room for only one message, a reader could return
-# the old state after another reader has returned the newer state. Then the old state would replace
-# the newer one permanently.
+# Fewer attempts. In read_locked(), no other process has the lock, so usually no other process has
+# taken the message of the ledger. The caller of read() tries again itself.
+FEW_ATTEMPTS = 10
+READ_PAUSE_SECONDS = 0.03  # between two attempts
+# The limit of messages in a queue with the state. It is not 1, for this case: a reader takes the
+# old state, another process writes a newer one, and a second reader takes that. The second reader
+# returns the newer state, then the first reader returns the old one. A quorum queue keeps returned
+# messages in the order of their return. If there are too many, it deletes its first message. With a
+# limit of 1, it would delete the newer state.
 MAX_STATES = 100
 
 
@@ -46,14 +51,15 @@ class RingState:
 
     Attributes:
         current: the generation to which the entry sends messages.
-        draining: earlier generations whose queues are not deleted yet.
+        draining: earlier generations whose queues are not all deleted yet, the oldest first.
         switch_complete: whether the switch to the current generation is complete. Until then,
             draining generations may still get records.
         serial: the number of this state; each change of the state increases it.
         disordered: whether a restarted broker has bound the shards of the current ring in another
             order than feedbus, so that keys reach other shards.
-        source: the topology file that asked for the current ring.
-        replaced: the digests of earlier rings.
+        source: the topology file that declared the current ring; None if it is not known.
+        replaced: digests of earlier rings, without the numbers of their generations. They are used
+            only by older_topology_files.py.
         disordered_draining: the numbers of draining generations that were disordered.
 
     """
@@ -69,7 +75,14 @@ class RingState:
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
-    """Return the state of each ring that the broker knows, without declaring anything."""
+    """Return the state of each ring that the broker knows, by the name of its exchange.
+
+    A ring is missing in the result if another reader has taken its message for all READ_ATTEMPTS.
+
+    Raises:
+        UsageError: the state is damaged; see read_locked().
+
+    """
     names = Names(topology)
     states_by_exchange: dict[str, RingState] = {}
     channel = connection.channel()
@@ -85,8 +98,9 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
 def exact_states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring; unlike in states(), no ring is missing in the result.
 
-    A stopped process, for example in a debugger, can keep the message that all readers need. So
-    states() finds no state. Then the states are read from the ledger, under the topology's lock.
+    A process that was stopped while it read the state, for example in a debugger, keeps the
+    message. Then states() does not find it. In this case, the states are read from the ledgers,
+    under the topology's lock.
 
     Raises:
         UsageError: another process holds the lock for too long.
@@ -108,9 +122,13 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
 
 
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
-    """Return the state of an exchange, or None if the broker has no generation of it yet."""
+    """Return the state of an exchange from the readers' queue; None if no message was found.
+
+    The queue has no message if the broker has no generation of the exchange yet, or while another
+    reader has taken the message.
+    """
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
-    return _read_either_queue(channel, topology, exchange, LOCKED_ATTEMPTS)
+    return _read_either_queue(channel, topology, exchange, FEW_ATTEMPTS)
 
 
 def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
@@ -128,7 +146,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
     for queue in has_generation:
         _declare(channel, topology, exchange, queue)
         try:
-            state = _read_queue(channel, topology, exchange, queue, LOCKED_ATTEMPTS)
+            state = _read_queue(channel, topology, exchange, queue, FEW_ATTEMPTS)
         except _DamagedError:
             damaged.append(queue)
         else:
@@ -173,8 +191,16 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
 
 
 def write(channel: Channel, names: Names, state: RingState) -> RingState:
-    """Replace the state, and return the new one."""
+    """Write a state with the next serial number to both queues, and return the written state.
+
+    The caller holds the topology's lock. Older states are deleted last.
+
+    Raises:
+        BrokerOutage: another program has deleted one of the queues meanwhile.
+
+    """
     written = replace(state, serial=state.serial + 1)
+    # In the message, "settled" is switch_complete, and "scattered" is disordered_draining.
     body = json.dumps(
         {
             "current": _as_json(written.current),
@@ -200,11 +226,15 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
 
 
 def _delete_replaced(channel: Channel, written: RingState, queue: str) -> None:
-    """Delete older states; a state that a reader has taken is deleted at the next read."""
+    """Delete older states at the front of a queue.
+
+    A state that a reader has taken now is not deleted. The next call of _read_queue() deletes it.
+    """
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:
-            # Older states come first, except a state that a reader has returned to a quorum queue.
+            # Usually, all older states were before this one. An older state can be behind it if a
+            # reader has returned both to a quorum queue. Then _read_queue() deletes the older one.
             channel.basic_reject(message.delivery_tag, requeue=True)
             return
         channel.basic_ack(message.delivery_tag)
@@ -246,8 +276,8 @@ def _read_queue(
         states_by_tag: dict[int, RingState | None] = {}
         while (message := channel.basic_get(queue)) is not None:
             state = _decode(exchange, message.body)
-            own_states = state is not None and _has_ring(channel, topology, state)
-            states_by_tag[message.delivery_tag] = state if own_states else None
+            is_valid = state is not None and _has_ring(channel, topology, state)
+            states_by_tag[message.delivery_tag] = state if is_valid else None
         tag, latest = max(states_by_tag.items(), key=_serial, default=(0, None))
         for each in states_by_tag:
             # If there is a state, older states and foreign messages are deleted. Otherwise all
@@ -260,7 +290,7 @@ def _read_queue(
             return latest
         if states_by_tag:
             raise _DamagedError
-        # Another reader has received the message for a moment, or there is none.
+        # Another reader has taken the message for a moment, or there is no message.
         channel.connection.clock.sleep(READ_PAUSE_SECONDS)
     return None
 
@@ -270,7 +300,10 @@ def _serial(found: tuple[int, RingState | None]) -> int:
 
 
 def _has_ring(channel: Channel, topology: Topology, state: RingState) -> bool:
-    """Whether the current ring exists: other programs may publish a state, but declare no ring."""
+    """Whether the current ring of a state exists on the broker.
+
+    It does not exist if another program has published the message to the queue.
+    """
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
 
@@ -281,7 +314,7 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
     except UsageError as error:
         if refused_argument(error.__cause__) != "x-max-length":
             raise
-        # feedbus 0.1 declared the queue in this way.
+        # feedbus 0.1 has declared the queue with another limit, which cannot be changed.
         declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 

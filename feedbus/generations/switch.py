@@ -49,7 +49,7 @@ def switch_ring(
         channel: a channel to the broker; the caller holds the topology's lock.
         topology: the topology.
         exchange: the name of the exchange.
-        report: called with the reason if the switch takes long.
+        report: called with a text for the operator if the switch takes long.
 
     Raises:
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The

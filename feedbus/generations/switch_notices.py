@@ -43,9 +43,10 @@ def put_notices(connection: Connection, names: Names, old: Generation, current: 
     """Notify the consumers of an old ring that it was replaced, before they reach the fences.
 
     The notice is a fence in the waiting queue of each queue. It contains the current generation. So
-    the consumers do not have to read the state: only one process at a time can read it. A consumer
-    that receives the notice then also reads its new queue. A consumer without a waiting queue, or
-    of an earlier version, learns of the switch when it reads the fence of its queue.
+    the consumers do not all read the state at the same time, which only one process can do. A
+    consumer that receives the notice then also reads its new queue. A consumer without a waiting
+    queue, or of an earlier version, begins with its new queue later: it gets no notice, and reads
+    the state when it receives the fence of its queue.
     """
     waiting_queues = [names.waiting(queue) for queue in names.members(old)]
     read_queues = [queue for queue in waiting_queues if broker.count_consumers(connection, queue)]
@@ -70,13 +71,13 @@ def put_fences(connection: Connection, names: Names, old: Generation) -> None:
         fences = [probes.fence_message(queue, old.digest) for queue in queues]
         refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
         full_queues = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
-        queues = [queue for queue in full_queues if not _has_no_consumer(connection, queue)]
+        queues = [queue for queue in full_queues if not _waits_for_consumer(connection, queue)]
 
 
-def _has_no_consumer(connection: Connection, queue: str) -> bool:
+def _waits_for_consumer(connection: Connection, queue: str) -> bool:
     """Whether a queue has messages and no consumer."""
-    # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers; then the result
-    # is False, and the fence is tried again.
+    # A quorum queue whose leader is unavailable reports 0 messages and 0 consumers. Then the result
+    # is False, so the fence is published again.
     return bool(broker.count_messages(connection, queue)) and not broker.count_consumers(
         connection, queue
     )

@@ -82,9 +82,9 @@ def _declare_and_switch(
     _end_replacements(connection, topology)
     broker.declare(channel, topology)
     timer_objects.restore(channel, Names(topology))
-    for name in sorted(
-        seen_states.keys() - before.keys()
-    ):  # in later calls, consumers of this host run
+    # Each ring is checked in the first call only. Before a later call, on_full() may have started
+    # consumers of this host.
+    for name in sorted(seen_states.keys() - before.keys()):
         _refuse_consumed(connection, topology, seen_states[name])
         before[name] = seen_states[name]
     return {
@@ -132,17 +132,22 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
             queue_replacement.QueueReplacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
         for delay in queue.retry.delays_milliseconds:
-            waiting = names.retry_queue(queue, delay)
-            if broker.queue_exists(connection, names.parked_retries(waiting)):
+            retry_queue = names.retry_queue(queue, delay)
+            if broker.queue_exists(connection, names.parked_retries(retry_queue)):
                 broker.declare_retry_queue(connection.channel(), names, queue, delay)
-                queue_replacement.unpark(connection, topology, queue, waiting)
+                queue_replacement.unpark(connection, topology, queue, retry_queue)
 
 
 def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring; declare the topology if the broker has nothing of it.
 
     Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a
-    process that was started before a change does not undo it.
+    process that was started before a change does not undo the change.
+
+    Raises:
+        Outage: the broker is unavailable.
+        UsageError: see set_up().
+
     """
     names = Names(topology)
     with (
