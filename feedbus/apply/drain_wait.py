@@ -39,7 +39,8 @@ def await_drained(
 def messages_left(connection: Connection, topology: Topology, leaving: Iterable[str]) -> int | None:
     """Return the number of messages in queues that drain; None if all of them are drained.
 
-    An empty queue of an old generation is drained only when its consumer has deleted it.
+    The queue of an old generation, or `before` of a replaced queue, is drained only when its
+    consumer has deleted it.
 
     Args:
         connection: a connection to the broker.
@@ -50,19 +51,21 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
     left = [
         broker.count_messages(connection, queue) for queue in _queues_to_drain(connection, topology)
     ]
-    waiting = [_count(connection, topology, queue) for queue in leaving]
-    if all(count is None for count in left) and not any(waiting):
-        remembered = ring_state.exact_states(connection, topology).values()
-        if not any(state.draining for state in remembered):
+    left_in_removed = [_count(connection, topology, queue) for queue in leaving]
+    if all(count is None for count in left) and not any(left_in_removed):
+        # A consumer deletes the last queue of a generation before it removes the generation from
+        # the state. So the state is read, too.
+        states = ring_state.exact_states(connection, topology).values()
+        if not any(state.draining for state in states):
             return None
-    return sum(count or 0 for count in (*left, *waiting))
+    return sum(count or 0 for count in (*left, *left_in_removed))
 
 
 def _count(connection: Connection, topology: Topology, queue: str) -> int:
-    """Count the messages of a queue and the records in its waiting queue.
+    """Count the ready messages of a queue; of a waiting queue, count all messages.
 
-    A consumer keeps all records of its waiting queue as unacknowledged deliveries, so the number of
-    ready messages there is 0.
+    A consumer keeps all records of its waiting queue as unacknowledged deliveries, so the waiting
+    queue has no ready messages.
     """
     if not queue.endswith(WAITING):
         return broker.count_messages(connection, queue) or 0

@@ -29,8 +29,8 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
-# The roles of exchanges and queues that are not unbound or deleted early: they are needed until the
-# last message is handled.
+# Exchanges with these roles are needed until the last message is handled. So _unbind() does not
+# delete them, and keeps the bindings of queues to them.
 NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Role.RETRY}
 
 
@@ -38,7 +38,10 @@ class Supervisor(Protocol):
     """The methods of the supervisor that apply() calls."""
 
     def pause(self, consumers: tuple[str, ...]) -> None:
-        """Stop these consumers, because their queues will be replaced."""
+        """Stop these consumers, because their queues will be replaced.
+
+        change_topology() starts them again.
+        """
 
     def change_topology(self) -> None:
         """Change to the new topology: add watchers, and restart the watchers that differ.
@@ -115,7 +118,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.outage(connection, topology.broker_url),
     ):
         # The states of the rings before the first declaration. The list is empty until change() has
-        # declared the objects; change() is called again if a queue is full.
+        # declared the objects. If a queue is full, change() is called again. Then the list has an
+        # item, and change() only continues to switch the rings.
         states_before: list[dict[str, RingState]] = []
 
         def change(channel: Channel) -> list[RingState]:
@@ -140,9 +144,9 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             supervisor.finish()
             exit_after_step("finished")
         with broker.locked(connection, topology):
-            done = _delete(connection, topology, plan, report)
+            all_deleted = _delete(connection, topology, plan, report)
         exit_after_step("deleted")
-        return done and (supervisor is not None or not _is_draining(connection, topology))
+        return all_deleted and (supervisor is not None or not _is_draining(connection, topology))
 
 
 def _refuse(plan: Plan) -> None:
@@ -196,7 +200,10 @@ def _make(
 
 
 def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
-    """Unbind the queues that are to be deleted, so that their consumers can empty them."""
+    """Unbind the queues that are to be deleted, so that their consumers can empty them.
+
+    Exchanges that no queue needs any more are deleted at once.
+    """
     seen = inventory.read_inventory(topology)
     channel = connection.channel()
     for exchange in plan.work.deleted_exchanges:
@@ -244,23 +251,26 @@ def _delete(
 ) -> bool:
     """Delete the objects that the plan names, if they are still unused and empty.
 
+    The broker may have changed since the plan was made. So a second plan is made, and only objects
+    that it deletes, too, are deleted.
+
     Returns:
-        Whether all of them were deleted.
+        Whether all queues of the plan are deleted.
 
     """
-    done, doomed = True, plan.work.nonempty
-    now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
+    all_deleted, nonempty = True, plan.work.nonempty
+    now = make_plan(topology, None, delete_nonempty=nonempty, predict=False)
     refilled = {danger.name for danger in now.dangers}
     for queue in plan.work.deleted_queues:
         if queue in refilled:
             reason = REFILLED
         elif queue in now.work.deleted_queues:
             reason = queue_deletion.remove_queue(
-                connection, topology, queue, nonempty=queue in doomed
+                connection, topology, queue, nonempty=queue in nonempty
             )
         else:
             continue  # the queue is already deleted, or is part of a ring now
-        done = done and not reason
+        all_deleted = all_deleted and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         exit_after_step("queue-removed")
     names = Names(topology)
@@ -268,13 +278,13 @@ def _delete(
         channel = connection.channel()
         timer_objects.restore(channel, names)
         channel.close()
-    if done:  # otherwise the remaining queues may still need the exchanges
+    if all_deleted:  # otherwise the remaining queues may still need the exchanges
         channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:
             if exchange in now.work.deleted_exchanges:
                 channel.exchange_delete(exchange)
         channel.close()
-    return done
+    return all_deleted
 
 
 def _is_draining(connection: Connection, topology: Topology) -> bool:
