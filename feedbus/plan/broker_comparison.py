@@ -1,4 +1,4 @@
-"""Compare all objects on the broker with a topology, including objects that it no longer needs."""
+"""Compare all objects on the broker with a topology; find the objects that it no longer needs."""
 
 from __future__ import annotations
 
@@ -99,14 +99,15 @@ class Comparison:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def _wanted_queues(self) -> set[str]:
+        """Return the names of all queues that the topology, or a change that is not over, needs."""
         names, topology = self._names, self.topology
         found = {lock_queue(topology.name), *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
             found |= {names.dead(queue), queue.external_name}
         found |= self._wanted_retry_queues()
         for consumer in consumers_on_no_ring(self.topology):
-            before = (names.before, names.gate_held)
-            found |= {names.queue(consumer), *(name(consumer) for name in before)}
+            of_replacement = (names.before, names.gate_held)
+            found |= {names.queue(consumer), *(name(consumer) for name in of_replacement)}
         for exchange in topology.exchanges.values():
             if exchange.hashed:
                 beside = (names.held, names.generations, names.ledger)
@@ -133,12 +134,16 @@ class Comparison:
         }
         for generation in self._generations():
             for member, _ in generation.members:
+                # A shard that was removed from the topology may still have a waiting queue.
                 ordered = member not in consumers or bool(consumers[member].queue.order_by)
                 found[names.member(generation, member)] = ordered
         return {names.waiting(queue): ordered for queue, ordered in found.items()}
 
     def _generations(self) -> Iterator[Generation]:
-        """Yield existing generations, and new generations that a crash may have left incomplete."""
+        """Yield the generations in the states, and the next generation of each exchange.
+
+        An interrupted `feedbus apply` may have declared objects of the next generation already.
+        """
         for exchange in self.topology.exchanges.values():
             if not exchange.hashed:
                 continue
@@ -245,7 +250,7 @@ class Comparison:
     def _is_old_retry_queue(self, found: SeenQueue) -> bool:
         """Whether a queue is a retry queue of feedbus 0.1.
 
-        Such a queue has the argument x-expires, so the broker deletes the queue.
+        Such a queue has the argument x-expires, so the broker deletes the queue by itself.
         """
         return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
@@ -263,10 +268,14 @@ class Comparison:
         return name.removeprefix(f"{self.topology.name}.")
 
     def _has_consumer(self, name: str) -> bool:
-        """Whether a consumer reads a queue.
+        """Whether a consumer will empty a queue: usually, whether a consumer reads it.
 
-        A retry queue has no consumer. For a retry queue, the result is whether a consumer reads the
-        queue to which the retries return.
+        There are two exceptions:
+
+        - A waiting queue whose queue has no `order_by` any more: the result is False, because the
+          consumer does not read it after the change.
+        - A retry queue, which has no consumer: the result is whether a consumer reads the queue to
+          which the retries return.
         """
         if self.seen.queues[name].consumers:
             return name not in self.waiting_queues
@@ -277,6 +286,7 @@ class Comparison:
         return queue is not None and queue.consumers > 0
 
     def _why(self, name: str) -> str:
+        """Return why a queue or an exchange is deleted."""
         wanted = self.timer_queues.get(name)
         if wanted is not None:
             found = find_differences(self.seen.queues[name].arguments, wanted)
@@ -295,12 +305,13 @@ class Comparison:
         return "no longer in the topology"
 
     def _leftover_exchanges(self) -> Iterator[str]:
+        """Add a change for each exchange that the topology does not need; yield its name."""
         wanted = self._wanted_exchanges()
         queues = self.seen.queues
         found = []
         for name in self.seen.exchanges:
-            odd = name in queues and self._is_old_retry_queue(queues[name])
-            if name in wanted or odd or name in self.parked_queues:
+            is_old_retry = name in queues and self._is_old_retry_queue(queues[name])
+            if name in wanted or is_old_retry or name in self.parked_queues:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))

@@ -18,7 +18,10 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of a plan; a dangerous change is made only if --delete-nonempty names the object.
+    """One change of a plan; `feedbus apply` refuses a plan with a dangerous change.
+
+    The deletion of a queue with messages is dangerous if no consumer empties the queue. If
+    --delete-nonempty names the queue, the action is "delete" instead.
 
     Attributes:
         action: what is done with the object, or "dangerous" for a deletion that loses messages.
@@ -51,10 +54,10 @@ class Evenness:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An old shard with messages, for which the keys that leave the shard have to wait.
+    """An old shard with messages. Later records of its keys wait until its queue is empty.
 
     Attributes:
-        shard: the consumer of the old shard.
+        shard: the name of the consumer of the old shard.
         generation: the digest of the shard's generation.
         messages: the number of messages in its queue.
         moved_to: the new shards of its keys; the shard that gets the most keys comes first.
@@ -93,7 +96,8 @@ class RingChange:
     Attributes:
         exchange: the name of the exchange in topology.toml.
         old: the digest of the current generation; None if there is none yet.
-        new: the digest of the next generation.
+        new: the digest of the next generation; the same as `old` if only an interrupted switch is
+            completed.
         reason: the difference between the generations.
         moved_share: the share of all keys that another shard will handle; None, like `before` and
             `after`, if no prediction was requested.
@@ -101,8 +105,8 @@ class RingChange:
         after: the spread over the new shards.
         backlog_messages: the number of messages in the queues of the current generation and of the
             generations that are not deleted yet.
-        drain_seconds: the time to empty these queues at the current rate; None if nothing is
-            handled.
+        drain_seconds: the time to empty these queues at the current rate; None if they are empty,
+            if nothing is handled, or if no prediction was requested.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether the records of every key wait until all old shards are empty. Then it
             is not known which old shards can have records of a key.
@@ -132,7 +136,7 @@ class RingChange:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """An old generation whose queues are not empty yet.
+    """An old generation whose queues are not all deleted yet.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -230,15 +234,15 @@ class Plan:
 
     @property
     def dangers(self) -> tuple[Change, ...]:
-        """The changes that `feedbus apply` makes only if --delete-nonempty names them."""
+        """The dangerous changes, because of which `feedbus apply` refuses the plan."""
         return tuple(change for change in self.changes if change.action == "dangerous")
 
     def counts(self) -> dict[str, int]:
         """Count the changes, including the changes of rings, by action."""
-        found: dict[str, int] = dict.fromkeys(("create", "change", "delete", "dangerous"), 0)
+        counts: dict[str, int] = dict.fromkeys(("create", "change", "delete", "dangerous"), 0)
         for action in (*(one.action for one in self.changes), *(one.action for one in self.rings)):
-            found[action] += 1
-        return found
+            counts[action] += 1
+        return counts
 
     def report(self) -> dict[str, Any]:
         """Return the plan as `feedbus plan --json` prints it."""

@@ -67,6 +67,7 @@ class DeclaredObjects:
                 yield name
 
     def _type_and_arguments(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
+        """Return the declared type and arguments; for a hash exchange, those of its entry."""
         if exchange.hashed:
             return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
         return exchange.type, exchange.arguments
@@ -148,9 +149,10 @@ class DeclaredObjects:
                 )
 
     def timer(self) -> Iterator[SeenBinding]:
-        """Add missing exchanges, queues and bindings for delayed messages (the timer).
+        """Add changes of the timer, the exchanges and queues in which delayed messages wait.
 
-        It yields the bindings to remove from the timer's exchanges.
+        The changes are missing queues, missing bindings, and bindings that feedbus has not
+        declared. The method yields the latter bindings, which are to be removed.
         """
         names, queues = self._names, timer_layout.queues_of_timer(self._names)
         for name in timer_layout.missing_queues(names, self.seen.queues):
@@ -171,8 +173,8 @@ class DeclaredObjects:
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)
-            begun = queue_replacement.is_begun(self.topology, consumer, self.seen)
-            if queue not in self.seen.queues or begun:
+            is_replacing = queue_replacement.is_begun(self.topology, consumer, self.seen)
+            if queue not in self.seen.queues or is_replacing:
                 continue
             source = self._names.exchange(consumer.queue.exchange)
             wanted = {(source, key) for key in queue_arguments.binding_keys(consumer.queue)}
@@ -180,12 +182,13 @@ class DeclaredObjects:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # A binding to an exchange that the topology does not have was declared on purpose.
+                # Another program or an operator has bound the queue to an exchange that is not part
+                # of the topology. This binding stays.
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key
 
 
 def _as_text(value: object) -> str:
-    """Return the value of an argument as text, so that a missing and an empty one are seen."""
+    """Return the value of an argument as text: "none" if it is missing, "''" if it is empty."""
     return "none" if value is None else f"{value}" or "''"

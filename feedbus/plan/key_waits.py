@@ -46,7 +46,7 @@ class Rates:
     def measure(self) -> dict[str, float]:
         """Return the messages per second of each consumer that has handled any.
 
-        It waits until the measurement has lasted for a second.
+        The method waits until the measurement has lasted for SAMPLE_SECONDS.
         """
         time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
         after, seconds = deliveries(self.folder), time.monotonic() - self._started

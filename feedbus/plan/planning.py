@@ -33,7 +33,7 @@ def make_plan(
         topology: the wanted state.
         watchers: the differences between the supervisor's watchers and the topology; None if no
             supervisor runs.
-        delete_nonempty: queues that may be deleted with their messages.
+        delete_nonempty: the names of queues that may be deleted with their messages.
         predict: whether to predict where keys move and how long a backlog takes. The prediction
             takes some seconds.
 
@@ -70,8 +70,10 @@ def make_plan(
 
 
 def _states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
+    # A broker without queues has no rings. It can be an embedded broker whose file does not exist.
+    # A connection would create this file, but a plan changes nothing.
     if not seen.queues:
-        return {}  # also if the embedded broker's file does not exist: a plan must not create it
+        return {}
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),

@@ -56,7 +56,10 @@ def changes(
             ]
             change = replace(change, waits_for_all=not all(known))
             if older_topology_files.refusal_reason(state, topology):
-                reason = f"{change.reason}; refused, because another host's file is newer"
+                reason = (
+                    f"{change.reason}; refused, because another host's file is newer, or has"
+                    " replaced the ring that this file declares"
+                )
                 change = replace(change, reason=reason)
             yield _predict(change, state, wanted, backlogs, rates) if rates else change
 
@@ -112,9 +115,9 @@ def _reason(state: RingState, wanted: Generation) -> str:
         reasons.append(f"{len(old)} shards become {len(new)}")
     elif old.keys() != new.keys():
         reasons.append("the names of the shards have changed")
-    heavier = [name for name in new if name in old and old[name] != new[name]]
-    if heavier:
-        changed = [f"{name} {old[name]} to {new[name]}" for name in heavier]
+    reweighted = [name for name in new if name in old and old[name] != new[name]]
+    if reweighted:
+        changed = [f"{name} {old[name]} to {new[name]}" for name in reweighted]
         reasons.append(f"weights differ: {listed(changed)}")
     if state.current.shape != wanted.shape:
         reasons.append("its queues' arguments differ")
