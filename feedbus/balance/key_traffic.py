@@ -21,13 +21,16 @@ Pair = tuple[str, int | Decimal]
 
 @dataclass(slots=True)
 class Tally:
-    """The traffic of many keys: their numbers of records, as integers.
+    """The traffic of many keys: their numbers of records.
+
+    The traffic is counted in units, as integers. A unit is one record. If the traffic of a key has
+    decimals, a unit is a millionth of a record.
 
     Attributes:
         loads: maps each class of keys to its traffic, in units. All keys of a class are always on
             the same shard; see key_class().
-        unit: the traffic of one record: 1, or UNIT if the traffic of a key has decimals.
-        keys: the number of keys.
+        unit: how many units a record has: 1, or UNIT if the traffic of a key has decimals.
+        keys: the number of pairs that were added; a key on two lines counts twice.
         heaviest: one key of the class with the most traffic; "" if there are no keys.
 
     """
@@ -44,13 +47,14 @@ class Tally:
             if self.unit == 1 and traffic != int(traffic):
                 self._refine()
             self.keys += 1
-            each = key_class(key)
-            load = self.loads.get(each, 0) + int(traffic * self.unit)
-            self.loads[each] = load
+            class_of_key = key_class(key)
+            load = self.loads.get(class_of_key, 0) + int(traffic * self.unit)
+            self.loads[class_of_key] = load
             if load > self._heaviest_load:
                 self.heaviest, self._heaviest_load = key, load
 
     def _refine(self) -> None:
+        """Convert all traffic to the smaller unit, because the traffic of a key has decimals."""
         self.unit = UNIT
         self.loads = {each: load * UNIT for each, load in self.loads.items()}
         self._heaviest_load *= UNIT
@@ -72,7 +76,8 @@ def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
     Args:
         keys: the source of the keys.
         traffic: the number of the column of that source that has the traffic, from 2; or the path
-            of a file of keys and their traffic. None for a traffic of 1.
+            of a file of keys and their traffic, in which a missing key has the traffic 0. None for
+            a traffic of 1.
 
     Raises:
         UsageError: the traffic of a key cannot be read.
@@ -97,8 +102,9 @@ def pairs_of_rows(
     Args:
         columns: the names of the columns; the first column has the keys.
         rows: the rows of the result.
-        traffic: the name or the number of the column that has the traffic; or the path of a file of
-            keys and their traffic. None for the second column, or for 1 if there is one column.
+        traffic: the name or the number, from 1, of the column that has the traffic; or the path of
+            a file of keys and their traffic, in which a missing key has the traffic 0. None for the
+            second column; if there is only one column, each row then has the traffic 1.
 
     Raises:
         UsageError: a key or its traffic cannot be read.

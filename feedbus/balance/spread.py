@@ -142,7 +142,7 @@ def count_records(
 
 
 def report_of_moves(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """Return the records that move, as --json prints them; the largest move is the first.
+    """Return the records that move, as `feedbus spread --json` prints them, the largest move first.
 
     Args:
         pairs: the result of count_records().

@@ -14,8 +14,9 @@ from feedbus.config.weight_editing import Weights, weighted, write_weights
 from feedbus.ring import Balance, frontier, placer
 from feedbus.topology import Generation, Topology
 
-# Weights are even enough if their max/mean exceeds the lowest possible one by at most this number.
-# A smaller gain is not worth more buckets.
+# max/mean is the traffic of the busiest shard, divided by the mean of all shards. Weights are even
+# enough if their max/mean exceeds the lowest possible one by at most this number. A smaller gain is
+# not worth more buckets.
 CLOSE = 0.005
 
 
@@ -49,12 +50,12 @@ class Proposal:
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return max/mean of one of the choices: the largest load of a queue by the mean load."""
+        """Return max/mean of one of the choices."""
         return balance.busiest_load * len(balance.weights) / self.tally.total
 
     @property
     def floor(self) -> float:
-        """The lowest possible max/mean; above 1 if one key alone exceeds the mean of a shard."""
+        """The lowest possible max/mean; above 1 if one class of keys alone exceeds the mean."""
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 
@@ -68,7 +69,8 @@ def find(
 ) -> Proposal:
     """Find weights with which all queues of a ring get nearly equal numbers of records.
 
-    Nothing is proposed if the current weights reach the target.
+    Nothing is proposed if the current weights reach the target, or if no weights with at most
+    `max_buckets` buckets are more even.
 
     Args:
         topology: the topology of the ring.
@@ -83,14 +85,15 @@ def find(
     before = _spread(topology, generation, tally)
     choices = frontier(tally.loads, shards, max_buckets)
     mean = tally.total / shards
-    close = target if target is not None else choices[-1].busiest_load / mean + CLOSE
-    if before.max_over_mean <= close:
+    accepted = target if target is not None else choices[-1].busiest_load / mean + CLOSE
+    if before.max_over_mean <= accepted:
         return Proposal(generation.exchange, tally, before, before, 0.0, {}, choices)
-    chosen = next((each for each in choices if each.busiest_load / mean <= close), choices[-1])
+    chosen = next((each for each in choices if each.busiest_load / mean <= accepted), choices[-1])
     weights = _by_queue(topology, generation, chosen)
     wanted = weighted(topology, weights).generation(generation.exchange)
     after = _spread(topology, wanted, tally)
-    if after.max_over_mean >= before.max_over_mean:  # the ring has more buckets than are allowed
+    if after.max_over_mean >= before.max_over_mean:
+        # The current ring has more than `max_buckets` buckets, so it can be more even.
         return Proposal(generation.exchange, tally, before, before, 0.0, {}, choices)
     old, new = placer(before.ring), placer(after.ring)
     moved = sum(load for each, load in tally.loads.items() if old(each) != new(each))
