@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from feedbus import broker
 from feedbus.broker import acknowledging
+from feedbus.broker.publisher import publish_all
 from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
@@ -27,7 +28,8 @@ from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import DeadLetters, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import BLOCKED, PLACE
+from feedbus.wire.constants import BLOCKED, PLACE, RELEASE
+from feedbus.wire.outgoing_message import Moved
 from servers import versions
 from tests.ordered_queues import EIGHT, ORDERED, published, waiting_in, work
 from tests.projects import wait_until
@@ -99,7 +101,7 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     assert system.dead() == []
 
 
-def test_the_message_that_blocks_a_key_is_sent_before_the_dead_letter_and_the_later_records(
+def test_the_message_that_blocks_a_key_is_sent_after_the_dead_letter_and_before_later_records(
     tmp_path, monkeypatch
 ):
     options = ORDERED | {"block_on_dead": True}
@@ -116,8 +118,57 @@ def test_the_message_that_blocks_a_key_is_sent_before_the_dead_letter_and_the_la
     system.run(refusing({1}, []), "shard_0")
     (dead_letter,) = (message for message in sent if message.routing_key.endswith(".dead"))
     waiting = [message for message in sent if PLACE in message.headers]
-    assert sent == [waiting[0], dead_letter, *waiting[1:]]
+    assert sent == [dead_letter, *waiting]
     assert [BLOCKED in message.headers for message in waiting] == [True, False, False, False]
+
+
+def test_a_dead_letter_can_be_dropped_before_the_message_that_blocks_its_key_is_sent(
+    make, monkeypatch
+):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    send, dropped = Sender.send, list[str]()
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+
+    def send_and_drop(self: Sender, messages: Iterable[Outgoing]) -> list[Refusal]:
+        some = list(messages)
+        blocks = [BLOCKED in message.headers for message in some]
+        if True not in blocks:
+            return send(self, some)
+        refusals = send(self, some[: blocks.index(True)])
+        (letter,) = system.dead()
+        dropped.append(command(["drop", "work", letter.message_id]).output)
+        return refusals + send(self, some[blocks.index(True) :])
+
+    monkeypatch.setattr(Sender, "send", send_and_drop)
+    system.run(refusing({3}, seen))
+    assert dropped == ["1 dead letter dropped\n"]
+    assert [number for number in seen if number % 2] == [1, 5, 7]
+
+
+def test_a_request_to_release_a_key_is_applied_although_a_new_consumer_gets_it_first(make):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    refuse = refusing({3}, seen)
+    system.run(refuse)
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["purge", "work", "--yes"]).output == "1 dead letter dropped\n"
+    names = Names(system.topology)
+    waiting = names.waiting(names.queue(system.topology.consumer("work")))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        messages = [
+            channel.basic_get(waiting)
+            for _ in range(broker.count_messages(connection, waiting) or 0)
+        ]
+        *records, request = messages
+        assert RELEASE in request.properties["application_headers"]
+        publish_all(connection, [Moved.of(each, "", waiting) for each in (request, *records)])
+        channel.basic_ack(request.delivery_tag, multiple=True)
+    system.run(refuse)
+    assert [number for number in seen if number % 2] == [1, 5, 7]
 
 
 def test_a_request_to_release_a_key_is_acknowledged_after_the_message_that_blocks_it(

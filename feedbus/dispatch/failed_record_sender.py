@@ -59,17 +59,18 @@ class FailedRecordSender:
                     self._dead_handler.call_before(decoded.delivery, decision)
                     for decision in decoded.decisions
                 ]
-        # The message that blocks a key is sent first:
-        # - before the dead letter. Otherwise an operator could drop the dead letter so early that
-        #   the request to release the key comes before the message that blocks the key;
-        # - before the later records of the key. Otherwise, if the connection is lost in between,
-        #   these records wait without it. Then the record itself is delivered again, and has to
-        #   wait behind them.
+        # The connection can be lost between any two of these messages. So their order is:
+        # 1. the dead letter. If only the message that blocks the key were sent, and waiting_limit
+        #    were reached, the consumer would not read its queue, which has the record. An operator
+        #    could not release the key without the dead letter;
+        # 2. the message that blocks the key;
+        # 3. the later records of the key. If they were sent without the message that blocks the
+        #    key, the record itself would be delivered again, and would have to wait behind them.
         messages = [
             message
             for decoded in decoded_deliveries
             for decision in decoded.decisions
-            for message in (decision.blocking_message, decision.message)
+            for message in (decision.message, decision.blocking_message)
             if message is not None
         ]
         if not messages:

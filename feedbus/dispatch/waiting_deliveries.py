@@ -82,6 +82,7 @@ class WaitingDeliveries:
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
+        self._early_releases: list[Delivery] = []  # see _apply()
 
     # -- subscriptions -------------------------------------------------------------------------
 
@@ -112,6 +113,9 @@ class WaitingDeliveries:
         self.taken_records.forget_queue(waiting_queue)
         self.records.forget_queue(waiting_queue)
         self.requeued_dead_letters.forget(consumer_tag)
+        self._early_releases = [
+            each for each in self._early_releases if each.consumer_tag != consumer_tag
+        ]
 
     def forget(self) -> None:
         """Forget all deliveries and subscriptions: the broker delivers the messages again."""
@@ -119,6 +123,7 @@ class WaitingDeliveries:
         self.records_at_start.clear()
         self.taken_records.forget()
         self.requeued_dead_letters.forget_all()
+        self._early_releases.clear()
         self.has_unconfirmed = self.repetition_expected = False
         self._queues.clear()
 
@@ -128,12 +133,7 @@ class WaitingDeliveries:
         """Add a delivery of a waiting queue; return the deliveries to acknowledge now."""
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
-            released = self.records.release_keys(
-                str(delivery.headers[RELEASE]), self.queue_of(delivery).waiting_queue
-            )
-            # The request comes last. Otherwise, if the connection is lost in between, the messages
-            # that block the keys are delivered again without the request.
-            return [*(arrival.delivery for arrival in released), delivery]
+            return self._apply(delivery)
         if REQUEUED in delivery.headers:
             self.requeued_dead_letters.add(delivery)
             return []
@@ -146,7 +146,42 @@ class WaitingDeliveries:
         )
         record.position = record.position or self.records.positions.next(queue.generation_number)
         record.awaited_queues = self.awaited_queues(delivery, delivery.original_key)
-        return [arrival.delivery for arrival in self.records.add_arrived(record)]
+        settled = [arrival.delivery for arrival in self.records.add_arrived(record)]
+        return settled + self._apply_early_releases(queue) if record.is_dead_letter else settled
+
+    def release_keys(self, request: Delivery) -> list[Delivery]:
+        """Release the keys that a request names, unless the message that blocks one is on its way.
+
+        Args:
+            request: a message of `feedbus dead drop` or `purge`, or of a limit of dead letters.
+
+        Returns:
+            The deliveries of the messages that blocked the keys. They are to be acknowledged before
+            the request. Otherwise, if the connection is lost in between, they are delivered again
+            without the request.
+
+        """
+        message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
+        return [arrival.delivery for arrival in self.records.release_keys(message_id, queue)]
+
+    def _apply(self, request: Delivery) -> list[Delivery]:
+        """Release the keys that a request names; return the deliveries to acknowledge now.
+
+        The request can come before the message that blocks a key: the dead letter is sent first,
+        and an operator drops it immediately. Then the request is kept until that message arrives.
+        """
+        message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
+        released = self.release_keys(request)
+        if self.records.is_sending_dead_letter(message_id, queue):
+            self._early_releases.append(request)
+            return released
+        return [*released, request]
+
+    def _apply_early_releases(self, queue: OrderedQueue) -> list[Delivery]:
+        """Apply the kept requests of a waiting queue; return the deliveries to acknowledge now."""
+        own = [each for each in self._early_releases if self.queue_of(each) == queue]
+        self._early_releases = [each for each in self._early_releases if each not in own]
+        return [delivery for request in own for delivery in self._apply(request)]
 
     def now(self) -> float:
         """Return the time, in seconds since 1970."""

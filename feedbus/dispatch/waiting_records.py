@@ -92,8 +92,21 @@ class WaitingRecords:
                 return record
         return None
 
+    def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
+        """Whether a message that blocks a key has not arrived in its waiting queue yet.
+
+        Args:
+            message_id: the id of the dead letter; "" stands for any id.
+            queue: the waiting queue.
+
+        """
+        return any(each.arrival is None for each in self._dead_letters(message_id, queue))
+
     def release_keys(self, message_id: str, queue: str) -> list[Arrival]:
         """Remove the dead letters with an id, so that they no longer block their keys.
+
+        A dead letter stays if its message is still being sent to its waiting queue: see
+        is_sending_dead_letter().
 
         Args:
             message_id: the id of the dead letters; "" stands for any id.
@@ -105,14 +118,23 @@ class WaitingRecords:
 
         """
         dead_letters = [
-            each
-            for record in self
-            for each in record.with_copies()
-            if each.is_dead_letter and each.queue == queue and message_id in {"", each.message_id}
+            (each, each.arrival)
+            for each in self._dead_letters(message_id, queue)
+            if each.arrival is not None
         ]
-        for each in dead_letters:
+        for each, _ in dead_letters:
             self.remove(each)
-        return [each.arrival for each in dead_letters if each.arrival is not None]
+        return [arrival for _, arrival in dead_letters]
+
+    def _dead_letters(self, message_id: str, queue: str) -> Iterator[WaitingRecord]:
+        for record in self:
+            for each in record.with_copies():
+                if (
+                    each.is_dead_letter
+                    and each.queue == queue
+                    and message_id in {"", each.message_id}
+                ):
+                    yield each
 
     # -- records that begin or continue to wait ------------------------------------------------
 

@@ -37,8 +37,10 @@ class WaitingQueue:
     is_ending: bool = False  # whether no record is moved here any more
     is_cancelled: bool = False  # the broker has cancelled the subscription
     arrived_at: float = 0.0  # when the last message arrived
-    # Messages that release keys, and that have arrived while the queue is ending. They are not
-    # applied on arrival, because their records may just be moved.
+    is_read: bool = False  # whether all messages have arrived that were here at the beginning
+    # Messages that release keys, and that are not applied on arrival:
+    # - before `is_read`, the messages that block these keys can be behind them in the queue;
+    # - while the queue is ending, their records may just be moved.
     releases: list[Any] = field(default_factory=list)
 
     @classmethod
@@ -107,6 +109,10 @@ class WaitingQueue:
             waiting_queue.close()
             return None
         deliveries.mark_complete()
+        waiting_queue.is_read = True
+        for message in waiting_queue.releases:
+            waiting_queue.acknowledge(deliveries.add(message))
+        waiting_queue.releases.clear()
         return waiting_queue
 
     def is_complete(self) -> bool:
@@ -123,8 +129,7 @@ class WaitingQueue:
     def apply_releases(self) -> None:
         """Release the keys that the messages in `releases` name; the messages remain."""
         for message in self.releases:
-            *released, _ = self.deliveries.add(message)
-            self.acknowledge(released)
+            self.acknowledge(self.deliveries.release_keys(Delivery.of(message)))
 
     def check_probe(self) -> bool:
         """Return whether the probe has returned; publish another one if it is lost."""
@@ -151,8 +156,8 @@ class WaitingQueue:
             if not message_id:
                 self.on_notice(message.body)
             return
-        if self.is_ending and RELEASE in headers:
-            self.releases.append(message)  # WaitingRecordMover acknowledges it
+        if RELEASE in headers and (self.is_ending or not self.is_read):
+            self.releases.append(message)
         else:
             self.acknowledge(self.deliveries.add(message))
 

@@ -113,27 +113,45 @@ def keys_blocked_behind_later_records() -> list[Change]:
     return [(failed_record_sender.FailedRecordSender, "send", send)]
 
 
-def dead_letters_before_the_messages_that_block_their_keys() -> list[Change]:
-    """Send a dead letter before the message that blocks its key."""
+def messages_that_block_keys_before_their_dead_letters() -> list[Change]:
+    """Send the message that blocks a key before the dead letter."""
     original = failed_record_sender.FailedRecordSender.send
 
     def send(self: Any, *arguments: Any, **options: Any) -> None:
         sender = self._sender
 
-        def send_letters_first(messages: Iterable[Any]) -> Any:
+        def send_letters_last(messages: Iterable[Any]) -> Any:
             some = list(messages)
             for index in range(1, len(some)):
-                if BLOCKED in some[index - 1].headers:
+                if BLOCKED in some[index].headers:
                     some[index - 1 : index + 1] = some[index], some[index - 1]
             return sender.send(some)
 
-        self._sender = SimpleNamespace(send=send_letters_first)
+        self._sender = SimpleNamespace(send=send_letters_last)
         try:
             original(self, *arguments, **options)
         finally:
             self._sender = sender
 
     return [(failed_record_sender.FailedRecordSender, "send", send)]
+
+
+def requests_to_release_applied_while_others_arrive() -> list[Change]:
+    """Apply a request to release a key before the messages behind it have arrived."""
+    original = waiting_queue.WaitingQueue._on_message
+
+    def on_message(self: Any, message: Any) -> None:
+        self.is_read = True
+        original(self, message)
+
+    return [(waiting_queue.WaitingQueue, "_on_message", on_message)]
+
+
+def requests_to_release_that_are_early_forgotten() -> list[Change]:
+    """Settle a request to release a key although the message that blocks the key comes later."""
+    return [
+        (waiting_records.WaitingRecords, "is_sending_dead_letter", lambda *_: False),
+    ]
 
 
 def requests_to_release_acknowledged_first() -> list[Change]:
@@ -153,7 +171,7 @@ def keys_released_in_every_queue() -> list[Change]:
     original = waiting_records.WaitingRecords.release_keys
 
     def release_keys(self: Any, message_id: str, _queue: str) -> Any:
-        queues = {each.queue for record in self for each in record.with_copies()}
+        queues = {each.queue: None for record in self for each in record.with_copies()}
         return [one for queue in queues for one in original(self, message_id, queue)]
 
     return [(waiting_records.WaitingRecords, "release_keys", release_keys)]
