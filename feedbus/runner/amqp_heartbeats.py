@@ -1,4 +1,8 @@
-"""A thread that sends the heartbeats of the consuming connection while a handler runs."""
+"""A thread that sends the heartbeats of the consuming connection while a handler runs.
+
+At other times, the consumer's thread itself sends the heartbeats. It cannot do so while a handler
+runs in it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Self
 from feedbus.clock import Clock
 from feedbus.wire.amqp_protocols import RawConnection
 
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 1.0  # the longest time between two checks whether a heartbeat is due
 BEATS_PER_INTERVAL = 4  # the broker drops a connection after two intervals without a heartbeat
 
 
@@ -19,12 +23,12 @@ class Heartbeats:
     """Sends the heartbeats of one connection from a thread."""
 
     def __init__(self, clock: Clock) -> None:
-        """Create the object; nothing is sent until the thread is started."""
+        """Create the object; __enter__() starts the thread."""
         self._clock = clock
         self._may_send = False  # whether the thread may send heartbeats
         self._raw: RawConnection | None = None
-        self._last_beat = 0.0
-        self._longest_gap = 0.0
+        self._last_beat = 0.0  # when the last heartbeat was sent
+        self._longest_gap = 0.0  # the longest time without a heartbeat; see missed_seconds
         self._write_lock = threading.Lock()  # held while the thread writes a frame
         self._end_requested = threading.Event()  # the thread ends
         self._wake_requested = threading.Event()  # the thread wakes up, because a handler runs
@@ -69,10 +73,13 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within while_working(), stop the thread's heartbeats in a `with` block."""
+        """Within while_working(), stop the thread's heartbeats in a `with` block.
+
+        The block can use the connection, and can call while_working() again.
+        """
         with self._write_lock:
             self._may_send = False
-        gap = self._longest_gap
+        gap = self._longest_gap  # while_working() in the block sets it to 0
         try:
             yield
         finally:
@@ -89,7 +96,7 @@ class Heartbeats:
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:
-        """Wait for an event, at most the given time, and send heartbeats in the meantime."""
+        """Wait until `over` is set, at most `seconds`; send heartbeats in the meantime."""
         deadline = self._clock.monotonic() + seconds
         while not self._clock.wait(over, self._step_seconds(deadline)):
             if self._clock.monotonic() >= deadline:
@@ -115,6 +122,7 @@ class Heartbeats:
             self._wake_requested.wait()
             self._end_requested.wait(self._check_seconds())
             if not self._may_send:
+                # A handler may start before clear(). Then the thread must not sleep.
                 self._wake_requested.clear()
                 if self._may_send or self._end_requested.is_set():
                     self._wake_requested.set()

@@ -10,17 +10,27 @@ KEPT_SHARE = 0.9  # each new batch reduces the weight of the earlier batches to 
 class BatchDurations:
     """Computes the fixed costs of a batch, and the costs of each record, from the latest batches.
 
-    Fixed costs do not depend on the number of records. Examples are a commit, and the wait
-    for other processes that use the same database.
+    Costs are times in seconds. Fixed costs do not depend on the number of records. Examples are a
+    commit, and the wait for other processes that use the same database. The costs of a record are
+    the slope of a line: a linear regression of the durations over the numbers of records, in which
+    later batches have a higher weight.
     """
 
     def __init__(self) -> None:
         """Start without batches."""
+        # Weighted sums over the batches: their number, their records, their durations, the squares
+        # of their records, and the products of records and duration.
         self._count = self._records = self._seconds = 0.0
         self._records_squared = self._products = 0.0
 
     def add(self, records: int, seconds: float) -> None:
-        """Add a batch; the weight of the earlier ones decreases."""
+        """Add a batch; the weight of the earlier ones decreases.
+
+        Args:
+            records: the number of its records.
+            seconds: how long it took.
+
+        """
         self._count = self._count * KEPT_SHARE + 1
         self._records = self._records * KEPT_SHARE + records
         self._seconds = self._seconds * KEPT_SHARE + seconds
@@ -30,12 +40,13 @@ class BatchDurations:
     def records_within(self, seconds: float) -> float:
         """Return how many records a batch handles in this time; its fixed costs do not count.
 
-        The result is infinity if the number of records does not change the duration. If all batches
-        so far had the same number of records, the fixed costs are not known. They then count as
-        costs of the records.
+        The result is infinity if more records do not make a batch longer. If all batches so far had
+        the same number of records, the fixed costs are not known. Then the whole duration of a
+        batch counts as costs of its records.
         """
-        spread = self._records_squared * self._count - self._records**2
-        common = self._products * self._count - self._records * self._seconds
-        if spread <= self._records**2 * 1e-6:
-            common, spread = self._seconds, self._records
-        return seconds * spread / common if common > 0 else math.inf
+        # Variance and covariance have the same factor, which cancels out.
+        variance = self._records_squared * self._count - self._records**2
+        covariance = self._products * self._count - self._records * self._seconds
+        if variance <= self._records**2 * 1e-6:
+            covariance, variance = self._seconds, self._records
+        return seconds * variance / covariance if covariance > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Batches: messages are collected, given to the handler together, and settled."""
+"""The batch mode: messages are collected, given to the handler together, and settled."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class BatchMode:
         self._last_batch_at = -math.inf  # when the latest batch began
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
-        self._pauses: PublishingPauses | None = None  # only with `stream` and `order_by`
+        # The pauses of a handler that publishes very many messages; only with `stream` and
+        # `order_by`.
+        self._pauses: PublishingPauses | None = None
         if self._small_deliveries is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
                 run,
@@ -59,21 +61,24 @@ class BatchMode:
         return False
 
     def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when a call has ended, or None."""
+        """Return a descriptor that becomes readable when a call has ended.
+
+        The result is None if no call runs while the runner waits for deliveries.
+        """
         return None
 
     def receive(self, raw: RawConnection) -> bool:
         """Wait until there is a batch, or until a limit; return whether there is work.
 
-        A batch is complete when it is full. It is also complete when all records that have arrived
-        are in it, and `batch.wait` is over since the start of the previous batch. So a record that
-        arrives after a quiet time is handled immediately.
+        A batch is complete when it is full. It is also complete under two conditions: all records
+        that have arrived are in it, and the handling of the previous batch began at least
+        `batch.wait` ago. So a record that arrives after a quiet time is handled immediately.
         """
         run = self._run
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting or buffer.has_lanes:
-            # Waiting records, and deliveries of each generation, must be read even if many
-            # deliveries have arrived.
+            # If the buffer is full, the loop at the end of this method reads nothing. But waiting
+            # records, and the deliveries of each generation, must be read even then.
             run.receive(raw, 0.0)
         else:
             raw.take_arrived()
@@ -101,11 +106,11 @@ class BatchMode:
         return bool(buffer)
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:
-        """Handle the records of waiting queues that may run now.
+        """Handle the records of waiting queues that may be handled now.
 
         Returns:
-            False if all deliveries must be returned to the broker, because its consumer timeout
-            would expire.
+            False if all deliveries must be returned to the broker, because the broker's consumer
+            timeout would expire.
 
         """
         run = self._run
@@ -122,13 +127,13 @@ class BatchMode:
         """Handle a batch, or process a fence, which marks the end of an old queue.
 
         Returns:
-            False if all unsettled deliveries must be returned to the broker, because its consumer
-            timeout would expire.
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         run = self._run
         if not run.buffer:
-            return True  # all were handled while the call for a waiting record paused
+            return True  # handle_waiting_records() has handled all deliveries, in a handler's pause
         if run.timeout.would_expire(run.buffer.oldest_at):
             return False
         if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
@@ -139,17 +144,26 @@ class BatchMode:
         return self._handle(raw)
 
     def on_cancel(self) -> None:
-        """Register that the broker has cancelled a subscription."""
+        """Register that the broker has cancelled a subscription.
+
+        This mode does nothing: if the latest batch was the cause, _settle() has registered it.
+        """
 
     def on_channel_close(self, error: BaseException) -> None:
-        """Register why the broker closed a channel."""
+        """Register the exception with which the broker closed a channel."""
         self._run.timeout.learn(error)
 
     def finish_running(self) -> None:
-        """Finish and settle the running records; the broker delivers the others again."""
+        """Finish and settle the running records; the broker delivers the others again.
+
+        In this mode, no record runs when this method is called.
+        """
 
     def update_crash_guard(self) -> None:
-        """Write the messages in handlers to the crash guard's file; called often in an outage."""
+        """Write the messages in handlers to the crash guard's file; called often in an outage.
+
+        In this mode, no message is in a handler when this method is called.
+        """
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
@@ -158,7 +172,7 @@ class BatchMode:
         """End the threads of the handlers, if there are any."""
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a batch and settle it; return False if it must go back to the broker."""
+        """Handle a batch and settle it; return False if it must be returned to the broker."""
         arrived_at = self._run.buffer.oldest_at
         return self._handle_and_settle(raw, self._next_batch(), arrived_at)
 
@@ -183,7 +197,18 @@ class BatchMode:
     def _handle_and_settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float
     ) -> bool:
-        """Handle deliveries and settle them; return False if all must go back to the broker."""
+        """Handle deliveries and settle them.
+
+        Args:
+            raw: the connection of the deliveries.
+            deliveries: the deliveries.
+            arrived_at: when the first of them arrived, as a time of the monotonic clock.
+
+        Returns:
+            False if all deliveries must be returned to the broker, because the broker's consumer
+            timeout would expire.
+
+        """
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch_at = run.clock.monotonic()
@@ -194,7 +219,7 @@ class BatchMode:
                 break
             except Outage as error:
                 if not self._hold(raw, error):
-                    return True
+                    return True  # the run ends, and the broker gets the deliveries back
                 if run.timeout.would_expire(arrived_at):
                     return False
         self._finish_batch(raw, deliveries, load.seconds, load)
@@ -203,7 +228,14 @@ class BatchMode:
     def _handle_in_pause(
         self, raw: RawConnection, deliveries: Sequence[Delivery], message_ids: Sequence[str]
     ) -> None:
-        """Handle deliveries and settle them, while a call of the handler pauses."""
+        """Handle deliveries and settle them, while a call of the handler pauses.
+
+        Args:
+            raw: the connection of the deliveries.
+            deliveries: the deliveries.
+            message_ids: the ids of the deliveries, and of the messages whose calls pause.
+
+        """
         load = self._call_handler(deliveries, message_ids)
         self._finish_batch(raw, deliveries, load.seconds, load)
 
@@ -212,6 +244,8 @@ class BatchMode:
 
         Raises:
             Outage: `error` itself, if the waiting records must be read again.
+            Exception: the connection was lost. Then its deliveries must not be handled, because the
+                broker delivers them again.
 
         """
         run = self._run
@@ -221,11 +255,20 @@ class BatchMode:
         run.hold(error, self.update_crash_guard)
         if not run.must_continue(has_unsettled=self.has_unsettled):
             return False
-        raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
+        raw.take_arrived()  # raises an exception if the connection is lost
         return True
 
     def _call_handler(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
-        """Call the handler with a batch; the crash guard's file has its message ids meanwhile."""
+        """Call the handler with a batch; return its duration and the time without heartbeats.
+
+        During the call, the crash guard's file contains the message ids. A message that has ended
+        the process too often becomes a dead letter, and no handler gets it.
+
+        Args:
+            deliveries: the deliveries of the batch.
+            ids: their message ids; in a pause, also the ids of the messages whose calls pause.
+
+        """
         run = self._run
         started = run.clock.monotonic()
         with run.heartbeats.while_working():
@@ -240,7 +283,9 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # After twice the limit, the later crashes were caused by the dead handler.
+                # The dead handler gets the message, too, and can also end the process. Then the
+                # crash guard continues to count. After twice the limit, the later half of the
+                # crashes was caused by the dead handler.
                 skip = bool(run.crash_guard.reason_to_give_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
@@ -255,7 +300,15 @@ class BatchMode:
         seconds: float,
         load: ConnectionLoad,
     ) -> None:
-        """Settle and count a batch that has been handled."""
+        """Settle and count a batch that has been handled.
+
+        Args:
+            raw: the connection of the deliveries.
+            deliveries: the deliveries of the batch.
+            seconds: how long the batch took.
+            load: the duration of the latest handler call, and the time without heartbeats.
+
+        """
         run = self._run
         run.timeout.add_duration(seconds)
         if run.buffer.has_lanes:
@@ -291,7 +344,9 @@ class BatchMode:
                 run.waiting.settle(deliveries)
             if is_slow or load.cause(run.timeout):
                 raw.take_arrived()
-                raw.channel().close()  # the answer to this request comes after the acknowledgement
+                # If the broker has closed the channel of the deliveries, its report arrives before
+                # its answer to this request. The report raises an exception here.
+                raw.channel().close()
         except Exception as error:
             run.timeout.learn(error)
             cause = load.cause(run.timeout)

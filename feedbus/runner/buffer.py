@@ -1,4 +1,7 @@
-"""Deliveries that have arrived and are not handled yet."""
+"""Deliveries that have arrived and are not handled yet.
+
+Among them can be fences: messages that mark the end of an old queue.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE
 
 # A function that chooses deliveries. It gets the deliveries in the order of their arrival, and the
-# number of their records. It returns the positions of the chosen ones, in ascending order.
+# number of their records. It returns the indexes of the chosen ones, in ascending order.
 Choose = Callable[[Sequence[Delivery], int], Sequence[int]]
 
 
@@ -19,10 +22,10 @@ class _Lane:
     """The deliveries from the queues of one generation.
 
     Attributes:
-        generation_number: the number of its generation.
+        generation_number: the number of the generation.
         deliveries: the deliveries, in the order of their arrival.
-        arrivals: the time when each of them arrived.
-        records: the number of their records.
+        arrivals: when each delivery arrived, as times of the monotonic clock.
+        records: the number of records in the deliveries.
 
     """
 
@@ -45,10 +48,10 @@ class _Lane:
 class Buffer:
     """Deliveries in the order of their arrival, with their arrival times and record counts.
 
-    The number of deliveries is at most the prefetch. While a consumer also reads queues of older
-    generations, the deliveries of each generation are in a separate lane. The lanes are used in
-    rotation, so that new records do not wait for the backlog of an old queue. A method uses the
-    current lane, except where its docstring names other lanes.
+    The prefetch limits the number of deliveries from each queue. While a consumer also reads queues
+    of older generations, the deliveries of each generation are in a separate lane. The lanes are
+    used in rotation, so that new records do not wait for the backlog of an old queue. A method uses
+    the current lane, except where its docstring names other lanes.
     """
 
     def __init__(self) -> None:
@@ -57,7 +60,7 @@ class Buffer:
         self._lanes = [self._current_lane]  # the newest generation first
         # The lane of each consumer tag, if there are several lanes.
         self._lane_by_tag: dict[str, _Lane] = {}
-        # The lanes of generations after this one are excluded; with None, no lane is.
+        # The lanes of generations after this one are excluded; with None, no lane is excluded.
         self._last_generation_number: int | None = None
 
     def __len__(self) -> int:
@@ -99,7 +102,10 @@ class Buffer:
         return self._current_lane is not self._lanes[0]
 
     def exclude_generations_after(self, generation_number: int | None) -> None:
-        """Exclude the lanes of generations later than this one; with None, exclude no lane."""
+        """Exclude the lanes of generations later than this one; with None, exclude no lane.
+
+        It is called while too many records of newer generations wait for old queues.
+        """
         self._last_generation_number = generation_number
         if self._lane_by_tag and not (
             self._is_included(self._current_lane) and self._current_lane.deliveries
@@ -107,7 +113,7 @@ class Buffer:
             self.next_lane()
 
     def next_lane(self) -> None:
-        """Go to the next lane that has deliveries and is not excluded."""
+        """Go to the next lane that has deliveries and is not excluded, if there is one."""
         if not self._lane_by_tag:
             return
         index = self._lanes.index(self._current_lane) + 1
@@ -158,7 +164,7 @@ class Buffer:
     def clear(self) -> None:
         """Remove all deliveries, and use a single lane from now on.
 
-        The end of the channels of the deliveries has returned them to the broker.
+        The channels of the deliveries are closed, so the broker delivers the messages again.
         """
         self._current_lane = _Lane()
         self._lanes = [self._current_lane]
@@ -166,7 +172,7 @@ class Buffer:
         self._last_generation_number = None
 
     def remove(self, consumer_tag: str) -> None:
-        """Remove the deliveries of one consumer tag."""
+        """Remove the deliveries of one subscription."""
         lane = self._lane_for(consumer_tag)
         remaining = [
             (delivery, arrived_at)
@@ -179,28 +185,34 @@ class Buffer:
         self._leave_empty_lane()
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
-        """Put taken deliveries back into their lanes, in order; arrived_at is used for all."""
+        """Put taken deliveries back into their lanes, before later deliveries of their queues.
+
+        Args:
+            deliveries: the deliveries.
+            arrived_at: the arrival time of all of them, as a time of the monotonic clock.
+
+        """
         for delivery in deliveries:
             lane = self._lane_for(delivery.consumer_tag)
             later = (
-                position
-                for position, each in enumerate(lane.deliveries)
+                index
+                for index, each in enumerate(lane.deliveries)
                 if each.consumer_tag == delivery.consumer_tag and each.tag > delivery.tag
             )
-            position = next(later, len(lane.deliveries))
-            lane.deliveries.insert(position, delivery)
-            lane.arrivals.insert(position, arrived_at)
+            index = next(later, len(lane.deliveries))
+            lane.deliveries.insert(index, delivery)
+            lane.arrivals.insert(index, arrived_at)
             lane.records += delivery.record_count
         self._leave_empty_lane()
 
     def pick(self, choose: Choose, max_deliveries: float) -> list[Delivery]:
         """Remove and return deliveries that a function chooses, at most the given number."""
         lane = self._current_lane
-        positions = choose(lane.deliveries, lane.records)
-        positions = positions[: int(max(min(max_deliveries, len(lane.deliveries)), 0))]
-        picked = [lane.deliveries[position] for position in positions]
-        for position in reversed(positions):
-            del lane.deliveries[position], lane.arrivals[position]
+        indexes = choose(lane.deliveries, lane.records)
+        indexes = indexes[: int(max(min(max_deliveries, len(lane.deliveries)), 0))]
+        picked = [lane.deliveries[index] for index in indexes]
+        for index in reversed(indexes):
+            del lane.deliveries[index], lane.arrivals[index]
         lane.records -= sum(delivery.record_count for delivery in picked)
         self._leave_empty_lane()
         return picked
@@ -212,7 +224,7 @@ class Buffer:
         return next(tags, tag) < tag
 
     def has_deliveries_of(self, consumer_tag: str) -> bool:
-        """Whether the buffer has a delivery of this consumer tag."""
+        """Whether the buffer has a delivery of this subscription."""
         deliveries = self._lane_for(consumer_tag).deliveries
         return any(each.consumer_tag == consumer_tag for each in deliveries)
 
@@ -223,12 +235,12 @@ class Buffer:
 
     @property
     def next_is_fence(self) -> bool:
-        """Whether the next delivery is marked as a fence, the end of its queue."""
+        """Whether the next delivery is marked as a fence."""
         return self._current_lane.next_is_fence
 
     @property
     def oldest_at(self) -> float:
-        """The time at which the oldest delivery of all lanes arrived; there must be one."""
+        """When the oldest delivery of all lanes arrived; the buffer must not be empty."""
         if not self._lane_by_tag:
             return self._current_lane.arrivals[0]
         return min(each.arrivals[0] for each in self._lanes if each.arrivals)
@@ -244,6 +256,9 @@ class Buffer:
         self, max_records: int, max_deliveries: float, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
         """Remove and return a batch, which ends before a fence.
+
+        If the next delivery is marked as a fence, it is taken: the caller has found that it is an
+        ordinary message of another program.
 
         Args:
             max_records: the number of records after which the batch ends.

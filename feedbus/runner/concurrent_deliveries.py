@@ -1,4 +1,4 @@
-"""Deliveries that are handled at the same time, and the deliveries that may be acknowledged."""
+"""The deliveries of the concurrent mode: which are being handled, which may be acknowledged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 events = EventLog(__name__)
 
-# The crash guard's file is rewritten when it contains more messages that have ended than this.
+# The crash guard's file may keep about this many messages that have ended. Then it is rewritten.
 MAX_ENDED_IDS = 64
 
 
@@ -47,8 +47,9 @@ class ConcurrentDeliveries:
         self._clock = clock
         self._handler_seconds = handler_seconds
         self._ids_in_file: set[str] = set()  # the message ids in the crash guard's file
-        self._limited_from = math.nan  # the start from which the file's deadline was computed
-        # By consumer tag and delivery tag, in the order of arrival.
+        # The start time of the call from which the deadline in the file was computed.
+        self._limited_from = math.nan
+        # The arrival times, by consumer tag and delivery tag, in the order of arrival.
         self._arrived_at: dict[tuple[str, int], float] = {}
         # By consumer tag.
         self._settlements: defaultdict[str, Settlement] = defaultdict(Settlement)
@@ -77,21 +78,27 @@ class ConcurrentDeliveries:
         return self._calls.has_ended_calls
 
     def take_outage(self) -> Outage | None:
-        """Return and forget the outage of the latest finish(); the affected records run again."""
+        """Return and forget the outage of the latest finish(), or None.
+
+        The records whose calls raised the outage run again.
+        """
         outage, self._calls.outage = self._calls.outage, None
         return outage
 
     @property
     def oldest_at(self) -> float:
-        """The arrival time of the first delivery; infinity if there is none."""
+        """The arrival time of the oldest delivery; infinity if there is none."""
         return next(iter(self._arrived_at.values()), math.inf)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when a record has ended."""
+        """Return a descriptor that becomes readable when a call has ended."""
         return self._calls.waker.fileno()
 
     def update_crash_guard(self) -> None:
-        """Write the deadline of the running messages to the crash guard's file; called often."""
+        """Write the deadline of the running calls to the crash guard's file; called often.
+
+        If no call runs, the messages are removed from the file.
+        """
         if self._calls.oldest_started_at is not None:
             self._set_time_limit()
         elif self._ids_in_file:
@@ -104,15 +111,15 @@ class ConcurrentDeliveries:
         Ended messages stay in the file for a while: rewriting the file at each change would cost
         more than the handling. After a crash, all messages in the file are first handled alone.
         """
-        new = dict.fromkeys(
+        new_ids = dict.fromkeys(
             id_ for call in calls if (id_ := call.message_id) not in self._ids_in_file
         )
-        if self._ids_in_file and len(self._ids_in_file) + len(new) <= MAX_ENDED_IDS + 2 * len(
+        if self._ids_in_file and len(self._ids_in_file) + len(new_ids) <= MAX_ENDED_IDS + 2 * len(
             self._calls.running
         ):
-            if new:
-                self._crash_guard.add_messages(list(new))
-                self._ids_in_file.update(new)
+            if new_ids:
+                self._crash_guard.add_messages(list(new_ids))
+                self._ids_in_file.update(new_ids)
             if self._calls.oldest_started_at is None:  # all messages in the file have ended
                 self._limited_from = math.nan
         else:
@@ -125,11 +132,12 @@ class ConcurrentDeliveries:
         self._limited_from = math.nan
 
     def _set_time_limit(self) -> None:
+        """Write the deadline of the call that has run longest, if it is not in the file yet."""
         now = self._clock.monotonic()
-        since = self._calls.oldest_started_at or now
-        if since != self._limited_from:
-            self._limited_from = since
-            self._crash_guard.set_time_limit(since + self._handler_seconds - now)
+        started_at = self._calls.oldest_started_at or now
+        if started_at != self._limited_from:
+            self._limited_from = started_at
+            self._crash_guard.set_time_limit(started_at + self._handler_seconds - now)
 
     def check_event_loop(self) -> None:
         """Log an async handler that blocks the event loop; this method is called often."""
@@ -140,12 +148,13 @@ class ConcurrentDeliveries:
 
         A thread first adds its record to the ended records, and then wakes the consumer's thread.
         Between these two steps, the consumer's thread may finish or forget the record. Then the
-        wake-up comes too late, and without this call every later wait would end immediately.
+        wake-up comes when nothing is left to do. Without this call, every later wait would end
+        immediately.
         """
         self._calls.waker.sleep()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a record has ended, at most the given time."""
+        """Wait until a call has ended, at most the given time."""
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno(), selectors.EVENT_READ)
             self._clock.select(selector, seconds)
@@ -158,6 +167,7 @@ class ConcurrentDeliveries:
 
     def start(self) -> None:
         """Start the records that may start now; see ConcurrentCalls.start()."""
+        # During an outage of the store, decode() may have left deliveries that are not decoded.
         self._calls.decode(())
         calls = self._calls.take_startable()
         if calls:
@@ -165,29 +175,39 @@ class ConcurrentDeliveries:
             self._calls.start(calls)
 
     def finish(self) -> list[Delivery]:
-        """Return the deliveries that are done now; see ConcurrentCalls.finish()."""
+        """Finish the ended calls; return the deliveries that may be acknowledged now.
+
+        Raises:
+            Outage: the broker or the store is unavailable; the next call of finish() continues.
+
+        """
         if not self._calls.has_ended_calls:
             self._calls.waker.sleep()
             if not self._calls.has_ended_calls:
                 return []
         self._calls.finish()
         for each in self._calls.for_dead_handler:
+            # The dead handler can end the process, too.
             self._ids_in_file.add(each.delivery.message_id)
             self._write_to_crash_guard(self._ids_in_file)
             self._calls.send_failed(each)
         self._calls.send_failed()
-        settled = self._calls.take_acknowledgeable()
-        for delivery in settled:
+        finished = self._calls.take_acknowledgeable()
+        for delivery in finished:
             self._settlements[delivery.consumer_tag].mark_done(delivery.tag)
             self._arrived_at.pop((delivery.consumer_tag, delivery.tag), None)
         self.update_crash_guard()
-        return settled
+        return finished
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
         """Count slow messages as the reason why the broker closed the channel.
 
         A slow message is handled alone when it is delivered again. The other messages are not
         counted as the cause.
+
+        Args:
+            timeout: the broker's consumer timeout. A message is slow if its call has exceeded it.
+
         """
         slow = self._calls.slow_messages
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.cause_of_close)
@@ -209,12 +229,18 @@ class ConcurrentDeliveries:
         self._calls.forget_slow_messages()
 
     def settle(self, readers: Mapping[str, QueueReader]) -> None:
-        """Acknowledge the deliveries that are done."""
+        """Acknowledge the deliveries that finish() has returned.
+
+        Args:
+            readers: the readers of the queues, by consumer tag. A waiting queue has no reader: it
+                acknowledges its deliveries itself.
+
+        """
         for consumer_tag, settlement in self._settlements.items():
             reader = readers.get(consumer_tag)
             if reader is not None:
                 reader.settle_done(settlement)
-            else:  # a waiting queue acknowledges its deliveries itself
+            else:  # a waiting queue, or a subscription that has ended
                 settlement.take_acknowledgeable()
 
     def forget_all(self) -> None:

@@ -1,4 +1,7 @@
-"""Concurrency: records of several keys run at the same time, and each is settled when it ends."""
+"""The concurrent mode: records of several keys are handled at the same time.
+
+A record *runs* while its handler is called. A delivery is settled when all its records have ended.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,8 @@ class ConcurrentMode(BatchMode):
         """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
-        self._defers_waiting_records = (
-            False  # whether waiting records may run, but cannot start yet
-        )
+        # Whether the records of waiting queues can start only after running records have ended.
+        self._defers_waiting_records = False
 
     @property
     def has_unsettled(self) -> bool:
@@ -41,7 +43,7 @@ class ConcurrentMode(BatchMode):
         ) or self._concurrent.has_deliveries_of(consumer_tag + WAITING_SUFFIX)
 
     def fileno(self) -> int | None:
-        """Return a descriptor that is readable when a record has ended."""
+        """Return a descriptor that becomes readable when a call has ended."""
         return self._concurrent.fileno()
 
     def on_cancel(self) -> None:
@@ -75,12 +77,12 @@ class ConcurrentMode(BatchMode):
         """Wait for a delivery or the end of a call; return whether there is work."""
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
-        may_take = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        busy = concurrent.has_ended_calls or (may_take and not concurrent)
+        can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
+        must_not_wait = concurrent.has_ended_calls or (can_decode and not concurrent)
         takes_due = concurrent.has_capacity and not self._defers_waiting_records
         timeout = (
             0.0
-            if busy
+            if must_not_wait
             else run.wait_seconds(
                 raw, has_unsettled=self.has_unsettled, takes_waiting_records=takes_due
             )
@@ -90,23 +92,30 @@ class ConcurrentMode(BatchMode):
         run.receive(raw, timeout)
         concurrent.check_event_loop()
         run.heartbeats.beat()
-        arrived = bool(run.buffer or concurrent or run.seconds_until_due() <= 0)
-        if not arrived:
+        has_work = bool(run.buffer or concurrent or run.seconds_until_due() <= 0)
+        if not has_work:
             concurrent.ignore_wakes()
-        return arrived
+        return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Renew deliveries of waiting queues; handle_next() starts the records that may run now."""
+        """Renew old deliveries of waiting queues; handle_next() starts the records that are due."""
         if self._run.waiting is not None:
             self._run.waiting.renew(self._run.timeout.seconds)
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Settle ended records, and start others; return False if all must be returned."""
+        """Settle the deliveries whose records have ended, and start other records.
+
+        Returns:
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
+
+        """
         run, concurrent = self._run, self._concurrent
-        is_message = False
+        is_message = False  # whether the next delivery looks like a fence, but is a message
         run.buffer.next_lane()
         fence_is_next = bool(run.buffer) and self._fences.next_is_fence()
+        # A fence is processed when the earlier deliveries of its queue are settled.
         if fence_is_next and not concurrent.has_deliveries_of(
             run.buffer.next_delivery.consumer_tag
         ):
@@ -128,15 +137,21 @@ class ConcurrentMode(BatchMode):
             if run.must_read_again:
                 raise
             run.hold(error, self.update_crash_guard)
-            raw.take_arrived()  # if the connection is lost, its deliveries must not be handled
+            # If the connection is lost, this call raises an exception. The deliveries of the
+            # connection must then not be handled, because the broker delivers them again.
+            raw.take_arrived()
         return True
 
     def _decode(self, raw: RawConnection, *, is_message: bool) -> bool:
-        """Decode deliveries while more records can run; return False if all must be returned.
+        """Decode deliveries while more records can run.
 
         Args:
             raw: the connection.
-            is_message: whether the first delivery looks like a fence, but is an ordinary message.
+            is_message: whether the next delivery looks like a fence, but is an ordinary message of
+                another program.
+
+        Returns:
+            False if all deliveries must be returned to the broker; see handle_next().
 
         """
         run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
@@ -161,7 +176,12 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _decode_waiting_records(self, raw: RawConnection) -> bool:
-        """Add waiting records that may run now; return False if all deliveries must be returned."""
+        """Decode waiting records that may run now.
+
+        Returns:
+            False if all deliveries must be returned to the broker; see handle_next().
+
+        """
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         self._defers_waiting_records = False
         if waiting is None or not waiting:
@@ -183,20 +203,25 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _settle_ended(self) -> None:
-        """Send what ended calls have published, and acknowledge the finished deliveries."""
+        """Send the messages of ended calls, and acknowledge the finished deliveries.
+
+        Raises:
+            Outage: the messages could not be sent, or an ended call raised Outage.
+
+        """
         run, concurrent = self._run, self._concurrent
-        settled = concurrent.finish()
-        if settled:
+        finished = concurrent.finish()
+        if finished:
             concurrent.settle(self._subscriptions.readers)
             if run.waiting is not None:
-                run.waiting.settle(settled)
-            self._subscriptions.check_placement(settled[0])
+                run.waiting.settle(finished)
+            self._subscriptions.check_placement(finished[0])
             run.limits.restart_idle_time(self._run.clock.monotonic())
-            run.limits.count_handled(len(settled))
+            run.limits.count_handled(len(finished))
         outage = concurrent.take_outage()
         if outage is not None:
             raise outage
-        if settled:
+        if finished:
             run.outage_pause.record_success()
 
     def finish_running(self) -> None:
@@ -209,7 +234,9 @@ class ConcurrentMode(BatchMode):
                 with run.heartbeats.while_working():
                     self._settle_ended()
             except Outage as error:
-                if concurrent.has_ended_calls:  # the broker or the store is unavailable
+                # After an outage that a handler raised, the other calls are still awaited. If ended
+                # calls are left, the broker or the store is unavailable.
+                if concurrent.has_ended_calls:
                     events.warning(
                         "unsettled_at_end",
                         f"{run.consumer.name} ends during an outage; the broker will deliver its"

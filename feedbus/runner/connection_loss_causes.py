@@ -36,4 +36,4 @@ class ConnectionLoad:
         return ""
 
 
-NO_LOAD = ConnectionLoad(0.0, 0.0, ())
+NO_LOAD = ConnectionLoad(0.0, 0.0, ())  # if no call has returned, or the call raised an outage

@@ -6,9 +6,11 @@ import re
 
 from feedbus.clock import Clock
 
-# Share of the timeout. A delivery that would probably take longer is returned to the broker.
+# Share of the timeout. A delivery that would probably be settled later is returned to the broker.
 SAFE_SHARE = 0.9
-FORGOTTEN_SHARE = 0.9  # factor for the estimate of the duration, after each quick batch
+# The next batch is expected to take as long as the slowest batch so far. Each quicker batch reduces
+# this estimate to this share.
+FORGOTTEN_SHARE = 0.9
 TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
 
 
@@ -20,26 +22,36 @@ class ConsumerTimeout:
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
-        """Create the object with the value in the topology; infinity means no timeout."""
+        """Create the object with the value in the topology; infinity means no known timeout."""
         self.seconds = seconds
         self._clock = clock
-        self._slowest_seconds = 0.0  # the longest of the latest batches
+        self._expected_seconds = 0.0  # the expected duration of the next batch
 
     def add_duration(self, seconds: float) -> None:
         """Register how long a batch took."""
-        self._slowest_seconds = max(seconds, self._slowest_seconds * FORGOTTEN_SHARE)
+        self._expected_seconds = max(seconds, self._expected_seconds * FORGOTTEN_SHARE)
 
     def would_expire(self, arrived_at: float) -> bool:
-        """Whether a delivery would probably exceed the timeout, if it were handled now."""
+        """Whether a delivery would probably exceed the timeout, if it were handled now.
+
+        Args:
+            arrived_at: when the delivery arrived, as a time of the monotonic clock.
+
+        """
         age = self._clock.monotonic() - arrived_at
         # A delivery that has just arrived is always handled.
         return (
             age > self.seconds * (1 - SAFE_SHARE)
-            and age + self._slowest_seconds > self.seconds * SAFE_SHARE
+            and age + self._expected_seconds > self.seconds * SAFE_SHARE
         )
 
     def learn(self, error: BaseException) -> bool:
-        """Return whether the timeout closed a channel; if so, keep the timeout's value."""
+        """Return whether the timeout closed a channel; if so, use the value of the broker's error.
+
+        Args:
+            error: the exception with which the broker closed the channel.
+
+        """
         match = TIMED_OUT.search(str(error))
         if match is not None:
             self.seconds = min(self.seconds, int(match[1]) / 1000)
@@ -50,6 +62,10 @@ class ConsumerTimeout:
 
         RabbitMQ 4.3 gives no reason when it cancels a subscription to a quorum queue. Either the
         consumer timeout is over, or the leader of the queue has moved to another node.
+
+        Args:
+            took_seconds: how long a message was handled.
+
         """
         return (
             f"the broker cancelled the consumer, because handling the message took"

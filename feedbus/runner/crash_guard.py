@@ -1,7 +1,7 @@
 """A file with the messages that are in the handler, to find messages that end their process.
 
-The file also contains the deadline of the handler. The watchdog ends the process after the
-deadline.
+The file also contains the deadline of the handler. If the handler still runs then, the watchdog
+(feedbus.process.watchdog) ends the process.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Remove all messages from the file of a process that has ended.
+    """Remove the messages in the handler from the file of a process that has ended.
 
-    After this, the end of the process is counted against none of them.
+    After this, the end of the process is counted against none of them. The supervisor calls this
+    function when it has killed a process that did not stop in time.
 
     Args:
-        path: the process's file, if it exists.
+        path: the file of the process; it can be missing.
 
     """
     if path.exists():
@@ -39,12 +40,15 @@ def clear(path: Path) -> None:
 class CrashGuard:
     """The ids of the messages that are in the handler, in a file that remains after a crash.
 
-    If the file names messages when a process starts, they were in the handler when the previous
-    process crashed. From then on they are handled alone. A message that was alone in the handler
-    during `delivery_limit` crashes becomes a dead letter. If the handling of a message causes the
-    loss of the connection to the broker, this counts as a crash. If several messages were in the
-    handler, the crash is counted against none of them: an operator may have killed the process.
-    This file is needed because a classic queue does not count the deliveries of a message.
+    If the file names messages when a process starts, these messages were in the handler when the
+    previous process crashed. Each of them is *suspected*: it may have ended the process. From then
+    on, it is handled alone. If the process crashes again, the crash is counted against the message
+    that was alone in the handler. After `delivery_limit` such crashes, the message becomes a dead
+    letter. If several messages were in the handler, the crash is counted against none of them: it
+    is not known which of them is the cause, and an operator may have killed the process.
+
+    If the handling of a message causes the loss of the connection to the broker, this counts as a
+    crash. This file is needed because a classic queue does not count the deliveries of a message.
     """
 
     def __init__(
@@ -57,17 +61,21 @@ class CrashGuard:
             forgiving: True if the end of the earlier process is counted against no message.
             now: returns the time of a clock that all processes share.
 
+        Raises:
+            NotPrivate: another user can write to the file or its folder.
+
         """
         self._now = now
         private_folder(path.parent)
         self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         self._pid = os.getpid()
         self._thread = threading.get_ident()
-        self._until: float | None = None
+        self._until: float | None = None  # the deadline in the file; None if there is none
         self._line_length = 0  # the length of the line in the file
         # If the file is empty, or incomplete because of a crash, no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
-        self._crashes = note.deaths  # for each suspected message: the number of crashes, the cause
+        # For each suspected message: the number of crashes, and the cause of the last one.
+        self._crashes = note.deaths
         self._in_handler: Sequence[str] = ()
         if not forgiving:
             self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)
@@ -80,8 +88,8 @@ class CrashGuard:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file.
 
-        After a clean end, the file contains no messages. After an error, it keeps the messages that
-        may be the cause.
+        After a clean end, no message is in the handler according to the file. After an error, the
+        file keeps the messages that were in the handler, because one of them may be the cause.
         """
         if kind is None:
             self.release()
@@ -92,26 +100,38 @@ class CrashGuard:
         return message_id in self._crashes
 
     def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:
-        """Return why a message becomes a dead letter, or "" if it may still be handled."""
-        deaths, cause = self._crashes.get(message_id, (0, ""))
-        if deaths < delivery_limit:
+        """Return why a message becomes a dead letter, or "" if it may still be handled.
+
+        Args:
+            message_id: the id of the message.
+            delivery_limit: the number of crashes after which a message becomes a dead letter.
+
+        """
+        crashes, cause = self._crashes.get(message_id, (0, ""))
+        if crashes < delivery_limit:
             return ""
         return (
-            f"while the message was handled, the process or its connection ended {deaths} times;"
+            f"while the message was handled, the process or its connection ended {crashes} times;"
             f" the last time, {cause}"
         )
 
     def set_messages(self, message_ids: Sequence[str], seconds: float) -> None:
-        """Write into the file which messages a handler is about to handle, and their time limit."""
+        """Write into the file which messages a handler is about to handle, and their deadline.
+
+        Args:
+            message_ids: the ids of the messages.
+            seconds: the time limit of the handler, which begins now.
+
+        """
         self._in_handler = message_ids
         self._thread = threading.get_ident()
         self._write(self._now() + seconds)
 
     def add_messages(self, message_ids: Sequence[str]) -> None:
-        """Add messages that the handler has received after the messages of set_messages().
+        """Add messages that handlers are about to get to the messages of set_messages().
 
-        Only the new messages are written to the file. The deadline of all messages does not change;
-        see set_time_limit().
+        Only the ids of the new messages are written to the file. The deadline does not change; see
+        set_time_limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
         end_of_line = f", {json.dumps(message_ids)[1:]}]\n".encode()
@@ -125,10 +145,10 @@ class CrashGuard:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of the block as time of the handler.
+        """Do not count the time of a `with` block as time of the handler.
 
-        In another thread than the thread of set_messages(), the time is counted, because several
-        handlers run at the same time.
+        In another thread than the thread of set_messages(), the time is counted: there, several
+        handlers can run at the same time, and the file has one deadline for all of them.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -145,8 +165,8 @@ class CrashGuard:
     def nested(self) -> Iterator[Sequence[str]]:
         """Let a `with` block write other messages to the file; restore the earlier ones after it.
 
-        The block gets the ids of the earlier messages. The time of the block does not count
-        against their time limit.
+        The block gets the ids of the earlier messages. The time of the block does not count for
+        the time limit of the earlier messages.
         """
         outer, until = self._in_handler, self._until
         left_seconds = (until if until is not None else self._now()) - self._now()
@@ -157,18 +177,23 @@ class CrashGuard:
             self._write(self._now() + left_seconds)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
-        """Suspect messages of having ended a process; if there is only one, count a crash."""
+        """Suspect messages of having ended a process; if there is only one, count a crash.
+
+        Args:
+            message_ids: the ids of the messages that were in the handler.
+            cause: what has ended, and why; a text for the reason of the dead letter.
+
+        """
         is_single = len(message_ids) == 1
         for message_id in message_ids:
-            deaths, _ = self._crashes.get(message_id, (0, ""))
-            self._crashes[message_id] = (deaths + is_single, cause)
+            crashes, _ = self._crashes.get(message_id, (0, ""))
+            self._crashes[message_id] = (crashes + is_single, cause)
 
     def release(self, *, settled: bool = False) -> None:
         """Register that the handler has returned.
 
         Args:
-            settled: whether the messages were also settled; then they are no longer suspected of
-                ending a process.
+            settled: whether the messages were also settled. Then they are no longer suspected.
 
         """
         if settled and self._crashes:
@@ -178,6 +203,7 @@ class CrashGuard:
         self._write(None)
 
     def _write(self, until: float | None) -> None:
+        """Write the messages and the deadline; None if no handler runs."""
         # The new line overwrites the start of the old line. The rest of the old line stays behind
         # the new one, and is ignored. Changing the size of the file twice for each batch would cost
         # the file system much more.

@@ -1,4 +1,4 @@
-"""A group: deliveries with one record each, handled in sequence and settled together."""
+"""A group: deliveries that are handled one after the other, and then acknowledged together."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Group:
     """Deliveries that were handled and are not settled yet.
 
     The crash guard's file names the message that is in the handler, so a crash is counted only
-    against this message. At the end of the group, the file names all messages, and a crash is
-    counted against none.
+    against this message. While finish() sends the messages of the calls, the file names all
+    messages of the group. A crash at that time is counted against none of several messages.
     """
 
     def __init__(  # noqa: PLR0913 -- a group's parts, each given by name
@@ -41,13 +41,15 @@ class Group:
         seconds: float,
         clock: Clock,
     ) -> None:
-        """Create a group of at most half of the prefetch, so that messages can arrive during calls.
+        """Create a group without deliveries.
+
+        It gets at most half of the prefetch, so that other messages can arrive during its calls.
 
         Args:
             dispatch: calls the handler.
             sender: sends the messages of the calls.
             buffer: the deliveries that have arrived.
-            crash_guard: records the messages in the handler.
+            crash_guard: its file contains the messages in the handler.
             heartbeats: sends heartbeats while the handler runs.
             prefetch: the largest number of unacknowledged deliveries.
             seconds: the time limit of the handler for a record.
@@ -79,6 +81,8 @@ class Group:
     ) -> Outage | None:
         """Handle arrived deliveries until the group is complete.
 
+        The group is also complete if the next delivery has not arrived, or cannot be part of it.
+
         Args:
             check_connection: reads the data that has arrived; raises an exception if the connection
                 is lost: the broker then delivers the messages again.
@@ -86,8 +90,8 @@ class Group:
             max_deliveries: the largest number of deliveries, at least one.
 
         Returns:
-            The outage that the handler raised, or None. The next call of this function begins with
-            the same record.
+            The outage that the handler raised, or None. After an outage, the next call of this
+            function begins with the same delivery.
 
         """
         ends_at = self._clock.monotonic() + GROUP_SECONDS
@@ -139,7 +143,11 @@ class Group:
                 return latest.message_id, now - before
 
     def _is_complete(self, seconds: float, ends_at: float, max_deliveries: float) -> bool:
-        """Whether the group is complete, after a delivery whose call took `seconds`."""
+        """Whether the group is complete, after a delivery whose call took `seconds`.
+
+        The group is complete if one more call of this duration would exceed the time of a group, if
+        it has enough deliveries, or if too many messages of its calls wait to be sent.
+        """
         calls = self._calls
         return (
             self._clock.monotonic() + seconds > ends_at

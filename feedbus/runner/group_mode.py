@@ -1,4 +1,4 @@
-"""Groups: single records are handled one after the other, and settled together."""
+"""The group mode: deliveries are handled one after the other, and then acknowledged together."""
 
 from __future__ import annotations
 
@@ -33,25 +33,32 @@ class GroupMode(BatchMode):
         self._group.forget()
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a group of single records; return False if it must go back to the broker."""
+        """Handle a group; return False if it must be returned to the broker.
+
+        A message that may have ended a process is handled alone, as a batch.
+        """
         run = self._run
         if run.crash_guard.is_suspected(run.buffer.next_delivery.message_id):
             return super()._handle(raw)
         arrived_at = run.buffer.oldest_at
-        while (error := self._finish(raw)) is not None:
+        while (error := self._handle_group(raw)) is not None:
             if not self._hold(raw, error):
-                return True
+                return True  # the run ends, and the broker gets the deliveries back
             if run.timeout.would_expire(arrived_at):
                 self._group.forget()
                 return False
         return True
 
-    def _finish(self, raw: RawConnection) -> Outage | None:
-        """Handle a group and settle it; return the outage, if there was one."""
+    def _handle_group(self, raw: RawConnection) -> Outage | None:
+        """Handle a group and settle it; return the outage, if there was one.
+
+        After an outage, this method is called again. If the outage came from group.finish(), the
+        deliveries of the group are already handled, and only group.finish() is repeated.
+        """
         run, group = self._run, self._group
         started = run.clock.monotonic()
         outage = None
-        if not group:  # otherwise the outage was at the end of the group
+        if not group:
             if not run.resources.ready:  # a resource has ended by itself
                 with run.heartbeats.while_working():
                     run.resources.open()

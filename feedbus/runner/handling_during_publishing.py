@@ -25,7 +25,7 @@ class _Call:
         raw: the connection of its deliveries.
         deliveries: the deliveries that it handles.
         small_deliveries: returns the keys of deliveries.
-        is_over: whether no more deliveries are handled within the call.
+        may_pause: whether other deliveries may still be handled within the call.
         error: the error that is raised when the call has returned.
 
     """
@@ -33,12 +33,12 @@ class _Call:
     raw: RawConnection
     deliveries: Sequence[Delivery]
     small_deliveries: SmallDeliveries
-    is_over: bool = False
+    may_pause: bool = True
     error: Exception | None = None
 
     @cached_property
     def keys(self) -> Keys | None:
-        """The keys of its records, or None if they are not known."""
+        """The keys of its records, or None if a delivery cannot be decoded."""
         return self.small_deliveries.keys(self.deliveries)
 
 
@@ -46,9 +46,9 @@ class PublishingPauses:
     """The pauses of a handler on a queue with `stream` and `order_by`.
 
     The handler's messages are sent in slices of 20,000 while it runs. After each slice, the running
-    call pauses: the handler is called for small deliveries that have arrived. The keys of these
-    deliveries differ from the keys of all records that are being handled. So the records of each
-    key stay in order.
+    call pauses: the handler is called for small deliveries, those with few records, that have
+    arrived. The keys of these deliveries differ from the keys of all records that are being
+    handled. So the records of each key stay in order. A call in a pause can pause, too.
     """
 
     def __init__(
@@ -77,14 +77,16 @@ class PublishingPauses:
 
     @property
     def paused_tags(self) -> set[str]:
-        """The consumer tags of deliveries whose handler has not returned."""
+        """The consumer tags of the deliveries whose handler has not returned."""
         return {each.consumer_tag for call in self._calls for each in call.deliveries}
 
     @contextmanager
     def allow(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
-        """Let pause() handle other small deliveries until the end of the block.
+        """Let pause() handle other deliveries during a `with` block that calls the handler.
 
-        The block calls the handler with these deliveries.
+        Args:
+            raw: the connection of the deliveries.
+            deliveries: the deliveries with which the block calls the handler.
 
         Raises:
             Exception: the connection was lost in a pause, or the waiting records must be read
@@ -103,26 +105,30 @@ class PublishingPauses:
             raise call.error
 
     def pause(self) -> None:
-        """Handle small deliveries in a pause; allow() raises their errors after the paused call."""
+        """Handle small deliveries in a pause; the dispatch calls this method after each slice.
+
+        An error does not end the paused call: allow() raises the error after the call.
+        """
         if not self._can_pause():
             return
         run, call = self._run, self._calls[-1]
         with run.heartbeats.paused(), run.crash_guard.nested() as message_ids:
             if any(map(run.crash_guard.is_suspected, message_ids)):
-                call.is_over = True  # a suspected message must be handled alone
+                call.may_pause = False  # a suspected message must be handled alone
                 return
             try:
                 run.receive(call.raw, 0.0)
                 self._handle_some(call, message_ids)
             except Exception as error:  # noqa: BLE001 -- the paused handler must not get it
-                call.is_over, call.error = True, error
+                call.may_pause, call.error = False, error
 
     def _can_pause(self) -> bool:
+        """Whether the latest call may pause now."""
         run, calls = self._run, self._calls
         return (
             0 < len(calls) < MAX_CALLS
-            and not calls[-1].is_over
-            # Another thread may not use the connection.
+            and calls[-1].may_pause
+            # Only the consumer's thread may use the connection.
             and threading.get_ident() == self._thread
             and not self._cancelled()
             and not run.must_read_again
@@ -131,14 +137,20 @@ class PublishingPauses:
         )
 
     def _handle_some(self, call: _Call, message_ids: Sequence[str]) -> None:
-        """Handle a batch in a pause of a call; message_ids are the messages of all paused calls."""
+        """Handle a batch in a pause of a call.
+
+        Args:
+            call: the latest call, which pauses.
+            message_ids: the ids of the messages of all paused calls.
+
+        """
         run = self._run
         if not run.buffer:
             return
         run.buffer.next_lane()
         keys_in_handlers = [keys for each in self._calls if (keys := each.keys) is not None]
-        if len(keys_in_handlers) < len(self._calls):
-            call.is_over = True
+        if len(keys_in_handlers) < len(self._calls):  # the keys of a paused call are not known
+            call.may_pause = False
             return
         max_deliveries = run.limits.remaining_messages - sum(
             len(each.deliveries) for each in self._calls
@@ -159,4 +171,4 @@ class PublishingPauses:
             # These deliveries are handled again later. If the outage still lasts then, the consumer
             # holds.
             run.buffer.put_back(deliveries, arrived_at)
-            call.is_over = True
+            call.may_pause = False

@@ -44,7 +44,11 @@ class RemainingLimits:
         self._memory.close()
 
     def restart_idle_time(self, now: float) -> None:
-        """Begin the idle time at `now`: a delivery arrived or was handled, or waiting begins."""
+        """Begin the idle time at `now`, a time of the monotonic clock.
+
+        It is called when a delivery has arrived or was handled, and when the consumer begins to
+        wait for deliveries.
+        """
         self._idle_since = now
 
     def count_handled(self, deliveries: int) -> None:
@@ -69,7 +73,7 @@ class RemainingLimits:
         return self._idle_since + idle - self._clock.monotonic()
 
     def reached_limit(self, *, waiting: bool) -> str | None:
-        """Return the limit that is reached, or None.
+        """Return a text that names a limit that is reached, or None.
 
         Args:
             waiting: whether deliveries wait to be handled, so that the run is not idle.

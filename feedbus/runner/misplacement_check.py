@@ -24,8 +24,9 @@ REPORT_INTERVAL_SECONDS = 10.0  # between two attempts to record that a ring mus
 class MisplacementCheck:
     """Checks whether the shard that receives a message owns the key of the message.
 
-    If a broker rebuilds its ring in another order, the records of a key reach another shard than
-    before. No operation fails in this case: only the keys of the arriving messages show the error.
+    When a broker restarts, it can bind the queues of a ring in another order than feedbus. Then the
+    records of a key reach another shard than before. No operation fails in this case: only the keys
+    of the arriving messages show the error.
     """
 
     def __init__(self, topology: Topology, metrics: ConsumerMetrics) -> None:
@@ -39,14 +40,20 @@ class MisplacementCheck:
         self._topology = topology
         self._metrics = metrics
         self._names = Names(topology)
+        # For each queue on the broker, its generation and its member in the ring.
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
-        self._reported: set[Generation] = set()
+        self._reported: set[Generation] = set()  # the rings that are recorded as disordered
         self._clock = broker.clock(topology)
         self._next_report_at = -math.inf
 
     def use_rings(self, states: Iterable[RingState]) -> None:
-        """From now on, check the messages of the current and the old rings in these states."""
+        """From now on, check the messages of the current and the old rings in these states.
+
+        Args:
+            states: the states of the rings; only rings that hash routing keys are checked.
+
+        """
         for state in states:
             if not self._topology.exchanges[state.current.exchange].hashes_routing_keys:
                 continue
@@ -57,10 +64,10 @@ class MisplacementCheck:
                     self._members[queue] = (generation, member)
 
     def check(self, queue: str, delivery: Delivery) -> None:
-        """Count and report a delivery that was received from a wrong queue.
+        """Count a delivery that was received from a wrong queue; report the first one of a ring.
 
         Args:
-            queue: the queue that has delivered it.
+            queue: the name of the queue on the broker that has delivered the message.
             delivery: the delivery.
 
         """
@@ -70,6 +77,8 @@ class MisplacementCheck:
     def _is_misplaced(self, queue: str, delivery: Delivery) -> bool:
         """Whether a delivery was received from another queue than the one that owns its key.
 
+        The first such delivery of a ring is reported.
+
         Only messages that the ring has routed are checked. Messages that a publisher has put
         directly into a queue are not checked, and neither are the routing keys in the body of a
         pack.
@@ -77,8 +86,8 @@ class MisplacementCheck:
         if queue not in self._members:
             return False
         generation, member = self._members[queue]
-        ways = (self._names.exchange(generation.exchange), self._names.ring(generation))
-        if delivery.exchange not in ways:
+        exchanges = (self._names.exchange(generation.exchange), self._names.ring(generation))
+        if delivery.exchange not in exchanges:
             return False
         key = delivery.routing_key
         owner = self._rings[generation].route(key)
@@ -90,6 +99,15 @@ class MisplacementCheck:
         return True
 
     def _report(self, generation: Generation, queue: str, key: str, owner: str) -> None:
+        """Log a misplaced delivery, and record that the ring is disordered.
+
+        Args:
+            generation: the generation of the ring.
+            queue: the queue that has delivered the message.
+            key: the key of the message.
+            owner: the shard that owns the key.
+
+        """
         events.error(
             "misplaced",
             f"a message with key '{key}' was routed to queue {queue} instead of {owner}: the broker"

@@ -17,7 +17,7 @@ def select_mode(
 
     Args:
         run: the run of the consumer.
-        subscriptions: the queues that it reads.
+        subscriptions: the queues that the consumer reads.
         handlers: the handlers of the queue's messages.
         sender: sends the messages of the handlers.
 
@@ -25,7 +25,7 @@ def select_mode(
     queue = run.consumer.queue
     if queue.concurrency > 1:
         # These modules are imported here because they import asyncio, which takes long.
-        # ConcurrentMode receives messages, ConcurrentDeliveries knows which of them may be
+        # ConcurrentMode receives messages, ConcurrentDeliveries knows which messages may be
         # acknowledged, and ConcurrentCalls calls the handlers.
         from feedbus.dispatch.concurrent_calls import ConcurrentCalls
         from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
@@ -34,8 +34,8 @@ def select_mode(
         calls = ConcurrentCalls(run.dispatch, run.consumer, sender, run.resources)
         concurrent = ConcurrentDeliveries(calls, run.crash_guard, run.handler_seconds, run.clock)
         return ConcurrentMode(run, subscriptions, concurrent)
-    # Groups are for messages that are handled without a transaction.
-    batched = queue.stream or any(each.batch for each in handlers.handlers)
-    if batched or run.dispatch.has_store:
+    # The group mode is for handlers that get one record, without a transaction.
+    needs_batches = queue.stream or any(each.batch for each in handlers.handlers)
+    if needs_batches or run.dispatch.has_store:
         return BatchMode(run, subscriptions)
     return GroupMode(run, subscriptions, sender)

@@ -1,19 +1,29 @@
-"""The size of batches from old queues: a small batch delays the records of new queues less."""
+"""The size of batches from old queues: a small batch delays the records of new queues less.
+
+Old queues belong to older generations of a ring. A consumer reads them together with its own queue
+until they are empty.
+"""
 
 from __future__ import annotations
 
 from feedbus.runner.batch_durations import BatchDurations
 
-ADDED_SECONDS = 0.1  # a batch from an old queue may delay new records by this time
+# A batch from an old queue may delay new records by this time, in addition to its fixed costs.
+ADDED_SECONDS = 0.1
 FIRST_RECORDS = 100.0  # the size of the first batch
 STEP = 2.0  # the largest factor by which the size changes
 
 
 class OldQueueBatches:
-    """The largest number of records in the next batch from an old queue.
+    """Computes the largest number of records in the next batch from an old queue.
 
-    The records of a batch may take ADDED_SECONDS. The fixed costs of a batch are not included in
-    this limit: otherwise batches would be so small that the fixed costs take most of the time.
+    The records of a batch may take ADDED_SECONDS. The fixed costs of a batch, such as a commit, are
+    not included in this limit: otherwise batches would be so small that the fixed costs take most
+    of the time.
+
+    Attributes:
+        size: the largest number of records in the next batch.
+
     """
 
     def __init__(self, max_size: int) -> None:

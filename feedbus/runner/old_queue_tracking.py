@@ -1,4 +1,8 @@
-"""Follow the old queues of a ring until all are deleted; records of newer queues wait for them."""
+"""Follow the old queues of a ring until all are deleted; records of newer queues wait for them.
+
+Old queues belong to older generations of the ring. A generation is *drained* when all its queues
+are deleted.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from feedbus.wire.amqp_protocols import RawConnection
 CHECK_SECONDS = 0.05  # between two checks of the old queues for which records wait
 CHECK_SHARE = 0.2  # the largest share of the time that these checks take
 SLOW_CHECK_SECONDS = 0.5  # between two checks of the other old queues
-# Consumers remove drained generations from the ring's state one after the other, at this interval.
+# The consumers of a ring try to remove drained generations from the ring's state one after the
+# other, at this interval.
 APART_SECONDS = 0.2
 STATE_SECONDS = 1.0  # between two checks of the ring's state
 
@@ -25,9 +30,10 @@ class SwitchProgress:
 
     A record of a newer queue waits in the waiting queue until the old queues of its key are
     deleted. Before an old queue is deleted, its waiting records are moved to the waiting queues of
-    the current ring. After the deletion, this consumer publishes a probe, a fence with a random id,
-    to each waiting queue that it reads. When the probes have arrived, the moved records have
-    arrived, too. Only then do the records of the key run, in the order of their positions.
+    the current ring. When this consumer has found that the queue is deleted, it publishes a probe,
+    a message with a random id, to each waiting queue that it reads. When all probes have returned,
+    the moved records have arrived, too. Only then are the records of the key handled, in the order
+    of their positions.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class SwitchProgress:
         now = run.clock.monotonic()
         self._check_at = self._slow_check_at = now
         self._forget_at: float | None = None  # when to remove drained generations
-        self._state_at = now + STATE_SECONDS
+        self._state_at = now + STATE_SECONDS  # when to check the ring's state
 
     @classmethod
     def begin(
@@ -70,7 +76,8 @@ class SwitchProgress:
         """
         if run.waiting is None:
             return None
-        run.waiting.take_notice()  # ignore a notice that an earlier connection received
+        # A notice reports that the ring has changed. Ignore one from before this connection.
+        run.waiting.take_notice()
         predecessors = consumer_queues.predecessors(raw)
         run.waiting.set_predecessors(predecessors)
         return (
@@ -98,7 +105,7 @@ class SwitchProgress:
 
     def check(self, raw: RawConnection) -> None:
         """Check the old queues if their next check is due; called often."""
-        # While too many records wait, the deliveries of newer queues are left unhandled.
+        # While too many records wait, only deliveries of the oldest generation are handled.
         limit_reached = self._limit.check(self._waiting.count_behind_old_queues)
         self._run.buffer.exclude_generations_after(
             self._predecessors.oldest_generation_number if limit_reached else None
@@ -118,7 +125,7 @@ class SwitchProgress:
             self._forget_drained(raw, now)
 
     def _forget_drained(self, raw: RawConnection, now: float) -> None:
-        """Remove the drained generations from the state; consumers do this at different times."""
+        """Remove the drained generations from the state; the consumers try it one by one."""
         if self._forget_at is None:
             self._forget_at = now + self._consumer_queues.index * APART_SECONDS
         if now >= self._forget_at:
@@ -135,7 +142,10 @@ class SwitchProgress:
         )
 
     def _find_deleted(self, raw: RawConnection) -> None:
-        """Find deleted queues among those that records wait for; less often, also among others."""
+        """Find old queues that were deleted; if there are any, publish the probes.
+
+        The queues that records wait for are checked each time, the other queues less often.
+        """
         now = self._run.clock.monotonic()
         awaited_queues = sorted(self._waiting.awaited_queues)
         deleted = [each for each in awaited_queues if not broker.queue_exists(raw, each)]
@@ -147,10 +157,17 @@ class SwitchProgress:
             self._deleted_queues = deleted
 
     def _find_others(self, raw: RawConnection, awaited: set[str], deleted: set[str]) -> list[str]:
-        """Find deleted queues for which no record waits, from the oldest generation on.
+        """Return deleted queues for which no record waits, from the oldest generation on.
 
-        Usually the search ends at the first queue that exists. But while too many records wait,
-        only the oldest generation is read, and all its queues are checked.
+        Usually the search ends at the first queue that exists. But while too many records wait, the
+        consumer handles only the oldest generation. It must notice when the last queue of this
+        generation is deleted, so all these queues are checked.
+
+        Args:
+            raw: the connection.
+            awaited: the queues that records wait for.
+            deleted: those of the awaited queues that were deleted.
+
         """
         others: list[str] = []
         for queues in self._predecessors.by_generation():

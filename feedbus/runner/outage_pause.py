@@ -11,8 +11,8 @@ from feedbus.metrics import ConsumerMetrics, OutagePart
 
 events = EventLog(__name__)
 
-FIRST_SECONDS = 0.1  # the longest first pause; each later pause may be twice as long
-LONGEST_SECONDS = 5.0  # the longest pause
+FIRST_SECONDS = 0.1  # the first pause lasts at most this time; the limit doubles with each pause
+LONGEST_SECONDS = 5.0  # the limit of all pauses
 LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 
 
@@ -39,7 +39,7 @@ class OutagePause:
         self._metrics = metrics
         self._report = report
         self._clock = clock
-        self._since = 0.0
+        self._since = 0.0  # when the outage began
         # The latest log line, when it was written, and how often it was left out since then.
         self._last_line, self._logged_at, self._unlogged = "", 0.0, 0
         self.failures = 0  # the number of failed attempts since the last success
@@ -52,7 +52,7 @@ class OutagePause:
 
         Args:
             error: the cause.
-            wait: waits for some seconds, or until the run must end.
+            wait: called with a number of seconds; waits for this time, or until the run must end.
             max_seconds: the time until a limit ends the run.
 
         """
@@ -69,7 +69,12 @@ class OutagePause:
         self._metrics.held(part, self._clock.monotonic() - started)
 
     def record_success_after(self, subscribed_at: float) -> None:
-        """Register a success if the subscription has lasted longer than the last pause."""
+        """Register a success if the subscription has lasted longer than the last pause.
+
+        Args:
+            subscribed_at: when the subscription began, as a time of the monotonic clock.
+
+        """
         if self._clock.monotonic() - subscribed_at > self.latest_seconds:
             self.record_success()
 
@@ -106,7 +111,10 @@ class OutagePause:
 
 
 def unavailable_part(error: FeedbusError) -> OutagePart:
-    """Return what is unavailable: the store, something else that a handler needs, or the broker."""
+    """Return what is unavailable: the store, something else that a handler needs, or the broker.
+
+    For a usage error, the result is the broker: for example, the topology's lock is on the broker.
+    """
     if isinstance(error, StoreOutage):
         return "store"
     if isinstance(error, BrokerOutage) or not isinstance(error, Outage):

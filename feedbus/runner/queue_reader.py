@@ -1,4 +1,7 @@
-"""The reader of one queue. It deletes an old queue when the queue is proved to be empty."""
+"""The reader of one queue. It deletes an old queue when the queue is proved to be empty.
+
+Old queues belong to older generations of a ring.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,12 @@ class QueueReader:
     """A subscription to one queue on a separate channel, so that an error closes no other channel.
 
     A queue is *ending* if it is to be deleted when it is empty. An ending queue always contains a
-    fence, a message that marks the end, unless the queue is full. The next fence is published
-    before the previous one is settled. The last fence is deleted with the queue. If this consumer
-    is killed, the fence stays in the queue for the next consumer.
+    fence, a message that marks the end, unless the queue is full. The reader publishes the next
+    fence, and only then settles the previous one. The last fence is deleted with the queue. So if
+    this consumer is killed, the next consumer receives a fence from the queue.
+
+    The fences that the reader publishes are probes: fences with a random id. The queue is proved to
+    be empty when two probes have returned, and no other message has arrived between them.
 
     Attributes:
         source: the queue, and how it is read.
@@ -31,8 +37,8 @@ class QueueReader:
         channel: the channel of the subscription.
         probes: proves that an ending queue is empty.
         has_delivered: whether the queue has delivered a message on this subscription.
-        fence_due_at: when to process a fence of the queue that had to be postponed, a time of the
-            monotonic clock.
+        fence_due_at: when to process a fence that had to be postponed, as a time of the monotonic
+            clock.
         last_fence_tag: the delivery tag of the latest fence, if it is not settled; else 0.
 
     """
@@ -65,11 +71,16 @@ class QueueReader:
             tag: the consumer tag of the subscription.
             prefetch: how many unsettled deliveries the broker may send.
             pause_seconds: the time between two probes; see Probes.
-            on_message: called with each delivery.
+            on_message: called with each message that is delivered.
             on_cancel: called with the tag when the broker cancels the subscription.
 
         Returns:
-            None if the queue allows only one consumer and already has another.
+            The reader; None if another consumer has subscribed exclusively, or if this consumer
+            must subscribe exclusively and there is another one.
+
+        Raises:
+            AccessRefused: the user has no permission to read the queue.
+            NotFound: the queue does not exist.
 
         """
         channel = connection.channel()
@@ -101,7 +112,7 @@ class QueueReader:
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether the queue may be empty, so that delete_if_empty() must be called."""
+        """Whether delete_if_empty() must be called: two probes have returned, or one is lost."""
         return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
     def settle_up_to(self, delivery_tag: int) -> None:
@@ -115,7 +126,7 @@ class QueueReader:
         self.probes.restart_proof()
 
     def settle_done(self, settlement: Settlement) -> None:
-        """Acknowledge the deliveries that are done."""
+        """Acknowledge the deliveries of the queue that are done; see Settlement."""
         up_to, single = settlement.take_acknowledgeable()
         if up_to:
             self.channel.basic_ack(up_to, multiple=True)
@@ -129,7 +140,15 @@ class QueueReader:
         return self._count()[1]
 
     def accept_fence(self, delivery_tag: int, message_id: str) -> None:
-        """Process a fence of a queue that is ending; everything before it must be settled."""
+        """Process a fence of an ending queue: publish a probe, unless two probes have returned.
+
+        All earlier deliveries of the queue must be settled before this call.
+
+        Args:
+            delivery_tag: the delivery tag of the fence.
+            message_id: the id of the fence, which shows whether it is the probe that is awaited.
+
+        """
         self.last_fence_tag = delivery_tag
         if not (self.probes.count_if_probe(message_id) and self.probes.is_proved):
             self._publish_next_probe()
@@ -138,11 +157,11 @@ class QueueReader:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
         Args:
-            in_flight: returns whether deliveries of this queue wait for the handler.
+            in_flight: returns whether deliveries of this queue wait for the handler, or are in it.
 
         """
-        # This must be the only consumer. If the queue has no leader, the broker counts no consumer
-        # at all.
+        # The queue must have exactly one consumer, this one. If the leader of a quorum queue is
+        # unavailable, the broker reports 0 messages and 0 consumers, which proves nothing.
         if self.probes.is_proved and self._count() == (0, 1) and not in_flight():
             self.channel.basic_cancel(self.tag)
             delete_empty_queue(self.channel, self.queue)
@@ -152,9 +171,10 @@ class QueueReader:
         return False
 
     def _publish_next_probe(self) -> None:
-        """Publish the next probe if it is needed; then settle the previous fence.
+        """Publish the next probe if none is in the queue; then settle the previous fence.
 
-        A full queue accepts a probe only after more of its messages are settled.
+        A full queue refuses the probe. The fence is settled even then, to make room; later, another
+        fence is published (Fences.put_missing()).
         """
         if not self.probes.is_pending or self.probes.is_lost:
             self.probes.put_probe()
@@ -168,5 +188,6 @@ class QueueReader:
             self.channel.close()
 
     def _count(self) -> tuple[int, int]:
+        """Return how many ready messages and how many consumers the queue has."""
         declared = self.channel.queue_declare(self.queue, passive=True)
         return int(declared.message_count), int(declared.consumer_count)

@@ -1,4 +1,9 @@
-"""The queues that a run has to read: when to subscribe to each, and when to divide them again."""
+"""The queues that a run has to read: when to subscribe to each, and when to divide them again.
+
+These are the consumer's own queue, and its share of the *old queues*: the queues of older
+generations of the ring. The consumers of the current ring divide the old queues among them. When
+the ring changes, they divide the old queues again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 
-RETRY_SECONDS = 0.1  # between two checks whether queues of other consumers are free
+RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped reading their queues
 
 
 class QueuesToRead:
@@ -51,15 +56,15 @@ class QueuesToRead:
         self._fences = Fences(run, subscriptions)
         self._consumer_queues = consumer_queues
         self._progress = progress
-        self._has_tried = False  # whether it has tried to subscribe
-        self._retry_at = run.clock.monotonic()
+        self._has_tried = False  # whether subscribe() was called; return_deliveries() resets it
+        self._retry_at = run.clock.monotonic()  # when to try again to subscribe
         subscriptions.begin(queues, separate_generations=progress is not None)
 
     def __bool__(self) -> bool:
-        """Whether a queue is left to read; a queue ends at its fence, or when it is deleted.
+        """Whether a queue is left to read; an old queue is left until it is deleted.
 
-        If old queues are not read together with the own queue, old queues that only other consumers
-        read do not count. The caller waits for them, and checks meanwhile whether the ring changes.
+        If the old queues are read before the own queue, an old queue that another consumer reads
+        does not count: ConsumerQueues waits for it, and checks meanwhile whether the ring changes.
         """
         if self._subscriptions.readers:
             return True
@@ -68,7 +73,7 @@ class QueuesToRead:
         return not all(each.only_without_reader for each in self._subscriptions.unsubscribed)
 
     def subscribe(self) -> None:
-        """Subscribe to the queues that no other consumer reads."""
+        """Subscribe to the queues that no other consumer reads; called often."""
         self._has_tried = True
         subscriptions = self._subscriptions
         if subscriptions.unsubscribed and self._is_retry_due():
@@ -76,9 +81,10 @@ class QueuesToRead:
         self._run.set_standby(stands_by=bool(subscriptions.unsubscribed))
 
     def _is_retry_due(self) -> bool:
-        """Whether it is time to check whether other consumers have left their queues.
+        """Whether it is time to check whether other consumers have stopped reading their queues.
 
-        If no queue is read, the answer is always yes: the run itself waits between two calls.
+        If this consumer reads no queue, and follows no old queues, the result is always True: the
+        run itself waits between two calls.
         """
         now = self._run.clock.monotonic()
         reads_nothing = self._progress is None and not self._subscriptions.readers
@@ -90,6 +96,7 @@ class QueuesToRead:
     def ring_has_changed(self) -> bool:
         """Whether there is a newer ring, so that the consumers must divide the queues again."""
         waiting = self._run.waiting
+        # A notice is a message in a waiting queue; it reports that the ring has changed.
         notice = None if waiting is None else waiting.take_notice()
         if notice is not None and self._consumer_queues.is_announced(self._raw, notice):
             return True
@@ -105,7 +112,7 @@ class QueuesToRead:
         self._fences.put_missing(self._raw)
 
     def end_queues(self) -> bool:
-        """End the queues that are empty or whose subscription the broker has cancelled.
+        """Delete old queues that are empty; stop reading queues whose subscription was cancelled.
 
         Returns:
             Whether the queues must be divided among the consumers again.
@@ -120,7 +127,8 @@ class QueuesToRead:
     def _stop_reading_cancelled(self) -> None:
         """Stop reading queues whose subscription the broker has cancelled.
 
-        If deliveries are being handled, they are finished first, and all queues are read again.
+        If deliveries are being handled (only in the concurrent mode), they are finished first. Then
+        all unsettled deliveries are returned to the broker, and all queues are read again.
         """
         mode, subscriptions = self._mode, self._subscriptions
         had_unsettled = mode.has_unsettled
@@ -128,12 +136,12 @@ class QueuesToRead:
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
-            # A waiting queue uses the tag of its queue. So a tag can occur twice, or without a
-            # reader.
+            # If the subscription to a waiting queue was cancelled, the list contains the tag of the
+            # queue that is read with it. So a tag can occur twice, or have no reader any more.
             subscriptions.leave_to_others(tag)
         if had_unsettled:
-            # This comes before the waiting queues are closed, because records that run now may have
-            # come from them.
+            # Records that run now may have come from the waiting queues. So these records are
+            # finished before the waiting queues are closed.
             mode.finish_running()
         for tag in tags:
             subscriptions.close_waiting_queue(tag)
@@ -141,7 +149,10 @@ class QueuesToRead:
             self.return_deliveries()
 
     def return_deliveries(self) -> None:
-        """Return unsettled deliveries to the broker; all queues that were read are read again."""
+        """Finish the running records, and return all other deliveries to the broker.
+
+        All queues that were read are to be read again.
+        """
         run = self._run
         events.info(
             "prefetched_returned",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-STATM_BYTES = 200
+STATM_BYTES = 200  # more than the length of /proc/self/statm
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -19,7 +19,10 @@ class ResidentMemory:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def exceeds(self, limit_bytes: int) -> bool:
-        """Whether this process uses more memory than a number of bytes."""
+        """Whether this process uses more memory than a number of bytes.
+
+        On a system without /proc/self/statm, the result is False.
+        """
         if self._statm is None:
             return False
         return int(os.pread(self._statm, STATM_BYTES, 0).split()[1]) * PAGE_BYTES > limit_bytes

@@ -1,4 +1,8 @@
-"""The state that the parts of a consumer's run share: its limits, deliveries and waits."""
+"""The state that the parts of a consumer's run share, such as its limits and its deliveries.
+
+The state also determines when the run is over, and how long the run waits for a delivery or during
+an outage.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,8 @@ from feedbus.wire.amqp_protocols import RawConnection
 events = EventLog(__name__)
 
 POLL_SECONDS = 0.5  # the longest wait, if a signal does not end a wait
-FIRST_CHECK_SECONDS = 0.05  # before the first check whether another consumer's queue is free
+# A queue that another consumer reads is free when this consumer stops reading it.
+FIRST_CHECK_SECONDS = 0.05  # before the first check whether a queue of another consumer is free
 LONG_POLL_SECONDS = 5.0  # the longest wait, if a signal ends it
 MIN_WAIT_SECONDS = 0.0001  # the time limit for reading data that has already arrived
 
@@ -42,17 +47,20 @@ class Run:
         crash_guard: finds messages that may have ended a process.
         heartbeats: sends heartbeats while handlers run.
         outage_pause: waits during an outage, longer after each failed attempt.
-        timeout: how long the broker waits for an acknowledgement.
+        timeout: the broker's consumer timeout, how long the broker waits for an acknowledgement.
         limits: the remaining limits of the run.
         waiting: the waiting queues; None if the queue has no `order_by`.
-        handler_seconds: the time limit of a handler call.
+        handler_seconds: the time limit of a handler call. If there is an async handler, the time
+            that it may need to end after its cancellation is added.
         clock: the clock that is used for waiting.
         is_assigned: returns whether the queue is assigned to this host now.
         buffer: deliveries that have arrived and are not handled yet.
-        stop_requested: whether the run is to end cleanly.
+        stop_requested: set when the run is to end cleanly.
         removal_reason: why this consumer has no queue any more; None while it has one.
-        standby_seconds: time until the next check whether the queue of another consumer is free.
-        check_seconds: time until the next check of the queues of older generations.
+        standby_seconds: time until the next check whether a queue of another consumer is free;
+            infinity if this consumer waits for no such queue.
+        check_seconds: time until the next check of the queues of older generations; infinity if
+            there is none.
 
     """
 
@@ -79,7 +87,7 @@ class Run:
         """Return why the run is over, or None if it continues.
 
         Args:
-            has_unsettled: whether deliveries are handled now.
+            has_unsettled: whether deliveries are handled now, so that the run is not idle.
 
         """
         if self.stop_requested.is_set():
@@ -106,7 +114,14 @@ class Run:
             events.info("assigned", text, consumer=name)
 
     def set_standby(self, *, stands_by: bool) -> None:
-        """Set how soon to check again whether a queue that another consumer reads is free."""
+        """Set the time until the next check whether a queue of another consumer is free.
+
+        The time doubles with each check, up to POLL_SECONDS.
+
+        Args:
+            stands_by: whether this consumer waits for a queue that another consumer reads.
+
+        """
         if not stands_by:
             self.standby_seconds = math.inf
         elif self.standby_seconds == math.inf:
@@ -119,13 +134,13 @@ class Run:
     ) -> float:
         """Return how many seconds to wait for a delivery: at most until a limit.
 
-        If signals do not wake the connection, the wait is short, so that the run notices them.
+        If signals do not wake the connection, the wait is short, so that the run notices each
+        signal soon.
 
         Args:
             raw: the connection.
             has_unsettled: whether deliveries are handled now, so that the run is not idle.
-            takes_waiting_records: whether a waiting record can be handled as soon as its time has
-                come.
+            takes_waiting_records: whether a waiting record can be handled as soon as it is due.
 
         """
         wakes = getattr(raw, "wakes_on_signals", False)
@@ -138,22 +153,27 @@ class Run:
         return max(min(longest, self.limits.remaining_seconds), 0.001)
 
     def seconds_until_due(self) -> float:
-        """Return in how many seconds a waiting record may run; infinity if none waits."""
+        """Return in how many seconds a waiting record may be handled; infinity if none waits."""
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
     def has_reached_waiting_limit(self) -> bool:
-        """Whether the limit of waiting records is reached, so that no more may be read."""
+        """Whether `waiting_limit` is reached: then the consumer handles only waiting records."""
         return self.waiting is not None and self.waiting.has_reached_limit()
 
     @property
     def must_read_again(self) -> bool:
-        """Whether, after an outage, the waiting records must be read again."""
+        """Whether, after an outage, the waiting records must be read again.
+
+        This is necessary if a waiting queue may contain messages that this process does not know.
+        Then the caller raises the outage: the run connects again, and reads the waiting queues from
+        their start.
+        """
         return self.waiting is not None and self.waiting.may_have_unknown_messages
 
     def receive(self, raw: RawConnection, timeout: float) -> None:
-        """Wait for a delivery for `timeout` seconds, and read all that have arrived.
+        """Wait for a delivery, at most `timeout` seconds; then read all that have arrived.
 
-        take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
+        raw.take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
         """
         while not self.stop_requested.is_set():
             try:
@@ -179,6 +199,6 @@ class Run:
                 update()
 
         if not isinstance(error, (BrokerOutage, UsageError)):
-            # A handler was called until now, so only the wait itself can be idle time.
+            # The error came from the call of a handler, so the run was not idle until now.
             self.limits.restart_idle_time(self.clock.monotonic())
         self.outage_pause.hold(error, wait, self.limits.remaining_seconds)

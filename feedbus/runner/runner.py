@@ -1,8 +1,11 @@
 """Run one consumer until a signal or a limit ends it.
 
-The run connects and subscribes to the consumer's queues. Then it receives deliveries, and passes
-them to its mode. The mode calls the handlers and settles the deliveries. After an outage, the run
-begins again with a new connection.
+The run connects and subscribes to the consumer's queues. Then the run receives deliveries, and
+passes them to the mode of the queue: batch, group or concurrent. The mode calls the handlers and
+settles the deliveries. After an outage, the run connects and subscribes again.
+
+After a change of the ring, such as another number of shards, the consumer also reads its share of
+the *old queues* until they are empty. These are the queues of the ring before the change.
 """
 
 from __future__ import annotations
@@ -69,12 +72,13 @@ class Runner:
             limits: the limits that end the run.
             metrics: the metrics of the process.
             crash_guard: finds messages that ended an earlier process of this consumer. Its file
-                also has the time limit of the handler.
+                also contains the deadline of the running handler.
             store: the store in whose transactions messages are handled.
-            on_ready: called once the consumer has subscribed.
-            on_hold: called with the reason when the consumer waits because of an outage, and with
-                "" when it continues.
-            on_waiting: called with the number of records in the waiting queues.
+            on_ready: called once: when the consumer has tried to subscribe, or when it begins to
+                wait for another consumer or another host.
+            on_hold: called with the reason when the consumer waits because of an outage or of
+                `waiting_limit`, and with "" when it continues.
+            on_waiting: called with the number of records in the waiting queues when it has changed.
             is_assigned: returns whether this host is to read the queue; called between batches.
 
         """
@@ -130,7 +134,10 @@ class Runner:
         self._run.stop_requested.set()
 
     def run(self) -> str:
-        """Consume until a limit or a signal ends the run; return the reason as a text."""
+        """Consume until the run is over; return why it ended, as a text for the log.
+
+        A signal or a limit ends the run, or the removal of the consumer's shard.
+        """
         with self._heartbeats:
             try:
                 while (reason := self._end_reason()) is None:
@@ -164,11 +171,20 @@ class Runner:
         return self._run.must_continue(has_unsettled=self._mode.has_unsettled)
 
     def _consume(self) -> None:
-        """Connect, and read the consumer's queues until the run is over, or until an outage."""
+        """Connect, and read the consumer's queues.
+
+        This function returns when the run is over, when the queue is assigned to another host, or
+        when the ring has changed. run() then decides what to do next.
+
+        Raises:
+            Outage: the broker or a handler's resource is unavailable; run() then holds.
+            UsageError: for example, another process held the topology's lock for too long.
+
+        """
         states = self._prepare()
         connection = broker.connect(self._topology, broker.HeartbeatSource.CALLER)
-        # Kombu's connection reconnects by itself. But a delivery can be settled only on the
-        # connection that received it. So the raw connection is used, which does not reconnect.
+        # A delivery can be settled only on the connection that received it. Kombu's connection
+        # reconnects by itself. The raw connection of py-amqp does not, so it is used here.
         raw: RawConnection = connection.connection
         try:
             with (
@@ -188,7 +204,12 @@ class Runner:
             broker.close(connection)
 
     def _prepare(self) -> Mapping[str, RingState]:
-        """Open what the handlers need, and declare what is missing; return the rings' states."""
+        """Open the handlers' resources, and declare the objects that the broker does not have.
+
+        Returns:
+            The states of all rings, by the name of the exchange.
+
+        """
         self._resources.open()
         if self._consumer.queue.once:
             self._store.set_up()
@@ -199,15 +220,21 @@ class Runner:
         return states
 
     def _read_generations(self, raw: RawConnection, states: Mapping[str, RingState]) -> None:
-        """Read the queue of the current generation, and this consumer's share of old queues."""
+        """Read the queue of the current generation, and this consumer's share of old queues.
+
+        Args:
+            raw: the connection.
+            states: the states of all rings, by the name of the exchange.
+
+        """
         run = self._run
         consumer_queues = ConsumerQueues(
             self._topology, self._consumer, states, self._wait_for_others
         )
         descriptor = self._mode.fileno()
         if descriptor is not None:
-            # The descriptor becomes readable when a concurrent handler call has ended. This
-            # interrupts the wait for the broker.
+            # When a concurrent handler call ends, the descriptor becomes readable. Then the wait
+            # for the broker ends, too, so that the call's delivery is settled at once.
             raw.wake_on(descriptor)
         run.removal_reason = consumer_queues.removal_reason(raw)
         if run.removal_reason is not None:
@@ -230,8 +257,9 @@ class Runner:
     def _read(self, raw: RawConnection, queues: QueuesToRead) -> None:
         """Receive deliveries, handle and settle them, until no queue is left to read.
 
-        It also returns when the run is over, or when the ring has changed. After a change of the
-        ring, run() determines again which queues this consumer has to read.
+        This function also returns in three other cases: the run is over, the queue is assigned to
+        another host, or the ring has changed. After a change of the ring, run() connects again, and
+        determines again which queues this consumer has to read.
         """
         run, mode = self._run, self._mode
         begun_at = run.clock.monotonic()
@@ -259,7 +287,12 @@ class Runner:
         self._subscriptions.close()
 
     def _wait_for_others(self) -> bool:
-        """Wait a moment for other consumers; return False if the run is over."""
+        """Wait DRAIN_POLL_SECONDS, while other consumers read old queues.
+
+        Returns:
+            False if the run is over, or if the queue is assigned to another host.
+
+        """
         self._report_ready()  # this process is ready, although it waits
         self._heartbeats.beat()
         stopped = self._run.clock.wait(self._run.stop_requested, DRAIN_POLL_SECONDS)
@@ -274,6 +307,7 @@ class Runner:
             self._run.waiting.forget()
 
     def _report_ready(self) -> None:
+        """Call on_ready, if this is the first call."""
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None

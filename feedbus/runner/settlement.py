@@ -1,4 +1,8 @@
-"""Decide which deliveries of a channel to acknowledge, with as few frames as possible."""
+"""Decide which deliveries of a channel to acknowledge, with as few frames as possible.
+
+A delivery is *done* when its records are handled, and the messages that result from them are
+confirmed. Deliveries can be done in another order than they arrived.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ class Settlement:
         """Create the object without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
-        self._acknowledged: set[int] = set()  # tags that were acknowledged before an earlier one
+        # Tags that were acknowledged while an earlier delivery was not done.
+        self._acknowledged: set[int] = set()
 
     def add(self, tag: int) -> None:
         """Add a delivery; its tag must be higher than all earlier ones."""

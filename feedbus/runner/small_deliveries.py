@@ -1,8 +1,9 @@
 """Small deliveries that are handled before large ones that came earlier.
 
-A shard that has many large packs of one fan-out handles them for seconds. A small delivery behind
-them does not have to wait: it is handled first if no earlier delivery has a record of one of its
-keys. So the records of each key stay in order.
+A record can cause 100,000 others. Then a shard gets many large packs, and needs seconds to handle
+them. A small delivery, one with few records, can arrive behind these packs. It is handled first,
+unless an earlier delivery has a record with one of its keys. So the records of each key stay in
+order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from feedbus.wire.constants import FENCE, PACK
 SMALL_DIVISOR = 20  # a delivery is small if it has at most 1/20 of the records of a batch
 MAX_SCANNED = 200  # the largest number of deliveries whose keys are compared
 
-Keys = frozenset[Hashable]
+Keys = frozenset[Hashable]  # the keys of the records of one delivery, or of several
 
 
 class SmallDeliveries:
@@ -32,7 +33,8 @@ class SmallDeliveries:
         self._order = Order.of(queue)
         self._max_records = queue.batch.size
         self._max_small_records = max(queue.batch.size // SMALL_DIVISOR, 1)
-        # The keys of deliveries that the latest call has compared and not chosen.
+        # The keys of the deliveries that the latest find_independent() has compared and not chosen,
+        # by consumer tag, delivery tag and message id.
         self._known_keys: dict[tuple[str, int, str], Keys] = {}
         self._has_overtaken = False  # whether the latest take_first() has returned deliveries
 
@@ -46,12 +48,15 @@ class SmallDeliveries:
     ) -> list[Delivery]:
         """Take the small deliveries that are handled before the first delivery of the buffer.
 
-        The result is empty if all deliveries fit into one batch. It is also empty directly after a
-        call that returned deliveries, so that the large deliveries are handled, too.
+        The result is empty in these cases:
+
+        - all deliveries of the buffer fit into one batch;
+        - the first delivery of the buffer is small;
+        - the previous call returned deliveries: the large deliveries must be handled, too.
 
         Args:
             buffer: the deliveries that wait.
-            max_deliveries: the largest number of deliveries.
+            max_deliveries: the largest number of deliveries to take.
             is_suspected: called with a message id; returns whether this message may have ended a
                 process, so that it must be handled alone.
 
@@ -65,9 +70,9 @@ class SmallDeliveries:
                 return ()
             return self.find_independent((), deliveries, is_suspected)
 
-        picked = [] if self._has_overtaken else buffer.pick(choose, max_deliveries)
-        self._has_overtaken = bool(picked)
-        return picked
+        deliveries = [] if self._has_overtaken else buffer.pick(choose, max_deliveries)
+        self._has_overtaken = bool(deliveries)
+        return deliveries
 
     def take_independent(
         self,
@@ -77,6 +82,8 @@ class SmallDeliveries:
         is_suspected: Callable[[str], bool],
     ) -> list[Delivery]:
         """Take small deliveries that may be handled while records with these keys are handled.
+
+        It is called in the pauses of a handler that publishes very many messages.
 
         Args:
             keys_in_handlers: the keys of the records that are being handled.
@@ -98,14 +105,18 @@ class SmallDeliveries:
         deliveries: Iterable[Delivery],
         is_suspected: Callable[[str], bool],
     ) -> list[int]:
-        """Return the positions of small deliveries that may be handled now; at most a batch.
+        """Return the indexes of the small deliveries that may be handled now.
 
         No key of these deliveries is the key of a record that is being handled, or of an earlier
-        delivery that waits.
+        delivery that is not chosen. The number of their records is about the size of a batch, or
+        less.
+
+        The search ends at a delivery that no other delivery may overtake: a fence, a message that
+        must be handled alone, or a message that cannot be decoded.
 
         Args:
             keys_in_handlers: the keys of the records that are being handled.
-            deliveries: the waiting deliveries, in the order of their arrival.
+            deliveries: the deliveries that wait, in the order of their arrival.
             is_suspected: see take_first().
 
         """
@@ -116,7 +127,7 @@ class SmallDeliveries:
         earlier_keys = list(keys_in_handlers)
         chosen: list[int] = []
         records = 0
-        for position, delivery in enumerate(scanned):
+        for index, delivery in enumerate(scanned):
             if (
                 FENCE in delivery.headers
                 or delivery.undecodable
@@ -130,7 +141,7 @@ class SmallDeliveries:
                 break  # the keys of this delivery are not known
             is_small = delivery.record_count <= self._max_small_records
             if is_small and records < self._max_records and all(map(keys.isdisjoint, earlier_keys)):
-                chosen.append(position)
+                chosen.append(index)
                 records += delivery.record_count
             else:
                 self._known_keys[name] = keys
@@ -138,13 +149,19 @@ class SmallDeliveries:
         return chosen
 
     def keys(self, deliveries: Iterable[Delivery]) -> Keys | None:
-        """Return the keys of deliveries, or None if one of them cannot be read."""
+        """Return the keys of all records of these deliveries; None if a body cannot be decoded."""
         try:
             return frozenset().union(*map(self._keys_of, deliveries))
         except InvalidBody:
             return None
 
     def _keys_of(self, delivery: Delivery) -> Keys:
+        """Return the keys of the records of a delivery.
+
+        Raises:
+            InvalidBody: the body cannot be decoded, or a record has no key.
+
+        """
         if self._order.by_routing_key and delivery.content_type != PACK:
             return frozenset([delivery.original_key])
         pack = decode(
@@ -158,5 +175,5 @@ class SmallDeliveries:
             return frozenset(pack.keys)
         try:
             return frozenset(self._order.key(delivery, pack, row) for row in range(len(pack)))
-        except (LookupError, TypeError) as error:  # no such field, or not a key
+        except (LookupError, TypeError) as error:  # the field is missing, or cannot be a key
             raise InvalidBody({"": [str(error)]}) from error

@@ -11,12 +11,16 @@ from types import FrameType
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call stop() at the first SIGTERM or SIGINT, and ignore further signals."""
-    home, called = os.getpid(), False
+    """Call stop() at the first SIGTERM or SIGINT, and ignore further signals.
+
+    A signal that the process ignores already stays ignored. A signal to a process that a handler
+    has forked ends the forked process.
+    """
+    consumer_pid, called = os.getpid(), False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal called
-        if os.getpid() == home:
+        if os.getpid() == consumer_pid:
             if not called:
                 called = True
                 stop()

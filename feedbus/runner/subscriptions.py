@@ -1,11 +1,12 @@
 """The subscriptions of a consumer: which queues it reads now, and for which it must still wait.
 
-A consumer reads its own queue. After a change of the number of shards, it also reads its share of
-the *old queues*, the queues of the shards before the change, until they are empty.
+A consumer reads its own queue. After a change of the ring, it also reads its share of the *old
+queues*, the queues of the ring before the change, until they are empty.
 
 Each queue has one reader at a time, so that its records are handled in order. If another consumer
 reads a queue, this consumer tries to subscribe again later. If the queue has `order_by`, its
-*waiting queue* is read, too: there, records wait until a failed record of their key has succeeded.
+*waiting queue* is read, too. There, records wait until an earlier record of their key has succeeded
+or has become a dead letter.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Subscriptions:
     Attributes:
         readers: maps the consumer tag of each subscription to the reader of its queue.
         unsubscribed: the queues that are to be read, and have no subscription yet.
-        cancelled: the tags of the subscriptions that the broker has cancelled.
+        cancelled: the tags of the subscriptions that the broker has cancelled. For a waiting queue,
+            the tag of the queue that is read with it.
 
     """
 
@@ -41,7 +43,7 @@ class Subscriptions:
         """Start without queues.
 
         Args:
-            run: receives the deliveries.
+            run: its buffer receives the deliveries.
             misplacement_check: knows which shard owns which key.
 
         """
@@ -53,12 +55,12 @@ class Subscriptions:
         self._separates_generations = False
 
     def begin(self, queues: Sequence[ReadableQueue], *, separate_generations: bool) -> None:
-        """Forget all queues of an earlier connection, and take other queues to read.
+        """Forget all queues of an earlier connection, and take over the queues to read from now on.
 
         Args:
             queues: the queues to read.
-            separate_generations: whether the buffer keeps the deliveries from old queues separate
-                from those of new queues.
+            separate_generations: whether the buffer keeps the deliveries of each generation in a
+                separate lane.
 
         """
         self.readers = {}
@@ -82,9 +84,12 @@ class Subscriptions:
         ]
 
     def _subscribe(self, connection: Connection, source: ReadableQueue) -> bool:
-        """Subscribe to a queue; return False if this must be tried again later.
+        """Subscribe to a queue and to its waiting queue.
 
-        For an old queue that was deleted, the result is True, because nothing is left to read.
+        Returns:
+            False if another consumer reads one of the queues, so that this must be tried again
+            later. True also for an old queue that was deleted, because nothing is left to read.
+
         """
         if source.only_without_reader:
             readers = broker.count_consumers(connection, source.queue)
@@ -100,7 +105,7 @@ class Subscriptions:
         except NotFound:
             if not source.only_without_reader:
                 raise
-            return True
+            return True  # the old queue was deleted meanwhile
         if reader is None:
             self._refuse_unless_shared(source)
             return False
@@ -110,7 +115,10 @@ class Subscriptions:
         return True
 
     def _open_waiting_queue(self, connection: Connection, source: ReadableQueue, tag: str) -> bool:
-        """Read the waiting queue of a queue; return False if another consumer reads it."""
+        """Read the waiting queue of a queue; return False if another consumer reads it.
+
+        Without `order_by`, there is no waiting queue, and the result is True.
+        """
         waiting = self._run.waiting
         return waiting is None or waiting.open(
             connection, source.queue, tag, self.cancelled.append, source.generation_number
@@ -119,7 +127,12 @@ class Subscriptions:
     def _begin_reader(
         self, connection: Connection, source: ReadableQueue, tag: str
     ) -> QueueReader | None:
-        """Subscribe to a queue; return None if another consumer has subscribed exclusively."""
+        """Subscribe to a queue; return None if another consumer reads it; see QueueReader.begin().
+
+        Raises:
+            NotFound: the queue was deleted. Its waiting queue is then deleted, too, if it is empty.
+
+        """
         queue = self._run.consumer.queue
         if self._separates_generations:
             self._run.buffer.assign_lane(tag, source.generation_number)
@@ -153,8 +166,8 @@ class Subscriptions:
         now, delivery = self._run.clock.monotonic(), Delivery.of(message)
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None and not reader.has_delivered:
-            # With a single active consumer, another process may have read the queue until now. It
-            # may have left messages in the outbox.
+            # With a single active consumer, another process may have read the queue until now. That
+            # process may have left messages in the outbox.
             reader.has_delivered = True
             self._run.dispatch.calls.query_outbox_again()
         self._run.buffer.add(delivery, now)
@@ -182,7 +195,7 @@ class Subscriptions:
     def check_placement(self, delivery: Delivery) -> None:
         """Count a delivery as misplaced if it came to a shard that does not own its key.
 
-        It is called with the first delivery of each batch.
+        This method is called with the first delivery of each batch.
         """
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None:
@@ -193,22 +206,22 @@ class Subscriptions:
     def stop_reading(self, tag: str) -> None:
         """Stop reading a queue and its waiting queue.
 
-        The broker returns the unsettled deliveries to the queue, unless the queue was deleted.
+        The broker returns the unsettled deliveries to the queues, unless a queue was deleted.
         """
         self._close_reader(tag)
         self.close_waiting_queue(tag)
 
     def leave_to_others(self, tag: str) -> None:
-        """Stop reading a queue that another consumer reads, but keep reading its waiting queue.
+        """Stop reading a queue, but keep reading its waiting queue.
 
-        If it is an old queue, this consumer subscribes again when the other one has stopped.
+        If it is an old queue, this consumer subscribes again when no other consumer reads it.
         """
         reader = self._close_reader(tag)
         if reader is not None and reader.source.only_without_reader:
             self.unsubscribed.append(reader.source)
 
     def _close_reader(self, tag: str) -> QueueReader | None:
-        """End a subscription, and drop its deliveries; return its reader, if there was one."""
+        """End a subscription, and remove its deliveries from the buffer; return its reader."""
         reader = self.readers.pop(tag, None)
         if reader is not None:
             reader.close()
@@ -216,16 +229,16 @@ class Subscriptions:
         return reader
 
     def close_waiting_queue(self, tag: str) -> None:
-        """Stop reading the waiting queue of a queue."""
+        """Stop reading the waiting queue of a queue; `tag` is the tag of the queue."""
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
     def return_deliveries(self) -> None:
         """Give back all unsettled deliveries; all queues that were read are to be read again.
 
-        Each channel is closed without cancelling its subscription first. After a cancel, the next
-        consumer would get later messages before the unsettled ones: these return to the queue only
-        when the channel is closed.
+        Each channel is closed without cancelling its subscription first. After a cancel, the broker
+        would deliver later messages to the next consumer. The unsettled messages return to the
+        queue only when the channel is closed, so the next consumer would get them too late.
         """
         sources = [reader.source for reader in self.readers.values()]
         for tag in list(self.readers):

@@ -1,4 +1,9 @@
-"""The checks of `waiting_limit`: whether too many records of a consumer wait."""
+"""The checks of the option `waiting_limit`: whether too many records of a consumer wait.
+
+There are two limits with this value. One counts the records that wait for earlier records of their
+keys. The other counts the records that wait for old queues: the queues of older generations of a
+ring.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +54,8 @@ class WaitingLimit(ABC):
 class RetryLimit(WaitingLimit):
     """The limit of records that wait for earlier records; when it is reached, the consumer holds.
 
-    Records that wait for old queues do not count: the consumer must still read the old queues.
+    While it holds, the consumer handles only waiting records. Records that wait for old queues do
+    not count: the consumer must still handle the deliveries of the old queues.
     """
 
     def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:
@@ -94,7 +100,10 @@ class RetryLimit(WaitingLimit):
 
 
 class SwitchLimit(WaitingLimit):
-    """The limit of records that wait for old queues; at the limit, only the oldest are read."""
+    """The limit of records that wait for old queues.
+
+    While it is reached, only the deliveries of the oldest generation are handled.
+    """
 
     def _log_reached(self, count: int) -> None:
         events.warning(

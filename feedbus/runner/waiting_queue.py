@@ -1,4 +1,13 @@
-"""A subscription to a waiting queue, which has failed records and later ones of their keys."""
+"""A subscription to a waiting queue, which has failed records and later records of their keys.
+
+A waiting queue also has these messages:
+
+- a probe: a fence with a random id, which the consumer itself publishes. When the probe returns,
+  the consumer has received everything that was in the queue before;
+- a notice: a fence without an id. It reports that the ring has changed;
+- a request to release keys, because the dead letters that block them were dropped, for example by
+  `feedbus dead drop`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +30,30 @@ PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue
 class WaitingQueue:
     """A subscription to one waiting queue, on a separate channel.
 
-    Only one consumer at a time reads it: the broker lets one consumer be active, and a consumer
-    does not subscribe if there is another. A consumer reads the shard's queue only while it reads
-    the waiting queue, and only after it has read all records in the waiting queue.
+    Only one consumer at a time reads the waiting queue: the broker lets one consumer be active, and
+    a consumer does not subscribe if there is another. A consumer first reads all records in the
+    waiting queue of a shard. Only then does it subscribe to the shard's queue.
+
+    A waiting queue is *ending* if its shard belongs to an older generation, and its records are to
+    be moved to the waiting queues of the current generation.
+
+    Attributes:
+        queue: the name of the waiting queue on the broker.
+        tag: the consumer tag of the subscription.
+        channel: the channel of the subscription.
+        probes: the probes in the waiting queue.
+        deliveries: gets the deliveries of the queue.
+        is_closed: whether the subscription has ended, also because the connection was lost.
+        generation_number: the number of the queue's generation.
+        on_notice: called with the body of a notice.
+        is_ending: whether the queue is ending, so that no record is moved here any more.
+        is_cancelled: whether the broker has cancelled the subscription.
+        arrived_at: when the last message arrived, as a time of the monotonic clock.
+        is_read: whether all messages have arrived that were here when the subscription began.
+        releases: requests to release keys that are not applied on arrival. Before `is_read`, the
+            messages that block these keys can be behind the requests in the queue. While the queue
+            is ending, these messages may be moved at this moment.
+
     """
 
     queue: str
@@ -32,15 +62,12 @@ class WaitingQueue:
     probes: Probes
     deliveries: WaitingDeliveries
     is_closed: bool = False
-    generation_number: int = 0  # the number of the queue's generation
+    generation_number: int = 0
     on_notice: Callable[[Any], None] = lambda _: None
-    is_ending: bool = False  # whether no record is moved here any more
-    is_cancelled: bool = False  # the broker has cancelled the subscription
-    arrived_at: float = 0.0  # when the last message arrived
-    is_read: bool = False  # whether all messages have arrived that were here at the beginning
-    # Messages that release keys, and that are not applied on arrival:
-    # - before `is_read`, the messages that block these keys can be behind them in the queue;
-    # - while the queue is ending, their records may just be moved.
+    is_ending: bool = False
+    is_cancelled: bool = False
+    arrived_at: float = 0.0
+    is_read: bool = False
     releases: list[Any] = field(default_factory=list)
 
     @classmethod
@@ -63,10 +90,10 @@ class WaitingQueue:
             deliveries: gets the deliveries of the queue.
             on_cancel: called with the tag when the broker cancels the subscription.
             generation_number: the number of the queue's generation.
-            on_notice: called with the body of a fence that reports a change of the ring.
+            on_notice: called with the body of a notice.
 
         Returns:
-            None if another consumer reads the queue.
+            The subscription; None if another consumer reads the queue.
 
         """
         if lookups.count_consumers(connection, queue):
@@ -92,11 +119,10 @@ class WaitingQueue:
         channel.basic_consume(
             queue, consumer_tag=tag, callback=waiting_queue._on_message, on_cancel=cancel
         )
-        # The probe, a fence with a random id, is behind all waiting records: when the broker makes
-        # this consumer the active one, the deliveries of the previous consumer have returned to the
-        # queue.
+        # The broker makes this consumer the active one only after the deliveries of the previous
+        # consumer have returned to the queue. So the probe is behind all waiting records.
         waiting_queue.probes.put_probe()
-        # If many records wait, the probe arrives late. It counts as lost only if nothing arrives at
+        # If many records wait, the probe returns late. It counts as lost only if nothing arrives at
         # all.
         while waiting_queue.probes.is_pending and not (
             waiting_queue.probes.is_lost and waiting_queue.is_silent
@@ -105,7 +131,7 @@ class WaitingQueue:
                 connection.drain_events(timeout=0.1)
             except TimeoutError:
                 continue
-        if waiting_queue.probes.is_pending:  # another consumer was faster
+        if waiting_queue.probes.is_pending:  # another consumer has subscribed first, and is active
             waiting_queue.close()
             return None
         deliveries.mark_complete()
@@ -118,8 +144,8 @@ class WaitingQueue:
     def is_complete(self) -> bool:
         """Return whether all records that were moved here before the first call have arrived.
 
-        The first call is made when the queue is ending: from then on no consumer moves a record
-        here. But a record that was moved here earlier may not have been delivered yet.
+        The first call marks the queue as ending: no consumer moves a record here any more. But a
+        record that was moved here earlier may not have been delivered yet. So a probe follows it.
         """
         if not self.is_ending:
             self.is_ending = True
@@ -127,21 +153,24 @@ class WaitingQueue:
         return self.check_probe()
 
     def apply_releases(self) -> None:
-        """Release the keys that the messages in `releases` name; the messages remain."""
+        """Release the keys that the requests in `releases` name.
+
+        The requests stay in `releases`: WaitingRecordMover moves and acknowledges them later.
+        """
         for message in self.releases:
             self.acknowledge(self.deliveries.release_keys(Delivery.of(message)))
 
     def check_probe(self) -> bool:
-        """Return whether the probe has returned; publish another one if it is lost."""
+        """Return whether the probe has returned; publish it again if it is lost or was refused."""
         if self.is_closed:
-            return True  # the next subscription reads its records again
+            return True  # nothing to wait for: the next subscription reads all records again
         if self.probes.fence_needed or (self.probes.is_lost and self.is_silent):
             self.probes.put_probe()
         return not (self.probes.is_pending or self.probes.fence_needed)
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has arrived for longer than a probe takes."""
+        """Whether nothing has arrived for so long that a probe counts as lost."""
         return self.channel.connection.clock.monotonic() > self.arrived_at + LOST_SECONDS
 
     def _on_message(self, message: Any) -> None:
@@ -149,7 +178,7 @@ class WaitingQueue:
             return  # the broker delivers the message again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
-        if FENCE in headers:  # a probe, perhaps of an earlier consumer, or a notice
+        if FENCE in headers:  # a notice, or a probe of this consumer or of an earlier one
             message_id = message.properties.get("message_id")
             self.probes.count_if_probe(message_id)
             self.channel.basic_ack(message.delivery_tag)
@@ -164,14 +193,19 @@ class WaitingQueue:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
         if self.is_cancelled:
-            return  # each of these records runs again in its position
+            return  # the broker delivers these messages again, and their records run again
         if deliveries:
             acknowledge(self.channel, [delivery.tag for delivery in deliveries])
 
     def renew(self, older_than: float) -> None:
         """Return deliveries that arrived before a time; the broker delivers them again.
 
-        The broker closes the channel of a consumer that keeps a delivery for too long.
+        The broker closes the channel of a consumer that keeps a delivery for too long. Records that
+        handlers have now are not returned.
+
+        Args:
+            older_than: a time of the monotonic clock.
+
         """
         for record in self.deliveries.records.records_in(self.queue):
             arrival = record.arrival

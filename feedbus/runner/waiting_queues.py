@@ -21,14 +21,20 @@ from feedbus.wire.amqp_protocols import Connection
 
 events = EventLog(__name__)
 
-WAITING_SUFFIX = ".waiting"  # at the end of a subscription's tag
+WAITING_SUFFIX = ".waiting"  # at the end of the consumer tag of a subscription to a waiting queue
 COUNT_SECONDS = 0.2  # the shortest time between two reports of the number of waiting records
-RENEWED_SECONDS = 300.0  # deliveries older than this are returned, and delivered again
-RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
+# A delivery of a waiting queue is returned before it is older than this; the broker delivers the
+# message again.
+RENEWED_SECONDS = 300.0
+RENEWED_SHARE = 0.5  # this share of the broker's consumer timeout, if the result is shorter
 
 
 class WaitingQueues:
-    """Reads the waiting queues of one consumer, in addition to its queues."""
+    """Reads the waiting queues of one consumer, in addition to its queues.
+
+    After a change of the ring, a consumer also reads old queues, those of older generations. Each
+    old queue has a waiting queue, too.
+    """
 
     def __init__(
         self,
@@ -44,19 +50,21 @@ class WaitingQueues:
         Args:
             topology: the topology of the system.
             consumer: the consumer of the records.
-            deliveries: the deliveries of the waiting queues.
+            deliveries: gets the deliveries of the waiting queues.
             report: called with the reason when the consumer holds, and with "" when it continues.
             on_count: called with the number of waiting records when it has changed.
 
         """
-        self._notice: bytes | str | None = None  # the body of the latest notice of a switch
+        # The body of the latest notice. A notice is a fence that reports a change of the ring.
+        self._notice: bytes | str | None = None
         self._on_count = on_count
         self._reported_count, self._reported_at = 0, -math.inf
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
         self._deliveries = deliveries
-        self._waiting_queues: dict[str, WaitingQueue] = {}  # by the consumer tag of the queue
+        # By the consumer tag of the queue that is read with the waiting queue.
+        self._waiting_queues: dict[str, WaitingQueue] = {}
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, deliveries.records)
         self._renewed_at = self._clock.monotonic()
@@ -70,7 +78,7 @@ class WaitingQueues:
         return bool(self._deliveries.requeued_dead_letters) or len(self) > 0
 
     def set_predecessors(self, old_queues: Predecessors | None) -> None:
-        """Let records wait for these old queues."""
+        """Let records wait for these old queues; with None, records wait for no queue."""
         self._deliveries.predecessors = old_queues
 
     @property
@@ -84,12 +92,15 @@ class WaitingQueues:
         return self._deliveries.records.awaited_queues.record_count
 
     def put_probes(self) -> None:
-        """Publish a probe to each waiting queue."""
+        """Publish a probe, a fence with a random id, to each waiting queue."""
         for waiting_queue in self._waiting_queues.values():
             waiting_queue.probes.put_probe()
 
     def check_probes(self) -> bool:
-        """Return whether all probes have returned; then all moved records have arrived, too."""
+        """Return whether all probes have returned.
+
+        Then all records that were moved to the waiting queues before put_probes() have arrived.
+        """
         # all() with a generator would end at the first queue whose probe has not returned. But
         # check_probe() must be called for each queue, because it also publishes a lost probe again.
         returned = [waiting_queue.check_probe() for waiting_queue in self._waiting_queues.values()]
@@ -100,7 +111,7 @@ class WaitingQueues:
         self._deliveries.records.forget_deleted_queues(queues)
 
     def take_notice(self) -> bytes | str | None:
-        """Return the body of the latest notice since the last call, or None."""
+        """Return the body of the latest notice that has arrived since the last call, or None."""
         notice, self._notice = self._notice, None
         return notice
 
@@ -125,11 +136,14 @@ class WaitingQueues:
                 queue.
             generation_number: the number of the queue's generation.
 
+        Raises:
+            NotFound: the queue to read does not exist. Its waiting queue is not declared then.
+
         """
         name = self._names.waiting(queue)
         if tag not in self._waiting_queues:
             channel = connection.channel()
-            channel.queue_declare(queue, passive=True)  # NotFound if it does not exist
+            channel.queue_declare(queue, passive=True)
             declarations.declare_waiting_queue(channel, self._consumer.queue, name)
             channel.close()
             waiting_queue = WaitingQueue.open(
@@ -157,7 +171,12 @@ class WaitingQueues:
         return True
 
     def delete(self, tag: str) -> None:
-        """Delete the waiting queue, if it is empty, of an old queue that was deleted."""
+        """Stop reading the waiting queue of a deleted old queue, and delete it if it is empty.
+
+        Args:
+            tag: the tag of the subscription to the old queue.
+
+        """
         waiting_queue = self._waiting_queues.get(tag)
         if waiting_queue is not None and not self._deliveries.records.records_in(
             waiting_queue.queue
@@ -166,7 +185,13 @@ class WaitingQueues:
         self.close(tag)
 
     def close(self, tag: str = "") -> None:
-        """Stop reading the waiting queue of a subscription, or all of them."""
+        """Stop reading a waiting queue, or all of them.
+
+        Args:
+            tag: the tag of the subscription to the queue that is read with the waiting queue; ""
+                for all.
+
+        """
         for each in [tag] if tag else [*self._waiting_queues]:
             waiting_queue = self._waiting_queues.pop(each, None)
             if waiting_queue is not None:
@@ -184,18 +209,18 @@ class WaitingQueues:
         self._limit.forget()
 
     def seconds_until_due(self) -> float:
-        """Return in how many seconds a record may run; infinity if none waits."""
+        """Return in how many seconds a waiting record may be handled; infinity if none waits."""
         return max(self._deliveries.seconds_until_due(), 0.0) if self else math.inf
 
     def has_reached_limit(self) -> bool:
-        """Whether the limit of waiting records is reached; changes are logged."""
+        """Whether `waiting_limit` is reached, so that only waiting records are handled."""
         if not self._reported_count and not len(self):
             return False
         self._report_count()
         return self._limit.check(len(self) - self.count_behind_old_queues)
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return deliveries of waiting queues that run now; see WaitingDeliveries.take()."""
+        """Return deliveries of waiting queues to handle now; see WaitingDeliveries.take()."""
         return self._deliveries.take(max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -212,7 +237,12 @@ class WaitingQueues:
 
     @property
     def may_have_unknown_messages(self) -> bool:
-        """Whether a waiting queue may contain an unknown message, because of an outage."""
+        """Whether a waiting queue may contain a message that this process does not know.
+
+        It is called after an outage. The process may have sent messages to a waiting queue that the
+        broker has not confirmed. Or a delivery will be handled again, and some of its failed
+        records may already be in a waiting queue.
+        """
         return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
     def _report_count(self) -> None:
@@ -225,7 +255,7 @@ class WaitingQueues:
                 self._on_count(count)
 
     def renew(self, timeout_seconds: float) -> None:
-        """Return old deliveries to the broker, which delivers them again; called often.
+        """Return old deliveries to the broker, which delivers the messages again; called often.
 
         Args:
             timeout_seconds: the broker's consumer timeout; infinity if it is not known.
@@ -244,18 +274,19 @@ class WaitingQueues:
 
         Args:
             connection: the connection of the consumer.
-            queue: the ending queue.
+            queue: the ending queue: an old queue whose fence has arrived.
             tag: the tag of the subscription to the queue.
 
         Returns:
-            Whether nothing waits for the queue any more.
+            Whether its waiting queue has no record any more. False if this must be repeated later.
 
         """
         waiting_queue = self._waiting_queues.get(tag)
         if waiting_queue is None:
             return True
         if self._deliveries.requeued_dead_letters.contains(waiting_queue.tag):
-            # A new probe must follow the messages that the requeued dead letter causes.
+            # The handling of the requeued dead letter can put messages into the waiting queue. When
+            # it is settled, a new probe must follow these messages.
             waiting_queue.is_ending = False
             return False
         return self._mover.move(connection, queue, waiting_queue)

@@ -1,4 +1,9 @@
-"""The move of waiting records from an ending queue to the shards that own their keys now."""
+"""The move of waiting records from an ending queue to the shards that own their keys now.
+
+An *ending queue* belongs to an older generation of the ring, and its fence, the message that marks
+its end, has arrived. Each ending queue has a waiting queue. The records that still wait there are
+moved, before the ending queue is deleted.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +32,32 @@ from feedbus.wire.outgoing_message import Moved
 events = EventLog(__name__)
 
 MIN_GENERATIONS = 2  # a move needs two generations: of the ending queue, and a newer one
-MAX_MOVED = 50_000  # into one waiting queue, because its reader gets at most PREFETCH
+# The largest number of records that are moved into one waiting queue: its reader can get at most
+# 65,535 unsettled deliveries.
+MAX_MOVED = 50_000
 
 
 class WaitingRecordMover:
     """Moves the waiting records of one consumer's ending queues.
 
     Each record is moved to the waiting queue of the shard that owns its key in the current
-    generation. The record does not run there before the old queue is deleted. In two cases, records
-    are not moved, but handled here first: there are too many of them for the other waiting queue;
-    or a queue of a generation between the old and the current one can still have records of their
-    keys.
+    generation. The record is not handled there before the ending queue is deleted. In three cases,
+    records are not moved, but handled here first:
+
+    - the ring hashes another value than the routing key;
+    - there are too many records for the other waiting queue;
+    - a queue of a generation between the old and the current one can still have records of their
+      keys.
 
     If it is not known which old queues had a key, each key waits for all old queues. Then records
-    are moved only to the next generation, which is not read yet.
+    are moved only to the next generation, whose queues are not read yet.
 
-    `feedbus dead drop` puts a message into each waiting queue. The message releases the key that a
-    dead letter has blocked. If a record of this key is moved at that time, the message in the old
-    waiting queue can arrive too late, and the message in the new waiting queue too early. So the
-    messages of the old waiting queue are moved, too, after the records.
+    With `block_on_dead`, a dead letter blocks its key until it is requeued or dropped. A process
+    that drops dead letters, such as `feedbus dead drop`, puts a request to release their keys into
+    each waiting queue. The record that blocks a key may be moved at that time. Then the request in
+    the old waiting queue can arrive after the record has left, and the request in the new waiting
+    queue before the record arrives. So the requests in the old waiting queue are moved, too, after
+    the records.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:
@@ -61,10 +73,13 @@ class WaitingRecordMover:
         Args:
             connection: the connection of the consumer.
             queue: the ending queue.
-            waiting_queue: the subscription to its waiting queue.
+            waiting_queue: the subscription to the waiting queue of the ending queue.
 
         Returns:
-            Whether nothing waits for the queue any more.
+            Whether the waiting queue has no record any more. False if this must be repeated later.
+
+        Raises:
+            BrokerOutage: the broker refuses records, or does not confirm them.
 
         """
         if not waiting_queue.is_complete():
@@ -76,14 +91,15 @@ class WaitingRecordMover:
         exchange = self._consumer.queue.exchange
         if not self._topology.exchanges[exchange].hashes_routing_keys:
             return False
-        # Records without an arrival have failed again and are being sent to this queue. Taken
-        # records are in a handler.
+        # A record has no arrival while its next message is being sent here after another failure,
+        # and while its delivery is returned to be delivered again. A taken record is in a handler.
         arrivals = [each.arrival for each in records if each.arrival and not each.is_taken]
         if len(arrivals) < len(records):
             return False
         try:
-            # Under the lock, the current generation remains the current one. So none of its queues
-            # can be deleted before the records have arrived.
+            # While this process has the lock, no switch can begin, so the current generation
+            # remains the current one. So none of its queues can be deleted before the records have
+            # arrived.
             with broker.locked(connection, self._topology, wait_seconds=0.0):
                 return self._move(connection, queue, waiting_queue, records, arrivals)
         except UsageError:  # another process has the lock, perhaps for a switch
@@ -97,7 +113,19 @@ class WaitingRecordMover:
         records: Sequence[WaitingRecord],
         arrivals: Sequence[Arrival],
     ) -> bool:
-        """Publish records to the shards of the current generation, then acknowledge them here."""
+        """Publish records to the shards of the current generation, then acknowledge them here.
+
+        Args:
+            connection: see move().
+            queue: see move().
+            waiting_queue: see move().
+            records: the records in the waiting queue.
+            arrivals: the deliveries of these records, in the same order.
+
+        Returns:
+            Whether the records were moved, and no request to release their keys can follow them.
+
+        """
         keys = [arrival.delivery.original_key for arrival in arrivals]
         generation_and_targets = self._find_targets(connection, queue, keys)
         if generation_and_targets is None:
@@ -111,13 +139,14 @@ class WaitingRecordMover:
         if refusals:
             msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
             raise BrokerOutage(msg)
-        # The last records are acknowledged first: if a crash interrupts this, the first records of
-        # each key are still here.
+        # The last records are acknowledged first. If a crash interrupts this, the first records of
+        # each key are still in this waiting queue.
         waiting_queue.acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
             self._records.remove(record)
         if self._consumer.queue.block_on_dead:
-            # The probe is behind the messages that were put here before the records were moved.
+            # Requests to release keys may have been put here before the records were moved. The
+            # probe is behind these requests. When the probe has returned, move() moves them.
             waiting_queue.probes.put_probe()
         events.info(
             "waiting_moved",
@@ -132,7 +161,7 @@ class WaitingRecordMover:
     def _move_releases(
         self, connection: Connection, queue: str, waiting_queue: WaitingQueue
     ) -> bool:
-        """Move the messages that release keys; return False if this must be repeated."""
+        """Move the requests to release keys; return False if this must be repeated."""
         if not waiting_queue.releases:
             return True
         try:
@@ -141,7 +170,8 @@ class WaitingRecordMover:
                     exchange = self._consumer.queue.exchange
                     newer = generations_since(channel, self._topology, exchange, queue)[1:]
                 releases = [*waiting_queue.releases]
-                # Refusals are ignored: perhaps a shard has no waiting queue.
+                # It is not known which shard has the key. So each request goes to all shards. If a
+                # shard has no waiting queue, the refusal is ignored.
                 publish_all(
                     connection,
                     [
@@ -160,9 +190,15 @@ class WaitingRecordMover:
     def _find_targets(
         self, connection: Connection, queue: str, keys: Sequence[str]
     ) -> tuple[Generation, list[str]] | None:
-        """Return the generation to move to, and the waiting queue for each of the keys.
+        """Find the generation to move to, and the waiting queues of its shards.
+
+        Args:
+            connection: the connection of the consumer.
+            queue: the ending queue.
+            keys: the routing key of each record.
 
         Returns:
+            The generation, and the name of the waiting queue for each of the keys, in their order.
             None if the records are handled here first; see the class.
 
         """
@@ -186,17 +222,18 @@ class WaitingRecordMover:
         for target in dict.fromkeys(targets):
             declarations.declare_waiting_queue(channel, self._consumer.queue, target)
         channel.close()
-        # The broker counts no message that a reader has received. So several old queues whose keys
-        # move to one shard share the room in its waiting queue.
-        queues = sum(len(each.members) for each in old)
-        max_records = MAX_MOVED // math.ceil(queues / len(generation.members))
+        # Several old queues can move records to one shard. The broker's count of messages does not
+        # contain the messages that the reader of the shard's waiting queue has received. So each
+        # old queue may use only its share of the room in the waiting queue.
+        old_queue_count = sum(len(each.members) for each in old)
+        max_records = MAX_MOVED // math.ceil(old_queue_count / len(generation.members))
         for target, count in Counter(targets).items():
             if (broker.count_messages(connection, target) or 0) + count > max_records:
                 return None
         return generation, targets
 
     def _queues_by_key(self, generation: Generation, keys: Iterable[str]) -> dict[str, str]:
-        """Return the queue of a generation that owns each of these routing keys."""
+        """Map each of these routing keys to the queue of a generation that owns the key."""
         if not generation.members:
             return {}
         ring = Ring.of(generation.members)
