@@ -1,7 +1,16 @@
 """AMQP's properties and header tables: any content can be read and written back unchanged.
 
-py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
-UTF-8. Here such a value is kept in a special form, and named in a list of undecodable parts.
+py-amqp's own reader raises an error for a timestamp that datetime does not have, and for a text
+that is not UTF-8. This module keeps such a value in a special form:
+
+- A property, a name of a header or a routing key that is not UTF-8 becomes a text in which its
+  invalid bytes are lone surrogates ("surrogateescape").
+- The value of a header that is not UTF-8 stays `bytes`.
+- Such a timestamp becomes a Timestamp.
+- A table or array that is nested too deeply becomes an Unread.
+
+For each of these except the value of a header, an error text is added to the list of undecodable
+parts.
 """
 
 from __future__ import annotations
@@ -15,7 +24,7 @@ from typing import Any, Literal
 
 from feedbus.wire.constants import SHORT_TEXT_BYTES
 
-DEEPEST = 32  # depth of tables within tables; deeper tables are not parsed
+DEEPEST = 32  # the depth of tables and arrays within others; deeper ones are not decoded
 MAX_INT32 = 2**31 - 1
 
 Kind = Literal["text", "table", "octet", "long"]
@@ -62,16 +71,14 @@ class Unread(bytes):
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Decode the properties of a message.
-
-    Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
+    """Decode the properties of a message, including its headers.
 
     Args:
         buffer: the bytes of a content header.
         at: the index in the buffer at which the flags of the properties begin.
 
     Returns:
-        The properties by name, and a text about each part that cannot be decoded.
+        The properties by name, and an error text for each part that cannot be decoded.
 
     Raises:
         ValueError: the bytes are not valid AMQP; also IndexError and struct.error.
@@ -191,7 +198,8 @@ def write_properties(properties: Mapping[str, Any]) -> bytes:
     """Return the encoded properties; their flags come first.
 
     Raises:
-        ValueError: AMQP cannot represent a value, or a text has more than 255 bytes.
+        ValueError: AMQP cannot represent a value, or a text property or the name of a header has
+            more than 255 bytes.
 
     """
     flags, written = 0, [b""]

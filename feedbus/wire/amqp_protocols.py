@@ -113,7 +113,7 @@ class Channel(Protocol):
         """Delete a queue with its messages; return the number of messages."""
 
     def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> object:  # noqa: FBT001 -- as above
-        """Limit the number of unacknowledged deliveries."""
+        """Limit the number of unacknowledged deliveries (the prefetch)."""
 
     def basic_consume(
         self,
@@ -124,7 +124,11 @@ class Channel(Protocol):
         callback: Callable[[Any], None] | None = None,
         on_cancel: Callable[[str], None] | None = None,
     ) -> Any:
-        """Subscribe to a queue; return the consumer tag."""
+        """Subscribe to a queue; return the consumer tag.
+
+        The callback gets each delivered message. If the broker ends the subscription, on_cancel is
+        called with the consumer tag.
+        """
 
     def basic_cancel(self, consumer_tag: str) -> object:
         """End a subscription."""
@@ -133,7 +137,7 @@ class Channel(Protocol):
         """Return the next ready message of a queue, or None if there is none."""
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
-        """Acknowledge a delivery or, with multiple, all deliveries up to it."""
+        """Acknowledge a delivery; with multiple, also all earlier deliveries of the channel."""
 
     def basic_reject(self, delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001 -- as above
         """Reject a delivery; with requeue, the message returns to its queue."""
@@ -184,11 +188,11 @@ class Connection(Protocol):
 
 
 class RawConnection(Connection, Protocol):
-    """A connection that is not opened again when it is lost, unlike Kombu's connection.
+    """The connection within Kombu's connection. It is not opened again when it is lost.
 
     Attributes:
         clock: gives the time, and waits, for all code that uses the broker.
-        on_blocked: called with the reason when the broker blocks publishers.
+        on_blocked: called with the broker's reason when the broker blocks publishers.
         on_unblocked: called when the broker accepts messages again.
         is_blocked: whether the broker blocks publishers now.
 

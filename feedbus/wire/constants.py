@@ -7,41 +7,44 @@ PACK = "application/vnd.feedbus.pack+json"
 SEALED = "application/vnd.feedbus.sealed"  # a message in the body of another message
 
 OWN = "feedbus-"  # the prefix of the headers of the framework
-OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # headers by which RabbitMQ routes a copy
+OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # further routing keys, by which RabbitMQ routes, too
 
-# Headers of the framework on each message that it publishes.
-FENCE = "feedbus-fence"
-GENERATION = "feedbus-generation"
+# The header of each message of a program or handler. All times are in microseconds since 1970.
 PUBLISHED_AT = "feedbus-published-at"  # when the message was first published
-RECORD_COUNT = "feedbus-records"
+# The headers of a pack.
+GENERATION = "feedbus-generation"  # the digest of the generation for which the pack was made
+RECORD_COUNT = "feedbus-records"  # how many records the pack has
+# The header of a fence, which marks the end of an old queue; see feedbus.generations.probes.
+FENCE = "feedbus-fence"
 
-# Headers of the framework on a failed message; they are removed when the message is requeued.
-ATTEMPT = "feedbus-attempt"
-CONSUMER = "feedbus-consumer"
-DEATHS_BEFORE = "feedbus-deaths"
-ERRORS = "feedbus-errors"
-EXCHANGE = "feedbus-exchange"
-EXPIRATION = "feedbus-expiration"
-FAILED_AT = "feedbus-failed-at"
-KEY = "feedbus-key"
-PRIORITY = "feedbus-priority"
-QUEUE = "feedbus-queue"
-REASON = "feedbus-reason"
+# Headers of a message that has failed; EXPIRATION and PRIORITY also of a delayed message. They are
+# removed when a dead letter is requeued. Consumers, exchanges and queues have their names of
+# topology.toml.
+ATTEMPT = "feedbus-attempt"  # how many attempts have failed
+CONSUMER = "feedbus-consumer"  # the consumer in which the message failed
+DEATHS_BEFORE = "feedbus-deaths"  # the broker's headers about dead-lettering before the failure
+ERRORS = "feedbus-errors"  # why a record is not valid; see errors_text()
+EXCHANGE = "feedbus-exchange"  # the exchange of the queue
+EXPIRATION = "feedbus-expiration"  # the property `expiration` that the publisher has set
+FAILED_AT = "feedbus-failed-at"  # when the last attempt failed
+KEY = "feedbus-key"  # the routing key with which the message was first published
+PRIORITY = "feedbus-priority"  # the property `priority` of a delayed message
+QUEUE = "feedbus-queue"  # the queue in which the message failed
+REASON = "feedbus-reason"  # why the last attempt failed
 SENT_AT = "feedbus-sent-at"  # when the message was sent as a retry or dead letter, or requeued
-TRACEBACK = "feedbus-traceback"
-UNIDENTIFIED = "feedbus-unidentified"
-USER_ID = "feedbus-user-id"
-# Headers of a record in a waiting queue, where it waits for earlier records of its key. ORDER_KEY
-# is its key, if that is not the routing key. PLACE is its position in the order of the key.
-# NOT_BEFORE is the time when it may run, in microseconds since 1970.
+TRACEBACK = "feedbus-traceback"  # the traceback of the last attempt
+UNIDENTIFIED = "feedbus-unidentified"  # True if the publisher has set no valid message id
+USER_ID = "feedbus-user-id"  # the property `user_id` that the publisher has set
+# Headers of messages in a waiting queue. There a failed record and the later records of its key
+# wait for the next attempt (`order_by`).
 BLOCKED = "feedbus-blocked"  # on a message that represents a dead letter, which blocks the key
-NOT_BEFORE = "feedbus-not-before"
-ORDER_KEY = "feedbus-order-key"
-PLACE = "feedbus-place"
+NOT_BEFORE = "feedbus-not-before"  # the time from which a record may be handled
+ORDER_KEY = "feedbus-order-key"  # the key of a record, if its key is not its routing key
+PLACE = "feedbus-place"  # the position of a record: records of a key are handled in this order
 RELEASE = "feedbus-release"  # the id of the dead letter whose records are released; "" for all
 REQUEUED = "feedbus-requeued"  # on a dead letter that is requeued through a waiting queue
-# Headers of a delayed message: the digits of its delay, one header for each position, and its
-# target. See feedbus.broker.timer.
+# Headers of a delayed message: the digits of its delay, one header for each position, and the
+# queue or exchange that gets the message. See feedbus.broker.timer.
 TIMER_POSITIONS = tuple(f"feedbus-timer-{position}" for position in range(15))
 TIMER_TARGET = "feedbus-timer-target"
 # All headers that feedbus adds when a message fails, waits or is delayed.
@@ -73,13 +76,18 @@ OF_FAILURES = frozenset(
     }
 )
 
-# Headers that the broker adds when it dead-letters a message; they name its earlier queues.
+# Headers that the broker adds when it dead-letters a message; they name the queues in which the
+# message was.
 DEATHS = "x-death"
+OF_DEATHS = ("x-first-death-", "x-last-death-")  # the prefixes of other such headers
+# Headers in which the broker counts the deliveries of a message.
 OF_DELIVERIES = frozenset({"x-delivery-count", "x-acquired-count"})
-OF_DEATHS = ("x-first-death-", "x-last-death-")  # the prefix of other such headers
 
-SHORT_TEXT_BYTES = 255  # a routing key, a message id or any other text property
+# The largest sizes of: a routing key, a message id or any other text property of AMQP; the headers
+# REASON, ERRORS and TRACEBACK.
+SHORT_TEXT_BYTES = 255
 REASON_BYTES = 1_000
 ERRORS_BYTES = 8_000
 TRACEBACK_BYTES = 4_096
-LEAST_TIMEOUT_SECONDS = 1.0  # the shortest consumer timeout of any broker
+# No broker has a shorter time limit for acknowledgements (RabbitMQ's `consumer_timeout`).
+LEAST_TIMEOUT_SECONDS = 1.0

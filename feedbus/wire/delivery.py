@@ -1,4 +1,4 @@
-"""A delivery of the broker; every delivery can be read, whatever its publisher has written."""
+"""A delivery of the broker; every delivery can be read, even if its properties are not valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from feedbus.wire.message_in_message import open_sealed
 if TYPE_CHECKING:
     from feedbus.clock import Clock
 
-# A number in a header is ignored if it is not below these limits, because then it is wrong.
+# Any program can write a header. A number in a header is ignored if it is above its limit.
 MAX_RECORDS = 1_000_000
 MAX_ATTEMPTS = 2**31
 HIGHEST_PRIORITY = 255
@@ -36,6 +36,7 @@ HIGHEST_PRIORITY = 255
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
 AHEAD_SECONDS = 60.0  # a time in the future is valid up to this limit: clocks of hosts differ
+# A time in the past is valid up to this limit: twice the longest delay.
 LONGEST_LAG_SECONDS = 2.0 * LONGEST_WAIT_SECONDS
 # The properties that become headers when a message fails. A dead letter must not expire, and
 # RabbitMQ accepts only the user id of the connection.
@@ -50,8 +51,8 @@ class Delivery:
         tag: the delivery tag, by which the delivery is settled.
         body: the bytes, as they were published.
         content_type: the content type of the body, if the publisher has set it.
-        message_id: the id that the publisher gave. If that id is missing or invalid, it is derived
-            from the content of the message, and is the same at each redelivery.
+        message_id: the id that the publisher gave. If the publisher gave no valid id, feedbus
+            derives one from the content of the message; it is the same at each redelivery.
         exchange: the name of the exchange on the broker.
         routing_key: the routing key of this delivery; text that is not UTF-8 has its bytes as
             lone surrogates.
@@ -81,7 +82,12 @@ class Delivery:
 
     @classmethod
     def of(cls, message: Any) -> Delivery:
-        """Return the delivery of a py-amqp message, as the channels of all brokers return it."""
+        """Return the delivery for a message that a channel has delivered.
+
+        Args:
+            message: a message of py-amqp; the channels of all brokers deliver such messages.
+
+        """
         info, properties, body = message.delivery_info, message.properties, message.body
         if not isinstance(body, bytes):
             body = str(body).encode(errors="backslashreplace")
@@ -92,7 +98,9 @@ class Delivery:
         message_id, given = properties.get("message_id"), True
         if headers and (ATTEMPT in headers or TIMER_TARGET in headers):
             given = UNIDENTIFIED not in headers
-            properties, headers, body, undecodable = _failed(properties, headers, body, undecodable)
+            properties, headers, body, undecodable = _restore(
+                properties, headers, body, undecodable
+            )
         if not is_id(message_id):
             given = False
             message_id = derived_id(body, info.get("routing_key", ""), properties, headers)
@@ -208,7 +216,7 @@ def text_of(value: object) -> str:
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 
-def _failed(
+def _restore(
     properties: Mapping[str, Any],
     headers: Mapping[str, Any],
     body: bytes,
@@ -216,28 +224,37 @@ def _failed(
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
     """Restore the published properties, headers and body of a message that failed or was delayed.
 
+    Args:
+        properties: the properties of the message.
+        headers: its headers.
+        body: its body. The body of a sealed message contains the original message.
+        undecodable: error texts, one for each part of the message that cannot be decoded.
+
     Returns:
         The properties; the headers, including the headers that feedbus added when the message
-        failed; the body; the parts of a sealed message that cannot be decoded.
+        failed or was delayed; the body; the error texts, for a sealed message those of the original
+        message.
 
     """
-    said = {name: value for name, value in headers.items() if name in OF_FAILURES}
+    added = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:
-        found, body, undecodable = open_sealed(body)
-        own = found.get("application_headers")
-        own = own if isinstance(own, dict) else {}
+        restored_properties, body, undecodable = open_sealed(body)
+        restored_headers = restored_properties.get("application_headers")
+        restored_headers = restored_headers if isinstance(restored_headers, dict) else {}
     else:
-        found, own = dict(properties), dict(headers)
-        if UNIDENTIFIED in said:
-            found.pop("message_id", None)
-    own = {name: value for name, value in own.items() if not is_of_deaths(name)}
-    deaths = said.get(DEATHS_BEFORE)
+        restored_properties, restored_headers = dict(properties), dict(headers)
+        if UNIDENTIFIED in added:
+            restored_properties.pop("message_id", None)
+    restored_headers = {
+        name: value for name, value in restored_headers.items() if not is_of_deaths(name)
+    }
+    deaths = added.get(DEATHS_BEFORE)
     if isinstance(deaths, dict):
-        own |= deaths
+        restored_headers |= deaths
     for name, header in AS_HEADERS.items():
-        if header in said:
-            found[name] = text_of(said[header])
-    priority = said.get(PRIORITY)
+        if header in added:
+            restored_properties[name] = text_of(added[header])
+    priority = added.get(PRIORITY)
     if type(priority) is int and 0 <= priority <= HIGHEST_PRIORITY:
-        found["priority"] = priority
-    return found, {**own, **said}, body, undecodable
+        restored_properties["priority"] = priority
+    return restored_properties, {**restored_headers, **added}, body, undecodable

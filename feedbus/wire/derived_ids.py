@@ -18,9 +18,9 @@ from feedbus.wire.constants import (
     SHORT_TEXT_BYTES,
 )
 
-DIGITS = 32
-# The id is computed from these properties. A broker, or a change of a queue, may remove the other
-# properties of a message.
+DIGITS = 32  # the hexadecimal digits of an id
+# The properties from which the id is computed. A broker, or a change of a queue, may remove the
+# other properties of a message.
 IDENTIFYING = (
     "content_type",
     "content_encoding",
@@ -33,12 +33,12 @@ IDENTIFYING = (
 
 
 def is_id(value: object) -> bool:
-    """Whether a value is a valid message id: a text that is not empty and that AMQP can carry."""
+    """Whether a value is a valid message id: a text of 1 to 255 bytes of UTF-8."""
     return bool(value) and is_short_text(value)
 
 
 def is_short_text(value: object) -> bool:
-    """Whether AMQP can carry a value as a routing key or a property."""
+    """Whether a value is a text of at most 255 bytes of UTF-8, the limit of AMQP for such texts."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -54,14 +54,16 @@ def derived_id(
 ) -> str:
     """Return the id of a message without an id, derived from what the publisher has sent.
 
-    The exchange is not used, because it changes when a queue is resharded. Headers of brokers about
-    earlier deliveries are not used either.
+    The exchange of the delivery is not used, because it can change when a queue is resharded. The
+    headers that the broker or feedbus adds after the publishing are not used either.
     """
-    said = [(name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None]
-    own = sorted(
+    identifying = [
+        (name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None
+    ]
+    published_headers = sorted(
         (name, repr(value)) for name, value in headers.items() if not changes_in_transit(name)
     )
-    digest = hashlib.sha256(ascii((routing_key, said, own)).encode())
+    digest = hashlib.sha256(ascii((routing_key, identifying, published_headers)).encode())
     digest.update(body)
     return digest.hexdigest()[:DIGITS]
 
@@ -72,5 +74,5 @@ def changes_in_transit(name: str) -> bool:
 
 
 def is_of_deaths(name: str) -> bool:
-    """Whether a header is the broker's record about dead-lettering of the message."""
+    """Whether a header is one that the broker adds when it dead-letters a message."""
     return name == DEATHS or name.startswith(OF_DEATHS)

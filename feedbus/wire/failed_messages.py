@@ -31,20 +31,24 @@ from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
 from feedbus.wire.shortened_tracebacks import from_user_code
 
-# The properties that are fields of Outgoing, so they are not in its other properties.
+# The properties that are not in Outgoing.properties: Outgoing has a field for each of them, or sets
+# it itself (delivery_mode).
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
 CUT = "...\n"  # replaces the beginning of a long traceback
 # Headers of a pack that its records do not get when they become messages.
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
+# The headers that a message keeps if the broker refuses it with all its headers.
 KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
 
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the properties and headers that a failed message keeps.
+    """Return the properties and headers that a retry or a dead letter of a delivery gets from it.
 
-    The broker's header about earlier dead-lettering of the message (x-death) is kept in a header of
-    the framework, because RabbitMQ 4 overwrites x-death after a retry has waited.
+    A message can have been dead-lettered by the broker before a consumer received it. Then it has
+    the broker's header x-death. If the message fails, its retry waits in a retry queue, and the
+    broker dead-letters the retry, too. RabbitMQ 4 then overwrites x-death. So the first x-death is
+    kept in a header of feedbus.
     """
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {
@@ -63,7 +67,11 @@ def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def publisher_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers of a delivery without the headers of feedbus and of the broker."""
+    """Return the headers of a delivery, without those that were added after its publishing.
+
+    These are the headers that feedbus adds to failed and delayed messages, and the broker's counts
+    of deliveries. The broker's headers about dead-lettering stay.
+    """
     return {
         name: value
         for name, value in headers.items()
@@ -72,26 +80,26 @@ def publisher_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> dict[str, Any]:
-    """Return headers without the broker's records about dead-lettering in some queues.
+    """Return headers without the broker's entries about dead-lettering from some queues.
 
     Args:
         headers: the headers of a dead letter.
-        died_in: returns whether the records about the queue of a given name are removed.
+        died_in: returns whether the entries about the queue of a given name are removed.
 
     """
-    found = dict(headers)
-    for group in OF_DEATHS:
-        if died_in(str(found.get(f"{group}queue", ""))):
-            found = {name: value for name, value in found.items() if not name.startswith(group)}
-    deaths = found.pop(DEATHS, None)
+    kept = dict(headers)
+    for prefix in OF_DEATHS:
+        if died_in(str(kept.get(f"{prefix}queue", ""))):
+            kept = {name: value for name, value in kept.items() if not name.startswith(prefix)}
+    deaths = kept.pop(DEATHS, None)
     if not isinstance(deaths, list):
-        return found if deaths is None else {**found, DEATHS: deaths}
-    kept = [
+        return kept if deaths is None else {**kept, DEATHS: deaths}
+    kept_deaths = [
         death
         for death in deaths
         if not (isinstance(death, dict) and died_in(str(death.get("queue", ""))))
     ]
-    return {**found, DEATHS: kept} if kept else found
+    return {**kept, DEATHS: kept_deaths} if kept_deaths else kept
 
 
 def sent_back(
@@ -99,15 +107,15 @@ def sent_back(
 ) -> Outgoing:
     """Return the message that requeues a dead letter in its original form.
 
-    If the dead letter has the time of its first publishing, the message also gets the time of the
-    requeue.
+    The new message keeps the time of its first publishing, if it is known. In this case, the
+    message also gets the time of the requeue.
 
     Args:
         delivery: the dead letter.
         exchange: the exchange of the new message.
-        routing_key: the routing key of the message.
+        routing_key: the routing key of the new message.
         died_in: returns whether the queue of a given name dead-letters its messages to the queue of
-            this dead letter; the broker's records about such queues are removed.
+            this dead letter. The broker's entries about such queues are removed from the headers.
 
     """
     headers = _died_elsewhere(publisher_headers(delivery.headers), died_in)
@@ -133,9 +141,9 @@ def sent_back(
 
 
 def of_record(message: Outgoing) -> Outgoing:
-    """Return a copy of a message without the headers that only packs have.
+    """Return a message for a record of a pack: a copy of the pack without the headers of packs.
 
-    It becomes the message of one record of the pack.
+    The caller sets the body, the message id and the key of the record.
     """
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
@@ -150,9 +158,9 @@ def reason_text(reason: str) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the end of an exception's traceback as the text of a header.
 
-    It contains no values of variables, and no calls of feedbus before those of the handler. The
-    text of each exception is shortened like a reason, so that there is room for the calls of the
-    handler. Returns "" if the traceback cannot be formatted.
+    The text contains no values of variables, and no calls of feedbus before those of the handler.
+    The message of each exception is shortened like a reason, so that there is room for the calls of
+    the handler. The result is "" if the traceback cannot be formatted.
     """
     try:
         lines = from_user_code(TracebackException.from_exception(error)).format()
@@ -167,7 +175,7 @@ def traceback_text(error: BaseException) -> str:
 
 
 def _cut(text: str, limit_bytes: int) -> str:
-    """Return the beginning of a text; characters that UTF-8 cannot represent become escapes."""
+    """Return the beginning of a text, at most `limit_bytes`; lone surrogates become escapes."""
     raw = text[:limit_bytes].encode(errors="backslashreplace")
     return raw[:limit_bytes].decode(errors="ignore")
 
@@ -175,7 +183,8 @@ def _cut(text: str, limit_bytes: int) -> str:
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
     """Return the errors of each field as the text of a header, in JSON.
 
-    Fields that do not fit into ERRORS_BYTES are left out.
+    Fields that do not fit into ERRORS_BYTES are left out; the entry with the name "" then contains
+    their number.
     """
     kept: dict[str, list[str]] = {}
     size = 2
@@ -190,18 +199,22 @@ def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
 
 
 def without_properties(message: Outgoing, why: str) -> Outgoing:
-    """Return a failed message that keeps only its body and the headers of feedbus.
+    """Return a copy of a retry or a dead letter with only its body and the headers of feedbus.
+
+    If the message is sealed, the copy has the body of the original message.
 
     Args:
-        message: the failed message; the broker refuses it with all its properties and headers.
+        message: the retry or dead letter, which the broker refused because of a property or header.
         why: the broker's reason for the refusal.
 
     """
     headers = {name: value for name, value in message.headers.items() if name in KEPT_ALWAYS}
     reason = f"{headers.get(REASON, '')}; the rest of the dead letter is left out: {why}"
-    bared = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
+    reduced = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
     if message.content_type != SEALED:
-        return bared
+        return reduced
     properties, body, _ = open_sealed(message.body)
     content_type = properties.get("content_type", "")
-    return replace(bared, body=body, content_type=content_type if content_type.isascii() else None)
+    return replace(
+        reduced, body=body, content_type=content_type if content_type.isascii() else None
+    )

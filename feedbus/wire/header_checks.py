@@ -1,4 +1,4 @@
-"""Check the headers of a publisher: names, values, and reserved names."""
+"""Check the headers that a program gives to publish(): names, values, and reserved names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
 from feedbus.wire.derived_ids import is_of_deaths, is_short_text
 from feedbus.wrong_argument import refuse
 
-HEADERS_BYTES = 65_536  # half of the smallest frame size of a broker
+HEADERS_BYTES = 65_536  # half of RabbitMQ's default limit for a frame, which contains all headers
 LARGEST_INTEGER = 2**63 - 1
 VALUES = (str, int, float, type(None))
 
@@ -35,8 +35,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
         if is_reserved(name):
             msg = (
                 f"headers: expected another name, got '{name}', which is reserved for feedbus or"
-                f" the"
-                " broker"
+                " the broker"
             )
             raise ValueError(msg)
         if not isinstance(value, VALUES):

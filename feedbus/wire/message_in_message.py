@@ -1,9 +1,9 @@
-"""A message within the body of another message, if its properties cannot be sent as properties.
+"""Sealed messages: a retry or dead letter whose body contains the original message.
 
-This is necessary if the properties contain text that some clients cannot read, or if the frame has
-no room for the headers of the framework. The body of the outer message has three parts: the length
-of the original properties in four bytes, these properties as AMQP encodes them, and the original
-body.
+Normally a retry or dead letter has the properties of the original message. It is sealed instead if
+these properties contain text that some clients cannot read, or do not fit into a frame together
+with the headers that feedbus adds. The body of a sealed message has three parts: the length of the
+original properties in four bytes, these properties as AMQP encodes them, and the original body.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from feedbus.wire.outgoing_message import Outgoing
 
 FRAME_OVERHEAD = 8 + 12  # the bytes of a frame, and of a content header before the properties
 SHORT_REASON = 200  # the characters of a reason that is shortened to fit into the frame
-FEW_HEADERS = 3  # so many headers of feedbus fit into any frame
+FEW_HEADERS = 3  # so many headers, without other properties, fit into any frame
 
 _LENGTH = struct.Struct(">I")
 
 
 def seal(message: Outgoing) -> Outgoing:
-    """Return a message that contains another message in its body."""
-    own = {name: value for name, value in message.headers.items() if name not in OF_FAILURES}
+    """Seal a retry or dead letter: only the headers that feedbus added to it stay outside."""
+    published_headers = {
+        name: value for name, value in message.headers.items() if name not in OF_FAILURES
+    }
     properties = write_properties(
         {
             **message.properties,
             "content_type": message.content_type,
             "content_encoding": message.content_encoding,
-            "application_headers": own or None,
+            "application_headers": published_headers or None,
         }
     )
     return replace(
@@ -54,8 +56,8 @@ def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
         body: the body of the sealed message.
 
     Returns:
-        The properties of the inner message, its body, and a text about each part that cannot be
-        decoded.
+        The properties of the original message, its body, and an error text for each part that
+        cannot be decoded. If the body is not that of a sealed message, it is returned unchanged.
 
     """
     try:
@@ -69,12 +71,16 @@ def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 def fit_properties(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     """Return a message whose properties fit into one frame.
 
-    If the properties of a retry or a dead letter do not fit, its traceback is left out, the message
-    is sealed, and its reason is shortened.
+    The properties include the headers. If the properties of a retry or a dead letter do not fit,
+    these steps make them smaller, until they fit:
+
+    1. The traceback is left out.
+    2. The message is sealed.
+    3. The reason is shortened, and the errors of the fields are left out.
 
     Args:
         message: the message to publish.
-        frame_bytes: the largest frame, as negotiated with the broker; None if there is no limit.
+        frame_bytes: the largest size of a frame, as agreed with the broker; None for no limit.
 
     Raises:
         UsageError: the properties do not fit, and the message is neither a retry nor a dead letter.

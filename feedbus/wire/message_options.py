@@ -15,8 +15,8 @@ class PublishOptions(TypedDict, total=False):
     Attributes:
         headers: maps each name to a text, a number, a flag or None.
         priority: a number from 0 to 255, for queues with the argument x-max-priority.
-        expires: how long the message may wait in a queue: "10m", or seconds. Together with delay:
-            the time from the publish until a consumer takes the message; longer than delay.
+        expires: how long the message may wait in a queue: "10m", or seconds. Together with delay,
+            this time begins with the publish, so it must be longer than the delay.
         delay: how long feedbus delays the message: "30s", or seconds.
 
     """
@@ -34,7 +34,7 @@ class Envelope:
     Attributes:
         headers: the publisher's headers, without the headers of feedbus.
         priority: the priority; None for a message without priority.
-        expires_milliseconds: how long the message may wait; None if it never expires.
+        expires_milliseconds: how long the message may wait in a queue; None if it never expires.
         delay_milliseconds: how long feedbus delays the message; None for no delay.
 
     """

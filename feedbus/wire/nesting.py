@@ -6,7 +6,7 @@ from itertools import chain
 
 
 def deeper_than(levels: int, value: object) -> bool:
-    """Whether a value contains dicts or lists in more than this number of levels."""
+    """Whether a value has more than this number of levels of dicts, lists or tuples."""
     level = [value] if isinstance(value, dict | list | tuple) else []
     for _ in range(levels):
         inner = chain.from_iterable(

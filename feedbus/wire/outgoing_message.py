@@ -23,8 +23,7 @@ class Outgoing:
         body: the bytes.
         content_type: the content type of the body; None if there is none.
         message_id: a text of at most 255 bytes; "" for none.
-        headers: the headers of feedbus and, on a retry or a dead letter, the headers of the
-            publisher.
+        headers: the headers of feedbus and of the publisher.
         counted_as: the value of a label in the metrics: the name of the exchange in topology.toml,
             or the purpose of the message, such as "retry".
         properties: maps the names of AMQP's other properties, as py-amqp writes them, to their
@@ -32,7 +31,7 @@ class Outgoing:
         content_encoding: the encoding of the body; None if there is none.
         stamp: the name of the header that gets the time of sending, unless the message has this
             header already; None for no such header.
-        records: the number of its records, for the metrics.
+        records: the number of records in the message, for the metrics.
 
     """
 
@@ -65,9 +64,9 @@ class Outgoing:
         )
 
     def all_properties(self) -> dict[str, Any]:
-        """Return all properties of the message, with the longest possible time of sending.
+        """Return all properties of the message, to compute their size before the message is sent.
 
-        They are used to compute the size of the properties before the message is sent.
+        The time of sending is not known yet, so the largest possible time takes its place.
         """
         return {
             **self.properties,
@@ -105,7 +104,8 @@ class Moved(Outgoing):
             routing_key: the routing key of the new message.
 
         """
-        # The broker accepts only the current user.
+        # A message with the property `user_id` was published by this user. RabbitMQ refuses the
+        # message if another user publishes it again.
         delivered_message.properties.pop("user_id", None)
         delivered_message.properties["delivery_mode"] = PERSISTENT
         message_id = delivered_message.properties.get("message_id") or ""
@@ -120,6 +120,6 @@ class Moved(Outgoing):
         )
 
     def as_amqp_message(self, channel: Channel) -> Any:
-        """Return the message unchanged."""
+        """Return the message as the broker delivered it, without the user id."""
         del channel
         return self.delivered_message

@@ -17,16 +17,17 @@ INSTALLED = ("/site-packages/", "/dist-packages/")  # folders of installed libra
 def from_user_code(error: TracebackException) -> TracebackException:
     """Remove the frames before the first frame of the user's code, and return the same object.
 
-    The same applies to the exceptions that the exception contains, and to its causes. If no frame
-    is in the user's code, all frames are kept: then they are the only hint.
+    The frames of the causes of the exception, and of the exceptions in an exception group, are
+    removed in the same way. If no frame of an exception is in the user's code, all its frames are
+    kept: they are the only hint.
     """
     to_do: list[TracebackException | None] = [error]
-    done = set[int]()
+    seen_ids = set[int]()
     while to_do:
         each = to_do.pop()
-        if each is None or id(each) in done:
+        if each is None or id(each) in seen_ids:
             continue
-        done.add(id(each))
+        seen_ids.add(id(each))
         for position, frame in enumerate(each.stack):
             if _is_of_user(frame):
                 del each.stack[:position]
@@ -36,7 +37,7 @@ def from_user_code(error: TracebackException) -> TracebackException:
 
 
 def _is_of_user(frame: FrameSummary) -> bool:
-    """Whether a frame is neither of feedbus, nor of Python or an installed library."""
+    """Whether a frame is not in the code of feedbus, Python or an installed library."""
     name = frame.filename
     if name.startswith((FEEDBUS, "<", *STANDARD_LIBRARY)):
         return False
