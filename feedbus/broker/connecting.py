@@ -55,7 +55,7 @@ def locked(
         connection: a connection to the topology's broker.
         topology: the topology.
         wait_seconds: how long to wait if another process holds the lock. A consumer uses 0, because
-            it must continue to handle messages. It tries again later.
+            it must continue to handle messages; the consumer tries again later.
 
     Raises:
         UsageError: another process holds the lock for longer than wait_seconds.
@@ -85,5 +85,5 @@ def has_many_hosts(topology: Topology) -> bool:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long the broker may take to put a routed message into a queue."""
+    """Return how long the broker may take to put a message that it has routed into its queue."""
     return select_broker(topology).in_flight_seconds

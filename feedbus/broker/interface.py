@@ -79,7 +79,7 @@ class HeartbeatSource(Enum):
     Attributes:
         BACKGROUND: a thread of the connection. This is the choice for a connection that holds
             something for which other processes wait: the topology's lock, or messages.
-        CALLER: the code that uses the connection; it must send them while it does other work.
+        CALLER: the code that uses the connection. It must also send them while it does other work.
         NONE: nothing: the connection is opened without heartbeats. If the host of the process
             fails, the broker may never detect that the connection is lost. So the connection must
             hold no lock and no messages.
@@ -100,7 +100,7 @@ class Broker(Protocol):
 
     @property
     def in_flight_seconds(self) -> float:
-        """How long the broker may take to put a routed message into a queue."""
+        """How long the broker may take to put a message that it has routed into its queue."""
 
     @property
     def has_many_hosts(self) -> bool:

@@ -40,7 +40,7 @@ class Inventory:
 
 
 def read_inventory(topology: Topology) -> Inventory:
-    """Return the objects whose names have the topology's prefix, and its external objects.
+    """Return the objects whose names begin with the topology's name, and its external objects.
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded broker's file cannot be read.

@@ -17,13 +17,13 @@ def queue_exists(connection: Connection, name: str) -> bool:
 
 
 def count_messages(connection: Connection, queue: str) -> int | None:
-    """Return the number of ready messages in a queue, or None if it does not exist."""
+    """Return the number of ready messages in a queue, or None if the queue does not exist."""
     counts = _counts(connection, queue)
     return None if counts is None else counts[0]
 
 
 def count_consumers(connection: Connection, queue: str) -> int | None:
-    """Return the number of consumers of a queue, or None if it does not exist."""
+    """Return the number of consumers of a queue, or None if the queue does not exist."""
     counts = _counts(connection, queue)
     return None if counts is None else counts[1]
 

@@ -48,7 +48,7 @@ def drop_connection(connection: Connection) -> None:
 
 
 def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseException], ...]:
-    """Return the exception classes that mean that a connection is lost or refused."""
+    """Return the classes of exceptions that mean that a connection is lost or refused."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})
 

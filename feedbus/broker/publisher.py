@@ -92,7 +92,7 @@ class Publisher:
         messages of later windows that have the same exchange and routing key, because they would
         overtake the refused message. The result contains these messages, too.
 
-        Errors of the connection are raised unchanged; feedbus.broker.outage() converts them.
+        Connection errors of py-amqp are raised unchanged; feedbus.broker.outage() converts them.
 
         Raises:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
@@ -197,7 +197,7 @@ class Publisher:
             while unconfirmed.messages_by_tag:
                 self._await_confirms()
         except ChannelError as error:
-            if error.method_sig != spec.Basic.Publish:  # the cause is not a message
+            if error.method_sig != spec.Basic.Publish:  # another method is the cause
                 raise
             unanswered = [*unconfirmed.messages_by_tag.values(), *messages[count:]]
             self.close()

@@ -39,22 +39,33 @@ def declared_arguments(names: Names, queue: Queue) -> dict[str, Any]:
 
 
 def needs_quorum(topology: Topology, exchange: str) -> bool:
-    """Whether the auxiliary queues of an exchange must be quorum queues."""
+    """Whether the auxiliary queues of an exchange must be quorum queues, like one of its queues."""
     return any(
         queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
     )
 
 
 def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
-    """Return the arguments of an auxiliary queue, including the arguments of its queue type."""
+    """Return the arguments of an auxiliary queue, with those that its queue type needs.
+
+    Auxiliary queues are the queues that feedbus declares in addition to those of the topology.
+
+    Args:
+        arguments: the arguments that do not depend on the queue type.
+        quorum: True for a quorum queue, False for a classic queue.
+
+    """
     if not quorum:
         return {"x-queue-type": "classic", **arguments}
-    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}
-    return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
+    result = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}
+    return result | AT_LEAST_ONCE if "x-dead-letter-exchange" in result else result
 
 
 def retry_queue_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
-    """Return the arguments of a retry queue with this delay."""
+    """Return the arguments of a retry queue, in which failed records of a queue wait.
+
+    They do not include the arguments of its queue type; see auxiliary_arguments().
+    """
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
     if names.topology.on_ring(queue):
         arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)

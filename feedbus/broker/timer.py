@@ -12,8 +12,8 @@ highest to the lowest:
   0, the exchange sends the message to the exchange of the next lower position.
 - When the message expires in the queue, the broker dead-letters it to the exchange of the next
   lower position.
-- Position 0 is followed by the exchange `due`. It sends the message to its target, the queue or
-  exchange for which the message was published.
+- Position 0 is followed by the exchange `due`. This exchange sends the message to its target, the
+  queue or exchange for which the message was published.
 
 The digits and the target are headers of the message, so its routing key does not change. The eight
 lowest positions suffice for the longest time to live of a queue, 2**32 - 1 ms. Each higher position
@@ -22,9 +22,11 @@ has one queue, with this time to live of 49.7 days.
 The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
 queues of a position are declared when the first message needs one of them, so a project without
 delays has none. The first message is published after the broker has written the queues to its disk.
-The exchange `written` of the position is declared at the same time. It shows to other processes
-that the queues are on the disk. If no queue accepts a message that is due, the message waits in the
-queue `undelivered`, until restore() of feedbus.broker.timer_objects sends it again.
+The exchange `written` of the position is declared at the same time. While this exchange exists, the
+queues of the position are on the disk, and no process waits for them.
+
+If no queue accepts a message that is due, the message waits in the queue `undelivered`, until
+restore() of feedbus.broker.timer_objects sends it again.
 """
 
 from __future__ import annotations
@@ -160,7 +162,7 @@ def exchange_target(names: Names, exchange: str) -> str:
 
 
 def is_declared(connection: Connection, names: Names) -> bool:
-    """Whether the timer is on the broker; it is declared for the first delayed message."""
+    """Whether the timer is on the broker; the first delayed message declares it."""
     return lookups.exchange_exists(connection, names.timer_due)
 
 

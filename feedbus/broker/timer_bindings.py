@@ -43,7 +43,7 @@ def foreign_bindings(
 ) -> Iterator[SeenBinding]:
     """Yield the bindings that route delayed messages wrongly, or twice.
 
-    feedbus has not declared them: for example, an operator has.
+    feedbus has not declared these bindings. For example, an operator has.
 
     Args:
         names: the names of the topology's objects on the broker.

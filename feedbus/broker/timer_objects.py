@@ -122,8 +122,8 @@ def _positions_of(message: Outgoing) -> Iterator[int]:
 def restore(channel: Channel, names: Names) -> None:
     """Repair the timer: declare missing objects, bind targets, and send undelivered messages.
 
-    Commands that change the topology on the broker call this function after their changes. A
-    project without delayed messages has no timer; then it does nothing.
+    `feedbus up` and `feedbus apply` call this function after they have declared other objects. It
+    does nothing if the project has no timer, because no message was ever delayed.
 
     A target may be missing on the broker: for example, its queue was removed from the topology.
     Such a target is not bound, and the messages for it stay undelivered.
@@ -237,8 +237,8 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
     A message of the timer expires in a quorum queue, and may then match no queue of its target. The
     quorum queue keeps such a message. When it keeps more than a few of them, it forwards no other
     messages. So the message goes to the guard first. The guard has the binding keys of the target's
-    queues. Its alternate exchange sends a message that matches none of them to the queue
-    `undelivered`.
+    queues. If a message matches none of these keys, the alternate exchange of the guard sends it to
+    the queue `undelivered`.
     """
     guard = names.timer_guard(exchange.name)
     channel.exchange_declare(
@@ -254,7 +254,10 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
 
 
 def _bind(channel: Channel, names: Names, target: str) -> None:
-    """Bind a target to the exchange `due`; declare its guard, or its queue before an external one.
+    """Bind a target to the exchange `due`; first declare its guard, or the queue of the timer.
+
+    The target has a guard if it is an exchange for which has_guard() is true. It is a queue of the
+    timer if the message is for an external queue; see retry_target().
 
     Raises:
         NotFound: the target does not exist on the broker.

@@ -24,7 +24,8 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
         members: (name of the queue on the broker, weight), in the order of the bindings.
 
     Raises:
-        UsageError: the weights differ so much that the keys would be longer than AMQP allows.
+        UsageError: too many queues are bound before a queue that RabbitMQ would sort before them,
+            so the keys would be longer than AMQP allows.
 
     """
     keys: list[str] = []

@@ -6,7 +6,7 @@ BYTES = "application/octet-stream"
 
 
 def bare_type(content_type: object) -> str:
-    """Return a content type without its parameters, in lower case; "" if it is missing."""
+    """Return a content type without its parameters, in lower case; "" for None."""
     return str(content_type or "").partition(";")[0].strip().lower()
 
 

@@ -63,7 +63,7 @@ class Delivery:
             the publisher gave.
         undecodable: error texts, one for each field of the message that cannot be decoded, such as
             "the routing key is not UTF-8: …". No handler receives a message that has any.
-        identified: whether the publisher gave the message id.
+        identified: whether the publisher gave a valid message id.
 
     """
 
@@ -226,8 +226,8 @@ def _restore(
 
     Args:
         properties: the properties of the message.
-        headers: its headers.
-        body: its body. The body of a sealed message contains the original message.
+        headers: the headers of the message.
+        body: the body of the message; in a sealed message, it contains the original message.
         undecodable: error texts, one for each part of the message that cannot be decoded.
 
     Returns:

@@ -45,8 +45,8 @@ KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the properties and headers that a retry or a dead letter of a delivery gets from it.
 
-    A message can have been dead-lettered by the broker before a consumer received it. Then it has
-    the broker's header x-death. If the message fails, its retry waits in a retry queue, and the
+    If the broker dead-lettered the message before a consumer received it, the message has the
+    broker's header x-death. The handling fails, the retry waits in a retry queue, and then the
     broker dead-letters the retry, too. RabbitMQ 4 then overwrites x-death. So the first x-death is
     kept in a header of feedbus.
     """

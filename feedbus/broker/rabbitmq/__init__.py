@@ -28,7 +28,7 @@ WRITE_TIMEOUT_SECONDS = 20  # the limit of a write to a broker that is short of 
 # RabbitMQ drops a silent connection after two to three intervals, here 24 to 36 s.
 HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
-# The number of this socket option on Linux. Other systems do not have the option.
+# The number of the socket option on Linux. Other systems do not have this option.
 TCP_USER_TIMEOUT = 18
 # How long RabbitMQ may take to put a message into its queue after it has routed the message. Before
 # feedbus puts a fence into a queue, or trusts a probe, it waits for this time: a message that was
@@ -116,7 +116,7 @@ class RabbitMQ:
         )
 
     def refusal(self) -> str:
-        """Return why RabbitMQ accepts no messages now, or "" if it does."""
+        """Return why RabbitMQ accepts no messages now, or "" if it accepts messages."""
         connection = self.connect(HeartbeatSource.NONE)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)

@@ -10,7 +10,7 @@ CONFIRM_SECONDS = 2.0  # how long to wait for the confirm of the message
 
 
 def refusal(connection: RawConnection) -> str:
-    """Return why the broker of a connection accepts no messages now, or "" if it does.
+    """Return why the broker of a connection accepts no messages now, or "" if it accepts messages.
 
     RabbitMQ reports an alarm only to a connection that publishes. So this function publishes a
     message that no queue gets. During an alarm, RabbitMQ reads nothing more from the connection. So

@@ -57,8 +57,8 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
 
     Args:
         tls: the options of the URL.
-        host: the host of the URL; the certificate must contain it, unless the URL has
-            ssl_server_name.
+        host: the host of the URL. The certificate must contain this name, or ssl_server_name if the
+            URL has this option.
         server: the URL without its password, for the texts of errors.
 
     Raises:
