@@ -42,10 +42,10 @@ class CrashGuard:
 
     If the file names messages when a process starts, these messages were in the handler when the
     previous process crashed. Each of them is *suspected*: it may have ended the process. From then
-    on, it is handled alone. If the process crashes again, the crash is counted against the message
-    that was alone in the handler. After `delivery_limit` such crashes, the message becomes a dead
-    letter. If several messages were in the handler, the crash is counted against none of them: it
-    is not known which of them is the cause, and an operator may have killed the process.
+    on, it is handled alone. If only one message was in the handler, the crash is counted against
+    this message. After `delivery_limit` such crashes, it becomes a dead letter. If several messages
+    were in the handler, the crash is counted against none of them: it is not known which of them is
+    the cause, and an operator may have killed the process.
 
     If the handling of a message causes the loss of the connection to the broker, this counts as a
     crash. This file is needed because a classic queue does not count the deliveries of a message.

@@ -145,8 +145,8 @@ class Group:
     def _is_complete(self, seconds: float, ends_at: float, max_deliveries: float) -> bool:
         """Whether the group is complete, after a delivery whose call took `seconds`.
 
-        The group is complete if one more call of this duration would exceed the time of a group, if
-        it has enough deliveries, or if too many messages of its calls wait to be sent.
+        The group is complete in three cases: one more call of this duration would exceed the time
+        of a group; it has enough deliveries; or finish() must be called now (SingleCalls.is_full).
         """
         calls = self._calls
         return (

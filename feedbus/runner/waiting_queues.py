@@ -213,7 +213,10 @@ class WaitingQueues:
         return max(self._deliveries.seconds_until_due(), 0.0) if self else math.inf
 
     def has_reached_limit(self) -> bool:
-        """Whether `waiting_limit` is reached, so that only waiting records are handled."""
+        """Whether `waiting_limit` is reached: then only waiting records are handled.
+
+        Changes are logged.
+        """
         if not self._reported_count and not len(self):
             return False
         self._report_count()
