@@ -1,7 +1,7 @@
 """The store: the project's database, with the outbox and the inbox.
 
-Handlers commit their effects to it. The outbox has the messages that are still to be published. The
-inbox has the ids of the messages that were handled.
+The effects of handlers are committed to this database. The outbox is the table of the messages that
+are still to be published. The inbox is the table of the ids of handled messages.
 """
 
 from feedbus.store.no_store import NoStore

@@ -12,9 +12,9 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 class KeyLocks:
     """A lock for each key of the outbox; threads get a lock in the order of their rows.
 
-    Without the locks, a thread could send a row although the broker refuses an earlier row of the
-    same key, which another thread sends. Two threads could also send the same leftover row: a row
-    that an earlier attempt did not send.
+    Two threads without these locks could break the order of a key: one thread sends an earlier row,
+    the other thread sends a later row, and then the broker refuses the earlier row. Two threads
+    could also send the same leftover row: a row that an earlier attempt did not send.
     """
 
     def __init__(self) -> None:
@@ -24,10 +24,10 @@ class KeyLocks:
         self._registered_keys: dict[int, set[Key]] = {}
 
     def register(self, first_row: int, keys: Iterable[Key]) -> None:
-        """Register rows before their commit, so that threads with later rows of the keys wait.
+        """Register rows before their commit; hold() of a thread with later rows of the keys waits.
 
-        Without this, another thread could commit and send a later row of a key before the thread of
-        the earlier row calls hold().
+        Without the registration, another thread could commit and send a later row of a key before
+        the thread of the earlier row calls hold(). The registration ends with hold() or withdraw().
 
         Args:
             first_row: the id of the first row of this thread; it identifies the registration.
@@ -48,7 +48,10 @@ class KeyLocks:
 
     @contextmanager
     def hold(self, first_row: int, keys: Iterable[Key]) -> Iterator[None]:
-        """Hold the locks of keys; wait for threads that send or have earlier rows of these keys.
+        """Hold the locks of keys in a `with` block.
+
+        Before the block, wait until no other thread holds one of these locks, and no other thread
+        has registered earlier rows of these keys.
 
         Args:
             first_row: the id of the first row to send.
@@ -78,6 +81,6 @@ class KeyLocks:
     def _is_free(self, first_row: int, wanted: set[Key]) -> bool:
         return wanted.isdisjoint(self._keys_being_sent) and all(
             wanted.isdisjoint(keys)
-            for row, keys in self._registered_keys.items()
-            if row < first_row
+            for other_first_row, keys in self._registered_keys.items()
+            if other_first_row < first_row
         )

@@ -15,20 +15,21 @@ from feedbus.store.key_locks import Key
 from feedbus.store.protocol import OutboxRow, Store
 from feedbus.store.tables import now
 
-# Another process is usually still sending its rows that are younger than this.
+# While a row of another process is younger than this, that process is usually still sending it.
 MIN_AGE_SECONDS = 1.0
-POLL_SECONDS = 0.05  # the time between two queries while such new rows exist
+POLL_SECONDS = 0.05  # the time between two queries while there are such young rows
 LOCK_SECONDS = 5.0  # the time limit of the wait for the lock of the relay
-PAGE_ROWS = 1_000  # the rows of one query for the keys of new rows
-# The most leftover rows that are sent before a new row. If there are more, the relay sends them.
+PAGE_ROWS = 1_000  # the most rows that one query for the keys of new rows reads
+# If so many leftover rows must be sent before the new rows, all of them are left to the relay.
 MAX_ROWS = 10_000
 
 
 class LeftoverRows:
     """Knows whether the outbox can contain leftover rows, which must be sent before new rows.
 
-    A process that starts does not know whether another process has left rows, so it queries once.
-    After that, it queries only if one of its own rows was not sent, and after query_again().
+    A process that starts does not know whether another process has left rows, so it queries the
+    outbox once. Later it queries the outbox only if one of its own rows was not sent, or after
+    query_again().
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -45,11 +46,12 @@ class LeftoverRows:
         self.clock = clock
         self._state_lock = threading.Lock()
         self._rows_by_sender: dict[int, Sequence[int]] = {}
-        self._last_foreign_row = 0  # the id of the last row of another process at the first query
-        self._last_leftover_row = (
-            0  # the id of the last row that may be left over; 0 if there is none
-        )
-        self._must_query = True  # whether rows of other processes may be left, too
+        # The last id that the latest query for rows of other processes has included.
+        self._last_foreign_row = 0
+        # The last id of a row that may be a leftover row; 0 if there is none.
+        self._last_leftover_row = 0
+        # Whether the next may_contain() must include rows of other processes.
+        self._must_query = True
 
     @property
     def may_exist(self) -> bool:
@@ -57,15 +59,15 @@ class LeftoverRows:
         return self._must_query or self._last_leftover_row != 0
 
     def add(self, row: int) -> None:
-        """Register that rows with this id or a lower one may be left in the outbox."""
+        """Register that rows with this id or a lower one may be leftover rows."""
         with self._state_lock:
             self._last_leftover_row = max(self._last_leftover_row, row)
 
     def register_sender(self, sender: object, rows: Sequence[int]) -> None:
-        """Register that this process sends rows now, so they are not leftover rows.
+        """Register that this process will send rows itself; hold_earlier() leaves them out.
 
         Args:
-            sender: identifies this call for remove_sender().
+            sender: an object that identifies these rows for remove_sender().
             rows: the ids of the rows.
         """
         self._rows_by_sender[id(sender)] = rows
@@ -73,20 +75,26 @@ class LeftoverRows:
     def remove_sender(self, sender: object) -> None:
         """End the effect of register_sender(): this process does not send these rows any more.
 
-        Rows that are still in the outbox are leftover rows from now on.
+        If some of them are still in the outbox, they are leftover rows from now on.
 
         Args:
-            sender: the argument of register_sender().
+            sender: the object that was given to register_sender().
         """
         self._rows_by_sender.pop(id(sender), None)
 
     def query_again(self) -> None:
-        """Make the next may_contain() look for rows of other processes, too."""
+        """Make the next may_contain() include rows of other processes.
+
+        A consumer calls this when another process may have handled messages of its queue until now:
+        for example when it begins to read the queue, or when a message is already in the inbox.
+        """
         with self._state_lock:
             self._must_query = True
 
     def may_contain(self, first_row: int) -> bool:
-        """Query the outbox; return whether it contains leftover rows before a new row.
+        """Query the outbox; return whether it may contain leftover rows before a new row.
+
+        The result can be True although other threads of this process are sending these rows.
 
         Args:
             first_row: the id of the first new row that is to be sent.
@@ -110,10 +118,14 @@ class LeftoverRows:
     def hold_earlier(self, first_row: int, last_row: int) -> Iterator[Sequence[OutboxRow] | None]:
         """Yield the leftover rows that have keys of the new rows; they must be sent first.
 
-        Yield None if the new rows must stay in the outbox, too: there are too many leftover rows,
-        or the relay of another process publishes them now.
+        If there are leftover rows, the block holds the lock of the relay, so that no relay sends
+        them at the same time. If a row is so young that another process may still be sending it,
+        the function first waits.
 
-        While the block runs, it holds the lock of the relay if there are leftover rows.
+        Yield None if the new rows must stay in the outbox, too, for one of these reasons:
+
+        - There are too many leftover rows.
+        - Another process, such as a relay, holds the lock for longer than LOCK_SECONDS.
 
         Args:
             first_row: the id of the first new row.
@@ -128,7 +140,7 @@ class LeftoverRows:
             min(self._last_leftover_row, first_row - 1),
             self._keys(first_row, last_row),
         )
-        while any(map(self._is_too_new, rows := read_earlier())):
+        while any(map(self._is_too_young, rows := read_earlier())):
             self.clock.sleep(POLL_SECONDS)
         if not rows:
             yield ()
@@ -139,8 +151,8 @@ class LeftoverRows:
 
     def _read_earlier(self, up_to: int, keys: Collection[Key]) -> list[OutboxRow]:
         rows = self._store.outbox.pending(MAX_ROWS, up_to=up_to, keys=keys)
-        sending = set().union(*list(self._rows_by_sender.values()))
-        return [row for row in rows if row.id not in sending]
+        own_ids = set().union(*list(self._rows_by_sender.values()))  # this process sends these rows
+        return [row for row in rows if row.id not in own_ids]
 
     def _keys(self, first_row: int, last_row: int) -> set[Key]:
         """Return the exchanges and routing keys of the rows from one id to another."""
@@ -150,7 +162,7 @@ class LeftoverRows:
             after = rows[-1].id
         return keys
 
-    def _is_too_new(self, row: OutboxRow) -> bool:
-        """Whether a row is so new that the process that added it may be sending it now."""
+    def _is_too_young(self, row: OutboxRow) -> bool:
+        """Whether a row is so young that another process may still be sending it."""
         age = (now(self.clock) - row.created_at) / 1_000_000
         return row.id <= self._last_foreign_row and 0 <= age < MIN_AGE_SECONDS

@@ -11,9 +11,9 @@ from feedbus.store.tables import Database
 # only one project. Version 2 has no column `options`. In version 3, SQLite can use the id of a
 # removed row again.
 VERSION = 4
-# The types of ids that are never used again. Without AUTOINCREMENT, SQLite gives the id of the last
-# row to a new row after the last row was removed. A slow relay that then removes its published rows
-# would remove the new message.
+# The types of ids that are never used again. Without AUTOINCREMENT, a message could be lost on
+# SQLite: two processes publish the last row, and one of them removes it. SQLite gives its id to a
+# new row. Then the slower process removes the id, and so the new row.
 SERIAL = {
     "sqlite": "integer NOT NULL PRIMARY KEY AUTOINCREMENT",
     "postgresql": "bigserial NOT NULL PRIMARY KEY",
@@ -80,8 +80,8 @@ def upgrade(database: Database, project: str) -> None:
 
     Args:
         database: the database of the tables.
-        project: the project of the rows of version 1, which do not name it, and of the rows that a
-            host with feedbus 0.1 still adds.
+        project: the project of the rows that do not name their project: the rows of version 1, and
+            the rows that a host with feedbus 0.1 still adds.
 
     """
     version = read_version(database)
@@ -92,8 +92,16 @@ def upgrade(database: Database, project: str) -> None:
             database.execute(statement, {})
 
 
-def _steps(found: int, project: str, serial: str) -> Iterator[str]:
-    if found == 1:
+def _steps(found_version: int, project: str, serial: str) -> Iterator[str]:
+    """Yield the statements that make the current tables of the tables of a version.
+
+    Args:
+        found_version: the version of the existing tables, or 0 if there are none.
+        project: as for upgrade().
+        serial: the SQL type of the outbox's ids.
+
+    """
+    if found_version == 1:
         default = f" DEFAULT '{project}'"
         # The inbox comes first: transactions of running hosts also lock the inbox before the
         # outbox. Another order could cause a deadlock.
@@ -105,12 +113,12 @@ def _steps(found: int, project: str, serial: str) -> Iterator[str]:
         )
         yield "DROP TABLE feedbus_inbox_1"
         yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
-    elif found == 0:
+    elif found_version == 0:
         yield OUTBOX.format(serial=serial, default="")
         yield INBOX.format(default="")
-    if found in {1, 2}:
+    if found_version in {1, 2}:
         yield OPTIONS
-    if found in {0, 1}:
+    if found_version in {0, 1}:
         yield INBOX_AGE
         yield VERSION_TABLE
         yield f"INSERT INTO feedbus_version VALUES ({VERSION})"  # noqa: S608 -- a number
@@ -127,9 +135,9 @@ def _never_reuse_ids(default: str) -> Iterator[str]:
 
 
 def _default_project(database: Database) -> str:
-    """Return the SQL of the default value of the column `project`, or "" if it has none.
+    """Return the SQL of the default value of the column `project`, or "" if there is none.
 
-    It is the project of the rows that a host with feedbus 0.1 adds.
+    A host with feedbus 0.1 adds rows without a project; these rows get the default value.
     """
     question = "SELECT dflt_value FROM pragma_table_info('feedbus_outbox') WHERE name = 'project'"
     ((default,),) = database.execute(question, {}).fetchall()
@@ -137,10 +145,12 @@ def _default_project(database: Database) -> str:
 
 
 def _tables(database: Database) -> set[str]:
+    """Return the names of the existing tables; on PostgreSQL, only of two of feedbus's tables."""
     if database.dialect == "sqlite":
         question = "SELECT name FROM sqlite_master WHERE type = 'table'"
     else:
-        # The query does not use to_regclass(): it may return a cached result for a missing table.
+        # The query does not use to_regclass(): that function may return a cached result for a
+        # missing table.
         question = (
             "SELECT relname FROM pg_catalog.pg_class"
             " WHERE relname IN ('feedbus_version', 'feedbus_outbox') AND pg_table_is_visible(oid)"

@@ -26,9 +26,9 @@ NO_TABLES = (
 )
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
-# The codes of POSTGRES_TIMEOUTS are not outages: the message may be the cause of a timeout, if its
-# handling needs too much time. So the retry policy applies. Its delays also give a slow server
-# time.
+# The codes of POSTGRES_TIMEOUTS are not outages: a message whose handling needs too much time may
+# be the cause of a timeout. So the retry policy applies. The delays of the policy also give a slow
+# server time.
 POSTGRES_CONNECTION = "08"
 POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # 53: too few resources, 58: system error
 POSTGRES_CODES = {
@@ -77,8 +77,8 @@ def describe(error: BaseException, where: str) -> str:
     """Return one line with the reason of an outage, and what to do.
 
     Args:
-        error: the outage, or another error of the database; its text is used then.
-        where: the store's file or URL.
+        error: an outage, or another error of the database; of another error, the text is returned.
+        where: the store's file or URL, with which the line begins.
 
     """
     for each in _causes(error):
@@ -97,6 +97,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> str | None:
+    """Return why an error is an outage, and what to do; None if it is not an outage."""
     if isinstance(error, sqlite3.Error):
         return _sqlite_reason(error)
     if _library(error) in POSTGRES_DRIVERS:
@@ -105,6 +106,7 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _is_lost(error: BaseException) -> bool:
+    """Whether a driver's error means that the connection is closed or lost."""
     if isinstance(error, sqlite3.ProgrammingError):
         return str(error).startswith("Cannot operate on a closed database")
     if _library(error) in POSTGRES_DRIVERS:
@@ -114,6 +116,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _library(error: BaseException) -> str:
+    """Return the name of the package that defines the class of an error."""
     return type(error).__module__.partition(".")[0]
 
 
@@ -138,8 +141,8 @@ def _postgres_reason(error: BaseException) -> str | None:
     if code == POSTGRES_NO_PRIVILEGE:
         diagnosis = getattr(error, "diag", None)
         checked = getattr(diagnosis, "source_function", None) or _field(error, "R") or ""
-        refused = checked.startswith(PRIVILEGE_CHECK)
-        return f"{text.partition(' LINE ')[0]}; grant it to the role" if refused else None
+        is_missing = checked.startswith(PRIVILEGE_CHECK)
+        return f"{text.partition(' LINE ')[0]}; grant it to the role" if is_missing else None
     return text if code[:2] in POSTGRES_CLASSES or code in POSTGRES_CODES else None
 
 

@@ -18,7 +18,7 @@ from feedbus.wire.message_options import PublishOptions
 
 events = EventLog(__name__)
 
-# The process that added a row may still publish the row while it is younger than this.
+# While a row is younger than this, the process that added the row may still be publishing it.
 IN_FLIGHT_SECONDS = 5.0
 ROWS = 500  # the number of rows that are published in one round
 MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a round's keys
@@ -31,7 +31,12 @@ class RelayBus(Protocol):
         """Return whether the exchange selects shards by the routing keys."""
 
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
-        """Publish rows together and wait for their confirms; return an error or None for each."""
+        """Publish rows together and wait for their confirms.
+
+        Returns:
+            For each row, None if the broker has accepted the message; otherwise the error.
+
+        """
 
     def close(self) -> None:
         """Close the connection; the next publish_rows() connects again."""
@@ -40,7 +45,7 @@ class RelayBus(Protocol):
 def options_of(row: OutboxRow, clock: Clock) -> PublishOptions:
     """Return the options with which the message of a row is published now.
 
-    The time that the row was in the outbox is subtracted from its expiry and its delay.
+    The time that the row was in the outbox is subtracted from the options expires and delay.
     """
     options: PublishOptions = json.loads(row.options) if row.options else {}
     waited = max(now(clock) - row.created_at, 0) / 1_000_000
@@ -56,10 +61,11 @@ def split_into_waves(
 ) -> Iterator[Sequence[OutboxRow]]:
     """Divide rows into waves: groups of rows that are sent together, one group after the other.
 
-    If the broker refuses a row, the later rows of its key can still be held back, because they are
-    in later waves. Each wave has at most one row of each exchange and key. If the exchange does not
-    select shards by the keys, many messages can have the same key. Then the second wave has all
-    remaining rows of the exchange.
+    If an exchange has shards, each wave has at most one row of each key. So if the broker refuses a
+    row, the later rows of the key are in later waves, and can be held back.
+
+    If an exchange has no shards, many messages can have the same key, and so many waves would be
+    slow. So the first wave has the first row of each key, and the second wave has all other rows.
 
     Args:
         rows: the rows in their order.
@@ -71,10 +77,10 @@ def split_into_waves(
     for row in rows:
         earlier = counts[row.exchange, row.key]
         counts[row.exchange, row.key] += 1
-        place = earlier if selects_shards(row.exchange) else min(earlier, 1)
-        if place == len(waves):
+        number = earlier if selects_shards(row.exchange) else min(earlier, 1)
+        if number == len(waves):
             waves.append([])
-        waves[place].append(row)
+        waves[number].append(row)
     yield from waves
 
 
@@ -83,17 +89,17 @@ def publish_in_waves(
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
-    After a refused row, the later rows of the same exchange and key are not published, so that
-    their order is kept; all other rows are published.
+    If the broker refuses a row, the rows of the same exchange and key in later waves are not
+    published, so that their order is kept. All other rows are published.
 
     Args:
         bus: publishes the messages.
-        rows: the rows.
+        rows: the rows, in the order of their ids.
         refused_keys: rows of these keys are not published, because earlier rows were refused. The
             function adds the keys of newly refused rows.
 
     Raises:
-        Outage: the broker is unavailable.
+        Outage: the broker is unavailable; the ids of the accepted rows were yielded before.
 
     """
     refused_keys = set() if refused_keys is None else refused_keys
@@ -154,19 +160,26 @@ def publish_and_remove(
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
-    """Return the keys that have an earlier row which was left out, because it seems too young.
+    """Return the keys of the given rows that have an earlier row in the outbox, too.
 
-    Usually, a row with a lower id is older. This is not so if the clock was set back, if the clocks
-    of hosts differ, or if the store answers after more than IN_FLIGHT_SECONDS. Then new rows can
-    have a time in the future, and earlier rows can seem to be young.
+    The query for the given rows has left out such an earlier row, because it seems too young.
+    Usually there is none, because a row with a lower id is older. There can be one in these cases:
+
+    - The clock was set back, or the clocks of hosts differ.
+    - The store needed more than IN_FLIGHT_SECONDS to add a row.
+
+    Args:
+        store: the store with the outbox.
+        rows: the rows of one round of publish_pending(), in the order of their ids.
+
     """
     last_ids = {(row.exchange, row.key): row.id for row in rows}
     if not last_ids:
         return set()
     given_ids = {row.id for row in rows}
     earlier = store.outbox.pending(MAX_ROWS, up_to=rows[-1].id, keys=last_ids)
-    keys = ((row.id, (row.exchange, row.key)) for row in earlier if row.id not in given_ids)
-    return {key for row, key in keys if row < last_ids[key]}
+    others = ((row.id, (row.exchange, row.key)) for row in earlier if row.id not in given_ids)
+    return {key for row_id, key in others if row_id < last_ids[key]}
 
 
 def publish_pending(  # noqa: PLR0913 -- options, each given by name
@@ -178,18 +191,20 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     choose: Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]] = tuple,
 ) -> int:
-    """Publish and remove rows that were not sent after their commit; return how many.
+    """Publish and remove leftover rows of the outbox, in rounds; return how many were published.
 
-    Only one process does this at a time. In other processes, the function returns 0.
+    Each round holds the lock of the relay, so only one process publishes leftover rows at a time.
+    If another process holds the lock, the function ends.
 
     Args:
         store: the store with the outbox.
         bus: publishes the messages, with the message ids of the rows, so that repetitions are
             recognised.
         project: the project of the rows.
-        limit: the number of rows in a round; rounds are repeated until no row is left.
+        limit: the largest number of rows in a round; the last round finds no row.
         older_than_seconds: younger rows are left to the process that added them.
-        choose: called with the rows of a round; it returns the rows to publish. The others stay.
+        choose: called with the rows of a round; it returns the rows to publish. The other rows
+            stay in the outbox.
 
     Raises:
         Outage: the store or the broker is unavailable.

@@ -27,20 +27,22 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
         Whether the lock is held.
 
     """
-    key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
+    parameters = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:
-        return bool(execute("SELECT pg_try_advisory_xact_lock(:key)", key).fetchall()[0][0])
+        return bool(execute("SELECT pg_try_advisory_xact_lock(:key)", parameters).fetchall()[0][0])
 
-    # The lock is polled: a wait inside the server would exceed the statement timeout.
+    # The lock is polled: a wait inside the server could exceed the statement timeout.
     return poll(take, wait_seconds)
 
 
 @contextmanager
 def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file in a `with` block; yield whether this process has got the lock.
+    """Hold a lock on a file in a `with` block; yield whether this process holds the lock.
 
-    It is not held if another process still has it after `wait_seconds`.
+    Args:
+        path: the path of the lock file, which is created if it is missing.
+        wait_seconds: how long to wait while another process holds the lock.
 
     Raises:
         StoreOutage: the file cannot be created.

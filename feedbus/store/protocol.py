@@ -14,7 +14,7 @@ from feedbus.wire.message_options import PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A row of the outbox; its message has the same message id each time that it is published.
+    """A row of the outbox: a message that has the same message id each time that it is published.
 
     Attributes:
         id: the number of the row; a later row has a higher number, even if this row was removed.
@@ -53,10 +53,10 @@ class Outbox(Protocol):
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
-            key: the routing key; "" by default. An exchange with shards needs one, because it
-                selects the shard; key="" sends all messages to the same shard.
-            message_id: an id that is derived from the cause of the message; by default a random
-                id. It does not change later.
+            key: the routing key; "" by default. For an exchange with shards it must be given,
+                because the key selects the shard; key="" sends all messages to the same shard.
+            message_id: the id of the message, for example derived from the message's cause; by
+                default a random id.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
@@ -72,12 +72,12 @@ class Outbox(Protocol):
         rows: Iterable[tuple[str, Mapping[str, Any], str]],
         options: PublishOptions | None = None,
     ) -> list[int]:
-        """Add (routing key, payload, message id) rows in order; return the ids of the rows.
+        """Add messages in the caller's transaction, in order; return the ids of their rows.
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            rows: the messages.
-            options: the checked options of publish(), for all records.
+            rows: a (routing key, payload, message id) tuple for each message.
+            options: options of publish() that the caller has checked; they apply to all messages.
 
         """
 
@@ -94,9 +94,9 @@ class Outbox(Protocol):
 
         Args:
             limit: the largest number of rows to return.
-            older_than_seconds: do not return younger rows: the process that added them is
-                publishing them. Rows whose time is more than these seconds in the future are
-                returned, because the clock was set back after they were added.
+            older_than_seconds: do not return younger rows: the process that added them may still
+                be publishing them. But a row whose time is more than these seconds in the future
+                is returned: the clock was set back after the row was added, so its age is unknown.
             after: only rows with a higher id.
             up_to: only rows with this id or a lower one.
             keys: only rows with one of these pairs of exchange and routing key.
@@ -104,39 +104,45 @@ class Outbox(Protocol):
         """
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Delete rows whose messages the broker has confirmed; return how many there were."""
+        """Delete rows by their ids, after the broker has confirmed the messages.
+
+        Returns:
+            The number of deleted rows; another process may have deleted some before.
+
+        """
 
 
 class Inbox(Protocol):
     """The ids of the messages that a queue's consumers have handled."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return which of the given message ids the queue has handled before."""
+        """Return which of the given message ids a queue of topology.toml has handled before."""
 
     def add_new(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Store message ids in the caller's transaction; return the ids that are new in the table.
 
-        The handler's effects are in the same transaction: both commit or neither. An id that is
-        twice in `ids` is returned once.
+        The handler's effects are in the same transaction, so the ids are stored if, and only if,
+        the effects are committed. An id that is twice in `ids` is returned once.
 
         Args:
-            queue: the queue that handles the messages.
+            queue: the name of the queue in topology.toml.
             ids: the message ids.
 
         """
 
     def remove(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete ids that add_new() has stored, for messages that will be handled again.
+        """Delete ids that add_new() has stored in the same transaction, because handling failed.
 
-        The caller is still in the transaction in which it has called add_new().
+        These messages will be handled again.
         """
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
-        """Delete the oldest rows that are older than a limit; return how many were deleted.
+        """Delete the oldest rows that are older than a given age; return how many were deleted.
 
         Args:
             older_than_seconds: the age, in seconds, above which a row is deleted.
-            limit: the largest number of rows to delete, so that no other transaction has to wait.
+            limit: the largest number of rows to delete. With a small number, other transactions
+                wait only a short time for the end of this one.
 
         """
 
@@ -146,7 +152,10 @@ class Store(Protocol):
 
     @property
     def session_type(self) -> type | None:
-        """The type of the session of a transaction; handlers request it by annotation."""
+        """The type of the session of a transaction, or None if the store has no sessions.
+
+        A handler gets the session if one of its parameters is annotated with this type.
+        """
 
     @property
     def outbox(self) -> Outbox:
@@ -175,11 +184,11 @@ class Store(Protocol):
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        """Hold the lock of that name in a `with` block; yield False if it is not free.
+        """Hold a lock in a `with` block; yield whether the lock is held.
 
         Args:
-            name: the purpose of the lock, such as "relay".
-            wait_seconds: how long to wait if another process holds the lock.
+            name: the name of the lock, such as "relay.shop".
+            wait_seconds: how long to wait while another process holds the lock.
 
         """
 

@@ -25,9 +25,11 @@ from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 events = EventLog(__name__)
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 5.0  # the time between two rounds of the thread if publish() does not wake it
 RETRY_SECONDS = 1.0  # the time between two attempts during an outage
-GATHER_SECONDS = 0.05  # the wait after a wake-up, so that many published rows are removed together
+# The wait before each round, so that many published rows are removed together, and between two
+# steps of a deletion, so that other transactions get the database's lock.
+GATHER_SECONDS = 0.05
 PRUNE_SECONDS = 60.0  # the time between two deletions of old rows of the inbox
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
@@ -55,7 +57,7 @@ class Relay:
     def __init__(
         self, topology: Topology, store: Store, bus: RelayBus, clock: Clock = SYSTEM
     ) -> None:
-        """Create the relay; the thread runs in a `with` statement.
+        """Create the relay; its thread runs during the relay's `with` block.
 
         Args:
             topology: the topology of the system.
@@ -71,19 +73,27 @@ class Relay:
         self._project = topology.name
         options = topology.store
         self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
-        self._set_up = False
+        self._is_set_up = False
         # Whether the last attempt of publish() failed. Then new rows are left to the thread.
         self._is_unavailable = False
         self._published_ids: list[int] = []  # the ids of published rows that are not removed yet
         self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
+        # The seconds since the last deletion from the inbox. Each round counts as CHECK_SECONDS.
         self._unpruned_seconds = PRUNE_SECONDS
         self._wake_requested = threading.Event()
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self.run, name="relay")
 
     def publish(self, rows: Iterable[OutboxRow]) -> None:
-        """Publish committed rows of the outbox, or leave them to the thread; no error is raised."""
+        """Publish committed rows of the outbox, or leave them to the thread.
+
+        If the broker or the store fails, no error is raised: the thread publishes the rows later.
+
+        Args:
+            rows: the rows, in the order of their ids.
+
+        """
         rows = list(rows)
         if rows:
             with self._locks.hold(rows[0].id, ((row.exchange, row.key) for row in rows)):
@@ -129,7 +139,7 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread; before that, remove the published rows from the outbox."""
+        """Make the thread remove the published rows from the outbox, and wait for its end."""
         self.stop()
         self._thread.join()
 
@@ -139,17 +149,17 @@ class Relay:
         self._wake_requested.set()
 
     def run(self) -> None:
-        """Publish leftover rows until stop() is called; the thread calls this method."""
-        patience = 0.0  # the first round begins at once: an earlier process may have left rows
+        """Do the work of the thread, in rounds, until stop() is called."""
+        wait_seconds = 0.0  # the first round begins at once: an earlier process may have left rows
         while not self._stop_requested.is_set():
-            woken = self._clock.wait(self._wake_requested, patience)
+            woken = self._clock.wait(self._wake_requested, wait_seconds)
             self._clock.wait(self._stop_requested, GATHER_SECONDS)
             self._wake_requested.clear()
             try:
                 self._work(woken=woken)
             except Exception as error:  # noqa: BLE001 -- the thread must continue
-                away = isinstance(error, Outage) or self.store.is_outage(error)
-                level = logging.INFO if away else logging.ERROR
+                is_outage = isinstance(error, Outage) or self.store.is_outage(error)
+                level = logging.INFO if is_outage else logging.ERROR
                 events.write(
                     level,
                     "relay_waits",
@@ -157,10 +167,10 @@ class Relay:
                     f" {RETRY_SECONDS:g} s",
                     error=one_line(error),
                 )
-                patience = RETRY_SECONDS
+                wait_seconds = RETRY_SECONDS
                 self._clock.wait(self._stop_requested, RETRY_SECONDS)
             else:
-                patience = CHECK_SECONDS
+                wait_seconds = CHECK_SECONDS
         try:
             self._remove_published()
         except Outage as error:
@@ -173,10 +183,17 @@ class Relay:
             )
 
     def _work(self, *, woken: bool) -> None:
-        if not self._set_up:
+        """Do one round.
+
+        Args:
+            woken: whether publish() has woken the thread. Then there are rows to remove, but
+                usually no leftover rows.
+
+        """
+        if not self._is_set_up:
             self.store.set_up()
             topology_setup.set_up_if_missing(self._topology)
-            self._set_up = True
+            self._is_set_up = True
         self._remove_published()
         if self._is_unavailable or not woken:
             self._publish_leftover_rows()
@@ -233,7 +250,11 @@ class Relay:
             del self._published_ids[: len(ids)]
 
     def _prune(self) -> None:
-        """Delete old rows of the inbox, a few per transaction, so that no handler waits long."""
+        """Delete old rows of the inbox, at most PRUNED_ROWS in each transaction.
+
+        With larger transactions, handlers would wait long for the database's lock. If another
+        process holds the lock "prune", that process deletes the rows.
+        """
         while not self._stop_requested.is_set():
             with (
                 self.store.exclusive(f"prune.{self._project}") as acquired,

@@ -33,10 +33,10 @@ def cannot_end_transaction(call: str, savepoint: str) -> str:
 
 
 class OwnStatements:
-    """Executes feedbus's own statements, on its own tables; a timeout counts as an outage.
+    """Executes the statements on feedbus's own tables; a timeout of the server is an outage here.
 
-    Such a timeout means that the database is too slow, or that another session keeps a lock. It is
-    not caused by a message, as a timeout of a handler's statement can be.
+    A timeout of a handler's statement can be caused by the message. But a timeout of these
+    statements means that the database is too slow, or that another session keeps a lock.
     """
 
     def __init__(self, store: SqlStore) -> None:
@@ -114,7 +114,8 @@ class SqlStore(ABC):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement with parameters of the form :name, and return its result.
 
-        It is executed in the caller's transaction if there is one, otherwise in a new one.
+        The statement is executed in the caller's transaction. If the caller has none, it is
+        executed in a new transaction.
         """
 
     @abstractmethod
@@ -131,25 +132,29 @@ class SqlStore(ABC):
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the lock of that name in a `with` block; yield False if it is not free.
+        """Hold a lock in a `with` block; yield whether the lock is held; see Store.exclusive.
 
-        On PostgreSQL, the block is one transaction. The lock ends with the transaction, also behind
-        a connection pooler.
+        On PostgreSQL, the block is one transaction, and the lock ends with this transaction. So the
+        lock is also released behind a connection pooler, which uses a session of the server for
+        several clients.
         """
         if self.dialect == "postgresql":
             with self.transaction():
                 yield advisory_lock(self._own.execute, name, wait_seconds)
         elif self._file is None:
-            yield True
+            yield True  # no other process can use a database in memory
         else:
             with file_lock(Path(f"{self._file}.{name}.lock"), wait_seconds) as acquired:
                 yield acquired
 
     def set_up(self) -> None:
-        """Create feedbus's own tables, or upgrade the tables of an earlier version."""
+        """Create feedbus's own tables, or upgrade the tables of an earlier version.
+
+        See Store.set_up for the errors.
+        """
         with self.transaction():
-            done = is_up_to_date(self._own, self.where)
-        if done:
+            is_done = is_up_to_date(self._own, self.where)
+        if is_done:
             return
         with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as acquired, self.transaction():
             if not acquired:
@@ -177,7 +182,13 @@ class SqlStore(ABC):
         return ""
 
     def ready(self) -> None:
-        """Check that the store answers, on a new connection if the old one is lost."""
+        """Check that the store answers, on a new connection if the old one is lost.
+
+        Raises:
+            StoreOutage: the store does not answer; the text says why and what to do.
+
+        """
+        # On SQLite, `SELECT 1` would not read the file.
         question = "SELECT count(*) FROM sqlite_master" if self.dialect == "sqlite" else "SELECT 1"
         try:
             self.execute(question, {}).fetchall()

@@ -44,8 +44,8 @@ class StatementResult:
 class StoreSession(Session):
     """The session of a store's transaction; only the store can end the transaction.
 
-    If a handler could commit its effects, they would be separated from the inbox row and from the
-    messages that the handler publishes.
+    If a handler could commit its effects, the rows of the inbox and of the outbox would not be in
+    the same transaction as these effects.
     """
 
     @classmethod
@@ -85,7 +85,8 @@ class SqlAlchemyStore(SqlStore):
         Args:
             engine: an engine for SQLite or PostgreSQL.
             project: the name of the project; the store uses only the rows of this project.
-            waiting: a context manager around every wait for a lock of the whole SQLite file.
+            waiting: makes a context manager around each wait for the lock of the SQLite file; see
+                feedbus.clock.Waiting.
 
         Raises:
             UsageError: feedbus has no tables for the engine's database.
@@ -137,8 +138,8 @@ class SqlAlchemyStore(SqlStore):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables; see SqlStore.execute."""
         with self.transaction() as session:
-            done = session.connection().execute(_clause(sql), parameters)
-            return StatementResult(done.rowcount, done.all() if done.returns_rows else ())
+            result = session.connection().execute(_clause(sql), parameters)
+            return StatementResult(result.rowcount, result.all() if result.returns_rows else ())
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error means that the store is unavailable, full or not set up."""
@@ -155,9 +156,8 @@ class SqlAlchemyStore(SqlStore):
     def _fresh_after_outage(self, session: Session) -> Iterator[None]:
         """If the block raises an outage of a SQLite file, close the session's connection.
 
-        So the next transaction opens the file again.
-
-        A connection that was opened while the file was read-only can never write.
+        So the next transaction opens the file again. This is necessary, for example, after the file
+        was read-only: a connection that was opened during this time can never write.
         """
         try:
             yield
@@ -190,11 +190,14 @@ class SqlAlchemyStore(SqlStore):
         return begin
 
 
-_watched: weakref.WeakSet[Engine] = weakref.WeakSet()
+_watched: weakref.WeakSet[Engine] = weakref.WeakSet()  # engines with the listeners below
 
 
 def _end_stale_sessions(engine: Engine) -> None:
-    """Let each new connection of an engine end the sessions of dropped connections."""
+    """Make each new connection of an engine end the server's sessions of dropped connections.
+
+    A connection is dropped if SQLAlchemy invalidates it. See StaleServerSessions.
+    """
     if engine in _watched:
         return
     _watched.add(engine)
@@ -215,13 +218,14 @@ def _end_stale_sessions(engine: Engine) -> None:
             connection.commit()
             return rows
 
+        # The drivers psycopg and psycopg2 know the process id; of other drivers it is None.
         backend_pid = getattr(getattr(connection, "info", None), "backend_pid", None)
         if backend_pid is not None:
             record.info[SERVER_SESSION] = session_of(query, backend_pid)
             stale.end(query)
 
     @event.listens_for(engine, "invalidate")
-    def given_up(_connection: Any, record: Any, _error: BaseException | None) -> None:
+    def dropped(_connection: Any, record: Any, _error: BaseException | None) -> None:
         stale.add(record.info.get(SERVER_SESSION))
 
 

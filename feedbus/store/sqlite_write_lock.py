@@ -1,4 +1,4 @@
-"""A lock for the processes that write to a SQLite file; none of them waits for long."""
+"""A lock file beside a SQLite file, by which the processes that write take turns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from feedbus.process.file_locks import lock, try_lock, unlock
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.process.private_files import open_private
 
-LOCK_TIMEOUT_SECONDS = 10.0  # the time limit of a transaction for the lock
+LOCK_TIMEOUT_SECONDS = 10.0  # how long a transaction waits for the lock
 
 
 class WriteLock:
-    """A file lock that only one connection holds at a time; only its holder writes.
+    """A file lock that only one connection at a time holds; a connection takes it before it writes.
 
     In SQLite itself, a waiting writer sleeps for up to 100 ms and tries again. With a dozen
     writers, some wait for seconds. With this lock, the kernel wakes the next writer directly, and
@@ -32,7 +32,10 @@ class WriteLock:
         return -1 if self._descriptor is None else self._descriptor
 
     def acquire(self, timeout_seconds: float) -> bool:
-        """Wait for the lock; return False if the wait exceeds timeout_seconds."""
+        """Wait for the lock, at most timeout_seconds; return whether this connection holds it.
+
+        After False, the caller may still begin a transaction: SQLite's own lock protects the file.
+        """
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):
             return self._wait(handle, timeout_seconds)
@@ -54,7 +57,7 @@ class WriteLock:
         try:
             granted.result(timeout_seconds)
         except TimeoutError:
-            if granted.cancel():
+            if granted.cancel():  # false if the other thread has just got the lock
                 return False
         self._descriptor = handle
         return True

@@ -1,8 +1,9 @@
-"""End sessions on PostgreSQL whose connections were dropped, so that their locks are released.
+"""End sessions on PostgreSQL whose connections feedbus has dropped, to release their locks.
 
-If the network drops everything, or a proxy stays connected, the server does not notice that a
-connection was closed. Its session stays `idle in transaction` and keeps its locks. So the next
-connection that this process opens ends the session.
+feedbus drops a connection after an outage. The server does not notice it if the network transmits
+nothing, or if a proxy between the two stays connected. Then the session of the connection stays
+`idle in transaction` and keeps its locks. So the next connection that this process opens ends the
+session.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class ServerSession:
     Attributes:
         pid: the id of the process on the server.
         started_at: when the session began, in microseconds since 1970.
-        opened_by: the id of the client's process. A forked process must not end the session.
+        opened_by: the id of the process of feedbus that opened the connection. Only this process
+            may end the session: its forks have a copy of this object.
 
     """
 
@@ -64,7 +66,7 @@ class StaleServerSessions:
     """Ends sessions on the server that are still open after feedbus has dropped the connection."""
 
     def __init__(self) -> None:
-        """Create the object without sessions."""
+        """Create the object; no session is registered."""
         self._lock = threading.Lock()
         self._sessions: set[ServerSession] = set()
 
@@ -89,7 +91,7 @@ class StaleServerSessions:
             return
         pairs = ", ".join(f"({each.pid}, {each.started_at})" for each in sessions)
         try:
-            existing = query(
+            ended = query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 -- numbers
                 f" WHERE (pid, {STARTED}) IN ({pairs})"
             )
@@ -104,10 +106,10 @@ class StaleServerSessions:
             return
         with self._lock:
             self._sessions.difference_update(sessions)
-        if existing:
+        if ended:
             events.info(
                 "sessions_ended",
                 "PostgreSQL has ended sessions whose connections feedbus had dropped; their locks"
                 " are released",
-                sessions=len(existing),
+                sessions=len(ended),
             )

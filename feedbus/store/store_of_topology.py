@@ -25,7 +25,8 @@ def open_store(
     Args:
         topology: the topology of the system.
         application_name: the name of the connections in the server's list.
-        waiting: a context manager around every wait for a lock of the whole store.
+        waiting: makes a context manager around each wait for the lock of the SQLite file; see
+            feedbus.clock.Waiting.
 
     Raises:
         UsageError: the store cannot be opened as the topology declares it.
@@ -37,13 +38,15 @@ def open_store(
 
 
 def open_prepared(topology: Topology) -> Store:
-    """Return the store of a topology; before that, create or upgrade its tables.
+    """Open the store of a topology, create or upgrade its tables, and return it.
 
     The option `prepare` of [store] names a function of the project. This function is called before
     feedbus's own tables are created. The project's models can use the store in this function.
 
     Raises:
-        UsageError: the store cannot be opened as the topology declares it.
+        StoreOutage: the store is unavailable, or cannot be written to.
+        UsageError: the store cannot be opened as the topology declares it, or its tables belong to
+            a newer version.
 
     """
     store = open_store(topology)
@@ -56,7 +59,7 @@ def open_prepared(topology: Topology) -> Store:
 
 
 def ping(topology: Topology) -> str:
-    """Check whether the store of a topology answers, also while another store is open.
+    """Check whether the store of a topology answers; a store that is already open is not changed.
 
     Returns:
         Why this version of feedbus cannot use the store, or "" if it can.
@@ -78,12 +81,14 @@ def ping(topology: Topology) -> str:
 def load_driver(topology: Topology) -> None:
     """Import the libraries that open_store() needs, but no module of the project.
 
+    The process that forks the consumers calls this, so that the consumers start faster.
+
     Raises:
         UsageError: see open_store().
 
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:
-        _make_peewee(topology.store, topology.name, "", nullcontext)
+        _make_peewee(topology.store, topology.name, "", nullcontext)  # it does not connect
     elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
         _load_sqlalchemy()
 
@@ -149,9 +154,10 @@ def _make_sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting
 
 
 def _check_path(file: str, root: Path) -> None:
-    """Raise UsageError for a relative SQLite path, if consumers would open another file.
+    """Raise UsageError if the path of a SQLite file means another file in a consumer.
 
-    A relative path belongs to the working directory, which is the topology's folder in a consumer.
+    This is so if the path is relative and the working directory is not the topology's folder. A
+    consumer's working directory is always the topology's folder.
     """
     if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
         return

@@ -48,10 +48,7 @@ class Database(Protocol):
 
 
 class Table:
-    """The base class of SqlOutbox and SqlInbox.
-
-    It keeps the project of the rows, and converts lists to SQL parameters.
-    """
+    """The base class of SqlOutbox and SqlInbox: the rows of one project, lists as parameters."""
 
     def __init__(self, database: Database, project: str) -> None:
         """Create the object.
@@ -77,6 +74,7 @@ class Table:
         return f"unnest(CAST(:{name} AS {kind}[])) AS given(value)"
 
     def _list(self, values: Sequence[Any]) -> Any:
+        """Return the value of the SQL parameter that _values() names."""
         return json.dumps(values, ensure_ascii=False) if self._sqlite else list(values)
 
 
@@ -161,6 +159,7 @@ class SqlOutbox(Table):
         options: str | None,
         created_at: int,
     ) -> list[int]:
+        """Add (routing key, payload, message id) rows by one statement; return their ids."""
         parameters = {
             "project": self._project,
             "exchange": exchange,
@@ -171,6 +170,7 @@ class SqlOutbox(Table):
         return sorted(int(row[0]) for row in result.fetchall())
 
     def _rows(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+        """Return the parameters of the statement of _put() that contain the rows."""
         if self._sqlite:
             return {"rows": json.dumps(rows, ensure_ascii=False)}
         return dict(zip(ROW, map(list, zip(*rows, strict=True)), strict=True))
@@ -228,7 +228,7 @@ class SqlOutbox(Table):
         return {"pair_exchanges": exchanges, "pair_keys": keys}
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Delete rows whose messages the broker has confirmed; return how many there were."""
+        """Delete rows whose messages the broker has confirmed; see Outbox.remove."""
         if not ids:
             return 0
         source = self._values("ids", "bigint")
@@ -258,7 +258,7 @@ class SqlInbox(Table):
         )
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return which of the given message ids the queue has handled before."""
+        """Return which of the given message ids a queue has handled before; see Inbox.seen."""
         rows = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",

@@ -20,7 +20,8 @@ def make_database(
     Args:
         url: as for PeeweeStore.
         application_name: the name of the connections in PostgreSQL's list.
-        waiting: a context manager around every wait for a lock of the whole SQLite file.
+        waiting: makes a context manager around each wait for the lock of the SQLite file; see
+            feedbus.clock.Waiting.
 
     Raises:
         UsageError: the URL is not the URL of a store.

@@ -1,9 +1,9 @@
 """A client-side deadline for every statement on PostgreSQL, for a server that does not answer.
 
-If the network drops everything, the client does not see the server's statement_timeout. If a proxy
-acknowledges packets instead of the server, tcp_user_timeout has no effect. So one thread in a
-process shuts down the socket of a connection whose statement exceeds its deadline. For libpq, this
-is a lost connection.
+The server ends a statement after its statement_timeout, but the client does not see this if the
+network transmits nothing. The client's tcp_user_timeout has no effect if a proxy acknowledges the
+packets instead of the server. So one thread in a process shuts down the socket of a connection
+whose statement exceeds the deadline. libpq then reports a lost connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 
 
 class Connection(extensions.connection):
-    """A connection whose calls raise an error after the server's timeout and a margin."""
+    """A connection whose calls raise an error after the server's timeout and a margin.
+
+    Attributes:
+        server_session: the session of the connection on the server, if it is known.
+        due: the deadline of the current call, in seconds of time.monotonic(); without a call, or
+            without a deadline, it is infinite.
+        used_at: the end of the latest call, in the same seconds.
+
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Open the connection within libpq's connect_timeout."""
@@ -43,7 +51,7 @@ class Connection(extensions.connection):
         self.server_session: ServerSession | None = None
         self.due = math.inf
         self.used_at = time.monotonic()
-        self._gave_up = False
+        self._gave_up = False  # whether the socket was shut down
         written = TIMEOUT.findall(self.info.dsn_parameters.get("options", ""))
         self._limit_seconds = _limit_seconds(*written[-1]) if written else math.inf
         _deadlines.add(self)
@@ -61,8 +69,10 @@ class Connection(extensions.connection):
         """Roll back the transaction, within the deadline."""
         self.within_deadline(super().rollback)
 
-    def within_deadline(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
+    def within_deadline(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of psycopg2 that waits for the server, and return its result.
+
+        After a long idle time, the connection is first checked with a shorter deadline.
 
         Raises:
             OperationalError: the server did not answer in time, and the connection is closed.
@@ -71,10 +81,10 @@ class Connection(extensions.connection):
         now = time.monotonic()
         if now - self.used_at > PROBE_IDLE_SECONDS:
             self._probe()
-        return self._limited(self._limit_seconds, exchange, *arguments)
+        return self._limited(self._limit_seconds, function, *arguments)
 
     def read_limit(self) -> None:
-        """Read the server's timeout, which a statement has just changed."""
+        """Read the server's timeout; called after a statement that may have changed it."""
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
             text = cursor.fetchone()[0]
@@ -82,7 +92,10 @@ class Connection(extensions.connection):
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:
-        """Shut down the socket, so that the thread that waits for the server gets an error."""
+        """Shut down the socket, so that the call that waits for the server raises an error.
+
+        The thread of Deadlines calls this.
+        """
         self._gave_up = True
         with (
             contextlib.suppress(OSError, psycopg2.Error),
@@ -94,11 +107,12 @@ class Connection(extensions.connection):
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, "SELECT 1")
 
-    def _limited(self, seconds: float, exchange: Callable[..., Any], *arguments: Any) -> Any:
+    def _limited(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of psycopg2 with a deadline; see within_deadline()."""
         self.due = time.monotonic() + seconds
         _deadlines.wake()
         try:
-            return exchange(*arguments)
+            return function(*arguments)
         except psycopg2.Error as error:
             if not self._gave_up:
                 raise
@@ -154,17 +168,17 @@ class NamedCursor(Cursor):
 
 
 class Deadlines:
-    """Calls give_up() for connections of this process that wait longer than their deadline.
+    """Calls give_up() for each connection of this process whose call exceeds its deadline.
 
-    One thread checks all of them.
+    One thread checks all connections.
     """
 
     def __init__(self) -> None:
         """Create the object without connections."""
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self._waiting = threading.Event()
-        self._pid = 0
+        self._has_deadlines = threading.Event()  # set while a connection can have a deadline
+        self._pid = 0  # the process that the thread runs in; a fork has no such thread
 
     def add(self, connection: Connection) -> None:
         """Check a connection from now on; call this in the process that opens it."""
@@ -177,28 +191,29 @@ class Deadlines:
 
     def wake(self) -> None:
         """Make the thread check the connections, because one of them now has a deadline."""
-        if not self._waiting.is_set():
-            self._waiting.set()
+        if not self._has_deadlines.is_set():
+            self._has_deadlines.set()
 
     def _watch(self) -> None:
         while True:
-            self._waiting.wait()  # idle while no statement runs
+            self._has_deadlines.wait()  # idle while no statement runs
             time.sleep(CHECK_SECONDS)
             now = time.monotonic()
-            for connection in self._limited():
+            for connection in self._with_deadline():
                 if connection.due < now:
                     connection.give_up()
-            if not self._limited():
-                self._waiting.clear()
-                if self._limited():
-                    self._waiting.set()
+            if not self._with_deadline():
+                self._has_deadlines.clear()
+                if self._with_deadline():  # a call has begun before clear()
+                    self._has_deadlines.set()
 
-    def _limited(self) -> list[Connection]:
+    def _with_deadline(self) -> list[Connection]:
         with self._lock:
             return [each for each in self._connections if each.due < math.inf]
 
 
 def _limit_seconds(number: str, unit: str) -> float:
+    """Return the deadline of a call for a value of statement_timeout; 0 means without a limit."""
     seconds = int(number) * UNIT_SECONDS[unit.strip()]
     return seconds + MARGIN_SECONDS if seconds else math.inf
 

@@ -19,14 +19,22 @@ class Database(peewee.Database):
 
     Before its first statement, a transaction needs neither a connection nor a lock. After an
     outage, a connection is dropped, and the next use connects again. Each thread has its own
-    connection. When a thread connects, the connections of ended threads are closed. A pool would
-    check a connection by SELECT 1 before each use; this class does not.
+    connection. When a thread connects, the connections of ended threads are closed. This class is
+    not a pool: a pool would check a connection by SELECT 1 before each use.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Create the object without a connection; `where` is the file or URL for errors."""
+        """Create the object without a connection.
+
+        Args:
+            database: the path of the file, or the name of the database on the server.
+            where: the store's file or URL, for errors.
+            options: peewee's options.
+
+        """
         self.where = where
         self._local = threading.local()
+        # The open connections by their id(), each with the thread that opened it.
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}
         self._opened_lock = threading.Lock()
         super().__init__(database, **options)
@@ -48,7 +56,7 @@ class Database(peewee.Database):
         super()._close(conn)  # type: ignore[misc]  # inner, not in the stubs
 
     def close_all(self) -> None:
-        """Close the connections of all threads; call it when the other threads have ended."""
+        """Close the connections of all threads for which may_close() is true."""
         with self._opened_lock:
             opened, self._opened = list(self._opened.values()), {}
         for thread, connection in opened:
@@ -59,7 +67,7 @@ class Database(peewee.Database):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- subclasses use the argument
-        """Whether this thread may close a connection that another thread opened."""
+        """Whether the calling thread may close a connection that the given thread opened."""
         return True
 
     def discard(self) -> None:
@@ -68,7 +76,7 @@ class Database(peewee.Database):
             self.close()
 
     def begin(self, *_: Any) -> None:
-        """Begin a transaction; the database sees it at the first statement."""
+        """Begin a transaction of peewee; in the database it begins with its first statement."""
         self._begin_with_next(True)
 
     @contextmanager
@@ -100,7 +108,11 @@ class Database(peewee.Database):
             raise UsageError(cannot_end_transaction(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
-        """Return the driver's connection; the transaction of peewee has begun there."""
+        """Return the driver's connection.
+
+        If peewee has begun a transaction, it begins in the database now: the caller can execute
+        statements on the connection without this class.
+        """
         if self._begin_with_next(False):
             self._begin_and_execute("SELECT 1", ())
         return super().connection()
@@ -113,24 +125,25 @@ class Database(peewee.Database):
         """Whether this thread has an open transaction in the database."""
         return not self.lost()
 
-    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- the argument is a state
+    def _begin_with_next(self, begins: bool) -> bool:  # noqa: FBT001 -- the argument is a state
         """Set whether this thread's next statement begins a transaction; return the old value."""
-        earlier: bool = getattr(self._local, "waiting", False)
-        self._local.waiting = waiting
+        earlier: bool = getattr(self._local, "next_begins", False)
+        self._local.next_begins = begins
         return earlier
 
     def _connect_within(self) -> None:
-        """Connect again within a transaction that has executed no statement yet.
+        """Connect again within a transaction of peewee that has executed no statement yet.
 
-        peewee does not notice the new connection, so the transaction continues there.
+        peewee's list of open transactions is kept. So peewee does not notice the new connection,
+        and the transaction continues there.
         """
         state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
-        begun, state.transactions = state.transactions, []
+        transactions, state.transactions = state.transactions, []
         self.discard()
         try:
             self.connect()
         finally:
-            state.transactions = begun
+            state.transactions = transactions
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         """Begin a transaction in the database, and execute its first statement."""

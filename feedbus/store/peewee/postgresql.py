@@ -30,13 +30,18 @@ SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # a setting in libpq's opt
 class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """PostgreSQL by psycopg2; BEGIN is sent with the first statement of a transaction.
 
-    If that statement finds the connection lost, the transaction begins on another one.
+    If the connection is lost at this statement, the transaction begins on a new connection.
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Create the object; each new connection sets the given parameters of the server by SET.
+        """Create the object without a connection.
 
-        Connection poolers refuse the same settings as parameters of the connection.
+        Args:
+            database: the name of the database, or "postgresql://".
+            settings: parameters of the server, which each new connection sets by SET. Connection
+                poolers would refuse them as parameters of the connection.
+            options: the other arguments of Database, and parameters of libpq.
+
         """
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         self._stale_sessions = StaleServerSessions()
@@ -70,7 +75,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
             self._stale_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction; the server sees it at the first statement."""
+        """Begin a transaction; with an isolation level, the server sees it at once."""
         if isolation_level:
             peewee.PostgresqlDatabase.begin(self, isolation_level)
         else:
@@ -89,8 +94,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
-        # The transaction had no statement yet. So no effect is lost, and peewee does not notice the
-        # new connection.
+        # The transaction had no statement yet. So no effect is lost by beginning it again.
         self._connect_within()
         return self._execute_cursor(sql, params, **options)
 
@@ -118,8 +122,8 @@ def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
     settings = {
         name: value for name, value in POSTGRES_SETTINGS.items() if name not in own_settings
     }
-    # peewee requires a name. For a URL the name is empty: libpq uses the user's name or the
-    # service.
+    # peewee requires a name of the database. For a URL without a name, it gets an empty URL: then
+    # libpq selects the database by the service or by the user's name.
     name = parameters.pop("dbname", "postgresql://")
     return PostgresDatabase(
         name,

@@ -38,7 +38,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
         Args:
             database: the path of the file.
-            waiting: a context manager around every wait for a lock of the whole file.
+            waiting: makes a context manager around each wait for the lock of the file; see
+                feedbus.clock.Waiting.
             options: peewee's options.
 
         """
@@ -47,9 +48,10 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:
-        """Whether a thread has ended, so that its connection may be closed.
+        """Whether the calling thread may close the connection of the given thread.
 
-        A thread that still runs closes its connection when it ends.
+        This is so if the given thread has ended, or is the calling thread. The connection of a
+        thread that still runs is closed when the thread ends.
         """
         return thread is threading.current_thread() or not thread.is_alive()
 
@@ -63,8 +65,8 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         with self._while_waiting():
             if self.lost():
                 self._connect_within()
-            # This lock lets only one connection write. If the lock file cannot be used, SQLite
-            # itself waits, or raises the error.
+            # This lock lets only one connection write. If the lock file cannot be used, the
+            # transaction begins without it: SQLite itself then waits, or raises the error.
             with suppress(OSError):
                 write_lock.acquire(BUSY_TIMEOUT_SECONDS)
             try:
@@ -112,7 +114,8 @@ def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
 
     Args:
         file: the absolute path of the file.
-        waiting: a context manager around every wait for a lock of the whole file.
+        waiting: makes a context manager around each wait for the lock of the file; see
+            feedbus.clock.Waiting.
 
     """
     return SqliteDatabase(

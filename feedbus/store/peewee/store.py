@@ -21,7 +21,7 @@ from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.urls import StoreUrl
 
-# The database that a project's models use: the database of the bound store.
+# The database that a project's models use: the database of the store that bind() has got.
 database = peewee.DatabaseProxy()
 NAMED = re.compile(r"(?<!:):(\w+)")  # a parameter in the SQL of feedbus, such as :project
 
@@ -46,7 +46,8 @@ class PeeweeStore(SqlStore):
                 query string override the defaults here.
             project: the name of the project; the store uses only the rows of this project.
             application_name: the name of the connections in PostgreSQL's list.
-            waiting: a context manager around every wait for a lock of the whole SQLite file.
+            waiting: makes a context manager around each wait for the lock of the SQLite file; see
+                feedbus.clock.Waiting.
 
         Raises:
             UsageError: the URL is not the URL of a store.
@@ -90,7 +91,7 @@ class PeeweeStore(SqlStore):
             raise
 
     def close(self) -> None:
-        """Close every thread's connection, and unbind the database of the models."""
+        """Close every thread's connection; if the models use this store, they have none then."""
         if _binding.store is self:
             _binding.store = None
             database.initialize(None)

@@ -1,4 +1,4 @@
-"""Run a read-only query of a user on the store."""
+"""Run a read-only query of a user on the store, for `feedbus balance --query`."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
 
     Raises:
         UsageError: the store refused the query, for example because it would write.
-        StoreOutage: the store is unavailable, or has no such table.
+        StoreOutage: the store is unavailable, or a table of the query does not exist.
 
     """
-    store = make_database(url, "feedbus balance")
+    database = make_database(url, "feedbus balance")
     try:
-        with closing(_cursor(store, query)) as cursor:
+        with closing(_cursor(database, query)) as cursor:
             first = cursor.fetchmany(ROWS_AT_ONCE)
             yield _columns(cursor), _rows(cursor, first)
     except Exception as error:
         if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
             raise
         if is_outage(error) and not _would_write(error):
-            raise StoreOutage(describe(error, store.where)) from error
-        msg = f"query: {store.where} refuses it: {one_line(error)}"
+            raise StoreOutage(describe(error, database.where)) from error
+        msg = f"query: {database.where} refuses it: {one_line(error)}"
         raise UsageError(msg) from error
     finally:
-        store.discard()
-        store.close_all()
+        database.discard()
+        database.close_all()
 
 
-def _cursor(store: Database, query: str) -> Any:
-    if isinstance(store, PostgresDatabase):
-        connection = store.connection()
+def _cursor(database: Database, query: str) -> Any:
+    if isinstance(database, PostgresDatabase):
+        connection = database.connection()
         connection.set_session(readonly=True, autocommit=False)
         with connection.cursor() as setting:
             setting.execute(f"SET statement_timeout = '{LONGEST_SECONDS}s'")
@@ -66,10 +66,10 @@ def _cursor(store: Database, query: str) -> Any:
         cursor.itersize = ROWS_AT_ONCE
         cursor.execute(query)
         return cursor
-    if not Path(store.database).exists():
-        msg = f"store {store.where}: there is no such file yet; `feedbus up` creates it"
+    if not Path(database.database).exists():
+        msg = f"store {database.where}: there is no such file yet; `feedbus up` creates it"
         raise StoreOutage(msg)
-    connection = store.connection()
+    connection = database.connection()
     connection.execute("PRAGMA query_only = ON")
     return connection.execute(query)
 
