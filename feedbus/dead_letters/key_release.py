@@ -1,4 +1,4 @@
-"""Release the keys that dead letters block, after these dead letters were deleted."""
+"""Release the keys of deleted dead letters: with `block_on_dead`, a dead letter blocks its key."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ def release(
     *,
     wait_seconds: float = WAIT_SECONDS,
 ) -> None:
-    """Let the consumers of a queue handle the records that wait for deleted dead letters.
+    """Make the consumers of a queue handle the records that wait for some dead letters.
 
-    It publishes a message for each dead letter to every waiting queue of the queue. If the queue
-    has shards, the topology's lock is held meanwhile. So the number of shards does not change, and
-    no consumer moves waiting records.
+    The caller deletes these dead letters before or after the call. The function publishes a message
+    for each dead letter to every waiting queue of the queue. If the queue has shards, the function
+    holds the topology's lock meanwhile. So the number of shards does not change, and no consumer
+    moves waiting records.
 
     Args:
         connection: a connection to the broker.
         topology: the topology of the queue.
         queue: a queue with `block_on_dead`.
-        message_ids: the ids of the deleted dead letters; "" stands for all dead letters.
+        message_ids: the message ids of the dead letters; "" stands for all dead letters.
         wait_seconds: how long to wait if another process holds the lock.
 
     Raises:
@@ -50,11 +51,15 @@ def release(
             for message_id in message_ids
             for name in waiting
         ]
-        publish_all(connection, messages)  # refusals are ignored: perhaps no waiting queue exists
+        # Refusals are ignored: a waiting queue that does not exist contains no records to release.
+        publish_all(connection, messages)
 
 
 def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:
-    """Yield the waiting queues of a queue, or of all its shards; the caller holds the lock."""
+    """Yield the names of the waiting queues of a queue, or of all its shards in all generations.
+
+    If the queue has shards, the caller holds the topology's lock.
+    """
     names = Names(topology)
     consumers = [each for each in topology.consumers.values() if each.queue.name == queue.name]
     if not topology.on_ring(queue):

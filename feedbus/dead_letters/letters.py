@@ -30,7 +30,7 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.delivery import key_of, moment_of, text_of
 
-DROPPED_AT_ONCE = 500
+DROPPED_AT_ONCE = 500  # the most dead letters whose keys drop() releases together
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class DeadLetter:
         reason: the reason that the handler, the validation or the broker gave.
         attempts: how often the handler was called for the record.
         errors: the errors of each field, if the record is not valid.
-        failed_at_microseconds: the time of the failure, since the epoch; None if the broker
-            dead-lettered it.
+        failed_at_microseconds: the time of the failure, in microseconds since 1970; None if neither
+            feedbus nor the broker has recorded it.
         content_type: the content type of the body.
         body: the published bytes.
         delivery: the delivered message of the dead-letter queue; in a dead handler, the delivery of
@@ -55,7 +55,7 @@ class DeadLetter:
 
     """
 
-    __feedbus_parameter__: ClassVar[str] = "dead_letter"  # the name of the parameter's value
+    __feedbus_parameter__: ClassVar[str] = "dead_letter"  # a dead handler's parameter
 
     message_id: str
     queue: str
@@ -102,13 +102,20 @@ def open_channel(topology: Topology) -> Iterator[Channel]:
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
     """Yield (delivery tag, dead letter) for each dead letter of a queue, the oldest first.
 
-    The caller settles the dead letters. The channel is one of open_channel().
+    The caller settles the dead letters on the channel, or leaves them: then they return to their
+    queue at the end of the block of open_channel().
+
+    Args:
+        channel: a channel of open_channel().
+        topology: the topology of the queue.
+        queue: the queue whose dead letters are read.
+
     """
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
-    # Only the dead letters that exist now are read: a letter that is sent back may fail again
-    # meanwhile.
+    # If the caller sends a dead letter back, it may fail again and become a new dead letter at the
+    # end of the queue. So only as many dead letters are read as the queue has now.
     count = channel.queue_declare(name, passive=True).message_count
     for _ in range(count):
         message = channel.basic_get(name)
@@ -152,9 +159,10 @@ def drop(
 ) -> int:
     """Delete some dead letters of a queue, and return their number.
 
-    If a dead letter blocks a key (`block_on_dead`), its key is released before it is deleted. So
-    the call can be repeated after a crash in between. The keys of DROPPED_AT_ONCE dead letters are
-    released together, because each release takes the topology's lock.
+    If a dead letter blocks its key (`block_on_dead`), the key is released before the dead letter is
+    deleted. After a crash between the two steps, the dead letter still exists, and the call can be
+    repeated. The keys of up to DROPPED_AT_ONCE dead letters are released together, because each
+    release takes the topology's lock.
 
     Args:
         channel: a channel of open_channel().
@@ -246,24 +254,25 @@ def _broker_reason(reason: str) -> str:
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the latest entry of the header x-death, in which the broker records dead-lettering.
 
-    The result is {} if there is none.
-
-    Any publisher can write headers, so they can contain anything.
+    The result is {} if there is no such entry. Any publisher can write this header, so it can
+    contain anything.
     """
     deaths = headers.get(DEATHS)
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
 
 def _died_at(death: Mapping[str, Any]) -> int | None:
+    """Return the time of an entry of x-death, in microseconds since 1970; None if it has none."""
     died_at = death.get("time")
     if not isinstance(died_at, dt.datetime):
         return None
     return calendar.timegm(died_at.utctimetuple()) * 1_000_000
 
 
-def _errors(said: object) -> dict[str, list[str]]:
+def _errors(header: object) -> dict[str, list[str]]:
+    """Return the errors of each field from the JSON in a header; {} if there are none."""
     try:
-        found = json.loads(str(said)) if said else {}
+        found = json.loads(str(header)) if header else {}
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Delete the dead letters of a queue that exceed its limits, and count them."""
+"""Delete the dead letters of a queue that exceed the limits `max_age` and `max_length`."""
 
 from __future__ import annotations
 
@@ -22,29 +22,39 @@ from feedbus.wire.delivery import seconds_since
 events = EventLog(__name__)
 
 INTERVAL_SECONDS = 60.0  # between two checks
-FIRST_SECONDS = 1.0  # before the first check, and after a check that did not delete everything
-DROPPED_AT_ONCE = 500  # how many dead letters one check deletes
-UNDATED_AT_ONCE = 100  # how many dead letters without a time one check skips
+FIRST_SECONDS = 1.0  # before the first check, and after a check that has reached DROPPED_AT_ONCE
+DROPPED_AT_ONCE = 500  # the most dead letters that one check deletes
+UNDATED_AT_ONCE = 100  # the most dead letters without a time that one check reads and keeps
 
 
 class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Create the object of a consumer's process.
+        """Create the object for a consumer's process.
 
-        Only the process of the first shard makes the checks, because all shards share the dead
-        letters.
+        All shards of a queue share the dead letters. So only the consumer of the first shard makes
+        the checks.
+
+        Args:
+            topology: the topology of the consumer.
+            consumer: the consumer of the process.
+            metrics: counts the deleted dead letters.
+
         """
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
         self._clock = broker.clock(topology)
-        wanted = consumer.queue.dead_letters != DeadLetters() and not consumer.shard
-        self._next = self._clock.monotonic() + FIRST_SECONDS if wanted else math.inf
+        has_limits = consumer.queue.dead_letters != DeadLetters()
+        checks = has_limits and not consumer.shard
+        self._next = self._clock.monotonic() + FIRST_SECONDS if checks else math.inf
 
     def check(self, connection: Connection) -> None:
-        """Delete the dead letters that exceed the limits, if the next check is due."""
+        """Delete the dead letters that exceed the limits, if it is time for the next check.
+
+        The runner calls this again and again.
+        """
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + INTERVAL_SECONDS
@@ -80,8 +90,8 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete the oldest dead letters of a queue while they are too old or too many.
 
-    Several processes can prune at the same time. Each takes the oldest dead letter from the queue,
-    and decides by the number of dead letters that are still behind it.
+    Several processes can do this at the same time, for example on several hosts. Each process takes
+    the oldest dead letter from the queue, and counts the dead letters that are still in the queue.
 
     Args:
         connection: a connection to the broker.
@@ -89,14 +99,14 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
         queue: the queue, which has limits.
 
     Returns:
-        The number of dropped dead letters for each limit.
+        For each limit, the number of dead letters that were deleted because of it.
 
     """
     name, limits = Names(topology).dead(queue), queue.dead_letters
     now = broker.clock(topology).wall_nanoseconds() // 1_000
     max_age_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
-    kept: list[int] = []
+    kept: list[int] = []  # delivery tags
     exceeding: dict[int, str] = {}  # message ids by delivery tag
     with short_channel(connection) as channel:
         channel.auto_decode = False
@@ -113,12 +123,15 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
                 dropped["max_age"] += 1
             else:
                 kept.append(tag)
-                # A foreign message without a time must not protect the dead letters behind it.
+                # The dead letters behind this one are not older, so the check ends here. But if
+                # this one has no time, their ages are not known yet.
                 if max_age_seconds is None or age is not None or len(kept) >= UNDATED_AT_ONCE:
                     break
                 continue
             exceeding[tag] = letter.message_id
-        if queue.block_on_dead and exceeding:  # first, so that a crash leaves no key blocked
+        if queue.block_on_dead and exceeding:
+            # The keys are released before the dead letters are deleted. After a crash between the
+            # two steps, the dead letters still exist, and the next check releases the keys again.
             try:
                 release(connection, topology, queue, exceeding.values(), wait_seconds=0.0)
             except UsageError:  # another process has the lock; the next check deletes them

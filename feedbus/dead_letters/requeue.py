@@ -38,16 +38,19 @@ WaitingQueueOfKey = Callable[[str], str]
 class Requeue:
     """Publishes a queue's dead letters again, with no attempt counted.
 
-    The dead letters of a queue with shards are published to its exchange, and reach the shard that
-    owns the key now. The dead letters of any other queue are published to a temporary exchange that
-    is bound only to this queue. So they keep their routing keys, and no other queue gets a copy. An
-    external queue gets its dead letters by the default exchange, because feedbus does not bind
-    external queues.
+    The exchange depends on the queue:
 
-    With `block_on_dead`, dead letters are published to the waiting queues instead. At the end of
-    the queue, they would come after its backlog. Perhaps the consumer does not read the backlog: it
-    holds when `waiting_limit` records wait for dead letters. During a change of shards, dead
-    letters are published as described above.
+    - For a queue with shards, it is the exchange of the queue. A dead letter reaches the shard that
+      owns its key now.
+    - For an external queue, it is the default exchange, because feedbus does not bind external
+      queues.
+    - For any other queue, it is a temporary exchange that is bound only to this queue. So a dead
+      letter keeps its routing key, and no other queue gets it.
+
+    With `block_on_dead`, dead letters are published to the waiting queues instead. The reason is
+    that a consumer reads no new messages of its queue while `waiting_limit` records wait for dead
+    letters. So it would never reach a dead letter at the end of the queue. During a change of
+    shards, dead letters are published to the exchange, because their waiting queues are not known.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -56,9 +59,10 @@ class Requeue:
         self._sender = Sender(topology)
         self._names = Names(topology)
         self._queue = queue
-        self._hashed = topology.on_ring(queue)
-        self._own = self._names.unsharded(queue)
-        self._exchange = self._names.exchange(queue.exchange) if self._hashed else ""
+        self._has_shards = topology.on_ring(queue)
+        self._queue_name = self._names.unsharded(queue)  # with shards, the prefix of their names
+        # The name of the exchange; "" until a temporary exchange is declared.
+        self._exchange = self._names.exchange(queue.exchange) if self._has_shards else ""
         self._lock = contextlib.ExitStack()  # holds the topology's lock until it is closed
         self._locked_until = -math.inf
         self._waiting_queue: WaitingQueueOfKey | None = None  # valid while the lock is held
@@ -70,13 +74,15 @@ class Requeue:
     def __exit__(self, *_: object) -> None:
         """Release the lock, delete the temporary exchange, and close the connection."""
         self._release()
-        if self._exchange and not self._hashed:
+        if self._exchange and not self._has_shards:
             with contextlib.suppress(Outage, ChannelError, OSError):
                 self._sender.channel().exchange_delete(self._exchange)
         self._sender.close()
 
     def send(self, letter: DeadLetter) -> None:
-        """Send one dead letter back; return when the broker has confirmed it.
+        """Publish one dead letter again; return when the broker has confirmed it.
+
+        The caller acknowledges the dead letter afterwards.
 
         Raises:
             BrokerOutage: the broker is unavailable.
@@ -88,19 +94,26 @@ class Requeue:
         if self._queue.block_on_dead:
             messages = self._send_to_waiting_queues(messages, letter)
         refusals = self._sender.send(messages)
-        final = [_without_user(each.message) for each in refusals if each.is_permanent]
-        if final:
+        # A permanent refusal can be caused by the user id of the original publisher.
+        repeated = [_without_user(each.message) for each in refusals if each.is_permanent]
+        if repeated:
             refusals = [each for each in refusals if not each.is_permanent] + self._sender.send(
-                final
+                repeated
             )
         raise_refused(refusals)
 
     def _send_to_waiting_queues(
         self, messages: Sequence[Outgoing], letter: DeadLetter
     ) -> Sequence[Outgoing]:
-        """Publish messages to the waiting queues of their keys; return those not published."""
-        if not self._hashed:
-            own = self._names.waiting(self._own)
+        """Publish messages to the waiting queues of their keys.
+
+        Returns:
+            The messages that were not published, because their waiting queue is not known or does
+            not exist.
+
+        """
+        if not self._has_shards:
+            own = self._names.waiting(self._queue_name)
             return self._publish_to_waiting_queues(
                 messages, [letter.key] * len(messages), lambda _: own
             )
@@ -113,10 +126,10 @@ class Requeue:
     def _lock_ring(self) -> None:
         """Take the topology's lock, and set `_waiting_queue` while the lock is held.
 
-        Under the lock, no switch begins. So the consumers handle the requeued dead letters before
-        they move the records of these waiting queues. To take the lock takes longer than to send a
-        dead letter. So the lock is held for several of them, but not for long: consumers and other
-        commands need it, too.
+        While this process has the lock, no switch begins. So the consumers handle the requeued dead
+        letters before they move the records of these waiting queues. Taking the lock takes longer
+        than sending a dead letter. So the lock is held for several dead letters, but not for long:
+        consumers and other commands need it, too.
         """
         topology = self._topology
         clock = broker.clock(topology)
@@ -146,7 +159,7 @@ class Requeue:
         """Publish messages to the waiting queues of these keys; return the refused messages.
 
         Args:
-            messages: the messages in their original form.
+            messages: the messages as they would be published to the exchange.
             keys: the keys of the messages, in the same order.
             waiting_queue: returns the name of the waiting queue of a key.
 
@@ -181,12 +194,13 @@ class Requeue:
         return lambda key: self._names.waiting(self._names.member(current, ring.route(key)))
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
+        """Return the messages that requeue a dead letter: one, or one for each record of a pack."""
         delivery = letter.delivery
         exchange, key = self._target(letter.key)
         whole = sent_back(delivery, exchange, key, died_in=self._is_own)
         if self._queue.external_name:
             whole = replace(whole, headers={**whole.headers, KEY: letter.key})
-        if delivery.content_type != PACK or not self._hashed:
+        if delivery.content_type != PACK or not self._has_shards:
             return [whole]
         try:
             pack = decode(delivery.body, PACK, letter.message_id, letter.key)
@@ -213,7 +227,7 @@ class Requeue:
 
         """
         if self._queue.external_name:
-            return "", self._own
+            return "", self._queue_name
         if not self._exchange:
             try:
                 self._exchange = self._declare_exchange(self._sender.channel())
@@ -225,27 +239,36 @@ class Requeue:
                     " but with the queue's name as their routing key",
                     queue=self._queue.name,
                 )
-                return "", self._own
+                return "", self._queue_name
         return self._exchange, key
 
     def _declare_exchange(self, channel: Channel) -> str:
-        name = f"{self._own}.requeue.{channel.connection.clock.unique()[:8]}"
+        """Declare the temporary exchange, bind the queue to it, and return its name."""
+        name = f"{self._queue_name}.requeue.{channel.connection.clock.unique()[:8]}"
         channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
         try:
-            channel.queue_bind(self._own, name, "")
+            channel.queue_bind(self._queue_name, name, "")
         except NotFound as error:
             msg = (
-                f"{self._queue.name}: the broker has no queue {self._own}; `feedbus up` declares it"
+                f"{self._queue.name}: the broker has no queue {self._queue_name}; `feedbus up`"
+                " declares it"
             )
             raise UsageError(msg) from error
         return name
 
     def _is_own(self, queue: str) -> bool:
-        """Whether the broker itself dead-letters messages of a queue to this dead-letter queue."""
-        return queue == self._own or (self._hashed and queue.startswith(f"{self._own}_"))
+        """Whether the broker itself dead-letters messages of this queue to the dead-letter queue.
+
+        Args:
+            queue: the name of a queue on the broker.
+
+        """
+        return queue == self._queue_name or (
+            self._has_shards and queue.startswith(f"{self._queue_name}_")
+        )
 
 
 def _without_user(message: Outgoing) -> Outgoing:
-    """Return a message without its user id, because the broker accepts only the current user."""
+    """Return a message without its user id, because the broker refuses the id of another user."""
     kept = {name: value for name, value in message.properties.items() if name != "user_id"}
     return replace(message, properties=kept)
