@@ -1,4 +1,8 @@
-"""The time at which a schedule was last fired; the broker keeps it in a queue with one message."""
+"""The last fired moment of a schedule; the broker keeps it in a queue with one message.
+
+A moment is a time that the schedule's cron expression matches. For a schedule that is new and was
+not fired yet, the message contains the time at which the schedule was first checked.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ READ_PAUSE_SECONDS = 0.03  # between two such attempts
 class FiredMoment:
     """The last fired moment of a schedule; hold the topology's lock to change it.
 
-    Of several messages in the queue, the latest moment counts. So an older message that a crash has
-    left there has no effect.
+    A crash between the two steps of write() leaves the older message in the queue. It has no
+    effect, because the latest moment of all messages counts.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
@@ -36,13 +40,17 @@ class FiredMoment:
         """
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
-        self._held: list[int] = []
+        self._held: list[int] = []  # the delivery tags of the taken messages
         declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Take the message out of the queue; return its moment, or None if there is none.
+        """Take the message out of the queue; return its moment.
 
         No other process can take the message until write() or give_back().
+
+        Returns:
+            The moment; None if the queue has no message, or only messages without a valid moment.
+
         """
         for _ in range(READ_ATTEMPTS):
             moments = []
@@ -68,7 +76,7 @@ class FiredMoment:
         self._held.clear()
 
     def give_back(self) -> None:
-        """Return the taken message to the queue, unchanged."""
+        """Return the taken message to the queue, so that the moment stays unchanged."""
         for tag in self._held:
             self._channel.basic_reject(tag, requeue=True)
         self._held.clear()

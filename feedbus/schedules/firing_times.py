@@ -17,7 +17,7 @@ class ScheduleOverview:
     Attributes:
         cron: the cron expression.
         timezone: the time zone of the cron expression.
-        exchange: the exchange of its message.
+        exchange: the exchange of the schedule's message.
         last: the moment that was fired last, in ISO 8601 and the schedule's time zone; None if no
             moment of this cron expression was fired yet.
         next: the moment that will be fired next.
@@ -43,20 +43,20 @@ def overview(
         now: the time; None for the time of the machine.
 
     """
-    now, found = now or datetime.now(UTC), {}
+    now, overviews = now or datetime.now(UTC), {}
     for schedule in topology.schedules.values():
         cron, last = Cron.of(schedule), fired.get(schedule.name)
         following = cron.next_after(max(last or now, now))
-        found[schedule.name] = ScheduleOverview(
+        overviews[schedule.name] = ScheduleOverview(
             schedule.cron,
             schedule.timezone,
             schedule.exchange,
-            last.astimezone(cron.zone).isoformat() if last and _names(cron, last) else None,
+            last.astimezone(cron.zone).isoformat() if last and _matches(cron, last) else None,
             following.astimezone(cron.zone).isoformat(),
         )
-    return found
+    return overviews
 
 
-def _names(cron: Cron, moment: datetime) -> bool:
+def _matches(cron: Cron, moment: datetime) -> bool:
     """Whether a cron expression matches a time."""
     return cron.latest(moment - timedelta(seconds=1), moment) == moment

@@ -28,15 +28,17 @@ CHECK_SECONDS = 5.0  # the clock is read at least this often, because somebody m
 RETRY_SECONDS = 1.0  # the wait after an outage or another error
 REFUSED_SECONDS = 5.0  # the wait after the broker has refused the message of a schedule
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
-AHEAD = timedelta(minutes=1)  # a last firing may be in the future by less than this: clocks differ
+# How far the last fired moment may be in the future, because the clocks of hosts differ.
+AHEAD = timedelta(minutes=1)
 
 
 class Scheduler:
-    """Fires due schedules under the topology's lock, and records each firing on the broker.
+    """Fires due schedules under the topology's lock, and records each fired moment on the broker.
 
-    If moments were missed, the latest of them is fired, unless it is older than the limit
-    `catch_up`. Only moments after the last fired moment are fired. So if a clock is set back,
-    nothing is fired again. If a clock is set forward, each schedule is fired once.
+    A moment is a time that the cron expression of a schedule matches. If moments were missed, only
+    the latest of them is fired, unless it is older than the limit `catch_up`. Only moments after
+    the last fired moment are fired. So if a clock is set back, nothing is fired again. If a clock
+    is set forward, each schedule is fired at most once.
 
     Example:
         with Scheduler(topology, bus, metrics):
@@ -61,10 +63,10 @@ class Scheduler:
         self._metrics = metrics
         self._clock = clock or SystemClock()
         self._crons = {one.name: Cron.of(one) for one in topology.schedules.values()}
-        self._next: dict[str, datetime] = {}
-        self._checked_at = datetime.min.replace(tzinfo=UTC)
-        self._set_up = False
-        self._logged: dict[str, str] = {}
+        self._next: dict[str, datetime] = {}  # the time of each schedule's next check
+        self._checked_at = datetime.min.replace(tzinfo=UTC)  # the time of the last fire_due()
+        self._is_set_up = False  # whether the topology's objects exist on the broker
+        self._logged: dict[str, str] = {}  # the last logged error of each schedule
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
         for name in topology.schedules:
@@ -81,7 +83,9 @@ class Scheduler:
         self._thread.join(JOIN_SECONDS)
 
     def fire_due(self) -> float:
-        """Fire the schedules that are due; return the seconds until the next check.
+        """Fire the schedules that are due; return the seconds until the next call.
+
+        The thread calls this method again and again.
 
         Raises:
             Outage: the broker is unavailable; the caller can call this method again.
@@ -90,7 +94,7 @@ class Scheduler:
         """
         now = self._now()
         if now < self._checked_at:
-            self._next.clear()  # the clock was set back, so the times of the next checks are wrong
+            self._next.clear()  # the clock was set back, so these times would be too late
         self._checked_at = now
         schedules = self._topology.schedules.values()
         due = [one for one in schedules if self._next.get(one.name, now) <= now]
@@ -115,10 +119,11 @@ class Scheduler:
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def _check_due(self, due: list[Schedule], now: datetime) -> None:
+        """Check schedules whose times of the next check have come, under the topology's lock."""
         topology = self._topology
-        if not self._set_up:
+        if not self._is_set_up:
             topology_setup.set_up_if_missing(topology)
-            self._set_up = True
+            self._is_set_up = True
         with (
             broker.connect(topology) as connection,
             broker.outage(connection, topology.broker_url),
@@ -129,9 +134,9 @@ class Scheduler:
                 for schedule in due:
                     self._check(FiredMoment(channel, topology, schedule), schedule, now)
             finally:
-                # After an outage of the publish, a taken message returns to its queue here, before
-                # the lock is free. Otherwise another host could find the queue empty, and treat the
-                # schedule as new.
+                # If the publish has failed, the taken message is still held. It returns to its
+                # queue when the channel is closed, before the lock is released. Otherwise another
+                # host could find the queue empty, and treat the schedule as new.
                 lost = (*broker.connection_errors(connection), *connection.channel_errors)
                 with contextlib.suppress(*lost):
                     channel.close()
