@@ -14,8 +14,8 @@ from feedbus.topology.queues import Exchange, Queue
 MAX_BUCKETS = 10_000  # the largest number of buckets of a ring
 # The delivery limit of quorum queues, so large that it is never reached. When a channel ends, a
 # quorum queue also counts a delivery of each message that was only prefetched. By default,
-# RabbitMQ 4 drops a message after 20 deliveries. A limit of -1 means no limit there, but with it,
-# RabbitMQ 3.10 drops the message immediately.
+# RabbitMQ 4 drops a message after 20 deliveries. For RabbitMQ 4, a limit of -1 means no limit. But
+# RabbitMQ 3.10 drops a message immediately with the limit -1.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
 # The properties with which a queue is declared. They cannot be changed on an existing queue.
@@ -37,8 +37,10 @@ class Generation:
         exchange: the name of the exchange in topology.toml.
         members: (name of the consumer, weight) of each shard, in the order in which the shards'
             queues are bound.
-        number: the number of the generation; no two generations of an exchange have the same.
-        shape: a digest of the arguments of its queues; "" for the default arguments.
+        number: counts the generations of the exchange: 0 for the first one, and each switch
+            increases the number by 1.
+        shape: a digest of the arguments of the ring's exchange and queues; "" if all have the
+            default values. See shape_of().
 
     """
 
@@ -63,18 +65,18 @@ def shape_of(exchange: Exchange, queues: Iterable[Queue]) -> str:
         queues: the queues whose shards are bound to the ring.
 
     """
-    found: list[Any] = [sorted(exchange.arguments.items())]
+    declared: list[Any] = [sorted(exchange.arguments.items())]
     for queue in queues:
-        usual = Queue(queue.name, "", "", single_active_consumer=queue.shards is not None)
+        default = Queue(queue.name, "", "", single_active_consumer=queue.shards is not None)
         changed = {
             name: value
             for name in DECLARED
-            if (value := getattr(queue, name)) != getattr(usual, name)
+            if (value := getattr(queue, name)) != getattr(default, name)
         }
         if queue.type == "quorum":
             changed["x-delivery-limit"] = NO_DELIVERY_LIMIT
         if changed:
-            found.append([queue.name, changed | {"arguments": dict(queue.arguments)}])
-    if found == [[]]:
+            declared.append([queue.name, changed | {"arguments": dict(queue.arguments)}])
+    if declared == [[]]:
         return ""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:8]

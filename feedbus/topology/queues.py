@@ -28,7 +28,8 @@ class Exchange:
         type: the type of the exchange; it determines which queues get a message.
         pack: the largest number of records in one message; 0 for no packs.
         arguments: the arguments with which feedbus declares the exchange.
-        content_type: the content type of the messages that feedbus publishes to it; None for JSON.
+        content_type: the content type of the messages that feedbus publishes to the exchange; None
+            for JSON.
         external_name: the whole name on the broker, if another system declares it; otherwise "".
 
     """
@@ -57,8 +58,8 @@ class RetryPolicy:
 
     Attributes:
         delays_seconds: the delay before the second attempt, before the third attempt, and so on.
-        then: what happens after the last attempt. "repeat" tries again without end, each time after
-            the last delay.
+        then: what happens if the attempt after the last delay fails, too. "repeat" tries again
+            without end, each time after the last delay.
         retry_on: dotted names of the exceptions after which a record is retried; () for all.
         reject_on: dotted names of the exceptions after which a record is a dead letter.
 
@@ -171,7 +172,7 @@ class Consumer:
         name: the name of the queue in topology.toml; for a shard, with the number, as in `feed_3`.
         queue: the table [queues.NAME].
         shard: the number of the shard, from 0; None without shards.
-        weight: the number of the queue's buckets in the ring.
+        weight: how many buckets of the ring the queue has; 1 for a queue that is in no ring.
     """
 
     name: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from feedbus.urls import StoreUrl
 
 PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # feedbus's own adapters
+# The type of the session of each adapter, as "module:name".
 SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
 # This default is longer than all retries of a message usually take. It is also longer than a dead
 # letter usually waits until it is requeued.

@@ -103,9 +103,10 @@ class Topology:
         return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
     def selects_shards(self, exchange: str) -> bool:
-        """Whether an exchange selects shards by routing keys.
+        """Whether an exchange is of type x-consistent-hash, and so selects shards.
 
-        The result is True for an unknown exchange.
+        The result is True for an unknown exchange: then the sender of rows of the outbox keeps the
+        order of the keys.
         """
         return exchange not in self.exchanges or self.exchanges[exchange].hashed
 
@@ -120,8 +121,8 @@ class Topology:
     def generation(self, exchange: str) -> Generation:
         """Return the ring that topology.toml declares for an x-consistent-hash exchange.
 
-        Shards are bound in the order of their numbers, so that additional shards at the end move
-        the fewest keys. The weights are written so that a restart of the broker keeps this order.
+        The shards are in the order of their numbers, so that additional shards at the end move the
+        fewest keys. The number of the generation is 0; a switch sets another number.
         """
         members = [
             (consumer.name, consumer.weight)
@@ -134,6 +135,7 @@ class Topology:
 
 
 def _refuse(kind: str, name: str, known: Collection[str]) -> NoReturn:
+    """Raise UsageError for an unknown name of an object of a kind, such as "queue"."""
     expected = expected_one_of(name, known) if known else "the topology has none"
     msg = f"no {kind} named '{name}'; {expected}"
     raise UsageError(msg)
