@@ -13,15 +13,15 @@ class Announcement:
     """What a host announces to the other hosts of its project each second.
 
     Attributes:
-        host: the id of the host, which a restart does not change: the machine's name and the folder
-            of state.
+        host: the id of the host: the machine's name and the folder `var`. A restart does not change
+            the id.
         since: when the host began to announce itself, in seconds since 1970.
         ready_consumers: maps each queue to the consumers whose processes are ready on this host.
         assignment: maps each consumer to its host, as this host knows it; None before this host
             knows an assignment.
         file_digest: a digest of the content of the topology's file.
-        queue: the host's own queue on the broker, which shows that the announcement comes from a
-            host: no other program can declare this queue or guess its name.
+        queue: the name of the host's exclusive queue on the broker. It shows that the announcement
+            comes from a host: other programs cannot declare this queue or guess its name.
 
     """
 

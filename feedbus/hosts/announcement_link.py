@@ -34,8 +34,8 @@ class AnnouncementLink:
         self._topology = topology
         self._clock = broker.clock(topology)
         self._exchange = Names(topology).hosts
-        self._bodies: list[Any] = []
-        self._hosts: set[str] = set()
+        self._bodies: list[Any] = []  # of the messages that arrived since the last receive()
+        self._queues_of_hosts: set[str] = set()  # names of queues that belong to other hosts
         self._connection = broker.connect(topology, broker.HeartbeatSource.CALLER)
         self._raw: RawConnection = self._connection.connection
         with broker.outage(self._connection, topology.broker_url):
@@ -58,7 +58,10 @@ class AnnouncementLink:
         self._bodies.append(message.body)
 
     def announce(self, body: bytes) -> None:
-        """Send an announcement to all hosts.
+        """Send an announcement to all hosts, and a heartbeat to the broker.
+
+        Args:
+            body: the body of the message; see Announcement.encode().
 
         Raises:
             BrokerOutage: the connection is lost.
@@ -72,7 +75,7 @@ class AnnouncementLink:
                 send_heartbeat()
 
     def receive(self, seconds: float) -> list[Announcement]:
-        """Return the announcements of other hosts that arrive within some seconds.
+        """Wait some seconds; return the announcements of other hosts that have arrived.
 
         Messages that were not sent by a host are ignored.
 
@@ -94,18 +97,18 @@ class AnnouncementLink:
             ]
 
     def _is_from_host(self, announcement: Announcement) -> bool:
-        """Whether a host has sent an announcement, and not another program.
+        """Whether another host has sent an announcement, and not another program.
 
-        The announcement then names a queue that is exclusive to another connection.
+        The announcement of a host names a queue that is exclusive to the connection of this host.
         """
         queue = announcement.queue
-        if queue in self._hosts:
+        if queue in self._queues_of_hosts:
             return True
         if queue == self.queue or not queue.startswith(f"{self._exchange}."):
             return False
         if lookups.is_exclusive_to_another(self._raw, queue):
-            self._hosts.add(queue)
-        return queue in self._hosts
+            self._queues_of_hosts.add(queue)
+        return queue in self._queues_of_hosts
 
     def close(self) -> None:
         """Close the connection."""

@@ -24,13 +24,15 @@ events = EventLog(__name__)
 ANNOUNCE_SECONDS = 1.0  # between two announcements
 STEP_SECONDS = 0.25  # how long one wait for announcements lasts
 RETRY_SECONDS = 1.0  # between two attempts to connect
-UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment is dropped
+UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment file is removed
 LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
 JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
 
 
 class Announcer:
-    """Announces this host to the other hosts, and writes the assignment file for its consumers.
+    """Announces this host to the other hosts, and writes the assignment file.
+
+    The consumers of this host read in this file which shards are assigned to this host.
 
     Example:
         with Announcer(topology):
@@ -82,7 +84,12 @@ class Announcer:
             self._clock.wait(self._end_requested, RETRY_SECONDS)
 
     def _send_and_receive(self) -> None:
-        """Use one connection for announcements, until it is lost or the process ends."""
+        """Send and receive announcements on one connection, until the process ends.
+
+        Raises:
+            BrokerOutage: the connection is lost.
+
+        """
         link = AnnouncementLink(self._topology)
         try:
             self._membership.on_connect(self._clock.monotonic())
@@ -114,7 +121,7 @@ class Announcer:
 
         """
         assignment = self._membership.assign(self._announcement(ready_consumers, link.queue), now)
-        own_announcement = self._announcement(ready_consumers, link.queue)
+        own_announcement = self._announcement(ready_consumers, link.queue)  # with this assignment
         link.announce(own_announcement.encode())
         if assignment is not None:
             self._write(assignment, own_announcement, now)
@@ -131,8 +138,9 @@ class Announcer:
         """Announce which consumers are still ready, while the processes of this host end.
 
         So the other hosts take over the shards of ended consumers immediately. If only this process
-        ends, for example because the topology has changed, the consumers continue. Then the other
-        hosts wait for the next operations process of this host.
+        ends, for example because the topology has changed, the consumers continue and stay ready.
+        Then the other hosts take over no shard: for some seconds, they wait for the announcements
+        of the next operations process of this host.
         """
         if len(self._membership.hosts(self._announcement({}), self._clock.monotonic())) == 1:
             return

@@ -14,11 +14,14 @@ MIN_DIFFERENCE = 2  # a move makes two hosts more even only if their numbers dif
 def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
     """Return the host of each consumer.
 
-    This is a pure function: the same arguments give the same result on each host. If two hosts can
-    run all consumers of a queue, they get equal numbers of them, or numbers that differ by one. The
-    same is true for the sums over all queues. A consumer moves only if its host has gone or cannot
-    run it, or if the move makes the numbers more even. If every host can run every consumer, the
-    smallest possible number of consumers of each queue moves.
+    This is a pure function: the same arguments give the same result on each host.
+
+    - Hosts that can run all consumers of a queue get equal numbers of these consumers, or numbers
+      that differ by one. The same is true for the consumers of all queues together.
+    - A consumer moves to another host only if its host has gone, if its host cannot run it, or if
+      the move makes the numbers more even.
+    - If every host can run every consumer, the smallest possible number of consumers of each queue
+      moves.
 
     Args:
         ready_hosts: maps each queue to its consumers, and each of these consumers to the hosts that
@@ -34,20 +37,20 @@ def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, st
         ['a', 'b']
 
     """
-    sharing = _Distribution(ready_hosts)
+    distribution = _Distribution(ready_hosts)
     for queue, consumers in sorted(ready_hosts.items()):
         for consumer, hosts in consumers.items():
             if previous.get(consumer) in hosts:
-                sharing.assign(queue, consumer, previous[consumer])
+                distribution.assign(queue, consumer, previous[consumer])
     for queue, consumers in sorted(ready_hosts.items()):
-        for consumer in sorted(consumers.keys() - sharing.host_of.keys()):
-            sharing.assign_to_best(queue, consumer)
+        for consumer in sorted(consumers.keys() - distribution.host_of.keys()):
+            distribution.assign_to_best(queue, consumer)
     for queue in sorted(ready_hosts):
-        while sharing.level(queue):
+        while distribution.level(queue):
             pass
-    while any(sharing.level_all(queue) for queue in sorted(ready_hosts)):
+    while any(distribution.level_all(queue) for queue in sorted(ready_hosts)):
         pass
-    return sharing.host_of
+    return distribution.host_of
 
 
 class _Distribution:
@@ -55,8 +58,9 @@ class _Distribution:
 
     def __init__(self, ready_hosts: ReadyHosts) -> None:
         self._ready_hosts = ready_hosts
+        # For each queue, how many of its consumers each host has.
         self._loads: dict[str, Counter[str]] = {queue: Counter() for queue in ready_hosts}
-        self._totals: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()  # how many consumers of all queues each host has
         self.host_of: dict[str, str] = {}
 
     def assign(self, queue: str, consumer: str, host: str) -> None:
@@ -82,18 +86,19 @@ class _Distribution:
         """Move a consumer of a queue to a host that has at least two fewer consumers of the queue.
 
         Returns:
-            False if no consumer can move.
+            Whether a consumer was moved.
 
         """
         return self._move(queue, min_difference=MIN_DIFFERENCE, min_total_difference=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move a consumer of this queue to a host that has at least two consumers fewer.
+        """Move a consumer of a queue to a host that has at least two fewer consumers of all queues.
 
-        The consumers of all queues count.
+        The host must also have at least one consumer of this queue less, so that the numbers of
+        this queue stay even.
 
         Returns:
-            False if no consumer can move.
+            Whether a consumer was moved.
 
         """
         return self._move(
@@ -101,11 +106,12 @@ class _Distribution:
         )
 
     def _move(self, queue: str, *, min_difference: int, min_total_difference: int | None) -> bool:
-        """Make the most useful move of a consumer of a queue; return False if there is none.
+        """Make the most useful move of a consumer of a queue; return whether there is a move.
 
         Args:
             queue: the name of the queue.
-            min_difference: how many more consumers of the queue the old host must have.
+            min_difference: how many more consumers of the queue than the new host the old host must
+                have.
             min_total_difference: the same for the consumers of all queues; None for no condition.
 
         """
@@ -131,6 +137,7 @@ class _Distribution:
         return True
 
     def _rank(self, queue: str, host: str) -> tuple[int, int, bytes]:
+        """Return the sort key of a host; the one with the fewest consumers has the smallest key."""
         return self._loads[queue][host], self._totals[host], _digest(queue, host)
 
 
@@ -149,7 +156,7 @@ def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
 def _digest(one: str, other: str) -> bytes:
     """Return a digest of two names.
 
-    It decides between equally good moves: it is the same on each host, and different for each pair
-    of names.
+    The digest decides between equally good hosts or moves: each host computes the same digest, and
+    each pair of names has a different one.
     """
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

@@ -16,8 +16,8 @@ from feedbus.process.private_files import open_private
 from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 
-CHECK_SECONDS = 0.5
-# The content of the file is not used if its operations process has not run for this time.
+CHECK_SECONDS = 0.5  # the time between two checks of the file
+# If the operations process that wrote the file has ended, the content is used for this time.
 WRITER_TIMEOUT_SECONDS = 15.0
 
 
@@ -28,7 +28,7 @@ class SeenHost:
     Attributes:
         host: the id of the host.
         works_on: the names of the consumers that are assigned to the host.
-        same_file: whether its topology file has the same content as the file of this host.
+        same_file: whether the host's topology file has the same content as the file of this host.
 
     """
 
@@ -61,13 +61,13 @@ def assignment_path(topology: Topology) -> Path:
 def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
     """Return a function that returns whether this host works on a consumer's queue now.
 
-    The returned function always returns True for a process that was started by hand, and on the
-    embedded broker, which has only one host.
+    A consumer's process calls the returned function again and again. The result is always True for
+    a process that was started by hand, and on the embedded broker, which has only one host.
 
     Args:
         topology: the topology of the consumer.
         consumer: the name of the consumer.
-        supervised: whether the supervisor has started this process.
+        supervised: whether the supervisor has started the calling process.
 
     """
     if not supervised or not broker.has_many_hosts(topology):
@@ -76,7 +76,11 @@ def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Cal
 
 
 def write(path: Path, sharing: Sharing) -> None:
-    """Replace the assignment file by a new one, which processes of other users can read."""
+    """Replace the assignment file; processes of other users can read the new file.
+
+    Only the operations process calls this, because the file names the calling process as its
+    writer.
+    """
     beside = path.with_suffix(".new")
     text = json.dumps(asdict(sharing) | {"writer": os.getpid(), "supervisor": os.getppid()})
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -92,12 +96,15 @@ def remove(path: Path) -> None:
 
 
 def read_assignment(topology: Topology) -> Sharing | None:
-    """Return the hosts and the assignment; None if they are not known, or on a single host."""
+    """Return the hosts and the assignment of a topology; None if they are not known.
+
+    They are never known on the embedded broker, because it has only one host.
+    """
     return read(assignment_path(topology))
 
 
 def read(path: Path) -> Sharing | None:
-    """Return the content of an assignment file; None if no operations process runs."""
+    """Return the content of an assignment file; None if the file is missing or its writer ended."""
     content = _content(path)
     if content is None or not _process_exists(int(content["writer"])):
         return None
@@ -111,9 +118,12 @@ def read(path: Path) -> Sharing | None:
 class AssignedConsumer:
     """A function that returns whether a consumer's shard is assigned to this host.
 
-    It reads the assignment file twice a second. If there is no file of this supervisor's operations
-    process, or the file does not name the consumer, the shard counts as assigned. Then the broker
-    decides which host reads the shard.
+    It checks the assignment file twice a second. In these cases the shard counts as assigned, and
+    the broker decides which host reads the shard:
+
+    - There is no file, or the operations process of another supervisor has written it.
+    - The operations process that wrote the file has ended more than 15 seconds ago.
+    - The file does not name the consumer.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
@@ -131,13 +141,13 @@ class AssignedConsumer:
         self._supervisor = supervisor
         self._clock = clock
         self._check_at = 0.0
-        self._stamp: tuple[int, ...] = ()
-        self._writer = 0
-        self._writer_seen_at = 0.0
+        self._stamp: tuple[int, ...] = ()  # identifies the content that was read last
+        self._writer = 0  # the process id of the file's writer
+        self._writer_seen_at = 0.0  # when the writer was last found running
         self._is_assigned_here = self._is_assigned_by_file = True
 
     def __call__(self) -> bool:
-        """Return whether this host works on the shard; most calls read no file."""
+        """Return whether this host works on the shard, as the last check of the file has found."""
         now = self._clock.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS
@@ -145,6 +155,7 @@ class AssignedConsumer:
         return self._is_assigned_here
 
     def _check(self, now: float) -> bool:
+        """Return whether the shard is assigned to this host; read the file if it has changed."""
         try:
             status = self._path.stat()
         except OSError:

@@ -15,7 +15,7 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 def is_assigned(topology: Topology, queue: Queue) -> bool:
     """Whether the consumers of a queue are assigned to hosts.
 
-    All hosts read the other queues at the same time.
+    If they are not, the consumers of all hosts read the queue at the same time.
     """
     return topology.on_ring(queue) or queue.single_active_consumer
 
@@ -31,7 +31,7 @@ class ReadyConsumers:
             for consumer in topology.consumers.values()
             if is_assigned(topology, consumer.queue)
         ]
-        self._ready_at: dict[str, float] = {}
+        self._ready_at: dict[str, float] = {}  # when each consumer was last found ready
 
     def __bool__(self) -> bool:
         """Whether any consumer of the topology is assigned to hosts."""
@@ -44,7 +44,7 @@ class ReadyConsumers:
 
         Args:
             now: the time of the monotonic clock.
-            patience_seconds: how long a process that is no longer ready still counts as ready.
+            patience_seconds: how long a consumer that is no longer ready still counts as ready.
 
         """
         ready: defaultdict[str, list[str]] = defaultdict(list)

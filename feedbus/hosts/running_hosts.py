@@ -9,7 +9,8 @@ from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.assignment import assign
 
 GONE_SECONDS = 5.0  # a host that sends no announcement for this time counts as ended
-# How long a host listens after it has connected. In this time, all hosts announce themselves.
+# How long a host listens after it has connected, before it computes an assignment as the leader. In
+# this time, all other hosts announce themselves.
 LISTEN_SECONDS = 2.5
 
 
@@ -58,6 +59,8 @@ class Membership:
     def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
         """Return the latest announcement of each running host; the leader's comes first.
 
+        The announcements of hosts that count as ended are forgotten.
+
         Args:
             own: the latest announcement of this host.
             now: the time now.
@@ -70,13 +73,18 @@ class Membership:
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
     def assign(self, own: Announcement, now: float) -> Mapping[str, str] | None:
-        """Map each consumer to its host; return None if this host has not listened long enough.
+        """Map each consumer to its host.
 
-        The leader computes the assignment. Any other host gets it from the leader's announcement.
+        The leader computes the assignment. Any other host gets the assignment from the leader's
+        announcement. If this host is not connected, or is the leader and has not listened long
+        enough, the last assignment is returned.
 
         Args:
             own: the latest announcement of this host.
             now: the time now.
+
+        Returns:
+            The assignment; None if this host does not know any yet.
 
         """
         if self._listening_since is None:

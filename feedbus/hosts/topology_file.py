@@ -1,4 +1,8 @@
-"""The topology file of a host: the name of the host, a digest of the file, and its age."""
+"""The topology file of a host: which host has it, and the digest and age of the file.
+
+The state of a ring contains this information about the file that asked for the ring. So a host with
+an older file does not change the ring back.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,10 @@ def host_id(topology: Topology) -> str:
 
 
 def digest_in_use(topology: Topology) -> str:
-    """Return a digest of the topology file that this process uses, or "" if there is no file."""
+    """Return a digest of the topology file that this process uses, or "" if there is no file.
+
+    If the supervisor has started this process, it uses the supervisor's copy of the file.
+    """
     applied = os.environ.get(APPLIED)
     try:
         return _digest(Path(applied).read_bytes() if applied else topology.path.read_bytes())
