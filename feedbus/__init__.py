@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from feedbus.records.message import Message
     from feedbus.records.raw_payload import Raw
 
-# The module of each public name. It is imported at the first use of the name, because commands such
-# as `feedbus check` need no broker library.
+# The module that defines each public name. The module is imported at the first use of the name, so
+# that commands such as `feedbus check` do not import a broker library.
 HOMES = {
     "AsyncBus": "feedbus.bus",
     "BrokerOutage": "feedbus.errors",

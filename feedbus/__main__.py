@@ -1,6 +1,6 @@
 """`feedbus` and `python -m feedbus`: the command line.
 
-The handling of signals is set before anything else is imported. So Ctrl-C during an import ends the
+The action for Ctrl-C is set before anything else is imported. So Ctrl-C during an import ends the
 process without output, and not with a traceback.
 """
 
@@ -16,7 +16,11 @@ from feedbus.process.interrupts import INTERRUPTED, end_at_once
 
 
 def main() -> None:
-    """Run a command and exit."""
+    """Run the command of the command line, and exit.
+
+    A command can set handlers that end it with KeyboardInterrupt. Before and after the command,
+    signals end the process at once.
+    """
     end_at_once()
     try:
         from feedbus.cli import main as command

@@ -9,7 +9,7 @@ from enum import Enum
 
 from feedbus.topology import Consumer, Generation, Queue, Topology
 
-SCHEDULE = ".:schedule."
+SCHEDULE = ".:schedule."  # between the topology's name and the name of a schedule
 BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
@@ -105,7 +105,13 @@ def queue_of(consumer: str) -> str:
 
 
 def belongs_to_queue(name: str, queue: str) -> bool:
-    """Whether a name is the name of a queue or of its shard, or is derived from it."""
+    """Whether a name is the name of a queue or of one of its shards, or is derived from this name.
+
+    Args:
+        name: the name, without the topology's name.
+        queue: the name of the queue, without the topology's name.
+
+    """
     if not name.startswith(queue):
         return False
     rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
@@ -137,7 +143,7 @@ class Names:
         return f"{self.exchange(generation.exchange)}.{generation.digest}"
 
     def packs(self, exchange: str) -> str:
-        """Return the name of the exchange for packs to a ring's shards."""
+        """Return the name of the exchange that routes packs directly to the shards of a ring."""
         return f"{self.exchange(exchange)}.packs"
 
     def pack_key(self, generation: Generation, consumer: str) -> str:
@@ -179,6 +185,8 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return the name of the waiting queue of a queue; `queue` is a name on the broker.
 
+        The waiting queue of an external queue belongs to the topology, and has the topology's name.
+
         If a queue is replaced by a new one, its messages are moved to another queue, whose name
         before() returns. The new queue and that other queue have the same waiting queue.
         """
@@ -202,14 +210,15 @@ class Names:
     def timer_prefix(self) -> str:
         """Return the common prefix of the names of the timer's objects; other names lack it.
 
-        The timer keeps delayed messages; see feedbus.broker.timer.
+        The timer keeps delayed messages. A message is due when its delay is over. See
+        feedbus.broker.timer.
         """
         return f"{self.topology.name}.:timer."
 
     def timer_position(self, position: int) -> str:
         """Return the name of the timer's exchange for the digit at a position of a delay.
 
-        A position below 0 stands for the exchange that gets the messages that are due. See
+        For a position below 0, it is the exchange that gets the messages that are due. See
         feedbus.broker.timer for positions and digits.
         """
         return f"{self.timer_prefix}{position}" if position >= 0 else self.timer_due
@@ -230,7 +239,11 @@ class Names:
         return f"{self.timer_prefix}to.{queue.name}"
 
     def timer_guard(self, exchange: str) -> str:
-        """Return the name of the guard, through which due messages reach an exchange."""
+        """Return the name of the guard of an exchange.
+
+        The guard is an exchange in front of the target: if no queue of the target matches, a due
+        message goes to the queue for undelivered messages.
+        """
         return f"{self.timer_prefix}for.{exchange}"
 
     @property
@@ -261,8 +274,8 @@ class Names:
     def before(self, consumer: Consumer) -> str:
         """Return the common name of an exchange and its queue, for messages of a replaced queue.
 
-        If a queue is deleted and declared again, its messages are moved there. The consumer
-        handles them before the messages of the new queue.
+        If a queue is deleted and declared again, its messages are first moved to this other queue.
+        The consumer handles them before the messages of the new queue.
         """
         return f"{self._own(consumer)}{BEFORE}"
 
@@ -280,8 +293,8 @@ class Names:
     def schedule(self, schedule: str) -> str:
         """Return the name of the queue that keeps the moment of a schedule's last firing.
 
-        Its name contains a colon. Names in a topology have no colon, so no other queue has the
-        same name.
+        The name contains a colon. Names in a topology have no colon, so no other queue has the same
+        name.
         """
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 
@@ -295,4 +308,5 @@ class Names:
         return f"{retry_queue}{PARKED}"
 
     def _own(self, consumer: Consumer) -> str:
+        """Return the name of a consumer's queue that is not external and not a shard of a ring."""
         return f"{self.topology.name}.{consumer.name}"

@@ -37,7 +37,7 @@ class Clock(Protocol):
     """The interface for time, waiting and random numbers.
 
     Attributes:
-        takes_time: whether a wait takes real time. Then a signal must be able to end the wait.
+        takes_time: whether a wait takes real time. If it does, a signal must be able to end it.
         random: the source of jitter and of random names.
         threads: starts the threads that wait by this clock.
 
@@ -57,7 +57,10 @@ class Clock(Protocol):
         """Wait for a number of seconds."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait until an event is set, at most `seconds`; return whether it is set."""
+        """Wait until an event is set, at most `seconds`; return whether it is set.
+
+        With None, the wait has no limit.
+        """
 
     def unique(self) -> str:
         """Return 32 random hexadecimal digits, for ids that are unique and cannot be guessed."""
@@ -122,7 +125,7 @@ class VirtualClock:
         """
         begin = datetime.now(UTC) if start is None else start
         self._start = round(begin.timestamp() * 1_000_000) * 1_000
-        self._passed = 0
+        self._passed = 0  # nanoseconds since the start of this clock
         self.random: random.Random = (
             random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 -- no secrets
         )
@@ -145,10 +148,11 @@ class VirtualClock:
         """Advance by a number of seconds; 0 or less changes nothing."""
         if seconds > 0:
             with self._lock:
-                self._passed += math.ceil(seconds * NANOSECONDS)  # so each wait ends
+                # The time is rounded up: after a wait until a time, this time must be reached.
+                self._passed += math.ceil(seconds * NANOSECONDS)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Return whether an event is set; if it is not, advance by the seconds.
+        """Return whether an event is set; if it is not set, first advance by the seconds.
 
         Raises:
             NothingToWaitFor: the event is not set, and there is no limit.

@@ -33,7 +33,8 @@ class Codec(Protocol):
     def decode(self, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
         """Return the content of a body: a mapping of fields, a text or bytes.
 
-        If it raises an exception, the message becomes a dead letter.
+        If it raises an Outage, the consumer holds. After any other exception, the message becomes a
+        dead letter.
 
         Args:
             body: the bytes of the message.
@@ -49,24 +50,28 @@ class Codec(Protocol):
 def resolve_codec(dotted: str, root: Path) -> Codec:
     """Import a codec; if it is a class, create an instance.
 
+    Args:
+        dotted: the dotted name of the codec or class.
+        root: the folder of topology.toml, from which modules of the project are imported.
+
     Raises:
         UsageError: the object cannot be imported, or is not a codec.
 
     """
-    marked = found = resolve_object(dotted, root)
-    if isinstance(marked, type):
+    imported = codec = resolve_object(dotted, root)
+    if isinstance(imported, type):
         try:
-            found = marked()
+            codec = imported()
         except Exception as error:
             msg = f"{dotted} cannot be created: {type(error).__name__}: {error}"
             raise UsageError(msg) from error
-    if not isinstance(found, Codec):
-        raise Unfit(marked, EXPECTED, f"is not a codec, but a {type(marked).__name__}")
-    return found
+    if not isinstance(codec, Codec):
+        raise Unfit(imported, EXPECTED, f"is not a codec, but a {type(imported).__name__}")
+    return codec
 
 
 def reads_of(content_type: str) -> Reads:
-    """Return what a content type without a codec contains: JSON, text or bytes."""
+    """Return what bodies of a content type without a codec contain: an object, a text or bytes."""
     bare = bare_type(content_type)
     if bare.startswith("text/"):
         return "text"
@@ -172,9 +177,14 @@ class Codecs:
 def _format_named(
     content_type: str | None, content_encoding: object, headers: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Add the format that a message declares to the error about its unreadable body.
+    """Add the format that a message declares to an InvalidBody of the `with` block.
 
-    Nothing is added if the message declares JSON in UTF-8. Kombu writes the header `compression`.
+    Nothing is added if the message declares JSON in UTF-8.
+
+    Args:
+        content_type: the content type of the message.
+        content_encoding: the property of the message: the encoding of the body's text.
+        headers: the headers of the message. Kombu writes the header `compression`.
 
     Raises:
         InvalidBody: the `with` block has raised it.
@@ -190,7 +200,7 @@ def _format_named(
             else content_encoding,
             "compression": headers.get("compression"),
         }
-        found = ", ".join(f"{name} {str(it)[:40]}" for name, it in declared.items() if it)
+        found = ", ".join(f"{name} {str(value)[:40]}" for name, value in declared.items() if value)
         reason = error.errors.get("", [""])[0]
         if not found or not reason.startswith("not ") or content_type == PACK:
             raise
@@ -199,6 +209,7 @@ def _format_named(
 
 
 def _decoded(codec: Codec, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
+    """Call Codec.decode; raise InvalidBody if it fails or returns a wrong type."""
     name = type(codec).__name__
     try:
         value = codec.decode(body, content_type, headers)
@@ -214,6 +225,7 @@ def _decoded(codec: Codec, body: bytes, content_type: str, headers: Mapping[str,
 
 
 def _encoded(codec: Codec, value: Any) -> bytes:
+    """Call Codec.encode; raise UsageError if it fails or does not return bytes."""
     name = type(codec).__name__
     try:
         body = codec.encode(value)

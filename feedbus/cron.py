@@ -1,9 +1,9 @@
 """Cron expressions in time zones: the times that they match, also when daylight saving time begins.
 
 An expression with a fixed time of day (`30 2 * * *`) matches once on each day. If the clock skips
-that time, the expression matches the first minute after the gap. If the clock shows the time twice,
-the expression matches the first one. An expression whose minute or hour begins with `*` continues
-in equal steps in both cases. Debian's cron and the library cronsim do the same.
+this time, the expression matches the first minute after the gap. If the clock shows this time
+twice, the expression matches the first of the two. An expression whose minute or hour begins with
+`*` continues in equal steps in both cases. Debian's cron and the library cronsim do the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ class WrongCron(ValueError):  # noqa: N818 -- clear without "Error"
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression in a time zone; all arguments and results of its methods are in UTC."""
+    """A cron expression in a time zone; all arguments and results of its methods are in UTC.
+
+    Attributes:
+        line: the cron expression.
+        zone: the time zone in which the expression is read.
+
+    """
 
     line: str
     zone: tzinfo = UTC
@@ -44,7 +50,8 @@ class Cron:
         try:
             for found in CronSim(self.line, moment.astimezone(self.zone)):
                 later = found.astimezone(UTC)
-                if later > moment:  # in an hour that occurs twice, the first time counts
+                # In an hour that occurs twice, cronsim can yield the earlier of the two times.
+                if later > moment:
                     return later
         except CronSimError as error:
             raise WrongCron(_unmatched_days(self.line) or str(error)) from error
@@ -54,7 +61,17 @@ class Cron:
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
-        """Return the latest matching time after `after` and not after `until`; None if none."""
+        """Return the latest matching time in a period, or None if no time in it matches.
+
+        Args:
+            after: the start of the period, which does not belong to the period.
+            until: the end of the period, which belongs to the period.
+
+        Raises:
+            WrongCron: see next_after().
+
+        """
+        # The search begins shortly before the end, and then earlier and earlier.
         span = timedelta(seconds=1)
         while (found := self.next_after(max(after, until - span))) > until:
             if until - span <= after:
@@ -68,7 +85,7 @@ class Cron:
 def _unmatched_days(line: str) -> str:
     """Return why no date matches a line, such as one for February 31; "" for another error.
 
-    The library reports such a line like one whose day of month is not a number.
+    For such a line, the library raises the same error as for a day of month that is not a number.
     """
     fields = line.split()
     try:

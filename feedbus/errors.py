@@ -9,17 +9,18 @@ from itertools import islice
 from feedbus.printable import printable, printable_lines
 from feedbus.wrong_argument import refuse
 
-LONGEST_WAIT_SECONDS = 366 * 24 * 3600
-# The limits of an error about a body, which can contain anything and be of any size.
+LONGEST_WAIT_SECONDS = 366 * 24 * 3600  # the largest after_seconds of Retry
+# The limits of an error about a body, which can contain anything and be of any size: the number of
+# fields, the number of texts of a field, and the number of characters of a text.
 FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 
 
 class FeedbusError(Exception):
-    """Base of every error; its text is meant for the operator."""
+    """The base class of every error; the text of an error is meant for the operator."""
 
 
 class UsageError(FeedbusError):
-    """A request that cannot be carried out: an unknown consumer, exchange or option."""
+    """A request that cannot be carried out, for example because of an unknown queue or option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Problem:
 
     Attributes:
         file: the name of the file.
-        line: the line, from 1.
-        column: the column, from 1.
+        line: the number of the line; the first line is 1.
+        column: the number of the column; the first column is 1.
         table: the table with the problem, such as "queues.mail".
         key: the option in the table; "" if the problem is the table itself.
         message: the text of the problem.
@@ -81,8 +82,8 @@ class BrokerOutage(Outage):
 class WrongBrokerSettings(BrokerOutage):
     """The broker refuses the user, the virtual host or a permission, or TLS cannot be used.
 
-    Only an operator can correct this. So a publish fails immediately instead of trying again. A
-    consumer holds and tries again, as in any outage.
+    Only an operator can correct the settings. So a publish fails immediately: it does not try
+    again. A consumer holds and tries again, as in any outage.
     """
 
 
@@ -150,10 +151,15 @@ class Drop(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 class Retry(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler to have the record delivered again later."""
+    """Raised by a handler to have the record handled again later."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Create the verdict; without after_seconds, the queue's retry policy sets the delay.
+        """Create the verdict.
+
+        Args:
+            reason: the reason, for the log and for the dead letter.
+            after_seconds: the delay before the next attempt; None for the delay of the queue's
+                retry policy.
 
         Raises:
             TypeError: after_seconds is not a number.
@@ -172,7 +178,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 def text_of(error: BaseException) -> str:
-    """Return str() of an error; if str() itself raises an exception, return a text about that."""
+    """Return str() of an error; if str() raises an exception, return a text that reports it."""
     try:
         return str(error)
     except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here

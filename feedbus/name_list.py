@@ -6,18 +6,24 @@ from collections.abc import Collection, Sequence
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
-    """Return some names and the number of further names: "a, b, c and 2 more"."""
+    """Return the first names and the number of the others: "a, b, c and 2 more".
+
+    Args:
+        names: the names.
+        limit: how many names are listed.
+
+    """
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def expected_one_of(name: str, known: Collection[str], limit: int = 50) -> str:
-    """Return which names were expected instead of an unknown name, and the limit similar name.
+    """Return which names were expected instead of an unknown name, and the most similar one.
 
     Args:
         name: the unknown name.
         known: the expected names.
-        limit: how many names are listed; of the other names, only the number is given.
+        limit: how many names are listed; see listed().
 
     """
     from difflib import get_close_matches  # only for an error

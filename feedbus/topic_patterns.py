@@ -20,8 +20,8 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
     """
     if list(pattern) == [""]:
         return not words
-    # The positions in the pattern up to which it matches the words so far. There can be several
-    # positions, because a `#` can stand for any number of words.
+    # The positions in the pattern: the part before a position matches the words so far. There can
+    # be several positions, because a `#` can stand for any number of words.
     reached = {0}
     reached = _skip_hashes(pattern, reached)
     for word in words:
@@ -38,6 +38,7 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def _skip_hashes(pattern: Sequence[str], positions: set[int]) -> set[int]:
+    """Add the positions after each `#` at a position, because a `#` can stand for no words."""
     found = set(positions)
     for start in positions:
         position = start

@@ -17,6 +17,7 @@ LARGEST_BYTES = 2**50
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?d)?(\d{1,9}(?:\.\d{1,6})?h)?(\d{1,9}(?:\.\d{1,6})?m)?"
                       r"(\d{1,9}(?:\.\d{1,6})?s)?(\d{1,9}(?:\.\d{1,6})?ms)?", re.ASCII)  # fmt: skip
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(TiB|TB|GiB|GB|MiB|MB|KiB|KB|B)", re.ASCII)
+# A wrong duration whose meaning can be guessed, such as "5 minutes".
 SPOKEN = re.compile(r"\s*(\d+)\s*(ms|msec|[smhd]|sec|min|second|minute|hour|hr|day)s?\s*", re.ASCII)
 
 
@@ -32,7 +33,10 @@ def read_duration(text: str) -> float | None:
 
 
 def write_duration(seconds: float) -> str:
-    """Return the shortest text of a duration that read_duration() can read."""
+    """Return the shortest text of a duration that read_duration() can read.
+
+    The duration is rounded to milliseconds.
+    """
     left = round(seconds * 1000)
     written = ""
     for unit, factor in UNIT_SECONDS.items():
@@ -42,7 +46,10 @@ def write_duration(seconds: float) -> str:
 
 
 def guess_duration(value: object) -> str:
-    """Return the duration that a wrong text such as "5 minutes" probably means, or ""."""
+    """Return the duration that a wrong value probably means, or "".
+
+    Examples of such values are the text "5 minutes" and the number 5, which means seconds.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return write_duration(value) if 0 < value <= LONGEST_SECONDS else ""
     spoken = SPOKEN.fullmatch(value.lower()) if isinstance(value, str) else None
@@ -58,7 +65,7 @@ def read_size(text: str) -> int | None:
 
 
 def guess_size(value: object) -> str:
-    """Return the size that a wrong text such as "1 gb" or "512m" probably means, or ""."""
+    """Return the size that a wrong value such as "1 gb" or "512m" probably means, or ""."""
     if not isinstance(value, str):
         return ""
     squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")
