@@ -1,6 +1,8 @@
 """Leftover rows of the outbox: committed rows whose messages were not sent.
 
-They must be sent before later rows of the same keys, because messages of a key stay in order.
+They must be sent before later rows of the same keys, because messages of a key stay in order. A
+process that sends leftover rows holds the lock of the relay, so that no other process sends the
+same rows at the same time.
 """
 
 from __future__ import annotations

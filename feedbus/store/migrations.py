@@ -93,7 +93,7 @@ def upgrade(database: Database, project: str) -> None:
 
 
 def _steps(found_version: int, project: str, serial: str) -> Iterator[str]:
-    """Yield the statements that make the current tables of the tables of a version.
+    """Yield the statements that upgrade tables of an earlier version, or create the tables.
 
     Args:
         found_version: the version of the existing tables, or 0 if there are none.

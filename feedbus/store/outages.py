@@ -77,7 +77,7 @@ def describe(error: BaseException, where: str) -> str:
     """Return one line with the reason of an outage, and what to do.
 
     Args:
-        error: an outage, or another error of the database; of another error, the text is returned.
+        error: an outage; for any other error of the database, the line contains the error's text.
         where: the store's file or URL, with which the line begins.
 
     """

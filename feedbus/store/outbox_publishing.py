@@ -89,8 +89,9 @@ def publish_in_waves(
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
-    If the broker refuses a row, the rows of the same exchange and key in later waves are not
-    published, so that their order is kept. All other rows are published.
+    The rows are sent in waves; see split_into_waves(). If the broker refuses a row, the rows of the
+    same exchange and key in later waves are not published, so that their order is kept. All other
+    rows are published.
 
     Args:
         bus: publishes the messages.

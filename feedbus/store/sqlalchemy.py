@@ -218,7 +218,7 @@ def _end_stale_sessions(engine: Engine) -> None:
             connection.commit()
             return rows
 
-        # The drivers psycopg and psycopg2 know the process id; of other drivers it is None.
+        # The drivers psycopg and psycopg2 know the process id; with other drivers, it is None.
         backend_pid = getattr(getattr(connection, "info", None), "backend_pid", None)
         if backend_pid is not None:
             record.info[SERVER_SESSION] = session_of(query, backend_pid)

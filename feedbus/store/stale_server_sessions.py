@@ -1,9 +1,9 @@
 """End sessions on PostgreSQL whose connections feedbus has dropped, to release their locks.
 
-feedbus drops a connection after an outage. The server does not notice it if the network transmits
-nothing, or if a proxy between the two stays connected. Then the session of the connection stays
-`idle in transaction` and keeps its locks. So the next connection that this process opens ends the
-session.
+After an outage, feedbus drops a connection: it closes the connection on its own side. The server
+does not notice the end of the connection if the network transmits nothing, or if a proxy stays
+connected to the server. Then the session of the connection stays `idle in transaction` and keeps
+its locks. So the next connection that this process opens ends the session.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A client-side deadline for every statement on PostgreSQL, for a server that does not answer.
 
-The server ends a statement after its statement_timeout, but the client does not see this if the
-network transmits nothing. The client's tcp_user_timeout has no effect if a proxy acknowledges the
-packets instead of the server. So one thread in a process shuts down the socket of a connection
-whose statement exceeds the deadline. libpq then reports a lost connection.
+The server ends a statement after its statement_timeout. But if the network transmits nothing, the
+client never gets the server's error. The client's tcp_user_timeout has no effect if a proxy
+acknowledges the packets instead of the server. So one thread in a process shuts down the socket of
+a connection whose statement exceeds the deadline. libpq then reports a lost connection.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Deadlines:
                     connection.give_up()
             if not self._with_deadline():
                 self._has_deadlines.clear()
-                if self._with_deadline():  # a call has begun before clear()
+                if self._with_deadline():  # a call has begun just before clear()
                     self._has_deadlines.set()
 
     def _with_deadline(self) -> list[Connection]:

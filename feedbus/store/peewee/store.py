@@ -91,7 +91,7 @@ class PeeweeStore(SqlStore):
             raise
 
     def close(self) -> None:
-        """Close every thread's connection; if the models use this store, they have none then."""
+        """Close every thread's connection; models that use this store have no store afterwards."""
         if _binding.store is self:
             _binding.store = None
             database.initialize(None)
