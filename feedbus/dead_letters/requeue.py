@@ -48,9 +48,10 @@ class Requeue:
       letter keeps its routing key, and no other queue gets it.
 
     With `block_on_dead`, dead letters are published to the waiting queues instead. The reason is
-    that a consumer reads no new messages of its queue while `waiting_limit` records wait for dead
-    letters. So it would never reach a dead letter at the end of the queue. During a change of
-    shards, dead letters are published to the exchange, because their waiting queues are not known.
+    that a consumer handles no new messages of its queue while `waiting_limit` records wait for dead
+    letters. So the consumer would never reach a dead letter at the end of the queue. During a
+    change of shards, the waiting queues of the keys are not known. Then dead letters are published
+    to the exchange.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -108,8 +109,8 @@ class Requeue:
         """Publish messages to the waiting queues of their keys.
 
         Returns:
-            The messages that were not published, because their waiting queue is not known or does
-            not exist.
+            The messages that were not published, because their waiting queue is not known, does
+            not exist, or refuses them.
 
         """
         if not self._has_shards:
