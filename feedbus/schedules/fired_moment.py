@@ -25,8 +25,8 @@ READ_PAUSE_SECONDS = 0.03  # between two such attempts
 class FiredMoment:
     """The last fired moment of a schedule; hold the topology's lock to change it.
 
-    A crash between the two steps of write() leaves the older message in the queue. It has no
-    effect, because the latest moment of all messages counts.
+    write() publishes the new message before it acknowledges the old one. After a crash in between,
+    the queue has both messages. Then the latest moment counts, so the old message has no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
