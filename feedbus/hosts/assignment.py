@@ -94,8 +94,8 @@ class _Distribution:
     def level_all(self, queue: str) -> bool:
         """Move a consumer of a queue to a host that has at least two fewer consumers of all queues.
 
-        The host must also have at least one consumer of this queue less, so that the numbers of
-        this queue stay even.
+        This host must also have at least one fewer consumer of this queue, so that the numbers of
+        the queue stay even.
 
         Returns:
             Whether a consumer was moved.
@@ -110,8 +110,8 @@ class _Distribution:
 
         Args:
             queue: the name of the queue.
-            min_difference: how many more consumers of the queue than the new host the old host must
-                have.
+            min_difference: the smallest allowed difference between the old host's and the new
+                host's number of consumers of the queue.
             min_total_difference: the same for the consumers of all queues; None for no condition.
 
         """

@@ -121,7 +121,7 @@ class AssignedConsumer:
     It checks the assignment file twice a second. In these cases the shard counts as assigned, and
     the broker decides which host reads the shard:
 
-    - There is no file, or the operations process of another supervisor has written it.
+    - There is no readable file, or the operations process of another supervisor has written it.
     - The operations process that wrote the file has ended more than 15 seconds ago.
     - The file does not name the consumer.
     """
