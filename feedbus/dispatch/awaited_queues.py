@@ -1,4 +1,8 @@
-"""The queues of older generations that waiting records wait for, with the number of records."""
+"""The queues of older generations that waiting records wait for, with the number of records.
+
+After a change of shards, an older queue can still contain earlier records of a key. A record of
+this key in a newer queue waits until the older queue is deleted.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class AwaitedQueues:
         """Add or remove one record that waits for these queues.
 
         Args:
-            queues: the names of the queues; if there are none, the record is not counted.
+            queues: the names of the queues. If there are none, nothing is counted.
             change: 1 to add the record, -1 to remove it.
 
         """

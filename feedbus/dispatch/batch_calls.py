@@ -1,8 +1,11 @@
-"""Calls of batch handlers; if a call raises, each of its records is handled alone.
+"""Calls of handlers for the records of a batch.
 
-A batch handler may ask for a retry of a record although it has handled later records of its key.
-Then the effects of the call are discarded. The batch is handled again without these later records,
-which wait. This case is frequent in a batch of waiting records, which has many records of each key.
+If a batch handler raises an exception, it is called again for each record alone.
+
+With `order_by`, a batch handler may ask for a retry of a record although it has handled later
+records of the same key. Then the effects of the call are discarded. The handler is called again
+without these later records, which wait. This is frequent in a batch of waiting records, because
+many of them have the same key.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from feedbus.records import Records
 
 Failures = dict[int, BaseException]
 
-# If records of a batch were overtaken, the batch is called again, up to this number of calls. After
-# them, each record is handled alone.
+# If later records have overtaken a failed one, the handler is called again without the later
+# records. After this number of calls, it is called for each record alone.
 MAX_CALLS = 3
 
 
@@ -32,14 +35,26 @@ class BatchCalls:
         blocked_keys: BlockedKeys,
         overtaken_records: OvertakenRecords,
     ) -> None:
-        """Create the object; the decoder gets each failure, and adds the decision on the record."""
+        """Create the object.
+
+        Args:
+            calls: calls the handlers.
+            decoder: gets each failure, and adds the decision on the record to its delivery.
+            blocked_keys: checks before a call whether a record must wait.
+            overtaken_records: finds the later records that have overtaken a failed record.
+
+        """
         self._calls = calls
         self._decoder = decoder
         self._blocked_keys = blocked_keys
         self._overtaken_records = overtaken_records
 
     def call(self, wrapped: WrappedHandler, records: Records) -> Failures:
-        """Call the handler with records, and return the exceptions by record.
+        """Call the handler with records, and send the messages that it publishes.
+
+        Returns:
+            Maps the index of a record to its exception, for the records that failed, were dropped
+            or must wait. For each of them, a decision was added to its delivery.
 
         Raises:
             Outage: the store, or something else that the handler needs, is unavailable; the
@@ -59,12 +74,14 @@ class BatchCalls:
         )
         exceptions = self._call_with_batch(wrapped, records) if as_batch else None
         if exceptions is not None:
-            # The order matters: each record that has to wait gets the next position of its key.
+            # In the order of the records: each record that must wait gets the next position, and
+            # the records of a key are later handled in the order of their positions.
             for index, verdict in sorted(exceptions.items()):
                 fail(index, verdict)
             return failures
-        # The handler is called for one record at a time, also after a batch handler has raised. So
-        # a bad record does not fail the others.
+        # The handler takes one record, or a record of the batch is blocked, or the call with the
+        # whole batch has failed. So each record is handled alone: a bad record does not fail the
+        # others, and a blocked record is left out.
         for index, single in enumerate(records.batches_of_one()):
             if self._blocked_keys.is_blocked_in(records, index):
                 fail(index, EarlierRecordWaits())
@@ -76,14 +93,19 @@ class BatchCalls:
         return failures
 
     def _call_with_batch(self, wrapped: WrappedHandler, records: Records) -> Failures | None:
-        """Call the handler with a batch; return the exceptions by record, or None if it raised."""
+        """Call a batch handler; return the exceptions by the index of the record.
+
+        The result is None if each record must be handled alone: the handler has raised an
+        exception, or later records have overtaken failed ones in each of MAX_CALLS calls.
+        """
+        # The records of the next call, and their indexes in `records`.
         remaining, indexes = records, list(range(len(records)))
         failures: Failures = {}
         for _ in range(MAX_CALLS):
             error = self._call_and_send(wrapped, remaining)
             if error is None:
                 return failures | {
-                    indexes[index]: each for index, each in remaining.verdicts.items()
+                    indexes[index]: verdict for index, verdict in remaining.verdicts.items()
                 }
             if not isinstance(error, FailedRecordsOvertaken):
                 return None

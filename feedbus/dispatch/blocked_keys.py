@@ -1,10 +1,11 @@
-"""The checks between the calls of handlers: must a record wait, because an earlier one has failed?
+"""The check before each call of a handler: must the record wait for a failed record of its key?
 
-Before a batch is handled, the decoder has removed the records that must wait. But a record can fail
-while the batch is handled. Then later records of its key in the same batch must wait, too. So the
-modules that call handlers ask is_blocked() before each call, and pass a blocked record to defer().
+Before a batch is handled, the decoder removes the records that must wait. But a record can fail
+while the batch is handled. Then the later records of its key in this batch must wait, too. So the
+modules that call handlers use is_blocked() before each call, and pass a blocked record to defer().
 
-Most batches have no failed record. So is_blocked() first looks at a flag.
+Most batches have no failed record. So is_blocked() first looks at a flag, which is set when a
+record fails, and is reset when the deliveries are settled.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from feedbus.records import Records
 
 
 class BlockedKeys:
-    """The keys of records that have failed in the deliveries that are handled now."""
+    """The keys of records that have failed in the deliveries that are handled now.
+
+    Its methods get a record as its decoded delivery and `row`, the index of the record in the
+    delivery.
+    """
 
     def __init__(self, decoder: Decoder, order_decisions: OrderDecisions | None) -> None:
         """Create the object.
 
         Args:
-            decoder: returns the keys of records, and adds the decisions on failed records.
+            decoder: returns the keys of records, and adds decisions to their deliveries.
             order_decisions: decides which records wait; None if the queue has no `order_by`.
 
         """
@@ -36,7 +41,7 @@ class BlockedKeys:
 
     @property
     def has_order(self) -> bool:
-        """Whether records wait for earlier records of their keys."""
+        """Whether the queue has `order_by`, so that records wait for earlier ones of their keys."""
         return self._order_decisions is not None
 
     def key(self, decoded: DecodedDelivery, row: int) -> Any:
@@ -44,13 +49,13 @@ class BlockedKeys:
         return self._decoder.key(decoded, row)
 
     def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an earlier record of its key failed in this batch."""
+        """Whether a record must wait, because an unsettled earlier record of its key has failed."""
         if self._waiting is None or not self._waiting.has_unconfirmed:
             return False
         return self.must_wait(decoded, row)
 
     def is_blocked_in(self, records: Records, index: int) -> bool:
-        """Return the result of is_blocked() for a record of a batch."""
+        """Return the result of is_blocked() for the record at an index of a batch."""
         if self._waiting is None or not self._waiting.has_unconfirmed:
             return False
         return self.must_wait(*locate(records, index))
@@ -62,21 +67,33 @@ class BlockedKeys:
         return any(self.must_wait(*locate(records, index)) for index in range(len(records)))
 
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an earlier record of its key has failed."""
+        """Whether a record must wait, because an earlier record of its key waits.
+
+        Unlike is_blocked(), this method does not use the flag. Concurrent calls need this: some
+        deliveries are settled, which resets the flag, while records of others still run.
+        """
         return self._order_decisions is not None and self._order_decisions.must_wait(decoded, row)
 
     def defer(self, decoded: DecodedDelivery, row: int) -> None:
-        """Let a record wait for earlier records of its key."""
+        """Let a record wait for earlier records of its key: add this decision to its delivery."""
         self._decoder.fail(decoded, row, EarlierRecordWaits())
 
     def decide(self, invalid: InvalidRecord) -> None:
-        """Decide on a record that no handler gets; if its key is blocked, let it wait instead."""
+        """Decide on a record that no handler gets, when the earlier records have been handled.
+
+        It becomes a dead letter. If its key is blocked, it waits for the earlier records instead.
+        But a delivery that cannot be decoded becomes a dead letter at once.
+        """
         if invalid.decision is None and self.is_blocked(invalid.decoded, invalid.row):
             self.defer(invalid.decoded, invalid.row)
         else:
             self._decoder.decide(invalid)
 
     def expect_repetition(self, decoded: DecodedDelivery) -> None:
-        """Register that a delivery with failed records will be handled again."""
+        """If records of a delivery have failed, register that the delivery is handled again.
+
+        Called when an outage has interrupted the handling of the delivery; see
+        WaitingDeliveries.repetition_expected.
+        """
         if self._waiting is not None and decoded.decisions:
             self._waiting.repetition_expected = True

@@ -1,4 +1,14 @@
-"""Concurrent calls of handlers that take one record: as tasks of an event loop, or in threads."""
+"""Concurrent calls of handlers that take one record: as tasks of an event loop, or in threads.
+
+The runner calls these methods:
+
+1. decode() adds the records of deliveries.
+2. take_startable() returns the records whose earlier records of the same key have ended. start()
+   starts their calls.
+3. finish() publishes the messages of calls that have ended.
+4. When all records of a delivery have ended, send_failed() sends its retries and dead letters. Then
+   take_acknowledgeable() returns the delivery.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +36,47 @@ from feedbus.wire import Delivery
 
 
 class ConcurrentCalls:
-    """The waiting and running records of one consumer; only the consumer's thread may use it."""
+    """The unfinished records of one consumer; only the consumer's thread may use it.
+
+    Attributes:
+        outage: an outage with which a call has ended, as set by the latest finish(); None if there
+            was none.
+        waker: wakes the consumer's thread when a call has ended.
+
+    """
 
     def __init__(
         self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
     ) -> None:
-        """Create the object; `concurrency` records of the queue may run at the same time."""
+        """Create the object without records.
+
+        Args:
+            dispatch: decodes the deliveries, and decides on failed records.
+            consumer: the consumer; its queue's `concurrency` is the number of records that may run
+                at the same time.
+            sender: sends the messages that handlers publish.
+            resources: the resources of the handlers, and the event loop.
+
+        """
         queue = consumer.queue
         self._dispatch = dispatch
         self._blocked_keys = dispatch.blocked_keys
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
-        # The ids that feedbus has derived from the content of messages that wait or run. Another
-        # message with the same content must get another id.
+        # If a publisher gives no message id, feedbus derives one from the content. This set has the
+        # derived ids of the unfinished messages: on a queue with `once = true`, a new message with
+        # the same content must get another id.
         self._derived_ids: set[str] = set()
         self._sequencer: Sequencer[RecordCall | DeferredInvalidRecord] = Sequencer(
             queue.concurrency
         )
         self._undecoded: list[Delivery] = []
-        self._ended_calls: list[RecordCall] = []  # records that finish() must finish
+        # Records whose calls have ended, and whose messages finish() has not published yet.
+        self._ended_calls: list[RecordCall] = []
         self._finished: list[DecodedDelivery] = []  # finished deliveries for send_failed()
         self._numbers = count()  # numbers the deliveries in the order of their arrival
-        # Deliveries with failed or waiting records.
+        # Deliveries with records that have failed or that must wait, in the order of their arrival.
         self._failed_deliveries: list[UnfinishedDelivery] = []
         self._to_acknowledge: list[Delivery] = []
         self._slow_calls = SlowCalls(self._clock)
@@ -60,7 +88,7 @@ class ConcurrentCalls:
     @property
     def running(self) -> set[RecordCall]:
         """The records that were started and are not finished."""
-        # take_startable() ends invalid records.
+        # An invalid record never runs: take_startable() ends it.
         return cast("set[RecordCall]", self._sequencer.running)
 
     @property
@@ -70,45 +98,49 @@ class ConcurrentCalls:
 
     @property
     def oldest_started_at(self) -> float | None:
-        """The start time of the call that has run longest; None if no call runs."""
+        """The start of the oldest call, by the monotonic clock; None if no call runs."""
         return self._slow_calls.oldest_started_at
 
     @property
     def slow_messages(self) -> list[tuple[str, float]]:
-        """The messages whose calls take long or have just taken long, and the durations."""
+        """(message id, seconds) of each call that takes long, or has just taken long."""
         return self._slow_calls.durations(self.in_handlers)
 
     def forget_slow_messages(self) -> None:
-        """Remove the ended calls from `slow_messages`.
-
-        A call that still runs is removed when it ends.
-        """
+        """Remove the ended calls from `slow_messages`, and each running call when it ends."""
         self._slow_calls.forget(self.in_handlers)
 
     @property
     def for_dead_handler(self) -> list[DecodedDelivery]:
-        """The finished deliveries whose records the dead handler must get."""
+        """The finished deliveries for which send_failed() may call the dead handler."""
         return [
             each for each in self._finished if self._dispatch.has_dead_handler and each.decisions
         ]
 
     @property
     def has_capacity(self) -> bool:
-        """Whether to decode the next deliveries, because too few records wait or run."""
+        """Whether more records may run than are running or ready to run.
+
+        Then the runner decodes the next deliveries.
+        """
         return self._sequencer.has_capacity
 
     @property
     def has_ended_calls(self) -> bool:
-        """Whether a call has ended, so that finish() must be called next."""
+        """Whether there are ended calls or finished deliveries.
+
+        Then the runner calls finish(), send_failed() and take_acknowledgeable().
+        """
         return bool(
             self._reported_calls or self._ended_calls or self._finished or self._to_acknowledge
         )
 
     def decode(self, deliveries: Sequence[Delivery]) -> None:
-        """Decode deliveries that arrived after all others, and add their records.
+        """Decode deliveries that arrived after all earlier ones, and add their records.
 
         Raises:
-            StoreOutage: the store is unavailable; the next call also decodes these deliveries.
+            StoreOutage: the store is unavailable. The next call of this method also decodes these
+                deliveries.
 
         """
         self._undecoded += deliveries
@@ -137,7 +169,7 @@ class ConcurrentCalls:
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(RecordCall(key, delivery, row, each.wrapped, records))
         for delivery in unfinished.values():
-            if delivery.decoded.decisions:  # some of its records wait already
+            if delivery.decoded.decisions:  # some of its records are invalid, or must wait
                 delivery.failed_keys.update(self._keys(delivery.decoded))
                 self._failed_deliveries.append(delivery)
         empty = [delivery for delivery in unfinished.values() if not delivery.unfinished_records]
@@ -152,7 +184,10 @@ class ConcurrentCalls:
     def take_startable(self) -> list[RecordCall]:
         """Return the records that may start now; the caller then calls start().
 
-        While a resource must be opened again, no record starts: first the running calls must end.
+        Invalid records are not returned: this method decides on them.
+
+        If a resource has ended, it must be opened again. It is opened when no call runs. Until
+        then, no record may start.
         """
         if not self._resources.ready:
             return []
@@ -166,7 +201,7 @@ class ConcurrentCalls:
         return startable
 
     def start(self, calls: Sequence[RecordCall]) -> None:
-        """Start the calls of records."""
+        """Start the calls of records that take_startable() has returned."""
         self._slow_calls.start(calls, self._clock.monotonic())
         self._calls.start(calls)
 
@@ -198,7 +233,11 @@ class ConcurrentCalls:
         self._ended_calls = []
 
     def send_failed(self, only: DecodedDelivery | None = None) -> None:
-        """Send retries and dead letters of finished deliveries, by default of all of them.
+        """Send the retries and dead letters of finished deliveries.
+
+        Args:
+            only: one delivery of for_dead_handler, whose messages are sent; None to send the
+                messages of all finished deliveries.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
@@ -218,7 +257,10 @@ class ConcurrentCalls:
         return deliveries
 
     def _classify_errors(self) -> Outage | None:
-        """Log failed calls; mark the records of calls with an outage to run again."""
+        """Log failed calls; return the latest outage, or None.
+
+        If a call ended with an outage, its record will run again.
+        """
         outage: Outage | None = None
         classified: list[RecordCall] = []
         for call in self._ended_calls:
@@ -236,6 +278,7 @@ class ConcurrentCalls:
         return outage
 
     def _end_call(self, call: RecordCall) -> None:
+        """End a record whose messages were published, or whose call has failed."""
         if call.publications is not None:
             call.publications.discard()
         decoded, row = call.delivery.decoded, call.row
@@ -248,7 +291,11 @@ class ConcurrentCalls:
             self._end_record(call, row)
 
     def _end_record(self, ended: RecordCall | DeferredInvalidRecord, row: int) -> None:
-        """Let the next record of the key run; if this record failed, let the later ones wait."""
+        """End a record that failed or is invalid.
+
+        If its key is blocked now, the later records of the key wait. Otherwise the next one may
+        run.
+        """
         self._register_failure(ended)
         self._count_finished(ended.delivery)
         if not self._blocked_keys.must_wait(ended.delivery.decoded, row):
@@ -263,7 +310,7 @@ class ConcurrentCalls:
             self._count_finished(later.delivery)
 
     def _register_failure(self, ended: RecordCall | DeferredInvalidRecord) -> None:
-        """Register the key of a record that has failed, or that waits for a failed record."""
+        """Register the key of a record that has failed, or that must wait for a failed record."""
         delivery = ended.delivery
         if delivery not in self._failed_deliveries:
             self._failed_deliveries.append(delivery)
@@ -271,7 +318,7 @@ class ConcurrentCalls:
         delivery.failed_keys.add(ended.key)
 
     def _count_finished(self, delivery: UnfinishedDelivery) -> None:
-        """Count a record of a delivery as finished."""
+        """Count a record of a delivery as finished; after its last record, finish the delivery."""
         delivery.unfinished_records -= 1
         if delivery.unfinished_records:
             return
@@ -282,23 +329,24 @@ class ConcurrentCalls:
             self._finished.append(delivery.decoded)
 
     def _release_finished(self) -> None:
-        """Give finished deliveries with failed records to send_failed(), in the order of each key.
+        """Pass finished deliveries with failed records to send_failed(), in the order of each key.
 
-        A record that waits is sent after the failed record of its key. If it were sent first, and
-        the process then ended, it would overtake the failed record.
+        The failed record of a key must be in the waiting queue before the later records of the key.
+        Suppose that a later record was sent to this queue first, and that the process then ended.
+        The failed record would be delivered again, behind the later one.
         """
         earlier_keys: set[Hashable] = set()
         unfinished: list[UnfinishedDelivery] = []
         for delivery in self._failed_deliveries:
             if delivery.unfinished_records or not earlier_keys.isdisjoint(delivery.failed_keys):
                 unfinished.append(delivery)
-                earlier_keys |= delivery.failed_keys - {None}
+                earlier_keys |= delivery.failed_keys - {None}  # None: a queue without `order_by`
             else:
                 self._finished.append(delivery.decoded)
         self._failed_deliveries = unfinished
 
     def forget(self) -> None:
-        """Forget all records that do not run: the broker delivers them again."""
+        """Forget all records that do not run: the broker delivers their messages again."""
         self._undecoded, self._to_acknowledge = [], []
         self._finished, self._failed_deliveries = [], []
         self._sequencer.forget_waiting()

@@ -17,9 +17,10 @@ class UnfinishedDelivery:
 
     Attributes:
         decoded: the delivery.
-        number: the position of the delivery in the order of arrival.
+        number: the deliveries are numbered in the order of their arrival.
         unfinished_records: how many of its records are unfinished.
-        failed_keys: the keys of its records that have failed, or that wait for a failed record.
+        failed_keys: the keys of its records that have failed, or that must wait for a failed
+            record.
 
     """
 
@@ -39,13 +40,15 @@ class RecordCall:
         row: the index of the record in the delivery.
         wrapped: the handler of the record, with the middleware.
         records: the record as the handler gets it, as a batch of one.
-        started_at: when the call started, by the monotonic clock; 0 before.
-        seconds: the duration of the call, when it has ended.
-        publications: the messages that the handler published; None if the call raised.
-        error: the exception of the call, or of sending its messages.
+        started_at: when the call started, in seconds of the monotonic clock; 0 before the start.
+        seconds: the duration of the call; 0 before its end.
+        publications: the messages that the handler published; None before the end of the call, and
+            if the call raised an exception.
+        error: the exception of the call, or of sending its messages; None if there is none.
         has_ended: whether the call has ended.
         is_classified: whether HandlerCalls.classify_error() has returned the error.
-        is_known_as_slow: whether the message was already counted as slow, while its call ran.
+        is_known_as_slow: whether SlowCalls leaves out the call after its end, because the slow
+            calls were read while it ran.
 
     """
 

@@ -37,7 +37,15 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterCause:
-    """A dead letter, as the origin of the messages that the dead handler publishes."""
+    """A dead letter as the cause of the messages that the dead handler publishes.
+
+    Attributes:
+        consumer: the consumer that handled the record.
+        delivery: the delivery of the record.
+        message_id: the id of the dead letter.
+        routing_key: the routing key with which the record was published.
+
+    """
 
     consumer: Consumer
     delivery: Delivery
@@ -45,7 +53,7 @@ class DeadLetterCause:
     routing_key: str
 
     def message(self, row: int) -> Message:
-        """Return the message of the record."""
+        """Return the message of the record; the index has no effect, because there is only one."""
         del row
         return Message.of(
             self.delivery,
@@ -76,8 +84,9 @@ class DeadHandler:
             consumer: the consumer whose dead letters the function gets.
             sender: sends the messages that the function publishes.
             store: the store in whose transactions the function is called.
-            leftovers: the leftover rows of the outbox; see Publications.
-            resources: the resources that the function requests.
+            leftovers: the leftover rows of the outbox, which are sent before later messages; None
+                if the queue does not set `once`.
+            resources: has the resources that the function requests.
 
         Raises:
             UsageError: the function cannot be imported, or a parameter requests an unknown value.
@@ -101,9 +110,14 @@ class DeadHandler:
         self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
     def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
-        """Call the function if the decision is a dead letter; return the resulting decision.
+        """Call the function if the decision is a dead letter; return the decision to carry out.
 
-        If the function raises, the dead letter's reason includes the exception.
+        If the function raises an exception, the returned decision has a dead letter whose reason
+        includes this exception. Otherwise the decision is returned unchanged.
+
+        Args:
+            delivery: the delivery of the failed record.
+            decision: the decision on the record.
 
         Raises:
             Outage: something that the function needs is unavailable; the dead letter must not be
@@ -138,6 +152,13 @@ class DeadHandler:
         return decision
 
     def _handle(self, delivery: Delivery, message: Outgoing) -> None:
+        """Call the function in a transaction, and send the messages that it publishes.
+
+        Args:
+            delivery: the delivery of the failed record.
+            message: the dead letter, before it is sent.
+
+        """
         queue = self._consumer.queue
         letter = letters.of(queue, message, delivery)
         arguments = self._arguments(letter)
@@ -155,7 +176,8 @@ class DeadHandler:
         origin = DeadLetterCause(
             self._consumer, delivery, message.message_id, str(message.headers[KEY])
         )
-        # With this id, the messages of the dead handler get other ids than the handler's messages.
+        # The ids of the messages that the function publishes are derived from this id. It differs
+        # from the id of the record, from which the ids of the handler's messages are derived.
         records = Records(_single_chunk(f"{message.message_id}/dead"), [origin])
         with Publications(self._sender, self._store, self._leftovers) as publications:
             with self._store.transaction() as session:
@@ -179,10 +201,15 @@ class DeadHandler:
     async def _call_async(self, arguments: Sequence[Any], given: GivenDeadLetter) -> None:
         for each in arguments:
             check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
-        given.bus.flush()  # while no other task of the loop runs
+        # The bus refuses messages from now on. No other task of the loop runs before this call: a
+        # task that the function has started must not publish any more.
+        given.bus.flush()
 
     def _arguments(self, letter: DeadLetter) -> Sequence[Any]:
-        """Return the argument of each call: the DeadLetter, or each of the records in it."""
+        """Return the argument of each call: the DeadLetter, or each of the records in it.
+
+        The result is empty if the function takes records, but the body is not valid for their type.
+        """
         if self._record_loader is None:
             return [letter]
         try:

@@ -16,7 +16,16 @@ from feedbus.wire.constants import PACK
 
 @dataclass(slots=True)
 class DecodedDelivery:
-    """A decoded delivery: its records, and the decisions on its failed records."""
+    """A decoded delivery: its records, and the decisions on its failed records.
+
+    Attributes:
+        consumer: the consumer that received the delivery.
+        delivery: the delivery.
+        pack: the records; empty if the delivery was not decoded.
+        decisions: the decisions on records that have failed, are invalid or must wait, or on the
+            whole delivery.
+
+    """
 
     consumer: Consumer
     delivery: Delivery
@@ -25,7 +34,10 @@ class DecodedDelivery:
 
     @property
     def has_own_ids(self) -> bool:
-        """Whether the publisher gave the ids of the records, so that no other records have them."""
+        """Whether the publisher gave the ids of the records, so that no other records have them.
+
+        Otherwise feedbus has derived the id from the content. Then equal messages have equal ids.
+        """
         return self.delivery.identified or self.delivery.content_type == PACK
 
     def routing_key(self, row: int) -> str:
@@ -46,7 +58,14 @@ class DecodedDelivery:
 
 @dataclass(slots=True)
 class HandlerInput:
-    """Consecutive records for the same handler: a chunk of records for each delivery."""
+    """Consecutive records for the same handler, in chunks.
+
+    Attributes:
+        wrapped: the handler, with the middleware.
+        chunks: the records. All records of a chunk are from one delivery.
+        deliveries: for each chunk, the delivery that contained it.
+
+    """
 
     wrapped: WrappedHandler
     chunks: list[Chunk] = field(default_factory=list)
@@ -57,15 +76,15 @@ class HandlerInput:
 class InvalidRecord:
     """A record that no handler gets: it has errors, or no handler is declared for it.
 
-    It is used on queues whose dead letters block their keys (`block_on_dead`). On these queues, the
-    decision on the record is made after the earlier records of its key. So the record blocks only
-    the later records.
+    This class is used on queues whose dead letters block their keys (`block_on_dead`). There, the
+    record must block only the later records of its key. So the decision on it is made when the
+    earlier records of its key have been handled. On other queues, the decoder decides at once.
 
     Attributes:
         decoded: the delivery.
-        row: the index of the record in the delivery.
-        error: why no handler gets the record.
-        decision: the decision on a delivery that cannot be decoded.
+        row: the index of the record in the delivery; 0 if the delivery cannot be decoded.
+        error: why no handler gets the record; None if the delivery cannot be decoded.
+        decision: the decision on a delivery that cannot be decoded; None if it can.
 
     """
 

@@ -1,4 +1,4 @@
-"""Decode deliveries into records, and validate them for their handler."""
+"""Decode deliveries into records, and validate the records for their handlers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ EXPIRED = "expired: no consumer took the delayed message within its `expires`"
 
 
 class Decoder:
-    """Decodes the deliveries of one consumer, and adds the decisions on their failed records."""
+    """Decodes the deliveries of one consumer, and adds the decisions on their records.
+
+    A decision is the verdict on a record that was not acknowledged, with the message that is sent
+    for it. It is added to DecodedDelivery.decisions.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
         self,
@@ -44,9 +48,9 @@ class Decoder:
         Args:
             topology: the topology with the project's codecs.
             consumer: the consumer of the queue.
-            routes: the routes to the queue's handlers.
+            routes: select the handler of a message.
             wrapped_handlers: the handlers of the routes, in the same order, with the middleware.
-            failure_policy: returns the decision on a record or delivery that cannot be read.
+            failure_policy: returns the decision on a record that has failed or cannot be decoded.
             order_decisions: decides which records wait; None if the queue has no `order_by`.
 
         """
@@ -64,7 +68,15 @@ class Decoder:
         )
 
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[DecodedDelivery], Inputs]:
-        """Decode deliveries; return them, and the records for handlers and the invalid records."""
+        """Decode deliveries, in the order of their arrival.
+
+        Returns:
+            The decoded deliveries, and their records for the handlers, in order. A record is left
+            out if the decision on it has been added to its delivery, for example because it must
+            wait. Each item of the second value is either records for one handler, or an invalid
+            record; see InvalidRecord.
+
+        """
         decoded_deliveries: list[DecodedDelivery] = []
         inputs: Inputs = []
         none_waits = self._order_decisions is None or self._order_decisions.is_idle
@@ -85,7 +97,11 @@ class Decoder:
         return self._order.key(decoded.delivery, decoded.pack, row)
 
     def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
-        """Take a delivery's records, except records that must wait or that have no ordering key."""
+        """Append the records of a delivery to the inputs, on a queue with `order_by`.
+
+        Records that have no ordering key, or that must wait, are left out. A decision on each of
+        them is added to the delivery.
+        """
         key_errors = self._order.key_errors(decoded.pack) if self._order.field else {}
         for row, errors in key_errors.items():
             decoded.decisions.append(
@@ -96,7 +112,7 @@ class Decoder:
         rows = [
             row
             for row in range(len(decoded.pack))
-            if row not in key_errors and not self._must_wait(decoded, row)
+            if row not in key_errors and not self._decide_before_call(decoded, row)
         ]
         if len(rows) == len(decoded.pack) and self._routes.has_one_handler:
             self._append_valid(inputs, self._wrapped_handlers[0], decoded, decoded.pack)
@@ -107,8 +123,8 @@ class Decoder:
         elif rows:
             self._append_by_handler(inputs, decoded, rows)
 
-    def _must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because earlier records of its key wait."""
+    def _decide_before_call(self, decoded: DecodedDelivery, row: int) -> bool:
+        """Add the decision on a record that may not be handled now; return whether there is one."""
         if self._order_decisions is None or self._order_decisions.is_idle:
             return False
         decision = self._order_decisions.decide_before_call(decoded, row)
@@ -124,14 +140,18 @@ class Decoder:
         pack: Pack,
         rows: Sequence[int] | None = None,
     ) -> None:
-        """Load records for a handler, and append them to the inputs.
+        """Validate records for a handler, and append the valid records to the inputs.
+
+        With `block_on_dead`, invalid records are appended, too, between the valid ones. Without it,
+        the decision on each invalid record is made at once.
 
         Args:
             inputs: the earlier inputs.
             wrapped: the handler of the records, with the middleware.
             decoded: the delivery of the records.
             pack: the records.
-            rows: the index of each record in its delivery, if these are not all of its records.
+            rows: for each record of `pack`, its index in the delivery; None if `pack` has all
+                records of the delivery.
 
         """
         loaded = wrapped.load(pack)
@@ -151,7 +171,7 @@ class Decoder:
     def _append_invalid(
         self, inputs: Inputs, decoded: DecodedDelivery, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on an invalid record; with block_on_dead, after the earlier records of its key."""
+        """Decide on an invalid record at once; with `block_on_dead`, append it to the inputs."""
         if self._decides_in_order:
             inputs.append(InvalidRecord(decoded, row, error))
         else:
@@ -160,21 +180,28 @@ class Decoder:
     def _append_by_handler(
         self, inputs: Inputs, decoded: DecodedDelivery, rows: Sequence[int]
     ) -> None:
-        """Split the records of a delivery into sequences of records for the same handler."""
+        """Append records of a delivery to the inputs, on a queue with several handlers.
+
+        Args:
+            inputs: the earlier inputs.
+            decoded: the delivery.
+            rows: the indexes of the records in the delivery.
+
+        """
         delivery, pack = decoded.delivery, decoded.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
-        for number, group in groupby(
+        for handler_index, group in groupby(
             rows, lambda row: self._routes.index_for(keys[row], delivery.properties)
         ):
             handler_rows = list(group)
-            if number is None:
+            if handler_index is None:
                 reason = self._routes.lacking(keys[handler_rows[0]], delivery.properties)
                 for row in handler_rows:
                     self._append_invalid(inputs, decoded, row, Reject(reason))
                 continue
             self._append_valid(
                 inputs,
-                self._wrapped_handlers[number],
+                self._wrapped_handlers[handler_index],
                 decoded,
                 pack.select(handler_rows),
                 handler_rows,
@@ -186,7 +213,8 @@ class Decoder:
                 inputs, delivery, self._failure_policy.reject_undecodable(delivery)
             )
         if delivery.expired(self._failure_policy.clock):
-            # The message blocks no key, as if the broker itself had expired it.
+            # The expiration of a delayed message is over. The message becomes a dead letter. Also
+            # with `block_on_dead`, it blocks no key, as if the broker itself had expired it.
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return DecodedDelivery(self._consumer, delivery, _empty_pack(delivery), [decision])
         try:
@@ -209,7 +237,11 @@ class Decoder:
     def _append_undecodable(
         self, inputs: Inputs, delivery: Delivery, decision: Decision
     ) -> DecodedDelivery:
-        """Decide on an undecodable delivery now, or let it wait for earlier records of its key."""
+        """Decide on an undecodable delivery at once, or append it to the inputs.
+
+        It is appended if its dead letter will block its key (`block_on_dead`), and the key is known
+        without its body: the key is the routing key, and the delivery is not a pack.
+        """
         if not (
             self._decides_in_order and self._order.by_routing_key and delivery.content_type != PACK
         ):
@@ -219,7 +251,7 @@ class Decoder:
         return decoded
 
     def _decode_body(self, delivery: Delivery) -> Pack:
-        """Decode a body as an object, a text or bytes, as its handler expects."""
+        """Decode a body as an object, a text or bytes, as its handler needs."""
         handler_index = self._routes.index_for(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
@@ -245,14 +277,21 @@ class Decoder:
         decoded.decisions.append(decision)
 
     def decide(self, invalid: InvalidRecord) -> None:
-        """Decide on a record that no handler gets, after the earlier records of its key."""
+        """Decide on a record that no handler gets; called after the earlier records of its key."""
         if invalid.decision is not None:
             self._add_decision(invalid.decoded, invalid.decision)
         elif invalid.error is not None:
             self.fail(invalid.decoded, invalid.row, invalid.error)
 
     def fail(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
-        """Decide on a failed record by its exception; add the decision to the delivery."""
+        """Add the decision on a record to its delivery.
+
+        Args:
+            decoded: the delivery.
+            row: the index of the record in the delivery.
+            error: why the record was not handled. EarlierRecordWaits if it must wait.
+
+        """
         delivery, pack = decoded.delivery, decoded.pack
         if isinstance(error, EarlierRecordWaits):
             decision = self._failure_policy.defer(delivery, pack, row)

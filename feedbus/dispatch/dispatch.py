@@ -39,7 +39,20 @@ events = EventLog(__name__)
 
 
 class Dispatch:
-    """Handles the deliveries of one consumer with the handlers of its queue."""
+    """Handles the deliveries of one consumer with the handlers of its queue.
+
+    In the runner's batch mode, handle() does the whole work. In the other modes, SingleCalls or
+    ConcurrentCalls calls the handlers, and uses decode(), end_record() and finish().
+
+    Attributes:
+        clock: the clock of the broker.
+        waiting_deliveries: the deliveries of the waiting queues; None if the queue has no
+            `order_by`.
+        blocked_keys: checks before a call whether a record must wait.
+        calls: calls the handlers.
+        has_dead_handler: whether the queue sets `dead_handler`.
+
+    """
 
     def __init__(  # noqa: PLR0913 -- the parts that it uses, most of them given by name
         self,
@@ -57,7 +70,7 @@ class Dispatch:
         Args:
             topology: the topology of the system.
             consumer: the consumer whose deliveries are handled.
-            handlers: the routes to the handlers of the queue.
+            handlers: select the handler of a message.
             sender: sends the messages of the handlers, the retries and the dead letters.
             metrics: counts the records.
             store: handlers are called in its transactions, except on a queue with
@@ -101,8 +114,8 @@ class Dispatch:
         overtaken_records = OvertakenRecords(
             order, self._failure_policy, block_on_dead=queue.block_on_dead
         )
-        # Rows that a killed process or an outage has left in the outbox. They are sent before later
-        # messages.
+        # Leftover rows: a process has committed them to the outbox, but was killed before it sent
+        # their messages, or could not send them in an outage. They are sent before later messages.
         leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(consumer, sender, store, leftovers, overtaken_records.find)
         self._batch_calls = BatchCalls(
@@ -117,9 +130,9 @@ class Dispatch:
         self._failed_record_sender = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
-        # A message without an id gets one from its content. So two equal messages get the same id,
-        # and on a queue with `once = true` the second one would be ignored. This object makes the
-        # ids of equal messages different.
+        # If a publisher gives no message id, feedbus derives one from the content. So two equal
+        # messages have the same id, and on a queue with `once = true` the second one would be
+        # ignored. This object makes the ids of equal messages different.
         self._repeated_deliveries = (
             RepeatedDeliveries(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
@@ -162,9 +175,9 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # A pause can contain other pauses, because pause() calls handle(). They have increased
-            # `_paused_seconds`. So that they are not counted twice, the time of this whole pause is
-            # added to the value from before the pause.
+            # pause() calls handle(), so a pause can contain other pauses. The inner pauses have
+            # increased `_paused_seconds`. Their time is part of the time of this pause. So that it
+            # is not counted twice, the new value is computed from the value before this pause.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause
@@ -177,12 +190,12 @@ class Dispatch:
     def end_record(
         self, decoded: DecodedDelivery, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Count one record that was handled; if its call raised, decide what happens to it.
+        """Count one record after its call; if the call failed, add the decision on the record.
 
         Args:
-            decoded: the delivery of the record.
+            decoded: the delivery of the record, which gets the decision.
             row: the index of the record in the delivery.
-            error: the exception, as calls.classify_error() returns it.
+            error: the exception, as calls.classify_error() returns it; None if the call succeeded.
             seconds: the duration of the call.
 
         """
@@ -191,7 +204,10 @@ class Dispatch:
             self.fail_record(decoded, row, error)
 
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
-        """Add the decision on a record to `decoded.decisions`, after its handler raised.
+        """Add the decision on a failed record to its delivery.
+
+        The record has failed if its handler raised an exception, or if the broker refused the
+        messages of its handler.
 
         Args:
             decoded: the delivery of the record.
@@ -210,10 +226,10 @@ class Dispatch:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.
 
         Args:
-            decoded_deliveries: the deliveries.
-            before_dead_handler: called with the id of a message before the dead handler is called
-                with its failed records. So the crash guard knows the message if the dead handler
-                ends the process.
+            decoded_deliveries: deliveries whose records have all been handled.
+            before_dead_handler: called with the id of a message before the dead handler can be
+                called for records of the message. So if the dead handler ends the process, the
+                crash guard finds the message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
@@ -233,7 +249,8 @@ class Dispatch:
 
         Args:
             deliveries: the deliveries in the order of their arrival.
-            running: ids of messages that are being handled.
+            running: the ids of messages that are being handled now. If feedbus derives one of these
+                ids for a new message, the new message gets another id.
 
         Raises:
             StoreOutage: the store is unavailable, on a queue with `once = true`.
@@ -253,9 +270,13 @@ class Dispatch:
         """Make a delivery a dead letter without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: a message whose handling has ended the process too often.
+            delivery: a message whose handling has ended the process or its connection too often.
             reason: the reason of the dead letter.
-            skip_dead_handler: True if the dead handler, too, has ended the process.
+            skip_dead_handler: True if the dead handler must not be called, because it, too, has
+                ended the process too often.
+
+        Raises:
+            Outage: as for finish(); the call may be repeated.
 
         """
         decision = self._failure_policy.dead_letter(delivery, reason)

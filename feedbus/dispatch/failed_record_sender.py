@@ -1,4 +1,4 @@
-"""Send the retries and dead letters of deliveries, after the dead handler was called."""
+"""Call the dead handler, then send the retries and dead letters of deliveries."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ events = EventLog(__name__)
 
 
 class FailedRecordSender:
-    """Sends the retries and dead letters of one consumer, which then settles the deliveries."""
+    """Sends the retries and dead letters of one consumer, before their deliveries are settled."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
-        """Create the object with a sender, and with a dead handler if the queue has one.
+        """Create the object.
 
         Args:
             consumer: the name of the consumer, for the log.
             sender: sends the messages.
-            dead_handler: called before a record becomes a dead letter, if there is one.
+            dead_handler: called before a record becomes a dead letter; None if the queue does not
+                set `dead_handler`.
 
         """
         self._consumer = consumer
@@ -41,10 +42,10 @@ class FailedRecordSender:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
         Args:
-            decoded_deliveries: the deliveries.
-            skip_dead_handler: whether not to call the dead handler.
-            before_dead_handler: called with the message id before the dead handler gets failed
-                records of the message.
+            decoded_deliveries: the deliveries, with the decisions on their failed records.
+            skip_dead_handler: True if the dead handler must not be called.
+            before_dead_handler: called with the id of a message before the dead handler can be
+                called for records of the message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
@@ -60,12 +61,13 @@ class FailedRecordSender:
                     for decision in decoded.decisions
                 ]
         # The connection can be lost between any two of these messages. So their order is:
-        # 1. the dead letter. If only the message that blocks the key were sent, and waiting_limit
-        #    were reached, the consumer would not read its queue, which has the record. An operator
-        #    could not release the key without the dead letter;
+        # 1. the dead letter. Suppose that only the message that blocks the key was sent, and that
+        #    `waiting_limit` is reached now. The consumer would stop reading its queue, which still
+        #    has the record. Without a dead letter, an operator could not release the key;
         # 2. the message that blocks the key;
-        # 3. the later records of the key. If they were sent without the message that blocks the
-        #    key, the record itself would be delivered again, and would have to wait behind them.
+        # 3. the messages of the later records of the key. Suppose that these were sent without the
+        #    message that blocks the key. The record of the dead letter would be delivered again,
+        #    and would have to wait behind the later records.
         messages = [
             message
             for decoded in decoded_deliveries
@@ -77,8 +79,8 @@ class FailedRecordSender:
             return
         refusals = self._sender.send(messages)
         if any(refusal.is_permanent for refusal in refusals):
-            # The broker will always refuse a property or a header of these messages. So they are
-            # sent with only their bodies and the headers of feedbus.
+            # The broker always refuses these messages, usually because of a property or a header.
+            # So they are sent again with only their bodies and the headers of feedbus.
             reduced = [
                 without_properties(each.message, each.reason)
                 for each in refusals
@@ -88,8 +90,8 @@ class FailedRecordSender:
                 reduced
             )
         if refusals:
-            # Perhaps a retry queue or the dead-letter queue does not exist. Until the messages are
-            # published, no delivery may be settled.
+            # Perhaps a retry queue or the dead-letter queue does not exist. This is an outage,
+            # because no delivery may be settled before the broker has accepted these messages.
             reason = refusals[0].reason
             msg = f"{self._consumer}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)

@@ -1,4 +1,4 @@
-"""Decide what happens to a failed record: it becomes a retry or a dead letter, or is dropped."""
+"""Decide what happens to a failed record: it is tried again, dropped, or becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ from feedbus.wire.failed_messages import (
 )
 from feedbus.wire.message_in_message import seal
 
-MAX_NAMED_PARTS = 5  # how many undecodable parts of a message its reason names
+MAX_NAMED_PARTS = 5  # how many undecodable parts of a message the reason of its dead letter names
 DEAD_LETTER_VERDICTS: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
-# Headers that only a message after an attempt has: a record that only waits has none of them.
+# Headers of a message whose record has failed. The message of a record that only waits for earlier
+# records has none of them.
 ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 
 
@@ -50,13 +51,14 @@ class Decision:
     """What happens to a record that was not acknowledged: its verdict, and the message to send.
 
     Attributes:
-        verdict: reject, invalid, retry, dead_letter or drop; "wait" if it was not handled, because
-            earlier records of its key wait.
-        message: the dead letter, or the retry, which waits in a queue for its next attempt; None
+        verdict: "reject", "invalid", "retry", "dead_letter" or "drop"; "wait" if the record was not
+            handled, because earlier records of its key wait.
+        message: the dead letter; or the message that waits in a queue for the next attempt; or None
             if nothing is sent.
-        delay_milliseconds: the shortest time until its next attempt, on a queue with `order_by`.
+        delay_milliseconds: the shortest time until the next attempt, if the verdict is "retry" or
+            "wait" and the queue has `order_by`; otherwise None.
         blocking_message: a message for the waiting queue, which blocks the key of a dead letter
-            until the dead letter is requeued or dropped; None if the key is not blocked.
+            until an operator requeues or drops the dead letter; None if the key is not blocked.
 
     """
 
@@ -67,7 +69,7 @@ class Decision:
 
     @property
     def is_dead_letter(self) -> bool:
-        """Whether the message goes to the dead letters."""
+        """Whether the message is a dead letter."""
         return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
 
 
@@ -78,7 +80,7 @@ class FailurePolicy:
     Attributes:
         names: the names of the objects on the broker.
         consumer: the consumer that has the policy.
-        rules: the exceptions that are retried.
+        rules: determine after which exceptions a record is tried again.
         clock: gives the time of each failure.
         in_order: whether the queue has `order_by`, so that the retries of a key stay in order.
 
@@ -91,7 +93,11 @@ class FailurePolicy:
     in_order: bool = False
 
     def reject_undecodable(self, delivery: Delivery) -> Decision:
-        """Return the decision to dead-letter a message whose properties cannot be decoded."""
+        """Return the decision to dead-letter a message whose properties cannot be decoded.
+
+        The dead letter is a sealed message: it contains these properties in its body, because they
+        cannot be sent unchanged.
+        """
         parts = [*delivery.undecodable[:MAX_NAMED_PARTS]]
         if len(delivery.undecodable) > MAX_NAMED_PARTS:
             parts.append(f"and {len(delivery.undecodable) - MAX_NAMED_PARTS} more")
@@ -99,7 +105,7 @@ class FailurePolicy:
         return Decision("invalid", seal(letter))
 
     def reject_invalid_body(self, delivery: Delivery, error: InvalidBody) -> Decision:
-        """Return the decision to dead-letter a message, unchanged, whose body is not valid."""
+        """Return the decision to dead-letter a message whose body is not valid, unchanged."""
         extra = {ERRORS: errors_text(error.errors)}
         return Decision("invalid", self._letter_of_delivery(delivery, text_of(error), extra))
 
@@ -109,7 +115,15 @@ class FailurePolicy:
         return Decision("dead_letter", seal(letter) if delivery.undecodable else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
-        """Return the decision on one record of a delivery, by its exception."""
+        """Return the decision on one record of a delivery.
+
+        Args:
+            delivery: the delivery.
+            pack: the records of the delivery.
+            row: the index of the record in the delivery.
+            error: the exception or verdict of the handler, or the error of the validation.
+
+        """
         if isinstance(error, Drop):
             return Decision("drop", None)
         if isinstance(error, InvalidBody):
@@ -127,7 +141,10 @@ class FailurePolicy:
         return self._retry(self._letter_of_record(delivery, pack, row, reason), error)
 
     def defer(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
-        """Return the decision that a record waits for earlier records of its key."""
+        """Return the decision that a record waits for earlier records of its key.
+
+        This does not count as an attempt.
+        """
         letter = self._letter_of_record(delivery, pack, row, "")
         kept_headers = {
             name: value for name, value in letter.headers.items() if name not in ATTEMPT_HEADERS
@@ -136,18 +153,23 @@ class FailurePolicy:
         return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _retry(self, letter: Outgoing, error: BaseException) -> Decision:
-        """Return a retry of a record, or its dead letter after the last attempt."""
+        """Return the decision on a record whose attempt has failed, by the queue's retry policy.
+
+        Args:
+            letter: the dead letter of the record. The message for the next attempt is made from it.
+            error: the exception or verdict of the handler.
+
+        """
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
             if policy.then == "drop":
                 return Decision("drop", None)
             return Decision("dead_letter", _with_traceback(letter, error))
-        step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
-        requested_seconds = error.after_seconds if isinstance(error, Retry) else None
-        milliseconds = max(
-            1, round((step if requested_seconds is None else requested_seconds) * 1000)
-        )
+        delay_seconds = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
+        if isinstance(error, Retry) and error.after_seconds is not None:
+            delay_seconds = error.after_seconds
+        milliseconds = max(1, round(delay_seconds * 1000))
         if self.in_order:
             return Decision("retry", replace(letter, counted_as="retry"), milliseconds)
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
@@ -159,7 +181,7 @@ class FailurePolicy:
         return Decision("retry", timer.delay_message(self.names, message, milliseconds, target))
 
     def _letter_of_record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
-        """Return a dead letter that contains one record."""
+        """Return a dead letter that contains one record of a delivery."""
         whole = self._letter_of_delivery(delivery, reason)
         if delivery.content_type != PACK:
             return whole

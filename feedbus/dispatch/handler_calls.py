@@ -1,4 +1,4 @@
-"""Calls of a handler in a transaction; the messages that it publishes are collected."""
+"""Calls of handlers in transactions; the messages that a handler publishes are collected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ events = EventLog(__name__)
 
 
 class HandlerCalls:
-    """Calls the handlers of one consumer, in any thread."""
+    """Calls the handlers of one consumer, in any thread.
+
+    Attributes:
+        after_slice: called after each slice of messages, on a queue with `stream = true`.
+
+    """
 
     def __init__(
         self,
@@ -37,14 +42,18 @@ class HandlerCalls:
         leftovers: LeftoverRows | None,
         find_overtaken: Callable[[Records], Sequence[tuple[Any, int]]],
     ) -> None:
-        """Create the object with a store for the transactions and a sender for the messages.
+        """Create the object.
 
-        On a queue with `once = true`, rows that are left in the outbox are sent before the messages
-        of a call.
+        Args:
+            consumer: the consumer whose deliveries are handled.
+            sender: sends the messages that a handler publishes.
+            store: the store for the transactions.
+            leftovers: the leftover rows of the outbox, which are sent before the messages of a
+                call; None if the queue does not set `once`.
+            find_overtaken: gets the records of a batch handler with their verdicts, and returns the
+                result of OvertakenRecords.find(). If it is not empty, the effects of the call are
+                discarded.
 
-        `find_overtaken` gets the records of a batch handler with their verdicts. It returns the
-        failed records that later records of their keys have overtaken. If there are any, the
-        effects of the call are discarded.
         """
         self._find_overtaken = find_overtaken
         self._pid = os.getpid()
@@ -56,7 +65,7 @@ class HandlerCalls:
         self.after_slice: Callable[[], None] = lambda: None
 
     def query_outbox_again(self) -> None:
-        """Look for rows that another process has left in the outbox, before the next messages."""
+        """Before the next messages are sent, look for leftover rows of other processes."""
         if self._leftovers is not None:
             self._leftovers.query_again()
 
@@ -78,17 +87,18 @@ class HandlerCalls:
             return None, self.classify_error(records, error)
 
     def classify_error(self, records: Records, error: BaseException) -> BaseException:
-        """Determine the exception that decides what happens with the records of a failed call.
+        """Return the exception that decides what happens with the records of a failed call.
 
-        The result is the exception that the handler has raised. Only if the handler itself has
-        ended its connection to the store, it is a ConnectionClosed. A failure is logged.
+        The result is usually `error`. If the handler itself has ended the connection to the store,
+        the result is a ConnectionClosed. The result is logged, unless it is a verdict.
 
         Args:
             records: the records of the call.
-            error: the exception that the handler has raised.
+            error: the exception that the handler has raised, or with which the broker has refused
+                the messages of the call.
 
         Raises:
-            Outage: an outage is the cause.
+            Outage: an outage is the cause; no attempt is counted.
 
         """
         if isinstance(error, Drop | Reject | Retry | EarlierRecordWaits):
@@ -123,10 +133,16 @@ class HandlerCalls:
         return error
 
     def collect(self, wrapped: WrappedHandler, records: Records) -> Publications:
-        """Call a handler in one transaction, and return the messages that it publishes.
+        """Call a handler in one transaction; return the messages that the caller must send.
 
         With `once = true`, records that were handled before are left out. With `stream = true`,
-        there is no transaction.
+        there is no transaction, and slices of messages are sent while the handler runs.
+
+        Raises:
+            FailedRecordsOvertaken: later records of a batch have overtaken a failed record.
+            BaseException: an exception of the handler or the store; nothing was committed, or it is
+                not known whether it was committed.
+
         """
         store, queue = self._store, self._consumer.queue
         publications = self._publications()
@@ -136,7 +152,9 @@ class HandlerCalls:
                 if queue.once:
                     new_records = records.only(store.inbox.add_new(queue.name, records.ids))
                 if len(new_records) < len(records):
-                    # The process that handled the other records may have left rows in the outbox.
+                    # The other records were handled before. The process that handled them may have
+                    # ended before it sent its messages. Then it has left rows in the outbox, which
+                    # must be sent before the messages of this call.
                     self.query_outbox_again()
                 if not len(new_records):
                     return publications
@@ -163,7 +181,10 @@ class HandlerCalls:
         return publications
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
-        """Await a handler of one record, and return the messages that it publishes."""
+        """Await a handler of one record; return the messages that must be sent afterwards.
+
+        There is no transaction. The handler runs in the thread of the event loop.
+        """
         publications = self._publications()
         try:
             bus = CollectingBus(records, publications.collect, self._sender.encoder.shard_count)
@@ -178,7 +199,8 @@ class HandlerCalls:
 
     def _publications(self) -> Publications:
         queue = self._consumer.queue
-        # Only the consumer's thread may send.
+        # With `concurrency`, handlers run in other threads. Only the consumer's thread may send. So
+        # no slices are sent while a handler runs.
         stream = queue.stream and queue.concurrency == 1
         return Publications(
             self._sender, self._store, self._leftovers, stream=stream, after_slice=self.after_slice
@@ -194,7 +216,7 @@ class HandlerCalls:
 
 
 def _failed_ids(records: Records) -> list[str]:
-    """Return the ids of the records that have failed: their verdicts are not Drop."""
+    """Return the ids of the records whose verdict is Reject or Retry."""
     ids = records.ids
     return [
         ids[index] for index, verdict in records.verdicts.items() if not isinstance(verdict, Drop)

@@ -1,4 +1,4 @@
-"""Calls that lost the connection to the store: because of an outage, or because of the handler."""
+"""Calls of handlers that lost the connection to the store, because of an outage or the handler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from feedbus.records import Records
 from feedbus.store import Store
 from feedbus.store.outages import is_connection_loss
 
-MAX_CALLS = 1_000  # the largest number of calls that are remembered
+MAX_CALLS = 1_000  # if more calls have lost the connection, all of them are forgotten
 
 
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
@@ -23,15 +23,15 @@ class LostStoreConnections:
         self._calls: set[tuple[str, int]] = set()
 
     def handler_failure(self, records: Records, error: BaseException) -> ConnectionClosed | None:
-        """Return the failure if the handler has caused the loss of the connection, else None.
+        """Return an exception if the handler has caused the loss of the connection, else None.
 
-        The first time, the server may have closed the connection, for example at its restart. If
-        the store answers again, and a second call with the same records loses the connection, the
-        handler is the cause.
+        When a call loses the connection for the first time, the server may have closed it, for
+        example at a restart of the server. So the call is repeated. If the repeated call loses the
+        connection, too, although the store answers, the handler is the cause.
 
         Args:
             records: the records of the call.
-            error: the outage with which the call ended.
+            error: the exception of the store with which the call ended.
 
         """
         if not is_connection_loss(error):

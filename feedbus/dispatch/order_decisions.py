@@ -1,14 +1,19 @@
 """Decide which records wait, so that the records of each key stay in order (`order_by`).
 
-Example: A1 and A2 have the key A.
+A decision is the verdict on a record that was not acknowledged, with the message that is sent for
+it. This module changes the decisions of FailurePolicy: the message of a record that waits is sent
+to the waiting queue, with a position. The records of a key are handled in the order of their
+positions.
 
-1. A1 fails, and the retry policy decides on a retry. keep_in_order() adds A1 to the waiting records
-   and changes the message of the decision: it goes to the waiting queue, with a position.
-2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2: it is sent to the
+Example: the records A1 and A2 have the key A.
+
+1. A1 fails, and FailurePolicy decides on a retry. keep_in_order() adds A1 to the waiting records.
+   It changes the decision: the message is sent to the waiting queue, with a position.
+2. A2 arrives. decide_before_call() finds that A1 waits. So no handler gets A2. A2 is sent to the
    waiting queue, too, with the next position. If A2 is in the same batch as A1, must_wait() finds
    that A1 has failed.
-3. The waiting queue delivers A1 and A2. If A1 fails again, it gets a new message with its old
-   position. A2 gets none: its message stays in the waiting queue.
+3. The waiting queue delivers A1 and A2. If A1 fails again, a new message with the old position of
+   A1 is sent. For A2, no message is sent: the old message of A2 stays in the waiting queue.
 
 With `block_on_dead`, a dead letter of A1 blocks the key in the same way. When the dead letter is
 requeued, A1 gets its old position again.
@@ -35,7 +40,7 @@ events = EventLog(__name__)
 class OrderDecisions:
     """Decides which records of a consumer wait.
 
-    Its methods get a record as its decoded delivery and the row, the index of the record in the
+    Its methods get a record as its decoded delivery and `row`, the index of the record in the
     delivery.
 
     Attributes:
@@ -55,8 +60,8 @@ class OrderDecisions:
 
         Args:
             order: determines the key of a record.
-            policy: returns the decision for a record that must wait. It has no position yet; this
-                class adds the position.
+            policy: returns the decision on a record that must wait. The message of this decision
+                has no position yet.
             waiting: the waiting records of the consumer.
             block_on_dead: whether dead letters block their keys.
 
@@ -70,14 +75,18 @@ class OrderDecisions:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no record waits, so that every record may be handled on arrival."""
+        """Whether every record may be handled when it arrives.
+
+        This is so if no record waits, no record waited when the consumer began to read, and no old
+        queue exists.
+        """
         waiting = self.waiting
         return waiting.predecessors is None and not (
             self._records.count or waiting.records_at_start.ids
         )
 
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an earlier record of its key waits."""
+        """Whether a record must wait, because an earlier record of its key waits or has failed."""
         record = self._taken_records.record_of(decoded.delivery)
         if record is not None:
             return self._taken_records.is_blocked(record.key)
@@ -85,7 +94,18 @@ class OrderDecisions:
         return self._records.blocks(key, self.waiting.queue_of(decoded.delivery).generation_number)
 
     def decide_before_call(self, decoded: DecodedDelivery, row: int) -> Decision | None:
-        """Return the decision on a record that may not be handled now, or None if it may."""
+        """Return the decision on a record that may not be handled now, or None if it may.
+
+        A record may not be handled in these cases:
+
+        - An earlier record of its key waits, or an old queue can still contain one. The record is
+          sent to the waiting queue.
+        - The record is a requeued dead letter that blocks its key. It is sent to the waiting queue
+          with its old position.
+        - The record is in the waiting queue already. Nothing is sent: the delivery is a repetition.
+
+        A record that was taken from the waiting records may be handled.
+        """
         delivery, waiting = decoded.delivery, self.waiting
         if self._taken_records.record_of(delivery) is not None:
             return None
@@ -95,7 +115,9 @@ class OrderDecisions:
         if (
             delivery.redelivered
             and decoded.has_own_ids
-            # If publishers repeat a message, one copy can wait behind the dead letter of another.
+            # A publisher can send a message twice. Suppose that the first one becomes a dead letter
+            # and blocks the key, and the second one waits behind it. If the dead letter is requeued
+            # and delivered again, it is not a repetition of the waiting message.
             and dead_letter is None
             and waiting.records_at_start.contain(queue.generation_number, message_id)
         ):
@@ -106,17 +128,17 @@ class OrderDecisions:
         decision = self._policy.defer(delivery, decoded.pack, row)
         if dead_letter is None or decision.message is None:
             return self.keep_in_order(decoded, row, decision)
-        # The dead letter of this record was requeued. The record gets back its old position.
+        # The dead letter of this record was requeued. The record gets its old position again.
         message = encode_waiting_message(
             dead_letter, 0.0, self._order, queue.waiting_queue, decision.message
         )
         return replace(decision, message=message)
 
     def keep_delivery_in_order(self, decoded: DecodedDelivery, decision: Decision) -> Decision:
-        """Keep the order after the decision on a delivery that no handler receives.
+        """Keep the order after the decision on a whole delivery, which no handler receives.
 
-        If the key of the delivery is known, the result is that of keep_in_order(). Otherwise no
-        key is blocked, and the decision is returned without a change.
+        If the key of the delivery is known without its body, the result is that of keep_in_order().
+        Otherwise no key is blocked, and the decision is returned without a change.
         """
         key_is_known = (
             self._order.by_routing_key and decoded.delivery.content_type != PACK
@@ -129,9 +151,10 @@ class OrderDecisions:
         If the key is blocked from now on, this is registered, so that later records wait.
 
         Returns:
-            The completed decision. For a record that waits, its message is for the waiting queue.
-            For a dead letter that blocks a key, the decision also has a `blocking_message`, which
-            is for the waiting queue.
+            The decision with these changes. If the record waits, the message goes to the waiting
+            queue. If a dead letter blocks the key, the decision also has a `blocking_message` for
+            the waiting queue. If the record came from a waiting queue and was not handled, the
+            decision has no message, because the delivered message stays in the waiting queue.
 
         """
         due_at = self._due_at(decision)
@@ -142,7 +165,7 @@ class OrderDecisions:
             record = self._add_record(decoded, row, decision.message, due_at)
         elif decision.verdict == "wait":
             self._taken_records.mark_not_run(decoded.delivery)
-            return replace(decision, message=None)  # its message stays in the waiting queue
+            return replace(decision, message=None)
         else:
             self._taken_records.mark_failed_again(decoded.delivery, due_at)
         self.waiting.has_unconfirmed = True
@@ -162,9 +185,10 @@ class OrderDecisions:
         return replace(decision, blocking_message=message)
 
     def _due_at(self, decision: Decision) -> float | None:
-        """Return when a record is due, in seconds since 1970; None if it does not block its key.
+        """Return when a record may be handled, in seconds since 1970; None if it blocks no key.
 
-        The result is 0 if the record only waits for others, infinity if it is a dead letter.
+        The result is 0 if the record only waits for earlier records, and infinity if it is a dead
+        letter that blocks its key.
         """
         if self._block_on_dead and decision.is_dead_letter:
             return math.inf
@@ -194,6 +218,7 @@ class OrderDecisions:
         return record
 
     def _awaited_queues(self, decoded: DecodedDelivery, row: int) -> frozenset[str]:
+        """Return the old queues that must be deleted before the record may be handled."""
         if self.waiting.predecessors is None:
             return NO_QUEUES
         return self.waiting.awaited_queues(decoded.delivery, decoded.routing_key(row))

@@ -2,7 +2,7 @@
 
 A batch handler sets the verdict of each record. Example: a batch has the records A1 and A2 of one
 key. The handler raises no exception, asks for a retry of A1, and handles A2. So A2 has overtaken
-A1. The effects of this call are discarded, and the handler is called again without A2, which waits.
+A1. The effects of this call are discarded. The handler is called again without A2, which waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class OvertakenRecords:
         """Create the object.
 
         Args:
-            order: determines the key of a record; without an order, no record is overtaken.
+            order: determines the key of a record. If the queue has no `order_by`, no record is
+                overtaken.
             policy: returns the decision on a record that has failed.
             block_on_dead: whether dead letters block their keys.
 
@@ -37,9 +38,13 @@ class OvertakenRecords:
         self._blocking_exceptions = Retry | Reject if block_on_dead else Retry
 
     def find(self, records: Records) -> list[RecordLocation]:
-        """Return the first failed record of each key, if any of them was overtaken.
+        """Return the first failed record of each key, if at least one of them was overtaken.
 
         If none was overtaken, the result is empty.
+
+        Args:
+            records: the records of a batch after the call of the handler, with their verdicts.
+
         """
         verdicts = records.batch.verdicts
         if not self._order.is_ordered or not any(
@@ -64,7 +69,13 @@ class OvertakenRecords:
         return decision.verdict == "retry" or (self._block_on_dead and decision.is_dead_letter)
 
     def find_later(self, records: Records, failed_records: Sequence[RecordLocation]) -> set[int]:
-        """Return the indexes of the records that come after failed records of their keys."""
+        """Return the indexes in the batch of records that follow a failed record of their key.
+
+        Args:
+            records: the records of the batch.
+            failed_records: the result of find().
+
+        """
         failed_rows = {(id(decoded), row) for decoded, row in failed_records}
         failed_keys: set[Any] = set()
         later_indexes: set[int] = set()

@@ -1,4 +1,11 @@
-"""The messages that one call of a handler publishes: encoded immediately, sent after the commit."""
+"""The messages that one call of a handler publishes: encoded immediately, sent after the commit.
+
+On a queue with `once = true`, each published record is also a row of the outbox, which is committed
+with the handler's own rows. When the broker has confirmed the message of the record, the row is
+removed. If the message is not sent, for example because the process is killed, the row is a
+leftover row. Leftover rows must be sent before later messages with the same keys. A later call or
+the relay sends them.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +26,13 @@ from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
 
-# With stream = true, this many records or messages are encoded and sent together. With a smaller
-# number, the handler would wait for the broker more often.
+# With `stream = true`, the collected messages are sent as soon as one of these numbers is reached.
+# With smaller numbers, the handler would wait for the broker more often.
 STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 
 class Publications(Spool):
-    """Messages that wait for a commit and, with `once`, are also rows of the outbox."""
+    """The messages of one call, which wait for the commit of its transaction."""
 
     def __init__(
         self,
@@ -40,13 +47,11 @@ class Publications(Spool):
 
         Args:
             sender: sends the messages.
-            store: the store whose outbox contains them after the commit, so that the relay sends
-                them if this process is killed.
-            leftovers: the leftover rows that are sent before them; None if the messages do not go
-                into the outbox.
-            stream: whether they are sent during the call, STREAM_RECORDS records or
-                STREAM_MESSAGES messages together.
-            after_slice: called after each of these sends.
+            store: the store with the outbox.
+            leftovers: the leftover rows, which are sent before these messages; None if the messages
+                do not go into the outbox.
+            stream: whether messages are sent in slices during the call; see STREAM_RECORDS.
+            after_slice: called after each slice.
 
         """
         super().__init__()
@@ -59,7 +64,18 @@ class Publications(Spool):
         self._unsent_records = 0  # the number of records since the latest slice was sent
 
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
-        """Add records that a bus publishes."""
+        """Add records that a bus publishes; with `stream`, send a slice if it is complete.
+
+        Args:
+            exchange: the name of the exchange.
+            pack: the records.
+            envelope: the common options of the records; None if they have no options.
+
+        Raises:
+            PublishError: the broker did not accept a message of the slice.
+            Outage: the broker is unavailable.
+
+        """
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._leftovers is not None:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
@@ -75,11 +91,13 @@ class Publications(Spool):
     def send(self) -> None:
         """Send all messages; return when the broker has confirmed them.
 
-        Rows with the same keys that were left in the outbox are sent first. If that is not possible
-        now, the messages are left in the outbox, too: the relay sends all of them in order.
+        Leftover rows with the same keys are sent first. If they cannot be sent now, these messages
+        are not sent either. Their rows stay in the outbox, and the relay sends all of them in
+        order. The method returns normally.
 
         Raises:
             PublishError: the broker did not accept a message.
+            Outage: the broker is unavailable.
 
         """
         if self._leftovers is None or not self._rows:
@@ -95,18 +113,27 @@ class Publications(Spool):
         self._rows = []
 
     def leave_in_outbox(self) -> None:
-        """Leave the rows of these messages in the outbox; the messages are not sent now."""
+        """Register the rows that are still in the outbox as leftover rows.
+
+        Called when the messages of these rows are not sent now.
+        """
         if self._leftovers is not None and self._rows:
             self._leftovers.remove_sender(self)
             self._leftovers.add(self._rows[-1])
 
     def discard(self) -> None:
-        """Forget all messages; rows that are not sent are left in the outbox."""
+        """Forget all messages; rows whose messages were not sent are left in the outbox."""
         self.leave_in_outbox()
         self.clear()
 
     def discard_after_error(self, *, maybe_committed: bool) -> None:
-        """Forget all messages, after an error of the transaction."""
+        """Forget all messages, after an error of the transaction.
+
+        Args:
+            maybe_committed: whether the rows can be in the outbox, because the connection to the
+                store may have been lost during the commit.
+
+        """
         if self._leftovers is not None and not maybe_committed:
             self._leftovers.remove_sender(self)
             self._rows = []
@@ -123,12 +150,17 @@ class Publications(Spool):
                 self._leftovers.remove_sender(self)
 
     def _send_rows(self, rows: Sequence[OutboxRow]) -> bool:
-        """Send rows that were left in the outbox, and remove them; return whether all were sent."""
+        """Send leftover rows, and remove them; return whether all were sent.
+
+        The rows are divided into waves. A wave has at most one row of each key, as far as possible.
+        If the broker refuses a row, the later waves are not sent, so that each key stays in order.
+        """
         return all(
             map(self._send_wave, split_into_waves(rows, self._sender.encoder.selects_shards))
         )
 
     def _send_wave(self, rows: Sequence[OutboxRow]) -> bool:
+        """Send rows together, and remove the sent ones; return whether all were sent."""
         assert self._leftovers is not None  # noqa: S101 -- for the type checker
         row_ids_by_message: dict[int, int] = {}
         messages: list[Outgoing] = []
@@ -142,23 +174,28 @@ class Publications(Spool):
         self._remove(list(row_ids_by_message.values()))
         return len(row_ids_by_message) == len(rows)
 
-    def _remove(self, rows: Sequence[int]) -> None:
-        """Remove rows that were sent.
+    def _remove(self, row_ids: Sequence[int]) -> None:
+        """Remove the rows with these ids, whose messages were sent.
 
-        In a transaction, a wait for the store's lock does not count as time of the handler.
+        This needs a transaction: then a wait for the store's lock does not count as time of the
+        handler.
         """
         with self._store.transaction():
-            self._store.outbox.remove(rows)
+            self._store.outbox.remove(row_ids)
 
     @property
     def can_join(self) -> bool:
-        """Whether these are few messages without packs, so that they can be sent with others."""
+        """Whether these messages can be sent together with the messages of other calls.
+
+        This is so if there are few of them, none of them is a pack, and no leftover rows must be
+        sent before them.
+        """
         if self._leftovers is not None and self._leftovers.may_exist:
             return False
         return self._file is None and all(each.content_type != PACK for each in self._in_memory)
 
     def try_to_send(self) -> Exception | None:
-        """Send all messages, and return the error of the broker or the outbox, if any.
+        """Send all messages, as send() does; return the error of the broker or the store, or None.
 
         Raises:
             Outage: the broker is unavailable.
@@ -176,11 +213,15 @@ class Publications(Spool):
 def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Exception | None]:
     """Send the messages of several calls, in the order of the calls.
 
+    Args:
+        sender: sends the messages.
+        calls: the messages of each call.
+
     Returns:
-        For each call, the result that try_to_send() would return.
+        For each call, the error of the broker or the store, or None; see try_to_send().
 
     Raises:
-        Outage: the broker is unavailable; the call may be repeated.
+        Outage: the broker is unavailable; the function may be called again.
 
     """
     errors = send_with_one_wait(sender, calls)
@@ -192,12 +233,17 @@ def send_with_one_wait(
 ) -> deque[Exception | None] | None:
     """Send the messages of several calls with one wait for the broker, in the order of the calls.
 
+    Args:
+        sender: sends the messages.
+        calls: the messages of each call.
+
     Returns:
-        For each call, the result that try_to_send() would return. None if nothing was sent,
-        because each call must be sent alone.
+        For each call, the error of the broker or the store, or None; see try_to_send(). Instead of
+        this list, None if nothing was sent: there are no messages, or the messages of each call
+        must be sent alone.
 
     Raises:
-        Outage: the broker is unavailable; the call may be repeated.
+        Outage: the broker is unavailable; the function may be called again.
 
     """
     if not (any(calls) and all(call.can_join for call in calls)):
@@ -208,17 +254,32 @@ def send_with_one_wait(
         for call in calls:
             call.leave_in_outbox()
         raise
-    refused = {id(refusal.message): refusal for refusal in refusals}
-    errors = [_finish_call(call, refused) for call in calls]
+    refusals_by_message = {id(refusal.message): refusal for refusal in refusals}
+    errors = [_forget_sent(call, refusals_by_message) for call in calls]
+    # After a call without an error, no message is left. Then try_to_send() only removes the rows.
     return deque(
         call.try_to_send() if error is None else error
         for call, error in zip(calls, errors, strict=True)
     )
 
 
-def _finish_call(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
-    """Forget the messages of a call that were sent; return an error if the broker refused some."""
-    own_refusals = [refused[id(each)] for each in call if id(each) in refused] if refused else []
+def _forget_sent(
+    call: Publications, refusals_by_message: Mapping[int, Refusal]
+) -> PublishError | None:
+    """Forget the messages of a call after they were sent.
+
+    If the broker has refused some of them, return an error instead; their rows stay in the outbox.
+
+    Args:
+        call: the messages of the call.
+        refusals_by_message: maps the id() of a refused message to its refusal.
+
+    """
+    own_refusals = (
+        [refusals_by_message[id(each)] for each in call if id(each) in refusals_by_message]
+        if refusals_by_message
+        else []
+    )
     try:
         raise_refused(own_refusals)
     except PublishError as error:

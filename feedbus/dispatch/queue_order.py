@@ -28,8 +28,9 @@ class Order:
     """The order of one queue.
 
     Attributes:
-        by_routing_key: whether records with the same routing key stay in order.
-        field: the field of the key, by its name in JSON; "" if there is none.
+        by_routing_key: whether the ordering key is the routing key (`order_by = true`).
+        field: the field that contains the ordering key, by its name in JSON; "" if `order_by` names
+            no field.
 
     """
 
@@ -38,12 +39,20 @@ class Order:
 
     @classmethod
     def of(cls, queue: Queue) -> Order:
-        """Return the order of a queue's `order_by`."""
+        """Return the order that a queue's `order_by` declares."""
         named = isinstance(queue.order_by, str)
         return cls(queue.order_by is True, str(queue.order_by) if named else "")
 
     def key(self, delivery: Delivery, pack: Pack, row: int) -> Any:
-        """Return a record's ordering key, or None if the queue has no `order_by`."""
+        """Return a record's ordering key, or None if the queue has no `order_by`.
+
+        Args:
+            delivery: the delivery that contains the record.
+            pack: the records of the delivery.
+            row: the index of the record in the delivery. Its key must have no error in
+                key_errors().
+
+        """
         if self.by_routing_key:
             return pack.key(row) if delivery.content_type == PACK else delivery.original_key
         if not self.field:
@@ -52,11 +61,11 @@ class Order:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether records have an order."""
+        """Whether the queue has `order_by`."""
         return self.by_routing_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
-        """Return the ordering key as the text of a header."""
+        """Return the ordering key as the text with which a record waits; arguments as in key()."""
         key = self.key(delivery, pack, row)
         if self.by_routing_key:
             return str(key)
@@ -68,7 +77,10 @@ class Order:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def key_errors(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
-        """Return the errors of each record that has no usable ordering key."""
+        """Return the errors of records without a usable ordering key, if `order_by` names a field.
+
+        The result maps the index of such a record to a mapping of the field to its errors.
+        """
         values = self._values(pack)
         if values is None:
             error = _key_error(pack.shared.get(self.field, MISSING))

@@ -2,13 +2,16 @@
 
 A failed record is published to the waiting queue, and is then acknowledged in its own queue. If the
 process ends between these two steps, the record is in both queues. The next process first reads the
-waiting queue completely, and keeps the ids of its records. When the own queue then delivers the
-record again, its id is among them. So this delivery is a repetition: it is acknowledged, and the
+waiting queue completely, and keeps the ids of the records in it. Then the own queue delivers the
+record again. Because its id was kept, this delivery is a repetition: it is acknowledged, and the
 record is handled from the waiting queue.
 
-Only ids that publishers have given are kept: other records can have the same derived id. The ids of
-dead letters that block their keys are not kept: when such a dead letter is requeued, it has the
-same id, and must be handled.
+Two kinds of ids are not kept:
+
+- ids that feedbus has derived from the content, because the publisher gave none: another record can
+  have the same derived id;
+- ids of dead letters that block their keys: when such a dead letter is requeued, it has the same
+  id, and must be handled.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from feedbus.dispatch.waiting_record import WaitingRecord
 
 
 class RecordsAtStart:
-    """The records that waited when reading began.
+    """The records that waited when the consumer began to read.
 
     Attributes:
         ids: for each record, the number of the generation whose queue delivered it first, and the
@@ -41,9 +44,14 @@ class RecordsAtStart:
         }
 
     def contain(self, generation_number: int, message_id: str) -> bool:
-        """Whether a record waited that first came from a queue of this generation.
+        """Whether a record with this id waited, and came first from a queue of this generation.
 
         A waiting record of another generation with this id is another message.
+
+        Args:
+            generation_number: the number of the generation whose queue has delivered the record.
+            message_id: the id of the record.
+
         """
         return (generation_number, message_id) in self.ids
 

@@ -1,9 +1,12 @@
-"""Distinguish new messages from repeated deliveries, if the messages have no ids.
+"""Distinguish new messages from repeated deliveries, if the publisher gives no message ids.
 
-On a queue with `once`, feedbus derives an id from the content of such a message. So equal messages
-have the same derived id, whether they are new or repeated. A message without the flag `redelivered`
-is certainly new. So it gets another id if its derived id is in use. A message with the flag can be
-new or repeated. feedbus treats it as repeated, and logs and counts it.
+feedbus derives an id from the content of such a message. So equal messages have the same derived
+id, whether they are new or repeated. On a queue with `once`, this matters if a message with the
+same id was handled before, or is being handled:
+
+- A message without the flag `redelivered` is certainly new. It gets another id.
+- A message with the flag can be new or repeated. If its id is in the inbox, feedbus treats it as
+  repeated, and logs and counts it. Otherwise it gets another id.
 """
 
 from __future__ import annotations
@@ -28,26 +31,32 @@ class RepeatedDeliveries:
         """Create the object for the inbox of a queue.
 
         Args:
-            queue: the queue.
-            inbox: the inbox of its store.
+            queue: the name of the queue.
+            inbox: the inbox of the store.
             metrics: counts the messages that are treated as repeated deliveries.
-            unique_digits: returns digits that no other id has.
+            unique_digits: returns a text of digits that is different at each call.
 
         """
         self._unique_digits = unique_digits
         self._queue = queue
         self._inbox = inbox
         self._metrics = metrics
-        # The deliveries of the latest call, each with its result.
+        # The deliveries of the latest call, each with its result. After an outage, the same
+        # deliveries are handled again, and must get the same ids.
         self._latest: list[tuple[Delivery, Delivery]] = []
 
     def with_distinct_ids(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> Sequence[Delivery]:
-        """Return the deliveries; a delivery that equals an earlier message gets another id.
+        """Return the deliveries; a new message gets another id if an earlier one has the same id.
 
-        The ids of the earlier messages are in the inbox, or in `running` if they are being handled.
         If the same deliveries are handled again after an outage, the result is the same.
+
+        Args:
+            deliveries: the deliveries in the order of their arrival.
+            running: the ids of messages that are being handled. The ids of messages that were
+                handled are in the inbox.
+
         """
         if all(delivery.identified for delivery in deliveries):
             return deliveries

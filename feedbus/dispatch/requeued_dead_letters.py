@@ -1,8 +1,9 @@
 """Dead letters that are requeued through a waiting queue, until they are settled.
 
-With `block_on_dead`, a requeued dead letter must be handled before the backlog of its queue. A
-consumer that holds because of `waiting_limit` reads no backlog until a dead letter has released its
-key.
+With `block_on_dead`, a dead letter blocks its key, and the later records of the key wait. When
+`waiting_limit` records wait, the consumer holds: it reads no more messages of its queue. If the
+requeued dead letter was behind the backlog of this queue, the consumer would hold for ever. So dead
+letters are requeued through the waiting queue, which the consumer still reads.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from feedbus.wire import Delivery
 
 
 class RequeuedDeadLetters:
-    """The requeued dead letters of one consumer; it handles them before its waiting records."""
+    """The requeued dead letters of one consumer, which are handled before its waiting records."""
 
     def __init__(self) -> None:
         """Start without dead letters."""
         self._arrived: list[Delivery] = []
-        self._taken: dict[tuple[str, int], Delivery] = {}
+        self._taken: dict[tuple[str, int], Delivery] = {}  # by consumer tag and delivery tag
 
     def __bool__(self) -> bool:
         """Whether a dead letter has arrived, and take() has not returned it yet."""
@@ -29,7 +30,7 @@ class RequeuedDeadLetters:
         self._arrived.append(delivery)
 
     def take(self, max_messages: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return dead letters that are handled now; the caller then settles them.
+        """Return dead letters to handle now; the caller then calls finish() or put_back().
 
         Args:
             max_messages: the largest number of dead letters.
@@ -39,9 +40,11 @@ class RequeuedDeadLetters:
         """
         count = 0
         for delivery in self._arrived[:max_messages]:
-            suspected = is_suspected(delivery.message_id)
-            count += not (count and suspected)
-            if suspected:
+            must_be_alone = is_suspected(delivery.message_id)
+            if must_be_alone and count:
+                break
+            count += 1
+            if must_be_alone:
                 break
         messages, self._arrived = self._arrived[:count], self._arrived[count:]
         self._taken.update((_delivery_id(each), each) for each in messages)
@@ -52,21 +55,24 @@ class RequeuedDeadLetters:
         self._arrived[:0] = self.finish(deliveries)
 
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return the taken dead letters among these deliveries, and forget them."""
+        """Return the taken dead letters among these deliveries, and forget them.
+
+        Called when they were handled; the caller then acknowledges them.
+        """
         if not self._taken:
             return []
         finished = [self._taken.pop(_delivery_id(each), None) for each in deliveries]
         return [each for each in finished if each is not None]
 
     def contains(self, consumer_tag: str) -> bool:
-        """Whether a dead letter of this subscription is not settled."""
+        """Whether a dead letter of the subscription with this tag is not settled."""
         unsettled = (*self._arrived, *self._taken.values())
         return any(each.consumer_tag == consumer_tag for each in unsettled)
 
     def forget(self, consumer_tag: str) -> None:
         """Forget the dead letters of a subscription: the broker delivers them again."""
         self._arrived = [each for each in self._arrived if each.consumer_tag != consumer_tag]
-        self._taken = {name: each for name, each in self._taken.items() if name[0] != consumer_tag}
+        self._taken = {tags: each for tags, each in self._taken.items() if tags[0] != consumer_tag}
 
     def forget_all(self) -> None:
         """Forget all dead letters: the broker delivers them again."""

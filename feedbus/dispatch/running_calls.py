@@ -33,9 +33,10 @@ class RunningCalls:
 
         Args:
             calls: calls the handlers.
-            queue: determines how many calls may run at the same time, and for how long.
+            queue: its `concurrency` is the number of threads, and its `handler_timeout` is the time
+                limit of a call in the event loop.
             resources: has the event loop.
-            clock: starts the threads.
+            clock: starts the threads, and measures the calls.
 
         """
         self._handlers = calls
@@ -48,7 +49,7 @@ class RunningCalls:
         self.waker = Waker()
 
     def start(self, calls: Sequence[RecordCall]) -> None:
-        """Start the calls of records."""
+        """Start the calls of records: of async handlers as tasks, of all others in threads."""
         coroutines = []
         for call in calls:
             if call.wrapped.call_async is not None:
@@ -84,6 +85,7 @@ class RunningCalls:
         self._report(call)
 
     def _report(self, call: RecordCall) -> None:
+        """Register the end of a call; this runs in the thread of the call."""
         call.seconds = self._clock.monotonic() - call.started_at
         call.has_ended = True
         self.ended_calls.append(call)

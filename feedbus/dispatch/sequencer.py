@@ -19,10 +19,15 @@ Item = TypeVar("Item", bound=Keyed)
 
 
 class Sequencer(Generic[Item]):
-    """Records that wait or run; this class does no I/O and uses no threads.
+    """The unfinished records of a consumer; this class does no I/O and uses no threads.
 
-    When a record becomes ready to run, its key is blocked until end() is called with the record.
-    If the record has failed and will run again, remove_key() removes the later records of its key.
+    A record waits, then it is ready to run, then it runs. While a record of a key is ready or runs,
+    the later records of the key wait. When a record has run, the caller calls one of these methods:
+
+    - end(): the next record of the key becomes ready.
+    - remove_key(): the record has failed and blocks its key. Its later records are removed, because
+      the caller sends them to the waiting queue on the broker.
+    - repeat(): the call ended with an outage. The record becomes ready again.
     """
 
     def __init__(self, max_running: int) -> None:
@@ -30,11 +35,12 @@ class Sequencer(Generic[Item]):
         self._max_running = max_running
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()
-        # For each blocked key, the records that wait; None if no record waits.
+        # For each key of which a record is ready or runs: the later records, which wait; None if
+        # there are none.
         self._waiting: dict[Hashable, deque[Item] | None] = {}
 
     def __len__(self) -> int:
-        """Count the records that wait or run."""
+        """Count the records that wait, are ready or run."""
         waiting = sum(len(line) for line in self._waiting.values() if line is not None)
         return len(self._ready) + len(self._running) + waiting
 
@@ -49,7 +55,7 @@ class Sequencer(Generic[Item]):
         return len(self._ready) + len(self._running) < self._max_running
 
     def add(self, item: Item) -> None:
-        """Add a record that arrived after all others."""
+        """Add a record that arrived after all earlier ones."""
         key = item.key
         if key is None:
             self._ready.append(item)
@@ -63,7 +69,7 @@ class Sequencer(Generic[Item]):
             line.append(item)
 
     def take(self) -> list[Item]:
-        """Return the records that may run now, and count them as running."""
+        """Return the ready records that may run now, and count them as running."""
         items: list[Item] = []
         while self._ready and len(self._running) < self._max_running:
             item = self._ready.popleft()
@@ -72,7 +78,7 @@ class Sequencer(Generic[Item]):
         return items
 
     def end(self, item: Item) -> None:
-        """End a record, so that the next record of its key may run."""
+        """End a record, so that the next record of its key becomes ready."""
         self._running.remove(item)
         if item.key is None:
             return
@@ -83,12 +89,12 @@ class Sequencer(Generic[Item]):
             del self._waiting[item.key]
 
     def remove_key(self, item: Item) -> list[Item]:
-        """End a record, and remove the later records of its key, so that they do not run."""
+        """End a record; remove and return the later records of its key."""
         self._running.remove(item)
         return list(self._waiting.pop(item.key, None) or ())
 
     def repeat(self, item: Item) -> None:
-        """Let a record run again, before the later records of its key."""
+        """Make a record ready again, before the later records of its key."""
         self._running.remove(item)
         self._ready.appendleft(item)
 

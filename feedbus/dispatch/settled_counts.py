@@ -1,4 +1,9 @@
-"""Count settled deliveries and their records by verdict, and measure their age."""
+"""Count settled deliveries and their records by verdict, and measure their lag and age.
+
+A delivery can have records with different verdicts, but it is counted only once. Its verdict is
+"ack" if at least one of its records is acknowledged, otherwise the verdict of its first failed
+record.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +21,16 @@ class SettledCounts:
     """The metrics of one consumer's deliveries that are about to be acknowledged."""
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
-        """Create the object with the metrics; the clock determines the age of a delivery."""
+        """Create the object with the metrics, and with the clock that determines lag and age."""
         self._metrics = metrics
         self._clock = clock
 
     def add(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
         """Count deliveries whose retries and dead letters have been sent."""
         now = self._clock.wall_nanoseconds() // 1000
-        deliveries = records = 0  # acknowledged deliveries and records
+        acknowledged_deliveries = acknowledged_records = 0
         for decoded in decoded_deliveries:
-            acknowledged, first = len(decoded.pack), "ack"
+            acknowledged, delivery_verdict = len(decoded.pack), "ack"
             if decoded.decisions:
                 failed = Counter(
                     decision.verdict for decision in decoded.decisions if decision.verdict != "wait"
@@ -33,20 +38,23 @@ class SettledCounts:
                 waiting = sum(decision.verdict == "wait" for decision in decoded.decisions)
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:
-                    continue  # the delivery is counted when its waiting records are handled
-                first = "ack" if acknowledged else next(iter(failed))
+                    # All records were sent to the waiting queue, or are in it already. They are
+                    # counted when they are handled.
+                    continue
+                delivery_verdict = "ack" if acknowledged else next(iter(failed))
                 for verdict, count in failed.items():
-                    self._metrics.settled(verdict, int(verdict == first), count)
-            deliveries += first == "ack"
-            records += acknowledged
+                    self._metrics.settled(verdict, int(verdict == delivery_verdict), count)
+            acknowledged_deliveries += delivery_verdict == "ack"
+            acknowledged_records += acknowledged
             self._count_time(decoded.delivery, now)
             if not decoded.delivery.identified and decoded.delivery.content_type != PACK:
                 self._metrics.unidentified()
             if decoded.delivery.redelivered:
                 self._metrics.redelivered(1)
-        self._metrics.settled("ack", deliveries, records)
+        self._metrics.settled("ack", acknowledged_deliveries, acknowledged_records)
 
     def _count_time(self, delivery: Delivery, now_microseconds: int) -> None:
+        """Measure the lag; if the message was sent again, also the age since its publication."""
         lag = delivery.lag_seconds(now_microseconds)
         if lag is not None:
             self._metrics.lag(lag)

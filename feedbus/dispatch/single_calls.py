@@ -1,4 +1,8 @@
-"""Calls of handlers of one record, one after the other; their messages are sent together."""
+"""Calls of handlers of one record, one after the other; their messages are sent together.
+
+The runner uses this module in its group mode, in which handlers have no transaction. call() is
+called for each delivery of a group, and then finish() for all of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class HandledRecord:
         decoded: the delivery of the record.
         row: the index of the record in the delivery.
         records: the record, as a batch of one.
-        publications: the messages.
+        publications: the messages, which are not sent yet.
 
     """
 
@@ -42,14 +46,23 @@ class SingleCalls:
     def __init__(
         self, dispatch: Dispatch, sender: Sender, before_call: Callable[[str], None]
     ) -> None:
-        """Create the object; `before_call` is called with each message id before its handler."""
+        """Create the object without deliveries.
+
+        Args:
+            dispatch: decodes the deliveries, and decides on failed records.
+            sender: sends the messages that handlers publish.
+            before_call: called with the id of a message before each call of its handler, and before
+                the dead handler can be called.
+
+        """
         self._dispatch = dispatch
         self._blocked_keys = dispatch.blocked_keys
         self._sender = sender
         self._before_call = before_call
         self._decoded_deliveries: list[DecodedDelivery] = []
         self._unsent: deque[HandledRecord] = deque()  # records whose messages are not sent yet
-        self._unsent_messages = self._unsent_bytes = 0  # of these messages
+        # The number of these messages, and the size of their bodies.
+        self._unsent_messages = self._unsent_bytes = 0
 
     def __len__(self) -> int:
         """Count the deliveries."""
@@ -62,7 +75,10 @@ class SingleCalls:
 
     @property
     def is_full(self) -> bool:
-        """Whether to call finish() now: many messages wait, or the dead handler must be called."""
+        """Whether to call finish() now: there are many unsent messages, or a record has failed.
+
+        A failed record matters only if the queue has a dead handler, which finish() then calls.
+        """
         if self._unsent_messages >= WINDOW or self._unsent_bytes >= MEMORY_BYTES:
             return True
         return self._dispatch.has_dead_handler and bool(
@@ -70,11 +86,11 @@ class SingleCalls:
         )
 
     def call(self, delivery: Delivery) -> None:
-        """Handle the records of a delivery that arrived after all others.
+        """Handle the records of a delivery that arrived after all earlier ones.
 
         Raises:
-            Outage: the store, or something else that the handler needs, is unavailable; no
-                attempt is counted; call this method again with the delivery.
+            Outage: the broker, or something else that the handler needs, is unavailable. No attempt
+                is counted. The caller must call this method again with the delivery.
 
         """
         self._before_call(delivery.message_id)
@@ -93,6 +109,8 @@ class SingleCalls:
         dispatch, calls = self._dispatch, self._dispatch.calls
         for each in inputs:
             if isinstance(each, InvalidRecord):
+                # The messages of earlier records are sent first. If the broker refuses one of them,
+                # its record has failed, and an invalid record of the same key must wait.
                 self._send_messages()
                 self._blocked_keys.decide(each)
                 continue
@@ -109,20 +127,26 @@ class SingleCalls:
                     publications, error = calls.call(each.wrapped, records)
                     seconds = dispatch.clock.monotonic() - started
                     if error is not None:
-                        error = self._classify_after_earlier(decoded, row, error)
+                        error = self._error_after_earlier(decoded, row, error)
                     dispatch.end_record(decoded, row, error, seconds)
                     if publications:
                         self._unsent.append(HandledRecord(decoded, row, records, publications))
                         self._unsent_messages += len(publications)
                         self._unsent_bytes += publications.body_bytes
 
-    def _classify_after_earlier(
+    def _error_after_earlier(
         self, decoded: DecodedDelivery, row: int, error: BaseException
     ) -> BaseException:
-        """Return the exception of a failed record, after the messages of earlier records were sent.
+        """With `order_by`, send the messages of earlier records; return the record's exception.
 
-        If the broker refuses a message of an earlier record of its key, that record has failed
-        first, and this record waits for it.
+        If the broker refuses a message of an earlier record of the key, the earlier record has
+        failed, too. Then the result is EarlierRecordWaits: this record waits for the earlier one.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+            error: the exception of its handler.
+
         """
         if self._blocked_keys.has_order:
             self._send_messages()
@@ -134,7 +158,8 @@ class SingleCalls:
         """Publish the messages of all handled records, and return the deliveries to acknowledge.
 
         Raises:
-            Outage: the broker or store is unavailable; the call may be repeated.
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
+                repeated.
 
         """
         self._send_messages()
@@ -147,11 +172,11 @@ class SingleCalls:
         """Publish the messages of all handled records; a record fails if its messages are refused.
 
         If possible, the messages of all records are sent together. Otherwise the messages of each
-        record are sent alone: if a record fails, the messages of later records of its key are not
-        sent. These records wait, and are handled again.
+        record are sent alone. If a record fails then, the messages of the later records of its key
+        are not sent. These records wait, and are handled again.
 
         Raises:
-            Outage: the broker or store is unavailable; the call may be repeated.
+            Outage: the broker is unavailable; the call may be repeated.
 
         """
         unsent = self._unsent

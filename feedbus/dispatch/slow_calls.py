@@ -1,4 +1,9 @@
-"""Calls of handlers that take so long that the broker may close the channel."""
+"""Slow calls: they take so long that the broker may close the channel.
+
+The broker closes the channel if a delivery is not settled within its consumer timeout. Then the
+slow calls are the possible causes. A call is slow if it takes at least the shortest consumer
+timeout of any broker, LEAST_TIMEOUT_SECONDS.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,8 @@ from feedbus.clock import Clock
 from feedbus.dispatch.concurrent_records import RecordCall
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
-KEPT_SECONDS = 5.0  # how long ended calls are kept, because the broker reports its timeout late
+# Slow calls are kept for this time after their end, because the broker reports its timeout late.
+KEPT_SECONDS = 5.0
 
 
 class SlowCalls:
@@ -19,11 +25,11 @@ class SlowCalls:
         """Create the object without calls."""
         self._clock = clock
         self._started: deque[tuple[float, RecordCall]] = deque()
-        # The messages that took long and have ended: the time of their end, and the duration.
+        # The slow calls that have ended: the time of the end, the message id, and the duration.
         self._ended_messages: deque[tuple[float, str, float]] = deque()
 
     def start(self, calls: Iterable[RecordCall], now: float) -> None:
-        """Register that calls start now."""
+        """Register that calls start now; `now` is the time of the monotonic clock in seconds."""
         for call in calls:
             call.started_at = now
             self._started.append((now, call))
@@ -35,14 +41,20 @@ class SlowCalls:
 
     @property
     def oldest_started_at(self) -> float | None:
-        """The start time of the call that has run longest; None if no call runs."""
+        """The start of the oldest call, by the monotonic clock; None if no call runs."""
         started = self._started
+        # Calls that have ended are removed, and earlier starts of calls that were started again.
         while started and (started[0][1].has_ended or started[0][1].started_at != started[0][0]):
             started.popleft()
         return started[0][0] if started else None
 
     def durations(self, running: Iterable[RecordCall]) -> list[tuple[str, float]]:
-        """Return the messages whose calls take long or have just taken long, and the durations."""
+        """Return (message id, seconds) of each slow call that runs or has just ended.
+
+        Args:
+            running: the calls that have started and have not ended.
+
+        """
         now = self._clock.monotonic()
         while self._ended_messages and self._ended_messages[0][0] < now - KEPT_SECONDS:
             self._ended_messages.popleft()
@@ -53,9 +65,11 @@ class SlowCalls:
         return ended + [each for each in running_calls if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget(self, running: Iterable[RecordCall]) -> None:
-        """Remove the ended calls from durations().
+        """Remove the ended calls from durations(), and each running call when it ends.
 
-        A call that still runs is listed until it ends, and not afterwards.
+        Args:
+            running: the calls that have started and have not ended.
+
         """
         self._ended_messages.clear()
         for call in running:

@@ -2,13 +2,18 @@
 
 A record is taken, then handled, then settled. There are three results:
 
-- handled: it no longer waits, and is acknowledged in the waiting queue;
-- failed again: a new message is sent for it, and the old one is acknowledged;
-- not run: an earlier record of its key has failed again. Its message stays in the waiting queue,
-  and it waits again.
+- handled: the record no longer waits. Its message in the waiting queue is acknowledged;
+- failed again: a new message is sent for the record, and the old message is acknowledged;
+- not run: an earlier record of the key has failed again. The record waits again, and its message
+  stays in the waiting queue.
 
 Example: A1 and A2 have one key, and are taken together. A1 fails again. So the key is blocked, and
-A2 is not run. finish() returns A1 only, because A2 must not be acknowledged.
+A2 is not run. finish() returns the delivery of A1 only: the delivery of A2 must not be
+acknowledged.
+
+If feedbus has moved a record to the waiting queue of a newer generation, the old queue and the new
+one can both contain it. The message in the newer queue is a copy. When the record is handled, its
+copies are acknowledged, too.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ class Taken:
     Attributes:
         record: the record.
         result: the result; "handled" until another one is registered.
-        due_at: when a record that has failed again is due, in seconds since 1970.
+        due_at: when a record that has failed again may be handled, in seconds since 1970.
 
     """
 
@@ -54,9 +59,10 @@ class TakenRecords:
     def take(
         self, now: float, max_records: int, is_suspected: Callable[[str], bool]
     ) -> list[Delivery]:
-        """Return the deliveries of waiting records to handle now; see WaitingRecords.take().
+        """Return the deliveries of waiting records to handle now.
 
-        The caller then passes each of them to finish() or put_back().
+        The caller then passes each delivery to finish() or put_back(). The arguments are those of
+        WaitingRecords.take().
         """
         deliveries: list[Delivery] = []
         for record in self._records.take(now, max_records, is_suspected):
@@ -76,14 +82,14 @@ class TakenRecords:
 
         Args:
             delivery: the delivery, which take() has returned.
-            due_at: when the record is due, in seconds since 1970; infinity if its dead letter
-                blocks its key.
+            due_at: when the record may be handled, in seconds since 1970; infinity if its dead
+                letter blocks its key.
 
         """
         self._set_result(delivery, "failed again", due_at)
 
     def mark_not_run(self, delivery: Delivery) -> None:
-        """Register that the record of a delivery was not run, because its key is blocked."""
+        """Register that the record of a delivery is not handled, because its key is blocked."""
         self._set_result(delivery, "not run")
 
     def is_blocked(self, key: str) -> bool:
@@ -93,8 +99,11 @@ class TakenRecords:
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
-        The messages of records that have failed again must be confirmed before this call.
-        Deliveries that take() has not returned are ignored.
+        The result also contains the deliveries of copies. It contains no delivery whose record was
+        not run. Deliveries that take() has not returned are ignored.
+
+        Before this call, the broker must have confirmed the new messages of records that have
+        failed again.
         """
         acknowledgeable: list[Delivery] = []
         for delivery in deliveries:
@@ -113,7 +122,10 @@ class TakenRecords:
         return acknowledgeable
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put records back that were not handled; other deliveries are ignored."""
+        """Let the records of these deliveries wait again, because they were not handled.
+
+        Deliveries that take() has not returned are ignored.
+        """
         for delivery in deliveries:
             taken = self._remove(delivery.consumer_tag, delivery.tag)
             if taken is not None:

@@ -3,17 +3,17 @@
 A consumer with `order_by` reads each of its queues together with a waiting queue. A delivery of a
 waiting queue is one of these:
 
-- a waiting record. It is kept until it is due, and until the earlier records of its key are
-  handled;
+- a waiting record. It is kept until the time of its next attempt has come, and until the earlier
+  records of its key are handled;
 - a requeued dead letter (`block_on_dead`). It is handled before all waiting records;
-- a request to release keys, because their dead letters were dropped.
+- a request to release keys, because an operator has dropped the dead letters that block them.
 
 The runner passes each delivery to add(). It calls take() to get the deliveries to handle now. After
-the handling it calls finish(), and acknowledges the deliveries that finish() returns. A delivery
-that was not handled goes to put_back().
+the handling, it calls finish(), and acknowledges the deliveries that finish() returns. It passes a
+delivery that was not handled to put_back().
 
-If a connection or a subscription ends, the broker delivers the messages again. So they are
-forgotten here.
+If a connection or a subscription ends, the broker delivers the unacknowledged messages again. So
+this module then forgets their deliveries.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from feedbus.wire.constants import RELEASE, REQUEUED
 
 @dataclass(frozen=True, slots=True)
 class OrderedQueue:
-    """The queue of a subscription: a queue with `order_by`, or its waiting queue.
+    """The data of a subscription, either to a queue with `order_by` or to its waiting queue.
 
     Attributes:
         waiting_queue: the name of the waiting queue.
-        generation_number: the number of the generation that the queue belongs to.
+        generation_number: the number of the generation that both queues belong to.
 
     """
 
@@ -54,14 +54,16 @@ class WaitingDeliveries:
 
     Attributes:
         records: the waiting records.
-        records_at_start: the records that waited when reading began.
+        records_at_start: the records that waited when the consumer began to read.
         taken_records: the waiting records that handlers have now.
         requeued_dead_letters: the requeued dead letters.
-        predecessors: the queues of older generations; None if none exists.
-        has_unconfirmed: whether there are messages for waiting queues that the broker has not
-            confirmed yet.
-        repetition_expected: whether a delivery with failed records will be handled again. Some of
-            its failed records may already be in a waiting queue.
+        predecessors: the existing queues of older generations, for which later records of their
+            keys wait; None if none exists.
+        has_unconfirmed: whether a record has begun to wait or has failed again, and the broker has
+            not confirmed its message for the waiting queue yet.
+        repetition_expected: whether an outage has interrupted the handling of a delivery, after
+            some of its records had failed. These records are registered as waiting, but no messages
+            were sent for them. So the consumer must read all waiting queues again.
 
     """
 
@@ -82,7 +84,7 @@ class WaitingDeliveries:
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
-        self._early_releases: list[Delivery] = []  # see _apply()
+        self._early_releases: list[Delivery] = []  # kept requests; see _apply()
 
     # -- subscriptions -------------------------------------------------------------------------
 
@@ -93,22 +95,36 @@ class WaitingDeliveries:
         self._queues[consumer_tag] = OrderedQueue(waiting_queue, generation_number)
 
     def queue_of(self, delivery: Delivery) -> OrderedQueue:
-        """Return the queue that has delivered a message."""
+        """Return the data of the subscription by which a message was delivered."""
         return self._queues[delivery.consumer_tag]
 
     def awaited_queues(self, delivery: Delivery, routing_key: str) -> frozenset[str]:
-        """Return the older queues that can still contain earlier records of a record's key."""
+        """Return the old queues that can still contain earlier records of a record's key.
+
+        Args:
+            delivery: the delivery of the record.
+            routing_key: the routing key of the record.
+
+        """
         if self.predecessors is None:
             return NO_QUEUES
         generation_number = self.queue_of(delivery).generation_number
         return self.predecessors.queues_before(generation_number, routing_key)
 
     def mark_complete(self) -> None:
-        """Register that all messages that waited when reading began have arrived."""
+        """Add the waiting records to `records_at_start`.
+
+        Called when the consumer begins to read, and all messages of a waiting queue have arrived.
+        """
         self.records_at_start.add(self.records)
 
     def forget_subscription(self, consumer_tag: str) -> None:
-        """Forget the deliveries of a waiting queue: they are delivered again."""
+        """Forget the deliveries of a waiting queue: the broker delivers the messages again.
+
+        Args:
+            consumer_tag: the tag of the subscription to the waiting queue.
+
+        """
         waiting_queue = self._queues[consumer_tag].waiting_queue
         self.taken_records.forget_queue(waiting_queue)
         self.records.forget_queue(waiting_queue)
@@ -130,7 +146,12 @@ class WaitingDeliveries:
     # -- deliveries ----------------------------------------------------------------------------
 
     def add(self, message: Any) -> list[Delivery]:
-        """Add a delivery of a waiting queue; return the deliveries to acknowledge now."""
+        """Add a message that a waiting queue has delivered; return the deliveries to acknowledge.
+
+        Args:
+            message: the message, as py-amqp returns it.
+
+        """
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
             return self._apply(delivery)
@@ -150,15 +171,16 @@ class WaitingDeliveries:
         return settled + self._apply_early_releases(queue) if record.is_dead_letter else settled
 
     def release_keys(self, request: Delivery) -> list[Delivery]:
-        """Release the keys that a request names, unless the message that blocks one is on its way.
+        """Release the keys that a request names, except keys whose messages have not arrived yet.
 
         Args:
-            request: a message of `feedbus dead drop` or `purge`, or of a limit of dead letters.
+            request: the delivery of a message that `feedbus dead drop`, `feedbus dead purge` or a
+                limit of dead letters has sent.
 
         Returns:
-            The deliveries of the messages that blocked the keys. They are to be acknowledged before
-            the request. Otherwise, if the connection is lost in between, they are delivered again
-            without the request.
+            The deliveries of the messages that blocked the keys. They must be acknowledged before
+            the request. Otherwise the connection could be lost between the two steps. Then these
+            messages would be delivered again without the request.
 
         """
         message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
@@ -167,8 +189,9 @@ class WaitingDeliveries:
     def _apply(self, request: Delivery) -> list[Delivery]:
         """Release the keys that a request names; return the deliveries to acknowledge now.
 
-        The request can come before the message that blocks a key: the dead letter is sent first,
-        and an operator drops it immediately. Then the request is kept until that message arrives.
+        A dead letter is sent before the message that blocks its key. If an operator drops the dead
+        letter immediately, the request can arrive before this message. Then the request is kept
+        until the message arrives.
         """
         message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
         released = self.release_keys(request)
@@ -188,11 +211,16 @@ class WaitingDeliveries:
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:
-        """Return in how many seconds take() may return a delivery; infinity if none waits."""
+        """Return in how many seconds take() may return a delivery.
+
+        The result is 0 or negative if it may now, and infinity if no delivery waits.
+        """
         return 0.0 if self.requeued_dead_letters else self.records.next_due_at() - self.now()
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return requeued dead letters or, if there are none, waiting records to handle now.
+        """Return the deliveries of requeued dead letters or, if there are none, of waiting records.
+
+        The caller handles them now, and then calls finish() or put_back().
 
         Args:
             max_records: the largest number of deliveries; each has one record.
@@ -205,7 +233,7 @@ class WaitingDeliveries:
         ) or self.taken_records.take(self.now(), max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put deliveries back that take() has returned, and that were not handled."""
+        """Put back deliveries that take() has returned, and that were not handled."""
         self.requeued_dead_letters.put_back(deliveries)
         self.taken_records.put_back(deliveries)
 

@@ -1,9 +1,15 @@
 """The messages in waiting queues: write the message of a waiting record, and read it.
 
-The message of a waiting record is its retry, with three additional headers: its position, when it
-is due, and the ordering key, unless this is the routing key. The message of a dead letter that
-blocks its key (`block_on_dead`) has a header for that, and no body. The dead letter itself is in
-the queue of dead letters.
+The message of a waiting record contains the record, as its retry would. It has these additional
+headers:
+
+- PLACE: the position of the record. The records of a key are handled in this order.
+- ORDER_KEY: the ordering key, if it is not the routing key.
+- NOT_BEFORE: the earliest time of the next attempt; 0 if the record only waits for earlier ones.
+
+If a dead letter blocks its key (`block_on_dead`), the dead letter itself is in the queue of dead
+letters. A message without a body in the waiting queue blocks the key. It has the header BLOCKED
+instead of NOT_BEFORE.
 """
 
 from __future__ import annotations
@@ -28,8 +34,8 @@ def decode_waiting_message(
 
     Args:
         arrival: the delivery.
-        order: determines where the message has its key.
-        waiting_queue: the waiting queue that delivered it.
+        order: determines whether the ordering key is the routing key, or is in a header.
+        waiting_queue: the waiting queue that delivered the message.
         generation_number: the number of the generation that the waiting queue belongs to.
 
     """
@@ -55,9 +61,10 @@ def encode_waiting_message(
 
     Args:
         record: the waiting record, or the dead letter.
-        due_at: when the record may run, in seconds since 1970; infinity for a dead letter.
-        order: determines whether the message needs a header with the key.
-        waiting_queue: the queue that the message is sent to.
+        due_at: when the record may be handled, in seconds since 1970; 0 if it only waits for
+            earlier records; infinity for a dead letter.
+        order: determines whether the message needs a header with the ordering key.
+        waiting_queue: the waiting queue that the message is sent to.
         message: the retry or the dead letter, from which the message is made.
 
     """
@@ -76,5 +83,6 @@ def encode_waiting_message(
 
 
 def _decode_int_header(delivery: Delivery, name: str) -> int:
+    """Return the number in a header; 0 if the header is missing or invalid."""
     value = delivery.headers.get(name)
     return value if type(value) is int and 0 <= value < MAX_POSITION else 0

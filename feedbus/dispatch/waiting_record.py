@@ -6,8 +6,8 @@ for it.
 After a change of shards, feedbus moves waiting records to the waiting queues of the new shards. A
 moved record is published to the new queue, and is then acknowledged in the old one. Between these
 two steps, both queues contain the record. The message in the newer queue is then a copy. The
-record waits in the older queue. If it is handled, its copy is acknowledged, too. If it leaves the
-older queue without being handled, the copy takes its place.
+record waits in the older queue. If the record is handled, its copy is acknowledged, too. If the
+message in the older queue is acknowledged without being handled, the copy becomes the record.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Arrival:
     """A delivery of a waiting record.
 
     Attributes:
-        delivery: the delivery as the handler gets it.
-        message: the delivered message, which can be sent to another queue unchanged.
-        arrived_at: time of the monotonic clock.
+        delivery: the decoded properties and the body of the message.
+        message: the message as py-amqp returned it, which can be sent to another queue unchanged.
+        arrived_at: when it arrived, in seconds of the monotonic clock.
 
     """
 
@@ -42,23 +42,27 @@ class Arrival:
 class WaitingRecord:
     """A record that waits for its next attempt, or for earlier records of its key.
 
+    Each object stands for one message of the record. The object with the message in the oldest
+    queue is called the record; its attribute `copy` is the next newer message of the same record.
+
     Attributes:
         key: the ordering key.
         position: records of one key are handled in the order of their positions; records of other
             keys can have the same position.
         message_id: the id of the record.
-        has_own_id: whether the publisher gave the id, so that no other record has it.
+        has_own_id: whether the publisher gave the id, so that no other record has the same id.
         attempt: how often the record has failed; DEAD_LETTER_ATTEMPT if it is a dead letter that
             blocks its key.
-        due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
-            other records; infinity if it is a dead letter.
-        queue: the waiting queue that contains its message.
-        arrival: the delivery of its message; None if the message is being sent or was returned.
+        due_at: the earliest time of the next attempt, in seconds since 1970; 0 if the record only
+            waits for earlier records; infinity if it is a dead letter.
+        queue: the waiting queue that contains the message.
+        arrival: the delivery of the message; None if the message is being sent, or was returned to
+            the broker.
         is_taken: whether the record was taken to be handled, and its result is not known yet.
         awaited_queues: the queues of older generations that must be deleted before the record may
             be handled.
         generation_number: the number of the generation that the waiting queue belongs to.
-        copy: the same record in the waiting queue of a newer generation.
+        copy: the same record in the waiting queue of a newer generation; None if there is none.
 
     """
 
@@ -77,7 +81,7 @@ class WaitingRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the record may be handled as soon as the time `due_at` has come."""
+        """Whether the record may be handled, if it is due and the first record of its key."""
         return self.arrival is not None and not self.is_taken and not self.awaited_queues
 
     @property
@@ -86,14 +90,19 @@ class WaitingRecord:
         return self.attempt == DEAD_LETTER_ATTEMPT
 
     def with_copies(self) -> Iterator[WaitingRecord]:
-        """Yield the record and its copies, the message of the oldest generation first."""
+        """Yield the record and its copies, in the order of their generations."""
         each: WaitingRecord | None = self
         while each is not None:
             yield each
             each = each.copy
 
     def with_message(self, message: WaitingRecord) -> WaitingRecord:
-        """Add the same record in another waiting queue; return the message of the oldest one."""
+        """Add a message of this record in another waiting queue.
+
+        Returns:
+            The message of the oldest generation, which is the record from now on.
+
+        """
         if message.generation_number < self.generation_number:
             message.copy = self
             return message
@@ -101,18 +110,26 @@ class WaitingRecord:
         return self
 
     def without_message(self, message: WaitingRecord) -> WaitingRecord | None:
-        """Remove this record or one of its copies; return what is left, or None."""
+        """Remove this message or one of its copies; return the remaining record, or None."""
         if self is message:
-            left, self.copy = self.copy, None
-            return left
+            remaining, self.copy = self.copy, None
+            return remaining
         if self.copy is not None:
             self.copy = self.copy.without_message(message)
         return self
 
     def replace_arrival(self, message: WaitingRecord) -> Arrival | None:
-        """Keep one of two messages of this record in one queue; return the other one's arrival.
+        """Keep one of two messages of this record that are in the same queue.
 
-        The message of the later attempt is kept.
+        The message with the later attempt is kept. If both have the same attempt, the message that
+        arrived first is kept.
+
+        Args:
+            message: the message that arrived last.
+
+        Returns:
+            The arrival of the other message, which must be acknowledged; None if it has none.
+
         """
         is_newer = message.attempt > self.attempt
         if not is_newer and (message.attempt < self.attempt or self.arrival is not None):

@@ -1,4 +1,4 @@
-"""The exceptions for records that are not handled, because earlier records of their keys wait."""
+"""The exceptions for records that must wait, because earlier records of their keys wait."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class FailedRecordsOvertaken(EarlierRecordWaits):
     """A batch handler has handled records although earlier records of their keys had failed.
 
     Attributes:
-        failed_records: the first failed record of each key: the delivery, and the record's index in
-            it.
+        failed_records: the first failed record of each key: its decoded delivery, and the index of
+            the record in the delivery.
 
     """
 

@@ -1,14 +1,18 @@
-"""The records that wait for earlier records of their keys: their order, and when each is due.
+"""The waiting records of a consumer: their order, and when each is due.
+
+A record waits for its next attempt, or for earlier records of its key. It is due when the time of
+its next attempt has come.
 
 Example: the records A1 and A2 have the key A. A1 fails, and is to be tried again in one minute. The
-owner of this class adds A1. From now on, A is blocked: when A2 arrives, it is not handled. It is
-added, too, with a higher position. After one minute, take() returns A1 and A2. If A1 fails again,
-it keeps its position, and A2 is put back. If A1 succeeds, it is removed, and A2 is the first record
-of A. The key is blocked until its last record is removed.
+owner of this class adds A1. From now on, the key is blocked: when A2 arrives, it is not handled. It
+is added, too, with a higher position. After one minute, take() returns A1 and A2. If A1 fails
+again, it keeps its position, and A2 is put back. If A1 succeeds, it is removed, and A2 is the first
+record of the key. The key is blocked until its last record is removed.
 
-Each record is a message in a waiting queue on the broker. After a crash, this queue can contain two
-messages of one record: the old one, which was not acknowledged yet, and the one for its next
-attempt. Both have the same position and the same id. The message with the later attempt counts.
+Each record is a message in a waiting queue on the broker. If a record fails again, a new message is
+sent, and then the old one is acknowledged. After a crash between these two steps, the queue
+contains two messages of the record, with the same position and the same id. The message with the
+later attempt is kept.
 
 After a change of shards, feedbus moves records to the waiting queues of the newer generation. While
 a record is moved, it has a message in both queues. The message in the newer queue is its copy.
@@ -50,8 +54,8 @@ class WaitingRecords:
         self.positions = Positions()
         # The records of each key, in the order of their positions.
         self._records_by_key: dict[str, list[WaitingRecord]] = {}
-        # A heap of the first record of each key: when it is due, its position, and the key. Some
-        # entries are out of date.
+        # A heap with an entry for the first record of each key: when it is due, its position, and
+        # the key. next_due_at() removes entries that are not valid any more.
         self._heads: list[tuple[float, int, str]] = []
         self.count = 0
 
@@ -66,14 +70,14 @@ class WaitingRecords:
 
     @property
     def failed_count(self) -> int:
-        """How many of the records have failed, and do not only wait for others."""
+        """How many of the records have failed and wait for their next attempt."""
         # `due_at` is 0 if a record only waits for others, and infinity if it is a dead letter.
         return sum(0 < record.due_at < math.inf for record in self)
 
     def blocks(self, key: str, generation_number: int) -> bool:
-        """Whether a record that arrives now must wait for other records of its key.
+        """Whether a record that arrives now must wait for waiting records of its key.
 
-        A record does not wait for records of newer generations.
+        A record does not wait for records that came first from queues of newer generations.
 
         Args:
             key: the ordering key.
@@ -139,7 +143,11 @@ class WaitingRecords:
     # -- records that begin or continue to wait ------------------------------------------------
 
     def add(self, record: WaitingRecord) -> None:
-        """Add a record that begins to wait; its message is being sent to the waiting queue."""
+        """Add a record that begins to wait, or that a waiting queue has delivered.
+
+        When a record begins to wait, its message is still being sent to the waiting queue. When the
+        waiting queue has delivered this message, the owner calls add_arrived().
+        """
         self.positions.register(record.position)
         key_records = self._records_by_key.setdefault(record.key, [])
         insort(key_records, record, key=position_of)
@@ -165,7 +173,13 @@ class WaitingRecords:
         return []
 
     def _add_message(self, known: WaitingRecord, message: WaitingRecord) -> list[Arrival]:
-        """Add a message of a known record; return the deliveries to acknowledge."""
+        """Add a message of a known record; return the deliveries to acknowledge.
+
+        Args:
+            known: the record.
+            message: the message, which a waiting queue has delivered.
+
+        """
         replaced: Arrival | None = None
         in_queue = [each for each in known.with_copies() if each.queue == message.queue]
         if in_queue:
@@ -193,7 +207,11 @@ class WaitingRecords:
     # -- records that are handled --------------------------------------------------------------
 
     def next_due_at(self) -> float:
-        """Return when the next record is due, in seconds since 1970; infinity if none is."""
+        """Return when the next record may be handled, in seconds since 1970.
+
+        Only the first record of each key counts. The result is infinity if none can be handled, for
+        example because it is a dead letter, or is in a handler already.
+        """
         while self._heads:
             due_at, position, key = self._heads[0]
             key_records = self._records_by_key.get(key)
@@ -209,10 +227,13 @@ class WaitingRecords:
     def take(
         self, now: float, max_records: int, is_suspected: Callable[[str], bool] = lambda _: False
     ) -> list[WaitingRecord]:
-        """Return records to handle now: due ones, and later ones that wait only for these.
+        """Return the records to handle now.
+
+        These are due records that are the first of their keys. The next records of these keys
+        follow, if they are due, too: they are handled after the first one.
 
         The caller then passes each record to remove_handled(), put_back() or mark_failed_again().
-        Until then no other record of its key is taken.
+        No other record of a key is taken before that.
 
         Args:
             now: the time in seconds since 1970.
@@ -280,25 +301,25 @@ class WaitingRecords:
     def remove(self, record: WaitingRecord) -> None:
         """Remove a message that has left its queue: a record, or one of its copies.
 
-        If a record with copies leaves its queue, its oldest copy takes its place.
+        If a record with copies leaves its queue, its oldest copy becomes the record.
         """
         key_records, index = self._find(record)
-        first = key_records[index]
-        left = first.without_message(record)
-        if left is None:
+        known = key_records[index]
+        remaining = known.without_message(record)
+        if remaining is None:
             del key_records[index]
             self.count -= 1
         else:
-            key_records[index] = left
-        self.awaited_queues.update(first.awaited_queues, -1)
-        self.awaited_queues.update(NO_QUEUES if left is None else left.awaited_queues, 1)
+            key_records[index] = remaining
+        self.awaited_queues.update(known.awaited_queues, -1)
+        self.awaited_queues.update(NO_QUEUES if remaining is None else remaining.awaited_queues, 1)
         if key_records:
             self._add_head(key_records)
         else:
             del self._records_by_key[record.key]
 
     def forget_queue(self, queue: str) -> None:
-        """Remove the records whose messages are in a queue: the broker delivers them again."""
+        """Remove the messages that are in a waiting queue: the broker delivers them again."""
         for record in self.records_in(queue):
             self.remove(record)
 
@@ -321,6 +342,7 @@ class WaitingRecords:
         return key_records, index
 
     def _add_head(self, key_records: list[WaitingRecord]) -> None:
+        """Add the first record of a key to the heap, if it may be handled when it is due."""
         if key_records[0].is_ready:
             heapq.heappush(
                 self._heads, (key_records[0].due_at, key_records[0].position, key_records[0].key)

@@ -1,4 +1,4 @@
-"""A socket with which other threads wake the thread that waits for the broker."""
+"""A socket with which other threads wake the consumer's thread while it waits for the broker."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from contextlib import suppress
 
 
 class Waker:
-    """A socket that another thread can make readable."""
+    """A socket that another thread can make readable.
+
+    The consumer's thread waits until this socket or the connection to the broker is readable.
+    """
 
     def __init__(self) -> None:
         """Create the waker and open the socket."""
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._awake = False
+        self._awake = False  # whether wake() was called since the last sleep()
 
     def fileno(self) -> int:
         """Return the descriptor of the socket."""

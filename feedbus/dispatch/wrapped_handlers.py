@@ -27,10 +27,12 @@ class WrappedHandler:
 
     Attributes:
         handler: the handler.
-        reads: the kind of body that it takes: objects, text or bytes.
-        load: validates records for the handler.
-        call: calls the handler.
-        call_async: calls the handler in the event loop; None if the handler is not async.
+        reads: what its body is decoded to: "object", "text" or "bytes".
+        load: validates the records of a pack for the handler.
+        call: calls the handler, and returns when it has ended. The arguments are the record or the
+            Records of a batch, and the values that the handler's parameters can request.
+        call_async: a coroutine function that does the same in the event loop; None if the handler
+            is not async.
 
     """
 
@@ -48,7 +50,12 @@ def wrap_handlers(
     store: Store,
     resources: Resources,
 ) -> list[WrappedHandler]:
-    """Return the handlers of a consumer's queue, in the order of the routes."""
+    """Return the handlers of a consumer's queue, in the order of the routes.
+
+    Raises:
+        UsageError: a handler or a middleware cannot be used for this queue.
+
+    """
     wrapped_handlers = []
     for handler in routes.handlers:
         loader = handler.record_loader()
@@ -60,10 +67,7 @@ def wrap_handlers(
 def _calls(
     topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
 ) -> tuple[Call, AsyncCall | None]:
-    """Return a function that calls a handler, and a coroutine function for an async handler.
-
-    The second is None if the handler is not async.
-    """
+    """Return `call` and `call_async` of a WrappedHandler."""
     middleware = [
         resolve_middleware(name, topology.root, asynchronous=handler.is_async)
         for name in topology.middleware
@@ -77,12 +81,14 @@ def _calls(
     async_call = stack.around_async(handler.make_async_callable(session_type, resources))
     timeout_seconds = consumer.queue.handler_timeout_seconds
 
-    async def finished(argument: Any, given: Given) -> None:
+    async def call_and_flush(argument: Any, given: Given) -> None:
         await async_call(argument, given)
         if not handler.batch:
-            given.bus.flush()  # before another task of the loop continues
+            # The bus refuses messages from now on. No other task of the loop runs before this call:
+            # a task that the handler has started must not publish any more.
+            given.bus.flush()
 
     def call(argument: Any, given: Given) -> None:
-        resources.run(finished(argument, given), timeout_seconds)
+        resources.run(call_and_flush(argument, given), timeout_seconds)
 
-    return call, finished
+    return call, call_and_flush
