@@ -77,8 +77,7 @@ class Fences:
                 return False
             consumers = reader.count_consumers()
             if consumers > 1:
-                self._subscriptions.leave_to_others(reader.tag)
-                self._subscriptions.close_waiting_queue(reader.tag)
+                self._leave_to_others(reader)
                 return True
             if phase == "switching" or not consumers:
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
@@ -91,6 +90,11 @@ class Fences:
         fence = run.buffer.pop()
         reader.accept_fence(fence.tag, fence.message_id)
         return True
+
+    def _leave_to_others(self, reader: QueueReader) -> None:
+        """Stop reading an old queue and its waiting queue, because another consumer reads them."""
+        self._subscriptions.leave_to_others(reader.tag)
+        self._subscriptions.close_waiting_queue(reader.tag)
 
     def _next_reader(self) -> QueueReader:
         """Return the reader of the queue that has delivered the next delivery."""
@@ -147,6 +151,11 @@ class Fences:
             def is_in_flight(tag: str = reader.tag) -> bool:
                 return buffer.has_deliveries_of(tag) or has_unsettled_of(tag)
 
+            if not is_in_flight() and reader.count_consumers() > 1:
+                # A consumer has subscribed since this one has put its first probe. The probe in the
+                # queue is a fence for that consumer.
+                self._leave_to_others(reader)
+                continue
             if reader.delete_if_empty(is_in_flight):
                 subscriptions.stop_reading(reader.tag)
                 own_queue_deleted |= not reader.source.only_without_reader
