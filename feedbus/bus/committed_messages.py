@@ -66,7 +66,7 @@ class CommittedMessages:
     def withdraw(self, transaction: Transaction) -> None:
         """End the effect of register(); call it when the transaction has ended.
 
-        After send(), it has no effect, because send() has ended the effect already.
+        A call after send() changes nothing, because send() has ended the effect already.
         """
         if transaction.requests:
             self._locks.withdraw(transaction.first_row)
