@@ -1,19 +1,21 @@
 """The fences of old queues: messages that mark the end of a queue, which is then deleted.
 
-After a change of the number of shards, no message is put into an old queue any more, and a fence
-is its last message. When the reader of the queue receives the fence, it has already handled all
-other messages of the queue. The queue is deleted in four steps:
+An *old queue* belongs to an older generation of its ring. It can also be the earlier queue of a
+consumer without shards, if the queue was declared again with other arguments. After the switch to
+the new queues, no message is put into an old queue any more, and its last message is a fence. When
+the reader of the queue receives the fence, it has already handled all other messages of the queue.
+The queue is deleted in four steps:
 
 1. If other consumers read the queue, too, this consumer stops reading it. Only the last reader of
    the queue does the other steps.
-2. The old queue has a waiting queue. The records in it are moved to the waiting queues of the
-   shards that own the keys of these records now.
+2. If the old queue has a waiting queue, the records in the waiting queue are moved. They go to the
+   waiting queues of the shards that own their keys now.
 3. The reader proves that the old queue is empty: it puts two more fences into it, the probes, one
    after the other (feedbus.generations.probes).
 4. The reader deletes the queue.
 
-A step that is not possible yet, for example while the switch to the new shards is not complete, is
-repeated later. Meanwhile, the consumer handles the deliveries of its other queues.
+A step may not be possible yet, for example because the switch is not complete. Then the fence is
+processed again later. Meanwhile, the consumer handles the deliveries of its other queues.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class Fences:
     def next_is_fence(self) -> bool:
         """Whether the next delivery is a fence.
 
-        If this fence must be processed later, and deliveries from queues of another generation have
-        arrived, the buffer continues with these. Then the result is False.
+        This fence may have to be processed later. Then the buffer continues with deliveries from
+        queues of another generation, if any have arrived, and the result is False.
         """
         buffer = self._run.buffer
         if buffer.next_is_fence and self._seconds_until(self._next_reader()) > 0:
@@ -56,7 +58,7 @@ class Fences:
         return buffer.next_is_fence
 
     def process_next(self, raw: RawConnection) -> bool:
-        """Process the next delivery, which is a fence; or wait until this is possible.
+        """Process the next delivery, which is a fence. If it is not due yet, wait for a moment.
 
         Args:
             raw: the connection.
@@ -71,6 +73,7 @@ class Fences:
         if seconds > 0:
             run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
             return True
+        # If a probe is pending, an earlier fence of this queue has already passed these checks.
         if not reader.probes.is_pending:
             phase = phase_of(raw, run.topology, run.consumer, reader.queue)
             if phase == "in use":
@@ -83,8 +86,8 @@ class Fences:
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
                 return True
         if not self._move_waiting_records(raw, reader):
-            # Until the fence is due, the next calls of this method only receive deliveries. They do
-            # so even if the buffer is full, because messages of the waiting queue must arrive.
+            # Some messages of the waiting queue may not have arrived yet. Until the fence is due
+            # again, the next calls of this method receive deliveries, even if the buffer is full.
             self._postpone(reader, WAITING_POLL_SECONDS)
             return True
         fence = run.buffer.pop()
@@ -108,14 +111,17 @@ class Fences:
         reader.fence_due_at = self._run.clock.monotonic() + seconds
 
     def _move_waiting_records(self, raw: RawConnection, reader: QueueReader) -> bool:
-        """Move the waiting records of an old queue; return False if this must be repeated."""
+        """Move the waiting records of an old queue; return False if this must be repeated later."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # a queue without shards keeps its waiting queue
         return run.waiting.move_records(raw, reader.queue, reader.tag)
 
     def put_missing(self, raw: RawConnection) -> None:
-        """Put a fence into each old queue that has none, for example because it was full."""
+        """Put a fence into each old queue that may have none.
+
+        An old queue has no fence if it was full during the switch, or if its fence has expired.
+        """
         for reader in [*self._subscriptions.readers.values()]:
             if not reader.probes.is_fence_due:
                 continue
@@ -125,13 +131,15 @@ class Fences:
             elif phase == "switching":
                 reader.probes.postpone_fence()
             else:
-                # The queue is not an old queue, so it needs no fence. A later switch will succeed
-                # to put one into it, also if it is full: the switch waits until the queue has room,
-                # because the queue has a consumer.
+                # The queue is not an old queue, so it needs no fence now. After a later switch, it
+                # is an old queue. Then the switch waits for room in the queue, because the queue
+                # has a consumer, and puts a fence into it.
                 reader.probes.fence_needed = False
 
     def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
         """Delete the old queues that are proved to be empty.
+
+        If another consumer has subscribed to such a queue meanwhile, the queue is left to it.
 
         Args:
             has_unsettled_of: called with the consumer tag of a subscription; returns whether a
@@ -152,8 +160,8 @@ class Fences:
                 return buffer.has_deliveries_of(tag) or has_unsettled_of(tag)
 
             if not is_in_flight() and reader.count_consumers() > 1:
-                # A consumer has subscribed since this one has put its first probe. The probe in the
-                # queue is a fence for that consumer.
+                # Another consumer has subscribed after this consumer put its first probe. The probe
+                # in the queue is a fence for the other consumer.
                 self._leave_to_others(reader)
                 continue
             if reader.delete_if_empty(is_in_flight):
