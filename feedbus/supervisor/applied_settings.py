@@ -1,7 +1,8 @@
 """The settings with which the system runs: the topology's text, and a digest for each watcher.
 
 A watcher is the supervisor's object for the processes of one consumer or of one [processes] table.
-A changed digest shows that the options of a watcher have changed.
+Its digest is a hash of its options. If the digest for a new topology is another one, the watcher
+must be restarted.
 """
 
 from __future__ import annotations
@@ -86,10 +87,12 @@ class AppliedSettings:
     ) -> Watchers:
         """Return which watchers must be added, restarted, started, removed or kept.
 
+        This object has the settings with which the watchers run.
+
         Args:
             wanted: the settings of the new topology.
             supervisor_pid: the supervisor's process id.
-            states: maps the name of each watcher to its state.
+            states: maps the name of each watcher to its state, from watcher_state.state().
 
         """
         changed = sorted(
@@ -140,7 +143,13 @@ def why_restarted(state: Mapping[str, Any], count: int) -> str:
 def write_applied(topology: Topology, text: str) -> None:
     """Write the text of topology.toml to the file that the processes read.
 
-    The file is replaced as a whole, and has the read permissions of topology.toml.
+    The file has the permissions of topology.toml, and its owner can read it. It is replaced as a
+    whole, because a process that starts may read it at the same time.
+
+    Args:
+        topology: the topology.
+        text: the content of its topology.toml.
+
     """
     path = applied_path(topology)
     beside = path.with_suffix(".new")

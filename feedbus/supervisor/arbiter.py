@@ -1,4 +1,8 @@
-"""Run circus's arbiter with all watchers in this process, for `feedbus up`."""
+"""Run circus's arbiter with all watchers in this process, for `feedbus up`.
+
+The arbiter is circus's main object: it has the event loop and the watchers, and answers commands. A
+watcher is the object for the processes of one consumer, or of one [processes] table.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +66,10 @@ def supervise(
 
     Args:
         topology: the topology to run.
-        on_started: called once, when each process is ready or was given up. It gets lines about the
-            processes that are not ready, lines about the processes that hold, each with the reason,
-            and the duration of the start in seconds.
+        on_started: called once: when each watcher is ready or has given up, or after
+            supervision.REPORT_AFTER_SECONDS. It gets lines about the watchers that are not ready,
+            lines about the watchers that hold, each with the reason, and the seconds since the
+            start.
         fork_server: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.

@@ -1,8 +1,8 @@
 """The commands that circusctl sends: feedbus's versions of circus's commands, and new ones.
 
 In circus, each command holds one lock, and circus refuses all other commands meanwhile. So a stop
-of one consumer, which waits for a long handler, would block the commands for all others. With the
-commands here, each watcher waits only for itself. They replace circus's commands of the same names.
+of one consumer, which waits for a long handler, would block the commands for all other watchers.
+The commands here do not hold that lock. They replace circus's commands of the same names.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def _named_watchers(arbiter: Any, props: dict[str, Any]) -> list[Any]:
 
 
 def _together(steps: list[Awaitable[Any]]) -> Any:
+    """Carry out steps at the same time; return a task with the empty answer of the command."""
+
     async def wait() -> dict[str, Any]:
         await asyncio.gather(*steps)
         return {}
@@ -105,10 +107,11 @@ class RestartWatchers(Restart):
         """Restart the named watchers, or all watchers."""
         supervision = _supervision(arbiter)
         chosen = _named_watchers(arbiter, props)
-        others = [one for one in chosen if not isinstance(one, ProcessWatcher)]
-        steps = [one._restart() for one in others]  # noqa: SLF001 -- as above
-        kept = [one for one in chosen if isinstance(one, ProcessWatcher)]
-        return _together([*steps, supervision.restart(kept)])
+        # An operator can add plain watchers of circus.
+        plain = [one for one in chosen if not isinstance(one, ProcessWatcher)]
+        steps = [one._restart() for one in plain]  # noqa: SLF001 -- as above
+        own = [one for one in chosen if isinstance(one, ProcessWatcher)]
+        return _together([*steps, supervision.restart(own)])
 
 
 class ReloadWatchers(Reload):
@@ -117,7 +120,7 @@ class ReloadWatchers(Reload):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers; each new process starts only after the old process has ended.
 
-        In circus's own `reload`, both would run at the same time.
+        In circus's own `reload`, both processes would run at the same time.
         """
         return RestartWatchers().execute(arbiter, props)
 
@@ -167,7 +170,7 @@ class QuitSupervisor(Quit):
 
 
 class FollowFile(ReloadConfig):
-    """The command that reloads the configuration; here it runs `feedbus apply`."""
+    """The command `reloadconfig`; here it runs `feedbus apply`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
         """Run `feedbus apply` and do not read circus.ini: topology.toml describes the system."""
@@ -189,12 +192,12 @@ class ReportState(Command):
 
         circus can also send this answer before the watchers exist.
         """
-        kept = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]
+        own = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]
         supervision = getattr(arbiter, "supervision", None)
         return {
             "pid": os.getpid(),
             "stopping": bool(supervision and supervision.stopping),
-            "watchers": {one.name: watcher_state.state(one) for one in kept},
+            "watchers": {one.name: watcher_state.state(one) for one in own},
             "protocol": PROTOCOL,
             "reloads": bool(supervision and supervision.reloads),
             "settings": asdict(supervision.settings) if supervision else None,
@@ -207,7 +210,7 @@ class End(Command):
     name = "feedbus-down"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
-        """End all processes; the property "seconds" limits the time of each process."""
+        """End all processes; the property "seconds" limits the time that each one may take."""
         seconds = props.get("seconds")
         _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
         return {}
@@ -219,7 +222,16 @@ class Apply(Command):
     name = "feedbus-apply"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Carry out one step: pause watchers, change to a new topology, or remove old watchers."""
+        """Carry out one step of `feedbus apply`.
+
+        With the property "pause", stop the watchers with these names. With the property "text",
+        change to the topology with this text. Without both, end the watchers that are not in the
+        topology.
+
+        Returns:
+            A task whose result has the key "refused": why the step was refused, or "".
+
+        """
         return asyncio.ensure_future(self._carry_out(_supervision(arbiter), props))
 
     async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:

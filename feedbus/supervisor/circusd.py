@@ -1,4 +1,8 @@
-"""The stream class in circus.ini, with which circusd gets the watchers of the topology."""
+"""The stream class in circus.ini, with which circusd gets the watchers of the topology.
+
+circusd is circus's own program. A project can be run with `circusd circus.ini` instead of
+`feedbus up`.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ from feedbus.supervisor.watcher_options import endpoint
 class Seed:
     """An object that circusd creates while it reads circus.ini, before it starts a process.
 
-    The only object of a user that circus creates so early is the output stream of a watcher. So the
-    seed is the stream of a watcher that never starts. fill() replaces this watcher by the
-    topology's watchers.
+    circus.ini can contain only one kind of class that circusd uses so early: the class of a
+    watcher's output stream. So the seed is the output stream of a watcher that never starts. fill()
+    replaces this watcher by the topology's watchers.
     """
 
     def __init__(self, topology: str = "") -> None:
@@ -51,7 +55,18 @@ class Seed:
         """Do nothing: circus requires a stream here, and nothing is written to it."""
 
     def fill(self, arbiter: Any, watcher: Any) -> None:
-        """Add the watchers of the topology to the arbiter; its sockets are already bound."""
+        """Add the watchers of the topology to the arbiter, in place of the seed's watcher.
+
+        The arbiter's sockets are already bound.
+
+        Args:
+            arbiter: circus's arbiter, which has the event loop and the watchers.
+            watcher: the watcher whose output stream is this seed.
+
+        Raises:
+            UsageError: circus.ini has other sockets than the topology, or a user is unknown.
+
+        """
         from feedbus.supervisor.supervision import Supervision
 
         for found, socket in (
@@ -75,7 +90,10 @@ class Seed:
 
 
 def fill(watcher: Any, arbiter: Any, hook_name: str) -> bool:  # noqa: ARG001 -- circus's signature
-    """Replace the seed by the watchers of the topology; circus calls this hook before its start."""
+    """Replace the seed's watcher by the watchers of the topology.
+
+    circus calls this hook before it starts the seed's watcher. The result False prevents the start.
+    """
     try:
         watcher.stdout_stream.fill(arbiter, watcher)
     except FeedbusError as error:

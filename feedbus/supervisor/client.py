@@ -16,8 +16,9 @@ from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
-ANSWER_SECONDS = 10.0  # the supervisor does not answer while it forks processes
-CHECK_SECONDS = 0.05  # the time between two requests of restart()
+# The longest wait for an answer. While the supervisor starts many processes, it does not answer.
+ANSWER_SECONDS = 10.0
+CHECK_SECONDS = 0.05  # the time between two requests of restart(), and between checks of shutdown
 CHECK_MILLISECONDS = 50  # the time between two checks whether the supervisor still runs
 PROGRESS_SECONDS = 1.0  # the time between two calls of the argument `progress`
 NOTHING: Mapping[str, Any] = {"watchers": {}}  # the state if no supervisor runs
@@ -70,17 +71,21 @@ def ask(
     progress: Progress | None = None,
     **properties: Any,
 ) -> dict[str, Any] | None:
-    """Send the supervisor a command and return its answer, or None if no supervisor runs.
+    """Send the supervisor a command and return its answer.
+
+    None means that no supervisor runs, or that the supervisor has ended without an answer.
 
     Args:
         topology: the topology of the supervisor.
         command: the name of the command for circusctl.
         progress: for a command that waits for the end of processes: called repeatedly with the
             processes that are still busy. Without it, the supervisor must answer immediately.
-        properties: the properties of the command.
+        properties: the properties of the command. With `waiting=True`, circus answers only when the
+            command has finished.
 
     Raises:
-        FeedbusError: a supervisor runs, but does not answer.
+        FeedbusError: a supervisor runs, but does not answer within ANSWER_SECONDS. This cannot
+            happen with `progress`.
 
     """
     pid = lock_holder(lock_path(topology))
@@ -106,7 +111,8 @@ def ask(
                     raise FeedbusError(msg)
                 if progress is not None and now - shown > PROGRESS_SECONDS:
                     shown = now
-                    # The supervisor is still working, and will answer later.
+                    # A supervisor that does not report its state now may still carry out the
+                    # command, and answer later.
                     with contextlib.suppress(FeedbusError):
                         progress(busy(state(topology) or NOTHING))
             answer: dict[str, Any] = json.loads(socket.recv())
@@ -123,20 +129,20 @@ def busy(answer: Mapping[str, Any]) -> list[Busy]:
         answer: the result of state().
 
     """
-    waiting = [
+    stopping = [
         Busy(name, one["pid"], one["stopping_seconds"], one["killed_in_seconds"])
         for name, watcher in answer["watchers"].items()
         for one in watcher["processes"]
         if one["stopping_seconds"] is not None
     ]
-    return sorted(waiting, key=lambda one: -one.seconds)
+    return sorted(stopping, key=lambda one: -one.seconds)
 
 
 class ApplyClient:
     """Sends the supervisor the requests of `feedbus apply`.
 
-    Each method waits for the answer. It raises FeedbusError if the supervisor refuses, and does
-    nothing if no supervisor runs.
+    Each method waits for the answer. Each method raises FeedbusError if the supervisor refuses the
+    request, and does nothing if no supervisor runs.
     """
 
     def __init__(self, topology: Topology, text: str, progress: Progress = lambda _: None) -> None:
@@ -178,6 +184,8 @@ class ApplyClient:
 
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
     """Restart one watcher, and yield its state repeatedly; the caller ends the iteration.
+
+    For the state, see watcher_state.state().
 
     Args:
         topology: the topology of the supervisor.

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The exit code is written as a line of output, because the supervisor reaps every child process
-# itself.
+# circus reaps every child process of the supervisor, so the exit code of this child can be lost.
+# The child is a shell: it runs the command, and writes the command's exit code as its last line.
 REPORTING = '"$@"; code=$?; echo; echo $code'
 
 ENDING_SECONDS = 0.01  # the time between two checks whether the shell has ended
@@ -28,8 +28,8 @@ async def run_command(topology: Path, *words: str) -> tuple[str, int]:
 
     """
     command = [sys.executable, "-m", "feedbus", "--topology", str(topology), *words]
-    # asyncio's own function would wait for the exit code. The supervisor reaps the process first,
-    # so asyncio would log a warning.
+    # asyncio.create_subprocess_exec() would wait for the exit code. circus can reap the process
+    # first; asyncio would then log a warning.
     process = subprocess.Popen(  # noqa: ASYNC220 -- the loop reads its output
         ["/bin/sh", "-c", REPORTING, "sh", *command],
         stdin=subprocess.DEVNULL,

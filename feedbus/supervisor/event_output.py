@@ -65,7 +65,7 @@ class _LogFile(logging.Handler):
 
 
 def name_width(topology: Topology) -> int:
-    """Return the length of the longest name of a supervised process."""
+    """Return the length of the longest name of a consumer, of a process or of the supervisor."""
     return max(map(len, [*topology.consumers, *topology.supervised, SUPERVISOR]))
 
 
@@ -73,7 +73,7 @@ def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
     """Write the supervisor's events and circus's warnings to one output.
 
     Args:
-        topology: the topology with the form of log lines and the names of the supervised processes.
+        topology: the topology; it has the format of log lines and the names of the processes.
         log: the log file; without it, stdout, in colours if that is a terminal.
 
     """

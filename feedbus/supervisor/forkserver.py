@@ -1,8 +1,11 @@
 """The process from which consumers are forked: `python -m feedbus.supervisor.forkserver`.
 
-It imports feedbus and its libraries, but no module of the project: such a module may start threads,
-which a fork does not copy. For each request, the fork server forks an intermediate process. This
-process forks the consumer and ends. So Linux makes the consumer a child of the supervisor.
+The fork server is a child of the supervisor. It imports feedbus and its libraries, but no module of
+the project: such a module may start threads, which a fork does not copy.
+
+A forked consumer must become a child of the supervisor, too. So for each request, the fork server
+forks an intermediate process, which forks the consumer and ends. The supervisor has called
+adopt_orphans(), so Linux makes it the parent of the consumer.
 """
 
 from __future__ import annotations
@@ -32,20 +35,22 @@ ADOPTION_SECONDS = 0.0005  # the time between two checks whether the supervisor 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     """Import modules, and fork a child for each request; in the child, run the requested program.
 
-    The function returns in the child, when the program has ended.
+    The function returns only in a child, when its program has ended.
 
     Args:
         handle: the descriptor of the connection to the supervisor.
         topology_path: the topology whose consumers are forked.
-        modules: the modules to import before the first fork.
+        modules: the names of the modules to import before the first fork.
 
     """
-    # The first call of setproctitle() finds the memory for process titles, before any fork.
+    # The first call of setproctitle() finds the memory for process titles. Children use it, too.
     setproctitle(f"feedbus fork server of {topology_path}")
     default_signals()
     gc.disable()
     preload(topology_path, modules)
-    gc.freeze()  # a garbage collection in a child would copy shared memory pages
+    # The children share the memory of the imported modules. Without freeze(), a garbage collection
+    # in a child would write to this memory, and so copy it.
+    gc.freeze()
     gc.enable()
     program = serve(Connection(handle))
     setproctitle(shlex.join(program.command))
@@ -79,23 +84,23 @@ def serve(connection: Connection) -> Program:
             stdout, stderr = recv_handle(connection), recv_handle(connection)
         except EOFError:
             os._exit(0)
-        between = os.fork()
-        if between == 0:
-            _part(connection)
+        intermediate_pid = os.fork()
+        if intermediate_pid == 0:
+            _fork_again(connection)
             os.umask(umask)
-            _settle(connection, program, stdout, stderr)
+            _set_up_child(connection, program, stdout, stderr)
             return cast("Program", program)
-        os.waitpid(between, 0)
+        os.waitpid(intermediate_pid, 0)
         os.close(stdout)
         os.close(stderr)
 
 
-def _part(connection: Connection) -> None:
-    """Fork again, and end this process; return only in the new child.
+def _fork_again(connection: Connection) -> None:
+    """Fork again, and end this intermediate process; return only in the new child.
 
-    It returns when the supervisor has become the parent of the child.
+    The function returns when the supervisor has become the parent of the child.
     """
-    between = os.getpid()
+    intermediate_pid = os.getpid()
     try:
         child = os.fork()
     except OSError as error:
@@ -103,12 +108,12 @@ def _part(connection: Connection) -> None:
         os._exit(1)
     if child:
         os._exit(0)
-    while os.getppid() == between:
+    while os.getppid() == intermediate_pid:
         time.sleep(ADOPTION_SECONDS)
 
 
-def _settle(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
-    """Set the session, folder, environment and output of a child, then send its process id."""
+def _set_up_child(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
+    """Set the session, folder, environment and output of this child, then send its process id."""
     with connection:
         os.setsid()
         os.environ.clear()

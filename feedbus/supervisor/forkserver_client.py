@@ -42,13 +42,17 @@ class ForkServer:
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None if this process cannot adopt its children (not on Linux)."""
+        """Start a server; return None on other systems than Linux.
+
+        On those systems, this process cannot become the parent of the server's children.
+        """
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
         """Start the server, which imports the libraries of the topology's consumers.
 
-        The caller has called adopt_orphans(), so this process becomes the parent of the children.
+        The caller has called adopt_orphans(), so this process becomes the parent of the forked
+        programs.
         """
         self._connection, other = Pipe()
         command = [sys.executable, "-m", "feedbus.supervisor.forkserver"]
@@ -75,10 +79,10 @@ class ForkServer:
         Args:
             program: the program to run.
             stdout: the descriptor for its output. The child gets a copy; the caller closes its own.
-            stderr: the descriptor for its errors.
+            stderr: the descriptor for its errors, in the same way.
 
         Returns:
-            The process id, which waitpid() knows.
+            The id of the new process, for which this process can call os.waitpid().
 
         Raises:
             ConnectionError: the server does not answer; this object has closed it.

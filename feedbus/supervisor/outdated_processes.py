@@ -33,8 +33,10 @@ def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
         raise FeedbusError(note)
     from feedbus.supervisor.applied_settings import AppliedSettings
 
-    known = answer.get("settings") or {"watchers": dict.fromkeys(answer["watchers"], "")}
-    running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
+    # A supervisor that is still starting has no settings. Then each of its watchers is shown as
+    # changed.
+    applied = answer.get("settings") or {"watchers": dict.fromkeys(answer["watchers"], "")}
+    running = AppliedSettings(applied["watchers"], applied.get("exchanges", {}))
     watchers = running.difference(AppliedSettings.of(topology), answer["pid"], answer["watchers"])
     watchers = replace(watchers, reloads=reloads(answer))
     return watchers, outdated_note(
@@ -66,6 +68,9 @@ def reloads(answer: Mapping[str, Any]) -> bool:
 
 def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
     """Map the name of each watcher to the files that have changed since its processes started.
+
+    The paths of the files are sorted, and relative to the project's folder. Watchers without
+    changed files are left out.
 
     Args:
         topology: the topology of the watchers.

@@ -1,8 +1,11 @@
 """Before any process starts, check the handlers and prepare the store and the broker.
 
-This runs in a separate process, so that the supervisor stays small and keeps no connection. If an
-interrupted change of a ring waits for room in a full queue of the earlier ring, the process
-continues while the consumers start: they read that queue.
+The preparation runs in a separate process, so that the supervisor stays small and keeps no
+connection.
+
+The preparation also completes a switch of a ring that was interrupted. For this it may have to
+publish held messages to an old queue. If that queue is full, the consumers must read messages from
+it first. So the consumers are started, and the process of the preparation continues meanwhile.
 """
 
 from __future__ import annotations
@@ -46,12 +49,12 @@ def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
         os.path.relpath(topology.path),
     ]
     environment = os.environ | {SUPERVISED: str(os.getpid())}
-    waits = _waits(topology)
-    waits.unlink(missing_ok=True)
+    waiting_file = _waiting_file(topology)
+    waiting_file.unlink(missing_ok=True)
     # This import takes some time, in which the fork server imports its modules in parallel.
     importlib.import_module("feedbus.supervisor.supervision")
-    # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
-    # without a traceback.
+    # The new process gets a process group of its own. So a terminal sends Ctrl-C only to this
+    # process, which then ends the new process without a traceback.
     try:
         if fork_server is None:
             pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
@@ -62,40 +65,50 @@ def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
         raise FeedbusError(msg) from None
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
-        while not ended and not waits.exists():
+        while not ended and not waiting_file.exists():
             time.sleep(CHECK_SECONDS)
             ended, status = os.waitpid(pid, os.WNOHANG)
     except BaseException:
         os.kill(pid, signal.SIGTERM)
         raise
-    return status == 0  # also when the process waits for the consumers
+    # If the process has not ended, because it waits for the consumers, the status is 0, too.
+    return status == 0
 
 
-def _waits(topology: Topology) -> Path:
+def _waiting_file(topology: Topology) -> Path:
     """Return the file that exists while the preparation waits for a full queue."""
     return run_folder(topology) / "preparation.waits"
 
 
 def main(path: Path) -> None:
-    """Do the work of prepare() in this process."""
+    """Do the work of prepare() in this process.
+
+    Args:
+        path: the path of the topology file.
+
+    Raises:
+        FeedbusError: a file, a handler, the store or the broker has a problem.
+
+    """
     from feedbus import config
     from feedbus.generations import topology_setup
     from feedbus.store import open_prepared
 
     if path.parent != Path():
         path = path.absolute()
-        os.chdir(path.parent)  # as in consumers: paths of the project can be relative to it
+        os.chdir(path.parent)  # as in consumers: the project can use paths relative to its folder
     topology = config.load(path, import_handlers=True)
     configure(topology.logging.format, consumer=SUPERVISOR)
     logging.getLogger().setLevel(logging.WARNING)  # `up` prints only what somebody has to read
     open_prepared(topology).close()
-    waits = _waits(topology)
+    waiting_file = _waiting_file(topology)
     while True:
         try:
-            topology_setup.set_up(topology, on_full=waits.touch)
+            topology_setup.set_up(topology, on_full=waiting_file.touch)
         except Outage:
-            if not waits.exists():
+            if not waiting_file.exists():
                 raise
+            # prepare() has returned, and the consumers run. So nobody would see the error.
             time.sleep(AGAIN_SECONDS)
         else:
             return

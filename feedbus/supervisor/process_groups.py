@@ -1,6 +1,7 @@
 """Process groups: each supervised process leads a group of itself and its child processes.
 
-When the leader has ended, the supervisor ends the rest of the group.
+The id of a group is the process id of its leader. When the leader has ended, the supervisor ends
+the rest of the group.
 """
 
 from __future__ import annotations
@@ -60,11 +61,10 @@ async def end(group: int) -> bool:
 
 
 async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
-    """End every descendant of this process by SIGTERM, and later by SIGKILL.
+    """End every descendant of this process by SIGTERM, and after a second by SIGKILL.
 
-    Descendants that have left their group are ended, too.
-
-    All descendants are known, because this process adopts processes whose parent has ended.
+    Descendants that have left their group are ended, too. This process finds all descendants,
+    because it becomes the parent of a descendant whose parent ends.
 
     Args:
         spared: ids of processes that are not to be ended.
@@ -92,11 +92,15 @@ def _signal(process: psutil.Process, signal_number: int) -> None:
 
 
 def end_strays(run_folder: Path) -> list[int]:
-    """End process groups that are left from an earlier supervisor that was killed.
+    """End the process groups of an earlier supervisor that was killed.
 
-    The leaders end by themselves when their supervisor ends, but their child processes may not. A
-    process is recognised by the environment that it inherited. A group id is not enough, because
-    the kernel uses it again.
+    The leaders end by themselves when their supervisor ends, but their child processes may not. The
+    ids of the groups are in the lock files of the slots. Since then, the kernel may have given the
+    same id to the group of another program. So only those processes of a group are ended that have
+    inherited the variable RUN_FOLDER from the supervisor.
+
+    Args:
+        run_folder: the folder of the lock files.
 
     Returns:
         The ids of the processes that were ended.
@@ -118,11 +122,12 @@ def end_strays(run_folder: Path) -> list[int]:
 
 
 def _members(group: int, run_folder: Path) -> list[psutil.Process]:
+    """Return the running processes of a group that a supervisor of this folder has started."""
     found = []
     for one in psutil.process_iter():
         try:
-            ours = os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE
-            if ours and one.environ().get(RUN_FOLDER) == str(run_folder):
+            in_group = os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE
+            if in_group and one.environ().get(RUN_FOLDER) == str(run_folder):
                 found.append(one)
         except (psutil.Error, OSError):
             continue  # the process has ended meanwhile, or belongs to another user

@@ -26,12 +26,13 @@ async def end(
 ) -> bool:
     """Stop a process, and return whether it had to be killed.
 
-    The signal is sent only to this process, so that child processes of a handler can finish.
+    `stop_signal` is sent only to this process, so that child processes of a handler can finish.
+    SIGKILL is sent to the process and its child processes.
 
     Args:
         process: the process; its `kill_at` can become earlier while this function waits.
         stop_signal: the number of the signal that asks the process to end.
-        patience_seconds: the time limit; 0 kills the process without that signal.
+        patience_seconds: the time until the process is killed; 0 kills it without `stop_signal`.
         report_busy: called once if the process takes longer than BUSY_SECONDS to end, with the
             seconds until it is killed.
 

@@ -1,8 +1,8 @@
 """Apply changes of a project's files while it runs, for `feedbus up --reload`.
 
-It reads the times of the files twice a second. A library that listens to the system (watchfiles)
-would notice a change earlier. But it gets no events if another machine or the host of a container
-changes the files, and it would be another dependency.
+The reloader reads the times of the files twice a second. A library that gets events from the
+operating system (watchfiles) would notice a change earlier. But such a library gets no events if
+another machine or the host of a container changes the files, and it would be another dependency.
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 class Reloader:
     """Applies a changed topology, and restarts processes whose code has changed.
 
-    `feedbus apply` or `feedbus check` first checks the files in a separate process. If there is a
-    problem, it is logged, and the running system is not changed. A topology that was refused is
-    applied after the next change of any file, such as a module that was missing. The imports of a
-    process of [processes] are not known, so each change of a Python file restarts it.
+    First, `feedbus apply` or `feedbus check` checks the files in a separate process. If there is a
+    problem, it is logged, and the running system is not changed.
+
+    A topology that was refused is applied after the next change of any file: a missing module may
+    have been the problem. The imports of a process of [processes] are not known, so each change of
+    a Python file restarts such a process.
     """
 
     def __init__(self, supervision: Supervision) -> None:
@@ -86,19 +88,22 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Check the files until the supervisor stops; apply changes when no more files change."""
+        """Check the files until the supervisor stops.
+
+        Changes are applied when no further file has changed for CHECK_SECONDS.
+        """
         changed: set[str] = set()
         while not self._supervision.stopping:
             await asyncio.sleep(CHECK_SECONDS)
             before, self._times = self._times, self._file_times()
-            now = {path for path, _ in before.items() ^ self._times.items()}
-            if changed and not now:
+            newly_changed = {path for path, _ in before.items() ^ self._times.items()}
+            if changed and not newly_changed:
                 try:
                     await self._follow(changed)
                 except (FeedbusError, OSError) as error:
                     text = f"{error}; feedbus tries again when files change the next time"
                     events.warning("reload_failed", text, consumer=SUPERVISOR)
-            changed = changed | now if now else set()
+            changed = changed | newly_changed if newly_changed else set()
 
     async def _follow(self, changed: set[str]) -> None:
         topology = self._supervision.topology
@@ -106,8 +111,9 @@ class Reloader:
         events.info("files_changed", text, consumer=SUPERVISOR)
         self._unapplied = self._unapplied or str(topology.path) in changed
         if self._unapplied:
-            # The command must not wait until old queues are drained. They may drain only after the
-            # next change of the files, and this change would wait for the command.
+            # With --no-wait, the command does not wait until old queues are drained. Such a queue
+            # may drain only after the next change of the files, for example of its handler. The
+            # reloader applies this next change only after the command has ended.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
             self._unapplied = not ready
         else:
@@ -120,8 +126,9 @@ class Reloader:
     def _outdated_watchers(self, changed: set[str]) -> list[ProcessWatcher]:
         """Return the watchers that may run changed code, or that the supervisor gave up."""
         supervision = self._supervision
-        code = any(path.endswith(".py") for path in changed)
-        unknown = supervision.topology.processes if code else ()
+        code_changed = any(path.endswith(".py") for path in changed)
+        # It is not known which Python files these processes have imported.
+        unknown = supervision.topology.processes if code_changed else ()
         return [
             watcher
             for watcher in supervision.watchers
@@ -130,10 +137,13 @@ class Reloader:
         ]
 
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:
-        """Run a command of feedbus; return whether it succeeds, else log its lines."""
+        """Run a command of feedbus; return whether it succeeds.
+
+        The lines of the command are logged if it fails, or if `shown` is true.
+        """
         printed, code = await run_command(self._supervision.topology.path, *words)
-        if self._supervision.stopping:  # a terminal sends Ctrl-C to the command, too
-            return False
+        if self._supervision.stopping:
+            return False  # a terminal sends Ctrl-C to the command, too: its exit code says nothing
         if shown or code:
             for line in filter(None, printed.splitlines()):
                 events.info("command_output", line, consumer=SUPERVISOR, command=words[0])

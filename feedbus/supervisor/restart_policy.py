@@ -9,7 +9,7 @@ from dataclasses import dataclass
 SETTLED_SECONDS = 1.0
 # The same limit, from the start, for a process that does not report when it is ready.
 SILENT_SECONDS = 10.0
-# The wait after the second end in a row. Each further end doubles it.
+# The wait after the second end in a row soon after the start. Each further such end doubles it.
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
 

@@ -19,8 +19,10 @@ LONGEST_LINE_BYTES = 65_536  # a longer line is written in pieces
 class RotatedLog:
     """A circus stream that appends whole lines to a private file, and keeps some older files.
 
-    The output of a process arrives in pieces. The beginning of a line is kept until its end has
-    arrived. So lines of several processes are not mixed, and the file is rotated between two lines.
+    The output of a process arrives in pieces. The beginning of a line is kept in memory until the
+    end of the line has arrived. So lines of several processes are not mixed, and the file is
+    rotated between two lines.
+
     A file that was moved or deleted is created again. On a full disk lines are dropped and counted;
     when there is room again, the event `lines_dropped` has their number.
     """
@@ -43,7 +45,7 @@ class RotatedLog:
             max_bytes: the largest size; the file is rotated before it becomes larger.
             backup_count: how many older files are kept.
             consumer: the name of the consumer, for the lines that the supervisor itself writes.
-            log_format: the form of the lines of the supervisor, such as "text".
+            log_format: the format of the lines of the supervisor: "text" or "json".
             descriptors: descriptors of this process, such as its stdout, that are redirected to the
                 file.
             copy: called with the lines of each write, also with lines that cannot be written to the
@@ -59,10 +61,16 @@ class RotatedLog:
         self._descriptors = descriptors
         self._copy = copy
         self._handle: int | None = None
+        # Maps (process id, "stdout" or "stderr") to the beginning of a line.
         self._begun: dict[object, bytes] = {}
 
     def __call__(self, received: dict[str, Any]) -> None:
-        """Append the output of a process, up to the end of its last whole line."""
+        """Append the output of a process, up to the end of its last whole line.
+
+        Args:
+            received: the output ("data"), with the process id ("pid") and the "name" of the stream.
+
+        """
         source = (received.get("pid"), received.get("name"))
         text = self._begun.pop(source, b"") + received["data"]
         end = text.rfind(b"\n") + 1
@@ -78,12 +86,12 @@ class RotatedLog:
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write the last output of the ended process `pid`, if it has no line end."""
+        """Write the kept beginning of a line of the process `pid`, which has ended."""
         for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
             self._append(self._begun.pop(source) + b"\n")
 
     def open(self) -> None:
-        """Open the file if it is not open or was moved."""
+        """Open the file if it is not open or was moved; an error leaves it closed."""
         if self._handle is not None and self._moved(self._handle):
             self._close()
         if self._handle is None:

@@ -24,7 +24,9 @@ from feedbus.supervisor.client import (
 )
 from feedbus.topology import Topology
 
-PATIENCE_SECONDS = 10.0  # added to the stop time of the processes
+# How long a supervisor may not answer, and how long the holder of a slot that is not in the
+# topology may take to end. After this time it is killed.
+PATIENCE_SECONDS = 10.0
 
 
 def stop(
@@ -34,9 +36,9 @@ def stop(
 
     Args:
         topology: the topology of the supervisor.
-        within_seconds: the longest time that a process may take; None for the stop time of each
-            process.
-        progress: called repeatedly with the processes that are still busy.
+        within_seconds: the longest time that a process may take before it is killed; None for the
+            stop time of each process.
+        progress: called repeatedly with the processes that have not ended yet.
 
     Returns:
         False if no process ran.
@@ -45,7 +47,7 @@ def stop(
     from feedbus.supervisor.process_groups import end_strays
 
     supervised = _end_supervisor(topology, within_seconds, progress)
-    # The processes of a killed supervisor end by themselves, but this may take some time.
+    # If the supervisor was killed, its processes end by themselves, but this may take some time.
     folder = run_folder(topology)
     slots = _end_holders(topology, within_seconds, progress)
     strays = end_strays(folder)
@@ -61,7 +63,11 @@ def stop(
 
 
 def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """End the supervisor, and kill it if it does not answer; return False if none runs."""
+    """End the supervisor with its processes; return False if no supervisor runs.
+
+    At SIGTERM, the supervisor ends its processes and then itself. It is killed if it does not
+    answer for PATIENCE_SECONDS.
+    """
     lock = lock_path(topology)
     pid = lock_holder(lock)
     if pid is None:
@@ -77,7 +83,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
                 if within_seconds is not None and ask(
                     topology, "feedbus-down", seconds=within_seconds
                 ):
-                    within_seconds = None
+                    within_seconds = None  # the supervisor has got the limit
                 progress(busy(state(topology) or NOTHING))
                 silent_since = None
             except FeedbusError:  # the supervisor is starting, or hangs
@@ -89,7 +95,7 @@ def _end_supervisor(topology: Topology, within_seconds: float | None, progress: 
 
 
 def _end_holders(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """End all processes that hold a slot: by SIGTERM, and each by SIGKILL after its time.
+    """End all processes that hold a slot: by SIGTERM, and each by SIGKILL after its stop time.
 
     Returns:
         Whether a process held a slot.
@@ -101,25 +107,25 @@ def _end_holders(topology: Topology, within_seconds: float | None, progress: Pro
         for lock in slot_locks(run_folder(topology))
     }
     holders = {lock: pid for lock in patience if (pid := lock_holder(lock)) is not None}
-    found = bool(holders)
+    any_held = bool(holders)
     for pid in holders.values():
         _signal(pid, signal.SIGTERM)
     while holders:
-        passed = time.monotonic() - started
+        elapsed = time.monotonic() - started
         for lock, pid in holders.items():
-            if passed >= patience[lock]:
+            if elapsed >= patience[lock]:
                 _signal(pid, signal.SIGKILL)
         if time.monotonic() - shown > PROGRESS_SECONDS:
             shown = time.monotonic()
             progress(
                 [
-                    Busy(_holder_name(lock), pid, passed, max(patience[lock] - passed, 0.0))
+                    Busy(_holder_name(lock), pid, elapsed, max(patience[lock] - elapsed, 0.0))
                     for lock, pid in holders.items()
                 ]
             )
         time.sleep(CHECK_SECONDS)
         holders = {lock: pid for lock in holders if (pid := lock_holder(lock)) is not None}
-    return found
+    return any_held
 
 
 def _holder_name(lock: Path) -> str:
@@ -138,6 +144,6 @@ def _patience_seconds(topology: Topology, name: str, within_seconds: float | Non
 
 
 def _signal(pid: int, number: int) -> None:
-    if pid:
+    if pid:  # 0 if the id of the holder is not known
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

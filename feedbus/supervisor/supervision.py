@@ -55,14 +55,14 @@ class Supervision:
         copies: LogCopies | None = None,
         reloads: bool = False,
     ) -> None:
-        """Create the watchers, and give them to the arbiter; its sockets are already bound.
+        """Create the watchers for the arbiter, whose sockets are already bound.
 
         Args:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            on_started: called once, when every process is ready or was given up. It gets lines
-                about the processes that are not ready, lines about the processes that hold, and
-                the duration of the start in seconds.
+            on_started: called once: when each watcher is ready or has given up, or after
+                REPORT_AFTER_SECONDS. It gets lines about the watchers that are not ready, lines
+                about the watchers that hold, each with the reason, and the seconds since the start.
             fork_server: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.
@@ -77,8 +77,8 @@ class Supervision:
         self.started_at = time.monotonic()
         self.checking = False
         folder = run_folder(topology)
-        # Children that this process already has: the supervisor did not start them, and does not
-        # end them.
+        # The child processes that this process already has. The supervisor did not start them as
+        # processes of the topology, and does not end them.
         self._earlier_children = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in process_groups.end_strays(folder):
             events.warning(
@@ -143,7 +143,7 @@ class Supervision:
         self.settings.watchers.pop(watcher.name, None)
 
     async def pause(self, names: Sequence[str]) -> None:
-        """Stop watchers until the new topology is applied."""
+        """Stop the watchers with these names until the new topology is applied."""
         chosen = [one for one in self.watchers if one.name in names]
         for watcher in chosen:
             watcher.paused = True
@@ -153,7 +153,12 @@ class Supervision:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
         A consumer that is not in the new topology continues to run, so that it empties its queue.
-        It ends by itself if its queue is deleted. finish() ends such consumers that still run.
+        Its watcher is called leaving. The consumer ends by itself if its queue is deleted. finish()
+        ends the leaving watchers whose consumers still run.
+
+        Raises:
+            UsageError: a watcher's user is unknown, or only root could change to it.
+
         """
         wanted = AppliedSettings.of(topology)
         states = {one.name: watcher_state.state(one) for one in self.watchers}
@@ -184,8 +189,8 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in to_end
         ]
-        # Watchers that are being removed stay in the settings. So the next plan does not show them
-        # as a new change.
+        # Leaving watchers stay in the settings, with an empty digest. So the next plan still shows
+        # that they will be deleted, and the next change to a topology finds them removed again.
         self.settings = replace(
             wanted,
             watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving_watchers},
@@ -197,7 +202,10 @@ class Supervision:
 
     @staticmethod
     def _must_end(watcher: ProcessWatcher, difference: Watchers) -> bool:
-        """Whether a watcher must be removed or replaced."""
+        """Whether a watcher must be removed or replaced.
+
+        This is not the case for a leaving watcher, as long as its consumer runs.
+        """
         if watcher.leaving:
             return not watcher.processes
         return watcher.name in difference.restarted or watcher.name in difference.removed
@@ -236,8 +244,8 @@ class Supervision:
         """End all processes.
 
         Args:
-            within_seconds: the longest time that any process may take; a process with a shorter
-                stop time takes only that time.
+            within_seconds: the longest time that any process may take. A process with a shorter
+                stop time is killed after its stop time.
 
         """
         for watcher in self.arbiter.watchers:
@@ -270,8 +278,8 @@ class Supervision:
             watcher.end_hung()
 
     def _child_ended(self) -> None:
-        # An ended process is reaped immediately. The periodic check finds only processes that were
-        # missed here.
+        # At SIGCHLD, the ended process is reaped immediately. The periodic check calls this method,
+        # too, for processes whose signal was missed.
         self.arbiter.reap_processes()
         if not self.stopping:
             for watcher in self.watchers:

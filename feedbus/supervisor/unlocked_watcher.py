@@ -18,7 +18,7 @@ class UnlockedWatcher(Watcher):
     def __init__(self, **options: Any) -> None:
         """Create the watcher with circus's options."""
         super().__init__(**options)
-        self._commands = 0
+        self._commands = 0  # how many commands have arrived
 
     async def start(self) -> None:
         """Start missing processes."""
@@ -54,7 +54,13 @@ class UnlockedWatcher(Watcher):
         return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
 
     async def do_action(self, num: int) -> None:
-        """Apply an option that `circusctl set` has changed."""
+        """Apply an option that `circusctl set` has changed.
+
+        Args:
+            num: circus's code for what the option needs: 0 for more or fewer processes, 1 for a
+                restart.
+
+        """
         if num == 0:
             await self.manage_processes()
         elif num == 1 and not self.is_stopped():

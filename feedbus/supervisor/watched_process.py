@@ -16,15 +16,16 @@ class WatchedProcess(Process):
     """One process of a watcher, which is started by the fork server if there is one.
 
     Attributes:
-        stop_asked_at: when the process was asked to end, on the monotonic clock; None before.
-        kill_at: when it is killed if it has not ended, on the monotonic clock.
+        stop_asked_at: when the process was asked to end, in seconds of time.monotonic(); None
+            before.
+        kill_at: when the process is killed if it has not ended, in seconds of time.monotonic().
 
     """
 
     def __init__(self, *arguments: Any, fork_server: ForkServer | None, **options: Any) -> None:
         """Create the object with circus's arguments and, if there is one, the fork server."""
         self._forks = fork_server
-        self.stop_asked_at: float | None = None  # on the monotonic clock
+        self.stop_asked_at: float | None = None
         self.kill_at = 0.0
         super().__init__(*arguments, **options)
 
@@ -63,7 +64,7 @@ class Forked(psutil.Process):
             try:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
-                self.returncode = 0  # circus has reaped it, and knows the exit code
+                self.returncode = 0  # circus has reaped the process, and knows the real exit code
             else:
                 if ended:
                     self.returncode = os.waitstatus_to_exitcode(status)

@@ -49,8 +49,8 @@ class ProcessWatcher(UnlockedWatcher):
             start_retries: how many times in a row a process may fail right after its start before
                 it is not restarted any more.
             run_folder: the folder of locks and ready files.
-            reports_ready: whether the processes create a file when they are ready; otherwise they
-                count as ready after some time.
+            reports_ready: whether the processes write to their ready files when they are ready.
+                Other processes count as ready after SILENT_SECONDS.
             on_spawn: called after each start of a process.
             options: the options of circus.
 
@@ -72,12 +72,12 @@ class ProcessWatcher(UnlockedWatcher):
         self.leaving = False
         self.paused = False  # whether `feedbus apply` has stopped the watcher to replace its queue
         self.fork_server: ForkServer | None = None  # the fork server, while many processes start
-        self._asked_to_end: set[int] = set()
-        self._watchdogs: dict[int, Watchdog] = {}
-        self._resume_at = 0.0
-        self._filling = False
-        self._ending: Any = None
-        self._ending_groups: set[int] = set()
+        self._asked_to_end: set[int] = set()  # process ids
+        self._watchdogs: dict[int, Watchdog] = {}  # by process id
+        self._resume_at = 0.0  # no process is started before this time of time.monotonic()
+        self._filling = False  # whether manage_processes() is starting or ending processes
+        self._ending: Any = None  # the process that is being reaped, for _on_process_end()
+        self._ending_groups: set[int] = set()  # the process groups that are being ended
         self._turn = asyncio.Lock()  # held during a start or stop, so that only one of them runs
         self.longest_stop_seconds = math.inf
         self.hooks["after_reap"] = self._on_process_end
@@ -111,7 +111,11 @@ class ProcessWatcher(UnlockedWatcher):
             await self.manage_processes()
 
     async def manage_processes(self) -> None:
-        """Start missing processes, and end surplus processes."""
+        """Start missing processes, or end surplus processes.
+
+        Nothing is started during the wait after a failure, or while the process group of an ended
+        process is being ended.
+        """
         if not self.is_active() or self._filling or self.gave_up:
             return
         for process in list(self.processes.values()):
@@ -151,7 +155,7 @@ class ProcessWatcher(UnlockedWatcher):
             recovery_wid: the slot of the process; None for the next free slot.
 
         Returns:
-            False if the system refuses to start it, as circus expects; otherwise None or True.
+            False if the system refuses to start the process, otherwise None or True, as in circus.
 
         """
         if self.uid is not None:
@@ -195,10 +199,21 @@ class ProcessWatcher(UnlockedWatcher):
     async def kill_process(
         self, process: WatchedProcess, stop_signal: int | None = None, graceful_timeout: Any = None
     ) -> bool:
-        """Stop a process on request; this does not count as a failure.
+        """Stop a process on request; its end does not count as a failure.
 
-        When the process has ended, or its stop time is over, the processes that it has started (the
-        rest of its process group) are ended, too.
+        When the process has ended or was killed, the processes that it has started (the rest of its
+        process group) are ended, too.
+
+        Args:
+            process: the process.
+            stop_signal: the number of the signal that asks the process to end; None for the signal
+                of the watcher.
+            graceful_timeout: the seconds until the process is killed; None for the stop time of the
+                watcher.
+
+        Returns:
+            False if an earlier call already stops the process.
+
         """
         if process.stopping:
             await process_stop.wait_until_ended(process)
@@ -215,6 +230,7 @@ class ProcessWatcher(UnlockedWatcher):
         if killed:
             asked_at = process.stop_asked_at or 0.0
             self.events.log_killed(process.pid, time.monotonic() - asked_at)
+            # The messages in its handler have not caused this end.
             clear(self.slot_path(process.wid, "handler"))
         self._log_last_output(process)
         await self._end_group(process.pid)
@@ -259,6 +275,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.stream_redirector.remove_redirections(process)
 
     def _on_process_end(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
+        """Decide whether a process that was reaped is restarted; circus's hook `after_reap`."""
         process = self._ending
         ready_at = ready_since(self.slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
@@ -305,7 +322,7 @@ class ProcessWatcher(UnlockedWatcher):
 
         Args:
             slot: the number of the slot.
-            kind: "lock", "ready", "handler" or another kind of status_files.
+            kind: the kind of the file; see feedbus.process.slots.
 
         """
         return slot_path(self.run_folder, self.name, slot, kind)

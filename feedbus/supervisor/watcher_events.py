@@ -17,8 +17,9 @@ class WatcherEvents:
 
     Attributes:
         name: the name of the consumer or process.
-        reports_ready: whether the processes report when they are ready. This is so for consumers,
-            and the broker delivers a killed consumer's messages again.
+        reports_ready: whether the processes report when they are ready. The processes of
+            [processes] tables do not. Consumers do; if one is killed, the broker delivers its
+            messages again.
 
     """
 
@@ -26,12 +27,18 @@ class WatcherEvents:
     reports_ready: bool
 
     def log_ready(self, pid: int, seconds: float) -> None:
-        """Log that a process is ready, with the time since its start."""
+        """Log that a process is ready, with the seconds since its start."""
         text = f"process {pid} is ready after {seconds:.1f} s"
         events.info("ready", text, consumer=self.name, pid=pid, seconds=seconds)
 
     def log_busy(self, pid: int, left_seconds: float) -> None:
-        """Log that a process still works, although it was asked to end."""
+        """Log that a process has not ended yet, although it was asked to end.
+
+        Args:
+            pid: the process id.
+            left_seconds: the seconds until the process is killed.
+
+        """
         text = (
             f"process {pid} still handles a message; if it does not end within"
             f" {left_seconds:.0f} s, it is killed"
@@ -39,7 +46,7 @@ class WatcherEvents:
         events.info("stopping", text, consumer=self.name, pid=pid)
 
     def log_killed(self, pid: int, seconds: float) -> None:
-        """Log that a process was killed, with the time since it was asked to end."""
+        """Log that a process was killed, with the seconds since it was asked to end."""
         again = "; the broker delivers its messages again" if self.reports_ready else ""
         text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
         events.warning("killed", text, consumer=self.name, pid=pid)
@@ -50,7 +57,12 @@ class WatcherEvents:
         events.warning("killed", text, consumer=self.name, pid=pid)
 
     def log_removed(self, ending: str) -> None:
-        """Log that the process of a removed consumer has emptied its queue and ended."""
+        """Log that the process of a removed consumer has emptied its queue and ended.
+
+        Args:
+            ending: how the process ended, from describe_exit().
+
+        """
         text = (
             f"the topology no longer has {self.name}; its process has handled the last messages"
             f" and ended: {ending}"

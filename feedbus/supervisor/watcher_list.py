@@ -84,11 +84,11 @@ class WatcherList:
         pairs: Sequence[tuple[ProcessWatcher, ProcessWatcher | None]],
         to_start: Sequence[ProcessWatcher],
     ) -> None:
-        """Stop watchers; start the replacement of each watcher when its processes have ended.
+        """Stop watchers; start each replacement when the processes of the old watcher have ended.
 
         Args:
-            pairs: watchers to stop, each with the watcher to start afterwards or None. If both are
-                the same watcher, it is restarted.
+            pairs: watchers to stop, each with its replacement, or with None if it is only removed.
+                If both are the same watcher, it is restarted.
             to_start: further watchers to start.
 
         """
@@ -100,8 +100,9 @@ class WatcherList:
             ended: set[Any] = set()
             if endings:
                 ended, _ = await asyncio.wait(endings, timeout=TOGETHER_SECONDS)
-            ready = [endings[one] for one in endings if one in ended]
-            await self._start([*(one for one in ready if one is not None), *to_start], fork_server)
+            replacements = [endings[one] for one in endings if one in ended]
+            now = [one for one in replacements if one is not None]
+            await self._start([*now, *to_start], fork_server)
 
         async def follow_later(ending: Any, after: ProcessWatcher | None) -> None:
             await ending
@@ -123,13 +124,13 @@ class WatcherList:
     def sort(self, names: Iterable[str]) -> None:
         """Sort the watchers by the order of these names.
 
-        A watcher of another name comes last.
+        Watchers with other names come last. In the arbiter, circus's plain watchers come first.
         """
         places = {name: place for place, name in enumerate(names)}
         self._watchers.sort(key=lambda one: places.get(one.name, len(places)))
-        kept = set(self._watchers)
-        others = [one for one in self._arbiter.watchers if one not in kept]
-        self._arbiter.watchers[:] = [*others, *self._watchers]
+        own = set(self._watchers)
+        plain = [one for one in self._arbiter.watchers if one not in own]
+        self._arbiter.watchers[:] = [*plain, *self._watchers]
 
     @property
     def leaving_watchers(self) -> list[ProcessWatcher]:

@@ -1,4 +1,7 @@
-"""The options of circus watchers: one watcher for each consumer and each process."""
+"""The options of circus watchers.
+
+There is one watcher for each consumer, for each [processes] table, and for the operations process.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,16 @@ KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 SUPERVISOR = "supervisor"
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
-# The time in which a process must end. For a consumer, the time limit of its handler is added.
+# The default time in which a process must end. For a consumer, the time limit of its handler is
+# added.
 STOP_SECONDS = 5.0
 LONGEST_SOCKET_PATH = 100  # in bytes; unix sockets allow 107, and circusctl makes the path longer
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
-    """Return the options of circus for every watcher: first the consumers, then the processes.
+    """Return the options of circus for every watcher.
+
+    First come the consumers, then the [processes] tables, then the operations process.
 
     Raises:
         UsageError: a watcher's user is unknown, or only root could change to it.
@@ -111,9 +117,11 @@ def _watcher(
 
 
 def stop_seconds(source: Queue | Process) -> float:
-    """Return how long a process of a queue or of a [processes] table may take to end.
+    """Return after how many seconds a process that was asked to end is killed.
 
-    Then it is killed.
+    Args:
+        source: the queue or the [processes] table of the process.
+
     """
     if source.stop_timeout_seconds is not None:
         return source.stop_timeout_seconds
@@ -168,10 +176,17 @@ def own_log(topology: Topology) -> RotatedLog:
 
 
 def endpoint(topology: Topology, socket: str = "circus.sock") -> str:
-    """Return the address of one of the supervisor's sockets, for a process in the root folder.
+    """Return the address of one of the supervisor's sockets.
+
+    The address can be relative to the topology's root folder. The user of the address must work in
+    this folder.
+
+    Args:
+        topology: the topology.
+        socket: "circus.sock" for commands, or "pubsub.sock" for circus's events.
 
     Raises:
-        UsageError: the folder lies too deep for a unix socket.
+        UsageError: the path of the socket is too long for a unix socket.
 
     """
     path = topology.var / "run" / socket

@@ -14,7 +14,19 @@ from feedbus.supervisor.watcher import ProcessWatcher
 def state(watcher: ProcessWatcher) -> dict[str, Any]:
     """Return the state of a watcher for `feedbus status`, as JSON values.
 
-    The key "processes" has a list with the state of each process.
+    The key "state" is the first of these that is true for the watcher:
+
+    - "stopping": its processes are being stopped.
+    - "leaving": the topology no longer has it; its consumer empties its queue.
+    - "gave up": too many processes in a row have failed right after their start.
+    - "stopped": an operator has stopped it, or `feedbus apply` has paused it.
+    - "waiting": a process has failed, and is restarted after a wait.
+    - "starting": not all processes are ready.
+    - "holding": a process holds: it waits during an outage.
+    - "running".
+
+    The key "processes" has a list with the state of each process. The other keys are the wanted
+    number of processes, the number of restarts, and the end of the last process that ended.
     """
     activity = _activity(watcher)
     processes = [
@@ -54,14 +66,14 @@ def _activity(watcher: ProcessWatcher) -> str:
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
-    """Return a line for each reason for which a watcher's processes hold."""
+    """Return a line for each different reason for which processes of a watcher hold."""
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_hold_reason(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
 
 
 def why_not_ready(watcher: ProcessWatcher) -> str:
-    """Return a line that says why a watcher is not ready, with the path of its log."""
+    """Return a line about why a watcher is not ready, with the path of its log."""
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
         why = watcher.gave_up_because
