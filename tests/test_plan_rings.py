@@ -64,7 +64,7 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
     show(plan, as_json=False)
     assert (
         f"keys that move from shard_1 to {', '.join(wait.moved_to)} wait for its {len(keys)}"
-        " messages (the duration is unknown, because it handles no messages now)"
+        " messages (the duration is unknown, because the shard handles no messages now)"
     ) in capsys.readouterr().out
 
 

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 DEFAULT_TOPOLOGY = "topology.toml"
-LOGGING = {"run", "operations"}  # these commands log what they wait for
-# The errors of the operating system that a user can correct. The error names a file or folder.
+# These commands have a log. All others print a notice while they wait for a slow server.
+LOGGING = {"run", "operations"}
+# The errors about files and folders that a user can correct.
 UNUSABLE = {
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
-# These commands clean up after Ctrl-C, or report what they have done; others need neither.
+# These commands clean up after Ctrl-C, or report what they have done. All others end at once.
 INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish", "dead", "balance"}
 
-# One line of help for each command, so that --help imports none; the module has its name.
+# One line of help for each command, so that --help imports no command. The module of a command has
+# the name of the command.
 COMMANDS: Mapping[str, str] = {
     "init": "Create a new project that runs immediately.",
     "check": "Check the topology and list every problem.",
@@ -78,13 +80,18 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, or None for an unknown name.
 
-        If the topology has problems, and may define the command, TopologyError is raised.
+        Raises:
+            TopologyError: no command of feedbus has this name, and the topology has problems. So it
+                is not known whether the topology has such a command.
+            FeedbusError: the object that [commands] names is not a click command.
+
         """
         if cmd_name in COMMANDS:
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:
             path = topology_path(ctx)
             absent = not os.path.exists(path)  # noqa: PTH110 -- Path.exists() raises an error if a folder may not be read
+            # During completion, and without a topology file, problems of the file are ignored.
             lenient = ctx.resilient_parsing or absent
             named = self._project(ctx) if lenient else Context(path).load(connects=False).commands
             if cmd_name not in named:
@@ -132,7 +139,7 @@ class LazyGroup(click.Group):
         from click.shell_completion import CompletionItem
 
         own = dict.fromkeys(self._project(ctx), "a command of this project")
-        helps = {**COMMANDS, **own, **COMMANDS}
+        helps = {**COMMANDS, **own, **COMMANDS}  # feedbus's commands first, with their own texts
         options = click.Command.shell_complete(self, ctx, incomplete)
         found = [
             CompletionItem(name, help=text)
@@ -161,7 +168,7 @@ class LazyGroup(click.Group):
             notices.show_with(None)
 
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
-        """Return the topology's own commands, or none if the file cannot be read."""
+        """Return the commands in [commands] of the topology; empty if the file cannot be read."""
         try:
             return Context(topology_path(ctx)).load(connects=False).commands
         except FeedbusError:
@@ -182,7 +189,10 @@ def _notify(line: str) -> None:
 
 
 def topology_path(ctx: click.Context) -> Path:
-    """Return the path of the topology, also during --help and completion."""
+    """Return the path of the topology.
+
+    During --help and completion, ctx.obj does not have it yet.
+    """
     asked = ctx.find_root().params.get("topology")
     return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 2.0  # the shortest time between two lines about the messages that are left
 CONTINUES = "run `feedbus apply` again: it continues where it stopped"
-PATIENCE_SECONDS = 60.0  # the time without progress after which the line says so
+# If no message was handled for this time, the line about the messages that are left reports it.
+PATIENCE_SECONDS = 60.0
 
 
 @click.command(
@@ -89,11 +90,14 @@ def _apply(  # noqa: PLR0913 -- an option each
         show(plan, as_json=False)
         if plan.empty and not plan.draining:
             progress.begun = plan.watchers is not None
-            _follow(topology, text, runs=plan.watchers is not None)
+            if plan.watchers is not None:
+                # The text of the file can have changed, for example a comment. Processes that start
+                # later read the text that the supervisor has.
+                _supervisor(topology, text).change_topology()
             return
         if not (yes or plan.dangers or plan.empty) and sys.stdin.isatty():
             click.confirm("Make these changes?", abort=True)
-        supervisor = _follower(topology, text) if plan.watchers is not None else None
+        supervisor = _supervisor(topology, text) if plan.watchers is not None else None
         progress.begun = True
         done = apply(
             topology,
@@ -124,35 +128,34 @@ def _apply(  # noqa: PLR0913 -- an option each
         raise UsageError(msg)
 
 
-def _follow(topology: Topology, text: str, *, runs: bool) -> None:
-    """Make the supervisor use the current file: its processes read the applied topology."""
-    if runs:
-        _follower(topology, text).change_topology()
-
-
-def _follower(topology: Topology, text: str) -> Supervisor:
+def _supervisor(topology: Topology, text: str) -> Supervisor:
+    """Return the client of the running supervisor; `text` is the content of the topology file."""
     from feedbus.supervisor.client import ApplyClient
 
     return ApplyClient(topology, text, BusyLines().show)
 
 
 class Progress:
-    """Shows how many messages are left: on one line of a terminal, otherwise periodically."""
+    """Shows how many messages are left in old queues.
+
+    A terminal shows the number on one line, which changes. Any other output gets a line from time
+    to time.
+    """
 
     def __init__(self) -> None:
         """Create the object; nothing is printed yet."""
         self.begun = False  # whether the command may have changed something
         self._terminal = sys.stdout.isatty()
-        self._shown = False
-        self._last: int | None = None
+        self._line_open = False  # whether show() has begun a line of the terminal
+        self._last: int | None = None  # the number that was shown last
         self._reported_at = 0.0
-        self._moved_at = time.monotonic()
+        self._changed_at = time.monotonic()  # when the number changed last
 
     def report(self, line: str) -> None:
         """Print a text on a new line, also after a line that show() has not ended."""
-        if self._shown:
+        if self._line_open:
             click.echo()
-            self._shown = False
+            self._line_open = False
         click.echo(line)
 
     def show(self, left: int) -> None:
@@ -161,8 +164,8 @@ class Progress:
             return
         now = time.monotonic()
         if left != self._last:
-            self._moved_at = now
-        stuck = now - self._moved_at > PATIENCE_SECONDS
+            self._changed_at = now
+        stuck = now - self._changed_at > PATIENCE_SECONDS
         text = f"draining: {counted(left, 'message')} left"
         if stuck:
             text += (
@@ -171,7 +174,7 @@ class Progress:
             )
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
-            self._shown = True
+            self._line_open = True
         elif (left != self._last and (now - self._reported_at > REPORT_SECONDS or not left)) or (
             stuck and now - self._reported_at > PATIENCE_SECONDS
         ):

@@ -1,4 +1,8 @@
-"""feedbus balance: compute weights that spread given keys evenly over the shards of a ring."""
+"""feedbus balance: compute weights that spread given keys evenly over the shards of a ring.
+
+The output shows how even a spread is as max/mean: the number of records of the busiest shard,
+divided by the mean number of records of all shards.
+"""
 
 from __future__ import annotations
 
@@ -132,6 +136,12 @@ def command(  # noqa: PLR0913 -- an argument for each option
 def _pairs(
     topology: Topology, keys: Keys | None, query: str | None, traffic: str | None
 ) -> Iterator[Iterator[Pair]]:
+    """Yield the keys with their traffic; with a query, the store is open in the `with` block.
+
+    Raises:
+        UsageError: the topology has no database for the query, or the query fails.
+
+    """
     if keys is not None:
         yield pairs_of_keys(keys, traffic)
         return
@@ -145,6 +155,7 @@ def _pairs(
 
 
 def _check(tally: Tally, traffic: str | None) -> None:
+    """Raise UsageError if there are no keys, or if no key has traffic."""
     if not tally.keys:
         msg = "expected at least one routing key, got none"
         raise UsageError(msg)

@@ -48,7 +48,10 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on each line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """List the dead letters of one QUEUE or of all queues; the oldest comes first."""
+    """List the dead letters of one QUEUE, or of all queues, one queue after the other.
+
+    The oldest dead letter of each queue comes first.
+    """
     from feedbus.dead_letters import letters
 
     topology = context.load()
@@ -170,7 +173,8 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """Delete all dead letters of QUEUE. Keys that they blocked are unblocked.
 
-    If there are none, keys are unblocked whose dead letters another program has deleted.
+    If QUEUE has no dead letters, the keys are unblocked whose dead letters another program has
+    deleted.
     """
     from feedbus.broker_names import Names
     from feedbus.dead_letters import letters
@@ -197,12 +201,19 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
         elif count:
             letters.drop(channel, topology, chosen, lambda _: True, note)
         else:
+            # The empty id releases the keys of all dead letters, also of deleted ones.
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(dropped, 'dead letter')} dropped")
 
 
 def _interrupted(count: int, what: str) -> str:
-    """Return what an interrupted command has done with dead letters, and how to continue it."""
+    """Return what an interrupted command has done with dead letters, and how to continue it.
+
+    Args:
+        count: how many dead letters the command has processed.
+        what: what it has done with them, such as "dropped".
+
+    """
     if not count:
         return "the dead letters are unchanged; run the command again"
     were = "was" if count == 1 else "were"
@@ -237,6 +248,7 @@ def _queues(topology: Topology, name: str | None) -> Iterable[Queue]:
 
 
 def _values(letter: DeadLetter) -> dict[str, Any]:
+    """Return a dead letter as JSON values; the body is cut after BODY_SHOWN bytes."""
     shown = letter.body[:BODY_SHOWN].decode(errors="replace")
     delivery = letter.delivery
     return {
@@ -284,6 +296,7 @@ def _line(letter: DeadLetter) -> str:
 
 
 def _when(letter: DeadLetter) -> str | None:
+    """Return when a message became a dead letter, in ISO 8601; None if it is not known."""
     if letter.failed_at_microseconds is None:
         return None
     try:

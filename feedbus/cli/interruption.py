@@ -13,7 +13,8 @@ import click
 def reported(state: Callable[[], str]) -> Iterator[None]:
     """Print what a command has done and how to continue it, if Ctrl-C interrupts the `with` block.
 
-    The command must be in INTERRUPTIBLE of feedbus.cli. It then ends with exit code 130.
+    The command must be in INTERRUPTIBLE of feedbus.cli. An interrupted command ends with exit code
+    130.
 
     Args:
         state: returns the text, when the command is interrupted.

@@ -85,7 +85,16 @@ def command(
 
 
 def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow: bool) -> None:
-    """Print the last entries, and with follow=True the new ones until an interrupt."""
+    """Print the last entries, and with follow=True the new ones until an interrupt.
+
+    Args:
+        logs: the opened log files.
+        count: how many of the last entries are printed.
+        least: the lowest level that is printed, as in the module logging.
+        width: the width of the column of names, in characters; 0 for entries without names.
+        follow: whether to wait for new entries.
+
+    """
     from feedbus.logs.log_file_reading import in_order
 
     found = in_order(each for log in logs for each in log.last(count, least))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
-    """Return the consumers and processes that names mean, in the topology's order.
+    """Return the names of the consumers and processes that are meant, in the topology's order.
 
     Args:
         topology: the topology with these names.

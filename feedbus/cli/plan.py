@@ -106,7 +106,10 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
 
 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
-    """Add, for each changed ring, the busiest key of the sample, if it is too busy for a shard."""
+    """Add to each changed ring the busiest key of the sample.
+
+    The key is added only if it has more records than an average shard of the ring.
+    """
     from feedbus.balance.key_traffic import Tally, pairs_of_keys
     from feedbus.plan.ring_changes import hot_key
 
@@ -168,11 +171,11 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _is_empty_auxiliary_queue(change: Change) -> bool:
-    """Whether a change concerns an empty retry or dead-letter queue."""
+    """Whether a change creates or deletes an empty queue for retries or dead letters."""
     from feedbus.broker_names import Role, has_role
 
-    ours = has_role(change.name, {Role.DEAD, Role.RETRY})
-    return ours and not change.messages and change.action in {"create", "delete"}
+    auxiliary = has_role(change.name, {Role.DEAD, Role.RETRY})
+    return auxiliary and not change.messages and change.action in {"create", "delete"}
 
 
 def _signed(action: str, text: str) -> str:
@@ -230,7 +233,7 @@ def _waits(waits: Sequence[Wait]) -> Iterator[str]:
 def _wait(wait: Wait) -> str:
     count = counted(wait.messages, "message")
     if wait.seconds is None:
-        duration = "the duration is unknown, because it handles no messages now"
+        duration = "the duration is unknown, because the shard handles no messages now"
     else:
         duration = f"about {wait.seconds:,.0f} s at its current rate"
     if not wait.moved_to:

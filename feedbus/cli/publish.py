@@ -136,6 +136,7 @@ def command(  # noqa: PLR0913 -- an option each
 
 
 def _headers(texts: tuple[str, ...]) -> dict[str, str] | None:
+    """Return headers from texts of the form NAME=TEXT; None without texts."""
     for text in texts:
         if "=" not in text:
             msg = f"--header: expected NAME=TEXT, got '{text}'"
@@ -180,6 +181,18 @@ def _interrupted(count: int, file: IO[bytes] | None) -> str:
 
 
 def _pairs(lines: Any, key: str, key_field: str | None, place: str) -> Iterator[Pair]:
+    """Yield the payload and the routing key of each line that is not empty.
+
+    Args:
+        lines: lines of bytes, each with a JSON object.
+        key: the routing key of all messages, without `key_field`.
+        key_field: the field of each message that is its routing key.
+        place: the place for errors; a pair of braces in it stands for the number of the line.
+
+    Raises:
+        UsageError: a line is not a JSON object, or has no such field.
+
+    """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -201,7 +214,7 @@ def _until_fault(pairs: Iterator[Pair], faults: list[UsageError]) -> Iterator[Pa
 
     Args:
         pairs: the pairs to read.
-        faults: gets the error of the pair that cannot be read.
+        faults: the error of the pair that cannot be read is added to this list.
 
     """
     try:
@@ -218,7 +231,7 @@ def _no_field(place: str, key_field: str, payload: Mapping[str, Any]) -> str:
 
 
 def _counted(pairs: Iterator[Pair]) -> Iterator[Pair]:
-    """Show progress on a terminal."""
+    """Yield the same pairs; on a terminal, show how many were read."""
     shown = sys.stderr.isatty()
     count = 0
     for count, pair in enumerate(pairs, start=1):

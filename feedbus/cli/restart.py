@@ -73,7 +73,13 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _interrupted(chosen: Sequence[str], position: int) -> str:
-    """Return what is done and how to continue, if the restart of the name at a position is not."""
+    """Return what an interrupted command has restarted, and how to continue it.
+
+    Args:
+        chosen: the names of all watchers to restart.
+        position: the position in `chosen` of the watcher whose restart was interrupted.
+
+    """
     text = f"restarted: {', '.join(chosen[:position]) or 'none'}"
     text += f"; the supervisor still restarts {chosen[position]}"
     if rest := chosen[position + 1 :]:
@@ -128,6 +134,10 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
 
 
 def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:
+    """Restart a watcher, and yield its state repeatedly.
+
+    When the old processes have ended, the new ones have READY_SECONDS. Then the iteration ends.
+    """
     from feedbus.supervisor.client import restart
 
     try:

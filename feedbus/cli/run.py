@@ -66,8 +66,8 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     topology = context.load()
     chosen = topology.consumer(consumer)
     queue = chosen.queue
-    several: dict[str, Any] = {"slot": slot} if queue.processes > 1 else {}
-    configure(topology.logging.format, consumer=chosen.name, **several)
+    slot_field: dict[str, Any] = {"slot": slot} if queue.processes > 1 else {}
+    configure(topology.logging.format, consumer=chosen.name, **slot_field)
     limits = Limits(
         max_messages=max_messages or queue.max_messages,
         idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,
@@ -84,8 +84,8 @@ class ConsumerSlot:
 
     Attributes:
         consumer: the consumer.
-        slot: the number of the process among the processes of the consumer, from 1.
-        supervised: whether a supervisor has started it.
+        slot: the number of this process among the processes of the consumer, from 1.
+        supervised: whether a supervisor has started this process.
 
     """
 
@@ -143,7 +143,11 @@ def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Raise the problems of the topology, with their lines, if a handler does not fit its queue."""
+    """Replace a UsageError about a handler by the problems of the topology, with their lines.
+
+    If the handlers do not fit their queues, the check of the whole topology finds the problem
+    again, and raises TopologyError. If it finds none, the UsageError is raised.
+    """
     try:
         yield
     except UsageError:

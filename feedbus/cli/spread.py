@@ -100,18 +100,27 @@ def _table(spread: Spread) -> str:
 
 
 def _bar(part: float) -> str:
+    """Return the bar of a shard for a terminal; `part` is relative to the busiest shard."""
     if not sys.stdout.isatty():
         return ""
     block = "█" if sys.stdout.encoding.lower().startswith("utf") else "#"
     return click.style(block * round(part * BAR_WIDTH), fg="cyan")
 
 
-def _report_text(pairs: Counter[tuple[str, str]], left: str, entered: str) -> str:
+def _report_text(pairs: Counter[tuple[str, str]], old_file: str, new_file: str) -> str:
+    """Return lines about the records that move from the shards of one file to those of another.
+
+    Args:
+        pairs: maps (old shard, new shard) to a number of records.
+        old_file: the path of the topology file with the old shards.
+        new_file: the path of the topology file with the new shards.
+
+    """
     found = report_of_moves(pairs)
     moves = found["moves"]
     verb = "moves" if found["moved"] == 1 else "move"
     share = f"{found['moved']:,} of {counted(pairs.total(), 'record')} ({found['moved_share']:.2%})"
-    lines = [f"from {left} to {entered}: {share} {verb} to another shard"]
+    lines = [f"from {old_file} to {new_file}: {share} {verb} to another shard"]
     width = max((len(move["from"]) for move in moves), default=0)
     lines += [
         f"  {move['from']:<{width}} -> {move['to']}  {move['records']:,}"

@@ -59,30 +59,32 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
 def gather(topology: Topology) -> dict[str, Any]:
     """Return the current state of a system, as `feedbus status --json` prints it.
 
-    If the supervisor, the broker or the store cannot be read, its key `error` has the reason.
+    The keys "supervisor", "broker", "store" and "disk" have a key "error": the reason if the part
+    cannot be used, or "".
     """
     from feedbus.operations.unwritable_folders import unwritable_folders
     from feedbus.process.status_files import all_waiting
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)
-    taken = all_waiting(topology.var / "run")
+    received = all_waiting(topology.var / "run")
     try:
         answer, trouble = _supervisor(topology), ""
     except FeedbusError as error:
         answer, trouble = None, str(error)
-    kept = answer["watchers"] if answer else {}
+    watchers = answer["watchers"] if answer else {}
     changed, note = _outdated(topology, answer)
-    for name, one in kept.items():
+    for name, one in watchers.items():
         one["changed_code"] = changed.get(name, [])
     consumers = {}
     for name in topology.consumers:
         found = asdict(depths[name]) if name in depths else UNKNOWN
-        waiting = {**found, "handled": handled.get(name)}
-        if waiting["waiting"] is not None:
-            waiting["waiting"] += taken.get(name, 0)
-        waiting["dead_dropped"] = dropped.get(name, 0)
-        consumers[name] = kept.get(name, NOT_RUNNING) | waiting
+        counts = {**found, "handled": handled.get(name)}
+        if counts["waiting"] is not None:
+            # The broker does not count the waiting records that a consumer has received.
+            counts["waiting"] += received.get(name, 0)
+        counts["dead_dropped"] = dropped.get(name, 0)
+        consumers[name] = watchers.get(name, NOT_RUNNING) | counts
     _add_waiting_to_retrying(topology, consumers)
     return {
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
@@ -90,7 +92,7 @@ def gather(topology: Topology) -> dict[str, Any]:
         "store": _store(topology),
         "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
-        "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.supervised},
+        "processes": {name: watchers.get(name, NOT_RUNNING) for name in topology.supervised},
         "hosts": _hosts(topology),
         "schedules": _schedules(topology, fired),
         "operations": {"url": _operations_url(topology)},
@@ -99,7 +101,10 @@ def gather(topology: Topology) -> dict[str, Any]:
 
 
 def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, Any]]) -> None:
-    """Add the records in waiting queues to `retrying`, which counts for all shards of a queue."""
+    """Add the waiting records of all shards of a queue to the count `retrying` of each shard.
+
+    `retrying` is a total of the queue, so all of its shards have the same number.
+    """
     totals = Counter[str]()
     for name, one in consumers.items():
         totals[topology.consumers[name].queue.name] += one["waiting"] or 0
@@ -109,7 +114,7 @@ def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, 
 
 
 def _hosts(topology: Topology) -> list[dict[str, Any]]:
-    """Return the hosts of the project, each with its consumers; empty if they are not known."""
+    """Return the hosts of the project, each with its shards; empty if they are not known."""
     from feedbus.hosts.assignment_file import read_assignment
 
     sharing = read_assignment(topology)
@@ -133,6 +138,7 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
 ) -> tuple[dict[str, list[str]], str]:
+    """Return the changed files of each watcher, and a note about old code or another version."""
     from feedbus.supervisor import outdated_processes
 
     if answer is None:
@@ -153,6 +159,13 @@ def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict
 def _broker(
     topology: Topology,
 ) -> tuple[dict[str, Depths], dict[str, datetime], dict[str, Any]]:
+    """Return what the broker reports; the first two results are empty if it is unavailable.
+
+    Returns:
+        The depths of each consumer, the last fired moment of each schedule, and the state of the
+        broker itself.
+
+    """
     from feedbus import broker
     from feedbus.broker import timer
     from feedbus.broker_names import Names
@@ -186,6 +199,7 @@ def _store(topology: Topology) -> dict[str, Any]:
 
 
 def _handled(topology: Topology) -> dict[str, int]:
+    """Return how many records each consumer has handled; each attempt counts, also a failed one."""
     from feedbus.metrics import totals
 
     counts = totals(topology.var / "metrics")
@@ -193,6 +207,7 @@ def _handled(topology: Topology) -> dict[str, int]:
 
 
 def _dropped(topology: Topology) -> dict[str, int]:
+    """Return how many dead letters each consumer has deleted because of max_age or max_length."""
     from feedbus.metrics import dropped_dead_letters
 
     return dropped_dead_letters(topology.var / "metrics")

@@ -124,6 +124,7 @@ def _text(count: int | None) -> str:
 
 
 def _span(seconds: float) -> str:
+    """Return a duration as 1h05m, 5m07s or 7s."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

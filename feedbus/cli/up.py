@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from feedbus.supervisor.forkserver_client import ForkServer
     from feedbus.topology import Topology
 
-PREPARED = b"prepared\n"  # the line with which Detached.prepared() reports
+PREPARED = b"prepared\n"  # the line that Detached.prepared() writes to the pipe
 events = EventLog("feedbus.supervisor")
 
 
@@ -98,7 +98,14 @@ def _open_standard_descriptors() -> None:
 
 
 def _start(topology: Topology, options: UpOptions, detached: Detached | None = None) -> None:
-    """Prepare the store and the broker, and supervise until a signal."""
+    """Prepare the store and the broker, and supervise until a signal.
+
+    Args:
+        topology: the topology to run.
+        options: the options of the command.
+        detached: with --detach, the object that reports to the waiting command.
+
+    """
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forkserver_client import ForkServer
     from feedbus.supervisor.preparation import prepare
@@ -177,8 +184,9 @@ class Detached:
         """Report to the waiting command whether all processes have started.
 
         Args:
-            failures: lines about the processes that are not ready.
-            holds: lines about the processes that hold.
+            failures: lines about the watchers that are not ready. A watcher is the supervisor's
+                object for the processes of one consumer, or of one [processes] table.
+            holds: lines about the watchers whose processes hold: they wait during an outage.
             took_seconds: the duration of the start.
 
         """
@@ -188,6 +196,14 @@ class Detached:
 
 
 def _detach(topology: Topology, options: UpOptions) -> None:
+    """Fork the supervisor, and wait until it reports on a pipe that the processes have started.
+
+    In the forked process, the function returns when the supervisor has ended.
+
+    Raises:
+        FeedbusError: the supervisor has ended, or some processes are not ready.
+
+    """
     from feedbus.supervisor.watcher_options import log_path
 
     log = log_path(topology, "supervisor")
