@@ -91,6 +91,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
         BlockingIOError: another process holds the lock; the error's second argument is the id of
             that process, as text, or "unknown".
         NotPrivate: the file is a link, is not a regular file, or belongs to another user.
+        OSError: the file cannot be created.
 
     """
     deadline = time.monotonic() + patience_seconds
@@ -98,12 +99,14 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
         handle = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # `feedbus down` can have deleted the file between the open and the lock. Another
+            # process would then lock a new file at this path. So the attempt is repeated.
             if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- as os.fstat()
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
                 return handle
         except FileNotFoundError:
-            pass  # another process has deleted the file between open and stat; try again
+            pass  # the file was deleted, and there is no new file yet
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
                 holder = _holder(handle)

@@ -8,7 +8,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def end_at_once() -> None:
-    """Make the usual signals end this process immediately and without output.
+    """Make SIGINT, SIGTERM and SIGHUP end this process immediately and without output.
 
     Signals that were ignored at the start (by nohup, or in the background of a script) stay
     ignored. The kernel sends process 1 of a container only the signals for which the process has a

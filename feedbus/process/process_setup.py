@@ -46,8 +46,9 @@ def follow_parent() -> bool:
     # do not follow it. The variable stays set, because hold_slot() checks whether it is set.
     os.environ[SUPERVISED] = ""
     default_signals()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in Python: a closed socket raises an error
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grows too large raises an error
+    # As usual in Python, a write to a closed socket or to a file at its size limit raises an error.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     parent = int(parent_id)
     if sys.platform == "linux":
         import ctypes

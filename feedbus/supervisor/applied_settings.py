@@ -59,20 +59,20 @@ class AppliedSettings:
             counts[name] = options["numprocesses"]
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
-            known: Any = asdict(queues[consumer.queue.name]) if consumer else {}
+            declared: Any = asdict(queues[consumer.queue.name]) if consumer else {}
             if consumer:
                 queue = topology.queues[consumer.queue.name]
-                known["handlers"] = [*queue.handlers.items()]  # the order of the patterns matters
+                declared["handlers"] = [*queue.handlers.items()]  # their order matters
                 if topology.codecs:
-                    known["codecs"] = dict(topology.codecs)
+                    declared["codecs"] = dict(topology.codecs)
                 if topology.middleware:
-                    known["middleware"] = topology.middleware
+                    declared["middleware"] = topology.middleware
             for option in PLACED:
-                known.pop(option, None)
+                declared.pop(option, None)
             if name == OPERATIONS and topology.operations is not None:
-                known = [asdict(topology.operations), *map(asdict, queues.values())]
-                known += map(repr, topology.schedules.values())
-            found[name] = _digest([common, options | {"env": environment}, known])
+                declared = [asdict(topology.operations), *map(asdict, queues.values())]
+                declared += map(repr, topology.schedules.values())
+            found[name] = _digest([common, options | {"env": environment}, declared])
         exchanges = {
             exchange.name: _digest(
                 [exchange.type, exchange.pack, dict(exchange.arguments), exchange.content_type]
