@@ -24,8 +24,8 @@ from feedbus.supervisor.client import (
 )
 from feedbus.topology import Topology
 
-# How long a supervisor may not answer, and how long the holder of a slot that is not in the
-# topology may take to end. After this time it is killed.
+# A supervisor that gives no answer for this time is killed. The holder of a slot that is not in the
+# topology is killed if it has not ended after this time.
 PATIENCE_SECONDS = 10.0
 
 

@@ -145,8 +145,6 @@ class Supervision:
     async def pause(self, names: Sequence[str]) -> None:
         """Stop the watchers with these names until the new topology is applied."""
         chosen = [one for one in self.watchers if one.name in names]
-        for watcher in chosen:
-            watcher.paused = True
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def change_topology(self, topology: Topology) -> None:

@@ -30,8 +30,9 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer, or of one [processes] table.
 
-    When a process ends, the watcher starts it again. It gives up if too many processes in a row
-    fail right after their start: then it starts no process until an operator starts the watcher.
+    When a process ends, the watcher starts it again. The watcher gives up if too many processes in
+    a row fail right after their start, or if the operating system refuses to start a process. Then
+    it starts no process until an operator starts the watcher.
     """
 
     def __init__(
@@ -70,7 +71,6 @@ class ProcessWatcher(UnlockedWatcher):
         self.ready_pids: set[int] = set()
         # Whether the topology no longer has this watcher. Then an ended process is not restarted.
         self.leaving = False
-        self.paused = False  # whether `feedbus apply` has stopped the watcher to replace its queue
         self.fork_server: ForkServer | None = None  # the fork server, while many processes start
         self._asked_to_end: set[int] = set()  # process ids
         self._watchdogs: dict[int, Watchdog] = {}  # by process id
@@ -103,7 +103,7 @@ class ProcessWatcher(UnlockedWatcher):
                 return
             if self.is_stopped():
                 self.restart_policy.reset()
-                self.gave_up = self.paused = False
+                self.gave_up = False
                 self._resume_at = 0.0
                 self.stdout_stream.open()
                 self._status = "active"

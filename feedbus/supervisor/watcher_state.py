@@ -18,7 +18,8 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
 
     - "stopping": its processes are being stopped.
     - "leaving": the topology no longer has it; its consumer empties its queue.
-    - "gave up": too many processes in a row have failed right after their start.
+    - "gave up": too many processes in a row have failed right after their start, or the operating
+      system has refused to start a process.
     - "stopped": an operator has stopped it, or `feedbus apply` has paused it.
     - "waiting": a process has failed, and is restarted after a wait.
     - "starting": not all processes are ready.
