@@ -167,12 +167,8 @@ class AsyncBus:
                 while not jobs[-1].is_last:
                     jobs.append(self._jobs.get_nowait())
             requests = [request for job in jobs for request in job.requests]
-            try:
-                if requests:
-                    self._bus.send_together(requests)
-            except Exception as error:  # noqa: BLE001 -- the tasks that wait raise it
-                for request in requests:
-                    request.outcome = request.outcome or error
+            if requests:
+                self._send_together(requests)
             if jobs[-1].is_last:
                 self._bus.close()
             with self._lock:
@@ -183,3 +179,12 @@ class AsyncBus:
                 job.end()
             if over:
                 return
+
+    def _send_together(self, requests: Sequence[Request]) -> None:
+        """Send requests; an error becomes the outcome of the requests that have none yet."""
+        try:
+            self._bus.send_together(requests)
+        except Exception as error:  # noqa: BLE001 -- the tasks that wait raise it
+            for request in requests:
+                if request.outcome is None:
+                    request.outcome = error

@@ -48,6 +48,10 @@ class BlockedKeys:
         """Return a record's ordering key, or None if the queue has no `order_by`."""
         return self._decoder.key(decoded, row)
 
+    def keys(self, decoded: DecodedDelivery) -> set[Any]:
+        """Return the ordering keys of all records of a delivery that have one; see key()."""
+        return self._decoder.keys(decoded)
+
     def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an unsettled earlier record of its key has failed."""
         if self._waiting is None or not self._waiting.has_unconfirmed:

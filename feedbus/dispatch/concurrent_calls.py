@@ -170,16 +170,14 @@ class ConcurrentCalls:
                     self._sequencer.add(RecordCall(key, delivery, row, each.wrapped, records))
         for delivery in unfinished.values():
             if delivery.decoded.decisions:  # some of its records are invalid, or must wait
-                delivery.failed_keys.update(self._keys(delivery.decoded))
+                delivery.failed_keys.update(self._blocked_keys.keys(delivery.decoded))
                 self._failed_deliveries.append(delivery)
         empty = [delivery for delivery in unfinished.values() if not delivery.unfinished_records]
         self._derived_ids.difference_update(each.decoded.delivery.message_id for each in empty)
-        self._finished += [delivery.decoded for delivery in empty if not delivery.failed_keys]
+        self._finished += [
+            delivery.decoded for delivery in empty if delivery not in self._failed_deliveries
+        ]
         self._release_finished()
-
-    def _keys(self, decoded: DecodedDelivery) -> set[Hashable]:
-        """Return the keys of all records of a delivery."""
-        return {self._blocked_keys.key(decoded, row) for row in range(len(decoded.pack))}
 
     def take_startable(self) -> list[RecordCall]:
         """Return the records that may start now; the caller then calls start().
@@ -323,7 +321,7 @@ class ConcurrentCalls:
         if delivery.unfinished_records:
             return
         self._derived_ids.discard(delivery.decoded.delivery.message_id)
-        if delivery.failed_keys:
+        if delivery in self._failed_deliveries:
             self._release_finished()
         else:
             self._finished.append(delivery.decoded)

@@ -20,7 +20,7 @@ class UnfinishedDelivery:
         number: the deliveries are numbered in the order of their arrival.
         unfinished_records: how many of its records are unfinished.
         failed_keys: the keys of its records that have failed, or that must wait for a failed
-            record.
+            record. A record that has failed because it has no key is not included.
 
     """
 

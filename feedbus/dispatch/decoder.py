@@ -96,6 +96,10 @@ class Decoder:
         """Return a record's ordering key, or None if the queue has no `order_by`."""
         return self._order.key(decoded.delivery, decoded.pack, row)
 
+    def keys(self, decoded: DecodedDelivery) -> set[Any]:
+        """Return the ordering keys of all records of a delivery that have one; see key()."""
+        return self._order.keys(decoded.delivery, decoded.pack)
+
     def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
         """Append the records of a delivery to the inputs, on a queue with `order_by`.
 

@@ -59,6 +59,14 @@ class Order:
             return None
         return self._values(pack)[row] if self.field in pack.columns else pack.shared[self.field]
 
+    def keys(self, delivery: Delivery, pack: Pack) -> set[Any]:
+        """Return the ordering keys of all records of a delivery.
+
+        Records with an error in key_errors() have no key. Without `order_by`, the only key is None.
+        """
+        errors = self.key_errors(pack) if self.field else {}
+        return {self.key(delivery, pack, row) for row in range(len(pack)) if row not in errors}
+
     @property
     def is_ordered(self) -> bool:
         """Whether the queue has `order_by`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -151,6 +152,18 @@ def test_a_planted_fault_takes_the_arguments_of_what_it_replaces(name: str):
         named = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
         positional = [None for one in parameters if one.name not in named]
         inspect.signature(value).bind(*positional, **named)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_uses_only_attributes_that_its_class_has(name: str):
+    for owner, _, value in FAULTS[name]():
+        if not (isinstance(owner, type) and isinstance(value, FunctionType)):
+            continue
+        classes = [each for each in owner.__mro__ if each.__module__.startswith("feedbus")]
+        source = "".join(map(inspect.getsource, classes))
+        for attribute in re.findall(r"\bself\.(\w+)", inspect.getsource(value)):
+            is_set = re.search(rf"\bself\.{attribute}\b|^    {attribute}:", source, re.MULTILINE)
+            assert hasattr(owner, attribute) or is_set, attribute
 
 
 @pytest.mark.parametrize("landmark", ALL, ids=lambda landmark: landmark.name)

@@ -37,7 +37,7 @@ def a_confirm_taken_for_another() -> list[Change]:
 
     def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
         del tag, multiple
-        return list(self.waiting)[:1]
+        return list(self.messages_by_tag)[:1]
 
     return [(unconfirmed_messages.UnconfirmedMessages, "_take_answered", answered)]
 
@@ -117,8 +117,8 @@ def multiple_confirms_that_answer_one_more() -> list[Change]:
 
     def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
         if not multiple:
-            return [tag] if tag in self.waiting else []
-        return [each for each in self.waiting if each <= tag + 1]
+            return [tag] if tag in self.messages_by_tag else []
+        return [each for each in self.messages_by_tag if each <= tag + 1]
 
     return [(unconfirmed_messages.UnconfirmedMessages, "_take_answered", answered)]
 
