@@ -21,17 +21,18 @@ from tests.small_topologies import undeclared
 def test_packs_for_a_ring_hold_records_of_one_shard_in_order(numbers: list[int]) -> None:
     keys = [str(number) for number in numbers]
     pack = Pack.numbered("o", keys, {"text": "x"}, {"place": list(range(len(keys)))})
-    ring = Ring.of(undeclared().generation("ring").members)
-    digest = undeclared().generation("ring").digest
+    generation = undeclared().generation("ring")
+    ring, encoder = Ring.of(generation.members), Encoder(undeclared())
+    encoder.use_generation(generation)
     found: dict[str, list[int]] = {}
-    for message in Encoder(undeclared()).encode("ring", pack):
+    for message in encoder.encode("ring", pack):
         read = decode(message.body, message.content_type, message.message_id, message.routing_key)
         owners = {ring.route(key) for key in read.keys}
         assert len(owners) == 1
         assert len(read) <= 3
         if message.content_type == PACK:
             assert message.exchange == "t.ring.packs"
-            assert message.routing_key == f"{digest}.{owners.pop()}"
+            assert message.routing_key == f"{generation.digest}.{owners.pop()}"
         for index, key in enumerate(read.keys):
             found.setdefault(key, []).append(read.payload(index)["place"])
     assert found == {key: [i for i, other in enumerate(keys) if other == key] for key in keys}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from feedbus import broker
-from feedbus.broker import declarations
-from feedbus.broker.publisher import publish_all
+from feedbus.broker import declarations, publisher
+from feedbus.broker.publisher import Publisher, publish_all
+from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
+from feedbus.bus import LiveBus
 from feedbus.generations import probes, ring_state, switch, switch_notices, topology_setup
 from feedbus.records import Records
 from feedbus.topology import Topology
+from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
 from servers import versions
@@ -110,6 +113,36 @@ def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_rin
     topology_setup.set_up(last)
     publish(system, 2)
     assert drained_by(last) == [1, 2]
+
+
+@pytest.mark.parametrize("has_earlier_ring", [True, False])
+@pytest.mark.parametrize("step", ["written", "disconnected"])
+def test_packs_stay_in_order_if_the_ring_is_connected_while_they_are_sent(
+    make: Callable[..., System],
+    step: str,
+    has_earlier_ring: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topology = reshaped(make(sharded(2, batch=BATCH), pack=2), 3)
+    if not has_earlier_ring:
+        topology = replace(topology, name=f"{topology.name}-first")
+    switch_killed(topology, step, monkeypatch)
+    send = Publisher._send_window
+    windows: list[int] = []
+
+    def switch_after_first(self: Publisher, window: Sequence[Outgoing]) -> list[Refusal]:
+        refusals = send(self, window)
+        windows.append(len(window))
+        if len(windows) == 1:
+            topology_setup.set_up(topology)
+        return refusals
+
+    with LiveBus(topology) as bus, monkeypatch.context() as patch:
+        patch.setattr(publisher, "WINDOW", 1)
+        bus.publish_many("ring", [])  # reads the state
+        patch.setattr(Publisher, "_send_window", switch_after_first)
+        bus.publish_many("ring", [({"n": number}, "k") for number in range(6)])
+    assert drained_by(topology) == [0, 1, 2, 3, 4, 5]
 
 
 def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:

@@ -93,7 +93,11 @@ class Encoder:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Create an encoder; it uses the rings of the topology until use_generation() is called."""
+        """Create an encoder for the exchanges of a topology.
+
+        Until use_generation() is called for an exchange, its packs are for the ring of the
+        topology. The broker returns these packs: see Generation.unconnected().
+        """
         self._topology = topology
         self._names = Names(topology)
         self._codecs: Codecs | None = None
@@ -205,7 +209,7 @@ class Encoder:
 
     def _ring(self, exchange: str) -> tuple[Generation, Ring]:
         if exchange not in self._rings:
-            self.use_generation(self._topology.generation(exchange))
+            self.use_generation(self._topology.generation(exchange).unconnected())
         return self._rings[exchange]
 
     def _encode_packs(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:

@@ -1,6 +1,7 @@
 """Send messages to the broker; a pack for an old generation is sent again as plain messages.
 
 An old generation is a ring that another process has replaced. The broker returns packs for it.
+During the first switch of a ring, the broker also returns packs: see RingState.pack_generation.
 """
 
 from __future__ import annotations
@@ -189,13 +190,13 @@ class Sender:
             raise BrokerOutage(msg) from error
 
     def _send_unpacked(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Refusal]:
-        """Read the current generations, and send the records of packs as plain messages."""
+        """Read the states of the rings, and send the records of packs as plain messages."""
         # To read a state, a process takes the message with the state out of its queue for a moment.
         # If the connection is lost meanwhile, the broker detects this by missing heartbeats, and
         # returns the message. The connection for publishing has no heartbeats, so another is used.
         with broker.connect(self._topology) as connection:
             for state in ring_state.states(connection, self._topology).values():
-                self.encoder.use_generation(state.current)
+                self.encoder.use_generation(state.pack_generation)
         pairs = [(message, pack) for pack in packs for message in self.encoder.split_pack(pack)]
         refusals = publisher.send([message for message, _ in pairs])
         pack_of = {id(message): pack for message, pack in pairs} if refusals else {}

@@ -183,7 +183,7 @@ class SharedSender:
     def _set_up(self) -> None:
         if not self._is_set_up:
             for state in topology_setup.set_up_if_missing(self._topology).values():
-                self._sender.encoder.use_generation(state.current)
+                self._sender.encoder.use_generation(state.pack_generation)
             self._is_set_up = True
 
     def _send_with_retries(

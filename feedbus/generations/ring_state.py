@@ -73,6 +73,22 @@ class RingState:
     replaced: tuple[str, ...] = ()
     disordered_draining: tuple[int, ...] = ()
 
+    @property
+    def pack_generation(self) -> Generation:
+        """The generation for which publishers make packs.
+
+        Until the switch to the current generation is complete, it is the generation before. The
+        current generation is connected at an unknown moment of the switch. The broker would return
+        the packs that arrive before that moment, and route the next ones. Then records of the
+        returned packs would come after later records of their keys. An earlier generation is
+        disconnected for ever: when the broker has returned a pack for it, it returns all later
+        ones, and the publisher sends their records in order to the entry. Before the first switch
+        is complete, there is no earlier generation, and the broker returns all packs.
+        """
+        if self.switch_complete:
+            return self.current
+        return self.draining[-1] if self.draining else self.current.unconnected()
+
 
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, by the name of its exchange.

@@ -215,7 +215,7 @@ class Runner:
             self._store.set_up()
         states = topology_setup.set_up_if_missing(self._topology)
         for state in states.values():
-            self._sender.encoder.use_generation(state.current)
+            self._sender.encoder.use_generation(state.pack_generation)
         self._misplacement_check.use_rings(states.values())
         return states
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,14 @@ class Generation:
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.number, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def unconnected(self) -> Generation:
+        """Return a generation with the same shards that is never on the broker.
+
+        Publishers use it while they do not know a generation that was connected. The broker
+        returns each pack for it. Then the publisher reads the state of the ring again.
+        """
+        return replace(self, number=-1)
 
 
 def shape_of(exchange: Exchange, queues: Iterable[Queue]) -> str:

@@ -73,7 +73,7 @@ class Protocol:
         if not world.sends[0]:
             again = tuple(("plain", number) for number in world.returned)
             left = (again, *world.sends[1:]) if again else world.sends[1:]
-            known = world.reported[0] if again else world.known
+            known = self._pack_generation(world) if again else world.known
             yield replace(world, sends=left, returned=(), known=known)
             return
         (kind, number), *rest = world.sends[0]
@@ -85,6 +85,11 @@ class Protocol:
             yield put(sent, target, number)
         else:
             yield replace(sent, returned=(*world.returned, number))
+
+    def _pack_generation(self, world: World) -> int:
+        """Return for which generation a publisher makes packs, after it has read the state."""
+        current, draining, settled = world.reported
+        return current if settled or "connected packs" in self.without else draining[-1]
 
     def _enter(self, world: World, number: int) -> World:
         if not world.entry:

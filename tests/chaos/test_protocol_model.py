@@ -13,6 +13,7 @@ SENDS = [
     ("P", "P", "P"),
     ("p", "P", "p"),  # one record is plain, another packed, each confirmed before the next
     ("PP", "p"),
+    ("P", "PP"),  # the second send uses the state that the publisher reads after the first
     ("ppp",),  # a foreign publisher, which does not wait
 ]
 
@@ -41,6 +42,7 @@ def test_no_record_is_lost_doubled_or_overtaken_whatever_happens_when(
         ("appending first", ("p", "p"), 1, 0, "is lost"),
         *([("ending", ("p", "p"), 2, 1, "after")] if LONG else []),
         ("turns", ("PP",), 2, 0, "after"),
+        ("connected packs", ("P", "PP"), 1, 0, "3 after 1"),
     ],
 )
 def test_a_protocol_that_lacks_one_of_its_parts_is_found_out(
