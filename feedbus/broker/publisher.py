@@ -24,10 +24,11 @@ from feedbus.wire.message_in_message import fit_properties
 
 WINDOW = 1000  # the number of messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
-NACKED_SECONDS = 2.0  # how long a message is published again after a negative confirm (nack)
+NACKED_SECONDS = 2.0  # how long to try again after a negative confirm (nack) of a message
 NACKED_PAUSE_SECONDS = 0.1  # the wait before a nacked message is published again
-SILENT_SECONDS = 1.0  # a wait for confirms counts as long after this time
-WOKEN_SECONDS = 0.01  # how long to sleep after another thread has ended a wait for confirms
+# If no confirm arrives for this time, the wait for confirms is long; see Alarm.during_wait().
+SILENT_SECONDS = 1.0
+WOKEN_SECONDS = 0.01  # how long to sleep after a wait for confirms has ended early
 
 
 class Publisher:
@@ -55,7 +56,7 @@ class Publisher:
             timeout_seconds: the time limit for the confirms of one window. It begins again after
                 an alarm of the broker, and whenever messages are published again.
             blocked_seconds: how long an alarm of the broker may block the publisher.
-            nacked_seconds: how long a message is published again if its queue is full, or if the
+            nacked_seconds: how long to try again with a message if its queue is full, or if the
                 node of the queue has just died.
             alarm: the state of the broker's alarms. A caller that connects again gives the same
                 object to the next publisher. By default, the publisher creates one.
@@ -66,7 +67,8 @@ class Publisher:
         self._nacked_seconds = nacked_seconds
         self._has_waited_long = False
         self._channel: Channel | None = connection.channel()
-        # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
+        # Kombu's `connection` opens another connection if this one is lost. But the confirms arrive
+        # only on this connection.
         self._connection: RawConnection = self._channel.connection
         self._clock = self._connection.clock
         self._alarm = alarm or Alarm(self._clock)
@@ -243,9 +245,11 @@ class Publisher:
             if self._clock.monotonic() - now > wait_seconds / 2:
                 self._has_waited_long = True
             else:
-                # Another thread has ended this wait early, to wake the owner of the connection; see
-                # RawConnection.wake_on(). Every further wait ends immediately until the owner has
-                # seen the wake-up. The sleep prevents a busy loop.
+                # This wait has ended early. The usual cause is on the connection of a runner: a
+                # handler call in another thread has ended, and the descriptor of
+                # RawConnection.wake_on() is readable. The runner makes the descriptor unreadable,
+                # but only after this send(). Until then, every further wait ends immediately. The
+                # sleep prevents a busy loop.
                 self._clock.sleep(WOKEN_SECONDS)
         if blocked:
             self._confirm_deadline = self._clock.monotonic() + self._timeout_seconds
@@ -262,7 +266,7 @@ def publish_all(
     Args:
         connection: an open connection.
         messages: the messages in their order.
-        nacked_seconds: how long a message is published again if its queue is full; by default there
+        nacked_seconds: how long to try again with a message if its queue is full; by default there
             is no limit.
 
     Returns:

@@ -48,7 +48,7 @@ class LiveBus(Bus):
     together, with one wait for their confirms. A forked process gets its own connection.
     """
 
-    PAIRS_AT_ONCE = 5_000  # how many pairs publish_many() reads before it sends them
+    PAIRS_AT_ONCE = 5_000  # how many of its pairs publish_many() reads before it sends them
     CONFIRM_SECONDS = (2.0, 10.0)  # the range of the time limit for a confirm
 
     def __init__(
@@ -66,10 +66,10 @@ class LiveBus(Bus):
 
         Args:
             topology: the topology of the system.
-            metrics: counts the records.
+            metrics: counts the published records.
             timeout_seconds: how long to try again during an outage of the broker.
-            store: an open store for transaction(), which close() does not close; by default the
-                bus opens the topology's store at the first transaction.
+            store: an open store for transaction(); close() leaves it open. By default, the bus
+                opens the topology's store at the first transaction, and close() closes it.
 
         """
         self._topology = topology
@@ -82,7 +82,10 @@ class LiveBus(Bus):
         _buses.add(self)
 
     def _reset(self) -> None:
-        """Reset the bus: no connection, and new locks. A forked process needs this, too."""
+        """Give the bus new locks, and a sender without a connection.
+
+        A forked process needs this, too.
+        """
         self._shared_sender = SharedSender(
             self._topology, self._new_sender(), self._timeout_seconds
         )
@@ -127,6 +130,7 @@ class LiveBus(Bus):
         """Publish one record; return when the broker has confirmed it.
 
         A queue with `once = true` handles only one of several records with the same message_id.
+        Without message_id, the record gets an id that no other record has.
         The method raises the errors of Bus.publish() and of LiveBus.publish_many().
         """
         fields = check_record(exchange, payload, key, message_id)
@@ -275,10 +279,11 @@ class LiveBus(Bus):
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
-        Rows with the same key stay in order if the broker refuses none of these rows.
+        Rows with the same key stay in order, except if the broker refuses one of them: later rows
+        of this key can be published all the same.
 
         Args:
-            rows: the rows.
+            rows: the rows, in the order in which they are published.
 
         """
         requests = [request_of(row, self._clock) for row in rows]
@@ -296,7 +301,8 @@ class LiveBus(Bus):
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
 # A forked process has copies of the objects of its parent. If Python collected such a copy as
-# garbage, the forked process would close the connection of its parent. So this list keeps them.
+# garbage, the forked process would close the connection of its parent. So this list keeps
+# the copies.
 _inherited: list[object] = []
 
 

@@ -185,7 +185,8 @@ class Detached:
 
         Args:
             failures: lines about the watchers that are not ready. A watcher is the supervisor's
-                object for the processes of one consumer, or of one [processes] table.
+                object for the processes of one consumer or of one [processes.NAME] table, or for
+                the operations process.
             holds: lines about the watchers whose processes hold: they wait during an outage.
             took_seconds: the duration of the start.
 

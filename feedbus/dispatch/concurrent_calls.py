@@ -64,9 +64,9 @@ class ConcurrentCalls:
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
-        # If a publisher gives no message id, feedbus derives one from the content. This set has the
-        # derived ids of the unfinished messages: on a queue with `once = true`, a new message with
-        # the same content must get another id.
+        # Other programs can publish a message without an id. Then feedbus derives an id from the
+        # content of the message. This set has the derived ids of the unfinished messages: on a
+        # queue with `once = true`, a new message with the same content must get another id.
         self._derived_ids: set[str] = set()
         self._sequencer: Sequencer[RecordCall | DeferredInvalidRecord] = Sequencer(
             queue.concurrency

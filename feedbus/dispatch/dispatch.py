@@ -50,7 +50,8 @@ class Dispatch:
             `order_by`.
         blocked_keys: checks before a call whether a record must wait.
         calls: calls the handlers.
-        has_dead_handler: whether the queue sets `dead_handler`.
+        has_dead_handler: whether the queue sets `dead_handler`, a function of the project that gets
+            each new dead letter.
 
     """
 
@@ -114,8 +115,9 @@ class Dispatch:
         overtaken_records = OvertakenRecords(
             order, self._failure_policy, block_on_dead=queue.block_on_dead
         )
-        # Leftover rows: a process has committed them to the outbox, but was killed before it sent
-        # their messages, or could not send them in an outage. They are sent before later messages.
+        # Leftover rows: a process has committed them to the outbox, and has not sent their
+        # messages, because it was killed, or because of an outage. They are sent before later
+        # messages.
         leftovers = LeftoverRows(store, topology.name, self.clock) if queue.once else None
         self.calls = HandlerCalls(consumer, sender, store, leftovers, overtaken_records.find)
         self._batch_calls = BatchCalls(
@@ -130,9 +132,9 @@ class Dispatch:
         self._failed_record_sender = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled_counts = SettledCounts(metrics, self.clock)
         self._paused_seconds = 0.0
-        # If a publisher gives no message id, feedbus derives one from the content. So two equal
-        # messages have the same id, and on a queue with `once = true` the second one would be
-        # ignored. This object makes the ids of equal messages different.
+        # Other programs can publish a message without an id. Then feedbus derives an id from the
+        # content of the message. So two equal messages have the same id, and on a queue with
+        # `once = true` the second one would be ignored. This object makes the ids different.
         self._repeated_deliveries = (
             RepeatedDeliveries(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
@@ -154,7 +156,7 @@ class Dispatch:
         count = 0
         for each in inputs:
             if isinstance(each, InvalidRecord):  # no handler gets this record
-                self.blocked_keys.decide(each)  # a dead letter, or it waits if its key is blocked
+                self.blocked_keys.decide(each)  # it becomes a dead letter, or waits for its key
                 continue
             records = Records(each.chunks, each.deliveries)
             count += len(records)
@@ -192,6 +194,8 @@ class Dispatch:
     ) -> None:
         """Count one record after its call; if the call failed, add the decision on the record.
 
+        The decision is the verdict, with the message that is sent for it.
+
         Args:
             decoded: the delivery of the record, which gets the decision.
             row: the index of the record in the delivery.
@@ -206,8 +210,8 @@ class Dispatch:
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
 
-        The record has failed if its handler raised an exception, or if the broker refused the
-        messages of its handler.
+        The handler of the record raised an exception (Drop is one, too), or the broker refused the
+        messages of the handler.
 
         Args:
             decoded: the delivery of the record.
@@ -227,9 +231,9 @@ class Dispatch:
 
         Args:
             decoded_deliveries: deliveries whose records have all been handled.
-            before_dead_handler: called with the id of a message before the dead handler can be
-                called for records of the message. So if the dead handler ends the process, the
-                crash guard finds the message.
+            before_dead_handler: called before the dead handler can get records of a message, with
+                the id of the message. It writes the id into the file of the crash guard. So if the
+                dead handler ends the process, the next process knows the message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
@@ -270,7 +274,8 @@ class Dispatch:
         """Make a delivery a dead letter without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: a message whose handling has ended the process or its connection too often.
+            delivery: a message. While it was handled, the process has ended, or has lost its
+                connection to the broker, too often.
             reason: the reason of the dead letter.
             skip_dead_handler: True if the dead handler must not be called, because it, too, has
                 ended the process too often.

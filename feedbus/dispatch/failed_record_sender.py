@@ -44,8 +44,8 @@ class FailedRecordSender:
         Args:
             decoded_deliveries: the deliveries, with the decisions on their failed records.
             skip_dead_handler: True if the dead handler must not be called.
-            before_dead_handler: called with the id of a message before the dead handler can be
-                called for records of the message.
+            before_dead_handler: called before the dead handler can get records of a message, with
+                the id of the message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be

@@ -1,8 +1,9 @@
-"""Distinguish new messages from repeated deliveries, if the publisher gives no message ids.
+"""Distinguish new messages from repeated deliveries, if they have no message ids.
 
-feedbus derives an id from the content of such a message. So equal messages have the same derived
-id, whether they are new or repeated. On a queue with `once`, this matters if a message with the
-same id was handled before, or is being handled:
+Only other programs publish messages without ids: a bus always sets one. feedbus derives an id from
+the content of such a message. So equal messages have the same derived id, whether they are new or
+repeated. On a queue with `once`, this matters if a message with the same id was handled before, or
+is being handled:
 
 - A message without the flag `redelivered` is certainly new. It gets another id.
 - A message with the flag can be new or repeated. If its id is in the inbox, feedbus treats it as

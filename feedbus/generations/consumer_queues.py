@@ -17,7 +17,8 @@ from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-CHECKS_PER_STATE = 10  # number of checks of a queue after which a waiting consumer reads the state
+# A waiting consumer reads the state of the ring whenever it has checked a queue so many times.
+CHECKS_PER_STATE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,9 @@ class ReadableQueue:
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.
-        needs_fence: whether the consumer must check, after it has subscribed, whether the phase of
-            the queue is "ending", and then put a fence into the queue. An earlier fence may have
-            expired, or the queue was full and refused it.
+        needs_fence: whether the queue may have no fence, because the fence has expired, or because
+            the queue was full and refused it. The consumer that subscribes then puts a fence into
+            the queue, as soon as the queue gets no more messages (queue_phases.py).
         generation_number: the number of the queue's generation.
         only_without_reader: whether it is an old queue. A consumer subscribes to an old queue only
             when the broker reports no other reader of the queue.
@@ -64,7 +65,8 @@ class ConsumerQueues:
         Args:
             topology: the topology as the file declares it now.
             consumer: the reader of the queues.
-            states: maps the name of each hash exchange to the state of its ring on the broker.
+            states: maps the name of each x-consistent-hash exchange to the state of its ring on the
+                broker.
             pause: waits a short time while other consumers read old queues; returns False when the
                 run is over.
 
@@ -74,8 +76,9 @@ class ConsumerQueues:
         self._consumer = consumer
         state = states.get(consumer.queue.exchange)
         self._state = state if state is None else _state_to_follow(state, consumer.name)
-        # A switch puts no fence into a full queue without a consumer. If a switch replaces the ring
-        # before this consumer subscribes to its own queue, the queue may have no fence.
+        # A switch can replace the ring before this consumer subscribes to its own queue. Then the
+        # own queue is an old queue. If it was full, the switch has put no fence into it, because
+        # the queue had no consumer.
         self._needs_fence = self._state is not None and (
             self._state != state or may_refuse(topology, self._state.current)
         )
@@ -161,15 +164,20 @@ class ConsumerQueues:
 
     @property
     def index(self) -> int:
-        """The index of this consumer among the members of its current ring; it must be one."""
+        """The index of this consumer among the members of its current ring.
+
+        The consumer must be a member.
+        """
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
 
     def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
         """Whether a notice announces a newer ring with a queue of this consumer.
 
+        A notice is a fence in the waiting queue. It contains the generation of the newer ring.
+
         Args:
-            connection: used to read the state if the notice contains no generation.
+            connection: used to read the state of the ring if the notice contains no generation.
             notice: the body of the notice.
 
         """
@@ -181,7 +189,7 @@ class ConsumerQueues:
         return current.number > self._state.current.number and self._reads_queue_of(current)
 
     def has_switched(self, connection: Connection) -> bool:
-        """Whether there is a newer ring, and this consumer reads its queue with the old ones."""
+        """Whether there is a newer ring, and this consumer reads its queue of that ring, too."""
         if self._state is None:
             return False
         state = ring_state.states(connection, self._topology).get(self._state.current.exchange)
@@ -208,9 +216,11 @@ class ConsumerQueues:
         """Yield the old queues when one of them has no reader, until all of them are deleted.
 
         Only the single reader of a queue can prove that the queue is empty. So this consumer reads
-        a queue when no other consumer reads it. It does not wait until it can read all of the
-        queues: a switch may wait for room in a queue that nobody reads, and the other queues cannot
-        end before this switch is complete.
+        a queue when no other consumer reads it.
+
+        This consumer must not wait until all of the queues are free. A switch can be waiting for
+        room in the one queue that nobody reads, and the other queues do not end until the switch is
+        complete. If this consumer waited for the other queues, nobody would ever make room.
 
         Args:
             connection: a connection to the topology's broker.
@@ -229,9 +239,9 @@ class ConsumerQueues:
     def _must_be_exclusive(self, generation: Generation) -> bool:
         """Return whether a consumer must subscribe exclusively to a generation's queues.
 
-        With a single active consumer, the broker itself lets only one consumer read at a time. The
-        result is also False for queues that were declared with other arguments: whether they have
-        a single active consumer is not known here.
+        The result is False if the queues have a single active consumer: then the broker itself lets
+        only one consumer read at a time. The result is also False for queues that were declared
+        with other arguments: whether they have a single active consumer is not known here.
         """
         queue = self._consumer.queue
         same_arguments = generation.shape == self._topology.generation(generation.exchange).shape
@@ -241,7 +251,7 @@ class ConsumerQueues:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
         If the ring changes, the queues are divided again, and this consumer may get a queue that
-        another consumer was to read.
+        was assigned to another consumer.
         """
         checks = itertools.count(1)
         while broker.queue_exists(connection, queue):
@@ -312,8 +322,8 @@ def _state_to_follow(state: RingState, consumer: str) -> RingState:
     """Return the state that a consumer uses: the broker's state, or the state before the switch.
 
     While a switch removes the shard of a consumer, the switch can wait for room in the queue of the
-    shard. The consumers that will share this queue do not know yet that they have to read it. So
-    its own consumer reads it until the switch is complete.
+    shard. The consumer to which this queue will be assigned does not know it yet. So the consumer
+    of the removed shard reads the queue until the switch is complete.
     """
     if state.switch_complete or consumer in dict(state.current.members) or not state.draining:
         return state

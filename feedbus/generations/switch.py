@@ -1,9 +1,10 @@
 """The switch from one generation of a ring to the next.
 
-The steps are in docs/internals/resharding.md. Two queues on the broker contain the state of a ring
-(see ring_state.py): consumers and publishers read one queue. Processes that change the state read
-the other, the ledger. The state also names its *source*, the topology file that asked for the
-current ring. So a host with an older file can see that it must not replace this ring.
+The steps are in docs/internals/resharding.md. Each of two queues on the broker contains the state
+of a ring, as one message (ring_state.py). Consumers and publishers read the first queue. Processes
+that change the state read the second one, the ledger. The state also names its *source*, the
+topology file that asked for the current ring. So a host with an older file can see that it must not
+replace this ring.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class BatchMode:
         self._last_batch_at = -math.inf  # when the latest batch began
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
-        # The pauses of a handler that publishes very many messages; only with `stream` and
-        # `order_by`.
+        # In the pauses of a handler that publishes very many messages, other deliveries are
+        # handled; only with `stream` and `order_by`.
         self._pauses: PublishingPauses | None = None
         if self._small_deliveries is not None and run.consumer.queue.stream:
             self._pauses = PublishingPauses(
@@ -53,7 +53,10 @@ class BatchMode:
 
     @property
     def has_unsettled(self) -> bool:
-        """Whether decoded deliveries are not settled; possible only in the concurrent mode."""
+        """Whether deliveries are decoded and not settled while the runner waits for others.
+
+        This is possible only in the concurrent mode.
+        """
         return False
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
@@ -70,8 +73,8 @@ class BatchMode:
     def receive(self, raw: RawConnection) -> bool:
         """Wait until there is a batch, or until a limit; return whether there is work.
 
-        A batch is complete when it is full. It is also complete under two conditions: all records
-        that have arrived are in it, and the handling of the previous batch began at least
+        A batch is complete when it is full. It is also complete when both of these are true: all
+        records that have arrived are in it, and the handling of the previous batch began at least
         `batch.wait` ago. So a record that arrives after a quiet time is handled immediately.
         """
         run = self._run
@@ -133,7 +136,9 @@ class BatchMode:
         """
         run = self._run
         if not run.buffer:
-            return True  # handle_waiting_records() has handled all deliveries, in a handler's pause
+            # In handle_waiting_records(), a handler has paused, and all deliveries of the buffer
+            # were handled in the pause.
+            return True
         if run.timeout.would_expire(run.buffer.oldest_at):
             return False
         if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
@@ -262,7 +267,8 @@ class BatchMode:
         """Call the handler with a batch; return its duration and the time without heartbeats.
 
         During the call, the crash guard's file contains the message ids. A message that has ended
-        the process too often becomes a dead letter, and no handler gets it.
+        the process too often becomes a dead letter: the handler does not get it again. The dead
+        handler, a function of the project that gets each new dead letter, gets it.
 
         Args:
             deliveries: the deliveries of the batch.
@@ -272,7 +278,7 @@ class BatchMode:
         run = self._run
         started = run.clock.monotonic()
         with run.heartbeats.while_working():
-            run.resources.open()  # a resource may have ended by itself
+            run.resources.open()  # open the resources again that have ended by themselves
             run.crash_guard.set_messages(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
             reason = run.crash_guard.reason_to_give_up(ids[0], limit)
@@ -283,9 +289,10 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # The dead handler gets the message, too, and can also end the process. Then the
-                # crash guard continues to count. After twice the limit, the later half of the
-                # crashes was caused by the dead handler.
+                # give_up() calls the dead handler with the dead letter. This call can also end the
+                # process. Then the crash guard continues to count. At twice the limit, the handler
+                # has caused the first half of the crashes, and the dead handler the second half.
+                # From then on, the dead handler is skipped.
                 skip = bool(run.crash_guard.reason_to_give_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
@@ -305,8 +312,9 @@ class BatchMode:
         Args:
             raw: the connection of the deliveries.
             deliveries: the deliveries of the batch.
-            seconds: how long the batch took.
-            load: the duration of the latest handler call, and the time without heartbeats.
+            seconds: how long the whole batch took.
+            load: the duration of the latest handler call, and the time without heartbeats. In the
+                group mode, a batch has several calls.
 
         """
         run = self._run
@@ -325,8 +333,10 @@ class BatchMode:
     ) -> None:
         """Acknowledge a batch.
 
-        If the handler may have caused the loss of the channel, a request to the broker shows
-        whether the channel is still open. A loss is counted against the messages in the handler.
+        If the call of the handler was so long, or blocked the heartbeats for so long, that the
+        broker may have closed the channel, a request to the broker shows whether the channel is
+        still open. If the call was the cause, the loss is counted against the messages in the
+        handler.
         """
         run, subscriptions = self._run, self._subscriptions
         tags: defaultdict[str, list[int]] = defaultdict(list)

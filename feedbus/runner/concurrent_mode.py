@@ -129,7 +129,7 @@ class ConcurrentMode(BatchMode):
             with run.heartbeats.while_working():
                 self._settle_ended()
                 if not concurrent.has_running_calls:
-                    run.resources.open()  # a resource may have ended by itself
+                    run.resources.open()  # open the resources again that have ended by themselves
             if not self._decode(raw, is_message=is_message):
                 return False
             concurrent.start()

@@ -1,8 +1,8 @@
 """The settings with which the system runs: the topology's text, and a digest for each watcher.
 
-A watcher is the supervisor's object for the processes of one consumer or of one [processes] table.
-Its digest is a hash of its options. If the digest for a new topology is another one, the watcher
-must be restarted.
+A watcher is the supervisor's object for the processes of one consumer or of one [processes.NAME]
+table, or for the operations process. Its digest is a hash of its options. If a new topology gives
+the watcher another digest, the watcher must be restarted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class AppliedSettings:
         """Return the settings of a topology's watchers.
 
         Raises:
-            UsageError: a watcher's user is unknown, or only root could change to it.
+            UsageError: the machine has no user with the name in a watcher's `user`, or only root
+                could start processes as this user.
 
         """
         common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]

@@ -1,7 +1,8 @@
 """Run circus's arbiter with all watchers in this process, for `feedbus up`.
 
 The arbiter is circus's main object: it has the event loop and the watchers, and answers commands. A
-watcher is the object for the processes of one consumer, or of one [processes] table.
+watcher is the object for the processes of one consumer or of one [processes.NAME] table, or for the
+operations process.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def supervise(
     Args:
         topology: the topology to run.
         on_started: called once: when each watcher is ready or has given up, or after
-            supervision.REPORT_AFTER_SECONDS. It gets lines about the watchers that are not ready,
-            lines about the watchers that hold, each with the reason, and the seconds since the
-            start.
+            supervision.REPORT_AFTER_SECONDS. Its arguments: lines about the watchers that are not
+            ready; lines about the watchers whose processes wait during an outage, each with the
+            reason; the seconds since the start.
         fork_server: starts the first processes; with None, a new Python is started for each.
         copies: copies the lines of every log to stdout; with None, only log files are written.
         reload: whether to apply changes of the project's files.

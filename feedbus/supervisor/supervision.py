@@ -40,9 +40,9 @@ REPORT_AFTER_SECONDS = 60.0
 class Supervision:
     """Starts, changes and stops the watchers of a topology.
 
-    A watcher belongs to one consumer, or to one [processes] table. It starts the processes, and
-    restarts processes that end. The watchers run in circus's arbiter, which has the event loop and
-    answers commands.
+    A watcher belongs to one consumer, to one table [processes.NAME] of topology.toml, or to the
+    operations process. The watcher starts the processes of its owner, and restarts processes that
+    end. The watchers run in circus's arbiter. The arbiter has the event loop and answers commands.
     """
 
     def __init__(  # noqa: PLR0913 -- the optional ones are given by name
@@ -61,8 +61,9 @@ class Supervision:
             arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
             on_started: called once: when each watcher is ready or has given up, or after
-                REPORT_AFTER_SECONDS. It gets lines about the watchers that are not ready, lines
-                about the watchers that hold, each with the reason, and the seconds since the start.
+                REPORT_AFTER_SECONDS. Its arguments: lines about the watchers that are not ready;
+                lines about the watchers whose processes wait during an outage, each with the
+                reason; the seconds since the start.
             fork_server: starts the first processes; with None, a new Python is started for each.
             copies: copies the lines of every log to stdout; with None, only log files are written.
             reloads: whether changes of the project's files are applied without a command.
@@ -87,8 +88,9 @@ class Supervision:
                 consumer=SUPERVISOR,
                 pid=pid,
             )
-        # circus's own handlers lose a signal that arrives while circus is busy. Signals that were
-        # ignored at the start (by nohup, or in the background of a script) stay ignored.
+        # The signal handlers of circus are replaced, because they lose a signal that arrives while
+        # circus is busy. Signals that were ignored at the start (by nohup, or in the background of
+        # a script) stay ignored.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             if arbiter.ctrl.sys_hdl._old.get(number) is signal.SIG_IGN:  # noqa: SLF001 -- the handlers from before circus
                 signal.signal(number, signal.SIG_IGN)
@@ -96,7 +98,8 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            # Processes that run as another user must be able to open the files of their slots.
+            # Each process opens files in the run folder, such as its lock and its ready file
+            # (process/slots.py). Processes that run as another user must be able to do so, too.
             for outer_folder in (topology.var, folder):
                 outer_folder.chmod(0o711)
         self.watchers = WatcherList(
@@ -124,8 +127,8 @@ class Supervision:
         """Start every watcher; from then on, restart processes that end."""
         arbiter = self.arbiter
         self._make_sockets_private()
-        # circus's own periodic check is stopped: a command that arrives during this check would
-        # fail and be logged.
+        # circus's own periodic check is replaced by _check(): a command that arrives during the
+        # check of circus would fail, and the failure would be logged.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
@@ -155,7 +158,8 @@ class Supervision:
         ends the leaving watchers whose consumers still run.
 
         Raises:
-            UsageError: a watcher's user is unknown, or only root could change to it.
+            UsageError: the machine has no user with the name in a watcher's `user`, or only root
+                could start processes as this user.
 
         """
         wanted = AppliedSettings.of(topology)
@@ -187,8 +191,10 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in to_end
         ]
-        # Leaving watchers stay in the settings, with an empty digest. So the next plan still shows
-        # that they will be deleted, and the next change to a topology finds them removed again.
+        # Leaving watchers stay in the settings. So the next plan, and `difference` in the next call
+        # of this method, still list them as removed. If the next topology has such a watcher again,
+        # the watcher must be replaced. So its digest, the hash of its options, is empty here: it
+        # differs from every digest.
         self.settings = replace(
             wanted,
             watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving_watchers},
@@ -267,7 +273,7 @@ class Supervision:
     def _check(self) -> None:
         if all(isinstance(one, ProcessWatcher) for one in self.arbiter.watchers):
             self._child_ended()
-        else:  # an operator has added a plain watcher of circus
+        else:  # an operator has added a plain watcher of circus, which needs the check of circus
             with contextlib.suppress(ConflictError):
                 self.arbiter.manage_watchers()
 

@@ -28,7 +28,9 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 
 
 class ProcessWatcher(UnlockedWatcher):
-    """The watcher of the processes of one consumer, or of one [processes] table.
+    """The watcher of the processes of one consumer or of one [processes.NAME] table.
+
+    The operations process has such a watcher, too.
 
     When a process ends, the watcher starts it again. The watcher gives up if too many processes in
     a row fail right after their start, or if the operating system refuses to start a process. Then

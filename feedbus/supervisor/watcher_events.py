@@ -17,9 +17,9 @@ class WatcherEvents:
 
     Attributes:
         name: the name of the consumer or process.
-        reports_ready: whether the processes report when they are ready. The processes of
-            [processes] tables do not. Consumers do; if one is killed, the broker delivers its
-            messages again.
+        reports_ready: whether the processes report when they are ready. The programs of
+            [processes.NAME] tables do not. The processes of consumers do, and the log line about a
+            killed one says that the broker delivers its messages again.
 
     """
 

@@ -1,6 +1,6 @@
 """The options of circus watchers.
 
-There is one watcher for each consumer, for each [processes] table, and for the operations process.
+There is one watcher for each consumer, each table [processes.NAME], and the operations process.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ LONGEST_SOCKET_PATH = 100  # in bytes; unix sockets allow 107, and circusctl mak
 def watchers(topology: Topology) -> list[dict[str, Any]]:
     """Return the options of circus for every watcher.
 
-    First come the consumers, then the [processes] tables, then the operations process.
+    First come the consumers, then the [processes.NAME] tables, then the operations process.
 
     Raises:
-        UsageError: a watcher's user is unknown, or only root could change to it.
+        UsageError: the machine has no user with the name in a watcher's `user`, or only root could
+            start processes as this user.
 
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
@@ -120,7 +121,7 @@ def stop_seconds(source: Queue | Process) -> float:
     """Return after how many seconds a process that was asked to end is killed.
 
     Args:
-        source: the queue or the [processes] table of the process.
+        source: the queue or the [processes.NAME] table of the process.
 
     """
     if source.stop_timeout_seconds is not None:
