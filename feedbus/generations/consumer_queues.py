@@ -85,7 +85,7 @@ class ConsumerQueues:
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:
-        """Return why this consumer has no queue any more, or None if it has one.
+        """Return why this consumer must end: its shard was removed. None if it has a queue.
 
         Raises:
             BrokerOutage: the consumer's queue is missing.
@@ -112,6 +112,8 @@ class ConsumerQueues:
         list.
         """
         if self._state is None:
+            # If the queue was declared again with other arguments, its earlier messages are in the
+            # queue `before`.
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
             if not broker.queue_exists(connection, before):

@@ -9,8 +9,8 @@ A probe is a fence with an id that nobody can guess. The queue is first in, firs
 that returns proves that every earlier message in the queue was delivered before it. Other messages
 may still have been on their way within the broker, for example while a quorum queue elected a
 leader. So a second probe is published `pause_seconds` after the first has returned. The queue is
-empty under three conditions: no message arrives between the two probes; the only reader of the
-queue has settled all earlier messages; and the broker's message count is 0.
+empty if all of these are true: no message arrives between the two probes; the only reader of the
+queue has settled all earlier messages; the broker's message count is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ events = EventLog(__name__)
 
 NEEDED_PROBES = 2  # how many probes must return with no other message between them
 FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is full
-LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
+LOST_SECONDS = 5.0  # a probe that has not returned after this time counts as lost
 
 
 def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b"") -> Outgoing:

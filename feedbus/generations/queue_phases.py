@@ -40,8 +40,9 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
     if _phase_of(names, state_before, queue) == "ending":
         return "ending"
     try:
-        # The state in the queue for consumers can be out of date. The ledger, which is read under
-        # the lock, is always up to date. If the two differ, the first is written again.
+        # The state in the queue for consumers can be out of date. The state in the ledger is always
+        # up to date; it is read under the lock. If the two differ, the state for consumers is
+        # written again.
         with broker.locked(connection, topology, wait_seconds=0.0):
             channel = connection.channel()
             state = ring_state.read_locked(channel, topology, exchange)

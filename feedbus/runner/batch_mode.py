@@ -71,7 +71,7 @@ class BatchMode:
         return None
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait until there is a batch, or until a limit; return whether there is work.
+        """Wait until a batch is complete, or until a limit; return whether there is work.
 
         A batch is complete when it is full. It is also complete when both of these are true: all
         records that have arrived are in it, and the handling of the previous batch began at least
@@ -81,7 +81,8 @@ class BatchMode:
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting or buffer.has_lanes:
             # If the buffer is full, the loop at the end of this method reads nothing. But waiting
-            # records, and the deliveries of each generation, must be read even then.
+            # records must be read even then. So must the deliveries of each generation, if the
+            # consumer reads queues of several generations (has_lanes).
             run.receive(raw, 0.0)
         else:
             raw.take_arrived()
@@ -143,7 +144,7 @@ class BatchMode:
             return False
         if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
             return True
-        run.buffer.next_lane()
+        run.buffer.next_lane()  # the queues of the generations take turns
         if self._fences.next_is_fence() and self._fences.process_next(raw):
             return True
         return self._handle(raw)

@@ -291,7 +291,7 @@ class Supervision:
             self.arbiter.loop.add_callback(self._remove_ended)
 
     def expect_ready(self) -> None:
-        """Check repeatedly, until every process is ready."""
+        """Check repeatedly whether the processes are ready, until all of them are."""
         if not self.checking:
             self.checking = True
             self.arbiter.loop.call_later(CHECK_SECONDS, self._check_ready)

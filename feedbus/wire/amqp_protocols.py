@@ -207,4 +207,7 @@ class RawConnection(Connection, Protocol):
         """Process the data that has arrived, without waiting; raise if the connection is lost."""
 
     def wake_on(self, descriptor: int) -> None:
-        """Make drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        """Make drain_events() raise TimeoutError as soon as a descriptor can be read.
+
+        The runner uses it for a descriptor that can be read when a handler call has ended.
+        """
