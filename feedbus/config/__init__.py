@@ -15,11 +15,13 @@ from feedbus.topology import Topology
 
 __all__ = ["APPLIED", "load", "located", "read"]
 
-# Environment variable with the path of the file in which the supervisor keeps the applied topology.
-# A process that starts while somebody edits topology.toml must not read the incomplete file.
+# The environment variable with the path of the applied topology: the copy of topology.toml that
+# `feedbus up` or `feedbus apply` used last. The processes of the supervisor read this copy, because
+# they may start while somebody edits topology.toml, and the file is incomplete.
 APPLIED = "FEEDBUS_APPLIED"
 LARGEST_BYTES = 10_000_000  # the largest size of a topology file
-# The end of an error of tomllib, with the position.
+# Matches the end of tomllib's error text. The groups are the line and the column; both are None if
+# the error is at the end of the file.
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -35,15 +37,16 @@ def load(
 
     Args:
         path: the file; relative paths in it are relative to its folder.
-        environ: the values of ${VAR}.
-        import_handlers: also import every handler, and check that it fits its queue.
-        text: the content of the file, if it was read before.
-        connects: whether the caller connects to the broker or the store, or starts processes; if
-            not, variables in their URLs and environments may be unset.
+        environ: the environment variables: the values of ${VAR} in the file.
+        import_handlers: whether to import every handler, too, and to check that it fits its queue.
+        text: the content of the file, if the caller has read it already.
+        connects: whether the caller connects to the broker or the store, or starts processes. If
+            not, variables in the URLs of the broker and the store, and in the environments of
+            processes, may be unset.
 
     Raises:
-        TopologyError: the file has problems; the error lists all of them in the order of their
-            lines.
+        TopologyError: the file cannot be read, or has problems. The error lists all problems in the
+            order of their lines.
 
     """
     from marshmallow import ValidationError
@@ -71,14 +74,14 @@ def load(
         loaded = error.valid_data if isinstance(error.valid_data, dict) else {}
     draft = Draft(loaded, report)
     check(draft)
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links
     if import_handlers:
         from feedbus.config.handler_imports import check_imports
 
-        check_imports(draft, whole.parent)
+        check_imports(draft, absolute.parent)
     if report.faults:
         raise TopologyError(report.problems())
-    return build(draft, whole)
+    return build(draft, absolute)
 
 
 def located(
@@ -86,7 +89,8 @@ def located(
 ) -> Path:
     """Return the path of the topology file.
 
-    It is the given path, or the path in FEEDBUS_TOPOLOGY, or topology.toml in the current folder.
+    It is the given path. Without one, it is the path in FEEDBUS_TOPOLOGY; if this variable is not
+    set either, it is topology.toml in the current folder.
     """
     return Path(path or environ.get("FEEDBUS_TOPOLOGY") or "topology.toml")
 
@@ -94,25 +98,25 @@ def located(
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
     """Return the file to read.
 
-    A process that the supervisor has started reads a copy of the topology file that was applied
-    last. All other processes read the topology file itself.
+    A process that the supervisor has started reads the applied topology, if `path` is the topology
+    file of the supervisor and the copy can be read. Otherwise the result is `path`.
 
     Args:
         path: the topology file.
-        environ: the environment variables; APPLIED names the copy.
+        environ: the environment variables. The supervisor sets APPLIED and FEEDBUS_TOPOLOGY.
 
     """
-    kept = environ.get(APPLIED)
-    if not kept or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
+    copy = environ.get(APPLIED)
+    if not copy or environ.get("FEEDBUS_TOPOLOGY") != os.path.abspath(path):  # noqa: PTH100 -- as above
         return path
-    return Path(kept) if os.access(kept, os.R_OK) else path
+    return Path(copy) if os.access(copy, os.R_OK) else path
 
 
 def read(path: Path) -> str:
     """Return the text of a topology file.
 
     Raises:
-        TopologyError: the file cannot be read, or is not a text.
+        TopologyError: the file cannot be read, is too large, or is not UTF-8.
 
     """
     expected = "a topology file; use --topology or FEEDBUS_TOPOLOGY for another file"
@@ -138,6 +142,12 @@ def read(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> Mapping[str, Any]:
+    """Return the values of a TOML text.
+
+    Raises:
+        TopologyError: the text is not TOML; the error has the position of the first syntax error.
+
+    """
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -147,15 +157,30 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
     except ValueError as error:
         from feedbus.config.syntax_errors import problem_of
 
-        found = PLACE.search(str(error))
-        ends = text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
-        place = (int(found[1]), int(found[2])) if found and found[1] else ends if found else (1, 1)
+        matched = PLACE.search(str(error))
+        place = 1, 1
+        if matched and matched[1]:
+            place = int(matched[1]), int(matched[2])
+        elif matched:
+            place = _end_of(text)
         problem = problem_of(str(path), text, place, PLACE.sub("", str(error)))
         raise TopologyError([problem]) from None
 
 
 def _unreadable(path: Path, message: str, expected: str, before: str = "") -> TopologyError:
-    """Return the error for a file that cannot be read or parsed."""
-    line = before.count("\n") + 1
-    column = len(before) - (before.rfind("\n") + 1) + 1
+    """Return the error for a file that cannot be read or parsed.
+
+    Args:
+        path: the file.
+        message: the text of the problem.
+        expected: what was expected.
+        before: the text of the file before the problem.
+
+    """
+    line, column = _end_of(before)
     return TopologyError([Problem(str(path), line, column, "", "", message, expected=expected)])
+
+
+def _end_of(text: str) -> tuple[int, int]:
+    """Return the line and the column after the last character of a text, from 1."""
+    return text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1

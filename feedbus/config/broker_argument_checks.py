@@ -1,11 +1,15 @@
-"""Checks of the broker's own arguments of queues and exchanges."""
+"""Checks of the option `arguments`: the broker's own arguments of a queue or an exchange.
+
+Each check yields faults: mistakes in the file, each with the path of the wrong value.
+"""
 
 from __future__ import annotations
 
 from feedbus.config.partial_topology import RING, Draft, Faults, Options
 from feedbus.config.problems import Fault
 
-# Arguments that feedbus sets from an option of the queue; the file must set the option instead.
+# Maps arguments to the options of the queue from which feedbus sets them. The file must set the
+# option instead of the argument.
 OPTION_OF_ARGUMENT = {
     "x-queue-type": "type",
     "x-single-active-consumer": "single_active_consumer",
@@ -14,8 +18,9 @@ OPTION_OF_ARGUMENT = {
     "x-max-length": "max_length",
     "x-overflow": "overflow",
 }
-FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}  # feedbus sets them itself
-# Properties of a declaration in AMQP, which are not arguments.
+# Arguments that feedbus sets itself, for the queue of dead letters.
+FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}
+# Parameters of queue.declare in AMQP that are not arguments; feedbus chooses their values.
 NO_ARGUMENTS = {"durable", "exclusive", "auto_delete", "auto-delete", "passive", "nowait"}
 CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-master-locator", "x-queue-version"}
 QUORUM_ONLY = {
@@ -37,11 +42,19 @@ INTEGER_ARGUMENTS = {
     "x-consumer-timeout": (1, 2**63 - 1),
 }
 MOST_ARGUMENTS = 40  # the largest number of arguments of a queue
+# Arguments that feedbus sets itself on the exchanges of a ring.
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
 def check_arguments(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for each argument that the broker or feedbus does not accept."""
+    """Yield a fault for each argument of a queue that the broker or feedbus does not accept.
+
+    Args:
+        draft: the loaded values of the file.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    """
     kind = draft.queue_type(queue)
     for name in options.get("arguments", {}):
         if name in OPTION_OF_ARGUMENT:
@@ -66,6 +79,7 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _argument_values(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault for too many arguments, and for each argument that is no valid integer."""
     arguments = options.get("arguments", {})
     if len(arguments) > MOST_ARGUMENTS:
         expected = f"at most {MOST_ARGUMENTS} arguments"

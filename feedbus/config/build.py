@@ -1,4 +1,4 @@
-"""Build a Topology from a draft in which no check has found a problem."""
+"""Build a Topology from a draft: the loaded values of a file without any problem."""
 
 from __future__ import annotations
 
@@ -32,7 +32,16 @@ from feedbus.urls import BrokerUrl, parse_broker_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
-    """Return the topology; relative paths (var, sqlite URLs) are resolved against its folder."""
+    """Return the topology of a draft.
+
+    Relative paths in the file (`var`, sqlite URLs, files of certificates) are resolved against the
+    folder of the file.
+
+    Args:
+        draft: the loaded values; no check has reported a fault in them.
+        path: the absolute path of the file.
+
+    """
     loaded = draft.loaded
     root = path.parent
     broker, store = loaded.get("broker", {}), loaded.get("store", {})
@@ -71,7 +80,7 @@ def build(draft: Draft, path: Path) -> Topology:
 
 def _broker_url(draft: Draft, options: Mapping[str, Any]) -> BrokerUrl:
     if ("broker", "url") in draft.report.blocked:  # a variable in the URL is not set
-        return BrokerUrl.unknown()
+        return BrokerUrl.unknown()  # load() has allowed this: its caller does not connect
     url: BrokerUrl = options.get("url") or parse_broker_url(BROKER_URL)
     return url
 
@@ -101,9 +110,10 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     given.setdefault("exchange", "")  # an external queue has no exchange
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
-    # By default, the broker delivers twice as many messages as are handled at the same time.
-    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)
-    given.setdefault("prefetch", max(PREFETCH, ahead))
+    # The default of prefetch: twice `concurrency`, so that the next messages are in the process
+    # already; at least PREFETCH, and at most what AMQP allows.
+    twice = min(2 * given.get("concurrency", 1), MOST_PREFETCH)
+    given.setdefault("prefetch", max(PREFETCH, twice))
     return Queue(name, **given)
 
 
@@ -112,8 +122,11 @@ def _retry_policy(then: Any = None, *, repeat: bool = False, **options: Any) -> 
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a dataclass of the topology from the loaded options of a table."""
     frozen = dict(options)
-    frozen.pop("external", None)  # if it has an external name
+    # The dataclasses have only `external_name`. The checks ensure that it is set if `external` is
+    # true, and only then.
+    frozen.pop("external", None)
     for key in ("arguments", "environment", "handlers", "handlers_by_type", "payload"):
         if key in frozen:
             frozen[key] = _freeze(frozen[key])

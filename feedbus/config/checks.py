@@ -1,4 +1,7 @@
-"""Checks of several values together: options that exclude or need each other, weights, queues."""
+"""Checks of several values together: options that exclude or need each other, weights, queues.
+
+Each check yields faults: mistakes in the file, each with the path of the wrong value.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ from feedbus.units import write_duration
 def check(draft: Draft) -> None:
     """Add to the report the problems that are visible only if several values are compared."""
     for queue, options in draft.queues.items():
-        for check in QUEUE_CHECKS:
-            for path, fault in check(draft, queue, options):
+        for queue_check in QUEUE_CHECKS:
+            for path, fault in queue_check(draft, queue, options):
                 draft.report.add(path, fault)
     for path, fault in chain(
         _management(draft),
@@ -48,10 +51,11 @@ def check(draft: Draft) -> None:
 
 def _retry(draft: Draft, queue: str, options: Options) -> Faults:
     del options
-    # The text of the file is checked, not the loaded value: if a delay is wrong, there is no loaded
-    # value, but `then` can be missing, too.
+    # The loaded values do not have an invalid `then`, which is reported already. So the check reads
+    # the values as the file contains them: it reports only a `then` that the file does not set.
     path = draft.at(queue, "retry")
     retry = lookup(draft.report.document, path)
+    # Neither True nor False if the file has no `retry`, or a value that is reported as invalid.
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None
     if endless is True and "then" in retry:
         message = "has no effect: the last delay repeats without end (repeat = true)"
@@ -64,8 +68,8 @@ def _retry(draft: Draft, queue: str, options: Options) -> Faults:
 def _overflow(draft: Draft, queue: str, options: Options) -> Faults:
     arguments = options.get("arguments", {})
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
-    written = draft.is_set(queue, "max_length") and "max_length" not in options
-    if "overflow" in options and not bounded and not written:
+    invalid = draft.is_set(queue, "max_length") and "max_length" not in options
+    if "overflow" in options and not bounded and not invalid:
         message = "has no effect without max_length: the queue cannot overflow"
         yield (
             draft.at(queue, "overflow"),
@@ -130,23 +134,28 @@ def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
+    """Yield a fault for `batch.wait` from `idle_timeout` on, and for a too long `handler_timeout`.
+
+    The broker's consumer timeout limits `handler_timeout`.
+    """
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
     if idle is not None and wait >= idle:
         expected = f"less than idle_timeout ({write_duration(idle)})"
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
-    most = consumer_timeout_of(draft.loaded.get("broker", {}))
-    if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
+    limit = consumer_timeout_of(draft.loaded.get("broker", {}))
+    if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= limit:
         message = "the broker would deliver the message again while its handler runs"
-        expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
+        expected = f"less than consumer_timeout in [broker] ({write_duration(limit)})"
         path = draft.at(queue, "handler_timeout")
         if not draft.is_set(queue, "handler_timeout"):
             path = ("broker", "consumer_timeout")
-            longest = write_duration(HANDLER_TIMEOUT_SECONDS)
-            expected = f"more than the handler_timeout of '{queue}' ({longest})"
+            default = write_duration(HANDLER_TIMEOUT_SECONDS)
+            expected = f"more than the handler_timeout of '{queue}' ({default})"
         yield path, Fault(message=message, expected=expected)
 
 
+# The checks of one queue. Each gets the draft, the name of the queue and its loaded options.
 QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Faults], ...] = (
     check_exchange,
     check_handler,
@@ -167,7 +176,10 @@ QUEUE_CHECKS: tuple[Callable[[Draft, str, Options], Faults], ...] = (
 
 
 def _management(draft: Draft) -> Faults:
-    """Find a management URL without TLS that would send the password of a broker with TLS."""
+    """Yield a fault if requests to the management API would send the password without TLS.
+
+    This is a fault only if the broker's URL uses TLS, and the API is on another machine.
+    """
     broker = draft.loaded.get("broker", {})
     url, management = broker.get("url"), broker.get("management")
     encrypted = url is not None and any(node.tls for node in url.nodes)
@@ -177,9 +189,16 @@ def _management(draft: Draft) -> Faults:
 
 
 def consumer_timeout_of(broker: Options) -> float:
-    """Return the broker's consumer timeout in seconds; the embedded broker has none."""
+    """Return the broker's consumer timeout in seconds: how long it waits for an acknowledgement.
+
+    The result is infinite for the embedded broker, which waits without a limit.
+
+    Args:
+        broker: the loaded options of [broker].
+
+    """
     url = broker.get("url")
-    if url is None or url.embedded:
+    if url is None or url.embedded:  # the default URL is a URL of the embedded broker
         return math.inf
     given: float = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
     return given

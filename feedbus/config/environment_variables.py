@@ -1,4 +1,4 @@
-"""Replace ${VAR} and ${VAR:-default} in every text of a document."""
+"""Replace ${VAR} and ${VAR:-default} in every text of a topology file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report
 
-# The options with addresses and secrets of other systems. Only commands that connect to these
-# systems need the values.
+# The paths of options with addresses and secrets of other systems; None stands for any key. Only
+# commands that connect to the broker or the store, or start processes, need the values.
 CONNECTIONS = (
     *(("broker", "url"), ("broker", "management"), ("store", "url")),
     ("processes", None, "environment", None),
 )
+# Matches a variable with its braces, a variable without the closing brace, or $$.
 MARK = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
+# Matches the text between the braces: NAME or NAME:-default.
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
@@ -32,12 +34,12 @@ def expand(
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.
 
     Args:
-        value: a part of the document.
+        value: the values of the file, or a part of them.
         environ: the values of the variables.
         report: gets the faults.
-        path: the path of the value in the document.
-        connects: False if variables in the CONNECTIONS options may be unset. The value of such an
-            option is then unknown.
+        path: the path of the value in the file.
+        connects: False if variables in the CONNECTIONS options may be unset. An option with an
+            unset variable gets the value "", and faults that later checks find there are ignored.
 
     """
     if isinstance(value, dict | list):
@@ -57,7 +59,8 @@ def expand(
         report.add(path, fault)
     if faults or unset:
         report.blocked.add(path)
-    # With an unset variable, the rest of the value could be the address of another system.
+    # If one variable in a value is unset, the whole value becomes "". The rest of the text could be
+    # the valid address of another system.
     return "" if unset else expanded
 
 
@@ -71,7 +74,15 @@ def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
 def _replace(
     mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault], unset: list[Fault]
 ) -> str:
-    """Return the value of a variable, or record that it is wrong or not set."""
+    """Return the text that replaces a match of MARK: "" if the variable is wrong or not set.
+
+    Args:
+        mark: the match.
+        environ: the values of the variables.
+        faults: gets a fault if the variable is not written correctly.
+        unset: gets a fault if the variable has no value and no default.
+
+    """
     if mark.group() == "$$":
         return "$"
     variable = VARIABLE.fullmatch(mark[1])
@@ -79,7 +90,7 @@ def _replace(
         faults.append(
             Fault(
                 expected="${NAME} or ${NAME:-default} ($$ for a dollar)",
-                got="another text after '${'",  # which may be part of a password
+                got="another text after '${'",  # the other text may be part of a password
             )
         )
         return ""

@@ -45,7 +45,7 @@ class ExchangeTable(TableSchema):
         default="false",
     )
     name = BrokerName(
-        "The whole name on the broker of an external exchange.",
+        "The whole name of an external exchange on the broker.",
         attribute="external_name",
         default="needed by `external`",
     )

@@ -1,4 +1,7 @@
-"""Check exchanges and queues that other systems declare: their names and options."""
+"""Check exchanges and queues that other systems declare: their names and options.
+
+The checks yield faults: mistakes in the file, each with the path of the wrong value.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from feedbus.config.partial_topology import INHERITED, RING, Draft, Faults
 from feedbus.config.problems import Fault
 
 KINDS = ("exchange", "queue")
-EXTERNAL, NAME = "external", "external_name"  # two options, as loaded
-# The management API and rabbitmqctl call the exchange "" by this name.
+# The keys of two options in the loaded values. In the file, the second one is `name`.
+EXTERNAL, NAME = "external", "external_name"
+# The management API and rabbitmqctl use this name for the default exchange, whose name is "".
 DEFAULT_EXCHANGE = "amq.default"
-# The options that an external exchange cannot have, each with the reason. Draft.misfits() checks
-# the options of queues, because queues inherit options.
+# The options that an external exchange cannot have, each with the reason. For queues, which also
+# inherit options, Draft.misfits() has the same check.
 NOT_FOR_EXTERNAL = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",
@@ -22,7 +26,10 @@ NOT_FOR_EXTERNAL = {
 
 
 def check_external(draft: Draft) -> Faults:
-    """Yield the faults of external exchanges and queues."""
+    """Yield the faults of external exchanges and queues.
+
+    These are wrong, missing or repeated names, and options that an external exchange cannot have.
+    """
     for option in (EXTERNAL, "name"):
         if draft.report.has((*INHERITED, option)):
             message = "cannot be inherited: set it in the table of each external queue"
@@ -47,6 +54,16 @@ def check_external(draft: Draft) -> Faults:
 def _incomplete(
     draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any], prefix: str
 ) -> Faults:
+    """Yield a fault for `external` without `name`, and for `name` without `external`.
+
+    Args:
+        draft: the loaded values of the file.
+        path: the path of the table of the exchange or queue.
+        kind: "exchange" or "queue".
+        options: the loaded options of the table.
+        prefix: the name of the topology.
+
+    """
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
         expected = f'also name = "…", the whole name of the {kind} on the broker'
@@ -64,6 +81,7 @@ def _incomplete(
 
 
 def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
+    """Yield a fault for each option that an external exchange cannot have."""
     for option, reason in NOT_FOR_EXTERNAL.items():
         if draft.report.has((*path, option)):
             yield (*path, option), Fault(message=reason, at_key=True)
@@ -73,6 +91,7 @@ def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
 
 
 def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Faults:
+    """Yield a fault for the name of an object of this project, or of the default exchange."""
     if prefix and name.startswith(f"{prefix}."):
         expected = (
             f"a name that does not begin with '{prefix}.', because the names of this topology's own"

@@ -14,7 +14,7 @@ class RetryTable(TableSchema):
     builds = topology.RetryPolicy
 
     delays = Array(
-        Duration("How long the message waits for this attempt."),
+        Duration("How long the message waits before the next attempt."),
         "The waits between attempts.",
         example=["1s", "10s", "1m"],
         of="durations",
@@ -39,8 +39,9 @@ class RetryTable(TableSchema):
     )
     reject_on = Array(
         ExceptionName("The dotted name of an exception class."),
-        "After these exceptions, the message becomes a dead letter immediately. If both lists "
-        "match an exception, its nearest class decides.",
+        "After these exceptions, the message becomes a dead letter immediately. If `retry_on` "
+        "and `reject_on` both match an exception, the class that is nearest to the exception's own "
+        "class decides.",
         of="exceptions",
         empty=False,
         default="none",

@@ -29,41 +29,47 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every handler and the objects of [store]; report the problems to the draft's report.
+    """Import every Python object that the file names, and check that it fits its options.
 
-    It also checks that the modules of [commands] exist.
+    The problems are added to the report of the draft. Click commands are not imported; the function
+    only checks that the modules of [commands] exist.
 
-    What a handler's module prints goes to stderr, because stdout can contain the report of a
-    command.
+    While modules are imported, their output goes to stderr, because stdout can contain the report
+    of a command such as `feedbus check --json`.
+
+    Args:
+        draft: the loaded values of the file.
+        root: the folder of the topology, from which modules are imported.
+
     """
     with contextlib.redirect_stdout(sys.stderr):
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
         handlers: list[str] = []
         for queue, options in draft.queues.items():
             store = offered.to(options)
-            found: dict[tuple[str, ...], Handler] = {}
+            imported: dict[tuple[str, ...], Handler] = {}
             for place, dotted in _dotted(options):
                 handlers.append(dotted)
                 try:
-                    found[place] = resolve(dotted, root)
-                    faults = list(_unsuitable(options, found[place], store))
+                    imported[place] = resolve(dotted, root)
+                    faults = list(_unsuitable(options, imported[place], store))
                 except (UsageError, SystemExit) as error:
                     faults = [_fault_of(error, dotted, root)]
                 for fault in faults:
                     draft.report.add(draft.at(queue, *place), fault)
             for path, fault in chain(
-                _unlike(draft, queue, found),
-                check_order_field(draft, queue, found.values(), root),
+                _unlike(draft, queue, imported),
+                check_order_field(draft, queue, imported.values(), root),
             ):
                 draft.report.add(path, fault)
         check_connections(draft, root)
         check_other_imports(draft, root, offered, handlers)
-        for path, dotted in _others(draft):
-            _module(draft, path, dotted, root)
+        for name, dotted in draft.loaded.get("commands", {}).items():
+            _check_module(draft, ("commands", name), dotted, root)
 
 
 def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the handlers of a queue, each with its path in the queue's table."""
+    """Yield each handler of a queue: its path in the queue's table, and its dotted name."""
     if "handler" in options:
         yield ("handler",), options["handler"]
     for option in ("handlers", "handlers_by_type"):
@@ -74,7 +80,14 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 def _unlike(
     draft: Draft, queue: str, handlers: Mapping[tuple[str, ...], Handler]
 ) -> Iterator[tuple[KeyPath, Fault]]:
-    """Find queues that have both async handlers and other handlers."""
+    """Yield a fault for each handler that is async although the first one is not, or the reverse.
+
+    Args:
+        draft: the loaded values of the file.
+        queue: the name of the queue.
+        handlers: maps the path of each imported handler in the queue's table to the handler.
+
+    """
     first = next((each.is_async for each in handlers.values()), False)
     for place, handler in handlers.items():
         if handler.is_async != first:
@@ -90,7 +103,15 @@ def _unlike(
 
 
 def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
-    """Return the fault of a handler that feedbus cannot import or call."""
+    """Return the fault of a handler that feedbus cannot import or call.
+
+    Args:
+        error: the error of the import, or of a check of the handler; SystemExit if the module ends
+            the process.
+        dotted: the dotted name of the handler.
+        root: the folder of the topology; it is left out of the paths in the fault.
+
+    """
     module = dotted.partition(":")[0]
     if isinstance(error, SystemExit):
         message = f"cannot import {module}: the module ends the process (exit code {error.code})"
@@ -109,6 +130,11 @@ def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
 def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer) -> Iterator[Fault]:
     """Yield why a handler does not suit the options of its queue.
 
+    Args:
+        options: the loaded options of the queue.
+        handler: the imported handler.
+        store: the features of the store that the handler can use.
+
     Raises:
         UsageError: feedbus cannot call the handler at all.
 
@@ -116,7 +142,7 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
     if store.is_there:
         refuse_in_transaction(handler.function)
     parameters = handler.parameters(store.session_type)
-    handler.record_loader()
+    handler.record_loader()  # it raises the UsageError of a wrong message type
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "has a parameter for the store's session, but stream = true has no transaction"
         yield Fault(message=message, expected="a handler without a session")
@@ -136,7 +162,7 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
 
 
 def _reason(error: UsageError, module: str, root: Path) -> str:
-    """Return why a handler cannot be imported, with the file and line."""
+    """Return why a handler cannot be imported, with the file and line if these are known."""
     cause = error.__cause__
     if _missing(cause, module):
         return f"cannot import {module}: there is no such module"
@@ -159,27 +185,32 @@ def _missing(error: BaseException | None, module: str) -> bool:
 
 
 def _short(file: str, root: Path) -> str:
+    """Return the path of a file; a file in the folder of the topology gets a relative path."""
     path = Path(file)
     return str(path.relative_to(root)) if path.is_relative_to(root) else file
 
 
-def _others(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
-    for name, dotted in draft.loaded.get("commands", {}).items():
-        yield ("commands", name), dotted
+def _check_module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
+    """Report a dotted name whose module does not exist; the module itself is not imported.
 
+    Args:
+        draft: gets the fault.
+        path: the path of the dotted name in the file.
+        dotted: the dotted name.
+        root: the folder of the topology.
 
-def _module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
+    """
     module = dotted.partition(":")[0]
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     reason = "there is no such module"
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except Exception as error:  # noqa: BLE001 -- a package's __init__ may raise anything
-        found = None
+        spec = None
         if not _missing(error, module):
             reason = f"{type(error).__name__}: {error}"
-    if found is None:
+    if spec is None:
         suggestion = _suggest(dotted, root)
         expected = "a module that can be imported"
         draft.report.add(

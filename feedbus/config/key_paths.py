@@ -10,7 +10,7 @@ MISSING = object()  # the result of lookup() for a path that the document does n
 
 
 def lookup(document: Any, path: KeyPath) -> Any:
-    """Return the value at a path of a loaded TOML document, or MISSING."""
+    """Return the value at a path of a parsed TOML document, or MISSING."""
     found = document
     for step in path:
         if isinstance(found, Mapping):

@@ -1,4 +1,7 @@
-"""Check the names of exchanges, consumers and processes for conflicts and length."""
+"""Check the names of exchanges, consumers and processes for conflicts and length.
+
+The check yields faults: mistakes in the file, each with the path of the wrong name.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,29 @@ from feedbus.config.partial_topology import Draft, Faults
 from feedbus.config.problems import Fault
 from feedbus.topology import OPERATIONS
 
-LONGEST_NAME_BYTES = 255
-# The length of the longest suffix of a name on the broker: a ring's digest, and the longest delay
-# in milliseconds.
+LONGEST_NAME_BYTES = 255  # the limit of AMQP
+# The length of the longest suffix that feedbus adds to a name on the broker: the digest of a
+# generation, and the longest delay of a retry queue in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
 
 
 def check_names(draft: Draft) -> Faults:
-    """Yield a fault for each name that conflicts with another one."""
+    """Yield a fault for each name that is reserved, too long, or in conflict with another name."""
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")
     exchanges = draft.loaded.get("exchanges", {})
     yield from _differing_in_case("exchange", ((name, ("exchanges", name)) for name in exchanges))
     yield from _differing_in_case("consumer or process", _started(draft))
-    read = [*_consumers(draft), *((queue, ("queues", queue)) for queue in draft.queues)]
-    named = [*((name, ("exchanges", name)) for name in exchanges), *read]
+    of_queues = [*_consumers(draft), *((queue, ("queues", queue)) for queue in draft.queues)]
+    named = [*((name, ("exchanges", name)) for name in exchanges), *of_queues]
     yield from _derived(OF_AN_EXCHANGE, named, {*exchanges})
-    yield from _derived(OF_A_QUEUE, named, {name for name, _ in read})
+    yield from _derived(OF_A_QUEUE, named, {name for name, _ in of_queues})
     if draft.loaded.get("operations", {}).get("enabled", True):
         yield from _operations(draft)
     if LOCK in draft.queues:
         reason = f"feedbus itself uses the queue '{LOCK}' as the lock of the topology"
-        yield ("queues", LOCK), _kept(reason)
+        yield ("queues", LOCK), _reserved(reason)
     for name in exchanges:
         yield from _length(prefix, name, ("exchanges", name))
     for name in draft.loaded.get("schedules", {}):
@@ -44,9 +47,10 @@ def check_names(draft: Draft) -> Faults:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every consumer; shards come first.
+    """Yield the name of each consumer, with the path of its queue's table.
 
-    So a conflict of names is reported at the queue without shards.
+    The consumers of shards come first. A conflict is reported at the second one of two equal names,
+    so it is reported at the queue without shards.
     """
     for sharded in (True, False):
         for queue, options in draft.queues.items():
@@ -57,21 +61,22 @@ def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
 
 
 def _started(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
+    """Yield the name of each consumer and of each process in [processes], with its path."""
     yield from _consumers(draft)
     yield from ((name, ("processes", name)) for name in draft.loaded.get("processes", {}))
 
 
 def _operations(draft: Draft) -> Faults:
-    """Yield a fault for each consumer or process with the name of feedbus's own process."""
+    """Yield a fault for each consumer or process with the name of the operations process."""
     for name, path in _started(draft):
         if name.casefold() == OPERATIONS:
-            yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
+            yield path, _reserved(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
 def _differing_in_case(what: str, named: Iterator[tuple[str, KeyPath]]) -> Faults:
-    """Yield a fault for each name that differs from another one only in case.
+    """Yield a fault for each name that equals an earlier name, or differs from it only in case.
 
-    File systems can confuse such names.
+    feedbus uses the names as file names, and some file systems ignore the case of file names.
 
     Args:
         what: the kind of object in the fault, such as "exchange".
@@ -98,10 +103,13 @@ def _derived(
 ) -> Faults:
     """Yield a fault for each name in the file that feedbus itself uses for one of its objects.
 
+    For example, a queue `orders` has the object `orders.dead`, the queue of its dead letters. So no
+    other queue can be called `orders.dead`.
+
     Args:
-        roles: the roles of the objects of feedbus.
+        roles: what these objects of feedbus are for, such as dead letters.
         named: the names to check, each with its path in the file.
-        owners: the names of the queues or exchanges that have such objects.
+        owners: the names of the queues and consumers, or of the exchanges, that have such objects.
 
     """
     reported: set[KeyPath] = set()
@@ -110,14 +118,15 @@ def _derived(
             owner = name[: dot.start()]
             if owner in owners and role_of(name[dot.end() :]) in roles and path not in reported:
                 reported.add(path)
-                yield path, _kept(f"'{name}' is a name that feedbus itself uses for '{owner}'")
+                yield path, _reserved(f"'{name}' is a name that feedbus itself uses for '{owner}'")
 
 
-def _kept(reason: str) -> Fault:
+def _reserved(reason: str) -> Fault:
     return Fault(message=f"expected another name: {reason}", expected="another name", at_key=True)
 
 
 def _length(prefix: str, name: str, path: KeyPath) -> Faults:
+    """Yield a fault if a name is too long for the broker, with its prefix and longest suffix."""
     most = LONGEST_NAME_BYTES - LONGEST_SUFFIX - len(f"{prefix}.")
     if len(name) > most:
         message = (

@@ -10,17 +10,19 @@ from marshmallow import ValidationError, fields
 from feedbus import units
 from feedbus.config.problems import Fault, describe, nearest
 
+# Matches the dotted name of a Python object: package.module:name.
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1  # the largest signed integer of 64 bits
+# The JSON Schema of a text with a variable ${VAR}, whose value an editor does not know.
 SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
     """The type of an option: read() converts a value of the file, or refuses it."""
 
-    kind: str = "anything"
-    expected: str = "a value"
-    pattern: str = ""
+    kind: str = "anything"  # the type of the value, for the documentation
+    expected: str = "a value"  # the text after "expected" in errors
+    pattern: str = ""  # a regular expression that each valid value matches; "" if there is none
     # Whether errors show only the kind of a wrong value, because it may be a secret.
     hidden: bool = False
     none: str = ""  # the value, in the file's notation, for which read() returns None
@@ -67,17 +69,23 @@ class Option(fields.Field[Any]):
         return f'"{value}"' if isinstance(value, str) else describe(value)
 
     def refusal(self, expected: str = "", **options: Any) -> ValidationError:
-        """Return the error that names the expected value."""
+        """Return the error of an invalid value; it contains one Fault.
+
+        Args:
+            expected: the expected value; "" for the attribute `expected`.
+            options: other attributes of the Fault, such as `suggestion`.
+
+        """
         return ValidationError(
             [Fault(expected=expected or self.expected, hidden=self.hidden, **options)]
         )
 
     def refuse(self, expected: str = "", **options: Any) -> NoReturn:
-        """Raise the error that names the expected value."""
+        """Raise the error of an invalid value; see refusal() for the arguments."""
         raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
-        """Return the fault of a missing value, the only error that marshmallow itself finds."""
+        """Return the error of a missing value, the only one that marshmallow itself finds."""
         del key, kwargs
         return self.refusal()
 

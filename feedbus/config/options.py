@@ -16,7 +16,7 @@ from feedbus.config.server_options import BrokerTable, StoreTable
 from feedbus.config.table_types import Table, Tables, TableSchema
 from feedbus.config.value_types import ContentType
 
-VAR = "var"
+VAR = "var"  # the default of the option `var`
 
 
 class DefaultsTable(TableSchema):
@@ -24,7 +24,10 @@ class DefaultsTable(TableSchema):
 
     what = "table"
 
-    queue = Table(QueueTable, "Any queue option; a queue overrides it as a whole.")
+    queue = Table(
+        QueueTable,
+        "Any queue option. A queue that sets the same option replaces the whole value.",
+    )
 
 
 class TopologyTable(TableSchema):
@@ -84,4 +87,5 @@ class TopologyTable(TableSchema):
     )
 
 
+# The declaration of the whole file.
 DECLARATION = TopologyTable()

@@ -15,13 +15,13 @@ from feedbus.name_list import listed
 
 
 def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Faults:
-    """Yield a fault if `order_by` names no field of a handler's message type.
+    """Yield a fault for each handler whose message type lacks the field that `order_by` names.
 
-    Every message of that type would become a dead letter.
+    Without this field, every message of the type would become a dead letter.
 
     Args:
-        draft: the content of the file.
-        queue: the queue.
+        draft: the loaded values of the file.
+        queue: the name of the queue.
         handlers: the handlers of the queue that can be imported.
         root: the folder of the topology.
 
@@ -32,9 +32,9 @@ def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], roo
     for handler in handlers:
         try:
             record_loader = handler.record_loader()
-        except UsageError:  # reported already
+        except UsageError:  # the wrong message type is reported already
             continue
-        known = record_loader.wire_fields()
+        known = record_loader.wire_fields()  # None if messages may have any other fields, too
         if known is None or field in known:
             continue
         where = file_and_line(handler.function).replace(f"{root}{os.sep}", "")

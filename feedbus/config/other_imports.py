@@ -1,4 +1,4 @@
-"""Check dead handlers, middleware, exceptions and the programs of processes."""
+"""Check dead handlers, middleware, codecs, exception names and the programs of processes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Found = TypeVar("Found")
 def check_other_imports(
     draft: Draft, root: Path, store: StoreOffer, handlers: Iterable[str]
 ) -> None:
-    """Import dead handlers, middleware and exceptions, and look for the programs of processes.
+    """Import dead handlers, middleware, codecs and exceptions; search the programs of processes.
 
     The problems are added to the report of the draft.
 
     Args:
-        draft: the content of the file.
+        draft: the loaded values of the file.
         root: the folder of the topology.
-        store: the features of the store.
-        handlers: the dotted names of all handlers.
+        store: the features of the store that dead handlers can use.
+        handlers: the dotted names of all handlers. Only async handlers can have async middleware.
 
     """
     asynchronous = _all_async(handlers, root)
@@ -73,7 +73,16 @@ def check_other_imports(
 def _resolved(
     draft: Draft, path: KeyPath, expected: str, root: Path, resolve: Callable[[], Found]
 ) -> Found | None:
-    """Return the imported object, or report why it cannot be imported and return None."""
+    """Return the imported object, or report why it cannot be imported and return None.
+
+    Args:
+        draft: gets the fault.
+        path: the path of the object's name in the file.
+        expected: what the name should refer to.
+        root: the folder of the topology; it is left out of the paths in the fault.
+        resolve: imports the object and returns it.
+
+    """
     try:
         return resolve()
     except Unfit as error:
@@ -92,7 +101,11 @@ def _resolved(
 
 
 def cause_of(error: UsageError) -> str:
-    """Return the error in a module's code that prevents its import; "" for another cause."""
+    """Return the error in a module's code that prevents its import; "" for another cause.
+
+    Several names in the file can refer to the same module. Their faults have the same cause, and
+    only the first of them is reported.
+    """
     if isinstance(error, Unfit):
         return str(error) if error.at_import else ""
     inner = error.__cause__
@@ -102,7 +115,10 @@ def cause_of(error: UsageError) -> str:
 
 
 def _within_module(error: ModuleNotFoundError) -> bool:
-    """Whether a module was found, but imports another module that was not found."""
+    """Whether the error comes from the code of a module that was found.
+
+    This code imports another module, which does not exist.
+    """
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     code = [file for file in files if "importlib" not in file]
     return bool(code) and not Path(code[-1]).is_relative_to(Path(__file__).parents[1])
@@ -117,31 +133,39 @@ def _dead_handler(dotted: str, root: Path, store: StoreOffer) -> DeadLetterFunct
 
 def _all_async(handlers: Iterable[str], root: Path) -> bool:
     """Whether each handler that can be imported is async."""
-    found = []
+    are_async = []
     for dotted in handlers:
         with contextlib.suppress(UsageError, SystemExit):
-            found.append(resolve(dotted, root).is_async)
-    return all(found)
+            are_async.append(resolve(dotted, root).is_async)
+    return all(are_async)
 
 
 def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: Path) -> None:
-    """Report names that are not exceptions, and exceptions in both retry_on and reject_on."""
+    """Report names that are not exceptions, and exceptions in both retry_on and reject_on.
+
+    Args:
+        draft: gets the faults.
+        queue: the name of the queue.
+        retry: the loaded option `retry` of the queue.
+        root: the folder of the topology.
+
+    """
     retried: set[type[BaseException]] = set()
     for option in ("retry_on", "reject_on"):
         for index, name in enumerate(retry.get(option, ())):
             path = draft.at(queue, "retry", option, index)
-            found = _resolved(
+            exception = _resolved(
                 draft,
                 path,
                 "the dotted name of an exception class",
                 root,
                 partial(resolve_exception, name, root),
             )
-            if found is None:
+            if exception is None:
                 continue
             if option == "retry_on":
-                retried.add(found)
-            elif found in retried:
+                retried.add(exception)
+            elif exception in retried:
                 expected = "each exception in only one of retry_on and reject_on"
                 message = f"'{name}' is also in retry_on: expected {expected}"
                 draft.report.add(path, Fault(message=message, expected=expected))
@@ -151,9 +175,10 @@ def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> No
     """Report a command whose program is not installed on this machine."""
     first = process.get("command", ("python",))[0]
     if first in {"python", "python3"}:
-        return  # the Python that runs feedbus
+        return  # the supervisor starts the Python that runs feedbus
     path = process.get("environment", {}).get("PATH", os.environ.get("PATH"))
-    # The supervisor starts it in the folder of the topology, too.
+    # The supervisor starts the program in the folder of the topology. So a relative path of the
+    # program begins in this folder.
     program = str(root / first) if os.sep in first else first
     if shutil.which(program, path=path) is None:
         where = (

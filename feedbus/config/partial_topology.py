@@ -1,4 +1,4 @@
-"""A loaded topology before its checks: each queue with its inherited options."""
+"""The draft: the loaded values of a file before the checks, each queue with inherited options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.config.key_paths import KeyPath, lookup
 from feedbus.config.problems import Fault, Report
 
 Faults = Iterator[tuple[KeyPath, Fault]]  # the faults of a check, each with the path of its value
-Options = dict[str, Any]  # the options of a queue
+Options = dict[str, Any]  # the loaded options of a table
 
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")  # the path of the options that queues inherit
@@ -21,18 +21,18 @@ DECLARING = (
     *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
     *("message_ttl", "max_length", "overflow", "arguments"),
 )
-# Options whose attribute has another name than in the file.
+# Maps options of DECLARING to their keys in the loaded values, if these have another name.
 LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 
 @dataclass(slots=True)
 class Draft:
-    """The parts of the file that could be loaded; errors in other parts are already reported.
+    """The values of the file that could be loaded. The faults of other values are reported already.
 
     Attributes:
         loaded: the loaded values, without invalid values.
         report: gets the faults that the checks find.
-        queues: maps each queue to its options, including inherited ones.
+        queues: maps each queue to its loaded options, including inherited ones.
     """
 
     loaded: Mapping[str, Any]
@@ -40,7 +40,10 @@ class Draft:
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Add to each queue the options of [defaults.queue] that this kind of queue can have."""
+        """Add to each queue the options of [defaults.queue] that this kind of queue can have.
+
+        Report an inherited option that no queue can have.
+        """
         inherited = self.loaded.get("defaults", {}).get("queue", {})
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
@@ -57,13 +60,18 @@ class Draft:
                 self.report.add((*INHERITED, option), Fault(message=reasons[0], at_key=True))
 
     def exchange_type(self, options: Mapping[str, Any]) -> str | None:
-        """Return the type of a queue's exchange; None if the exchange or its type is invalid."""
+        """Return the type of a queue's exchange; None if the exchange or its type is invalid.
+
+        Args:
+            options: the loaded options of the queue.
+
+        """
         exchange = self.loaded.get("exchanges", {}).get(options.get("exchange"), {})
         found = exchange.get("type")
         return found if isinstance(found, str) else None
 
     def queue_type(self, queue: str) -> str | None:
-        """Return the type of a queue, or None if it is invalid."""
+        """Return the type of a queue, "classic" by default, or None if it is invalid."""
         for table in (("queues", queue), INHERITED):
             if self.report.has((*table, "type")):
                 found = lookup(self.loaded, (*table, "type"))
@@ -71,7 +79,15 @@ class Draft:
         return "classic"
 
     def at(self, queue: str, *keys: str | int) -> KeyPath:
-        """Return the path of a queue's option: in its own table, or in [defaults.queue]."""
+        """Return the path of a queue's option for a fault: in the queue's table by default.
+
+        If only [defaults.queue] sets the option, the path is there.
+
+        Args:
+            queue: the name of the queue.
+            keys: the name of the option, and the keys of a value within it.
+
+        """
         own: KeyPath = ("queues", queue, *keys)
         if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
             return own
@@ -86,6 +102,7 @@ class Draft:
         yield from self._misfits(self.queues[queue])
 
     def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield each option that a queue with these options cannot have, with the reason."""
         if options.get("external"):
             for option in DECLARING:
                 if LOADED_AS.get(option, option) in options:

@@ -14,18 +14,18 @@ from feedbus.errors import Problem
 TEXT_SHOWN = 80  # the largest number of characters of a value that an error shows
 NAMES_SHOWN = 12  # the largest number of known names that an error lists
 LONGEST_EXPECTED = 200  # in characters; a longer list does not help
-LONG_BITS = 63  # a larger integer does not fit into a signed integer of 64 bits
+LONG_BITS = 63  # an integer with more bits does not fit into a signed integer of 64 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One problem, without its position in the file.
+    """One problem of the file, without its position.
 
     Attributes:
         expected: the expected value, in words.
-        message: the text of the problem; "" for a text from the expected and the found value.
-        got: the found value; None to read it from the file.
-        suggestion: a known name that is similar to the found name.
+        message: the text of the problem; "" for the text "expected …, got …".
+        got: the found value, as the text shows it; None to read it from the file.
+        suggestion: a known name that is similar to the found name; "" if there is none.
         at_key: whether the problem is at the key, not at the value.
         hidden: whether the found value may be a secret, so that only its kind is shown.
         cause: a cause outside of the file, such as a module with an error. Of several faults with
@@ -43,14 +43,14 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """All faults of one file; further faults at the same path are ignored.
+    """All faults of one file.
 
     Attributes:
         file: the name of the file.
         text: the content of the file.
         document: the values of the file, in which environment variables are replaced.
         faults: each fault with the path of its value.
-        blocked: paths whose values are not known, so that faults there are not reported.
+        blocked: paths whose values are not known. Faults there, and in values below, are ignored.
         written: the values of the file as they are written, with `${VAR}`. Errors show these
             values, because the environment may contain secrets.
     """
@@ -63,16 +63,19 @@ class Report:
     written: Mapping[str, Any] = field(default_factory=dict)
 
     def add(self, path: KeyPath, fault: Fault) -> None:
-        """Add a fault, unless the value at its path could not be read."""
+        """Add a fault, unless its path or a path above it is in `blocked`."""
         if not any(path[:length] in self.blocked for length in range(len(path) + 1)):
             self.faults.append((path, fault))
 
     def has(self, path: KeyPath) -> bool:
-        """Whether the file has a value at that path."""
+        """Whether the file has a value at a path, even if the value is invalid."""
         return lookup(self.document, path) is not MISSING
 
     def problems(self) -> list[Problem]:
-        """Return every fault once, with its line and column, sorted by position."""
+        """Return every fault once, with its line and column, sorted by position.
+
+        Of the faults with the same `cause`, only the first one is returned.
+        """
         from feedbus.config.toml_positions import Places
 
         places = Places(self.text)
@@ -105,7 +108,11 @@ class Report:
 
 
 def _with_expected(fault: Fault) -> str:
-    """Return the message of a fault; add the expected value if the message does not contain it."""
+    """Return the message of a fault; "" if it has none.
+
+    The expected value is added, unless it is very long, or the message contains it or has other
+    advice.
+    """
     message, expected = fault.message, fault.expected
     imports = message.startswith("cannot import ")
     known = fault.suggestion or "expected " in message or expected in message

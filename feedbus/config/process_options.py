@@ -72,12 +72,14 @@ class OperationsTable(TableSchema):
         default="true",
     )
     host = Text(
-        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). "
+        "The address on which the operations process listens (the variable "
+        "`FEEDBUS_OPERATIONS_HOST` sets it for one host). "
         "An address that other machines can reach needs `FEEDBUS_API_TOKEN`; requests then "
         "need this token."
     )
     port = Whole(
-        "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
+        "The port on which the operations process listens (the variable `FEEDBUS_OPERATIONS_PORT` "
+        "sets it for one host); 0 is any free port. "
         "If a port is set here and is in use, that is an error; the consumers run anyway.",
         minimum=0,
         maximum=65_535,
@@ -94,6 +96,6 @@ class LoggingTable(TableSchema):
     format = Choice(
         "The form of [log lines](logs.md) of every process that feedbus runs: `text` is"
         ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
-        " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
+        " The value `${FEEDBUS_LOG_FORMAT:-text}` takes the form from the environment.",
         *LOG_FORMATS,
     )

@@ -16,9 +16,11 @@ from feedbus.config.value_types import (
     ShardNumber,
 )
 
-MOST_PREFETCH = 65_535
+MOST_PREFETCH = 65_535  # the maximum of AMQP
 MOST_CONCURRENCY = 10_000
-MOST_WAITING = 50_000  # the largest prefetch of a quorum queue
+# A consumer does not acknowledge waiting records. So they must fit into the prefetch of a waiting
+# queue, which is MOST_PREFETCH.
+MOST_WAITING = 50_000
 
 
 class BatchTable(TableSchema):
@@ -45,14 +47,14 @@ class QueueTable(TableSchema):
         example="orders",
     )
     handler = Dotted(
-        "The handler of its messages, imported from this topology's folder.",
+        "The handler of the queue's messages, imported from this topology's folder.",
         default="needed, or `handlers`, or `handlers_by_type`",
     )
     handlers = Tables(
         Dotted("The handler of the messages with such a routing key."),
-        "In place of `handler`, several handlers by the routing keys that each takes; `*` is one "
-        "word and `#` any number of words. The first pattern in the order of the file that matches "
-        "takes a message. A message that no pattern matches becomes a dead letter.",
+        "In place of `handler`, several handlers by patterns of routing keys; `*` is one word and "
+        "`#` any number of words. The first pattern in the file that matches the routing key of a "
+        "message selects the handler. A message that no pattern matches becomes a dead letter.",
         of="dotted names",
         keys=RoutingKey(""),
         empty=False,
@@ -131,8 +133,8 @@ class QueueTable(TableSchema):
     order_by = OrderBy(
         "Which records stay in [order](../concepts/order.md) when a record fails, or when "
         "several are handled at the same time: with `true`, records with the same routing "
-        "key; with the name of a field, records with the same value in it. On a queue "
-        "without shards, both values set `single_active_consumer` to true.",
+        "key; with the name of a field, records with the same value of this field. On a queue "
+        "without shards, both also set `single_active_consumer` to true.",
         default="`true` for shards, `false` for others",
     )
     store = Flag(
@@ -171,8 +173,8 @@ class QueueTable(TableSchema):
         default="true for shards and with `order_by`, false for others",
     )
     delivery_limit = Whole(
-        "How many times a message may end its handler's process (by a crash, its memory or "
-        "`handler_timeout`) before it is dead-lettered. "
+        "How many times the process may end while it handles a message (by a crash, too much "
+        "memory or `handler_timeout`) before the message becomes a dead letter. "
         "Deliveries that did not reach a handler are not counted: feedbus declares quorum "
         "queues without the broker's delivery limit.",
     )
@@ -209,7 +211,7 @@ class QueueTable(TableSchema):
         "A consumer ends after this number of messages and is restarted.", unlimited=True
     )
     handler_timeout = Duration(
-        "A handler that takes longer is ended with its process. It must be less than "
+        "A handler that takes longer is ended with its process. The timeout must be less than "
         "`consumer_timeout` in `[broker]`.",
         attribute="handler_timeout_seconds",
     )
@@ -228,7 +230,7 @@ class QueueTable(TableSchema):
         default="false",
     )
     name = BrokerName(
-        "The whole name on the broker of an external queue.",
+        "The whole name of an external queue on the broker.",
         attribute="external_name",
         default="needed by `external`",
     )

@@ -25,11 +25,19 @@ def json_schema() -> dict[str, Any]:
 
 
 def markdown() -> str:
-    """Return a section for each table, with every option, its kind, default and meaning."""
+    """Return a section in Markdown for each table: every option, its kind, default and meaning."""
     return "\n".join(_section("The top of the file", DECLARATION, "")) + "\n"
 
 
 def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
+    """Yield the lines of the section of a table, and of the sections of the tables in it.
+
+    Args:
+        title: the title of the section.
+        table: the schema of the table.
+        path: the path of the table, such as "queues.NAME."; "" for the top of the file.
+
+    """
     options = options_of(table)
     plain = {name: option for name, option in options.items() if not _opens(name, option)}
     if plain:
@@ -55,11 +63,15 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
 
 
 def _opens(name: str, option: Any) -> bool:
-    """Whether an option of the top level has its own section instead of a row."""
+    """Whether an option has only a section of its own, and no row in its table's section.
+
+    These are all tables except `batch` and `retry`, which have a row and a section.
+    """
     return _inner(option) is not None and name not in {"batch", "retry"}
 
 
 def _inner(option: Any) -> TableSchema | None:
+    """Return the schema of a table, or of the tables in a table; None for any other option."""
     if isinstance(option, Tables):
         return _inner(option.entry)
     return option.table if isinstance(option, Table) else None

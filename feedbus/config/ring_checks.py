@@ -1,4 +1,8 @@
-"""Checks of shards, weights and the buckets of a ring."""
+"""Checks of shards, weights and the buckets of a ring.
+
+The weight of a shard is its number of buckets; the buckets of a ring are the sum of its weights.
+The checks yield faults: mistakes in the file, each with the path of the wrong value.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,14 @@ from feedbus.topology import MAX_BUCKETS
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for each weight of a shard that does not exist, or without effect."""
+    """Yield a fault for each weight without effect, or of a shard that does not exist.
+
+    Args:
+        draft: the loaded values of the file.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    """
     weights = options.get("weights")
     if not weights or draft.exchange_type(options) != RING:
         return
@@ -33,7 +44,10 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_buckets(draft: Draft) -> Faults:
-    """Yield a fault for each ring with too many buckets, at the queue that exceeds the limit."""
+    """Yield a fault for each ring with too many buckets.
+
+    The fault is at the first queue of the ring with which the sum of the weights exceeds the limit.
+    """
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
         if draft.exchange_type(options) != RING:

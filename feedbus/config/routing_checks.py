@@ -1,4 +1,8 @@
-"""Checks of how messages reach a queue and its handlers."""
+"""Checks of how messages reach a queue and its handlers.
+
+The checks yield faults: mistakes in the file, each with the path of the wrong value. The arguments
+`queue` and `options` are the name and the loaded options of the queue that is checked.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +39,14 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
 
 def check_handler(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault if the queue has no handler, several kinds of handlers, or a wrong pattern."""
-    said = [option for option in HANDLERS if draft.is_set(queue, option)]
-    if not said:
+    set_options = [option for option in HANDLERS if draft.is_set(queue, option)]
+    if not set_options:
         yield (
             ("queues", queue, "handler"),
             Fault(expected="a dotted name such as 'package.module:name'"),
         )
-    for option in said[1:]:
-        message = f"cannot be combined with {said[0]}: a message has one handler"
+    for option in set_options[1:]:
+        message = f"cannot be combined with {set_options[0]}: a message has one handler"
         expected = f"one of {', '.join(HANDLERS)}"
         yield draft.at(queue, option), Fault(message=message, expected=expected, at_key=True)
     for pattern in options.get("handlers", {}):
@@ -58,7 +62,10 @@ def check_misfits(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault if no message reaches the queue, and for wrong or repeated binding keys."""
+    """Yield a fault if no message reaches the queue, and for wrong or repeated binding keys.
+
+    If `routing_keys` is set but could not be loaded, its fault is reported already.
+    """
     kind = draft.exchange_type(options)
     keys = options.get("routing_keys", ())
     if (
@@ -85,6 +92,7 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def _well_formed(pattern: str) -> bool:
+    """Whether a binding key of a topic exchange has no empty word, and '*' and '#' only alone."""
     words = pattern.split(".")
     return not pattern or all(
         word and (word in "*#" or not set(word) & set("*#")) for word in words
@@ -93,7 +101,7 @@ def _well_formed(pattern: str) -> bool:
 
 def check_content_types(draft: Draft) -> Faults:
     """Yield a fault for each content type without a codec, or on an exchange with `pack`."""
-    named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
+    with_codec = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         kind = exchange.get("content_type")
         path = ("exchanges", name, "content_type")
@@ -102,6 +110,7 @@ def check_content_types(draft: Draft) -> Faults:
         if exchange.get("pack", 0) > 1:
             message = "cannot be combined with pack: a pack is JSON"
             yield path, Fault(message=message, expected="either pack or content_type", at_key=True)
-        if bare_type(kind) not in named and not is_known(kind):
+        if bare_type(kind) not in with_codec and not is_known(kind):
             expected = f"text/plain, application/octet-stream, or a codec for '{bare_type(kind)}'"
-            yield path, Fault(expected=f"{expected} in [codecs]", suggestion=nearest(kind, named))
+            suggestion = nearest(kind, with_codec)
+            yield path, Fault(expected=f"{expected} in [codecs]", suggestion=suggestion)

@@ -22,7 +22,9 @@ from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.header_checks import checked_headers
 
-LEAST_CATCH_UP_SECONDS = 10.0  # a schedule is always fired some moments late
+# Even without an outage, a moment of a schedule is fired a little late. With a shorter `catch_up`,
+# such a moment would count as missed.
+LEAST_CATCH_UP_SECONDS = 10.0
 
 
 class CronLine(Text):
@@ -40,7 +42,7 @@ class CronLine(Text):
         if not isinstance(value, str):
             self.refuse()
         try:
-            Cron(value).next_after(datetime.now(UTC))
+            Cron(value).next_after(datetime.now(UTC))  # it also refuses days such as 30 February
         except WrongCron as error:
             reason = str(error)
         else:
@@ -63,7 +65,8 @@ class TimeZone(Text):
             self.refuse()
         try:
             ZoneInfo(value)
-        except (KeyError, ValueError, OSError):  # a folder, or a path outside of the database
+        # ValueError and OSError: the name is a path outside of the database, or a folder in it.
+        except (KeyError, ValueError, OSError):
             self.refuse(suggestion=nearest(value, sorted(available_timezones())))
         return value
 
@@ -106,6 +109,7 @@ class HeaderTable(JsonTable):
 
 
 def _wrong_header(name: str, value: Any) -> Fault | None:
+    """Return the fault of a header; None if publish() accepts its name and its value."""
     try:
         checked_headers({name: value})
     except TypeError:
@@ -116,7 +120,11 @@ def _wrong_header(name: str, value: Any) -> Fault | None:
 
 
 def _not_json(value: Any) -> Any:
-    """Return a fault for each value that JSON cannot have, by key."""
+    """Return the faults of the values that JSON cannot have, in a form for ValidationError.
+
+    For a table or an array, the result maps the keys or indexes of the wrong values to their
+    results. For another value, the result is a list with at most one fault.
+    """
     if isinstance(value, Mapping | list):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         return {key: found for key, inner in pairs if (found := _not_json(inner))}
@@ -128,7 +136,11 @@ def _not_json(value: Any) -> Any:
 
 
 def check_schedules(draft: Draft) -> Faults:
-    """Yield a fault for each schedule that no process fires, or whose message no queue receives."""
+    """Yield the faults of the schedules, each with the path of the wrong value.
+
+    A schedule needs an operations process that fires it, a queue that receives its message, and a
+    `catch_up` that is long enough.
+    """
     schedules = draft.loaded.get("schedules", {})
     for name, options in schedules.items():
         path: KeyPath = ("schedules", name)
@@ -141,6 +153,14 @@ def check_schedules(draft: Draft) -> Faults:
 
 
 def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
+    """Yield a fault if the schedule's exchange does not exist, is not for JSON, or has no such key.
+
+    Args:
+        draft: the loaded values of the file.
+        path: the path of the option `exchange` of the schedule.
+        options: the loaded options of the schedule.
+
+    """
     declared = draft.report.document.get("exchanges")
     name = options.get("exchange")
     if name is None or not isinstance(declared, dict):
@@ -161,14 +181,21 @@ def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults
 
 
 def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
-    """Find a routing key that matches no queue of the topology."""
+    """Yield a fault if the schedule's routing key matches no binding of a queue.
+
+    Args:
+        draft: as for _exchange().
+        path: as for _exchange().
+        options: as for _exchange().
+
+    """
     name, key = options["exchange"], options.get("key", "")
     queues = [one for one in draft.queues.values() if one.get("exchange") == name]
     kind = draft.exchange_type({"exchange": name})
     if kind is None or (kind in {RING, "fanout"} and queues):
         return
     if kind not in {RING, "fanout"} and not all(queue.get("routing_keys") for queue in queues):
-        return  # their missing or wrong binding keys are a problem already
+        return  # the missing or wrong binding keys of a queue are reported already
     keys = [each for queue in queues for each in queue.get("routing_keys", ())]
     topic = kind == "topic"
     if any(topic_matches(words_of(each), words_of(key)) if topic else each == key for each in keys):

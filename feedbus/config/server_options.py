@@ -15,7 +15,7 @@ from feedbus.urls import (
     parse_store_url,
 )
 
-BROKER_URL = "sqlite:///var/broker.db"
+BROKER_URL = "sqlite:///var/broker.db"  # the default of `url` in [broker]
 CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 
 
@@ -34,9 +34,9 @@ class BrokerTable(TableSchema):
         default=f'"{BROKER_URL}"',
     )
     management = Url(
-        "The URL of RabbitMQ's management API; `feedbus plan` and `apply` read it. Without a user, "
-        "they log in with the user of `url`. It has the same `ssl_` options as `url`. If `url` is "
-        "`amqps://`, it must be https, or on this machine.",
+        "The URL of RabbitMQ's management API, which `feedbus plan` and `apply` use. If it has no "
+        "user, they log in with the user of `url`. It has the same `ssl_` options as `url`. If "
+        "`url` is `amqps://`, the management URL must be https, or on this machine.",
         parse_management_url,
         *MANAGEMENT_SCHEMES,
         example="https://rabbit.example:15671",
@@ -71,7 +71,8 @@ class StoreTable(TableSchema):
         default="needed by peewee",
     )
     engine = Dotted(
-        "The project's SQLAlchemy engine; only with that adapter.", default="needed by sqlalchemy"
+        "The project's SQLAlchemy engine. Only the adapter `sqlalchemy` uses it.",
+        default="needed by sqlalchemy",
     )
     prepare = Dotted(
         "A function that is called once with the topology (`feedbus.topology.Topology`), before "

@@ -1,4 +1,7 @@
-"""Checks of [store], and of the queues that need it."""
+"""Checks of [store], and of the queues that need it.
+
+The checks yield faults: mistakes in the file, each with the path of the wrong value.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,17 @@ EXPECTED_IN_STORE = {
 
 
 def check_once(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault if the queue has `once`, but no store, or one that forgets ids too soon."""
+    """Yield a fault if the queue has `once = true`, but cannot use a store, or not for long enough.
+
+    feedbus deletes the stored id of a handled message after `keep_handled`. This time must be
+    longer than the time after which a retry or a requeue can deliver the message again.
+
+    Args:
+        draft: the loaded values of the file.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    """
     if options.get("once") and not draft.report.has(("store",)):
         message = "needs a store, in which feedbus keeps the ids of handled messages"
         expected = 'a table [store], such as url = "sqlite:///var/store.db"'
@@ -29,10 +42,10 @@ def check_once(draft: Draft, queue: str, options: Options) -> Faults:
         yield draft.at(queue, "store"), fault
     store = draft.loaded.get("store", {})
     kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
-    returns = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
-    returns += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
-    if options.get("once") and draft.report.has(("store",)) and kept <= returns:
-        message = f"messages of '{queue}' may be delivered again after {write_duration(returns)}"
+    latest = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
+    latest += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
+    if options.get("once") and draft.report.has(("store",)) and kept <= latest:
+        message = f"messages of '{queue}' may be delivered again after {write_duration(latest)}"
         expected = f"more than its retry delays and its dead letters' max_age ({message})"
         path = ("store", "keep_handled")
         if draft.report.has(path):
@@ -49,14 +62,14 @@ def check_store(draft: Draft) -> Faults:
         return
     adapter = store.get("adapter", PEEWEE)
     if "adapter" not in store and draft.report.has(("store", "adapter")):
-        return  # reported already
+        return  # the adapter is invalid, which is reported already
     needed = {PEEWEE: "url", SQLALCHEMY: "engine"}
-    for owner, option in needed.items():
-        said = draft.report.has(("store", option))
-        if adapter == owner and not said:
+    for needing_adapter, option in needed.items():
+        is_set = draft.report.has(("store", option))
+        if adapter == needing_adapter and not is_set:
             beside = "" if adapter == PEEWEE else f' for adapter = "{adapter}"'
             yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
-        elif said and adapter in needed and adapter != owner:
+        elif is_set and adapter in needed and adapter != needing_adapter:
             message = (
                 f'has no effect with adapter = "{adapter}": expected {needed[adapter]} instead'
             )

@@ -17,7 +17,8 @@ from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
-UNKNOWN = object()  # means that the session_type is known only after the store was opened
+# The result of _session_type() if the type is known only after the store was opened.
+UNKNOWN = object()
 EXPECTED = {
     "prepare": "a function that takes the topology",
     "adapter": "a function that takes the topology and returns a store",
@@ -31,7 +32,7 @@ class StoreOffer:
 
     Attributes:
         is_there: whether handlers run in transactions of the store.
-        session_type: the type of its session; None if it has no session.
+        session_type: the type of the store's session; None if the store has no session.
 
     """
 
@@ -44,7 +45,11 @@ class StoreOffer:
 
 
 def check_store(draft: Draft, root: Path) -> type | None:
-    """Import the store's objects, and add unsuitable ones to the report of the draft.
+    """Import the objects that [store] names, and report a fault for each unsuitable one.
+
+    Args:
+        draft: the loaded values of the file; its report gets the faults.
+        root: the folder of the topology.
 
     Returns:
         The type of the session; None if there is no session, or a problem was reported.
@@ -74,7 +79,10 @@ def check_store(draft: Draft, root: Path) -> type | None:
 
 
 def check_connections(draft: Draft, root: Path) -> None:
-    """Report each queue whose threads need more connections than the engine's pool has."""
+    """Report each queue whose threads need more connections than the engine's pool has.
+
+    Each record that is handled at the same time needs a connection, and `once` needs one more.
+    """
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:
         return
@@ -83,10 +91,10 @@ def check_connections(draft: Draft, root: Path) -> None:
         most = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None  # noqa: SLF001 -- it has no other name
     except (UsageError, AttributeError):
         return  # the problem is reported already, or the pool has no limit
-    for queue, said in draft.queues.items():
-        concurrency = said.get("concurrency", 1)
-        needed = concurrency + said.get("once", False)
-        transacted = said.get("store", True) and not said.get("stream")
+    for queue, queue_options in draft.queues.items():
+        concurrency = queue_options.get("concurrency", 1)
+        needed = concurrency + queue_options.get("once", False)
+        transacted = queue_options.get("store", True) and not queue_options.get("stream")
         if most is None or concurrency == 1 or not transacted or needed <= most:
             continue
         expected = f"an engine with pool_size={needed}, or a lower concurrency"
@@ -98,7 +106,12 @@ def check_connections(draft: Draft, root: Path) -> None:
 
 
 def _session_type(opener: Any) -> Any:
-    """Return the session_type of the stores that a class or a function returns, or UNKNOWN."""
+    """Return the session_type of a store class, or of the stores that a function returns.
+
+    Returns:
+        The type; None if the stores have no session; UNKNOWN if it is not declared.
+
+    """
     store = opener
     if not isinstance(opener, type):
         try:
@@ -111,6 +124,7 @@ def _session_type(opener: Any) -> Any:
 
 
 def _faults(options: dict[str, Any], root: Path) -> Iterator[tuple[KeyPath, Fault]]:
+    """Yield a fault for each object of [store] that cannot be imported or is unsuitable."""
     adapter = options.get("adapter", PEEWEE)
     if adapter == SQLALCHEMY:
         try:
@@ -128,6 +142,15 @@ def _faults(options: dict[str, Any], root: Path) -> Iterator[tuple[KeyPath, Faul
 def _fits(
     option: str, options: dict[str, Any], root: Path, fits: Any
 ) -> Iterator[tuple[KeyPath, Fault]]:
+    """Yield a fault if the object that an option names cannot be imported, or does not fit.
+
+    Args:
+        option: the name of the option.
+        options: the loaded options of [store].
+        root: the folder of the topology.
+        fits: returns whether the imported object is suitable.
+
+    """
     if option not in options:
         return
     dotted, expected = options[option], EXPECTED[option]
@@ -147,7 +170,7 @@ def _fits(
 
 
 def _takes_one(found: Any) -> bool:
-    """Whether an object can be called with one argument."""
+    """Whether an object can be called with one argument, and is not a coroutine function."""
     if not callable(found):
         return False
     try:

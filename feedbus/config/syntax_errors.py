@@ -1,4 +1,4 @@
-"""Errors in the syntax of a topology file, with the correct form."""
+"""Problems for errors in the syntax of a topology file; each problem says the correct form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED_TABLES: Mapping[str, type[TableSchema]] = {
     "schedules": ScheduleTable,
 }
 WORD = re.compile(r"[\w.:/@+-]+")
-SHOWN = 40  # the most characters of a word that an error shows
+SHOWN = 40  # the largest number of characters of a word that an error shows
 # What to do about a word that is no value in TOML.
 INSTEAD = {
     **dict.fromkeys(("true", "yes", "on"), "write true"),
@@ -67,6 +67,7 @@ EXPECTED = (
     ("Escaped character is not", "a character", "write another escape"),
     ("Invalid date", "a date of the calendar", "write a text in quotes"),
 )
+# The beginnings of tomllib's reasons for a name that is set twice.
 SET_TWICE = ("Cannot ", "Duplicate ")
 
 
@@ -80,9 +81,10 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
         reason: the reason that the parser gave.
 
     """
-    # This module loads a parser, which is needed only for an error.
+    # toml_positions loads a parser, which is needed only for an error. So it is imported late.
     from feedbus.config.toml_positions import Places, write
 
+    # If a name is set twice before the parser stopped, this is the problem: tomllib gives no names.
     for path, (line, column), first in Places(text).repeated:
         if line <= place[0]:
             table, key = write(path[:-1]), write(path[-1:])
@@ -110,13 +112,15 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
 def _word_at(
     text: str, place: tuple[int, int], *, also_within: bool
 ) -> tuple[tuple[int, int], str]:
-    """Return the position of the word at a position, and the word, or "".
+    """Return where the word at a position begins, and the word.
+
+    If there is no word, the result is the position itself and "".
 
     Args:
         text: the content of the file.
         place: the position, by line and column.
-        also_within: whether the position may be within the word: 10m is one word, of which the
-            parser has read 10 as a number.
+        also_within: whether the position may be within the word. For example, the parser reads 10
+            in the word 10m as a number, and stops at the m.
 
     """
     line, column = place
@@ -142,6 +146,7 @@ def _shown(word: str) -> str:
 
 
 def _character(text: str, place: tuple[int, int]) -> str:
+    """Return the character at a position as an error shows it, or "the end of the line"."""
     lines = text.split("\n")
     rest = lines[place[0] - 1][place[1] - 1 :].removesuffix("\r")
     if rest:
@@ -150,21 +155,24 @@ def _character(text: str, place: tuple[int, int]) -> str:
 
 
 def report_unquoted(document: Mapping[str, object], report: Report) -> None:
-    """Report names with a dot but without quotes, which TOML reads as two tables.
+    """Report names with a dot but without quotes, such as `a.b` in [queues.a.b].
+
+    TOML reads this name as the table `b` in the table `a`. So `a` is a part of such a name if it
+    contains only tables, and none of them has the name of an option.
 
     Args:
-        document: the content of the file.
-        report: gets a problem for each such name; other problems in these tables are ignored.
+        document: the values of the file.
+        report: gets a fault for each such name; other faults in these tables are ignored.
 
     """
     for kind, entries in NAMED_TABLES.items():
-        entry, found = entries().load_fields, document.get(kind)
-        for name, table in found.items() if isinstance(found, Mapping) else ():
+        options, tables = entries().load_fields, document.get(kind)
+        for name, table in tables.items() if isinstance(tables, Mapping) else ():
             if not isinstance(table, Mapping) or not table:
                 continue
             if any(not isinstance(inner, Mapping) for inner in table.values()):
                 continue
-            if not entry.keys().isdisjoint(table):
+            if not options.keys().isdisjoint(table):
                 continue
             from feedbus.config.toml_positions import write  # as above
 

@@ -14,7 +14,9 @@ from feedbus.config.key_paths import KeyPath
 from feedbus.config.option_types import Name, Option
 from feedbus.config.problems import Fault, Report, describe, unknown
 
-LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors cannot open
+# Matches a link in Markdown. Editors show descriptions as plain text, so only the link's text is
+# kept for them.
+LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 class TableSchema(Schema):
@@ -35,7 +37,7 @@ class TableSchema(Schema):
         unknown = RAISE
 
     def refused(self, error: ValidationError, value: Mapping[str, Any]) -> dict[Any, Any]:
-        """Return marshmallow's errors, by key, with a fault for each unknown key.
+        """Return the errors of a table by key: marshmallow's, and a fault for each unknown key.
 
         Args:
             error: the error of marshmallow.

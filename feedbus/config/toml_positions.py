@@ -23,12 +23,16 @@ class Places:
     """The line and column of each path: numbers from 1, the column in characters.
 
     Attributes:
-        repeated: each key and table that the file has twice, with both positions.
+        repeated: the path of each key and table that the file has twice, with the position of the
+            repetition and the first position.
 
     """
 
     def __init__(self, text: str) -> None:
-        """Find the positions in a TOML text; an unknown path has the position of its parent."""
+        """Find the positions in a TOML text.
+
+        key() and value() return the position of the nearest parent for a path that is not there.
+        """
         self._keys: dict[KeyPath, Place] = {}
         self._values: dict[KeyPath, Place] = {(): (1, 1)}
         self._headers: set[KeyPath] = {()}
@@ -84,7 +88,7 @@ class Places:
         self._value(value, path)
 
     def _once(self, path: KeyPath, place: Place) -> None:
-        """Store the position of a key or a table that a file can contain only once."""
+        """Store the position of a key or a table; if the file has it already, it is repeated."""
         first = self._written.setdefault(path, place)
         if first != place:
             self.repeated.append((path, place, first))
@@ -125,6 +129,7 @@ class Places:
         return row + 1, len(self._lines[row][:byte].decode()) + 1
 
 
+# The types of keys in the syntax tree.
 KEYS = {"bare_key", "quoted_key", "dotted_key"}
 
 
@@ -146,6 +151,7 @@ def named(node: Node) -> list[Node]:
 
 
 def _closest(places: Mapping[KeyPath, Place], path: KeyPath, otherwise: Place) -> Place:
+    """Return the position of a path, or of the nearest path above it that has a position."""
     for length in range(len(path), -1, -1):
         if path[:length] in places:
             return places[path[:length]]

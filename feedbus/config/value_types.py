@@ -13,7 +13,7 @@ from feedbus.config.problems import LONG_BITS, nearest
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255
-# With this limit, a declaration with all its arguments fits into one frame.
+# With this limit, the declaration of a queue with all its arguments fits into one frame of AMQP.
 LONGEST_ARGUMENT_BYTES = 1024
 
 

@@ -19,7 +19,7 @@ Keys = tuple[str, ...]
 # One weight of a queue without shards, or the weight of each shard by its number.
 Weights = int | Mapping[int, int]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LEAST_PAD = 2  # the spaces that stay between a value and its comment
+LEAST_PAD = 2  # the smallest number of spaces between a value and its comment
 # A new option of a queue is written after the first of these options that the queue has.
 INSERT_AFTER = ("weight", "shards", "exchange", "handler")
 
@@ -32,12 +32,16 @@ def write_weights(weights: Weights) -> str:
 def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
     """Set the weights of queues in the file of a topology, and return the new topology.
 
-    The new text is parsed before it is written, and only these weights may differ. The file keeps
-    its path, links, owner and mode.
+    Before the new text is written, it is loaded. It must give the same topology, except for these
+    weights. The file keeps its path, links, owner and mode.
+
+    Args:
+        topology: the topology, as it was loaded from the file.
+        weights: maps queues to their new weights.
 
     Raises:
-        UsageError: the file has changed or cannot be written, or the weights cannot be set without
-            changing more.
+        UsageError: the file has changed since it was loaded, or cannot be written; or a change of
+            the weights would change something else, too.
 
     """
     try:
@@ -76,26 +80,35 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
         UsageError: the text has no place where the weights can be written.
 
     """
-    found, base = _Tree(text), ("queues", queue)
-    one, whole = (*base, "weight"), (*base, "weights")
+    tree, table = _Tree(text), ("queues", queue)
+    common, single = (*table, "weight"), (*table, "weights")
     if isinstance(weights, int):
-        return found.put(one, str(weights), base)
-    single = whole in found.headers or any(path[:-1] == whole for path in found.pairs)
-    if single and whole not in found.pairs:
-        # The weights are in a table of their own, or have dotted keys: one pair for each shard.
+        return tree.put(common, str(weights), table)
+    has_pairs = single in tree.headers or any(path[:-1] == single for path in tree.pairs)
+    if has_pairs and single not in tree.pairs:
+        # The file has one pair for each shard: in the table [queues.NAME.weights], or with dotted
+        # keys such as weights.0.
         for shard, weight in weights.items():
-            found = _Tree(found.put((*whole, str(shard)), str(weight), whole))
-    elif one in found.pairs and whole not in found.pairs:
-        return found.rename(one, "weights", _table(weights))
+            tree = _Tree(tree.put((*single, str(shard)), str(weight), single))
+    elif common in tree.pairs and single not in tree.pairs:
+        return tree.rename(common, "weights", _table(weights))
     else:
-        found = _Tree(found.put(whole, _table(weights), base))
-    # If `weights` names all shards, the option `weight` would be refused, because it has no effect.
-    return found.remove(one) if one in found.pairs else found.text
+        tree = _Tree(tree.put(single, _table(weights), table))
+    # `weights` now names all shards. A check refuses the option `weight` then, because it has no
+    # effect.
+    return tree.remove(common) if common in tree.pairs else tree.text
 
 
 @dataclass(slots=True)
 class _Tree:
-    """The positions of the pairs and headers of a TOML text."""
+    """The positions of the pairs NAME = VALUE and of the headers [TABLE] of a TOML text.
+
+    Attributes:
+        text: the text.
+        pairs: maps the path of each pair to its node in the syntax tree.
+        headers: maps the path of each table with a header to its node.
+
+    """
 
     text: bytes
     pairs: dict[Keys, Node] = field(default_factory=dict)
@@ -122,7 +135,17 @@ class _Tree:
                 self._note(child, path)
 
     def put(self, path: Keys, value: str, table: Keys) -> bytes:
-        """Return the text with a new value at a path; a missing pair NAME = VALUE is added."""
+        """Return the text with a new value at a path; a missing pair NAME = VALUE is added.
+
+        Args:
+            path: the path of the pair.
+            value: the new value, as a TOML text.
+            table: the path of the table to which a missing pair is added.
+
+        Raises:
+            UsageError: the pair and the table are both missing.
+
+        """
         pair = self.pairs.get(path)
         if pair is not None:
             old = named(pair)[1]
@@ -137,7 +160,11 @@ class _Tree:
         raise UsageError(msg)
 
     def rename(self, path: Keys, name: str, value: str) -> bytes:
-        """Return the text with another name and value for the last part of a path."""
+        """Return the text with another name and another value of the pair at a path.
+
+        If the new name is longer, spaces before the equals sign are removed, so that the equals
+        sign stays in its column. The last space stays.
+        """
         key, old = named(self.pairs[path])
         last = parts(key)[-1]
         between = self.text[last.end_byte : old.start_byte].decode()
@@ -162,12 +189,13 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield pairs of a table; a new line is best written after the first of them."""
+        """Yield the pairs of a table. A new pair should be written after the first of them."""
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in INSERT_AFTER if name in found)
         yield from reversed(found.values())
 
     def _put_behind(self, neighbour: Node, name: str, value: str) -> bytes:
+        """Return the text with a new pair after another pair of the same table."""
         key, old = named(neighbour)
         last = parts(key)[-1]
         prefix = self.text[key.start_byte : last.start_byte].decode()
@@ -182,7 +210,7 @@ class _Tree:
         )
 
     def _put_line(self, place: int, line: str) -> bytes:
-        """Insert a line after the line of a position."""
+        """Return the text with a new line after the line of a position."""
         ending = "\r\n" if b"\r\n" in self.text else "\n"
         end = self.text.find(b"\n", place)
         if end < 0:
@@ -190,7 +218,11 @@ class _Tree:
         return self._splice(end + 1, end + 1, f"{line}{ending}")
 
     def _fill(self, start: int, end: int, value: str) -> bytes:
-        """Replace a value; the space before a comment on the same line may shrink."""
+        """Return the text with a value in place of the bytes from `start` to `end`.
+
+        If the value is longer, spaces before a comment on the same line are removed, so that the
+        comment stays in its column.
+        """
         rest = self.text[end:]
         pad = len(rest) - len(rest.lstrip(b" "))
         spare = max(pad - LEAST_PAD, 0) if rest.lstrip(b" ").startswith(b"#") else 0
@@ -201,6 +233,7 @@ class _Tree:
 
 
 def _compare(text: bytes, path: Path, expected: Topology) -> None:
+    """Raise UsageError unless the new text of a file gives the expected topology."""
     try:
         found = config.load(path, text=text.decode(), connects=False)
     except TopologyError as error:
@@ -218,13 +251,16 @@ def _end(pair: Node) -> int:
 
 
 def _path(node: Node) -> Keys:
+    """Return the parts of a key."""
     return tuple(decode(part) for part in parts(node))
 
 
 def _table(weights: Mapping[int, int]) -> str:
+    """Return the weights of shards as an inline table."""
     pairs = (f"{shard} = {weight}" for shard, weight in weights.items())
     return f"{{ {', '.join(pairs)} }}"
 
 
 def _row(weights: Weights) -> tuple[int, ...]:
+    """Return the weights in the order of the shards."""
     return (weights,) if isinstance(weights, int) else tuple(weights.values())
