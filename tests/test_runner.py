@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from feedbus.bus import Bus
+from feedbus.bus.sender import Sender
 from feedbus.dispatch import publications
-from feedbus.errors import Outage, StoreOutage
+from feedbus.errors import BrokerOutage, Outage, StoreOutage
+from feedbus.process.watchdog import Note
 from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
 from tests.small_topologies import queue
@@ -185,21 +187,26 @@ def test_a_run_says_once_that_it_is_ready(make: Callable[..., System]) -> None:
     assert (reported, system.seen) == ([0], [1, 2, 3])
 
 
-@pytest.mark.parametrize(
+MODES = pytest.mark.parametrize(
     "options",
     [{}, {"store": False}, {"concurrency": 2}],
     ids=["batch mode", "group mode", "concurrent mode"],
 )
+
+
+class Killed(KeyboardInterrupt):
+    """An exception that ends a process; any other exception is a failure of the message."""
+
+
+def kill(reason: str) -> None:
+    if reason:
+        raise Killed
+
+
+@MODES
 def test_a_kill_while_a_consumer_waits_because_of_an_outage_is_counted_against_no_message(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    class Killed(KeyboardInterrupt):
-        """An exception that ends a process; any other exception is a failure of the message."""
-
-    def kill(reason: str) -> None:
-        if reason:
-            raise Killed
-
     def need_store(_message: dict[str, Any], _bus: Bus) -> None:
         msg = "the store is unavailable"
         raise StoreOutage(msg)
@@ -212,6 +219,34 @@ def test_a_kill_while_a_consumer_waits_because_of_an_outage_is_counted_against_n
                 system.run(need_store, on_hold=kill)
         system.run(system.note)
         assert (system.seen, system.dead()) == ([1], [])
+
+
+@MODES
+def test_no_message_is_in_the_handler_while_its_messages_cannot_be_sent(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_handler: list[Sequence[str]] = []
+
+    def publish(message: dict[str, Any], bus: Bus) -> None:
+        bus.publish("work", message)
+
+    def lose_broker(*_arguments: Any) -> None:
+        msg = "the broker is unavailable"
+        raise BrokerOutage(msg)
+
+    def look(reason: str) -> None:
+        with (tmp_path / "var/run/work.handler").open("rb") as file:
+            note = Note.read(file.fileno())
+        in_handler.append(note.message_ids if note is not None else ())
+        kill(reason)
+
+    with closing_store():
+        system = System.at(tmp_path, queue(**options))
+        system.publish([1])
+        monkeypatch.setattr(Sender, "send", lose_broker)
+        with pytest.raises(Killed):
+            system.run(publish, on_hold=look)
+    assert in_handler == [()]
 
 
 def test_what_was_in_the_handler_is_read_from_a_line_shorter_than_the_one_before(

@@ -187,7 +187,7 @@ class Run:
 
         Args:
             error: the cause.
-            update: a function that is called often during the wait.
+            update: a function that is called now, and often during the wait.
 
         """
 
@@ -198,6 +198,7 @@ class Run:
                 self.heartbeats.wait(stopped, min(remaining_seconds, POLL_SECONDS))
                 update()
 
+        update()
         if not isinstance(error, (BrokerOutage, UsageError)):
             # The error came from the call of a handler, so the run was not idle until now.
             self.limits.restart_idle_time(self.clock.monotonic())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -14,6 +14,8 @@ from feedbus.broker import publisher
 from feedbus.broker.in_memory import InMemoryBroker
 from feedbus.bus import sender
 from feedbus.dispatch import handler_calls, publications, single_calls
+from feedbus.dispatch.concurrent_records import RecordCall
+from feedbus.dispatch.running_calls import RunningCalls
 from feedbus.generations import held_messages, queue_emptying, switch
 from feedbus.generations.queue_emptying import QueueEmptier
 from feedbus.runner import small_deliveries, waiting_record_mover
@@ -87,18 +89,39 @@ def slow_switches(system: System) -> Iterator[None]:
 
 @contextmanager
 def noted_holds(system: System) -> Iterator[None]:
-    """Note that nothing is in a handler while a consumer waits for the end of an outage."""
-    hold = Run.hold
+    """Note while a consumer waits for the end of an outage, and none of its handlers runs.
 
-    def noted_hold(self: Run, *arguments: Any) -> None:
+    With `concurrency`, other handlers of the consumer can still run then. When they have ended, the
+    consumer learns of it at its next update.
+    """
+    hold, start, report = Run.hold, RunningCalls.start, RunningCalls._report
+
+    def noted_hold(self: Run, error: Any, update: Callable[[], None] = lambda: None) -> None:
         process = system.process()
-        system.holding.add(process)
+
+        def noted_update() -> None:
+            update()
+            if not system.calls[process]:
+                system.holding.add(process)
+
         try:
-            hold(self, *arguments)
+            hold(self, error, noted_update)
         finally:
             system.holding.discard(process)
 
-    with replaced(Run, "hold", noted_hold):
+    def noted_start(self: RunningCalls, calls: Sequence[RecordCall]) -> None:
+        system.calls[system.process()] += len(calls)
+        start(self, calls)
+
+    def noted_report(self: RunningCalls, call: RecordCall) -> None:
+        system.calls[system.process()] -= 1
+        report(self, call)
+
+    with (
+        replaced(Run, "hold", noted_hold),
+        replaced(RunningCalls, "start", noted_start),
+        replaced(RunningCalls, "_report", noted_report),
+    ):
         yield
 
 

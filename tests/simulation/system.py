@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,8 @@ class System:
         ready: the folder and the name of each consumer that is ready.
         disagreements: returns the errors in the assignment of shards to hosts.
         guards: the queue, and the crash guard, of each process of a consumer.
-        holding: processes that wait for the end of an outage.
+        holding: processes that wait for the end of an outage, while none of their handlers runs.
+        calls: by process, how many handlers run at the same time, with `concurrency`.
         pausing: processes in which records are handled in a pause of a handler.
         late_starts: the names of processes whose next start is late.
         service_away_until: the moment until which a service that all handlers use is unavailable.
@@ -65,6 +67,7 @@ class System:
     disagreements: Callable[[], list[str]] = list
     guards: dict[Process, tuple[str, CrashGuard]] = field(default_factory=dict)
     holding: set[Process | None] = field(default_factory=set)
+    calls: Counter[Process | None] = field(default_factory=Counter)
     pausing: set[Process | None] = field(default_factory=set)
     late_starts: set[str] = field(default_factory=set)
     service_away_until: int = 0

@@ -20,8 +20,11 @@ from amqp.exceptions import RecoverableConnectionError
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
+from feedbus.dispatch.running_calls import RunningCalls
 from feedbus.dispatch.wake_up_socket import Waker
+from feedbus.errors import BrokerOutage
 from feedbus.runner import CrashGuard
+from feedbus.runner.run_state import Run
 from feedbus.transports import memory
 from feedbus.wire import Outgoing
 from tests.simulation.broker import SimulatedBroker
@@ -31,7 +34,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.landmarks import ALL, Landmark
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
-from tests.simulation.reached import PATHS
+from tests.simulation.reached import PATHS, noted_holds
 from tests.simulation.replacing import replaced
 from tests.simulation.runs import QUIET_SECONDS, finishes, simulate
 from tests.simulation.scenario import BROKER, Scenario, topology_of
@@ -192,6 +195,33 @@ def test_a_process_that_stood_still_waits_on_for_what_it_has_waited_for():
     free.append(True)
     scheduler.run(lambda: process.dead, most_seconds=1, most_steps=10)
     assert went_on
+
+
+def test_a_consumer_has_nothing_in_its_handlers_during_an_outage_when_they_have_ended():
+    system: Any = SimpleNamespace(process=lambda: None, holding=set(), calls=Counter())
+    found: list[bool] = []
+
+    def hold(_run: Run, _error: Exception, update: Callable[[], None]) -> None:
+        update()
+        found.append(None in system.holding)
+
+    def do_nothing(*_arguments: object) -> None:
+        pass
+
+    self: Any = None
+    with (
+        replaced(Run, "hold", hold),
+        replaced(RunningCalls, "start", do_nothing),
+        replaced(RunningCalls, "_report", do_nothing),
+        noted_holds(system),
+    ):
+        Run.hold(self, BrokerOutage())
+        RunningCalls.start(self, [self])
+        Run.hold(self, BrokerOutage())
+        RunningCalls._report(self, self)
+        Run.hold(self, BrokerOutage())
+    assert found == [True, False, True]
+    assert not system.holding
 
 
 def test_a_publisher_whose_connection_is_woken_waits_for_its_confirm_without_polling():
