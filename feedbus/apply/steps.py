@@ -19,7 +19,7 @@ from feedbus.generations import (
     switch,
     switch_notices,
 )
-from feedbus.generations.held_messages import repeat_while_full
+from feedbus.generations.full_queues import repeat_while_full
 from feedbus.generations.queue_emptying import REFILLED
 from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import exit_after_step
@@ -132,7 +132,11 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
                 states_before.append(states)
             return _switch(channel, topology, states_before[0], report)
 
-        new_states = repeat_while_full(connection, topology, change)
+        def start_consumers() -> None:
+            if supervisor is not None:
+                supervisor.change_topology()
+
+        new_states = repeat_while_full(connection, topology, change, start_consumers)
         switch_notices.notify_consumers(connection, topology, new_states)
         if supervisor is not None:
             supervisor.change_topology()

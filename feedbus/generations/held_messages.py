@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from feedbus import broker
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations.queue_emptying import MAX_AT_ONCE, QueueEmptier
-from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp_protocols import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.outgoing_message import Moved
-
-events = EventLog(__name__)
-
-ROOM_SECONDS = 1.0  # between two attempts to append messages to a full queue
-
-Changed = TypeVar("Changed")
 
 
 class NoRoomError(Exception):
@@ -80,57 +73,6 @@ def append_held(
     at_once = 1 if one_by_one else MAX_AT_ONCE
     with QueueEmptier(channel.connection, names.held(exchange), append, at_once=at_once) as emptier:
         emptier.move_all()
-
-
-def repeat_while_full(
-    connection: Connection,
-    topology: Topology,
-    change: Callable[[Channel], Changed],
-    on_full: Callable[[], None] = lambda: None,
-) -> Changed:
-    """Call a function that switches rings under the topology's lock, until no queue is full.
-
-    Between two calls, the lock is free. The consumers of old queues may need the lock before they
-    can make room in these queues.
-
-    Args:
-        connection: a connection to the topology's broker.
-        topology: the topology.
-        change: called with a channel. If it raises NoRoomError, it is called again, and must then
-            continue where it was interrupted, like switch_ring(). Its result is returned.
-        on_full: called once if messages wait for room in a full queue.
-
-    Raises:
-        UsageError: another process holds the lock for too long.
-
-    """
-    waits = False
-    while True:
-        channel = connection.channel()
-        try:
-            with broker.locked(connection, topology):
-                result = change(channel)
-        except NoRoomError as error:
-            if not waits:
-                _report(error.generation)
-                on_full()
-            waits = True
-        else:
-            channel.close()
-            return result
-        channel.close()
-        broker.clock(topology).sleep(ROOM_SECONDS)
-
-
-def _report(generation: Generation) -> None:
-    shards = ", ".join(member for member, _ in generation.members)
-    events.warning(
-        "held_messages_wait",
-        f"{generation.exchange}: messages that arrived during a change of its shards cannot be"
-        f" moved yet, because a queue of the old shards ({shards}) is full; they are moved when a"
-        " consumer has read messages from it",
-        exchange=generation.exchange,
-    )
 
 
 def may_refuse(topology: Topology, generation: Generation) -> bool:

@@ -79,8 +79,5 @@ def _phase_of(names: Names, state: RingState | None, queue: str) -> Phase:
         return "in use"
     for old in state.draining:
         if queue in names.members(old):
-            # A switch that is not complete concerns only the newest old ring: the switches before
-            # it were completed first, and no message is put into the queues of older rings.
-            newest = old == state.draining[-1]
-            return "switching" if newest and not state.switch_complete else "ending"
+            return "ending" if old in state.ending else "switching"
     return "in use"

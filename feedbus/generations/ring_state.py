@@ -89,6 +89,13 @@ class RingState:
             return self.current
         return self.draining[-1] if self.draining else self.current.unconnected()
 
+    @property
+    def ending(self) -> tuple[Generation, ...]:
+        """The draining generations whose queues get no more messages."""
+        # A switch that is not complete concerns only the newest old ring: the switches before it
+        # were completed first, and no message is put into the queues of older rings.
+        return self.draining if self.switch_complete else self.draining[:-1]
+
 
 def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     """Return the state of each ring that the broker knows, by the name of its exchange.

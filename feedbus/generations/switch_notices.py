@@ -17,7 +17,7 @@ from feedbus.wire.amqp_protocols import Connection
 def notify_consumers(
     connection: Connection, topology: Topology, states: Iterable[RingState]
 ) -> None:
-    """Notify the consumers of all old queues that the switches to these states are complete.
+    """Notify the consumers of all old queues that get no more messages.
 
     If a call is interrupted, the next call does the rest. The caller does not hold the topology's
     lock: a fence can wait for room in a full queue, and the consumer of that queue may need the
@@ -26,16 +26,17 @@ def notify_consumers(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        states: the states of the rings, whose switches are complete.
+        states: the states of the rings. If a switch is not complete, only the consumers of the
+            rings before it are notified.
 
     """
     names = Names(topology)
     for state in states:
-        for old in state.draining:
+        for old in state.ending:
             put_notices(connection, names, old, state.current)
-        for old in state.draining:
+        for old in state.ending:
             put_fences(connection, names, old)
-        if state.draining:
+        if state.ending:
             exit_after_step("fenced")
 
 

@@ -9,7 +9,7 @@ from feedbus.broker import declarations, external_objects, project_marks, timer_
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
-from feedbus.generations.held_messages import repeat_while_full
+from feedbus.generations.full_queues import repeat_while_full
 from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import switch_ring
 from feedbus.logs import EventLog
@@ -27,8 +27,8 @@ def set_up(
 
     Args:
         topology: the topology of the file.
-        on_full: called if held messages wait for room in a full queue of an earlier ring. The
-            caller then starts the consumers, which read that queue.
+        on_full: called if held messages wait for room in a full queue of a ring. The caller then
+            starts the consumers, which read that queue.
 
     Raises:
         Outage: the broker is unavailable.

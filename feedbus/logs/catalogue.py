@@ -162,9 +162,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `ssl_verify=none`. Remove this option from the URL.",
         "publishing_switched": "topology.toml has changed, so messages are now published to another"
         " ring of shards. Every host of the project needs the same file.",
-        "held_messages_wait": "Messages that arrived during a switch cannot be moved to the old"
-        " queues yet, because an old queue is full. They are moved when a consumer has read from"
-        " this queue.",
+        "held_messages_wait": "Messages that arrived during a switch cannot be moved to the"
+        " shards yet, because the queue of a shard is full. They are moved when a consumer has read"
+        " from this queue.",
         "state_damaged": "Another program has published to a queue that only feedbus uses. Stop"
         " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
