@@ -1,4 +1,4 @@
-"""Evaluate the annotations of a function, and find its file and line."""
+"""Evaluate the annotations of a function, and describe the function in the texts of errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from feedbus.errors import UsageError
 
 
 class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
-    """A function or class that can never work in its role, such as a handler.
+    """A function or class can never work in its role, for example as a handler.
 
     Attributes:
         expected: what would work.
-        got: what was found instead.
-        at_import: whether this error prevents the import of the module that contains the object.
+        got: what was found instead, without "is " at the beginning.
+        at_import: whether this error prevents the import of the module that contains the function
+            or class.
 
     """
 
@@ -31,7 +32,8 @@ class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
         Args:
             marked: the function or class.
             expected: what would work.
-            got: what was found instead; the text continues the name of the object: "is a class".
+            got: what was found instead. In the error, this text follows the name of the function or
+                class, for example "is a class".
             advice: what to do; "" if that is obvious.
 
         """
@@ -44,16 +46,17 @@ class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
 
 
 class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
-    """An annotation that cannot be evaluated; its text contains the reason and what to do."""
+    """An annotation cannot be evaluated; the text of the error says why, and what to do."""
 
 
 def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
-    """Return the type in an annotation, also if it is written as a text; None for the type None.
+    """Return the type that an annotation names; None for the type None.
 
     Args:
-        function: has the annotation; names in a text are looked up in its module.
+        function: has the annotation.
         name: the name of the parameter, or "return".
-        written: the annotation as Python keeps it.
+        written: the annotation as Python stores it: a type, or a text that is evaluated with the
+            names of the function's module.
 
     Raises:
         Unresolved: the text cannot be evaluated.
@@ -78,7 +81,7 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
 
 
 def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
-    """Return the names of the module in which a function or class is defined."""
+    """Return the names, with their objects, of the module that defines a function or class."""
     if isinstance(function, type):
         module = sys.modules.get(function.__module__)
         return vars(module) if module is not None else {}
@@ -92,7 +95,10 @@ def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
 
 
 def name_of(marked: object) -> str:
-    """Return the name that a function, class or annotation has in the code."""
+    """Return the name that a function, class or annotation has in the code.
+
+    For any other object, return the name of its class.
+    """
     name = getattr(marked, "__qualname__", None)
     if isinstance(name, str):
         return name

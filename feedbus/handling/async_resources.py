@@ -9,7 +9,10 @@ from typing import Any
 
 
 class GeneratorTask:
-    """Runs an async generator from its start to its end in one task, as anyio requires."""
+    """Runs an async generator from its start to its end in one task.
+
+    A task group of anyio must be left in the task that has entered it.
+    """
 
     def __init__(
         self, generator: AsyncGenerator[Any, None], on_early_end: Callable[[], None]
@@ -18,14 +21,21 @@ class GeneratorTask:
 
         Args:
             generator: yields the value of a resource once, and closes the resource afterwards.
-            on_early_end: called if the generator ends before end() is called.
+            on_early_end: called, in the thread of the event loop, if the task ends before end() is
+                called.
 
         """
         self._generator = generator
         self._on_early_end = on_early_end
 
     async def begin(self) -> Any:
-        """Start the task, and return the value that the generator yields."""
+        """Start the task, and return the value that the generator yields.
+
+        Raises:
+            RuntimeError: the generator has yielded no value. Exceptions of the generator are raised
+                here, too.
+
+        """
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         opened: asyncio.Future[Any] = loop.create_future()
@@ -39,7 +49,13 @@ class GeneratorTask:
             self._on_early_end()
 
     async def end(self) -> None:
-        """Let the generator continue to its end, and wait for it."""
+        """Let the generator continue after its yield, and wait until it has ended.
+
+        Raises:
+            RuntimeError: the generator has yielded a second value. Exceptions of the generator are
+                raised here, too.
+
+        """
         self._closing.set()
         await self._task
 
@@ -49,15 +65,16 @@ class GeneratorTask:
         except StopAsyncIteration:
             opened.set_exception(RuntimeError("it has yielded no value"))
             return
-        except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
+        except BaseException as error:  # noqa: BLE001 -- begin() raises it
             opened.set_exception(error)
             return
         opened.set_result(value)
         try:
             await self._closing.wait()
         except asyncio.CancelledError as error:
-            # A task group in the generator has cancelled the generator, because a task of the group
-            # has failed. The task group then raises the error.
+            # The generator contains a task group, and a task of the group has failed. So the task
+            # group has cancelled this task. The CancelledError must reach the task group, at the
+            # yield of the generator. Then the task group raises the error of the failed task.
             with contextlib.suppress(StopAsyncIteration):
                 await self._generator.athrow(error)
             raise

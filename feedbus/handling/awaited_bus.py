@@ -1,4 +1,4 @@
-"""Find handlers that await the bus, although its methods return nothing to wait for."""
+"""Find handlers that await a method of the bus, although these methods return no awaitable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ METHODS = {"publish", "publish_columns", "publish_many"}
 
 
 def refuse_awaited_bus(function: Callable[..., object], *, batch: bool) -> None:
-    """Raise Unfit if an async handler awaits a call of its bus.
+    """Raise Unfit if an async handler awaits a call of its bus, such as `await bus.publish(…)`.
 
-    Only calls in the handler itself are found, such as `await bus.publish(…)`.
+    Only calls in the handler itself are found, not calls in functions that the handler calls.
 
     Args:
         function: an async handler.
-        batch: whether its first parameter is Records, which has the methods of a bus, too.
+        batch: whether the first parameter is Records, which has the methods of a bus, too.
 
     """
     try:
@@ -51,7 +51,10 @@ def _is_bus(function: Callable[..., object], parameter: inspect.Parameter) -> bo
 
 
 def _assigned(tree: ast.Module) -> set[str]:
-    """Return the names that stand for different objects at different places of a function."""
+    """Return the names that may stand for different objects at different places of a function.
+
+    These are variables that are assigned, and arguments whose name several nested functions use.
+    """
     assigned = [
         each.id
         for each in ast.walk(tree)

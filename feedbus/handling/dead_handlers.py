@@ -57,7 +57,8 @@ class DeadLetterFunction:
             session_type: the type of the store's session; None if there is no store.
 
         Raises:
-            Unfit: the function cannot be called, or a parameter requests an unknown value.
+            Unfit: the object cannot be a dead handler. For example, a parameter requests an unknown
+                value, or the first parameter has a type that is not a message type.
 
         """
         called = getattr(function, "__call__", None)  # noqa: B004 -- the method that a call of the object runs
@@ -75,6 +76,14 @@ class DeadLetterFunction:
 
 
 def _record_loader(function: Any) -> RecordLoader | None:
+    """Return the loader for the first parameter; None if this parameter gets the DeadLetter.
+
+    A first parameter without a type gets the DeadLetter, too.
+
+    Raises:
+        Unfit: the first parameter cannot get a record.
+
+    """
     marked = getattr(function, MARK, None)
     if isinstance(marked, Handler):
         if marked.batch:

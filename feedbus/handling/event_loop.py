@@ -20,8 +20,10 @@ from feedbus.process.fork_safety import end_fork
 events = EventLog(__name__)
 
 CHECK_SECONDS = 0.25  # between two checks whether the loop is blocked
-BLOCKED_SECONDS = 1.0  # the loop counts as blocked if it has run no other task for this time
-Outcome = tuple[Any, BaseException | None]
+# check() gives the loop a function to call. If the loop has not called it after this time, the loop
+# counts as blocked: it still runs the same piece of code.
+BLOCKED_SECONDS = 1.0
+# The loop, and the event that ends its thread.
 Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 # The folders of code that is not the project's code.
 NOT_THE_PROJECTS = (
@@ -36,9 +38,10 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 
 
 class HandlerLoop:
-    """Runs coroutines in an event loop of its own thread, while the caller waits.
+    """Runs coroutines in an event loop, which has a thread of its own.
 
-    The tasks that a coroutine has started continue after its end.
+    run() waits for the result of a coroutine; start() does not wait. The tasks that a coroutine has
+    started continue after the end of the coroutine.
     """
 
     def __init__(
@@ -47,16 +50,17 @@ class HandlerLoop:
         """Start the thread, and return when its loop runs.
 
         Args:
-            on_blocked: called repeatedly, while the loop is blocked, with the seconds of the block.
-            clock: the clock by which the caller waits, and whose threads are used.
+            on_blocked: called repeatedly while the loop is blocked. The argument is a number of
+                seconds: at the first call, since the loop is blocked; then since the last call.
+            clock: the clock by which run() waits. It also starts the thread.
 
         """
         self._on_blocked = on_blocked
         self._clock = clock
-        self._counted_at = 0.0
+        self._counted_at = 0.0  # when on_blocked was last called
         self._pid = os.getpid()
-        self._turned = True  # whether the loop has run the latest task of check()
-        self._asked_at = 0.0  # when check() has given this task to the loop
+        self._turned = True  # whether the loop has called the function that check() gave it last
+        self._asked_at = 0.0  # when check() has given this function to the loop
         self._reported: set[tuple[str, int | None]] = set()  # the logged lines: file and number
         self._tasks: set[asyncio.Task[None]] = set()
         started: Started = Future()
@@ -89,9 +93,10 @@ class HandlerLoop:
         return value
 
     def check(self) -> None:
-        """If the loop is blocked, report it to `on_blocked`, and log each blocking line once.
+        """If the loop is blocked, call `on_blocked`, and log each blocking line of code once.
 
-        While coroutines run, call this function more often than every BLOCKED_SECONDS.
+        run() calls this method while it waits. After start(), the caller must call this method more
+        often than every BLOCKED_SECONDS, until the coroutines have ended.
         """
         now = self._clock.monotonic()
         if self._turned:
@@ -107,7 +112,7 @@ class HandlerLoop:
         self._turned = True
 
     def _report(self, seconds: float) -> None:
-        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- its public name
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- a documented function
         stack = traceback.extract_stack(frame)
         own = [each for each in stack if not each.filename.startswith(NOT_THE_PROJECTS)]
         position = (own or stack)[-1]
@@ -130,7 +135,7 @@ class HandlerLoop:
     def _start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
         for coroutine in coroutines:
             task = self._loop.create_task(coroutine)
-            self._tasks.add(task)  # the loop itself would let them be collected as garbage
+            self._tasks.add(task)  # the loop keeps no reference that prevents garbage collection
             task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
@@ -141,18 +146,30 @@ class HandlerLoop:
     async def _outcome(
         self, coroutine: Coroutine[Any, Any, Any]
     ) -> tuple[Any, BaseException | None]:
-        """Return the result and the exception of a coroutine, also if it raises SystemExit."""
+        """Return the result and the exception of a coroutine; None for what it does not have.
+
+        A SystemExit is returned, too: if it were raised here, it would stop the loop.
+        """
         try:
             return await coroutine, None
         except BaseException as error:  # noqa: BLE001 -- for the caller
             return None, error
         finally:
-            if os.getpid() != self._pid:
+            if os.getpid() != self._pid:  # the coroutine has forked, and this is the new process
                 end_fork()
 
 
 def _run_loop(started: Started, new_loop: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
-    """Run a loop until it is closed, even if a task in it raises SystemExit or stops it."""
+    """Run a loop until HandlerLoop.close() ends it.
+
+    If a task raises SystemExit or KeyboardInterrupt, or stops the loop, log it and run the loop
+    again.
+
+    Args:
+        started: gets the loop and the event that ends it.
+        new_loop: creates the loop; None for asyncio's default.
+
+    """
     with asyncio.Runner(loop_factory=new_loop) as runner:
         loop = runner.get_loop()
         life = loop.create_task(_live(started))
@@ -168,10 +185,14 @@ def _run_loop(started: Started, new_loop: Callable[[], asyncio.AbstractEventLoop
 
 
 async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> Any:
-    """Run a handler's coroutine, and return its result; cancel it after its time limit.
+    """Run a handler's coroutine, and return its result; cancel the coroutine at its time limit.
+
+    Args:
+        coroutine: the coroutine.
+        timeout_seconds: the time limit.
 
     Raises:
-        HandlerTimeout: the coroutine was cancelled.
+        HandlerTimeout: the coroutine was cancelled at the time limit.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""The rules of a queue's `retry`: which exceptions of a handler are retried."""
+"""The rules of a queue's `retry`: after which exceptions of a handler a record is tried again."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Self
 from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
 from feedbus.handling.handlers import resolve_object
 
-VERDICTS = (Drop, Outage, Reject, Retry)
+VERDICTS = (Drop, Outage, Reject, Retry)  # what follows them is fixed, so rules cannot name them
 
 
 @dataclass(frozen=True, slots=True)
 class ExceptionRules:
-    """Which exceptions are retried.
+    """After which exceptions a record is tried again, and after which it becomes a dead letter.
 
-    If several of these classes match an exception, the class that is nearest to the exception's
-    own class decides.
+    If an exception is an instance of several of these classes, the class that is nearest to the
+    exception's own class decides.
 
     Attributes:
-        retry_on: classes that are retried; if there are any, other exceptions are not retried.
-        reject_on: classes after which the record becomes a dead letter immediately.
+        retry_on: classes of exceptions after which the record is tried again. If there are any, the
+            record becomes a dead letter immediately after an exception of any other class.
+        reject_on: classes of exceptions after which the record becomes a dead letter immediately.
 
     """
 
@@ -40,7 +41,7 @@ class ExceptionRules:
             root: the folder of the topology.
 
         Raises:
-            UsageError: see resolve_exception().
+            UsageError: a name cannot be used; see resolve_exception().
 
         """
         return cls(
@@ -66,7 +67,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
         root: the folder of the topology, from which modules are imported.
 
     Raises:
-        UsageError: the class cannot be imported, or is not an exception that a handler raises.
+        UsageError: the class cannot be imported, is no exception class, or is one of VERDICTS.
 
     """
     module, _, last = name.replace(":", ".").rpartition(".")

@@ -80,15 +80,16 @@ class Handler:
     ) -> Callable[[Any, Given], None]:
         """Return a callable that calls the function with a record or Records and its parameters.
 
-        Its arguments are the record or Records, and the values for the parameters. It raises
-        UnexpectedResult if the function returns anything except None.
+        The arguments of the callable are the record or Records, and a Given with the values for the
+        other parameters. The callable raises UnexpectedResult if the function returns anything
+        except None.
 
         Args:
-            session_type: the type of the store's session, None if there is none.
+            session_type: the type of the store's session; None if there is no store.
             resources: the resources of the process; resources that the function requests are added.
 
         Raises:
-            Unfit: a parameter requests an unknown value.
+            Unfit: see parameters().
 
         """
         call = self._call(session_type, resources)
@@ -115,13 +116,14 @@ class Handler:
         return parameters.call_of(self.function, resources.value_of)
 
     def parameters(self, session_type: type | None) -> Parameters:
-        """Return the parameters of the function.
+        """Return what the parameters of the function request, without its first parameter.
 
         Args:
-            session_type: the type of the store's session; None if there is none.
+            session_type: the type of the store's session; None if there is no store.
 
         Raises:
-            Unfit: the function cannot be called, or a parameter requests an unknown value.
+            Unfit: the function cannot be a handler. For example, a parameter requests an unknown
+                value, there is no parameter for the message, or the function awaits its bus.
 
         """
         function = self.function
@@ -136,7 +138,10 @@ class Handler:
 
 
 def refuse_in_transaction(function: Callable[..., object]) -> None:
-    """Raise UnfitHandler for an async function that would run in a transaction of the store."""
+    """Raise UnfitHandler if a function is async.
+
+    It is called for handlers and dead handlers that run in a transaction of the store.
+    """
     if is_async(function):
         expected = (
             "a handler that is defined with 'def', or store = false in the table of the queue"

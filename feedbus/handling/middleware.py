@@ -19,7 +19,7 @@ from feedbus.records import Records
 from feedbus.records.message import Message
 from feedbus.topology import Consumer
 
-# Calls a handler with a record or Records, and the values for its other parameters.
+# Calls a handler with a record or Records, and a Given with the values for its other parameters.
 Caller = Callable[[Any, Given], None]
 AsyncCaller = Callable[[Any, Given], Coroutine[Any, Any, None]]
 EXPECTED = "a class derived from feedbus.Middleware"
@@ -66,10 +66,10 @@ class Middleware:
     ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
         """Return a context manager in which the handler is called.
 
-        If the context manager raises an exception, this is a failure, as if the handler had raised
-        it. If the context manager suppresses an exception of the handler, this is a failure, too:
-        the message was perhaps not handled. An asynccontextmanager can be used only around async
-        handlers.
+        An exception of the context manager has the same effect as an exception of the handler.
+        The context manager must not suppress an exception of the handler, because the message was
+        perhaps not handled. If it does, SwallowedError is raised. An asynccontextmanager can be
+        used only around async handlers.
         """
         del call
         return nullcontext()
@@ -93,7 +93,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
     Args:
         dotted: "package.module:name".
         root: the folder of the topology.
-        asynchronous: whether the handlers whose calls it wraps are async.
+        asynchronous: whether all handlers around which the middleware runs are async.
 
     Raises:
         UsageError: the class cannot be imported, or cannot be a middleware of these handlers.
@@ -118,7 +118,11 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
 
 
 def parameters_of(middleware: type[Middleware]) -> Parameters:
-    """Return the parameters of a middleware's constructor."""
+    """Return Parameters that request the object of a middleware class.
+
+    The class is treated as the function of a resource, which opens the object. So the parameters of
+    its constructor can request other resources.
+    """
     return Parameters((Resource(middleware),))
 
 
@@ -128,7 +132,7 @@ class MiddlewareStack:
     def __init__(
         self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
     ) -> None:
-        """Create the object; the middleware objects are created when the resources are opened.
+        """Create the stack; the middleware objects are created when the resources are opened.
 
         Args:
             middleware: the classes, the outermost first.
@@ -143,7 +147,7 @@ class MiddlewareStack:
             self._sources.append(resources.value_of(Resource(kind)))
 
     def around(self, caller: Caller) -> Caller:
-        """Return a Caller that calls another one within the middleware."""
+        """Return a Caller that calls the given Caller within the middleware."""
         if not self._sources:
             return caller
 
@@ -169,7 +173,7 @@ class MiddlewareStack:
         return call
 
     def around_async(self, caller: AsyncCaller) -> AsyncCaller:
-        """Return an AsyncCaller that calls another one within the middleware."""
+        """Return an AsyncCaller that calls the given AsyncCaller within the middleware."""
         if not self._sources:
             return caller
 

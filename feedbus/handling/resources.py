@@ -1,4 +1,7 @@
-"""The resources of one process: opened before the first message, closed when the process ends."""
+"""The resources of one process: opened before the first message, closed when the process ends.
+
+A resource is an object that the handlers of the process share, such as an HTTP client.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The values that a resource can request, besides other resources."""
+    """The values that a resource or a middleware can request, in addition to resources."""
 
     topology: Topology
 
 
 class Resources:
-    """The resources of a process's handlers, and their open values."""
+    """The resources of a process's handlers and middleware, with the values of open resources."""
 
     def __init__(
         self,
@@ -41,14 +44,15 @@ class Resources:
 
         Args:
             topology: the topology, which resources can request.
-            on_blocked: called with the seconds for which a handler has blocked the event loop.
-            clock: the clock by which the process waits.
+            on_blocked: called repeatedly while a handler blocks the event loop; see HandlerLoop.
+            clock: the clock of the event loop; see HandlerLoop.
 
         """
         self._opening = Opening(topology)
         self._clock = clock
         self._on_blocked = on_blocked
-        self._dead: deque[Resource] = deque()  # appended to by the thread of the loop
+        # The resources that have ended by themselves; the thread of the event loop appends to it.
+        self._dead: deque[Resource] = deque()
         self._loop: HandlerLoop | None = None
         self._requests: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
@@ -57,13 +61,13 @@ class Resources:
         self._all_open = False
 
     def request(self, parameters: Parameters) -> None:
-        """Add the resources of these parameters to the resources that open() must open."""
+        """Add the resources that these parameters request to the resources that open() opens."""
         self._requests.append(parameters)
         self._all_open = False
 
     @property
     def ready(self) -> bool:
-        """Whether all needed resources are open."""
+        """Whether all requested resources are open."""
         return self._all_open and not self._dead
 
     def value_of(self, resource: Resource) -> Source:
@@ -72,10 +76,10 @@ class Resources:
         return lambda _given: values[resource]
 
     def open(self) -> None:
-        """Open the needed resources; each is opened after the resources that it needs.
+        """Open the requested resources that are not open.
 
-        Before that, resources that have ended by themselves are closed, and also the resources that
-        need one of them.
+        First, close the resources that have ended by themselves, and the resources that need one of
+        these. Then open each resource after the resources that it needs.
 
         Raises:
             Outage: a resource cannot be opened; the resources that are open stay open.
@@ -90,14 +94,14 @@ class Resources:
         self._all_open = True
 
     def override(self, function: object, value: Any) -> None:
-        """Use another value for a resource, without a call of its function.
+        """Use another value for a resource; its function is then not called.
 
         Args:
             function: the function with the decorator @resource.
             value: the value.
 
         Raises:
-            UsageError: nothing requests that resource.
+            UsageError: no handler or middleware needs the resource.
             TypeError: the function is not a resource.
 
         """
@@ -183,16 +187,16 @@ class Resources:
         self._open(parameters)
         positions, keywords = parameters.sources(self.value_of)
         try:
-            given = resource.function(
+            result = resource.function(
                 *(source(self._opening) for source in positions),
                 **{name: source(self._opening) for name, source in keywords.items()},
             )
             if resource.is_async:
-                return self._opened_in_loop(resource, given)
+                return self._opened_in_loop(resource, result)
             if not resource.yields:
-                return given
-            value = next(given)
-            self._ends.append((resource, lambda: _finish(given)))
+                return result
+            value = next(result)
+            self._ends.append((resource, lambda: _finish(result)))
         except (Outage, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -202,14 +206,14 @@ class Resources:
             raise Outage(msg) from error
         return value
 
-    def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
+    def _opened_in_loop(self, resource: Resource, coroutine_or_generator: Any) -> Any:
         if not resource.yields:
-            return self.run(given)
+            return self.run(coroutine_or_generator)
         from feedbus.handling.async_resources import (  # asyncio takes long to import
             GeneratorTask,
         )
 
-        task = GeneratorTask(given, lambda: self._dead.append(resource))
+        task = GeneratorTask(coroutine_or_generator, lambda: self._dead.append(resource))
         value = self.run(task.begin())
         self._ends.append((resource, lambda: self.run(task.end())))
         return value

@@ -36,7 +36,7 @@ class HandlerRoutes:
 
         Args:
             queue: the queue, as topology.toml declares it.
-            root: the folder from which they are imported.
+            root: the folder from which the handlers are imported.
 
         Raises:
             UsageError: a handler cannot be imported, or is not a handler.
@@ -53,10 +53,10 @@ class HandlerRoutes:
     def wrapped(
         self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
     ) -> HandlerRoutes:
-        """Return routes in which another handler replaces each handler.
+        """Return routes in which wrap() has replaced each handler.
 
         Args:
-            wrap: returns the handler that replaces a given handler of the consumer.
+            wrap: called with a handler and the consumer; returns the handler to use instead.
             consumer: the consumer.
 
         """
@@ -83,7 +83,10 @@ class HandlerRoutes:
         return _first_match(self.patterns, routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
-        """Return the text of an error: no handler matches the message; see index_for()."""
+        """Return the error text for a message that no handler matches.
+
+        The arguments are those of index_for().
+        """
         if self.types:
             kind = properties.get("type")
             shown = f"the type {kind!r:.60}" if kind is not None else "no type"

@@ -1,4 +1,4 @@
-"""Message types: how a record of each type is validated and loaded."""
+"""Message types: how records are validated and loaded; see record_loader."""
 
 from feedbus.handling.message_types.record_annotation import row_type
 from feedbus.handling.message_types.record_loader import (

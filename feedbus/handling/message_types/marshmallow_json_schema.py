@@ -34,9 +34,9 @@ DESCRIBED = ("title", "description", "examples")  # keys of a field's metadata t
 def json_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a record; nested schemas are in `$defs`.
 
-    A value that marshmallow converts, such as a text of digits for an Integer, is described by the
-    type after the conversion. Checks in Python code (hooks, functions as validators, custom fields)
-    have no counterpart in JSON Schema, and are left out.
+    marshmallow converts some values, for example a text of digits for an Integer. Such a field is
+    described by the type after the conversion. Checks in Python code (hooks, functions as
+    validators, custom fields) have no counterpart in JSON Schema, and are left out.
 
     Args:
         schema: the schema whose fields are described.
@@ -48,11 +48,10 @@ def json_schema(schema: Schema) -> dict[str, Any]:
 
 
 def _define(schema: Schema, definitions: dict[str, Any]) -> str:
-    """Add the JSON Schema of a schema to the definitions, if it is missing; return its name."""
-    shown = list(schema.load_fields)
+    """Add the definition of a schema, if it is missing; return the name of the definition."""
     name = type(schema).__name__
-    if schema.only is not None or schema.exclude:  # a schema with some of its fields
-        name = f"{name}_{'_'.join(shown)}"
+    if schema.only is not None or schema.exclude:  # it uses only some fields of its class
+        name = f"{name}_{'_'.join(schema.load_fields)}"
     if name in definitions:
         return name
     found: dict[str, Any] = {"type": "object", "title": type(schema).__name__}
@@ -85,12 +84,12 @@ def _property(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str
 
 
 def _kind(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a field's values, {} for any value."""
+    """Return the JSON Schema of a field's values; {} if any value is possible."""
     if isinstance(field, fields.Nested):
         return _nested(field, definitions)
     if isinstance(field, fields.Enum):
-        names = [member.value if field.by_value else member.name for member in field.enum]
-        return {"enum": names} if _is_json(names) else {}
+        values = [member.value if field.by_value else member.name for member in field.enum]
+        return {"enum": values} if _is_json(values) else {}
     found = dict(next((KINDS[kind] for kind in type(field).__mro__ if kind in KINDS), {}))
     if isinstance(field, fields.List):
         found["items"] = _property(field.inner, definitions)
@@ -115,8 +114,8 @@ def _limits(validator: Any, kind: Any) -> dict[str, Any]:
     """Return the JSON Schema of a validator; {} for an unknown validator.
 
     Args:
-        validator: a validator of marshmallow.
-        kind: the type in the JSON Schema of the field, such as "array".
+        validator: a validator of a marshmallow field.
+        kind: the type in the JSON Schema of this field, such as "array".
 
     """
     if isinstance(validator, validate.Range):

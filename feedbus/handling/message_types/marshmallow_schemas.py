@@ -1,4 +1,4 @@
-"""Message types of marshmallow schemas. They load field by field, and equal values only once."""
+"""Message types of marshmallow schemas: packs load field by field, equal texts only once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from feedbus.handling.message_types.record_loader import (
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
-# Fields whose values in JSON are texts.
+# Classes of fields whose values in JSON are texts. Equal texts give equal loaded values.
 OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}
-# How many unknown fields the errors name: a pack may have thousands of records and of fields.
+# At most this many unknown fields are reported. Each is reported for every record, and a pack may
+# have thousands of records and of unknown fields.
 UNKNOWN_NAMED = 10
 
 
@@ -35,9 +36,9 @@ class Column:
     Attributes:
         key: the name of the field on the wire.
         target: the name of the field in the loaded object.
-        declared: the field.
-        bounds: for a field of integers, the smallest and the largest valid one; None for any other
-            field, and if the field has other validators.
+        declared: the field of the schema.
+        bounds: for a field of integers, the smallest and the largest valid integer. None if the
+            field has another type, or validators that two such integers do not describe.
 
     """
 
@@ -51,7 +52,9 @@ class SchemaLoader(RecordLoader):
     """Loads records as dicts by a marshmallow schema."""
 
     def __init__(self, schema: type[Schema]) -> None:
-        """Create one instance of the schema, because creating costs more than loading.
+        """Create the loader, with one instance of the schema for all records.
+
+        To create an instance takes longer than to load a record.
 
         Raises:
             UnfitMessageType: the schema cannot be created.
@@ -77,14 +80,17 @@ class SchemaLoader(RecordLoader):
         return json_schema(self._schema)
 
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields on the wire; None if there may be other fields, too."""
+        """Return the names of the fields on the wire; None if there may be other fields, too.
+
+        A hook that runs before loading can read any field.
+        """
         schema = self._schema
         if schema.unknown == INCLUDE or schema._hooks.get(PRE_LOAD):  # noqa: SLF001 -- as in _columns()
             return None
         return [wire_name(name, field) for name, field in schema.load_fields.items()]
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column if fields are independent of each other, otherwise row by row."""
+        """Load by column if fields are independent of each other, otherwise record by record."""
         schema, declared = self._schema, self._columns
         if declared is None:
             return _load_rows(schema, pack)
@@ -109,7 +115,11 @@ class SchemaLoader(RecordLoader):
 
 
 def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
-    """Create the nested schemas now, not at the first load.
+    """Create the nested schemas now, so that mistakes in them are found before the first load.
+
+    Args:
+        schema: the schema that contains them.
+        seen: the classes of schemas that were checked, because schemas may be recursive.
 
     Raises:
         UnfitMessageType: a nested schema does not exist, or cannot be created.
@@ -149,7 +159,9 @@ def wire_name(name: str, declared: fields.Field[Any]) -> str:
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None if records can only be loaded one by one.
 
-    That is so if the schema has hooks, cross-field rules or custom fields.
+    Records are loaded one by one if the schema has hooks, rules for several fields, or custom
+    fields. The same is true for defaults that are computed, attributes in nested objects, and
+    unknown fields that are kept.
     """
     plain = all(
         type(declared).__module__ == fields.__name__
@@ -215,7 +227,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
     if column.bounds is not None and types == {int}:
         lowest, highest = column.bounds
         if lowest <= min(values) and max(values) <= highest:
-            return values  # the most frequent case, without a loop in Python
+            return values  # the most frequent case; it needs no loop in Python
     if types == {str} and type(declared) in OF_TEXT:
         return _load_texts(declared, key, values, errors)
     loaded: list[Any] = []
@@ -231,7 +243,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
 def _load_texts(
     declared: fields.Field[Any], key: str, values: Sequence[str], errors: Errors
 ) -> Sequence[Any]:
-    """Load each different text once, because texts often repeat."""
+    """Return the loaded values; each different text is loaded once, because texts often repeat."""
     loaded: dict[str, Any] = dict.fromkeys(values)
     failed: dict[str, BaseException] = {}
     for text in loaded:
@@ -249,6 +261,16 @@ def _load_texts(
 def _load_value(
     declared: fields.Field[Any], key: str, value: object, count: int, errors: Errors
 ) -> object:
+    """Return the loaded value that all records of a pack share; `missing` if there is none.
+
+    Args:
+        declared: the field.
+        key: the name of the field on the wire.
+        value: the value in the pack; `missing` if no record has the field. Then a default is used.
+        count: the number of records in the pack.
+        errors: an error of the value is added for each record.
+
+    """
     try:
         return declared.deserialize(value, key, {} if value is missing else {key: value})
     except BaseException as error:  # noqa: BLE001 -- a validator may raise anything
@@ -270,6 +292,7 @@ def _note(errors: Errors, index: int, key: str, error: BaseException) -> None:
 
 
 def _texts(messages: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return marshmallow's errors of one record in the form of `Loaded.errors`."""
     return {("" if field == "_schema" else field): _flatten(m) for field, m in messages.items()}
 
 

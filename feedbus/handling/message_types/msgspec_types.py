@@ -24,7 +24,8 @@ from feedbus.records.packs import Pack
 
 MISSING = "missing required field"
 UNKNOWN = "unknown field"
-# How many unknown fields the errors name: a pack may have thousands of records and of fields.
+# At most this many unknown fields are reported. Each is reported for every record, and a pack may
+# have thousands of records and of unknown fields.
 UNKNOWN_NAMED = 10
 _POSITION = re.compile(r" - at `(?:key in )?\$(.*)`$")  # the position at the end of an error
 
@@ -39,10 +40,10 @@ class Field:
         key: the name of the field on the wire.
         name: the name of the field in the record.
         type: the type of its values.
-        many: the type of a list of its values, to load a whole column.
-        required: whether a record without it is invalid.
-        default: the value for a record without the field; NODEFAULT if there is no default.
-        factory: creates the default; NODEFAULT if there is no factory.
+        many: the type of a list of such values, by which a whole column is loaded.
+        required: whether a record without the field is invalid.
+        default: the value for a record without the field; NODEFAULT if there is no such value.
+        factory: creates the value for a record without the field; NODEFAULT if there is no factory.
 
     """
 
@@ -56,13 +57,13 @@ class Field:
 
 
 class MsgspecLoader(RecordLoader):
-    """Loads instances of a Struct, a dataclass or a TypedDict."""
+    """Loads instances of a Struct or a dataclass, or dicts of a TypedDict."""
 
     def __init__(self, declared: Any) -> None:
         """Create the loader of a class, which is inspected once.
 
         Raises:
-            UnfitMessageType: msgspec cannot create an instance from a JSON object.
+            UnfitMessageType: msgspec cannot load the class from a JSON object.
 
         """
         self._type = declared
@@ -83,11 +84,14 @@ class MsgspecLoader(RecordLoader):
         return msgspec.json.schema(self._type)
 
     def wire_fields(self) -> Sequence[str]:
-        """Return the names of the fields on the wire; for a union, the fields of every member."""
+        """Return the names of the fields on the wire; of a union, the names that all types have."""
         return _common([_wire_names(each) for each in _described(self._type)])
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column if fields are independent of each other, otherwise row by row."""
+        """Load by column: a TypedDict, or several records that _make() can create.
+
+        Load other records one by one, by msgspec.
+        """
         by_column = self._dicts or (self._make is not None and len(pack) > 1)
         if self._fields is None or not by_column:
             return self._load_rows(pack)
@@ -107,7 +111,10 @@ class MsgspecLoader(RecordLoader):
         return loaded_rows(pack, rows, self._names, errors)
 
     def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the errors of all fields; msgspec itself stops at the first error."""
+        """Return the errors of all fields of one record; msgspec itself stops at the first error.
+
+        The result is empty if the fields of the type are not known, or have no error of their own.
+        """
         if self._fields is None:
             return {}
         return self._load_columns(self._fields, single_of(payload)).errors.get(0, {})
@@ -183,12 +190,12 @@ def _note_all(errors: Errors, count: int, key: str, *texts: str) -> None:
 
 
 def _texts(error: BaseException) -> list[str]:
-    """Return the errors of the value of a field."""
+    """Return the error of a field's value, in a list."""
     return [_text(error)] if isinstance(error, ValidationError) else errors_of(error)[""]
 
 
 def _text(error: ValidationError) -> str:
-    """Return the error of a value, with the position of the error in the value."""
+    """Return the text of an error, after the position of the error in the value."""
     text = str(error)
     position = _POSITION.search(text)
     text = _POSITION.sub("", text).replace("`", "")
@@ -270,7 +277,7 @@ def _common(names: Sequence[Sequence[str]]) -> Sequence[str]:
 
 
 def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
-    """Return the fields of a class; None if they depend on the arguments of a generic class."""
+    """Return the fields of a class; None if their types depend on a generic class's arguments."""
     if typing.get_origin(declared) is not None:
         return None
     types = typing.get_type_hints(declared, include_extras=True)
@@ -297,14 +304,18 @@ def _bare(annotation: Any) -> Any:
 
 
 def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
-    """Return a function that creates a record from valid fields; None if only msgspec can."""
+    """Return a function that creates a record from valid fields.
+
+    None if only msgspec can create it: for example, if __post_init__ must be called.
+    """
     if hasattr(declared, "__post_init__"):
         return None
     if isinstance(described, inspect.StructType):
         return None if described.tag is not None else lambda row: declared(**row)
     if not isinstance(described, inspect.DataclassType):
         return None
-    assign = object.__setattr__  # also for a frozen class; msgspec does not call __init__ either
+    # It also works for a frozen class. __init__ is not called, as msgspec does not call it either.
+    assign = object.__setattr__
 
     def make(row: dict[str, Any]) -> Any:
         instance = object.__new__(declared)

@@ -62,12 +62,12 @@ class PydanticLoader(RecordLoader):
         """Return the names of the fields on the wire; None if there may be other fields, too."""
         declared: Any = self._declared
         config = getattr(declared, "model_config", getattr(declared, "__pydantic_config__", {}))
-        before = declared.__pydantic_decorators__.model_validators.values()
+        validators = declared.__pydantic_decorators__.model_validators.values()
         if (
             config.get("extra") == "allow"
-            or not self._names  # also models of an older pydantic, which have another attribute
+            or not self._names  # also for models of an older pydantic: __init__() finds no names
             or getattr(declared, "__pydantic_root_model__", False)
-            or any(each.info.mode != "after" for each in before)
+            or any(each.info.mode != "after" for each in validators)  # these can read any field
         ):
             return None
         return [

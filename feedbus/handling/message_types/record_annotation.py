@@ -15,12 +15,16 @@ UNANNOTATED = (inspect.Parameter.empty, Any, object)
 def row_type(function: Callable[..., object], *, batch: bool) -> Any:
     """Return the type of one record, by the annotation of a handler's first parameter.
 
+    For Records[Order], the result is Order. Without an annotation, the result is dict or
+    inspect.Parameter.empty. In both cases, the records are not validated.
+
     Args:
         function: a handler.
         batch: whether the handler takes Records.
 
     Raises:
-        Unfit: the annotation cannot be evaluated, or does not fit batch.
+        Unfit: the annotation cannot be evaluated, it is Records without batch=True, or another type
+            with batch=True.
 
     """
     try:

@@ -1,4 +1,7 @@
-"""The interface of the objects that validate and load records, one class per kind of type."""
+"""The interface of the objects that validate and load records, one class per kind of type.
+
+To load a record is to create the object that a handler gets, from the decoded fields of the record.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
 Reads = Literal["object", "text", "bytes"]
+# The errors of the invalid records of a pack; see Loaded.
 Errors = dict[int, dict[str, list[str]]]
 
 
 class UnfitMessageType(TypeError):  # noqa: N818 -- clear without "Error"
-    """A type that cannot be used as a message type.
+    """A type cannot be used as a message type.
 
     Attributes:
         expected: a description of the possible message types.
@@ -38,8 +42,8 @@ class Loaded:
 
     Attributes:
         chunk: the valid records.
-        errors: maps the index of an invalid record in the pack to a mapping of its fields to their
-            errors. The field "" stands for the record as a whole.
+        errors: maps the index of an invalid record in the pack to the errors of this record. They
+            are a mapping of field names to lists of texts. The name "" stands for the whole record.
 
     """
 
@@ -68,16 +72,18 @@ class RecordLoader(ABC):
 
     @abstractmethod
     def wire_fields(self) -> Sequence[str] | None:
-        """Return the names of the fields on the wire; None if there may be other fields, too.
+        """Return the names of the fields in the body of a message.
 
-        These are the names in the body of a message. Fields that the type ignores are left out.
+        Fields that the type ignores are left out. The result is None if the type accepts fields
+        whose names are not known.
         """
 
     @abstractmethod
     def load(self, pack: Pack) -> Loaded:
-        """Validate and load a pack, as if its records were loaded one by one.
+        """Validate and load the records of a pack.
 
-        A value that the records of a pack share can be the same object in all of them.
+        The result is the same as if the records were loaded one by one. But a value that the
+        records of a pack share can be the same object in all of them.
 
         Args:
             pack: the decoded records.
@@ -86,11 +92,11 @@ class RecordLoader(ABC):
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:
-    """Return the errors, under the key "", of a record whose validator has raised an exception.
+    """Return the errors of a record whose validator has raised an exception, under the key "".
 
     Raises:
-        Outage: the validator raised it.
-        KeyboardInterrupt: the validator raised it. After other exceptions, the record is invalid.
+        Outage: the validator raised it. The record may be valid.
+        KeyboardInterrupt: the validator raised it.
 
     """
     if isinstance(error, Outage | KeyboardInterrupt):
@@ -107,8 +113,8 @@ def loaded_rows(
 
     Args:
         pack: the loaded pack.
-        rows: maps the index of a record in the pack to its instance.
-        names: the attributes of each instance.
+        rows: maps the index of each valid record in the pack to the loaded object.
+        names: the names of the attributes that each of these objects has.
         errors: the errors of the other records.
 
     """

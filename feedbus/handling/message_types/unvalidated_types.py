@@ -1,4 +1,7 @@
-"""Message types without validation: JSON objects as dicts, and bodies as text or bytes."""
+"""Message types without validation: JSON objects as dicts, and bodies as text or bytes.
+
+A body that is read as text or bytes is a record with the single field RAW, which contains the body.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class DictLoader(RecordLoader):
 
 
 class BodyLoader(RecordLoader):
-    """Loads whole bodies as text or bytes."""
+    """Loads the whole body of a message as text or bytes."""
 
     def __init__(self, kind: type[str | bytes]) -> None:
         """Create the loader for str or for bytes."""
@@ -54,7 +57,7 @@ class BodyLoader(RecordLoader):
         return ()
 
     def load(self, pack: Pack) -> Loaded:
-        """Load the body; the record is invalid if a codec has returned another type."""
+        """Load the body; it is invalid if the exchange's codec has returned another type."""
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
             return Loaded(chunk, {})

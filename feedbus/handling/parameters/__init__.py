@@ -1,4 +1,4 @@
-"""Parameters of handlers, resources and middleware, found by their annotations."""
+"""What the parameters of handlers, resources and middleware request by their annotations."""
 
 from feedbus.handling.parameters.function_parameters import (
     Call,

@@ -28,10 +28,13 @@ def find_request(
 ) -> Requested | None:
     """Return what a parameter requests by its annotation; None if its default is used.
 
+    A parameter without a type requests the bus if it is the first one after the message, and its
+    name is `bus`, `_bus` or `_`.
+
     Args:
         function: the function that has the parameter.
         parameter: the parameter.
-        position: the index of the parameter, without the parameter for the message.
+        position: the index of the parameter; the parameter for the message does not count.
         offer: the values that the function can request.
 
     Raises:
@@ -57,7 +60,9 @@ def find_request(
 def _requested_by_annotation(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Requested | None:
-    """Return what an annotation requests, or None; the type None in a union is ignored.
+    """Return what an annotation requests; None if nothing fits.
+
+    A union requests a value if exactly one value fits its types; the type None is ignored.
 
     Args:
         function: the function that has the parameter.
@@ -103,7 +108,12 @@ def _no_value(
 def _requested_by_type(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, offer: Offer
 ) -> Requested | None:
-    """Return what a type requests; None if there is no value of this type."""
+    """Return what a type requests; None if there is no value of this type.
+
+    Raises:
+        Unfit: a function of this kind cannot request the value, or several resources have the type.
+
+    """
     named = getattr(kind, ASKED_FOR, None) if isinstance(kind, type) else None
     if isinstance(named, str):
         if named in offer.names:

@@ -1,4 +1,4 @@
-"""The parameters of a function, found once by their annotations."""
+"""What the parameters of a function request; the annotations are evaluated once."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ from feedbus.handling.parameters.resource_functions import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-# Gets the values of one call, and returns the argument of one parameter.
+# Called with a Given, or with the values for a resource; returns the argument of one parameter.
 Source = Callable[[Any], Any]
+# Called with the first argument of a function and a Given; calls the function.
 Call = Callable[[Any, Given], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the parameters of a function request: given values, by their names, and resources.
+    """What the parameters of a function request: resources, and other values by their names.
 
     Attributes:
-        positions: the values that are passed by position, in order.
-        keywords: maps the name of a parameter to the value that is passed by this name.
+        positions: what the arguments request that are passed by position, in order.
+        keywords: maps the name of a parameter to what it requests, for arguments that are passed by
+            name.
 
     """
 
@@ -50,16 +52,18 @@ class Parameters:
 
     @classmethod
     def of(cls, function: Callable[..., object], offer: Offer, *, first: str = "") -> Parameters:
-        """Return the parameters of a function.
+        """Return what the parameters of a function request.
 
         Args:
-            function: a handler, a resource, or a class.
-            offer: the values that it can request.
-            first: what its first parameter gets instead of a resource or an offered value, such as
-                "the message"; "" if there is no such parameter.
+            function: a handler, a dead handler, the function of a resource, or a class.
+            offer: the values that the parameters can request, in addition to resources.
+            first: a description of the argument that the caller passes as the first one, such as
+                "the message". The first parameter is then left out. "" if there is no such
+                argument.
 
         Raises:
-            Unfit: a parameter without a default requests an unknown value.
+            Unfit: a parameter without a default requests an unknown value, or there is no first
+                parameter for the described argument.
 
         """
         try:
@@ -90,7 +94,7 @@ class Parameters:
 
     @property
     def wants(self) -> Iterator[Requested]:
-        """All values that the parameters request."""
+        """What the parameters request; a value can occur twice."""
         yield from self.positions
         yield from self.keywords.values()
 
@@ -99,11 +103,13 @@ class Parameters:
         return name in self.wants
 
     def resources(self, asking: tuple[Resource, ...] = ()) -> list[Resource]:
-        """Return the needed resources; each comes after the resources that it needs.
+        """Return the requested resources, and the resources that these need, without repetition.
+
+        Each resource comes after the resources that it needs.
 
         Args:
-            asking: a chain of resources, of which each requests the next; the last one has these
-                parameters.
+            asking: for the recursive calls: a chain of resources, of which each requests the next.
+                The last one has these parameters.
 
         Raises:
             Unfit: a resource requests an unknown value, or itself.
@@ -124,13 +130,13 @@ class Parameters:
     def sources(
         self, value_of: Callable[[Resource], Source]
     ) -> tuple[list[Source], dict[str, Source]]:
-        """Return, for each parameter, a function that returns its argument from a Given.
+        """Return a Source for each parameter.
 
         Args:
-            value_of: returns the function for a resource.
+            value_of: returns the Source for the value of a resource.
 
         Returns:
-            The functions of the arguments that are passed by position, and the functions of the
+            The Sources of the arguments that are passed by position, and the Sources of the
             arguments that are passed by name.
 
         """
@@ -144,14 +150,11 @@ class Parameters:
     def call_of(
         self, function: Callable[..., object], value_of: Callable[[Resource], Source]
     ) -> Call:
-        """Return a callable that calls a function with its first argument and its parameters.
+        """Return a Call that calls a function with its first argument and its other arguments.
 
         Args:
-            function: the function.
+            function: the function with these parameters.
             value_of: see sources().
-
-        Returns:
-            The callable. Its arguments are the first argument of the function and a Given.
 
         """
         if not self.keywords:
@@ -174,15 +177,15 @@ def _refuse_bus(
     """Raise Unfit if the first parameter is for the bus instead of the message.
 
     Args:
-        function: a handler.
-        parameters: its parameters.
+        function: a handler or a dead handler.
+        parameters: all parameters of the function.
         first: what the first parameter gets, such as "the message".
 
     """
     name, written = parameters[0].name, parameters[0].annotation
     try:
         found = annotation(function, name, written)
-    except Unresolved:  # the type of the record is not evaluated here
+    except Unresolved:  # row_type() reports it, if the type is needed
         return
     if getattr(found, ASKED_FOR, None) == BUS:
         got = f"has '{name}: {shown(found)}' as its first parameter"
@@ -194,7 +197,7 @@ def _refuse_bus(
 
 
 def of_resource(resource: Resource) -> Parameters:
-    """Return the parameters of a resource."""
+    """Return what the parameters of a resource's function request."""
     return Parameters.of(resource.function, OPENING)
 
 
@@ -208,7 +211,7 @@ def refuse_async_resources(function: Callable[..., object], parameters: Paramete
 
 
 def check_result(function: Callable[..., object]) -> None:
-    """Raise Unfit for a handler whose return annotation is not None."""
+    """Raise Unfit if the return annotation of a handler names the type of a value."""
     try:
         written = inspect.signature(function).return_annotation
         found = annotation(function, "return", written)

@@ -34,7 +34,7 @@ class Given:
 
         Args:
             bus: collects what the handler publishes.
-            session: the session of the store's transaction; None if there is none.
+            session: the session of the store's transaction; None if there is no transaction.
             records: the Records that are handled; a single record is a batch of one.
 
         """
@@ -58,7 +58,7 @@ class GivenDeadLetter(Given):
 
         Args:
             bus: collects what the dead handler publishes.
-            session: the session of the store's transaction; None if there is none.
+            session: the session of the store's transaction; None if there is no transaction.
             records: Records with the failed record.
             dead_letter: the DeadLetter.
 
@@ -72,9 +72,10 @@ class Offer:
     """The values that functions of one kind can request, in addition to resources.
 
     Attributes:
-        names: the names of the given values.
-        session_type: the type of the store's session; None if there is none.
-        refused: maps the name of a value that cannot be requested to the advice in the error.
+        names: the names of the values, such as BUS. The session is not among them.
+        session_type: the type of the store's session; None if there is no store.
+        refused: maps the name of a value that functions of this kind cannot request to the text
+            of the error that says what to write instead.
 
     """
 
@@ -87,7 +88,7 @@ class Offer:
         """Return the values that a handler can request.
 
         Args:
-            session_type: the type of the store's session; None if there is none.
+            session_type: the type of the store's session; None if there is no store.
             batch: whether the handler takes Records.
 
         """
@@ -103,10 +104,10 @@ class Offer:
 
     @property
     def expected(self) -> str:
-        """The values that can be requested, as a text for errors."""
+        """The values that can be requested, also resources, as a text for errors."""
         sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
         shown = [*(SHOWN[name] for name in self.names), *sessions, "the value of a resource"]
         return f"{', '.join(shown)}, or a default"
 
 
-OPENING = Offer((TOPOLOGY,))  # for resources and constructors of middleware
+OPENING = Offer((TOPOLOGY,))  # for functions of resources, and constructors of middleware

@@ -78,7 +78,7 @@ class Resource:
         return found
 
     def fits(self, wanted: Any) -> bool:
-        """Whether the value of the resource is of the given type."""
+        """Whether the value of the resource has the given type, or a subclass of it."""
         provided = self.provides()
         if provided == wanted:
             return True
@@ -102,7 +102,7 @@ def resource(function: Function) -> Function:
 
     The function is called once in each process that needs the resource, before the first message is
     handled. A generator continues after its yield when the process ends. The parameters of the
-    function are found by their annotations: other resources, and the Topology.
+    function can request other resources and the Topology, by their annotations.
 
     Raises:
         Unfit: the object is not a function.
@@ -127,7 +127,7 @@ def declared(found: object) -> Resource | None:
 def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
     """Return the resources of a module whose value has the given type.
 
-    If a resource has exactly this type, resources with a subclass of it are left out.
+    If at least one resource has exactly this type, resources with a subclass of it are left out.
 
     Args:
         names: the names of the module, with their objects.
