@@ -13,6 +13,11 @@ class Attributes(Mapping[str, Sequence[Any]]):
     """Maps attribute names to lists with one value for each instance.
 
     Each access reads the attribute of all instances.
+
+    Attributes:
+        instances: the records.
+        names: the names of the attributes that every instance has.
+
     """
 
     instances: Sequence[Any]
@@ -38,7 +43,10 @@ class Attributes(Mapping[str, Sequence[Any]]):
 
 
 def attributes_of(instance: object) -> Sequence[str]:
-    """Return the field names of an instance of a dataclass, Struct or pydantic model."""
+    """Return the field names of an instance of a dataclass, Struct or pydantic model.
+
+    For any other object, return the names of its attributes.
+    """
     kind = type(instance)
     for attribute in ("__pydantic_fields__", "__struct_fields__", "__dataclass_fields__"):
         if hasattr(kind, attribute):

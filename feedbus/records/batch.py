@@ -14,19 +14,19 @@ from feedbus.records.ids import Ids, pick
 from feedbus.records.message import Message
 from feedbus.records.published_parts import PartPublisher
 
-SMALL_CHUNK = 8  # with fewer records per chunk on average, access by record is faster
-LARGE_BATCH = 100  # a chunk with at least this many records is published separately
+SMALL_CHUNK = 8  # with fewer records per chunk on average, access by record is faster than by chunk
+LARGE_BATCH = 100  # at least this many records of a chunk are published as a part of their own
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The records of one message; equal fields are stored once, other fields as columns.
+    """The records of one message; values that all records share are stored once, others by column.
 
     Attributes:
         ids: the message id of each record.
-        shared: maps each field to the value that all records have.
-        columns: maps each field to a list with one value per record.
-        rows: a list with one item for each record: its index in the message that contained it.
+        shared: maps each of these fields to the value that all records have.
+        columns: maps each of the other fields to a list with one value per record.
+        rows: a list with one item for each record: the index of the record in its message.
         make: creates a record from its fields; None if a record is the dict of its fields.
         instances: the records, if they were loaded one by one, otherwise None.
 
@@ -44,7 +44,7 @@ class Chunk:
         return len(self.ids)
 
     def column(self, name: str) -> Iterable[Any]:
-        """Return the value of a field for each record; raise KeyError if it is missing."""
+        """Return the value of a field for each record; raise KeyError if there is no such field."""
         if name in self.columns:
             return self.columns[name]
         return repeat(self.shared[name], len(self))
@@ -86,7 +86,7 @@ class Batch:
         chunks: the records, grouped by the message that contained them.
         verdicts: maps the index of a record to its verdict.
         publisher: receives the messages that are published; None if nothing can be published.
-        origins: maps the number of a chunk to its delivery; empty without deliveries.
+        origins: the delivery of each chunk, in the order of the chunks; empty without deliveries.
         starts: the index of each chunk's first record; the last item is the number of records.
 
     """
@@ -96,10 +96,10 @@ class Batch:
     origins: Sequence[Origin] = ()
     verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
     starts: Sequence[int] = ()
-    _columns: dict[str, Sequence[Any]] = field(default_factory=dict)
+    _columns: dict[str, Sequence[Any]] = field(default_factory=dict)  # the results of column()
 
     def __post_init__(self) -> None:
-        """Count the records."""
+        """Compute `starts`."""
         self.starts = list(accumulate(map(len, self.chunks), initial=0))
 
     def __len__(self) -> int:
@@ -107,28 +107,28 @@ class Batch:
         return self.starts[-1]
 
     def find(self, index: int) -> tuple[int, int]:
-        """Return the number of the chunk that has a record, and the index of the record in it."""
+        """Return the number of a record's chunk, and the index of the record in the chunk."""
         number = bisect_right(self.starts, index) - 1
         return number, index - self.starts[number]
 
     def message(self, index: int) -> Message:
         """Return the message of the record at an index."""
-        number, row = self.find(index)
+        number, index_in_chunk = self.find(index)
         chunk = self.chunks[number]
         if self.origins:
-            return self.origins[number].message(chunk.rows[row])
-        return Message(message_id=chunk.ids[row])
+            return self.origins[number].message(chunk.rows[index_in_chunk])
+        return Message(message_id=chunk.ids[index_in_chunk])
 
     def row(self, index: int) -> Any:
         """Return the record at an index."""
-        number, row = self.find(index)
-        return self.chunks[number].row(row)
+        number, index_in_chunk = self.find(index)
+        return self.chunks[number].row(index_in_chunk)
 
     def column(self, name: str) -> Sequence[Any]:
         """Return the values of a field, one per record; the caller must not change the list.
 
         Raises:
-            KeyError: a record has no such field; the error lists the existing fields.
+            KeyError: a record has no such field; the error lists the fields of the record.
 
         """
         cached = self._columns.get(name)
@@ -142,7 +142,7 @@ class Batch:
         return cached
 
     def check(self, *names: str) -> None:
-        """Raise KeyError if a record lacks one of the named fields; the error lists its fields."""
+        """Raise KeyError if a record lacks one of the named fields; see column()."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -159,7 +159,7 @@ class Batch:
         """Return the values of a field for the records at these ascending indexes; see column()."""
         if not indexes:
             return ()
-        if isinstance(indexes, range):  # if all are in one chunk, only its column is needed
+        if isinstance(indexes, range):  # if one chunk has all the records, its column is enough
             number, start = self.find(indexes.start)
             chunk = self.chunks[number]
             if start + len(indexes) <= len(chunk) and name in chunk.columns:
@@ -175,29 +175,30 @@ class Batch:
     def segments(
         self, indexes: Sequence[int], names: Iterable[str]
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Split records, in order, into runs.
+        """Split records, in order, into runs; the caller publishes each run as one part.
 
-        The records of a large chunk are a run of their own if they share one of the given fields.
+        Records of one chunk are a run of their own if they are at least LARGE_BATCH, and one of the
+        given fields is in `shared` of the chunk. The part then contains its value only once.
 
         Args:
             indexes: the indexes of the records, ascending.
             names: the names of fields.
 
         Yields:
-            (shared fields of the chunk, indexes of the records) for a run of one chunk. For any
-            other run, the mapping is empty.
+            A mapping and the indexes of the records of a run. For a run of one large chunk, the
+            mapping has the shared fields of the chunk. For any other run, it is empty.
 
         """
-        done = 0
+        yielded = 0
         for chunk, extent in self.extents():
             if len(chunk) < LARGE_BATCH or chunk.shared.keys().isdisjoint(names):
                 continue
-            first = bisect_left(indexes, extent.start, done)
+            first = bisect_left(indexes, extent.start, yielded)
             end = bisect_left(indexes, extent.stop, first)
             if end - first >= LARGE_BATCH:
-                if done < first:
-                    yield {}, indexes[done:first]
+                if yielded < first:
+                    yield {}, indexes[yielded:first]
                 yield chunk.shared, indexes[first:end]
-                done = end
-        if done < len(indexes):
-            yield {}, indexes[done:]
+                yielded = end
+        if yielded < len(indexes):
+            yield {}, indexes[yielded:]

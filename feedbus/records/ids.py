@@ -73,21 +73,24 @@ class Ids(Sequence[str]):
 
 
 def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
-    """Return the ordinals of some of a record's children: of the messages that the record causes.
+    """Return the ordinals of some children of a record: of messages that the record causes.
 
     The children of a record are numbered from 0. Child 0 has the ordinal `2 * ordinal`. Child n has
-    the ordinal `2 * (ordinal + n * step) + 1`. The step is 2**32 for an ordinal below 2**32, else
-    the lowest power of 2**32 above the ordinal. So different children have different ordinals, also
-    if their parents are different: the ordinal of child 0 is even. For another child, halve the
-    ordinal, and write it in digits of 32 bits. Then the highest digit is n, and the other digits
-    are the ordinal of the parent.
+    the ordinal `2 * (ordinal + n * step) + 1`. The step is 2**32 for an ordinal below 2**32. For a
+    larger ordinal, it is the lowest power of 2**32 above the ordinal.
 
     Example: the children of record 5 have the ordinals 10, 11 + 2**33, 11 + 2 * 2**33, and so on.
 
+    Two children never have the same ordinal, even if they have different parents. The reason: the
+    ordinal of a child determines n and the ordinal of the parent. If the child's ordinal is even, n
+    is 0, and the parent's ordinal is half of it. If it is odd, halve it, round down, and write the
+    result in digits of 32 bits. Then the highest digit is n, and the other digits are the ordinal
+    of the parent.
+
     Args:
         ordinal: the ordinal of the record.
-        first: the number of the first child, below 2**32.
-        count: the number of children.
+        first: the number of the first of these children, below 2**32.
+        count: the number of these children.
 
     """
     if not first and count:

@@ -17,8 +17,9 @@ from feedbus.records.payloads import (
 )
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
-MAX_EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as separate messages
-ORIGIN_BYTES = 150  # limit for an origin: together with an ordinal, it is a message id
+MAX_EXPANDED_BYTES = 256 * 1024 * 1024  # limit for all records of a pack, as plain messages
+# The limit for an origin. With an ordinal, it is a message id, which AMQP limits to 255 bytes.
+ORIGIN_BYTES = 150
 NAME_CHARACTERS = 60  # limit for a name in the text of an error
 KINDS: Mapping[type, str] = {dict: "a JSON object", list: "a list"}
 
@@ -102,7 +103,10 @@ class Pack:
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body of the pack; routing keys that a column contains are not stored again."""
+        """Return the body of the pack.
+
+        If a column contains the routing keys, the body has only the name of the column as `keys`.
+        """
         origins, origin_indexes = _distinct_origins(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
@@ -123,7 +127,10 @@ class Pack:
 
 
 def _distinct_origins(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the different origins and, if there are several, the index of each record's origin."""
+    """Return the different origins, and a list with the index of each record's origin.
+
+    The list is empty if there is one origin.
+    """
     if isinstance(origins, str):
         return [origins], []
     indexes = {origin: index for index, origin in enumerate(dict.fromkeys(origins))}
@@ -146,18 +153,18 @@ def decode(
     key: str,
     content_encoding: object = None,
 ) -> Pack:
-    """Return the records in a message's body; each can be published as a plain message.
+    """Return the records in a message's body, and check that each can become a plain message.
 
     Args:
         body: the bytes of the message.
         content_type: PACK for a pack; a body of any other type is read as one JSON object.
-        message_id: the id of a plain message.
-        key: the routing key of a plain message.
+        message_id: the id of the record, if the message is a plain message.
+        key: the routing key of the record, if the message is a plain message.
         content_encoding: the property of the message: the encoding of the body's text.
 
     Raises:
         InvalidBody: the body does not match its content type, or its records cannot be published
-            one by one, because they are too many or too large, or have invalid routing keys or ids.
+            one by one: they are too large together, or have invalid routing keys or ids.
 
     """
     payload = decode_payload(body, content_encoding)
@@ -175,6 +182,9 @@ def decode(
 
 def expands_too_far(body_bytes: int, pack: Pack) -> bool:
     """Whether the records of a pack would have more than MAX_EXPANDED_BYTES as plain messages.
+
+    Each plain message would repeat the shared fields. So their size is multiplied by the number of
+    records. The other fields are not counted, because they have about the same size in the pack.
 
     Args:
         body_bytes: the size of the pack's body.
@@ -262,6 +272,19 @@ def _check_integers(where: str, numbers: list[Any], limit: int) -> None:
 def _keys_or_column(
     payload: Mapping[str, Any], columns: Mapping[str, list[Any]], count: int
 ) -> list[str] | str:
+    """Return the routing key of each record, or the name of the column that contains them.
+
+    A body can have a single key for all records. A column without values gives an empty list.
+
+    Args:
+        payload: the decoded body of a pack.
+        columns: the columns of the pack.
+        count: the number of records.
+
+    Raises:
+        ValueError: there is no such column, or a key is not valid.
+
+    """
     keys = payload.get("keys")
     if isinstance(keys, str):
         if keys not in columns:
@@ -277,9 +300,9 @@ def _keys_or_column(
 
 
 def _short_numbers(column: list[Any]) -> bool:
-    """Whether all values of a column are integers that are short as text.
+    """Whether all values of a column are numbers whose texts are short.
 
-    Most columns of routing keys are. They need no further check.
+    Most columns of routing keys contain such numbers. They need no further check.
     """
     try:
         short: bool = min(column) >= -MAX_ORDINAL and max(column) <= MAX_ORDINAL

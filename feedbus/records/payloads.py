@@ -1,6 +1,6 @@
 """The payload of one record: a JSON object within limits, so that it can be encoded again.
 
-Mappings can be published, and instances of the classes that handlers get as records.
+A program can publish a mapping, or an instance of a class that handlers get as records.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 200  # limit of nesting; a payload with more levels can be read, but perhaps not written
-ERROR_CHARACTERS = 200
-SIMPLE = frozenset({str, int, bool, type(None)})  # all JSON libraries write them in the same way
-# The usual names of encodings. Python knows more, but some need seconds for a thousand characters.
+ERROR_CHARACTERS = 200  # limit for a text of the message in an error
+# The types whose values all JSON libraries write in the same way.
+SIMPLE = frozenset({str, int, bool, type(None)})
+# The usual names of encodings. Python knows more, but decoding a thousand characters can take
+# seconds with some of them.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
     **{name: name for name in ("utf-7", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le")},
@@ -71,7 +73,8 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
         fields_of_model = serializer.to_python(payload, mode="json", by_alias=True)
     elif hasattr(payload, "__dataclass_fields__") or hasattr(payload, "__struct_fields__"):
         if hasattr(payload, "__dataclass_fields__"):
-            # msgspec itself leaves out fields that have their default from the class.
+            # If the instance has no value of its own for a field, getattr() returns the default in
+            # the class. msgspec would leave out this field.
             names = [field.name for field in fields(payload)]
             payload = {name: getattr(payload, name) for name in names if hasattr(payload, name)}
         fields_of_model = msgspec.to_builtins(payload, str_keys=True)
@@ -81,7 +84,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable_field(payload: Mapping[str, Any]) -> str:
-    """Return the text of an error: the first field that JSON cannot represent; "" if none."""
+    """Return an error text for the first field that JSON cannot represent; "" if there is none."""
     for name, value in payload.items():
         reason = _why_not_encodable(value, str(name), 0)
         if reason:
@@ -115,9 +118,10 @@ _write_simple = msgspec.json.Encoder().encode
 
 
 def encode_simple(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON of dicts, lists and simple values, by msgspec.
+    """Return compact JSON of dicts, lists and values of the types SIMPLE, by msgspec.
 
-    For other values, msgspec writes unexpected JSON, for example null for NaN.
+    The payload must not contain other values. For some of them, msgspec writes unexpected JSON, for
+    example null for NaN.
     """
     try:
         return _write_simple(payload)
@@ -148,7 +152,8 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
             unknown encoding are treated as UTF-8.
 
     Raises:
-        InvalidBody: the body is not a JSON object; the error names the type that was found.
+        InvalidBody: the body is not a JSON object, is larger than BODY_LIMIT_BYTES, or has more
+            than MAX_DEPTH levels.
 
     """
     if content_encoding and content_encoding != "utf-8":
@@ -168,10 +173,12 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
 
 
 def _read_slowly(body: bytes) -> Any:
-    """Return the object in a body that msgspec cannot read, such as one with a byte order mark.
+    """Return the JSON value in a body that msgspec cannot read.
+
+    For example, the body may contain half of a surrogate pair as an escape.
 
     Raises:
-        InvalidBody: the body cannot be read.
+        InvalidBody: Python cannot read the body either; the error says why.
 
     """
     try:
@@ -206,7 +213,12 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 
 
 def _utf8(body: bytes, content_encoding: object) -> bytes:
-    """Return a body's text in UTF-8; an unknown encoding is treated as UTF-8."""
+    """Return a body's text in UTF-8; with an unknown encoding, return the body unchanged.
+
+    Raises:
+        InvalidBody: the body is not text in its encoding.
+
+    """
     codec = ENCODINGS.get(str(content_encoding).lower().replace("_", "-"))
     if codec is None or len(body) > BODY_LIMIT_BYTES:
         return body
@@ -222,7 +234,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _finite(digits: str) -> float:
-    """Raise ValueError for numbers that Python reads as infinite: JSON cannot contain them."""
+    """Return the number; raise ValueError if Python reads it as infinity, which JSON lacks."""
     number = float(digits)
     if math.isinf(number):
         msg = f"{digits[:20]} is too large a number"

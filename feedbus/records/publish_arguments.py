@@ -29,10 +29,10 @@ def without_key(exchange: str, *, has_shards: bool) -> str:
 
     Args:
         exchange: the name of the exchange.
-        has_shards: whether it is a hash exchange.
+        has_shards: whether the exchange has shards.
 
     Raises:
-        UsageError: the exchange has shards. All these messages would go to the same shard.
+        UsageError: the exchange has shards. Without keys, one shard would get all messages.
 
     """
     if has_shards:
@@ -64,7 +64,15 @@ def check_record(
 
 
 def _as_mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
-    """Return a payload as a mapping, or raise TypeError; see check_record()."""
+    """Return a payload as a mapping, or raise TypeError; see check_record().
+
+    Args:
+        name: the name of the argument, for the text of an error.
+        payload: the payload.
+        key: the argument after the payload; if it is a payload, the two may be swapped.
+        hint: what to do; it ends the text of an error for which no other advice is known.
+
+    """
     try:
         mapping = mapping_of(payload)
     except (TypeError, ValueError, RecursionError) as error:
@@ -103,8 +111,8 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
     """Return (payload, key) pairs in which each payload is converted to a mapping.
 
     Args:
-        pairs: the pairs; some of their payloads are not mappings.
-        first: the index of the first pair in the caller's argument.
+        pairs: the pairs that publish_many() got, or some of them.
+        first: the index of the first of them in the argument of publish_many(), for errors.
 
     Raises:
         TypeError: see check_record().

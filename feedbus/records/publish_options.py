@@ -1,4 +1,4 @@
-"""Check the options of publish()."""
+"""Check the options of publish(): headers, priority, expires and delay."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def _priority(priority: object) -> int | None:
 
 
 def _milliseconds(name: str, given: object, max_seconds: float = LONGEST_SECONDS) -> int | None:
-    """Return a duration in milliseconds, at least 1; None if None was given.
+    """Return a duration in milliseconds, rounded up to an integer; None if None was given.
 
     Args:
         name: the name of the option, for the text of an error.
-        given: a text such as "30s", or seconds.
+        given: a text such as "30s", or a number of seconds.
         max_seconds: the longest valid duration.
 
     """

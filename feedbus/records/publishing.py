@@ -15,12 +15,12 @@ from feedbus.wrong_argument import refuse
 
 
 class PublishingRecords:
-    """The publishing methods of Records, by the indexes of the records in their batch."""
+    """The publishing methods of Records."""
 
     __slots__ = ("_batch", "_indexes")
 
-    _batch: Batch
-    _indexes: Sequence[int]
+    _batch: Batch  # contains the records; Records sets it
+    _indexes: Sequence[int]  # the indexes of the records in the batch, ascending
 
     def publish(
         self,
@@ -37,7 +37,7 @@ class PublishingRecords:
         Args:
             exchange: the name of the exchange in topology.toml.
             key: the routing key of all messages, or a list with one for each. An exchange with
-                shards needs one.
+                shards needs a key.
             key_column: instead of key, the name in `columns` of the field that contains the routing
                 keys.
             columns: the fields that differ between the messages. It maps the name of a message's
@@ -50,14 +50,16 @@ class PublishingRecords:
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: the length of a list is not the number of records.
+            KeyError: a record has no field of a name in `columns`.
+            UsageError: the length of a list is not the number of records, a key is missing, or
+                these Records have no bus.
 
         """
         check_fields(columns, shared)
         given_columns, given_shared, split = columns or {}, shared or {}, isinstance(key, str)
         named = {field: name for field, name in given_columns.items() if isinstance(name, str)}
         lists = {field: each for field, each in given_columns.items() if not isinstance(each, str)}
-        split = split and not lists  # a list has a value for every record
+        split = split and not lists  # a list is for all records, so they stay in one part
         names = [name for field, name in named.items() if split and field != key_column]
         for common, indexes in self._batch.segments(self._indexes, names):
             shared_once = {
@@ -88,9 +90,10 @@ class PublishingRecords:
     ) -> int:
         """Publish many messages that this one record causes, and return their number.
 
-        A handler that reads its data in parts can call it once for each part. Small parts, also
-        parts of different records, are joined into packs. On a queue with `stream = true`, messages
-        are sent during the call, so little memory is used.
+        A handler that reads its data piece by piece can call this method once for each piece. The
+        messages of several calls are joined into packs, also if different records cause them. On a
+        queue with `stream = true`, feedbus sends messages before the handler returns, so the
+        handler needs little memory.
 
         Args:
             exchange: the name of the exchange in topology.toml.
@@ -98,14 +101,16 @@ class PublishingRecords:
                 the name of a field of the record. In the second case, all messages get the value
                 of this field. At least one column is a list.
             key: the routing key of all messages, or a list with one for each. An exchange with
-                shards needs one.
+                shards needs a key.
             key_column: instead of key, the name in `columns` of the field that contains the routing
                 keys.
             shared: the fields that are the same in all messages.
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: this object has several records or none, or lists differ in length.
+            KeyError: a record has no field of a name in `columns`.
+            UsageError: this object has several records or none, there is no list, lists differ in
+                length, or a key is missing.
 
         """
         check_fields(columns, shared)
@@ -128,7 +133,7 @@ class PublishingRecords:
         """Publish (payload, routing key) pairs that this one record causes; return their number.
 
         Raises:
-            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
+            TypeError: a payload or a key has a wrong type.
             UsageError: this object has several records, or none.
 
         """
@@ -142,6 +147,7 @@ class PublishingRecords:
         return count
 
     def _only(self, method: str) -> int:
+        """Return the index of the only record; raise UsageError if there are several, or none."""
         if len(self._indexes) != 1:
             msg = (
                 f"{method}: expected Records with exactly one record, the cause of the messages,"

@@ -9,7 +9,8 @@ from typing import Any
 
 from feedbus.wrong_argument import refuse
 
-RAW = "feedbus-raw"  # the only field of such a payload within feedbus and in the outbox
+# Within feedbus and in the outbox, such a payload is a mapping with this single field.
+RAW = "feedbus-raw"
 BASE64 = "base64"
 
 
@@ -25,7 +26,10 @@ class Raw:
             refuse("value", "str or bytes", self.value)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return the content as a mapping that JSON can represent, with the field RAW."""
+        """Return the content as a mapping that JSON can represent, with the single field RAW.
+
+        Its value is the text, or for bytes a mapping with their base64 form.
+        """
         value = self.value
         return {
             RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}

@@ -30,8 +30,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     """The records of a batch, validated and loaded, in the order of their deliveries.
 
     A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
-    singles() return some of them, also as Records. Messages that Records publish are caused by
-    these records, and a verdict on Records applies only to these records.
+    singles() return some of these records, also as Records. A method that publishes, or that sets a
+    verdict, applies only to the records of its own object.
 
         @handler(batch=True)
         def ship(orders: Records[Order]) -> None:
@@ -65,7 +65,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         *,
         bus: PartPublisher | None = None,
     ) -> Records[Row]:
-        """Create a batch of loaded records, for tests and for callers without a broker.
+        """Create Records from loaded records, for tests and for callers without a broker.
 
         Args:
             rows: one dict or instance per record.
@@ -73,9 +73,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             bus: receives the published messages, such as a feedbus.testing.RecordingBus.
 
         """
-        names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
-        pairs = zip(names, rows, strict=True)
-        records: Records[Row] = cls([_chunk(Ids(name, None), row) for name, row in pairs])
+        message_ids = ids if ids is not None else [f"record-{row}" for row in range(len(rows))]
+        pairs = zip(message_ids, rows, strict=True)
+        records: Records[Row] = cls([_chunk(Ids(each, None), row) for each, row in pairs])
         if bus is not None:
             records.bind(bus)
         return records
@@ -124,7 +124,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return [self._batch.message(index) for index in self._indexes]
 
     def column(self, name: str) -> list[Any]:
-        """Return one field of every record, in a list that the caller may change.
+        """Return the value of a field for every record, in a list that the caller may change.
 
         Raises:
             KeyError: a record of the batch has no such field.
@@ -210,29 +210,31 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 reason of a record.
 
         """
-        self._settle(Reject, reason)
+        self._set_verdicts(Reject, reason)
 
     def drop(self, reason: str | Callable[[Row], str]) -> None:
-        """Acknowledge and count these records, because they are no longer needed.
+        """Acknowledge these records when the handler returns, because they are no longer needed.
+
+        feedbus counts them as dropped.
 
         Args:
             reason: the reason for the log; or a function that returns the reason of a record.
 
         """
-        self._settle(Drop, reason)
+        self._set_verdicts(Drop, reason)
 
     def retry(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Handle these records again later.
+        """Handle these records again after a delay, which begins when the handler returns.
 
         Args:
             reason: the reason for the log and for the headers of the message.
-            after_seconds: how long to wait; by default the next delay of the queue's retry policy.
+            after_seconds: the delay; by default the next delay of the queue's retry policy.
 
         """
         verdict = Retry(reason, after_seconds=after_seconds)
         self._batch.verdicts.update(dict.fromkeys(self._indexes, verdict))
 
-    def _settle(self, kind: type[Drop | Reject], reason: str | Callable[[Row], str]) -> None:
+    def _set_verdicts(self, kind: type[Drop | Reject], reason: str | Callable[[Row], str]) -> None:
         verdicts = self._batch.verdicts
         if isinstance(reason, str):
             verdicts.update(dict.fromkeys(self._indexes, kind(reason)))
@@ -242,7 +244,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
-        """The verdicts so far, by index in the batch; records without one are acknowledged."""
+        """The verdicts so far, by index in the batch; records without verdict are acknowledged."""
         return self._batch.verdicts
 
     # only for the framework
@@ -262,26 +264,24 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         chunks: list[Chunk] = []
         origins: list[Origin] = []
         for number, chunk in enumerate(self._batch.chunks):
-            kept_rows = []
-            for index, name in enumerate(chunk.ids):
-                if name in wanted_ids:
-                    wanted_ids.discard(name)  # the batch may contain a message twice
-                    kept_rows.append(index)
-            if kept_rows:
-                chunks.append(chunk.select(kept_rows))
+            kept_indexes = []
+            for index, message_id in enumerate(chunk.ids):
+                if message_id in wanted_ids:
+                    wanted_ids.discard(message_id)  # the batch may contain a message twice
+                    kept_indexes.append(index)
+            if kept_indexes:
+                chunks.append(chunk.select(kept_indexes))
                 origins += self._batch.origins[number : number + 1]
         return Records(chunks, origins)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
         """Return a new batch of the records at these ascending indexes of this batch."""
-        rows_by_chunk: dict[int, list[int]] = {}
+        by_chunk: dict[int, list[int]] = {}
         for index in indexes:
-            number, row = self._batch.find(index)
-            rows_by_chunk.setdefault(number, []).append(row)
-        chunks = [self._batch.chunks[number].select(rows) for number, rows in rows_by_chunk.items()]
-        origins = [
-            each for number in rows_by_chunk for each in self._batch.origins[number : number + 1]
-        ]
+            number, index_in_chunk = self._batch.find(index)
+            by_chunk.setdefault(number, []).append(index_in_chunk)
+        chunks = [self._batch.chunks[number].select(each) for number, each in by_chunk.items()]
+        origins = [each for number in by_chunk for each in self._batch.origins[number : number + 1]]
         return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:

@@ -1,4 +1,7 @@
-"""Select and group the records of a batch by their fields; shared values are checked once."""
+"""Select and group the records of a batch by their fields.
+
+A value that all records of a chunk share is checked once for the chunk.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition
 
     Args:
         batch: the batch of the records.
-        indexes: the indexes of the records to choose from.
+        indexes: the indexes of the records to choose from, ascending.
         name: the name of the field.
         condition: a function that gets values. It returns for each value whether the condition is
             true.
@@ -42,7 +45,7 @@ def group(
 
     Args:
         batch: the batch of the records.
-        indexes: the indexes of the records to group.
+        indexes: the indexes of the records to group, ascending.
         names: the names of the fields.
 
     Returns:
