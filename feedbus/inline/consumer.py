@@ -42,14 +42,14 @@ class InlineConsumer:
         Args:
             topology: the topology of the system.
             consumer: the consumer.
-            handlers: the handlers of its queue.
+            handlers: the handlers of the consumer's queue.
             sender: publishes the messages of the handlers.
             metrics: counts the deliveries.
             store: the store in whose transactions handlers run.
             resources: the objects that handlers share.
             clock: determines when retries are due.
-            connection: a connection to the broker of the system, for all consumers.
-            queue: the name of the queue on the broker.
+            connection: the connection of all consumers to the broker of the system.
+            queue: the name of the consumer's queue on the broker.
 
         """
         self._consumer = consumer
@@ -80,6 +80,7 @@ class InlineConsumer:
         self._channel.basic_consume(queue, consumer_tag=consumer.name, callback=self._on_message)
 
     def _subscribe_waiting(self) -> None:
+        """Read the waiting queue, in which failed records wait, if the queue has one."""
         if self._waiting is not None:
             self._waiting.open(self._connection, self._queue, self._consumer.name, lambda _: None)
 
@@ -91,10 +92,9 @@ class InlineConsumer:
         return (bool(self._buffer) and not self._full()) or self.seconds_until_due() <= 0
 
     def seconds_until_due(self) -> float:
-        """Return the seconds until a record of the waiting queue may run; infinity if none waits.
+        """Return the seconds until a record of the waiting queue is due; infinity if none waits.
 
-        Such a record has failed and waits for its next attempt, or waits for an earlier record of
-        its key.
+        The waiting queue has the failed records, and the later records of their keys.
         """
         return self._waiting.seconds_until_due() if self._waiting is not None else math.inf
 
@@ -110,19 +110,23 @@ class InlineConsumer:
         return self._consumer.queue
 
     def _full(self) -> bool:
+        """Whether `waiting_limit` is reached: then only waiting records are handled."""
         return self._waiting is not None and self._waiting.has_reached_limit()
 
     def handle(self) -> int:
         """Handle one batch and settle it; return the number of its deliveries.
 
+        Records of the waiting queue that are due come first. Call this method only if this object
+        is true: then there is a batch.
+
         Raises:
-            Outage: the handler or the store raised it, or a resource cannot be opened; all
-                deliveries return to the queue.
+            Outage: the handler or the store raised it, or a resource cannot be opened. All
+                deliveries of this consumer return to their queues, and arrive again.
 
         """
         size = self._consumer.queue.batch.size
         batch = self._waiting.take(size, lambda _: False) if self._waiting is not None else []
-        waited = bool(batch)
+        from_waiting_queue = bool(batch)
         batch = batch or self._buffer.take(size, math.inf, lambda _: False)
         try:
             self._resources.open()
@@ -134,7 +138,7 @@ class InlineConsumer:
                 self._subscribe_waiting()
             self._channel.basic_recover(requeue=True)
             raise
-        if not waited:
+        if not from_waiting_queue:
             self._channel.basic_ack(batch[-1].tag, multiple=True)
         if self._waiting is not None:
             self._waiting.settle(batch)

@@ -1,4 +1,7 @@
-"""External exchanges and queues on a broker in memory, which has no other system."""
+"""Declare the external exchanges and queues on a broker in memory.
+
+In production, another system declares them. A broker in memory has no other system.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import JSON
 
-# The name of an exchange and its queue, which get the messages of an external exchange that match
-# no queue of the topology. The queue drops them immediately. Without it, they would be returned as
-# unroutable, although a queue of the other system would receive them.
+# The name of an exchange and its queue. In production, a queue of the other system can receive a
+# message that matches no queue of the topology. In memory, this queue does not exist, and the
+# message would be returned as unroutable. So it goes to the queue ELSEWHERE, which drops it.
 ELSEWHERE = "elsewhere"
 
 
 def declare(topology: Topology) -> None:
-    """Declare the external exchanges and queues of a topology on its broker."""
+    """Declare the external exchanges and queues of a topology on the broker of the topology."""
     with broker.connect(topology) as connection:
         channel: Channel = connection.default_channel
         exchanges = [one for one in topology.exchanges.values() if one.external_name]
@@ -30,7 +33,7 @@ def declare(topology: Topology) -> None:
         for exchange in exchanges:
             name = exchange.external_name
             if broker.exchange_exists(connection, name):
-                continue  # an exchange of the broker, such as amq.topic
+                continue  # the broker itself declares it, such as amq.topic
             arguments = {"alternate-exchange": ELSEWHERE}
             channel.exchange_declare(
                 name, exchange.type, durable=True, auto_delete=False, arguments=arguments
@@ -65,6 +68,7 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
 def _way_to(queue: Queue) -> str:
     """Return the name of the exchange that routes all messages to a queue.
 
-    A message that is published to this exchange can have any routing key.
+    The message keeps its routing key. The default exchange could not do this: there, the routing
+    key is the name of the queue.
     """
     return f"{queue.external_name}:in"

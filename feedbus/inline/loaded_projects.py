@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """The parts that all systems of one topology share; each part is created at its first use."""
+    """What all systems of one topology share; each property is computed at its first use."""
 
     topology: Topology
 
@@ -47,7 +47,10 @@ class Project:
 
     @cached_property
     def declared(self) -> bytes:
-        """The content of a broker after the topology was declared on it."""
+        """The content of a broker in memory after the topology was declared on it.
+
+        A new system gets a broker with this content. So it need not declare the objects again.
+        """
         broker = memory.create(memory.MemoryBroker(unused_name(), clock=VirtualClock()))
         try:
             topology = on_broker(self.topology, broker.name)
@@ -59,7 +62,7 @@ class Project:
 
     @cached_property
     def empty_store(self) -> bytes:
-        """The content of a SQLite store after the preparation of `feedbus up`."""
+        """The content of an empty SQLite store, prepared as `feedbus up` prepares it."""
         with tempfile.TemporaryDirectory(prefix="feedbus-") as folder:
             file = Path(folder) / "store.db"
             own = on_store(self.topology, file)
@@ -86,9 +89,13 @@ _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 
 def project(topology: str | Path | Topology) -> Project:
-    """Return the project of a topology, or of the current content of its file.
+    """Return the project of a topology.
 
-    The project of a file is created again only if the file or one of its variables has changed.
+    The project of a file is created again only if the file has changed, or an environment variable
+    that it names.
+
+    Args:
+        topology: the file, or the parsed topology.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.
@@ -98,9 +105,9 @@ def project(topology: str | Path | Topology) -> Project:
         return Project(topology)
     path = Path(topology).absolute()
     text = config.read(path)
-    said, variables, known = _projects.get(path, ("", {}, None))
+    known_text, variables, known = _projects.get(path, ("", {}, None))
     unchanged = all(os.environ.get(name) == value for name, value in variables.items())
-    if known is not None and said == text and unchanged:
+    if known is not None and known_text == text and unchanged:
         return known
     lookups = _Lookups()
     made = Project(config.load(path, environ=lookups, text=text, connects=False))
@@ -114,7 +121,10 @@ def unused_name() -> str:
 
 
 def on_store(topology: Topology, file: Path) -> Topology:
-    """Return a copy of the topology whose store is this SQLite file, if it has a store."""
+    """Return a copy of the topology whose store is this SQLite file.
+
+    A topology without a store is returned unchanged.
+    """
     if topology.store is None:
         return topology
     url = parse_store_url(f"sqlite:///{file}")

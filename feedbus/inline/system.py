@@ -32,7 +32,10 @@ MOST_DELIVERIES = 100_000  # the default limit of handle_ready()
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
-    """Handling was stopped, because it did not end: handlers publish to each other without end."""
+    """handle_ready() was stopped after many deliveries, because it may never end.
+
+    For example, handlers publish to each other without end, or a record fails again and again.
+    """
 
 
 def _as_it_is(handler: Handler, _: Consumer) -> Handler:
@@ -62,8 +65,8 @@ class InlineSystem:
             project: the project whose topology is run; the broker that the topology names is not
                 used.
             store: the store in whose transactions messages are handled; it stays open.
-            clock: determines when retries are due.
-            make_sender: creates the sender that publishes for the handlers.
+            clock: determines when retries are due; by default, a new clock.
+            make_sender: creates the sender that publishes for the bus and the handlers.
             wrap: called with each handler and its consumer; returns the handler to use instead.
 
         Raises:
@@ -79,7 +82,8 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
-            self._own_messages = self._broker.message_count()  # messages with the states of rings
+            # feedbus's own messages, with the states of rings. They are always there.
+            self._own_messages = self._broker.message_count()
             sender = make_sender(self.topology)
             ends.callback(sender.close)
             self.bus = InlineBus(self.topology, sender, store)
@@ -106,6 +110,7 @@ class InlineSystem:
             self._ends = ends.pop_all()
 
     def _queue_of(self, consumer: Consumer) -> str:
+        """Return the name of a consumer's queue on the broker."""
         if not self.topology.on_ring(consumer.queue):
             return self._names.queue(consumer)
         generation = self.topology.generation(consumer.queue.exchange)
@@ -145,16 +150,18 @@ class InlineSystem:
         channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
-        """Let the consumers handle one batch each, in turns, until no delivery is left.
+        """Let the consumers handle one batch each, in turns, until no delivery is due now.
+
+        The clock is not advanced.
 
         Args:
-            most: the largest number of deliveries.
+            most: the number of deliveries after which the method gives up.
 
         Returns:
             How many deliveries were handled.
 
         Raises:
-            NeverDone: there were more than `most` deliveries.
+            NeverDone: more than `most` deliveries were handled.
             Outage: a handler raised it, or the store is unavailable; the messages stay queued.
 
         """
@@ -173,6 +180,7 @@ class InlineSystem:
         return done
 
     def _arrived(self) -> bool:
+        """Receive all messages that the broker delivers; return whether a consumer has work now."""
         with contextlib.suppress(TimeoutError):
             while True:
                 self._connection.drain_events(timeout=0)
@@ -183,7 +191,10 @@ class InlineSystem:
         return self._broker.message_count() == self._own_messages
 
     def next_retry_seconds(self) -> float | None:
-        """Return in how many seconds the next retry is due, or None if no retry waits."""
+        """Return in how many seconds the next retry or delayed message is due.
+
+        A delayed message was published with the option `delay`. The result is None if none waits.
+        """
         now_ms = self._broker.tables.now_ms()
         prefixes = (*self._delay_prefixes(None), self._names.timer_prefix)
         waits = [
@@ -212,7 +223,7 @@ class InlineSystem:
         """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: the exchange to which they will be sent; None for all exchanges.
+            exchange: the exchange to which the messages will be sent; None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.
@@ -232,7 +243,8 @@ class InlineSystem:
     def _timed(self, queue: str | None) -> int:
         """Return how many records of a queue, or of all queues, wait in the timer for a retry.
 
-        The timer has the queues for delayed messages; see feedbus.broker.timer.
+        The timer is a group of queues in which messages with any delay wait; see
+        feedbus.broker.timer.
         """
         return self._in_timer(
             {
@@ -247,8 +259,8 @@ class InlineSystem:
         """Count the messages in the timer that will be sent to these targets.
 
         Args:
-            targets: the queues and exchanges, as feedbus.broker.timer writes them.
-            attempted: whether to count the retries; otherwise, messages with the option `delay`.
+            targets: queues and exchanges, in the form of the timer's header TIMER_TARGET.
+            attempted: True to count retries, False to count messages with the option `delay`.
 
         """
         return sum(
@@ -282,6 +294,7 @@ class InlineSystem:
             self.topology.queue(queue)
 
     def _delay_prefixes(self, queue: str | None) -> tuple[str, ...]:
+        """Return the beginnings of the names of the retry queues of a queue, or of all queues."""
         self.check_queue(queue)
         return tuple(
             self._names.retry_queue_prefix(each)

@@ -1,4 +1,4 @@
-"""A pool of systems for tests, because creating a system is slow."""
+"""A pool of systems for tests: a system is used again, because its creation is slow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class InlinePool:
         self._project, self._store = project, store
         self._idle: list[InlineSystem] = []
         self._end = weakref.finalize(self, _close_all, self._idle)
-        self._end.atexit = False  # a forked child could not close its parent's systems
+        # Close nothing at the end of a process: a forked process would do it, too, but cannot close
+        # the systems of its parent process.
+        self._end.atexit = False
 
     @contextlib.contextmanager
     def system(self) -> Iterator[InlineSystem]:
         """Yield an empty system for the duration of a `with` block.
 
-        If the block raises, or messages are left at its end, the system is closed and not used
-        again.
+        If the block raises an exception, or messages are left at its end, the system is closed.
+        Otherwise, it is used again.
         """
         try:
             system = self._idle.pop()
