@@ -30,9 +30,10 @@ class Published:
     Attributes:
         exchange: the name of the exchange in topology.toml.
         key: the routing key.
-        payload: the payload in its JSON form.
-        message_id: the id of the record; "" on a bus that sends nothing.
-        options: the checked options of publish(): headers, priority, expires and delay in seconds.
+        payload: the payload in its JSON form; the text or bytes of a body that is not JSON.
+        message_id: the id of the record; "" on a RecordingBus, which sends nothing.
+        options: the checked options of publish(): headers, priority, expires and delay. The last
+            two are in seconds.
 
     """
 
@@ -50,7 +51,7 @@ class Handled:
     Attributes:
         queue: the name of the queue in topology.toml.
         consumer: the name of the consumer: of the queue, or of its shard.
-        payload: the argument of the handler.
+        payload: the record, as the handler got it.
         error: the exception or verdict of the handler for this record; None for success.
 
     """
@@ -76,12 +77,13 @@ class RecordingSender(Sender):
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}
         for message in sent:
+            # A message with FAILED_AT is a retry or a dead letter: its record was published before.
             if id(message) not in refused and FAILED_AT not in message.headers:
                 self._published += self._records(message)
         return refusals
 
     def _records(self, message: Outgoing) -> Iterable[Published]:
-        """Return the content of a message: its records, or a text or bytes."""
+        """Yield the records of a message; a body that is not JSON is one record."""
         content = (message.body, message.content_type, message.message_id, message.routing_key)
         reads = reads_of(message.content_type or "")
         try:
@@ -96,6 +98,7 @@ class RecordingSender(Sender):
 
 
 def _options(message: Outgoing) -> Mapping[str, Any]:
+    """Return the options with which a message was published; see Published."""
     headers = {name: each for name, each in message.headers.items() if not name.startswith(OWN)}
     expiration = message.headers.get(EXPIRATION, message.properties.get("expiration"))
     expires = int(expiration) if expiration else None
@@ -105,7 +108,7 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
-    """Return a handler that also appends its arguments to the list `handled`."""
+    """Return a handler that also appends the records that it gets to the list `handled`."""
     function: Callable[..., Any] = handler.function
 
     def note(argument: Any, records: Sequence[Any], error: BaseException | None) -> None:

@@ -37,10 +37,11 @@ class RecordingBus(Bus):
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:
-        """Create the bus; with a topology, invalid messages raise the errors of a real bus.
+        """Create the bus.
 
         Args:
-            topology: the file, or the parsed topology; None for a bus that accepts every exchange.
+            topology: the file, or the parsed topology. The bus then raises the errors that a real
+                bus raises for an invalid message. None for a bus that accepts every exchange.
 
         """
         self.published: list[Published] = []
@@ -91,7 +92,10 @@ class RecordingBus(Bus):
         self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
 
     def publish_part(self, part: Part) -> None:
-        """Append the messages of a part; Records.of([…], bus=bus) binds Records to this bus."""
+        """Append the messages of a part: the messages that Records publish by one call.
+
+        Records.of([…], bus=bus) creates Records that publish to this bus.
+        """
         if part.lacks_key:
             part.key = without_key(part.exchange, has_shards=self._has_shards(part.exchange))
         pack = part.pack(Ids("recorded", range(len(part))))

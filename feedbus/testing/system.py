@@ -30,9 +30,9 @@ from feedbus.wire.message_options import PublishOptions
 class TestSystem:
     """The system of `feedbus up` in a test: the broker, the consumers, the store.
 
-    Messages are routed, validated, handled, retried and dead-lettered by the code of
-    production. The broker is in memory and time is virtual, so that a retry in ten minutes needs
-    no waiting. A SQLite store is replaced by an empty file in a temporary folder.
+    Messages are routed, validated, handled, retried and dead-lettered by the same code as in
+    production. The broker is in memory. Time is virtual, so the test need not wait for a retry in
+    ten minutes. A SQLite store is replaced by an empty file in a temporary folder.
 
     Example:
         >>> with TestSystem("topology.toml") as system:
@@ -81,7 +81,13 @@ class TestSystem:
             self._ends = ends.pop_all()
 
     def _opened(self, found: Project, ends: contextlib.ExitStack) -> Store:
-        """Open the store of the topology, or an empty store instead of a file."""
+        """Open the store of the topology; if it is a SQLite file, open an empty file instead.
+
+        Args:
+            found: the project of the topology.
+            ends: gets the functions that close the store and delete the file.
+
+        """
         url = self.topology.store_url
         if url is None or url.file is None:
             store = open_prepared(self.topology)
@@ -130,7 +136,7 @@ class TestSystem:
             replacement: the value that handlers get instead.
 
         Raises:
-            UsageError: no handler of the topology requests that resource.
+            UsageError: no handler or middleware of the topology needs the resource.
 
         """
         self._system.resources.override(resource, replacement)
@@ -177,15 +183,16 @@ class TestSystem:
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """Handle all messages and retries until none is left; return the number of deliveries.
 
-        The clock jumps to the time when the next retry is due. The messages in the store's outbox
-        are published first.
+        First, the messages in the store's outbox are published. While retries or delayed messages
+        wait, the clock jumps to the time when the next of them is due.
 
         Args:
             most: the number of deliveries after which run() gives up.
 
         Raises:
-            NeverDone: this number was reached, and messages still wait.
+            NeverDone: more than `most` deliveries were handled.
             Outage: a handler raised it, or the store is unavailable; the messages stay queued.
+            UsageError: this thread is within bus.transaction().
 
         """
         done = self._handle_ready(most)
@@ -204,8 +211,9 @@ class TestSystem:
             most: as for run().
 
         Raises:
-            NeverDone: as run().
-            Outage: as run().
+            NeverDone: as for run().
+            Outage: as for run().
+            UsageError: as for run().
 
         """
         end = self.clock.monotonic() + seconds
@@ -219,7 +227,17 @@ class TestSystem:
         return done + self._handle_ready(most - done)
 
     def _handle_ready(self, most: int) -> int:
-        """Handle waiting messages, and messages that handlers add to the outbox."""
+        """Handle the messages that are due now, and messages that handlers add to the outbox.
+
+        Args:
+            most: as for run().
+
+        Raises:
+            NeverDone: as for run().
+            Outage: as for run().
+            UsageError: as for run().
+
+        """
         if self._system.bus.in_transaction:
             msg = "a system cannot run within bus.transaction(): end the transaction first"
             raise UsageError(msg)
@@ -284,7 +302,7 @@ class TestSystem:
         """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: the exchange to which they will be sent; None for all exchanges.
+            exchange: the exchange to which the messages will be sent; None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.
