@@ -21,7 +21,7 @@ SUFFIX = ".template"
 # A name that is valid for a Linux user, a systemd unit, a Compose project and a Python
 # distribution.
 NAME = re.compile(r"[a-z](?:[a-z0-9_-]{0,28}[a-z0-9])?")
-# The description of such a name in errors.
+# The description of a valid name in errors.
 NAMED = (
     "1 to 30 lower-case letters, digits, '-' and '_', that begins with a letter and does not end"
     " with '-' or '_'"
@@ -31,8 +31,8 @@ TAKEN: Mapping[str, str] = {
     "amq": "the broker reserves names that begin with it",
     "feedbus": "the project depends on the distribution of that name",
 }
-# For each template of --minimal, the path of the written file. The test is in the same folder as
-# the module that it imports.
+# The templates that `feedbus init --minimal` uses, each with the path of the written file. The test
+# is put into the folder of the module that it imports.
 MINIMAL: Mapping[str, str] = {
     "topology.toml": "topology.toml",
     "app.py": "app.py",
@@ -63,7 +63,7 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
         minimal: whether to write only the topology, the handlers and their test.
 
     Raises:
-        UsageError: the name is not allowed, or the folder is not empty or cannot be written to.
+        UsageError: the name is not allowed, the folder is not empty, or a file cannot be written.
 
     """
     _check_name(name)
@@ -84,7 +84,10 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
 
 
 def templates() -> dict[str, str]:
-    """Return the text of each template, by the path of the written file, sorted."""
+    """Return the text of each template, sorted by the path of the written file.
+
+    The keys are these paths. In the result, values such as `{{name}}` are not replaced yet.
+    """
     return dict(sorted(_templates(files("feedbus.new_project") / "files", "")))
 
 
@@ -97,6 +100,7 @@ def _templates(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _chosen(name: str, *, minimal: bool) -> Iterator[tuple[str, str]]:
+    """Return the path and the text of each template that is written for a project of that name."""
     found = templates()
     if minimal:
         return ((path, found[template]) for template, path in MINIMAL.items())
