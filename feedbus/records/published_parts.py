@@ -16,7 +16,7 @@ from feedbus.wrong_argument import refuse
 COLUMN = "a field's name or a list of values"
 
 
-@dataclass(slots=True, eq=False)  # frozen instances take longer, and each call creates one
+@dataclass(slots=True, eq=False)  # not frozen: that takes longer, and each call creates a Part
 class Part:
     """The messages that one call in a batch handler publishes.
 

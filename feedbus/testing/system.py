@@ -156,7 +156,8 @@ class TestSystem:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
             key: the routing key.
-            message_id: the id by which a repetition is recognised.
+            message_id: the id of the record; by default, a new id. A queue with `once = true`
+                handles only one of several records with the same id.
             options: headers, priority, expires and delay.
 
         Raises:

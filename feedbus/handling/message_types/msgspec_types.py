@@ -151,9 +151,10 @@ def single_of(payload: Mapping[str, Any]) -> Pack:
 
 
 def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
+    """Return the loaded values of a column; for an invalid value, add an error and return None."""
     try:
         found: list[Any] = convert(values, field.many, str_keys=True)
-    except BaseException:  # noqa: BLE001 -- the error is found again when the records are loaded one by one
+    except BaseException:  # noqa: BLE001 -- found again when the values are converted one by one
         found = []
         for index, value in enumerate(values):
             try:
