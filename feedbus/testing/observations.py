@@ -19,7 +19,7 @@ from feedbus.records.packs import pack_of_one
 from feedbus.records.raw_payload import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import EXPIRATION, FAILED_AT, OWN, PRIORITY
+from feedbus.wire.constants import EXPIRATION, OWN, PRIORITY
 from feedbus.wire.message_options import Envelope
 
 
@@ -70,6 +70,7 @@ class RecordingSender(Sender):
         super().__init__(topology, nacked_seconds=0)
         self._published = published
         self._codecs = Codecs.of(topology)
+        self._exchanges = topology.exchanges.keys()
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order, and return the messages that the broker did not accept."""
@@ -77,8 +78,9 @@ class RecordingSender(Sender):
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}
         for message in sent:
-            # A message with FAILED_AT is a retry or a dead letter: its record was published before.
-            if id(message) not in refused and FAILED_AT not in message.headers:
+            # Other messages are retries, dead letters and waiting records: their records were
+            # published before.
+            if id(message) not in refused and message.counted_as in self._exchanges:
                 self._published += self._records(message)
         return refusals
 
