@@ -1,4 +1,4 @@
-"""Access control: requests need the API token; without a token, only this host gets answers."""
+"""Access control: requests need the API token. If none is set, only this host gets answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def token_from(environ: Mapping[str, str]) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Checks requests, and raises a problem for a request without access.
+    """Checks requests. A request without access gets a problem document (RFC 9457) as its answer.
 
     Attributes:
         token: the token that requests need; None if no request needs a token.
@@ -56,9 +56,9 @@ class Guard:
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:
-        """Raise 401 unless the header Authorization has the token.
+        """Raise 401 unless the value of the header Authorization has the token.
 
-        The comparison takes constant time.
+        The comparison takes constant time. So the time of an answer says nothing about the token.
         """
         scheme, _, shown = header.partition(" ")
         expected = self.token or b""
@@ -95,8 +95,12 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
 def check_host(header: str | None) -> None:
     """Raise 421 if the header Host names another machine.
 
-    So a web page cannot reach this server by a name of its own that resolves to 127.0.0.1 (DNS
-    rebinding).
+    A web page can let a name of its own domain resolve to 127.0.0.1 (DNS rebinding). Then the
+    browser of a user would send the requests of this page to this server, with this name as Host.
+
+    Args:
+        header: the value of the header; None if the request has none.
+
     """
     if header is None or USUAL_HOST.fullmatch(header):
         return

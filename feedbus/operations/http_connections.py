@@ -22,11 +22,11 @@ BODY_BYTES = 64 * 1024  # the largest body of a request
 MOST_CONNECTIONS = 1000  # the largest number of open connections
 RESERVED_FILES = 200  # files for the database, the broker, logs and closing connections
 FEWEST_CONNECTIONS = 50  # this many may be open, even if the limit of open files is low
-ACCEPTED_AT_ONCE = 64  # connections that are accepted before others are served
-# The longest time in which a client must send the headers. It begins when the connection is opened,
-# and for a later request with its first byte.
+ACCEPTED_AT_ONCE = 64  # connections that are accepted before open ones are served again
+# How long a client may take to send the headers of a request. For the first request, this time
+# begins when the connection is opened; for a later request, it begins with its first byte.
 HEADERS_SECONDS = 10.0
-REQUEST_SECONDS = 30.0  # the longest time for headers and body together, from the same beginning
+REQUEST_SECONDS = 30.0  # the same for the headers and the body together
 IDLE_SECONDS = 60.0  # the longest time between an answer and the next request
 LINGER_SECONDS = 3.0  # the time after a refusal in which received data is discarded
 
@@ -35,9 +35,9 @@ class ProblemTask(ErrorTask):
     """Answers requests that waitress refuses, such as requests with a too large body."""
 
     def execute(self) -> None:
-        """Send the error to the client, after the client has sent its whole request.
+        """Send the error to the client, although the client may still send its request.
 
-        A client that still sends would not read the error.
+        The channel then discards the rest of the request, so that the client can read the error.
         """
         error = self.request.error
         status = HTTPStatus(error.code)
@@ -73,8 +73,17 @@ class WholeTask(WSGITask):
 class Channel(HTTPChannel):
     """A connection with a time limit for requests, whose client can read a refusal.
 
-    After a refusal, it discards received data for a few seconds. An immediate close would reset the
-    connection, and the client would get the reset instead of the answer.
+    A refusal is the answer to a request that waitress refuses. After a refusal, the channel
+    discards received data for a few seconds. An immediate close would reset the connection, and the
+    client would get the reset instead of the answer.
+
+    Attributes:
+        waiting_since: the monotonic time since which the channel waits for the current or the next
+            request.
+        served: whether a request was answered.
+        lingers: whether a request was refused.
+        linger_until: the monotonic time until which received data is discarded.
+
     """
 
     error_task_class = ProblemTask
@@ -87,13 +96,18 @@ class Channel(HTTPChannel):
     total_outbufs_len = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the channel; from now on, wait for the first request."""
+        """Create the channel; the time limit of the first request begins now."""
         self.waiting_since = time.monotonic()
         self.served = False
         super().__init__(*arguments, **options)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client takes too long to send its first or its next request."""
+        """Whether the client takes too long to send its first or its next request.
+
+        Args:
+            now: the monotonic time.
+
+        """
         if self.requests or self.total_outbufs_len:
             return False
         if self.request is None:
@@ -113,7 +127,7 @@ class Channel(HTTPChannel):
         return bool(self.total_outbufs_len), kept_alive, self.waiting_since
 
     def service(self) -> None:
-        """Answer a request; from then on, wait for another request."""
+        """Answer a request; then the time limit of the next request begins."""
         super().service()
         self.served = True
         self.waiting_since = time.monotonic()
@@ -128,7 +142,8 @@ class Channel(HTTPChannel):
             return
         self.close_when_flushed = False
         self.linger_until = time.monotonic() + LINGER_SECONDS
-        self.readable = self._check_linger_time  # the loop calls it for every connection
+        # The loop calls readable() of every connection in each iteration.
+        self.readable = self._check_linger_time
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -141,11 +156,12 @@ class Channel(HTTPChannel):
         return super().readable()  # type: ignore[no-any-return]  # it is a bool
 
     def received(self, data: bytes) -> bool:
-        """Parse the received data, or discard it after a refusal."""
+        """Parse the received data, or discard it after a refusal; return whether it was parsed."""
         if self.lingers:
             return False
         earlier = self.request
         received = bool(super().received(data))
+        # The data has begun a later request of this connection.
         if self.served and self.request is not None and self.request is not earlier:
             self.waiting_since = time.monotonic()
         return received
@@ -160,7 +176,8 @@ class Listener(TcpWSGIServer):
 
     channel_class = Channel
     active_channels: dict[int, Channel]
-    surplus = 0  # how many connections were closed since the last log line, as too many were open
+    # How many connections were closed since the last log line because too many were open.
+    surplus = 0
 
     def handle_accept(self) -> None:
         """Accept the waiting connections, then close others if there are too many."""
@@ -174,28 +191,30 @@ class Listener(TcpWSGIServer):
     def maintenance(self, now: float) -> None:
         """Close overdue connections; called once a second."""
         super().maintenance(now)
-        slow = [one for one in self._open() if one.is_overdue(time.monotonic())]
-        close(slow)
+        overdue = [one for one in self._open() if one.is_overdue(time.monotonic())]
+        close(overdue)
         surplus, self.surplus = self.surplus, 0
-        if slow or surplus:
+        if overdue or surplus:
             events.info(
                 "connections_closed",
                 "HTTP connections were closed, because their requests were too slow or there were"
                 " too many connections",
-                slow=len(slow),
+                slow=len(overdue),
                 too_many=surplus,
             )
 
     def _make_room(self) -> None:
-        waiting = self._open()
-        excess = len(waiting) - connection_limit()
+        """Close connections above the limit, except those whose request is being answered."""
+        channels = self._open()
+        excess = len(channels) - connection_limit()
         if excess > 0:
-            idle = [one for one in waiting if not one.requests]
-            surplus = sorted(idle, key=Channel.worth)[:excess]
+            without_request = [one for one in channels if not one.requests]
+            surplus = sorted(without_request, key=Channel.worth)[:excess]
             close(surplus)
             self.surplus += len(surplus)
 
     def _open(self) -> list[Channel]:
+        """Return the connections that the loop will not close in its next iteration."""
         return [one for one in self.active_channels.values() if not one.will_close]
 
 
@@ -207,7 +226,8 @@ def too_large() -> str:
 def close(channels: list[Channel]) -> None:
     """Let waitress's loop close connections in its next iteration.
 
-    So no descriptor is used for another connection during this iteration.
+    An immediate close would free the descriptor of a connection. A new connection could get the
+    same descriptor, while the loop still has events of the old connection.
     """
     for channel in channels:
         channel.will_close = True

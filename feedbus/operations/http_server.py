@@ -22,13 +22,14 @@ from feedbus.operations.http_connections import (
     Listener,
 )
 
-BACKLOG = 1024
-THREADS = 16  # most of them wait for the database
+BACKLOG = 1024  # how many connections the kernel keeps until the server accepts them
+THREADS = 16  # the number of threads that answer requests; most of them wait for the database
 HEADERS_BYTES = 16 * 1024  # the largest headers of a request; a slow client keeps them in memory
 LOOP_SECONDS = 5.0  # the longest wait of the loop for an event, if no connection is open
 OPEN_LOOP_SECONDS = 1.0  # how often the loop looks for overdue connections, if any are open
 UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
-FINISH_SECONDS = 4.0  # how long a stop waits for requests; a supervisor kills the process later
+# How long a stop waits for requests. A supervisor kills a process only after a longer time.
+FINISH_SECONDS = 4.0
 
 
 class CannotListen(FeedbusError):  # noqa: N818 -- an outage is a state
@@ -37,7 +38,7 @@ class CannotListen(FeedbusError):  # noqa: N818 -- an outage is a state
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The address of a server, and the names of its options in errors."""
+    """The address of a server, and the names of the options that set it, for errors."""
 
     host: str
     port: int
@@ -51,7 +52,7 @@ class Server:
     def __init__(
         self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
     ) -> None:
-        """Create a server on a bound socket; it accepts connections, and run() answers requests.
+        """Create a server on a bound socket. Clients can connect now; run() answers their requests.
 
         Args:
             application: the WSGI application.
@@ -71,11 +72,12 @@ class Server:
             adj=Adjustments(
                 threads=threads,
                 backlog=BACKLOG,
+                # Never reached: the listener closes connections above MOST_CONNECTIONS.
                 connection_limit=MOST_CONNECTIONS + RESERVED_FILES // 2,
                 cleanup_interval=1,
                 channel_timeout=UNREAD_SECONDS,
                 max_request_header_size=HEADERS_BYTES,
-                max_request_body_size=BODY_BYTES + 1,
+                max_request_body_size=BODY_BYTES + 1,  # waitress refuses bodies of this size, too
                 ident="",
                 clear_untrusted_proxy_headers=True,
             ),
@@ -103,10 +105,12 @@ class Server:
             self._waitress.pull_trigger()
 
     def _turn(self, timeout_seconds: float) -> None:
+        """Run one iteration of the loop, which waits for an event for at most this time."""
         wasyncore.loop(timeout=timeout_seconds, use_poll=True, map=self._map, count=1)
 
     def _finish(self) -> None:
-        self._turn(0)  # clients that have connected are still served
+        """Accept no more connections, wait for the running requests, and close everything."""
+        self._turn(0)  # the requests of clients that have connected are still answered
         wasyncore.dispatcher.close(self._waitress)
         deadline = time.monotonic() + FINISH_SECONDS
         while self._busy() and time.monotonic() < deadline:
@@ -115,6 +119,7 @@ class Server:
         wasyncore.close_all(self._map)
 
     def _busy(self) -> bool:
+        """Whether a request is received or answered, or an answer is not sent completely."""
         channels = list(self._waitress.active_channels.values())
         return any(
             channel.requests or channel.request or channel.total_outbufs_len for channel in channels
@@ -130,7 +135,7 @@ def bind(address: Address) -> socket.socket:
     """
     host, port = address.host, address.port
     try:
-        family, kind, protocol, _, found = socket.getaddrinfo(
+        family, kind, protocol, _, socket_address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError, OverflowError) as error:
@@ -139,7 +144,7 @@ def bind(address: Address) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(found)
+        listener.bind(socket_address)
         listener.listen(BACKLOG)  # two sockets may be bound to one port until one of them listens
     except OSError as error:
         listener.close()

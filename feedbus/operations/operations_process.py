@@ -32,11 +32,12 @@ from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Topology
 
 events = EventLog(__name__)
 
-MakeApplication = Callable[[Guard], Application]
+MakeApplication = Callable[[Guard], Application]  # returns an application; the guard checks access
 
 THREADS = 4  # how many requests are answered at the same time
 TRY_AGAIN_SECONDS = 5.0  # the time between two attempts to listen on the address
-PUBLISH_SECONDS = 2.0  # how long a publish may take: less than this process has to end after a stop
+# How long one publish may take. After a signal, the process has more time than this to end.
+PUBLISH_SECONDS = 2.0
 HOST_OPTION = "host in [operations]"
 PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
 
@@ -77,19 +78,22 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
 @contextmanager
 def _publishing(topology: Topology, store: Store) -> Iterator[None]:
     """In a `with` block, relay the outbox and fire schedules."""
-    with contextlib.ExitStack() as ends:
+    with contextlib.ExitStack() as stack:
         if topology.store is not None or topology.schedules:
-            metrics = ends.enter_context(Metrics.open(topology.var / "metrics", OPERATIONS))
-            bus = ends.enter_context(LiveBus(topology, metrics, timeout_seconds=PUBLISH_SECONDS))
+            metrics = stack.enter_context(Metrics.open(topology.var / "metrics", OPERATIONS))
+            bus = stack.enter_context(LiveBus(topology, metrics, timeout_seconds=PUBLISH_SECONDS))
             if topology.store is not None:
-                ends.enter_context(Relay(topology, store, bus))
+                stack.enter_context(Relay(topology, store, bus))
             if topology.schedules:
-                ends.enter_context(Scheduler(topology, bus, metrics))
+                stack.enter_context(Scheduler(topology, bus, metrics))
         yield
 
 
 class OperationsServer:
-    """Runs the HTTP server of this process; it tries again while the address cannot be used."""
+    """Runs the HTTP server of this process.
+
+    In a supervised process, it tries again until the address can be used.
+    """
 
     def __init__(
         self, topology: Topology, host: str, port: int | None, *, supervised: bool
@@ -98,15 +102,15 @@ class OperationsServer:
         self._topology = topology
         self._host, self._port = host, port
         self._supervised = supervised
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._server: Server | None = None
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        """Stop after the running requests have been answered."""
+        """Handle SIGTERM or SIGINT: stop after the running requests have been answered."""
         name = signal.Signals(number).name
         text = f"received {name}; the process ends after the current requests"
         events.info("operations_stopping", text, signal=name)
-        self._over.set()
+        self._stopping.set()
         if self._server is not None:
             self._server.stop()
 
@@ -118,13 +122,13 @@ class OperationsServer:
                 the requests.
 
         """
-        found = self._wait_for_address()
-        if found is None:
+        listening = self._wait_for_address()
+        if listening is None:
             return
-        listener, guard = found
+        listener, guard = listening
         with listener:
             server = self._server = Server(make_application(guard), listener, threads=THREADS)
-            if self._over.is_set():
+            if self._stopping.is_set():  # the signal came before on_signal() could use the server
                 server.stop()
             where = url(self._host, server.port)
             write_url(self._topology, where)
@@ -135,9 +139,9 @@ class OperationsServer:
     def _wait_for_address(self) -> tuple[socket.socket, Guard] | None:
         """Call listen() until it succeeds; return None if the process is stopped first."""
         latest = ""
-        while not self._over.is_set():
+        while not self._stopping.is_set():
             try:
-                found = self.listen()
+                listening = self.listen()
             except FeedbusError as error:
                 if not self._supervised:
                     raise
@@ -151,11 +155,11 @@ class OperationsServer:
                     )
                     mark_holding(latest)
                     mark_ready()  # the relay and the schedules still work
-                self._over.wait(TRY_AGAIN_SECONDS)
+                self._stopping.wait(TRY_AGAIN_SECONDS)
             else:
                 if latest:
                     mark_holding("")
-                return found
+                return listening
         return None
 
     def listen(self) -> tuple[socket.socket, Guard]:
@@ -187,9 +191,10 @@ class OperationsServer:
             raise
 
     def _bind_to_another(self) -> socket.socket:
-        """Listen on the port of the previous process, otherwise on any free port.
+        """Return a socket on the port of the previous operations process, or on any free port.
 
-        So after a restart, a scraper or a browser can still use the same address.
+        If this process has the same port as before a restart, Prometheus and browsers can still use
+        the same address.
         """
         latest = urlsplit(last_url(self._topology)).port
         with contextlib.suppress(CannotListen):

@@ -32,7 +32,7 @@ def figures(
     handled = settled(topology.var / "metrics")
     return {
         "name": topology.name,
-        "at": time.monotonic(),  # the monotonic time, for rates
+        "at": time.monotonic(),  # from two such times, the page computes rates
         "queues": [
             of_queue(topology, queue, handled, depths, holding, waiting)
             for queue in topology.queues.values()
@@ -60,17 +60,20 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
 
     """
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
-    in_order = sum(
+    # Records that wait for earlier records of their keys, in processes and in waiting queues.
+    waiting_for_order = sum(
         waiting.get(one.name, 0) + depths[one.name].waiting
         for one in consumers
         if one.name in depths
     )
+    # All consumers of the queue share its retry queues and its dead letters. So the depths of every
+    # consumer have the same numbers of them.
     shared = next((depths[one.name] for one in consumers if one.name in depths), None)
     return {
         "name": queue.name,
         "exchange": queue.exchange,
         "sharded": queue.shards is not None,
-        "retrying": shared.retrying + in_order if shared else None,  # the same for all shards
+        "retrying": shared.retrying + waiting_for_order if shared else None,
         "dead": shared.dead if shared else None,
         "consumers": [
             {

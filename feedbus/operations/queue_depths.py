@@ -1,4 +1,8 @@
-"""Queue depths and the last firing of schedules, read on a separate connection."""
+"""What the operations process reads from the broker, on connections of its own.
+
+It reads the depths of queues, the number of delayed messages, the last firing of each schedule, and
+whether the broker accepts messages. Each result is used for some seconds.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,14 @@ from feedbus.generations.queue_depths import Depths, depths_of
 from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
-FRESH_SECONDS = 1.0  # how long queue depths are used before the broker is asked again
 # How long each result is used before the broker is asked again.
-DELAYED_FRESH_SECONDS = 10.0  # delayed messages: a read needs a request for each queue of the timer
-FIRED_FRESH_SECONDS = 5.0  # the firings of schedules: the scheduler waits during a read
-REFUSAL_FRESH_SECONDS = 5.0  # a refusal of messages: a read needs a new connection
+FRESH_SECONDS = 1.0  # queue depths
+# Delayed messages: a read needs a request for each queue of the timer, in which they wait.
+DELAYED_FRESH_SECONDS = 10.0
+FIRED_FRESH_SECONDS = 5.0  # the last firings of schedules: the scheduler waits during a read
+REFUSAL_FRESH_SECONDS = 5.0  # whether the broker accepts messages: a read needs a new connection
 
-Counts = Mapping[str, Depths]
+Counts = Mapping[str, Depths]  # maps each consumer to the depths of its queues
 Answer = TypeVar("Answer")
 
 
@@ -58,7 +63,7 @@ class Remembered(Generic[Answer]):
 
 
 class QueueDepths:
-    """The depths of a topology's queues; all requests within a second get the same result."""
+    """Reads queue depths and other numbers of a topology from the broker, for HTTP requests."""
 
     def __init__(self, topology: Topology) -> None:
         """Create the object; the first read opens the connection."""
@@ -126,6 +131,12 @@ class QueueDepths:
             self._drop()
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
+        """Return the result of `question`, which gets the connection; connect if necessary.
+
+        Raises:
+            Outage: the question has failed. The connection is closed.
+
+        """
         with self._lock:
             try:
                 if self._connection is None:
@@ -136,15 +147,16 @@ class QueueDepths:
                 self._drop()
                 raise
             except Exception as error:
-                # After any error, the connection may be in any state.
+                # After an error, the connection may be in any state, so it is not used again.
                 self._drop()
                 msg = f"broker {self._topology.broker_url}: {error}"
                 raise Outage(msg) from error
 
     def _read_fired(self) -> Mapping[str, datetime]:
         topology = self._topology
-        # A read takes the messages of the schedules out of their queues for a moment. So it uses a
-        # separate connection with heartbeats: if it is lost, the broker returns the messages soon.
+        # The last firing of a schedule is in a message on the broker. A read takes this message out
+        # of its queue for a moment. If the connection is lost in this moment, the broker returns
+        # the message. This connection has heartbeats, so the broker notices the loss soon.
         with (
             broker.connect(topology) as connection,
             broker.outage(connection, topology.broker_url),

@@ -31,7 +31,9 @@ def typed(media_type: str, body: bytes) -> bytes:
 
 
 def problem_body(status: int, detail: str, errors: Errors | None = None) -> bytes:
-    """Return a problem document in ASCII, so that it can contain invalid UTF-8.
+    """Return a problem document.
+
+    It is ASCII with escapes. So its texts may come from bytes that were not valid UTF-8.
 
     Args:
         status: the HTTP status.
@@ -65,7 +67,7 @@ def problem(
 
 
 def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
-    """Return an error of Bottle as a problem, such as a wrong method or an unknown page.
+    """Return the problem document for an error of Bottle, such as a wrong method or a wrong path.
 
     Args:
         error: the error of Bottle.

@@ -33,6 +33,7 @@ from feedbus.urls import BrokerUrl
 events = EventLog(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
+# Matches a script or a style within the page; the groups are the tag and the content.
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 NOT_FOUND = (
     "There is nothing here; see / (the page), /operations.json (its data), /metrics, /healthz"
@@ -41,7 +42,7 @@ NOT_FOUND = (
 
 
 class Operations:
-    """The functions that answer the requests of each route."""
+    """The functions that answer the requests of each route; each returns the body of an answer."""
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
         """Create the object.
@@ -65,9 +66,10 @@ class Operations:
             ready[consumer], retrying[queue], dead[queue] = found.ready, found.retrying, found.dead
         holding = self._hold_reasons()
         delayed = self._timer()
-        taken = all_waiting(self._topology.var / "run")
+        received = all_waiting(self._topology.var / "run")
         waiting = {
-            consumer: taken.get(consumer, 0) + found.waiting for consumer, found in depths.items()
+            consumer: received.get(consumer, 0) + found.waiting
+            for consumer, found in depths.items()
         }
         gauges: dict[str, Mapping[str, float]] = {
             "feedbus_queue_messages": ready,
@@ -83,13 +85,18 @@ class Operations:
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
-        """Return a JSON object that says that this process answers."""
+        """Return the JSON object {"status": "ok"}: this process answers."""
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Return a JSON object: whether broker and store are available; how many consumers hold.
+        """Return a JSON object if the broker, the store, the disk and the consumers are ready.
 
-        The status is 503 if one of them is unavailable.
+        The consumers are ready if none of them holds.
+
+        Raises:
+            bottle.HTTPResponse: with status 503 and the parts that are not ready. The reasons are
+                only in the log, because everybody may read this answer.
+
         """
         _, outage = self._depths_or_error()
         holding = self._hold_reasons()
@@ -139,12 +146,12 @@ class Operations:
         return typed("text/html; charset=utf-8", page)
 
     def _hold_reasons(self) -> dict[str, list[str]]:
-        """Return the reasons for which consumers hold, by consumer."""
+        """Return the consumers that hold, each with the reasons of its processes."""
         found = hold_reasons(self._topology.var / "run")
         return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _hosts(self) -> Sharing:
-        """Return the hosts of the project; without any host if the hosts are not known."""
+        """Return the hosts and their shards; without any host if the hosts are not known."""
         return read_assignment(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
@@ -166,12 +173,14 @@ class Operations:
         return [{"name": name, **asdict(one)} for name, one in found.items()]
 
     def _refusal(self) -> str:
+        """Return why the broker accepts no messages, or does not answer; "" if it accepts them."""
         try:
             return self._depths.refusal()
         except Outage as error:
             return str(error)
 
     def _depths_or_error(self) -> tuple[Counts, str]:
+        """Return the queue depths and ""; during an outage of the broker, {} and the error."""
         try:
             return self._depths.read(), ""
         except Outage as error:
@@ -181,6 +190,7 @@ class Operations:
 def application(topology: Topology, store: Store, depths: QueueDepths, guard: Guard) -> Application:
     """Return the WSGI application of the operations process."""
     operations = Operations(topology, store, depths)
+    # The path of each route, its function, and which access it needs; see Guard and Application.
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
         ("/metrics", operations.metrics, {"metrics": True}),
         ("/operations.json", operations.figures, {}),

@@ -18,13 +18,13 @@ def folders(topology: Topology) -> list[Path]:
 
 
 def unwritable_folders(topology: Topology) -> list[str]:
-    """Return the folders that cannot be written to now, each with the reason."""
-    found = []
+    """Return a text for each folder that cannot be written to now: the folder and the reason."""
+    reasons = []
     for folder in folders(topology):
         try:
             why = unwritable(folder)
         except FeedbusError as error:
             why = str(error)
         if why:
-            found.append(why)
-    return found
+            reasons.append(why)
+    return reasons

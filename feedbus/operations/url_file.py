@@ -1,4 +1,4 @@
-"""A file with the URL of the operations process."""
+"""A file with the process id and the URL of the operations process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def last_url(topology: Topology) -> str:
 
 
 def read_url(topology: Topology) -> str | None:
-    """Return the URL of the running operations process, or None if none is running."""
+    """Return the URL of the running operations process, or None if none is running.
+
+    The process that has written the file still runs if it holds the lock of its slot.
+    """
     folder = topology.var / "run"
     try:
         text = slot_path(folder, OPERATIONS, 1, "url").read_text(encoding="utf-8")

@@ -51,7 +51,8 @@ class Application(bottle.Bottle):
             is_outage: returns whether an error means that the store or the broker is unavailable.
                 It is not called for an Outage, which always means this.
             measure: called after each request with the method, the route, the answer's status and
-                the duration in seconds. The path is not used, because it may have any value.
+                the duration in seconds. The route is the path as it is declared, or "none" for an
+                unknown path: a client can send any path, so paths are not suitable for metrics.
 
         """
         super().__init__()
@@ -63,10 +64,10 @@ class Application(bottle.Bottle):
     def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, measure it, and add the headers that all answers have."""
         started = time.perf_counter()
-        seen = [500]
+        sent_status = [500]  # the status is 500 if the application raises an exception
 
         def respond(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            seen[0] = int(status[:3])
+            sent_status[0] = int(status[:3])
             return start_response(status, headers + HEADERS, exc_info)
 
         try:
@@ -75,7 +76,7 @@ class Application(bottle.Bottle):
             route = environ.get("bottle.route")
             rule = route.rule if route else "none"
             seconds = time.perf_counter() - started
-            self._measure(environ["REQUEST_METHOD"], rule, seen[0], seconds)
+            self._measure(environ["REQUEST_METHOD"], rule, sent_status[0], seconds)
         return body
 
     def default_error_handler(self, res: bottle.HTTPError) -> bytes:
@@ -89,7 +90,7 @@ class Application(bottle.Bottle):
 def check_path() -> None:
     """Raise 400 if the path of the current request is not UTF-8.
 
-    Bottle would remove the invalid bytes.
+    Bottle would remove the invalid bytes, and answer for another path.
     """
     try:
         bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
@@ -125,7 +126,10 @@ class _Shield:
         return answer
 
     def _failure(self, error: Exception, rule: str) -> bottle.HTTPResponse:
-        """Return the answer to an unexpected error, and log the details."""
+        """Return the answer to an error of a route, and log the details.
+
+        The answer has the status 503 for an outage, and 500 for any other error.
+        """
         if isinstance(error, Outage) or self._is_outage(error):
             events.error(
                 "request_store_outage",
