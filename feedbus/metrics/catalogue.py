@@ -18,9 +18,11 @@ OUTAGE_PARTS: tuple[OutagePart, ...] = ("broker", "store", "handler")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: its name in Prometheus, its kind, its help text and its labels.
+    """One metric. For each combination of label values, it has one series of numbers.
 
     Attributes:
+        name: the name in Prometheus.
+        kind: the kind in Prometheus.
         meaning: the help text.
         labels: the names of the labels.
         bounds: the upper ends of a histogram's buckets, without +Inf.
@@ -99,7 +101,8 @@ LOOP_BLOCKED = Family(
 HANDLING = Family(
     "feedbus_handling_seconds",
     "histogram",
-    "Time of one batch, from reading its bodies to the confirms of its messages.",
+    "Time of one batch, from reading its bodies to the confirms of the messages that its handler "
+    "published. With concurrency above 1: time of one call of the handler.",
     ("consumer",),
     HANDLING_BOUNDS,
 )
@@ -228,6 +231,7 @@ UNREADABLE = Family(
     (),
 )
 
+# The metrics that processes write to their metric files, by name.
 RECORDED = {
     family.name: family
     for family in (
@@ -251,6 +255,7 @@ RECORDED = {
         SCHEDULE_LATENESS,
     )
 }
+# The metrics whose values the operations process finds out for each answer of /metrics, by name.
 GAUGES = {
     family.name: family
     for family in (

@@ -2,8 +2,10 @@
 
 A file is a sequence of segments of 64 KiB, so it can grow while the earlier segments stay mapped. A
 segment has a magic number, the number of bytes in use, and entries: key length, count of numbers,
-key, numbers. Everything is aligned to 8 bytes, and the number of bytes in use is written last. So
-the file is valid whenever the writer is killed.
+key, numbers. An entry has the numbers of one series: of a metric with certain label values.
+
+Everything is aligned to 8 bytes. When an entry is added, the number of bytes in use is written
+last. So the file is valid whenever the writer is killed.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from feedbus.process.private_files import open_private
 SUFFIX = ".counts"
 UNREADABLE_SUFFIX = ".unreadable"
 SEGMENT_BYTES = 64 * 1024
-HEADER_BYTES = 16
-ENTRY = struct.Struct("=II")
+HEADER_BYTES = 16  # the magic number and the number of bytes in use, 8 bytes each
+ENTRY = struct.Struct("=II")  # the key length and the count of numbers
 MAGIC = int.from_bytes(b"feedbus\1", sys.byteorder)
 MAX_FILES_PER_NAME = 100  # how many processes of the same name can count at the same time
 
@@ -36,7 +38,15 @@ events = EventLog("feedbus.metrics")
 
 
 class Counts:
-    """Counters, each found by a key, in a file; in memory without a file or on a full disk."""
+    """Counters in a file, each with a key.
+
+    Without a file, all counters are only in memory. If the file cannot grow, for example on a full
+    disk, new counters are only in memory.
+
+    Attributes:
+        lock: the lock that a thread holds while it changes numbers.
+
+    """
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Create the counters and map the file.
@@ -46,7 +56,7 @@ class Counts:
                 only in memory.
 
         Raises:
-            ValueError: it is not a valid metric file.
+            ValueError: the file is not a valid metric file.
 
         """
         self.lock = threading.Lock()
@@ -61,8 +71,8 @@ class Counts:
         for index in range(whole):
             self._take(self._map(index))
         self._segments = whole
-        # If the creation of a segment was interrupted, it contains only zeros, and is created
-        # again.
+        # At the end of the file, there can be a part of a segment, whose creation was interrupted.
+        # It contains only zeros, so it has no entries, and _grow() creates the segment again.
         for _ in entries(memoryview(os.pread(descriptor, rest, whole * SEGMENT_BYTES))):
             msg = f"expected whole segments of {SEGMENT_BYTES} bytes, got {rest} bytes at the end"
             raise ValueError(msg)
@@ -109,9 +119,10 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key; a change of them is written to the file. They start at 0.
+        """Return the numbers of a key; the numbers of a new key are 0.
 
-        The caller must hold `lock` while it changes the numbers, but not during this call.
+        A change of these numbers also changes the file. The caller must hold `lock` while it
+        changes them, but not during this call.
 
         Args:
             key: the key of the series; see feedbus.metrics.recorder.series_key.
@@ -132,13 +143,14 @@ class Counts:
     def close(self) -> None:
         """Release the file, so that the next process of the same name continues its counters."""
         if self._descriptor is not None:
-            # The mappings still refer to the open file. So a close of the descriptor would not
-            # release the lock.
+            # The mapped segments still refer to the open file. So a close of the descriptor alone
+            # would not release the lock of the file.
             file_locks.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
     def _append(self, key: bytes, length: int) -> memoryview[float]:
+        """Add an entry to the last segment, or to a new one; return its numbers, which are 0."""
         start = self._used + ENTRY.size + _aligned(len(key))
         end = start + 8 * length
         if end > len(self._space):
@@ -152,6 +164,7 @@ class Counts:
         return self._space[start:end].cast("d")
 
     def _grow(self) -> None:
+        """Add a segment to the file; if this is impossible, use a segment in memory."""
         space = memoryview(bytearray(SEGMENT_BYTES))
         if self._descriptor is not None:
             try:
@@ -168,6 +181,7 @@ class Counts:
         self._take(space)
 
     def _take(self, space: memoryview) -> None:
+        """Use a segment: read its entries, and add new entries after them."""
         self._space = space
         self._used = HEADER_BYTES
         for key, start, end, _ in entries(space):
@@ -184,7 +198,12 @@ class Counts:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """Yield each key and its numbers, also during a write; raise ValueError for a damaged file."""
+    """Yield each key of a metric file and its numbers; a process may write the file meanwhile.
+
+    Raises:
+        ValueError: the file is damaged.
+
+    """
     content = memoryview(path.read_bytes())
     for offset in range(0, len(content), SEGMENT_BYTES):
         for key, _, _, numbers in entries(content[offset : offset + SEGMENT_BYTES]):
@@ -197,6 +216,9 @@ def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, .
     Yields:
         The key; the position of the first byte of the numbers in the segment, and of the byte after
         the last one; the numbers.
+
+    Raises:
+        ValueError: the segment is damaged.
 
     """
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
@@ -227,6 +249,7 @@ def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, .
 
 
 def _aligned(count: int) -> int:
+    """Return the next multiple of 8 from a number of bytes on."""
     return (count + 7) & ~7
 
 
@@ -239,6 +262,7 @@ def _allocate(descriptor: int, offset: int) -> None:
 
 
 def _open_alone(path: Path) -> int | None:
+    """Return the descriptor of a locked file; None if another process has locked the file."""
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     # The kernel may release the lock of a killed writer a moment after the next process has
     # started. So several attempts are made.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# The series of one metric: maps the values of the labels to the numbers, summed over all processes.
 Series = dict[tuple[str, ...], list[float]]
 
 events = EventLog("feedbus.metrics")
@@ -37,13 +38,14 @@ events = EventLog("feedbus.metrics")
 def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None = None) -> bytes:
     """Return the metrics of all processes in Prometheus's text format.
 
+    If a file cannot be read, only its values are missing. The error is logged once, and the file is
+    counted in feedbus_metric_files_unreadable.
+
     Args:
         directory: the directory of the metric files.
         gauges: current values, by metric and label value, such as {"feedbus_queue_messages":
-            {"update_feed_3": 12}}. Every metric must be in the catalogue.
+            {"update_feed_3": 12}}. Every metric must be in GAUGES of the catalogue.
 
-    If a file cannot be read, only its values are missing. It is logged once and counted in
-    feedbus_metric_files_unreadable.
     """
     from prometheus_client.exposition import generate_latest
     from prometheus_client.registry import Collector, CollectorRegistry
@@ -123,6 +125,10 @@ def deliveries(directory: Path) -> dict[str, int]:
 
 
 def _merge(directory: Path) -> tuple[dict[str, Series], int]:
+    """Return the series of all metric files by metric, and the number of unreadable files.
+
+    The unreadable files include those that a process has renamed.
+    """
     merged: dict[str, Series] = defaultdict(dict)
     unreadable = sum(1 for _ in directory.glob(f"*{SUFFIX}{UNREADABLE_SUFFIX}"))
     for path in sorted(directory.glob(f"*{SUFFIX}")):
@@ -134,15 +140,17 @@ def _merge(directory: Path) -> tuple[dict[str, Series], int]:
             continue
         for name, labels, numbers in found:
             family = RECORDED.get(name)
-            # Another version of feedbus has written the series, with other labels or buckets.
+            # A file can have series of another version of feedbus, in which the metric did not
+            # exist, or had other labels or buckets. They are left out.
             if family is None or (len(labels), len(numbers)) != (len(family.labels), family.length):
                 continue
-            known = merged[name].setdefault(labels, [0.0] * family.length)
-            known[:] = [one + other for one, other in zip(known, numbers, strict=True)]
+            sums = merged[name].setdefault(labels, [0.0] * family.length)
+            sums[:] = [one + other for one, other in zip(sums, numbers, strict=True)]
     return merged, unreadable
 
 
 def _parse(key: str) -> tuple[str, tuple[str, ...]]:
+    """Return the metric and the label values of a key; see series_key() of the recorder."""
     parts = json.loads(key)
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts) or not parts:
         msg = f"expected a series, got {key}"
@@ -174,7 +182,7 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
     return gauge
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=1000)  # a call with the same arguments does nothing
 def _log_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",

@@ -1,4 +1,8 @@
-"""The metrics that one process counts; counters continue after a restart."""
+"""The metrics that one process counts.
+
+A process has a metric file, so its counters continue after a restart. A metric has a *series* of
+numbers for each combination of label values, such as a consumer and a verdict.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,12 @@ class Metrics:
     """Counts the metrics of one process; threads may share it."""
 
     def __init__(self, counts: Counts) -> None:
-        """Create the metrics with counts; callers usually call open() or none()."""
+        """Create the metrics; callers usually call open() or none().
+
+        Args:
+            counts: the counters, in a file or in memory.
+
+        """
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
@@ -44,14 +53,15 @@ class Metrics:
 
     @classmethod
     def open(cls, directory: Path, process: str) -> Self:
-        """Count in the process's file in a directory, which is created (0700) if it is missing.
+        """Return metrics that count in a file of the process.
+
+        If the directory cannot be written to, this is logged, and the metrics are only in memory.
 
         Args:
-            directory: the directory with the metric files of all processes of a system.
+            directory: the directory with the metric files of all processes of a system. If it is
+                missing, it is created with the mode 0700.
             process: a name that is the same after a restart: the consumer and its slot.
 
-        If the directory cannot be written to, this is logged. Then the process continues without
-        metrics.
         """
         try:
             return cls(Counts.claim(private_folder(directory), process))
@@ -66,7 +76,7 @@ class Metrics:
 
     @classmethod
     def none(cls) -> Self:
-        """Count only in memory, for tests and tools."""
+        """Return metrics that count only in memory, for tests and tools."""
         return cls(Counts())
 
     def consumer(self, name: str) -> ConsumerMetrics:
@@ -89,7 +99,7 @@ class Metrics:
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
         """Count published records by what the broker answered.
 
-        A count of 0 makes the exchange's series known before anything is published.
+        A call with the count 0 creates the series of the exchange, before anything is published.
         """
         known = self._published.get((exchange, outcome))
         if known is None:
@@ -138,7 +148,13 @@ class ConsumerMetrics:
     """Counts the metrics of one consumer; a call takes less than a microsecond."""
 
     def __init__(self, counts: Counts, name: str) -> None:
-        """Create every series with 0, so that rates are correct from the first event."""
+        """Create every series with 0, so that rates are correct from the first event.
+
+        Args:
+            counts: the counters.
+            name: the name of the consumer.
+
+        """
 
         def by(family: Family, values: tuple[str, ...]) -> dict[str, _Counter]:
             return {value: _Counter(counts, family, name, value) for value in values}
@@ -164,7 +180,14 @@ class ConsumerMetrics:
         self._records[verdict].add(records)
 
     def handled(self, seconds: float, records: int = 1) -> None:
-        """Count one call of the handler, its duration and its records."""
+        """Count the handling of one batch, and its records.
+
+        Args:
+            seconds: the time from the decoding of the batch to the confirms of its messages; with
+                `concurrency` above 1, the duration of one call of the handler.
+            records: the number of records.
+
+        """
         self._handling.observe(seconds)
         self._batch.observe(records)
 
@@ -205,7 +228,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: OutagePart, seconds: float) -> None:
-        """Count seconds for which a consumer waits in an outage; called again while it lasts."""
+        """Count one pause of a consumer in an outage; an outage can have many pauses."""
         self._held[part].add(max(0.0, seconds))
 
 
@@ -238,7 +261,7 @@ class _Counter:
 
 
 class _Histogram:
-    """The number of observations in each bucket, and their sum."""
+    """The number of observations in each bucket, and the sum of the observed values."""
 
     __slots__ = ("_bounds", "_lock", "_numbers")
 
