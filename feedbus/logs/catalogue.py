@@ -49,9 +49,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"
         " written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "sessions_ended": "PostgreSQL answers again. Before, feedbus dropped connections that got"
-        " no answer. PostgreSQL now ends their sessions, which releases their locks."
-        " `sessions` is the number of sessions.",
+        "sessions_ended": "PostgreSQL had not answered on some connections, so feedbus had dropped"
+        " these connections. PostgreSQL answers again, and ends their sessions. This releases the"
+        " locks of these sessions. `sessions` is their number.",
         "session_left": "feedbus dropped a connection to PostgreSQL, and could not end its session"
         " there. If the session is `idle in transaction`, it keeps its locks: end it with"
         " `pg_terminate_backend()`.",
@@ -169,8 +169,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
         " handled out of order. Run `feedbus apply`.",
-        "misplaced_not_recorded": "feedbus could not write to the broker that a ring must be"
-        " repaired; it tries again.",
+        "misplaced_not_recorded": "A ring must be repaired, but feedbus could not record this on"
+        " the broker; feedbus tries again.",
         "messages_lost": "Messages are lost, because a program published them directly to a queue"
         " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"
@@ -189,8 +189,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " queues are on the broker's disk.",
         "timer_declared": "New exchanges and queues of the timer were declared; the first delayed"
         " message is published when these queues are on the broker's disk.",
-        "undelivered_sent": "The queue or exchange of delayed messages was missing when they"
-        " were due. It exists now, and the messages were sent to it.",
+        "undelivered_sent": "The queue or exchange of some delayed messages was missing at the time"
+        " for which they were delayed. It exists now, and the messages were sent to it.",
     },
     METRICS: {
         "no_metrics": "The folder of metric files cannot be written, so this process runs without"

@@ -9,7 +9,9 @@ from typing import Any
 
 from feedbus.printable import printable
 
-STACK_LEVEL = 3  # logging counts so many calls up to the caller of info(), warning() or error()
+# How many calls are between the standard library's logging and the caller of info(), warning(),
+# error() or write(). A log record then names the place of this caller.
+STACK_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,14 @@ class Event:
         """Return `event=… consumer=… key=value … message="…"`.
 
         Args:
-            context: default fields of the process; fields of the event take precedence.
+            context: fields that the process adds to each event, unless the event has them itself.
 
         """
         pairs = self.pairs(context) | {"message": self.message}
         return " ".join(f"{key}={_value(value)}" for key, value in pairs.items())
 
     def pairs(self, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the event's name, the consumer and the other fields, in the order of writing.
+        """Return the event's name, the consumer and the other fields, in the order of the log line.
 
         Args:
             context: as for text().

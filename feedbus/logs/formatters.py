@@ -15,7 +15,7 @@ from feedbus.printable import printable_json
 
 TEXT, JSON = "text", "json"
 LOG_FORMATS = (TEXT, JSON)
-FOREIGN = "log"  # the event of lines that libraries and handlers log
+FOREIGN = "log"  # the name of the event of lines that libraries and handlers log
 
 
 class TextFormatter(logging.Formatter):

@@ -45,7 +45,16 @@ class LogEntry:
 
 
 def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
-    """Yield the entries in a text; indented lines at its beginning belong to the entry `before`."""
+    """Yield the entries in a text.
+
+    Indented lines at the beginning of the text are the rest of the entry before the text. They are
+    yielded as an entry with the time and the level of that entry.
+
+    Args:
+        text: whole lines of a log file.
+        before: the entry before the text.
+
+    """
     current = replace(before, lines=())
     for line in text.splitlines():
         if line.startswith("  "):
@@ -83,7 +92,15 @@ class LogFile:
         self._last = LogEntry(name, "", None, ())
 
     def last(self, count: int, least_level: int) -> list[LogEntry]:
-        """Return the last `count` entries with at least this level; new() continues after them."""
+        """Return the last entries with at least this level; new() continues after them.
+
+        If the file has fewer such entries, the older files NAME.log.1 and so on are read, too.
+
+        Args:
+            count: the largest number of entries.
+            least_level: a level of the module logging.
+
+        """
         self._open()
         if self._file is None:
             return []
@@ -129,6 +146,7 @@ class LogFile:
             self._file = None
 
     def _replaced(self) -> bool:
+        """Whether there is a file at the path that is not the open one."""
         try:
             now = self.path.stat()
         except OSError:
@@ -136,7 +154,7 @@ class LogFile:
         return self._file is None or not os.path.samestat(now, os.fstat(self._file.fileno()))
 
     def _rest(self) -> list[LogEntry]:
-        """Return the entries up to the last whole line; the next read begins after it."""
+        """Return the entries up to the last whole line; the next read begins after this line."""
         if self._file is None:
             return []
         start = self._file.tell()
@@ -148,7 +166,14 @@ class LogFile:
         return found
 
     def _from_end(self, file: BinaryIO, count: int, least_level: int) -> list[LogEntry]:
-        """Return the last entries of a file; the next read begins at its end."""
+        """Return the last entries of a file; the next read begins after its last whole line.
+
+        Args:
+            file: the file.
+            count: the largest number of entries.
+            least_level: a level of the module logging.
+
+        """
         size = file.seek(0, os.SEEK_END)
         read = min(FIRST_BYTES, size)
         while True:

@@ -28,7 +28,8 @@ def log_warnings() -> None:
 def note_coroutines() -> None:
     """Let Python record where this thread creates coroutines, for its warnings.
 
-    This takes time for each coroutine. So it is not called in the thread of the event loop.
+    The record costs time for each coroutine that this thread creates. So this function is not
+    called in the thread of the event loop, which creates many.
     """
     sys.set_coroutine_origin_tracking_depth(1)
 
@@ -41,6 +42,7 @@ def _log(  # noqa: PLR0913, PLR0917 -- the arguments of warnings.showwarning()
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
+    """Log a warning, in place of warnings.showwarning()."""
     text = str(message)
     forgotten = NEVER_AWAITED.match(text) if issubclass(category, RuntimeWarning) else None
     if forgotten is None:
@@ -65,7 +67,14 @@ def _place(text: str, filename: str, lineno: int) -> tuple[str, str]:
     """Return the place where a coroutine was created, and its function; "" if it is not known.
 
     If Python has not recorded this place, the result is the place where the coroutine was deleted.
-    Usually, this is the same line. It is another line if a variable contained the coroutine.
+    Usually, this is the same line. It is another line if a variable contained the coroutine. If
+    feedbus has deleted the coroutine, the place is not known.
+
+    Args:
+        text: the text of the warning, with the place if Python has recorded it.
+        filename: the file in which the coroutine was deleted.
+        lineno: the line in which the coroutine was deleted.
+
     """
     noted = CREATED_AT.findall(text)
     if noted:
