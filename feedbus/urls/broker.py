@@ -65,7 +65,7 @@ class BrokerUrl:
     A broker in memory belongs to one process, so no topology file can name it.
 
     Attributes:
-        written: the original URL, with its passwords.
+        written: the original URL, with its passwords; reveal() returns it.
         file: the file of the embedded broker; None for another broker.
         memory: the name of the broker in memory; None for another broker.
         nodes: the nodes of RabbitMQ, in the order in which they are tried.
@@ -84,7 +84,7 @@ class BrokerUrl:
 
     @classmethod
     def unknown(cls) -> Self:
-        """Return a URL that cannot be used, for a topology that was loaded without a URL."""
+        """Return a URL that cannot be used, in place of a URL whose variables are not set."""
         return cls("")
 
     @property
@@ -110,7 +110,7 @@ class BrokerUrl:
 
 
 def parse_broker_url(text: str) -> BrokerUrl:
-    """Return the broker of a URL, or of several URLs separated by semicolons.
+    """Return the parsed URL of a broker, or of several nodes, separated by semicolons.
 
     Raises:
         UrlError: the text is not a broker's URL; the error has no part of it except the scheme.
@@ -130,6 +130,8 @@ def parse_broker_url(text: str) -> BrokerUrl:
 
 def _node(text: str) -> Node:
     parts = split(text, BROKER_SCHEMES)
+    # A semicolon after the login would be part of the host or the virtual host. Probably, the next
+    # node was written without its scheme.
     if ";" in parts.public.partition("://")[2].rpartition("@")[2]:
         refuse("a whole URL after each ';' (%3B within a name)", shown(parts.scheme))
     encrypted = parts.scheme == "amqps"

@@ -20,9 +20,17 @@ MANAGEMENT_TLS_PORT = 15671
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrl:
-    """The address of the management API, and its user.
+    """The address of the management API, and the user that logs in there.
 
-    If `user` is "", for_node() takes the user and the password of the broker's node.
+    Attributes:
+        scheme: "http" or "https".
+        host: the name or the address of the host.
+        port: the port.
+        path: the path in front of the paths of the API; "" for none.
+        user: the user; "" if for_node() takes the user and the password of the broker's node.
+        password: the password of the user.
+        tls: the options of TLS; None for http.
+
     """
 
     scheme: str
@@ -42,7 +50,12 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL with the login and the certificate of a node where it has none."""
+        """Return this URL; it gets the user and the certificates of a node if it has none itself.
+
+        Args:
+            node: the node of the broker on which the API is used.
+
+        """
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:
             return filled
@@ -52,6 +65,7 @@ class ManagementUrl:
                 self.tls,
                 ca_certs=self.tls.ca_certs or node.tls.ca_certs,
                 certfile=self.tls.certfile or node.tls.certfile,
+                # A key belongs to a certificate, so both come from the same URL.
                 keyfile=self.tls.keyfile if self.tls.certfile else node.tls.keyfile,
             ),
         )
@@ -64,7 +78,7 @@ class ManagementUrl:
 
 
 def parse_management_url(text: str) -> ManagementUrl:
-    """Return the management API of a URL.
+    """Return the parsed URL of a management API.
 
     Raises:
         UrlError: the text is not such a URL; the error has no part of it except the scheme.
@@ -87,10 +101,10 @@ def parse_management_url(text: str) -> ManagementUrl:
 def management_of(
     broker: BrokerUrl, configured: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
-    """Return the API's URL for each node: the configured URL, or a URL on the node's host.
+    """Return the API's URL for each node, with the node.
 
-    If a node is used with TLS, the API on its host is used with TLS, too, and is verified in the
-    same way.
+    This is the configured URL. If none is configured, it is a URL on the node's host. It uses TLS,
+    with the same options, if the node's URL uses TLS.
 
     Args:
         broker: the URL of the broker.

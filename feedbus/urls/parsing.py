@@ -48,7 +48,10 @@ def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The decoded parts of a URL; `public` is the URL without its password and options."""
+    """The decoded parts of a URL; `public` is the URL without its password and options.
+
+    `path` is "" or begins with a slash. `options` are the pairs NAME=VALUE after the question mark.
+    """
 
     scheme: str
     host: str
@@ -64,17 +67,18 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
     """Return the scheme of a URL.
 
     Raises:
-        UrlError: the scheme is not one of these, or the text has blanks or control characters.
+        UrlError: the scheme is not one of `schemes`, or the text has spaces or control characters.
 
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in schemes:
         listed = f"{'://, '.join(schemes[:-1])}:// or {schemes[-1]}://"
-        known = bool(separator) and SCHEME.fullmatch(scheme)
+        # Any other text in front of "://" may contain a password, so an error must not show it.
+        is_scheme = bool(separator) and SCHEME.fullmatch(scheme)
         refuse(
             f"a URL that begins with {listed}",
-            f"'{scheme}://…'" if known else "a text that begins differently",
-            name=scheme if known else "",
+            f"'{scheme}://…'" if is_scheme else "a text that begins differently",
+            name=scheme if is_scheme else "",
             known=schemes,
         )
     if not rest.isprintable() or (scheme != SQLITE and " " in rest):
@@ -105,9 +109,9 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
             "'/', '?', '#' and '@' inside a user, a password or a name as %2F, %3F, %23 and %40",
             shown(scheme),
         )
-    login, at, place = authority.rpartition("@")
+    login, at, host_and_port = authority.rpartition("@")
     user, colon, password = login.partition(":")
-    host, port = _place(scheme, place)
+    host, port = _host_and_port(scheme, host_and_port)
     path, _, query = behind.partition("?")
     return Parts(
         scheme=scheme,
@@ -117,7 +121,7 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
         password=decode(scheme, password),
         path=decode(scheme, path),
         options=_options(scheme, query),
-        public=f"{scheme}://{user}{f':{HIDDEN}' if colon else ''}{at}{place}{path}",
+        public=f"{scheme}://{user}{f':{HIDDEN}' if colon else ''}{at}{host_and_port}{path}",
     )
 
 
@@ -150,11 +154,12 @@ def decode(scheme: str, text: str) -> str:
     return decoded
 
 
-def _place(scheme: str, place: str) -> tuple[str, int | None]:
-    bracketed, _, port = place.rpartition("]")
-    host = f"{bracketed}]" if bracketed else place.partition(":")[0]
+def _host_and_port(scheme: str, text: str) -> tuple[str, int | None]:
+    """Return the host, localhost by default, and the port in a text such as "[::1]:5672"."""
+    bracketed, _, port = text.rpartition("]")
+    host = f"{bracketed}]" if bracketed else text.partition(":")[0]
     if not bracketed:
-        port = place[len(host) :]
+        port = text[len(host) :]
     named, numbered = NAMED_HOST.fullmatch(host), IPV6_HOST.fullmatch(host)
     if not (named or numbered):
         refuse("the name or the address of one host", shown(scheme))
@@ -162,13 +167,14 @@ def _place(scheme: str, place: str) -> tuple[str, int | None]:
     if port in {"", ":"}:
         return host, None
     digits = port[1:]
-    known = port[0] == ":" and digits.isascii() and digits.isdecimal() and len(digits) < 6  # noqa: PLR2004 -- 65535 has five digits
-    if not (known and 0 < int(digits) <= HIGHEST_PORT):
+    is_number = port[0] == ":" and digits.isascii() and digits.isdecimal() and len(digits) < 6  # noqa: PLR2004 -- 65535 has five digits
+    if not (is_number and 0 < int(digits) <= HIGHEST_PORT):
         refuse(f"a port from 1 to {HIGHEST_PORT} after the host", shown(scheme))
     return host, int(digits)
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:
+    """Return the decoded options of a URL; `query` is the text after the question mark."""
     found: dict[str, str] = {}
     for pair in query.split("&") if query else ():
         name, separator, value = pair.partition("=")
@@ -194,7 +200,7 @@ def address(host: str) -> str:
 
 
 def file_of(text: str) -> Path:
-    """Return the file of an sqlite URL, relative for three slashes, absolute for four.
+    """Return the file of an sqlite URL: relative after three slashes, absolute after four.
 
     Raises:
         UrlError: the URL names no file.

@@ -44,10 +44,10 @@ class StoreUrl:
     """The address of a store: a SQLite file, or a database of PostgreSQL.
 
     Attributes:
-        written: the original URL, with its password.
+        written: the original URL, with its password; reveal() returns it.
         public: the URL without passwords and options.
         file: the SQLite file; None for PostgreSQL.
-        parameters: maps the names of libpq's parameters to their values.
+        parameters: maps the names of libpq's parameters to their values; empty for SQLite.
 
     """
 
@@ -79,7 +79,7 @@ class StoreUrl:
 
 
 def parse_store_url(text: str) -> StoreUrl:
-    """Return the store of a URL.
+    """Return the parsed URL of a store.
 
     Raises:
         UrlError: the text is not a store's URL; the error has no part of it except the scheme.
@@ -107,7 +107,13 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
-    """Return libpq's parameters for a URL; the text of an error contains nothing of the URL."""
+    """Return libpq's parameters for a URL.
+
+    Raises:
+        UrlError: psycopg2 is not installed, or libpq refuses the URL. The text of the error has no
+            part of the URL except the scheme.
+
+    """
     try:
         import psycopg2
         from psycopg2.extensions import parse_dsn
@@ -126,8 +132,8 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
 def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
     """Raise UrlError for invalid hosts and ports.
 
-    libpq would print them in its error. They can contain a part of a password, if the password has
-    an '@' or '/' that is not escaped.
+    If a password has an '@' or '/' that is not escaped, libpq reads a part of the password as a
+    host or a port. When libpq then cannot connect, its error contains this part.
     """
     if not POSTGRES_HOST.fullmatch(parameters.get("host", "").replace(",", "")):
         refuse("the names or addresses of hosts, or a socket's folder", shown(scheme))
@@ -137,7 +143,11 @@ def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
 
 
 def _public(parameters: Mapping[str, str]) -> str:
-    """Return libpq's parameters as a URL without secrets: only the name of the database."""
+    """Return the URL that is printed: the user, the hosts, the ports and the database's name.
+
+    For a service of libpq, it has only the name of the service. The password and all other
+    parameters are left out.
+    """
     if "service" in parameters and "host" not in parameters:
         return f"postgresql://?service={escaped(parameters['service'])}"
     user = f"{escaped(parameters['user'])}@" if "user" in parameters else ""

@@ -20,7 +20,7 @@ VERIFIED = {"full": True, "none": False}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to verify a server, and the certificate that is sent to the server.
+    """The TLS options: how to verify a server, and the certificate that is sent to it.
 
     Attributes:
         ca_certs: a PEM file of the trusted authorities; None for the authorities of the system.
@@ -39,10 +39,10 @@ class Tls:
 
     @classmethod
     def of(cls, options: dict[str, str]) -> Self:
-        """Return the TLS options in the options of a URL.
+        """Return the TLS options among all options of a URL.
 
         Raises:
-            UrlError: the options contradict each other, or a value is unknown.
+            UrlError: the options contradict each other, or a value is empty or unknown.
 
         """
         for name in TLS_OPTIONS:
@@ -68,19 +68,24 @@ class Tls:
     def within(self, root: Path) -> Self:
         """Return the same options with relative paths resolved against the folder `root`."""
 
-        def seen(path: Path | None) -> Path | None:
+        def absolute_or_none(path: Path | None) -> Path | None:
             return None if path is None else absolute(path, root)
 
         return replace(
             self,
-            ca_certs=seen(self.ca_certs),
-            certfile=seen(self.certfile),
-            keyfile=seen(self.keyfile),
+            ca_certs=absolute_or_none(self.ca_certs),
+            certfile=absolute_or_none(self.certfile),
+            keyfile=absolute_or_none(self.keyfile),
         )
 
 
 def tls_of(scheme: str, options: dict[str, str], *, encrypted: bool) -> Tls | None:
     """Return the TLS options of a URL, or None for a URL without encryption.
+
+    Args:
+        scheme: the scheme of the URL, for the error.
+        options: all options of the URL.
+        encrypted: whether the scheme uses TLS.
 
     Raises:
         UrlError: there are TLS options, but the scheme has no encryption.
