@@ -14,7 +14,7 @@ from feedbus.urls import BrokerUrl
 
 VERSION = "3.0.0"
 BINDING = {"bindingVersion": "0.3.0"}
-AMQP_TYPES = {"direct", "topic", "fanout"}
+AMQP_TYPES = {"direct", "topic", "fanout"}  # exchange types that AsyncAPI's AMQP binding has
 # Sentences in the descriptions of exchanges.
 HASHED = (
     "The routing key of a message chooses its shard, by consistent hashing. The exchange itself is "
@@ -29,14 +29,16 @@ PACKED = (
 def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
     """Return the AsyncAPI document of a topology.
 
-    Exchanges are channels that the project sends to, queues are channels that it receives from.
+    In the document, the project sends to a channel for each exchange, and receives from a channel
+    for each queue.
 
     Args:
-        topology: the topology whose handlers are imported.
+        topology: the topology; its handlers are imported.
         version: the version of the described interface.
 
     Raises:
-        UsageError: a handler cannot be imported, or its type is not a message type.
+        UsageError: a handler cannot be imported, or the type of its parameter is not a message
+            type.
 
     """
     routes = {

@@ -1,4 +1,4 @@
-"""The messages of an AsyncAPI document: one for each type of a handler's parameter."""
+"""The messages of an AsyncAPI document: one for each message type of a handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Messages:
     """The messages of a topology, and the messages of each queue.
 
     Attributes:
-        components: maps the name of each message in the document to its description.
+        components: maps the name of each message in the document to its message object.
         schemas: maps a name to a JSON Schema: of a payload, or of a definition in a payload.
         of_queue: maps each queue to the names of its messages.
 
@@ -33,10 +33,10 @@ class Messages:
 
     @classmethod
     def of(cls, topology: Topology, routes: Mapping[str, HandlerRoutes]) -> Messages:
-        """Return the descriptions of the messages of a topology.
+        """Return the messages that the handlers of a topology get.
 
         Args:
-            topology: the topology whose queues are described.
+            topology: the topology.
             routes: maps each queue to its imported handlers.
 
         """
@@ -70,14 +70,24 @@ class Messages:
                 described["bindings"] = {
                     "amqp": {"messageType": amqp_type, "bindingVersion": "0.3.0"}
                 }
-            yield self._component(_key(name), queue, record_loader, described)
+            yield self._add_message(_key(name), queue, record_loader, described)
 
-    def _component(
+    def _add_message(
         self, name: str, queue: Queue, record_loader: RecordLoader, described: dict[str, Any]
     ) -> str:
-        """Add a message; if an equal message exists already, add only the queue to it."""
+        """Add a message to the components, unless an equal one exists; return its name there.
+
+        If another message already has the name, the name of the queue is put in front of it.
+
+        Args:
+            name: the wanted name.
+            queue: the queue whose handler gets the message.
+            record_loader: returns the JSON Schema of the payload.
+            described: the message object without its payload.
+
+        """
         for key in (name, f"{queue.name}.{name}"):
-            schemas = _components(key, record_loader.json_schema())
+            schemas = _schemas(key, record_loader.json_schema())
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
             if key not in self.components:
                 self.components[key] = message
@@ -87,8 +97,14 @@ class Messages:
         return f"{queue.name}.{name}"
 
 
-def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return a JSON Schema and its definitions as components of a document, by name."""
+def _schemas(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a JSON Schema and its definitions as components of a document, by name.
+
+    Args:
+        name: the name of the schema in the document; the names of its definitions begin with it.
+        schema: the JSON Schema.
+
+    """
     definitions = schema.get("$defs", {})
     top = schema.get("$ref", "").removeprefix(DEFINITIONS)
     names = {each: name if each == top else f"{name}.{_key(each)}" for each in definitions}
