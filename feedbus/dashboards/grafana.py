@@ -14,11 +14,12 @@ SCHEMA_VERSION = 39
 UID_LENGTH = 40
 UID = re.compile(rf"[A-Za-z0-9_-]{{1,{UID_LENGTH}}}")
 DIGEST_LENGTH = 12
+# The data source that the user of the dashboard selects; see _datasource().
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard(topology: Topology) -> dict[str, Any]:
-    """Return a dashboard in Grafana's JSON; it depends only on the topology."""
+    """Return a dashboard in Grafana's JSON; equal topologies have equal dashboards."""
     drawn: list[dict[str, Any]] = []
     top = 0
     for title, panels in rows(topology):
@@ -64,6 +65,7 @@ def dashboard_uid(name: str) -> str:
 
 
 def _datasource() -> dict[str, Any]:
+    """Return the variable with which the user of the dashboard selects a Prometheus server."""
     return {
         "name": "datasource",
         "label": "Prometheus",
@@ -73,6 +75,7 @@ def _datasource() -> dict[str, Any]:
 
 
 def _job() -> dict[str, Any]:
+    """Return the variable with which the user selects jobs of Prometheus, such as one project."""
     query = "label_values(feedbus_metric_files_unreadable, job)"
     return {
         "name": "job",
@@ -95,7 +98,7 @@ def _row(title: str, top: int) -> dict[str, Any]:
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    instant = panel.kind != "timeseries"
+    instant = panel.kind != "timeseries"  # the other kinds show only the present values
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.kind == "timeseries":
         defaults["custom"] = {"fillOpacity": 10, "showPoints": "never"}
@@ -133,6 +136,6 @@ def _options(kind: str) -> dict[str, Any]:
 
 
 def _letters(number: int) -> str:
-    """Return the names of queries in Grafana's order: A to Z, then AA, AB."""
+    """Return the name of the query with this number, from 0: A to Z, then AA, AB and so on."""
     before, last = divmod(number, 26)
     return (_letters(before - 1) if before else "") + chr(ord("A") + last)

@@ -10,11 +10,11 @@ from typing import Literal
 
 from feedbus.topology import Consumer, Queue, Topology
 
-RATE = "$__rate_interval"
-RANGE = "$__range"
-JOB = 'job=~"$job"'
+RATE = "$__rate_interval"  # Grafana's variable for the time over which a rate is computed
+RANGE = "$__range"  # Grafana's variable for the time that is shown
+JOB = 'job=~"$job"'  # the jobs that the user of the dashboard has selected
 QUANTILES = (0.5, 0.95, 0.99)
-FULL, HALF, THIRD = 24, 12, 8
+FULL, HALF, THIRD = 24, 12, 8  # widths of panels in Grafana's units
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Panel:
         queries: the queries whose results the panel shows.
         unit: Grafana's name of the unit of the values.
         kind: Grafana's name of the kind of panel.
-        width: the width; 24 fills a row.
+        width: the width in Grafana's units; 24 fills a row.
         height: the height in Grafana's units.
     """
 
@@ -56,7 +56,7 @@ def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
             yield f"Shards of {queue.name}", _shards(topology, queue)
     yield "Waiting", _waiting(topology)
     yield "Handling", _handling(topology)
-    yield "Publishing and outages", _speaking()
+    yield "Publishing and outages", _publishing_and_outages()
     if topology.schedules:
         yield "Schedules", _schedules()
 
@@ -76,7 +76,7 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
     shards = _consumers_of(topology, queue)
     names = _names(shards)
     settled = _settled(names)
-    fair = _by_weight(shards)
+    by_weight = _by_weight(shards)
     waiting = f"max by (queue) (feedbus_queue_messages{{queue=~{names},{JOB}}})"
     rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
     return [
@@ -91,7 +91,7 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
         Panel(
             f"{queue.name}: busiest shard / mean",
             "Records of the busiest shard, relative to the mean and the weights; 1 is even.",
-            (Query(f"max({fair}) / avg({fair})", "max/mean"),),
+            (Query(f"max({by_weight}) / avg({by_weight})", "max/mean"),),
             kind="stat",
             width=4,
             height=10,
@@ -221,7 +221,7 @@ def _handling(topology: Topology) -> list[Panel]:
     ]
 
 
-def _speaking() -> list[Panel]:
+def _publishing_and_outages() -> list[Panel]:
     published = Query(
         _rate("feedbus_published_total", "exchange, outcome"), "{{exchange}} {{outcome}}"
     )
@@ -269,18 +269,32 @@ def _schedules() -> list[Panel]:
 
 
 def _rate(metric: str, by: str, *matchers: str) -> str:
+    """Return the query for the rate of a metric per second.
+
+    Args:
+        metric: the name of the metric.
+        by: the labels by which the series are summed, separated by commas.
+        matchers: conditions on labels in PromQL, in addition to the job.
+
+    """
     chosen = ",".join([*matchers, JOB])
     return f"sum by ({by}) (rate({metric}{{{chosen}}}[{RATE}]))"
 
 
 def _settled(names: str) -> str:
-    """Return the query for the records that each consumer settled in the displayed time."""
+    """Return the query for the records that each consumer has settled in the time that is shown.
+
+    Args:
+        names: the matcher of the consumers, as _names() returns it.
+
+    """
     return (
         f"sum by (consumer) (increase(feedbus_records_total{{consumer=~{names},{JOB}}}[{RANGE}]))"
     )
 
 
 def _quantile(metric: str, topology: Topology, queue: Queue, quantile: float) -> str:
+    """Return the query for a quantile of a histogram, over all consumers of a queue."""
     names = _names(_consumers_of(topology, queue))
     return (
         f"histogram_quantile({quantile}, {_rate(f'{metric}_bucket', 'le', f'consumer=~{names}')})"
@@ -288,12 +302,16 @@ def _quantile(metric: str, topology: Topology, queue: Queue, quantile: float) ->
 
 
 def _mean(metric: str, topology: Topology, queue: Queue) -> str:
+    """Return the query for the mean of a histogram, over all consumers of a queue."""
     chosen = f"{{consumer=~{_names(_consumers_of(topology, queue))},{JOB}}}[{RATE}]"
     return f"sum(rate({metric}_sum{chosen})) / sum(rate({metric}_count{chosen}))"
 
 
 def _by_weight(shards: list[Consumer]) -> str:
-    """Return the query for the records of each shard, divided by the weight of the shard."""
+    """Return the query for the settled records of each shard, divided by its weight.
+
+    If all weights are equal, the records are not divided, because only their relation is shown.
+    """
     weights = sorted({shard.weight for shard in shards})
     parts = []
     for weight in weights:
@@ -308,7 +326,10 @@ def _consumers_of(topology: Topology, queue: Queue) -> list[Consumer]:
 
 
 def _names(consumers: Iterable[Consumer]) -> str:
-    """Return the value of a PromQL matcher for exactly these consumers."""
+    """Return the value of a PromQL matcher for exactly these consumers, in quotes.
+
+    The value is a regular expression. The names of shards are shortened: update_feed_(0|1|2).
+    """
     found: dict[str, list[str]] = {}
     for consumer in consumers:
         found.setdefault(consumer.queue.name, [])
