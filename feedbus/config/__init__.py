@@ -17,7 +17,7 @@ __all__ = ["APPLIED", "load", "located", "read"]
 
 # The environment variable with the path of the applied topology: the copy of topology.toml that
 # `feedbus up` or `feedbus apply` used last. The processes of the supervisor read this copy, because
-# they may start while somebody edits topology.toml, and the file is incomplete.
+# they may start while somebody edits topology.toml and its content is incomplete.
 APPLIED = "FEEDBUS_APPLIED"
 LARGEST_BYTES = 10_000_000  # the largest size of a topology file
 # Matches the end of tomllib's error text. The groups are the line and the column; both are None if

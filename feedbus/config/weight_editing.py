@@ -118,21 +118,22 @@ class _Tree:
         root = Parser(Language(tree_sitter_toml.language())).parse(self.text).root_node
         for node in root.named_children:
             if node.type == "pair":
-                self._note(node, ())
+                self._add_pair(node, ())
             elif node.type == "table":
                 path = _path(next(child for child in node.named_children if child.type in KEYS))
                 self.headers[path] = node
                 for child in node.named_children:
                     if child.type == "pair":
-                        self._note(child, path)
+                        self._add_pair(child, path)
 
-    def _note(self, node: Node, base: Keys) -> None:
+    def _add_pair(self, node: Node, table: Keys) -> None:
+        """Store a pair of a table; if the value is an inline table, store its pairs, too."""
         key, value = named(node)
-        path = base + _path(key)
+        path = table + _path(key)
         self.pairs[path] = node
         if value.type == "inline_table":
             for child in named(value):
-                self._note(child, path)
+                self._add_pair(child, path)
 
     def put(self, path: Keys, value: str, table: Keys) -> bytes:
         """Return the text with a new value at a path; a missing pair NAME = VALUE is added.

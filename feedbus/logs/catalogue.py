@@ -130,8 +130,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " answer.",
         "request_crashed": "A request was answered with 500. The traceback follows. The answer"
         " contains the same `id`.",
-        "connections_closed": "HTTP connections were closed, because they were too slow or too"
-        " many.",
+        "connections_closed": "HTTP connections were closed, because their requests were too slow"
+        " or there were too many connections.",
         "outbox_message_refused": "The broker refused a message of the outbox; `error` has the"
         " reason. This message and the later messages of its exchange and key stay in the outbox,"
         " and feedbus tries again.",

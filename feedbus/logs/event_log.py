@@ -9,8 +9,8 @@ from typing import Any
 
 from feedbus.printable import printable
 
-# How many calls are between the standard library's logging and the caller of info(), warning(),
-# error() or write(). A log record then names the place of this caller.
+# How many calls the standard library's logging goes back, from _write() to the caller of info(),
+# warning(), error() or write(). A log record then contains the place of this caller.
 STACK_LEVEL = 3
 
 

@@ -255,7 +255,7 @@ RECORDED = {
         SCHEDULE_LATENESS,
     )
 }
-# The metrics whose values the operations process finds out for each answer of /metrics, by name.
+# The metrics whose values the operations process reads when it answers /metrics, by name.
 GAUGES = {
     family.name: family
     for family in (

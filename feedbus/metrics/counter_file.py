@@ -249,7 +249,7 @@ def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, .
 
 
 def _aligned(count: int) -> int:
-    """Return the next multiple of 8 from a number of bytes on."""
+    """Return a number of bytes, rounded up to a multiple of 8."""
     return (count + 7) & ~7
 
 

@@ -228,7 +228,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: OutagePart, seconds: float) -> None:
-        """Count one pause of a consumer in an outage; an outage can have many pauses."""
+        """Add the duration of one pause of a consumer in an outage, which can have many pauses."""
         self._held[part].add(max(0.0, seconds))
 
 

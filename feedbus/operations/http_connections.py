@@ -61,7 +61,7 @@ class WholeTask(WSGITask):
     wrote_header: bool = False
 
     def write(self, data: bytes) -> None:
-        """Write data; the headers are sent with the first data."""
+        """Write a part of the body. If it is the whole body, the headers are sent with it."""
         if self.wrote_header or not self.has_body or self.content_length != len(data):
             super().write(data)
             return

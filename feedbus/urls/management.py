@@ -103,8 +103,8 @@ def management_of(
 ) -> list[tuple[ManagementUrl, Node]]:
     """Return the API's URL for each node, with the node.
 
-    This is the configured URL. If none is configured, it is a URL on the node's host. It uses TLS,
-    with the same options, if the node's URL uses TLS.
+    This is the configured URL. If none is configured, it is a URL on the node's host. Such a URL
+    uses TLS, with the same options, if the node's URL uses TLS.
 
     Args:
         broker: the URL of the broker.
