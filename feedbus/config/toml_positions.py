@@ -88,7 +88,7 @@ class Places:
         self._value(value, path)
 
     def _once(self, path: KeyPath, place: Place) -> None:
-        """Store the position of a key or a table; if the file has it already, it is repeated."""
+        """Store the first position of a key or a table; add a later position to `repeated`."""
         first = self._written.setdefault(path, place)
         if first != place:
             self.repeated.append((path, place, first))

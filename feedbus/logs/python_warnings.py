@@ -82,7 +82,7 @@ def _place(text: str, filename: str, lineno: int) -> tuple[str, str]:
         return f"{file}:{number}", function
     if filename.startswith(OWN_FOLDER):
         return "", ""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 -- its public name
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 -- a documented function
     while frame is not None and (frame.f_code.co_filename, frame.f_lineno) != (filename, lineno):
         frame = frame.f_back
     return f"{filename}:{lineno}", frame.f_code.co_qualname if frame is not None else ""
