@@ -150,7 +150,13 @@ class Array(Many):
         """Return the values in order."""
         if not isinstance(value, list) or not (value or self.empty):
             self.refuse()
-        return tuple(self.collect(enumerate(value)).values())
+        try:
+            loaded = self.collect(enumerate(value))
+        except ValidationError as error:
+            # Without `valid_data`, marshmallow does not load the array. Otherwise, other checks
+            # would get the valid values as a mapping of their indexes.
+            raise ValidationError(error.messages) from None
+        return tuple(loaded.values())
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
