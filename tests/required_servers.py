@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from servers import versions
 from servers.versions import Version
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 PROMETHEUS = "Prometheus is not installed: apt-get install prometheus"
 
@@ -25,7 +27,17 @@ UNWANTED = os.environ.get("FEEDBUS_SERVERS") == "none"  # as `make check` sets i
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let no test be skipped where all is required."""
-    report = yield
+    return not_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let no module be skipped as a whole where all is required."""
+    return not_skipped((yield))
+
+
+def not_skipped(report: Report) -> Report:
+    """Return a report, as a failure if it reports a skip where all is required."""
     if REQUIRED and report.skipped:
         report.outcome = "failed"
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext

@@ -128,6 +128,11 @@ def server():
 def test_uses_a_server(server):
     assert True
 """
+SKIPPED_MODULE = """
+import pytest
+
+pytest.skip("Prometheus is not installed", allow_module_level=True)
+"""
 
 
 @pytest.mark.parametrize(
@@ -135,16 +140,28 @@ def test_uses_a_server(server):
     [("0", 0, "2 skipped, 1 xfailed"), ("1", 1, "2 failed, 1 error")],
 )
 def test_where_all_servers_are_required_no_test_is_skipped(tmp_path, required, code, reported):
-    (tmp_path / "test_skipping.py").write_text(SKIPPING)
+    ended = run_tests(tmp_path, SKIPPING, required)
+    assert ended.returncode == code, ended.stdout
+    assert reported in ended.stdout
+    if required == "1":
+        assert "RabbitMQ is not installed (FEEDBUS_REQUIRE_SERVERS=1" in ended.stdout
+
+
+def test_where_all_servers_are_required_no_module_is_skipped(tmp_path):
+    assert "1 skipped" in run_tests(tmp_path, SKIPPED_MODULE, "0").stdout
+    ended = run_tests(tmp_path, SKIPPED_MODULE, "1")
+    assert ended.returncode != 0
+    assert "Prometheus is not installed (FEEDBUS_REQUIRE_SERVERS=1" in ended.stdout
+
+
+def run_tests(tmp_path, module, required):
+    """Run the tests of a module in another process of pytest."""
+    (tmp_path / "test_skipping.py").write_text(module)
     command = ["-m", "pytest", "-p", "tests.required_servers", "-p", "no:cacheprovider", "-n", "0"]
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, *command, "-c", os.devnull, "--rootdir", tmp_path, tmp_path],
         env={**os.environ, "FEEDBUS_REQUIRE_SERVERS": required},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == code, ended.stdout
-    assert reported in ended.stdout
-    if required == "1":
-        assert "RabbitMQ is not installed (FEEDBUS_REQUIRE_SERVERS=1" in ended.stdout
