@@ -63,22 +63,29 @@ def drained_by(topology: Topology) -> list[int]:
     return seen
 
 
+def switch_killed_with_held(
+    system: System, number: int, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Switch to five shards until a step, and publish a record that is held."""
+    real = switch.exit_after_step
+
+    def publishing(name: str) -> None:
+        if name == "disconnected":
+            publish(system, number)
+        real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(switch, "exit_after_step", publishing)
+        switch_killed(reshaped(system, 5), step, monkeypatch)
+
+
 @pytest.mark.parametrize("step", ["written", "disconnected", "connected", "appended", "completed"])
 def test_a_switch_that_was_begun_is_ended_before_another_begins(
     make: Callable[..., System], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = make(sharded(3, batch=BATCH))
     publish(system, 1)
-    real = switch.exit_after_step
-
-    def publishing(name: str) -> None:
-        if name == "disconnected":
-            publish(system, 2)  # which is held
-        real(name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(switch, "exit_after_step", publishing)
-        switch_killed(reshaped(system, 5), step, monkeypatch)
+    switch_killed_with_held(system, 2, step, monkeypatch)
     publish(system, 3)
     last = reshaped(system, 2)
     topology_setup.set_up(last)
@@ -93,16 +100,7 @@ def test_held_messages_reach_the_new_ring_if_an_operator_has_deleted_the_old_rin
     make: Callable[..., System], with_exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = make(sharded(3, batch=BATCH))
-    real = switch.exit_after_step
-
-    def publishing(name: str) -> None:
-        if name == "disconnected":
-            publish(system, 1)  # which is held
-        real(name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(switch, "exit_after_step", publishing)
-        switch_killed(reshaped(system, 5), "connected", monkeypatch)
+    switch_killed_with_held(system, 1, "connected", monkeypatch)
     (old,) = state(system).draining
     with broker.connect(system.topology) as connection:
         for queue in Names(system.topology).members(old):

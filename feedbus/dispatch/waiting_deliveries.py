@@ -84,7 +84,8 @@ class WaitingDeliveries:
         self._order = order
         self._clock = clock
         self._queues: dict[str, OrderedQueue] = {}  # by the consumer tag of the subscription
-        self._early_releases: list[Delivery] = []  # kept requests; see _apply()
+        # The kept requests by the consumer tag of the subscription; see _apply().
+        self._early_releases: dict[str, list[Delivery]] = {}
 
     # -- subscriptions -------------------------------------------------------------------------
 
@@ -129,9 +130,7 @@ class WaitingDeliveries:
         self.taken_records.forget_queue(waiting_queue)
         self.records.forget_queue(waiting_queue)
         self.requeued_dead_letters.forget(consumer_tag)
-        self._early_releases = [
-            each for each in self._early_releases if each.consumer_tag != consumer_tag
-        ]
+        self._early_releases.pop(consumer_tag, None)
 
     def forget(self) -> None:
         """Forget all deliveries and subscriptions: the broker delivers the messages again."""
@@ -168,7 +167,9 @@ class WaitingDeliveries:
         record.position = record.position or self.records.positions.next(queue.generation_number)
         record.awaited_queues = self.awaited_queues(delivery, delivery.original_key)
         settled = [arrival.delivery for arrival in self.records.add_arrived(record)]
-        return settled + self._apply_early_releases(queue) if record.is_dead_letter else settled
+        if record.is_dead_letter:
+            settled += self._apply_early_releases(delivery.consumer_tag)
+        return settled
 
     def release_keys(self, request: Delivery) -> list[Delivery]:
         """Release the keys that a request names, except keys whose messages have not arrived yet.
@@ -196,15 +197,14 @@ class WaitingDeliveries:
         message_id, queue = str(request.headers[RELEASE]), self.queue_of(request).waiting_queue
         released = self.release_keys(request)
         if self.records.is_sending_dead_letter(message_id, queue):
-            self._early_releases.append(request)
+            self._early_releases.setdefault(request.consumer_tag, []).append(request)
             return released
         return [*released, request]
 
-    def _apply_early_releases(self, queue: OrderedQueue) -> list[Delivery]:
-        """Apply the kept requests of a waiting queue; return the deliveries to acknowledge now."""
-        own = [each for each in self._early_releases if self.queue_of(each) == queue]
-        self._early_releases = [each for each in self._early_releases if each not in own]
-        return [delivery for request in own for delivery in self._apply(request)]
+    def _apply_early_releases(self, consumer_tag: str) -> list[Delivery]:
+        """Apply the kept requests of a subscription; return the deliveries to acknowledge now."""
+        requests = self._early_releases.pop(consumer_tag, [])
+        return [delivery for request in requests for delivery in self._apply(request)]
 
     def now(self) -> float:
         """Return the time, in seconds since 1970."""

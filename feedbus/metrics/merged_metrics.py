@@ -108,20 +108,21 @@ def settled(directory: Path) -> dict[str, Settled]:
 
 def dropped_dead_letters(directory: Path) -> dict[str, int]:
     """Return how many dead letters each consumer has deleted because of max_age or max_length."""
-    merged, _ = _merge(directory)
-    found: dict[str, int] = defaultdict(int)
-    for (consumer, _limit), (count,) in merged.get(DROPPED.name, {}).items():
-        found[consumer] += int(count)
-    return dict(found)
+    return _count_by_consumer(directory, DROPPED.name)
 
 
 def deliveries(directory: Path) -> dict[str, int]:
     """Return how many deliveries each consumer has settled, from all metric files."""
-    merged, _ = _merge(directory)
-    found: dict[str, int] = defaultdict(int)
-    for (consumer, _verdict), (count,) in merged.get(DELIVERIES.name, {}).items():
-        found[consumer] += int(count)
-    return dict(found)
+    return _count_by_consumer(directory, DELIVERIES.name)
+
+
+def _count_by_consumer(directory: Path, metric: str) -> dict[str, int]:
+    """Return the sum of a counter for each consumer; its labels are the consumer and another."""
+    merged = _merge(directory)[0]
+    counts: dict[str, int] = defaultdict(int)
+    for (consumer, _), (count,) in merged.get(metric, {}).items():
+        counts[consumer] += int(count)
+    return dict(counts)
 
 
 def _merge(directory: Path) -> tuple[dict[str, Series], int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from feedbus.dead_letters import letters
@@ -19,7 +18,7 @@ from feedbus.dispatch import (
 from feedbus.errors import BrokerOutage, Reject
 from feedbus.runner import waiting_queue
 from feedbus.wire.constants import BLOCKED, KEY, RELEASE
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, sent_in_another_order
 
 
 def a_retry_that_forgets_its_key() -> list[Change]:
@@ -96,44 +95,22 @@ def rejected_records_without_a_dead_letter() -> list[Change]:
 
 def keys_blocked_behind_later_records() -> list[Change]:
     """Send the messages that block keys after the records that wait for them."""
-    original = failed_record_sender.FailedRecordSender.send
-
-    def send(self: Any, *arguments: Any, **options: Any) -> None:
-        sender = self._sender
-
-        def send_blocks_last(messages: Iterable[Any]) -> Any:
-            return sender.send(sorted(messages, key=lambda each: BLOCKED in each.headers))
-
-        self._sender = SimpleNamespace(send=send_blocks_last)
-        try:
-            original(self, *arguments, **options)
-        finally:
-            self._sender = sender
-
-    return [(failed_record_sender.FailedRecordSender, "send", send)]
+    return sent_in_another_order(
+        lambda messages: sorted(messages, key=lambda each: BLOCKED in each.headers)
+    )
 
 
 def messages_that_block_keys_before_their_dead_letters() -> list[Change]:
     """Send the message that blocks a key before the dead letter."""
-    original = failed_record_sender.FailedRecordSender.send
 
-    def send(self: Any, *arguments: Any, **options: Any) -> None:
-        sender = self._sender
+    def letters_last(messages: Iterable[Any]) -> list[Any]:
+        some = list(messages)
+        for index in range(1, len(some)):
+            if BLOCKED in some[index].headers:
+                some[index - 1 : index + 1] = some[index], some[index - 1]
+        return some
 
-        def send_letters_last(messages: Iterable[Any]) -> Any:
-            some = list(messages)
-            for index in range(1, len(some)):
-                if BLOCKED in some[index].headers:
-                    some[index - 1 : index + 1] = some[index], some[index - 1]
-            return sender.send(some)
-
-        self._sender = SimpleNamespace(send=send_letters_last)
-        try:
-            original(self, *arguments, **options)
-        finally:
-            self._sender = sender
-
-    return [(failed_record_sender.FailedRecordSender, "send", send)]
+    return sent_in_another_order(letters_last)
 
 
 def requests_to_release_applied_while_others_arrive() -> list[Change]:
