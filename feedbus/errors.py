@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from feedbus.printable import printable, printable_lines
 from feedbus.wrong_argument import refuse
+
+OutagePart = Literal["broker", "store", "handler"]  # what can be unavailable
 
 LONGEST_WAIT_SECONDS = 366 * 24 * 3600  # the largest after_seconds of Retry
 # The limits of an error about a body, which can contain anything and be of any size: the number of
@@ -89,6 +92,18 @@ class WrongBrokerSettings(BrokerOutage):
 
 class StoreOutage(Outage):
     """The store is unavailable, full or not set up."""
+
+
+def unavailable_part(error: FeedbusError) -> OutagePart:
+    """Return what is unavailable: the store, something else that a handler needs, or the broker.
+
+    For a usage error, the result is the broker: for example, the topology's lock is on the broker.
+    """
+    if isinstance(error, StoreOutage):
+        return "store"
+    if isinstance(error, BrokerOutage) or not isinstance(error, Outage):
+        return "broker"
+    return "handler"
 
 
 def _cut(text: str) -> str:

@@ -6,9 +6,9 @@ import pytest
 
 from feedbus import Outage
 from feedbus.clock import VirtualClock
-from feedbus.errors import BrokerOutage, FeedbusError, StoreOutage, UsageError
+from feedbus.errors import BrokerOutage, FeedbusError, StoreOutage, UsageError, unavailable_part
 from feedbus.metrics import Metrics
-from feedbus.runner.outage_pause import LOG_INTERVAL_SECONDS, OutagePause, unavailable_part
+from feedbus.runner.outage_pause import LOG_INTERVAL_SECONDS, OutagePause
 
 
 class MailOutage(Outage):

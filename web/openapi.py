@@ -28,7 +28,7 @@ TITLES = {
     415: "The body is not application/json",
     421: "The request was meant for another host",
     500: "A bug; the log has the details under the id in `detail`",
-    503: "The store or the broker is unavailable; try again later",
+    503: "The store, the broker or another service is unavailable; try again later",
 }
 EVERYWHERE = (401, 421, 500, 503)
 WITH_BODY = (400, 411, 413, 415)

@@ -126,8 +126,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "port_taken": "The default port is in use, so the process uses another port.",
         "not_ready": "`/readyz` was answered with 503, because the broker, the store, the disk or a"
         " consumer is not ready: `part` says which, and `error` has the reason.",
-        "request_store_outage": "A request was answered with 503, because the store does not"
-        " answer.",
+        "request_outage": "A request was answered with 503, because the store, the broker or"
+        " another service is unavailable: `part` says which (`store`, `broker` or `handler`), and"
+        " `error` has the reason.",
         "request_crashed": "A request was answered with 500. The traceback follows. The answer"
         " contains the same `id`.",
         "connections_closed": "HTTP connections were closed, because their requests were too slow"

@@ -1,6 +1,6 @@
 """Metrics: each process writes them to its own file, and `/metrics` reads the files of all."""
 
-from feedbus.metrics.catalogue import Limit, OutagePart, Outcome, Verdict
+from feedbus.metrics.catalogue import Limit, Outcome, Verdict
 from feedbus.metrics.merged_metrics import (
     CONTENT_TYPE,
     Settled,
@@ -17,7 +17,6 @@ __all__ = [
     "ConsumerMetrics",
     "Limit",
     "Metrics",
-    "OutagePart",
     "Outcome",
     "Settled",
     "Verdict",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from feedbus.errors import OutagePart
+
 Verdict = Literal["ack", "reject", "retry", "dead_letter", "invalid", "drop"]
 Outcome = Literal["confirmed", "returned", "nacked", "unconfirmed"]
-OutagePart = Literal["broker", "store", "handler"]
 Limit = Literal["max_age", "max_length"]
 
 VERDICTS: tuple[Verdict, ...] = ("ack", "reject", "retry", "dead_letter", "invalid", "drop")

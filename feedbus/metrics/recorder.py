@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from feedbus.errors import OutagePart
 from feedbus.logs import EventLog
 from feedbus.metrics import catalogue
 from feedbus.metrics.catalogue import (
@@ -23,7 +24,6 @@ from feedbus.metrics.catalogue import (
     VERDICTS,
     Family,
     Limit,
-    OutagePart,
     Outcome,
     Verdict,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import bottle
 
-from feedbus.errors import Outage
+from feedbus.errors import Outage, OutagePart, unavailable_part
 from feedbus.logs import EventLog
 from feedbus.operations.access_control import Guard
 from feedbus.operations.responses import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
@@ -23,6 +23,13 @@ HEADERS = [
     ("Referrer-Policy", "no-referrer"),
 ]
 RETRY_AFTER = [("Retry-After", "5")]
+# What the answer and the log say about an outage of each part. None of them promises that nothing
+# was changed: the part may have become unavailable after a commit or a publish.
+UNAVAILABLE_PARTS: dict[OutagePart, str] = {
+    "store": "the store does not answer or accepts no writes",
+    "broker": "the broker does not answer or accepts no messages",
+    "handler": "another service that the request needs is unavailable",
+}
 
 StartResponse = Callable[..., Any]
 Measure = Callable[[str, str, int, float], None]
@@ -48,8 +55,8 @@ class Application(bottle.Bottle):
         Args:
             guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: returns whether an error means that the store or the broker is unavailable.
-                It is not called for an Outage, which always means this.
+            is_outage: returns whether an error means that the store is unavailable. It is not
+                called for an Outage: its class says what is unavailable.
             measure: called after each request with the method, the route, the answer's status and
                 the duration in seconds. The route is the path as it is declared, or "none" for an
                 unknown path: a client can send any path, so paths are not suitable for metrics.
@@ -131,16 +138,16 @@ class _Shield:
         The answer has the status 503 for an outage, and 500 for any other error.
         """
         if isinstance(error, Outage) or self._is_outage(error):
+            part = unavailable_part(error) if isinstance(error, Outage) else "store"
+            reason = UNAVAILABLE_PARTS[part]
             events.error(
-                "request_store_outage",
-                "a request was answered with 503, because the store does not answer",
+                "request_outage",
+                f"a request was answered with 503, because {reason}",
                 route=rule,
+                part=part,
                 error=one_line(error),
             )
-            detail = (
-                "The store does not answer or accepts no writes; nothing was changed. Try again"
-                " later."
-            )
+            detail = f"{reason[0].upper()}{reason[1:]}. Try again later."
             return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
         code = uuid.uuid4().hex[:12]
         events.error(

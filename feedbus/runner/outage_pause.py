@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feedbus.clock import Clock
-from feedbus.errors import BrokerOutage, FeedbusError, Outage, StoreOutage, UsageError
+from feedbus.errors import Outage, UsageError, unavailable_part
 from feedbus.logs import EventLog
-from feedbus.metrics import ConsumerMetrics, OutagePart
+from feedbus.metrics import ConsumerMetrics
 
 events = EventLog(__name__)
 
@@ -108,15 +108,3 @@ class OutagePause:
             consumer=self._consumer,
         )
         self._last_line, self._logged_at, self._unlogged = text, now, 0
-
-
-def unavailable_part(error: FeedbusError) -> OutagePart:
-    """Return what is unavailable: the store, something else that a handler needs, or the broker.
-
-    For a usage error, the result is the broker: for example, the topology's lock is on the broker.
-    """
-    if isinstance(error, StoreOutage):
-        return "store"
-    if isinstance(error, BrokerOutage) or not isinstance(error, Outage):
-        return "broker"
-    return "handler"
