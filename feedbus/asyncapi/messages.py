@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from feedbus.handling.message_types import RecordLoader
@@ -77,7 +78,8 @@ class Messages:
     ) -> str:
         """Add a message to the components, unless an equal one exists; return its name there.
 
-        If another message already has the name, the name of the queue is put in front of it.
+        If another message or schema already has the name, the name of the queue is put in front of
+        it. If that name is taken, too, a number is added to it.
 
         Args:
             name: the wanted name.
@@ -86,15 +88,25 @@ class Messages:
             described: the message object without its payload.
 
         """
-        for key in (name, f"{queue.name}.{name}"):
-            schemas = _schemas(key, record_loader.json_schema())
+        schema = record_loader.json_schema()
+        for key in _possible_names(queue, name):
+            schemas = _schemas(key, schema)
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
-            if key not in self.components:
-                self.components[key] = message
-                self.schemas.update(schemas)
-            if self.components[key] == message and self.schemas[key] == schemas[key]:
-                return key
-        return f"{queue.name}.{name}"
+            taken = self.components.get(key, message) != message or any(
+                self.schemas.get(each, inner) != inner for each, inner in schemas.items()
+            )
+            if not taken:
+                break
+        self.components[key] = message
+        self.schemas.update(schemas)
+        return key
+
+
+def _possible_names(queue: Queue, name: str) -> Iterator[str]:
+    """Yield the names that a message of a queue can get, without end; the wanted name is first."""
+    yield name
+    yield f"{queue.name}.{name}"
+    yield from (f"{queue.name}.{name}.{number}" for number in count(2))
 
 
 def _schemas(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 from marshmallow import RAISE, Schema, fields, missing, validate
@@ -31,6 +33,18 @@ KINDS: Mapping[type[fields.Field[Any]], Mapping[str, Any]] = {
 DESCRIBED = ("title", "description", "examples")  # keys of a field's metadata that are copied
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A JSON Schema in `$defs`, and its name there."""
+
+    name: str
+    schema: dict[str, Any]
+
+
+# Maps what a marshmallow schema loads, see _identity(), to its definition.
+Definitions = dict[Hashable, Definition]
+
+
 def json_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a record; nested schemas are in `$defs`.
 
@@ -42,20 +56,43 @@ def json_schema(schema: Schema) -> dict[str, Any]:
         schema: the schema whose fields are described.
 
     """
-    definitions: dict[str, Any] = {}
+    definitions: Definitions = {}
     name = _define(schema, definitions)
-    return {"$ref": f"#/$defs/{name}", "$defs": definitions}
+    schemas = {each.name: each.schema for each in definitions.values()}
+    return {"$ref": f"#/$defs/{name}", "$defs": schemas}
 
 
-def _define(schema: Schema, definitions: dict[str, Any]) -> str:
+def _identity(schema: Schema) -> Hashable:
+    """Return a value that is equal for schemas of the same definition.
+
+    Schemas of one class can load different fields. Also, the options `only` and `exclude` of a
+    schema can restrict the fields of a nested schema. marshmallow copies them to its field.
+    """
+    restrictions = [
+        (name, *(_frozen(getattr(field, option, None)) for option in ("only", "exclude")))
+        for name, field in schema.load_fields.items()
+    ]
+    return type(schema), schema.unknown, schema.partial is True, tuple(restrictions)
+
+
+def _frozen(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+def _define(schema: Schema, definitions: Definitions) -> str:
     """Add the definition of a schema, if it is missing; return the name of the definition."""
+    identity = _identity(schema)
+    if identity in definitions:
+        return definitions[identity].name
     name = type(schema).__name__
     if schema.only is not None or schema.exclude:  # it uses only some fields of its class
         name = f"{name}_{'_'.join(schema.load_fields)}"
-    if name in definitions:
-        return name
+    taken = {each.name for each in definitions.values()}
+    possible_names = chain([name], (f"{name}_{number}" for number in count(2)))
+    name = next(each for each in possible_names if each not in taken)
     found: dict[str, Any] = {"type": "object", "title": type(schema).__name__}
-    definitions[name] = found
+    # A nested schema can contain its parent. So the definition is added before its fields are.
+    definitions[identity] = Definition(name, found)
     properties, required = {}, []
     for field_name, field in schema.load_fields.items():
         key = field_name if field.data_key is None else field.data_key
@@ -70,7 +107,7 @@ def _define(schema: Schema, definitions: dict[str, Any]) -> str:
     return name
 
 
-def _property(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _property(field: fields.Field[Any], definitions: Definitions) -> dict[str, Any]:
     found = _kind(field, definitions)
     for validator in field.validators:
         found |= _limits(validator, found.get("type"))
@@ -83,7 +120,7 @@ def _property(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str
     return found
 
 
-def _kind(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _kind(field: fields.Field[Any], definitions: Definitions) -> dict[str, Any]:
     """Return the JSON Schema of a field's values; {} if any value is possible."""
     if isinstance(field, fields.Nested):
         return _nested(field, definitions)
@@ -102,7 +139,7 @@ def _kind(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, An
     return found
 
 
-def _nested(field: fields.Nested, definitions: dict[str, Any]) -> dict[str, Any]:
+def _nested(field: fields.Nested, definitions: Definitions) -> dict[str, Any]:
     if isinstance(field, fields.Pluck):
         found = _property(field.schema.load_fields[field.field_name], definitions)
     else:
