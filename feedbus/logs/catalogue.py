@@ -143,10 +143,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " publish them.",
         "outbox_rows_left": "Published messages could not be removed from the outbox. They are"
         " published a second time, with the same message ids.",
-        "broker_unreachable": "The broker does not answer. Messages stay in the outbox, and are"
-        " published when it answers.",
-        "relay_waits": "The messages of the outbox cannot be published, because the store or the"
-        " broker does not answer. feedbus tries again.",
+        "relay_waits": "Messages cannot be published, because the store or the broker does not"
+        " answer; `error` has the reason. The messages stay in the outbox, and feedbus tries again."
+        " While the reason stays the same, this line is not repeated.",
         "outbox_relayed": "The relay has published messages that a process had left in the outbox.",
         "schedule_fired": "A schedule has published its message.",
         "schedule_missed": "No operations process ran at some times of a schedule. `fired` is the"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
@@ -25,8 +26,8 @@ from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 events = EventLog(__name__)
 
-CHECK_SECONDS = 5.0  # the time between two rounds of the thread if publish() does not wake it
-RETRY_SECONDS = 1.0  # the time between two attempts during an outage
+CHECK_SECONDS = 5.0  # the time between two attempts to publish leftover rows
+RETRY_SECONDS = 1.0  # the time between two attempts after an error
 # The wait before each round, so that many published rows are removed together, and between two
 # steps of a deletion, so that other transactions get the database's lock.
 GATHER_SECONDS = 0.05
@@ -79,8 +80,10 @@ class Relay:
         self._published_ids: list[int] = []  # the ids of published rows that are not removed yet
         self._leftover_rows = LeftoverRows(store, topology.name, clock)
         self._locks = KeyLocks()
-        # The seconds since the last deletion from the inbox. Each round counts as CHECK_SECONDS.
-        self._unpruned_seconds = PRUNE_SECONDS
+        # The next times at which the thread publishes leftover rows and deletes old rows of the
+        # inbox. The first round does both at once, because an earlier process may have left rows.
+        self._check_at = self._prune_at = -math.inf
+        self._logged_error = ""  # the last logged error, until a round of the thread succeeds
         self._wake_requested = threading.Event()
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self.run, name="relay")
@@ -108,12 +111,7 @@ class Relay:
         except Exception as error:  # noqa: BLE001 -- the rows are published later, after any error
             self._is_unavailable = True
             self._bus.close()
-            events.warning(
-                "broker_unreachable",
-                "the broker does not answer; messages stay in the outbox, and feedbus publishes"
-                " them when it answers again",
-                error=one_line(error),
-            )
+            self._log_once(error)
         if any(row.id not in sent_ids for row in rows):
             self._leftover_rows.add(rows[-1].id)
 
@@ -150,27 +148,20 @@ class Relay:
 
     def run(self) -> None:
         """Do the work of the thread, in rounds, until stop() is called."""
-        wait_seconds = 0.0  # the first round begins at once: an earlier process may have left rows
         while not self._stop_requested.is_set():
-            woken = self._clock.wait(self._wake_requested, wait_seconds)
+            wait_seconds = max(self._check_at - self._clock.monotonic(), 0.0)
+            self._clock.wait(self._wake_requested, wait_seconds)
             self._clock.wait(self._stop_requested, GATHER_SECONDS)
             self._wake_requested.clear()
             try:
-                self._work(woken=woken)
+                self._work()
             except Exception as error:  # noqa: BLE001 -- the thread must continue
-                is_outage = isinstance(error, Outage) or self.store.is_outage(error)
-                level = logging.INFO if is_outage else logging.ERROR
-                events.write(
-                    level,
-                    "relay_waits",
-                    "the messages of the outbox cannot be published; the next attempt is in"
-                    f" {RETRY_SECONDS:g} s",
-                    error=one_line(error),
-                )
-                wait_seconds = RETRY_SECONDS
+                self._log_once(error)
+                self._check_at = -math.inf
+                # This wait is not for _wake_requested, so publish() does not shorten it.
                 self._clock.wait(self._stop_requested, RETRY_SECONDS)
             else:
-                wait_seconds = CHECK_SECONDS
+                self._logged_error = ""
         try:
             self._remove_published()
         except Outage as error:
@@ -182,25 +173,33 @@ class Relay:
                 error=one_line(error),
             )
 
-    def _work(self, *, woken: bool) -> None:
-        """Do one round.
+    def _log_once(self, error: Exception) -> None:
+        """Log an error, unless it is the same as the previous one."""
+        text = one_line(error)
+        if self._logged_error != text:
+            self._logged_error = text
+            is_outage = isinstance(error, Outage) or self.store.is_outage(error)
+            events.write(
+                logging.WARNING if is_outage else logging.ERROR,
+                "relay_waits",
+                "messages cannot be published; they stay in the outbox, and feedbus tries again"
+                f" every {RETRY_SECONDS:g} s",
+                error=text,
+            )
 
-        Args:
-            woken: whether publish() has woken the thread. Then there are rows to remove, but
-                usually no leftover rows.
-
-        """
+    def _work(self) -> None:
+        """Do one round: remove published rows, and do what is due."""
         if not self._is_set_up:
             self.store.set_up()
             topology_setup.set_up_if_missing(self._topology)
             self._is_set_up = True
         self._remove_published()
-        if self._is_unavailable or not woken:
+        if self._is_unavailable or self._clock.monotonic() >= self._check_at:
             self._publish_leftover_rows()
-        self._unpruned_seconds += CHECK_SECONDS
-        if self._unpruned_seconds >= PRUNE_SECONDS:
+            self._check_at = self._clock.monotonic() + CHECK_SECONDS
+        if self._clock.monotonic() >= self._prune_at:
             self._prune()
-            self._unpruned_seconds = 0.0
+            self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
 
     def _publish_leftover_rows(self) -> None:
         min_age_seconds = 0.0 if self._is_unavailable else IN_FLIGHT_SECONDS
