@@ -1,4 +1,4 @@
-"""When the relay tries again, publishes leftover rows and prunes; and what it logs, on its clock."""
+"""When the relay tries again, publishes leftover rows and prunes, on a virtual clock; its log."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ Examples:
 def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
     """Restart consumers and processes one after the other, in the topology's order.
 
-    Each process first finishes the messages in its handler. The next process is restarted when this
-    one is ready again. All other processes continue to run. Before the first restart, the handlers
-    are imported; if that fails, nothing is restarted. If a process does not become ready, the
-    command ends with exit code 1, and does not restart the processes that follow.
+    Each consumer first finishes the messages in its handler. The next process is restarted when
+    this one is ready again. All other processes continue to run. Before the first restart, the
+    handlers are imported; if that fails, nothing is restarted. If a process does not become ready,
+    the command ends with exit code 1, and does not restart the processes that follow.
     """
     topology = context.load(import_handlers=True, connects=False)
     chosen = _chosen(topology, names)

@@ -94,11 +94,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " more. The next lines name each of these processes, the reason and its log.",
         "gave_up": "A process has failed too often and is not restarted. Read its log, then start"
         " it with `circusctl start NAME`.",
-        "stopping": "The supervisor is stopping a process, or all processes. Each process first"
+        "stopping": "The supervisor is stopping a process, or all processes. Each consumer first"
         " finishes the messages that it handles.",
         "killed": "The supervisor has killed a process that did not end within `stop_timeout`, or"
         " child processes that did not end with their process. The broker delivers the messages of"
-        " a killed process again.",
+        " a killed consumer again.",
         "consumer_removed": "A consumer that is no longer in the topology has handled the last"
         " messages of its queue and has ended.",
         "leftover_ended": "The supervisor has ended a process that an earlier supervisor had"

@@ -95,7 +95,7 @@ class StopWatchers(Stop):
     """The command `stop`: stop watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop the named watchers, or all; each one first finishes its messages."""
+        """Stop the named watchers, or all; each consumer first finishes its messages."""
         _supervision(arbiter)
         return _together([one._stop(True) for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- as above
 

@@ -118,6 +118,7 @@ class Supervision:
         return ProcessWatcher(
             run_folder=run_folder(self.topology),
             reports_ready=options["name"] not in self.topology.processes,
+            handles_messages=options["name"] in self.topology.consumers,
             on_spawn=self.expect_ready,
             loop=self.arbiter.loop,
             **options,
@@ -256,7 +257,7 @@ class Supervision:
             if isinstance(watcher, ProcessWatcher):
                 watcher.shorten_stop(within_seconds)
         if not self.stopping:
-            text = "stopping all processes; each one first finishes the messages that it handles"
+            text = "stopping all processes; each consumer first finishes its messages"
             events.info("stopping", text, consumer=SUPERVISOR)
             self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() raises an error while a command runs
             self.arbiter.loop.add_callback(self._stop_all)

@@ -43,6 +43,7 @@ class ProcessWatcher(UnlockedWatcher):
         start_retries: int,
         run_folder: Path,
         reports_ready: bool,
+        handles_messages: bool,
         on_spawn: Callable[[], None],
         **options: Any,
     ) -> None:
@@ -54,6 +55,7 @@ class ProcessWatcher(UnlockedWatcher):
             run_folder: the folder of locks and ready files.
             reports_ready: whether the processes write to their ready files when they are ready.
                 Other processes count as ready after SILENT_SECONDS.
+            handles_messages: whether the processes are those of a consumer.
             on_spawn: called after each start of a process.
             options: the options of circus.
 
@@ -64,7 +66,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.stderr_stream = self.stdout_stream
         self.run_folder = run_folder
         self.reports_ready = reports_ready
-        self.events = WatcherEvents(self.name, reports_ready)
+        self.events = WatcherEvents(self.name, handles_messages)
         self.restart_policy = RestartPolicy(start_retries)
         self.gave_up = False
         self.gave_up_because = ""

@@ -17,14 +17,13 @@ class WatcherEvents:
 
     Attributes:
         name: the name of the consumer or process.
-        reports_ready: whether the processes report when they are ready. The programs of
-            [processes.NAME] tables do not. The processes of consumers do, and the log line about a
-            killed one says that the broker delivers its messages again.
+        handles_messages: whether the processes are those of a consumer. The operations process and
+            the programs of [processes.NAME] tables handle no messages.
 
     """
 
     name: str
-    reports_ready: bool
+    handles_messages: bool
 
     def log_ready(self, pid: int, seconds: float) -> None:
         """Log that a process is ready, with the seconds since its start."""
@@ -39,15 +38,13 @@ class WatcherEvents:
             left_seconds: the seconds until the process is killed.
 
         """
-        text = (
-            f"process {pid} still handles a message; if it does not end within"
-            f" {left_seconds:.0f} s, it is killed"
-        )
+        what = "still handles a message" if self.handles_messages else "has not ended yet"
+        text = f"process {pid} {what}; if it does not end within {left_seconds:.0f} s, it is killed"
         events.info("stopping", text, consumer=self.name, pid=pid)
 
     def log_killed(self, pid: int, seconds: float) -> None:
         """Log that a process was killed, with the seconds since it was asked to end."""
-        again = "; the broker delivers its messages again" if self.reports_ready else ""
+        again = "; the broker delivers its messages again" if self.handles_messages else ""
         text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
         events.warning("killed", text, consumer=self.name, pid=pid)
 

@@ -13,6 +13,13 @@ from tests.projects import PATIENCE_SECONDS, Project, wait_until
 from tests.required_servers import only_if
 from tests.supervised_handler import SLOW, System
 
+# A program that does not end by SIGTERM.
+STUBBORN = """
+[processes.stubborn]
+command = "bash -c 'trap : TERM; touch deaf; while true; do sleep 0.1; done'"
+stop_timeout = "4s"
+"""
+
 
 def command_lines():
     """Return the command line of every process by its id."""
@@ -98,6 +105,28 @@ def test_what_is_killed_after_its_stop_time_is_named_and_no_message_is_blamed(tm
     (tmp_path / "release").touch()
     system.project.feedbus("run", "work", "--max-messages", "1")
     assert system.project.seen() == ["begin1", "begin1", "end1"]
+
+
+def test_the_log_speaks_of_messages_only_for_consumers(tmp_path):
+    system = System(tmp_path, SLOW, 'stop_timeout = "4s"')
+    with system.project.topology.open("a") as file:
+        file.write(STUBBORN)
+    with system.up():
+        system.project.publish(1)
+        wait_until(lambda: "begin1" in system.project.seen())
+        wait_until((tmp_path / "deaf").exists)
+        (operations,) = system.pids("operations")
+        os.kill(operations, signal.SIGSTOP)  # it does not end by SIGTERM now
+        system.project.feedbus("down")
+    lines = system.output.splitlines()
+    for name in ("work", "stubborn", "operations"):
+        busy, killed = (
+            next(line for line in lines if f"event={event} consumer={name} " in line)
+            for event in ("stopping", "killed")
+        )
+        assert ("still handles a message; if" in busy) == (name == "work")
+        assert ("has not ended yet; if" in busy) == (name != "work")
+        assert ("the broker delivers its messages again" in killed) == (name == "work")
 
 
 def test_down_now_and_a_second_ctrl_c_wait_for_no_handler(tmp_path):
