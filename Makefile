@@ -19,7 +19,8 @@ ORDER := dist/order/seed-$(SEED_OF_ORDER)
 
 CHAOS_ROWS := $(addprefix chaos-,$(shell grep -o '^    "[a-z]*": Row' tests/chaos/faults/rows.py | cut -d '"' -f 2))
 
-UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" -rfE
+# The folder instead of its files: pytest needs 7 s to find 250 files by name, and 4 s in a folder.
+UNIT := tests --ignore-glob="tests/*/*" -m "not (integration or chaos or browser or processes)" -rfE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,7 +37,7 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 check: lint  ## lint and unit tests, in two minutes; needs no server
-	@FEEDBUS_SERVERS=none $(PYTEST) -n 6 --dist worksteal $(UNIT) $(PYTEST_ARGS)
+	@FEEDBUS_SERVERS=none $(PYTEST) -n 10 --dist worksteal $(UNIT) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh servers/install.sh

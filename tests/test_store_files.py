@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sqlite3
 import stat
 import subprocess
@@ -37,6 +38,25 @@ def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path:
     close_bound()
     assert {"feeds.db", "feeds.db-wal", "feeds.db-shm"} < modes.keys()
     assert set(modes.values()) == {0o600}
+
+
+def test_processes_that_create_a_file_at_the_same_time_all_connect_to_it(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    start, errors = context.Barrier(6), context.SimpleQueue()
+
+    def connect_to_each():
+        for number in range(60):
+            start.wait(PATIENCE_SECONDS)
+            try:
+                PeeweeStore(f"sqlite:///{tmp_path}/{number}.db").execute("SELECT 1", {})
+            except Exception as error:  # noqa: BLE001  # the test reports all of them
+                errors.put(repr(error))
+        errors.put(None)
+
+    for _ in range(start.parties):
+        context.Process(target=connect_to_each, daemon=True).start()
+    found = [errors.get() for _ in range(start.parties)]
+    assert found == [None] * start.parties
 
 
 def test_connections_of_threads_that_have_ended_are_closed(tmp_path: Path):
