@@ -114,6 +114,7 @@ def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
 
 
 def test_a_connection_that_was_answered_outlives_those_that_were_not(server, monkeypatch):
+    monkeypatch.setattr(http_connections, "FEWEST_CONNECTIONS", 20)
     monkeypatch.setattr(http_connections, "MOST_CONNECTIONS", 20)
     kept = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     for _ in range(2):

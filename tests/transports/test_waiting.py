@@ -32,6 +32,15 @@ def test_a_message_of_another_process_ends_the_wait(connect, client):
     assert waiting.hear() == [["m", False]]
 
 
+def test_only_a_wait_in_the_main_thread_is_ended_by_a_signal(connect):
+    raw = connect().connection
+    seen = [raw.wakes_on_signals]
+    thread = threading.Thread(target=lambda: seen.append(raw.wakes_on_signals))
+    thread.start()
+    thread.join()
+    assert seen == [True, False]
+
+
 def test_a_delay_that_began_in_a_process_that_is_gone_ends_the_wait(connect, client):
     setup = connect()
     channel = setup.channel()

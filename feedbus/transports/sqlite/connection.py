@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from typing import TYPE_CHECKING
 
 import amqp
@@ -25,8 +26,6 @@ class Connection(RegisteredConnection):
     """A connection to the embedded broker; only one thread at a time may use it."""
 
     channel_type: type[Channel] = Channel
-    wakes_on_signals = True  # drain_events returns early when a signal has been handled
-
     # The classes of the connection's errors; Kombu reads them by these names of py-amqp.
     connection_errors = (*amqp.Connection.connection_errors, sqlite3.OperationalError)
     channel_errors = amqp.Connection.channel_errors
@@ -56,6 +55,11 @@ class Connection(RegisteredConnection):
         self.channels: dict[int, Channel] = {}
         self._confirm_publish = confirm_publish
         self._claimed = ClaimedMessages(self)
+
+    @property
+    def wakes_on_signals(self) -> bool:
+        """Whether drain_events, in the calling thread, returns when a signal was handled."""
+        return threading.current_thread() is threading.main_thread()
 
     def channel(self) -> Channel:
         """Open another channel, and return it."""
