@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,10 +52,10 @@ class Steps:
         self.readers.pop(tag, None)
 
 
-def queues_to_read(steps: Steps, *queues: ReadableQueue) -> QueuesToRead:
+def queues_to_read(steps: Steps, *queues: ReadableQueue, seconds: float = math.inf) -> QueuesToRead:
     run: Any = SimpleNamespace(
         consumer=SimpleNamespace(name="c"),
-        timeout=SimpleNamespace(seconds=math.inf),
+        timeout=SimpleNamespace(seconds=seconds),
         clock=steps,
         buffer=None,
         set_standby=lambda *, stands_by: steps.noted.append(f"standby {stands_by}"),
@@ -104,7 +105,10 @@ def test_old_queues_that_only_other_consumers_read_are_not_waited_for_here() -> 
     assert not queues
 
 
-def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed() -> None:
+def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     steps = Steps(working=True)
     queues = queues_to_read(steps)
     queues.subscribe()
@@ -120,6 +124,16 @@ def test_running_records_are_finished_before_a_cancelled_waiting_queue_is_closed
         "return_deliveries",
     ]
     assert steps.cancelled == []
+    assert "because it has cancelled the subscription to a queue; they" in caplog.text
+    assert "consumer_timeout" not in caplog.text
+
+
+def test_the_log_names_the_consumer_timeout_if_it_is_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    queues_to_read(Steps(), seconds=90.0).return_before_timeout()
+    assert "because its consumer_timeout (90 s) would expire; they" in caplog.text
 
 
 @pytest.mark.parametrize("tags", [["own"], ["own", "other"], ["own", "own"]])

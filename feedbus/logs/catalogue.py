@@ -36,10 +36,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "hangs": "A handler takes longer than `handler_timeout`. feedbus ends the process with"
         " SIGABRT. The stacks of its threads are in its log. The message is delivered again.",
         "channel_lost": "The broker closed the channel or cancelled the consumer, because handling"
-        " a message took longer than `consumer_timeout`, or no heartbeat was sent. The message is"
+        " a message took longer than `consumer_timeout`, or no heartbeat was sent. RabbitMQ gives"
+        " no reason for a cancel, so the line then contains the probable one. The message is"
         " delivered again.",
         "prefetched_returned": "Messages that waited for their handler were returned to the broker,"
-        " before the broker's `consumer_timeout` expired. They are delivered again.",
+        " before its `consumer_timeout` expired, or after it had cancelled a subscription; the line"
+        " contains the reason. They are delivered again.",
         "unsettled_at_end": "The consumer ended during an outage. The broker delivers its"
         " unacknowledged messages again.",
         "repeat_skipped": "On a queue with `once = true`: a redelivered message without a message"

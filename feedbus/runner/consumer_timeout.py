@@ -68,7 +68,7 @@ class ConsumerTimeout:
 
         """
         return (
-            f"the broker cancelled the consumer, because handling the message took"
+            f"the broker cancelled the consumer, probably because handling the message took"
             f" {took_seconds:.0f} s (consumer_timeout)"
         )
 

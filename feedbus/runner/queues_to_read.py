@@ -56,7 +56,7 @@ class QueuesToRead:
         self._fences = Fences(run, subscriptions)
         self._consumer_queues = consumer_queues
         self._progress = progress
-        self._has_tried = False  # whether subscribe() was called; return_deliveries() resets it
+        self._has_tried = False  # whether subscribe() was called; _return_deliveries() resets it
         self._retry_at = run.clock.monotonic()  # when to try again to subscribe
         subscriptions.begin(queues, separate_generations=progress is not None)
 
@@ -146,20 +146,25 @@ class QueuesToRead:
         for tag in tags:
             subscriptions.close_waiting_queue(tag)
         if had_unsettled:
-            self.return_deliveries()
+            self._return_deliveries("it has cancelled the subscription to a queue")
 
-    def return_deliveries(self) -> None:
-        """Finish the running records, and return all other deliveries to the broker.
+    def return_before_timeout(self) -> None:
+        """Return deliveries, because the broker's consumer timeout would expire.
 
-        All queues that were read are to be read again.
+        The running records are finished, and all other deliveries are returned to the broker. All
+        queues that were read are to be read again.
         """
-        run = self._run
+        timeout_seconds = self._run.timeout.seconds
+        self._return_deliveries(f"its consumer_timeout ({timeout_seconds:g} s) would expire")
+
+    def _return_deliveries(self, cause: str) -> None:
+        """Return deliveries for this cause; see return_before_timeout()."""
+        name = self._run.consumer.name
         events.info(
             "prefetched_returned",
-            f"{run.consumer.name} gives back to the broker the messages that no handler has begun,"
-            f" because the broker's consumer_timeout ({run.timeout.seconds:g} s) would expire; they"
-            " are delivered again",
-            consumer=run.consumer.name,
+            f"{name} gives back to the broker the messages that no handler has begun, because"
+            f" {cause}; they are delivered again",
+            consumer=name,
         )
         self._mode.finish_running()
         self._subscriptions.return_deliveries()

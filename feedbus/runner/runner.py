@@ -275,7 +275,7 @@ class Runner:
             # Both methods call the handlers, and settle deliveries.
             in_time = mode.handle_waiting_records(raw) and (not arrived or mode.handle_next(raw))
             if not in_time:  # to keep the deliveries any longer would exceed consumer_timeout
-                queues.return_deliveries()
+                queues.return_before_timeout()
             elif not arrived and not self._subscriptions.unsubscribed:
                 # Nothing is to be handled, and all queues are subscribed to. If this connection has
                 # lasted for long enough, an earlier outage is over.

@@ -144,7 +144,8 @@ def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given
     assert "ended 2 times" in letter.reason
     if cancels:
         assert (
-            "the broker cancelled the consumer, because handling the message took" in letter.reason
+            "the broker cancelled the consumer, probably because handling the message took"
+            in letter.reason
         )
         assert system.seen.count(1) <= 8  # a broker that checks late takes back settled deliveries
     else:
