@@ -13,6 +13,7 @@ from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.watched_process import Forked, WatchedProcess
 from tests.projects import Project, gone, wait_until
 from tests.required_servers import only_if
+from tests.stopped_processes import stop_and_wait
 
 pytestmark = only_if(sys.platform == "linux", "needs subreapers")
 
@@ -142,6 +143,15 @@ def test_a_server_that_was_killed_is_closed_and_python_is_started_again(folder, 
     assert process._worker.stdout.read() == b"here\n"
     process._worker.wait()
     process.close_output_channels()
+
+
+def test_a_server_that_does_not_answer_is_killed(folder, forks, monkeypatch):
+    monkeypatch.setattr("feedbus.supervisor.forkserver_client.PATIENCE_SECONDS", 0.1)
+    stop_and_wait(forks.pid)
+    with pytest.raises(ConnectionError, match="does not answer"):
+        forks.fork(program(folder, "pass"), 1, 2)
+    assert forks.closed
+    assert gone(forks.pid)
 
 
 def test_children_outlive_the_server_and_the_server_ends_with_who_started_it(folder, forks):

@@ -153,8 +153,8 @@ MESSAGES = {
     ),
     "runner/queues_to_read.py": (
         (
-            "{} gives back to the broker the messages that no handler has begun, because the"
-            " broker's consumer_timeout ({} s) would expire; they are delivered again"
+            "{} gives back to the broker the messages that no handler has begun, because {}; they"
+            " are delivered again"
         ),
     ),
     "supervisor/arbiter.py": (

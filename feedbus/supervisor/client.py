@@ -18,6 +18,9 @@ from feedbus.topology import Topology
 
 # The longest wait for an answer. While the supervisor starts many processes, it does not answer.
 ANSWER_SECONDS = 10.0
+# If a command waits for the end of processes, the longest time without any answer. It is longer
+# than any time in which a supervisor that works does not answer, also on a slow and busy machine.
+SILENT_SECONDS = 60.0
 CHECK_SECONDS = 0.05  # the time between two requests of restart(), and between checks of shutdown
 CHECK_MILLISECONDS = 50  # the time between two checks whether the supervisor still runs
 PROGRESS_SECONDS = 1.0  # the time between two calls of the argument `progress`
@@ -79,13 +82,14 @@ def ask(
         topology: the topology of the supervisor.
         command: the name of the command for circusctl.
         progress: for a command that waits for the end of processes: called repeatedly with the
-            processes that are still busy. Without it, the supervisor must answer immediately.
+            processes that are still busy. The command may then take any time, as long as the
+            supervisor reports its state. Without it, the supervisor must answer immediately.
         properties: the properties of the command. With `waiting=True`, circus answers only when the
             command has finished.
 
     Raises:
-        FeedbusError: a supervisor runs, but does not answer within ANSWER_SECONDS. This cannot
-            happen with `progress`.
+        FeedbusError: a supervisor runs, but does not answer within ANSWER_SECONDS; with `progress`,
+            it has not even reported its state for SILENT_SECONDS.
 
     """
     pid = lock_holder(lock_path(topology))
@@ -101,12 +105,13 @@ def ask(
             socket.connect(endpoint(topology))
             message = {"id": uuid.uuid4().hex, "command": command, "properties": properties}
             socket.send(json.dumps(message).encode())
-            started = shown = time.monotonic()
+            answered = shown = time.monotonic()
+            limit_seconds = ANSWER_SECONDS if progress is None else SILENT_SECONDS
             while not socket.poll(CHECK_MILLISECONDS):
                 if lock_holder(lock_path(topology)) != pid:
                     return None
                 now = time.monotonic()
-                if progress is None and now - started > ANSWER_SECONDS:
+                if now - answered > limit_seconds:
                     msg = f"the supervisor, process {pid}, does not answer; `feedbus down` ends it"
                     raise FeedbusError(msg)
                 if progress is not None and now - shown > PROGRESS_SECONDS:
@@ -115,6 +120,7 @@ def ask(
                     # command, and answer later.
                     with contextlib.suppress(FeedbusError):
                         progress(busy(state(topology) or NOTHING))
+                        answered = time.monotonic()
             answer: dict[str, Any] = json.loads(socket.recv())
         finally:
             socket.close()

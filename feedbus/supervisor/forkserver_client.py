@@ -111,7 +111,7 @@ class ForkServer:
         if self.closed:
             return
         self._connection.close()
-        self._process.terminate()
+        self._process.kill()  # a server that does not answer may not end by SIGTERM either
         self._process.wait()
 
     @property
