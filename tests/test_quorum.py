@@ -12,7 +12,9 @@ import pytest
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
-from feedbus.generations import ring_state
+from feedbus.generations import queue_emptying, ring_state
+from feedbus.generations.queue_deletion import remove_queue
+from feedbus.generations.queue_emptying import NO_ANSWER, QueueEmptier
 from feedbus.plan.planning import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
@@ -168,3 +170,34 @@ def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
             assert len(found.current.members) == 3
         # A quorum queue counts a returned message a moment later.
         wait_until(lambda: broker.count_messages(reader, names.generations("ring")) == 1)
+
+
+def test_a_queue_that_loses_its_leader_is_not_reported_as_used_by_another_program(
+    make: Callable[..., System], any_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_emptying, "LOST_SECONDS", 0.5)
+    topology = make(queue(type="quorum", single_active_consumer=True)).topology
+    name = f"{topology.name}.work"
+    members = (
+        "[amqqueue:get_pid(Q) || Q <- rabbit_amqqueue:list(),"
+        f' element(4, amqqueue:get_name(Q)) == <<"{name}">>]'
+    )
+    check_empty, checks = QueueEmptier._check_empty, list[bool]()
+
+    def lose_leader(emptier: QueueEmptier) -> bool:
+        checks.append(check_empty(emptier))
+        if len(checks) == 1:
+            any_rabbitmq.evaluate(f"[ra:stop_server(quorum_queues, M) || M <- {members}]")
+        return checks[-1]
+
+    monkeypatch.setattr(QueueEmptier, "_check_empty", lose_leader)
+    with broker.connect(topology) as connection:
+        assert remove_queue(connection, topology, name) == NO_ANSWER
+    any_rabbitmq.evaluate(f"[ra:restart_server(quorum_queues, M) || M <- {members}]")
+
+    def is_deleted() -> bool:
+        # For a moment, the broker counts the consumer of the lost connection.
+        with broker.connect(topology) as connection:
+            return remove_queue(connection, topology, name) == ""
+
+    wait_until(is_deleted)

@@ -21,6 +21,10 @@ MAX_AT_ONCE = 500  # how many messages are moved together
 QUIET_SECONDS = 0.05  # how long to wait for another message
 IN_USE = "another program consumes from it; stop that program, then run `feedbus apply` again"
 REFILLED = "new messages have arrived in it; run `feedbus apply` again"
+NO_ANSWER = (
+    "it does not answer, and a quorum queue does not while it has no leader; run `feedbus apply`"
+    " again when it has one (`rabbitmq-queues quorum_status` shows the leader)"
+)
 
 Move = Callable[[Sequence[Any]], None]
 
@@ -80,7 +84,7 @@ class QueueEmptier:
     def delete(self, pause_seconds: float) -> str:
         """Empty and delete the queue; return why it was not deleted, or "".
 
-        The reason is IN_USE or REFILLED. A queue that does not exist counts as deleted.
+        The reason is IN_USE, REFILLED or NO_ANSWER. A queue that does not exist counts as deleted.
 
         Args:
             pause_seconds: the pause between two checks of an empty queue; see
@@ -114,8 +118,10 @@ class QueueEmptier:
             empty_checks = empty_checks + 1 if self._check_empty() else 0
             # Usually, the broker counts one consumer: this object. A queue without a leader reports
             # 0 consumers. Then the loop ends only by its time limit.
-            if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
+            if self._count()[1] > 1:
                 return IN_USE
+            if self._clock.monotonic() > since + 2 * LOST_SECONDS:
+                return NO_ANSWER
         return ""
 
     def move_all(self) -> None:

@@ -30,10 +30,10 @@ from feedbus.broker.inventory import Inventory
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock
-from feedbus.errors import UsageError
+from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import queue_deletion
 from feedbus.generations.probes import fence_message
-from feedbus.generations.queue_emptying import IN_USE, MessageMover, QueueEmptier
+from feedbus.generations.queue_emptying import NO_ANSWER, MessageMover, QueueEmptier
 from feedbus.generations.switch import exit_after_step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
@@ -277,7 +277,8 @@ class QueueReplacement:
     def _empty(self) -> None:
         """Move the messages of the old queue to the queue `before`, and delete the old queue."""
         before = self._names.before(self.consumer)
-        while _try_to_delete(self.connection, self.topology, self._queue, before) == IN_USE:
+        # If the queue has no leader, it has no consumers either. Then this loop waits for a leader.
+        while _try_to_delete(self.connection, self.topology, self._queue, before):
             self._await_consumers()
 
     def _open_gate(self) -> None:
@@ -317,12 +318,13 @@ def _delete(
     """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
 
     Raises:
+        BrokerOutage: the queue has no leader.
         UsageError: a consumer uses the queue.
 
     """
     if reason := _try_to_delete(connection, topology, source, exchange, key):
         msg = f"{source}: {reason}"
-        raise UsageError(msg)
+        raise BrokerOutage(msg) if reason == NO_ANSWER else UsageError(msg)
 
 
 def _try_to_delete(
