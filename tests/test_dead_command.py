@@ -48,3 +48,47 @@ def test_a_question_without_a_yes_deletes_nothing_and_names_the_option(typed: st
     assert "error: nothing was deleted, because the question was not answered" in done.output
     assert "add --yes" in done.output
     assert run("dead", "purge", "work", typed="y\n").output.endswith("1 dead letter dropped\n")
+
+
+MORE = """
+[queues.more]
+exchange = "orders"
+handler = "app:work"
+max_length = 2
+"""
+
+
+@pytest.fixture
+def two_queues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish five messages to two full queues: one gets four dead letters, the other three."""
+    (tmp_path / "topology.toml").write_text(TOPOLOGY + MORE)
+    monkeypatch.delenv("FEEDBUS_TOPOLOGY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(5):
+        assert run("publish", "orders", "--json", "{}").exit_code == 0
+
+
+@pytest.mark.usefixtures("two_queues")
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_the_limit_holds_for_each_queue_and_a_line_names_the_queues_with_more(
+    form: tuple[str, ...],
+) -> None:
+    done = run("dead", "list", "--limit", "3", *form)
+    shown = done.stdout.splitlines()
+    assert ["work" in line for line in shown] == [True] * 3 + [False] * 3
+    assert done.stderr == (
+        "work has 4 dead letters, of which 3 are shown; `feedbus dead list work --limit 4` shows"
+        " all\n"
+    )
+    done = run("dead", "list", "--limit", "4", *form)
+    assert (len(done.stdout.splitlines()), done.stderr) == (7, "")
+
+
+@pytest.mark.usefixtures("dropped")
+@pytest.mark.parametrize("options", ["", 'order_by = "id"\nblock_on_dead = true'])
+def test_a_queue_that_is_not_declared_yet_has_no_dead_letters(options: str, tmp_path: Path) -> None:
+    with (tmp_path / "topology.toml").open("a") as file:
+        file.write(f"{MORE}{options}\n")
+    assert run("dead", "list", "more").stdout == "no dead letters\n"
+    done = run("dead", "purge", "more", "--yes")
+    assert (done.output, done.exit_code) == ("0 dead letters dropped\n", 0)

@@ -43,26 +43,40 @@ def command() -> None:
 @command.command("list", epilog="\b\nExample:\n  feedbus dead list update_feed --limit 10 --json")
 @click.argument("queue", type=QUEUE, required=False)
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many to show."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many dead letters of each queue to show.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on each line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """List the dead letters of one QUEUE, or of all queues, one queue after the other.
 
-    The oldest dead letter of each queue comes first.
+    The oldest dead letter of each queue comes first. If a queue has more than --limit, a line on
+    stderr says how many it has.
     """
     from feedbus.dead_letters import letters
 
     topology = context.load()
+    found: list[DeadLetter] = []
+    totals: dict[str, int] = {}  # of the queues of which only some dead letters are shown
     with letters.open_channel(topology) as channel:
-        found = [
-            letter
-            for chosen in _queues(topology, queue)
-            for _, letter in itertools.islice(letters.letters(channel, topology, chosen), limit)
-        ]
-    for letter in found[:limit]:
+        for chosen in _queues(topology, queue):
+            total = letters.count(channel, topology, chosen)
+            if total > limit:
+                totals[chosen.name] = total
+            oldest = itertools.islice(letters.letters(channel, topology, chosen), limit)
+            found += [letter for _, letter in oldest]
+    for letter in found:
         click.echo(printable_json(_values(letter)) if as_json else _line(letter))
+    for name, total in totals.items():
+        click.echo(
+            f"{name} has {total:,} dead letters, of which {limit:,} {'is' if limit == 1 else 'are'}"
+            f" shown; `feedbus dead list {name} --limit {total}` shows all",
+            err=True,
+        )
     if not found and not as_json:
         click.echo("no dead letters")
 
@@ -182,7 +196,6 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
 
     topology = context.load()
     chosen = topology.queue(queue)
-    name = Names(topology).dead(chosen)
     dropped = 0
 
     def note(_letter: DeadLetter) -> None:
@@ -193,14 +206,14 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
         reported(lambda: _interrupted(dropped, "dropped")),
         letters.open_channel(topology) as channel,
     ):
-        count = channel.queue_declare(name, passive=True).message_count
+        count = letters.count(channel, topology, chosen)
         if count and not yes:
             _confirm(f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.")
-        if not chosen.block_on_dead:
-            dropped = int(channel.queue_purge(name) or 0)
-        elif count:
+        if count and chosen.block_on_dead:
             letters.drop(channel, topology, chosen, lambda _: True, note)
-        else:
+        elif count:
+            dropped = int(channel.queue_purge(Names(topology).dead(chosen)) or 0)
+        elif chosen.block_on_dead:
             # The empty id releases the keys of all dead letters, also of deleted ones.
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(dropped, 'dead letter')} dropped")

@@ -43,7 +43,8 @@ Examples:
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="How many entries to show first. The lines of a traceback belong to one entry.",
+    help="How many of the latest entries to show first, of all logs together. The lines of a"
+    " traceback belong to one entry.",
 )
 @click.option(
     "--level",

@@ -99,6 +99,21 @@ def open_channel(topology: Topology) -> Iterator[Channel]:
         connection.close()
 
 
+def count(channel: Channel, topology: Topology, queue: Queue) -> int:
+    """Return how many dead letters a queue has; 0 if it has no dead-letter queue on the broker.
+
+    Args:
+        channel: a channel of open_channel().
+        topology: the topology of the queue.
+        queue: the queue whose dead letters are counted.
+
+    """
+    name = Names(topology).dead(queue)
+    if not broker.queue_exists(channel.connection, name):
+        return 0
+    return channel.queue_declare(name, passive=True).message_count
+
+
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
     """Yield (delivery tag, dead letter) for each dead letter of a queue, the oldest first.
 
@@ -112,12 +127,9 @@ def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tupl
 
     """
     name = Names(topology).dead(queue)
-    if not broker.queue_exists(channel.connection, name):
-        return
     # If the caller sends a dead letter back, it may fail again and become a new dead letter at the
     # end of the queue. So only as many dead letters are read as the queue has now.
-    count = channel.queue_declare(name, passive=True).message_count
-    for _ in range(count):
+    for _ in range(count(channel, topology, queue)):
         message = channel.basic_get(name)
         if message is None:
             return
