@@ -151,7 +151,7 @@ def _outdated(
 
 def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:
     """Return when each schedule was fired last and will be fired next, in its time zone."""
-    from feedbus.schedules.firing_times import overview
+    from feedbus.schedules.overview import overview
 
     return {name: asdict(one) for name, one in overview(topology, fired).items()}
 

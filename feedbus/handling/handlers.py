@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_origin, overload
 
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.handling.annotations import Unfit
-from feedbus.handling.awaited_bus import refuse_awaited_bus
+from feedbus.handling.awaited_bus_calls import refuse_awaited_bus
 from feedbus.handling.message_types import RecordLoader, UnfitMessageType, loader_of, row_type
 from feedbus.handling.parameters import (
     Call,

@@ -25,7 +25,7 @@ from feedbus.operations.unwritable_folders import unwritable_folders
 from feedbus.operations.wsgi_application import Application
 from feedbus.printable import one_line
 from feedbus.process.status_files import all_waiting, hold_reasons
-from feedbus.schedules.firing_times import overview
+from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import BrokerUrl

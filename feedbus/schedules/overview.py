@@ -1,4 +1,4 @@
-"""The last and the next firing of each schedule."""
+"""The overview of the schedules: the last and the next firing of each schedule."""
 
 from __future__ import annotations
 
