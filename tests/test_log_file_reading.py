@@ -101,6 +101,8 @@ def test_without_logs_the_command_says_who_writes_them(tmp_path: Path) -> None:
     (tmp_path / "topology.toml").write_text(TOPOLOGY)
     (error,) = shown(tmp_path / "var" / "log", code=1)
     assert error.endswith("`feedbus up` writes them")
+    (error,) = shown(tmp_path / "var" / "log", "mail", code=1)
+    assert error.startswith(f"error: no logs of mail in {tmp_path}")
     (error,) = shown(tmp_path / "var" / "log", "nope", code=1)
     assert error.startswith("error: no consumer, queue or process named 'nope'; expected one of")
     (error,) = shown(tmp_path / "var" / "log", "reserv", code=1)

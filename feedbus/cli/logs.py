@@ -13,6 +13,7 @@ from feedbus.cli import Context
 from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
 from feedbus.errors import UsageError
+from feedbus.name_list import listed
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def command(
     chosen = expanded(topology, names, [SUPERVISOR])
     logs = [LogFile(name, log_file(topology, name)) for name in chosen]
     if not follow and not any(log.path.exists() for log in logs):
-        msg = f"no logs in {topology.var / 'log'}; `feedbus up` writes them"
+        of_names = f" of {listed(names)}" if names else ""
+        msg = f"no logs{of_names} in {topology.var / 'log'}; `feedbus up` writes them"
         raise UsageError(msg)
     plain = len(chosen) == 1 or topology.logging.format == JSON
     width = 0 if plain else max(map(len, chosen))

@@ -165,8 +165,8 @@ class DeadHandler:
         if not arguments:
             events.info(
                 "dead_handler_skipped",
-                "the dead handler was not called, because the message is not valid for the"
-                " type of its parameter; the message becomes a dead letter",
+                "the dead handler was not called, because the message is not valid for the type of"
+                " the dead handler's parameter; the message becomes a dead letter",
                 consumer=self._consumer.name,
                 handler=self._name,
                 message_id=message.message_id,

@@ -30,7 +30,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "dead_handler_failed": "The dead handler raised an exception; the traceback follows."
         " The record became a dead letter anyway.",
         "dead_handler_skipped": "The dead handler was not called, because the message is not"
-        " valid for the type of its parameter. The message became a dead letter.",
+        " valid for the type of the dead handler's parameter. The message became a dead letter.",
         "message_given_up": "While one message was handled, the process or its connection ended"
         " `delivery_limit` times. The message becomes a dead letter.",
         "hangs": "A handler takes longer than `handler_timeout`. feedbus ends the process with"

@@ -187,6 +187,7 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
 def _log_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",
-        f"a metric file cannot be read: {reason}; its metrics are missing from /metrics",
+        f"a metric file cannot be read: {reason}; its metrics are missing from /metrics; correct"
+        " its permissions, or delete a damaged file and restart its process",
         file=path,
     )

@@ -27,8 +27,9 @@ def cannot_end_transaction(call: str, savepoint: str) -> str:
 
     """
     return (
-        f"{call}() inside a transaction of the store: the store commits when the handler or the"
-        f" block returns, and rolls back when it raises; {savepoint} is a savepoint"
+        f"{call}() inside a transaction of the store: remove this call, because the store commits"
+        " when the handler or the block returns, and rolls back when the handler or the block"
+        f" raises; to roll back a part of the transaction, use {savepoint}"
     )
 
 

@@ -107,9 +107,10 @@ class Reloader:
 
     async def _follow(self, changed: set[str]) -> None:
         topology = self._supervision.topology
-        text = f"files have changed: {_list_paths(changed, topology.root)}"
-        events.info("files_changed", text, consumer=SUPERVISOR)
         self._unapplied = self._unapplied or str(topology.path) in changed
+        step = "applies the topology" if self._unapplied else "restarts the processes that use them"
+        text = f"files have changed: {_list_paths(changed, topology.root)}; feedbus {step}"
+        events.info("files_changed", text, consumer=SUPERVISOR)
         if self._unapplied:
             # With --no-wait, the command does not wait until old queues are drained. Such a queue
             # may drain only after the next change of the files, for example of its handler. The

@@ -295,12 +295,17 @@ def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- one 
 def _write_decimal(value: Decimal, name: str) -> bytes:
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int) or exponent > 0:
-        msg = f"header {name!r}: AMQP cannot represent the decimal {value}"
-        raise ValueError(msg)
+        raise ValueError(_wrong_decimal(value, name))
     number = int("".join(map(str, digits)))
     sign = -1 if value.is_signed() else 1
     try:
         return _DECIMAL.pack(-exponent, sign * number)
     except struct.error as error:
-        msg = f"header {name!r}: AMQP cannot represent the decimal {value}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(_wrong_decimal(value, name)) from error
+
+
+def _wrong_decimal(value: Decimal, name: str) -> str:
+    return (
+        f"header {name!r}: expected a decimal with at most 255 decimal places, whose digits without"
+        f" the point are an integer of at most 32 bits, got {value}"
+    )
