@@ -109,8 +109,25 @@ class AsyncBus:
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        A queue with `once = true` handles only one of several records with the same message_id.
-        Raises the same errors as LiveBus.publish.
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            payload: the payload of the record.
+            key: the routing key; "" by default. An exchange with shards needs one, because it
+                selects the shard; key="" sends all messages to the same shard.
+            message_id: the id of the record. A queue with `once = true` handles only one of several
+                records with the same id. Without it, the record gets an id that no other record
+                has.
+            options: headers, priority, expires and delay; see PublishOptions.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an option is out of its limits.
+            UsageError: there is no such exchange, the record cannot be published, or the exchange
+                has shards and there is no key.
+            Unroutable: the message was returned, because no queue matches.
+            PublishError: the message was refused.
+            BrokerOutage: the broker was unavailable for too long; the message may have arrived.
+
         """
         fields = check_record(exchange, payload, key, message_id)
         if key is NO_KEY:
@@ -123,7 +140,18 @@ class AsyncBus:
     async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
-        Raises the same errors as LiveBus.publish_many.
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            pairs: any iterable; it is never kept in memory as a whole.
+
+        Raises:
+            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
+            UsageError: there is no such exchange, or a record cannot be published.
+            Unroutable: messages were returned, because no queue matches; the others were published.
+            PublishError: messages were refused.
+            BrokerOutage: the broker was unavailable for too long; messages without a confirm may
+                have arrived.
+
         """
         check_many(exchange, pairs)
         origin, count, remaining = self._bus.unique(), 0, iter(pairs)

@@ -129,9 +129,25 @@ class LiveBus(Bus):
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        A queue with `once = true` handles only one of several records with the same message_id.
-        Without message_id, the record gets an id that no other record has.
-        The method raises the errors of Bus.publish() and of LiveBus.publish_many().
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            payload: the payload of the record.
+            key: the routing key; "" by default. An exchange with shards needs one, because it
+                selects the shard; key="" sends all messages to the same shard.
+            message_id: the id of the record. A queue with `once = true` handles only one of several
+                records with the same id. Without it, the record gets an id that no other record
+                has.
+            options: headers, priority, expires and delay; see PublishOptions.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an option is out of its limits.
+            UsageError: there is no such exchange, the record cannot be published, or the exchange
+                has shards and there is no key.
+            Unroutable: the message was returned, because no queue matches.
+            PublishError: the message was refused.
+            BrokerOutage: the broker was unavailable for too long; the message may have arrived.
+
         """
         fields = check_record(exchange, payload, key, message_id)
         if key is NO_KEY:
@@ -153,6 +169,10 @@ class LiveBus(Bus):
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            pairs: any iterable; it is never kept in memory as a whole.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -179,7 +199,26 @@ class LiveBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Publish records by column; return how many the broker has confirmed."""
+        """Publish records by column; return how many the broker has confirmed.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            columns: maps each field in which the records differ to a list with one value per
+                record.
+            keys: a list with one routing key per record, or the name of the column that contains
+                them.
+            shared: maps each other field to the value that all records have.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: columns differ in length, there is no column with the name `keys`, there is
+                no such exchange, or a record cannot be published.
+            Unroutable: messages were returned, because no queue matches; the others were published.
+            PublishError: messages were refused.
+            BrokerOutage: the broker was unavailable for too long; messages without a confirm may
+                have arrived.
+
+        """
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered(self.unique(), keys, shared or {}, columns)
         if len(pack):

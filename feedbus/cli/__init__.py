@@ -64,7 +64,18 @@ class Context:
     topology_path: Path
 
     def load(self, *, import_handlers: bool = False, connects: bool = True) -> Topology:
-        """Return the topology, or raise TopologyError with all its problems; see config.load."""
+        """Read the topology file of the command, check everything in it, and return the topology.
+
+        Args:
+            import_handlers: whether to import every handler, too, and to check that it fits its
+                queue.
+            connects: whether the command connects to the broker or the store, or starts processes.
+                If not, environment variables that only these need may be unset.
+
+        Raises:
+            TopologyError: the file has problems; the error lists all of them.
+
+        """
         from feedbus import config
 
         return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)

@@ -107,7 +107,7 @@ class Text(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "minLength": 1}
 
 
@@ -125,7 +125,7 @@ class Name(Text):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "pattern": rf"^{self.pattern}$|\$\{{"}
 
 
@@ -144,7 +144,7 @@ class Dotted(Text):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "pattern": r"^[^:]+:[^:]+$|\$\{"}
 
 
@@ -161,7 +161,7 @@ class Flag(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "boolean"}
 
 
@@ -208,7 +208,7 @@ class Whole(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         integer: dict[str, Any] = {"type": "integer", "minimum": self.minimum}
         if self.maximum < LARGEST:
             integer["maximum"] = self.maximum
@@ -249,7 +249,7 @@ class Duration(Option):
         return seconds
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         pattern = r"^([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s)?([0-9.]+ms)?$|\$\{"
         return {
             "type": "string",
@@ -282,7 +282,7 @@ class Size(Option):
         return size
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "pattern": r"^[0-9.]+([KMGT]i?)?B$|^unlimited$|\$\{"}
 
 
@@ -304,5 +304,5 @@ class Choice(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "anyOf": [{"enum": list(self.choices)}, SUBSTITUTED]}

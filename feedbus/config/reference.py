@@ -20,12 +20,15 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the whole file."""
+    """Return the JSON Schema of a whole topology.toml, as `feedbus schema` prints it."""
     return {"$schema": DRAFT, "title": "feedbus topology", **table_schema(DECLARATION)}
 
 
 def markdown() -> str:
-    """Return a section in Markdown for each table: every option, its kind, default and meaning."""
+    """Return the reference of topology.toml in Markdown, as `feedbus schema --markdown` prints it.
+
+    Each table of the file has a section, with the kind, the default and the meaning of each option.
+    """
     return "\n".join(_section("The top of the file", DECLARATION, "")) + "\n"
 
 

@@ -86,7 +86,7 @@ class JsonTable(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "object"}
 
 

@@ -86,7 +86,7 @@ class Table(Option):
         return load_table(self.table, value)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return table_schema(self.table)
 
 
@@ -159,7 +159,7 @@ class Array(Many):
         return tuple(loaded.values())
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "array", "items": option_schema(self.entry)} | (
             {} if self.empty else {"minItems": 1}
         )
@@ -211,7 +211,7 @@ class Tables(Many):
         return loaded
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         entries = {"type": "object", "additionalProperties": option_schema(self.entry)}
         if self.keys.pattern:
             entries["propertyNames"] = {"pattern": f"^({self.keys.pattern})$"}

@@ -47,7 +47,7 @@ class Url(Text):
         raise self.refusal(refused.expected, got=refused.got, suggestion=suggestion)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "pattern": rf"^({'|'.join(self.schemes)})://|\$\{{"}
 
 
@@ -70,7 +70,7 @@ class Adapter(Dotted):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         dotted = super().schema()
         return {"type": dotted.pop("type"), "anyOf": [{"enum": list(self.own)}, dotted]}
 
@@ -90,7 +90,7 @@ class ExceptionName(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string", "pattern": r"^[^\s:]+(:[^\s:]+)?$|\$\{"}
 
 
@@ -118,7 +118,7 @@ class Command(Option):
         return tuple(words)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         words = {"type": "array", "items": {"type": "string"}, "minItems": 1}
         text = {"type": "string", "minLength": 1}
         return {"type": ["string", "array"], "anyOf": [text, words]}
@@ -138,7 +138,7 @@ class RoutingKey(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string"}
 
 
@@ -191,7 +191,7 @@ class Argument(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": ["string", "integer", "number", "boolean"]}
 
 
@@ -223,7 +223,7 @@ class Setting(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": "string"}
 
 
@@ -267,5 +267,5 @@ class OrderBy(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema."""
+        """Return the JSON Schema of the value as the file contains it."""
         return {"type": ["boolean", "string"], "minLength": 1}

@@ -120,7 +120,9 @@ class WaitingDeliveries:
         self.records_at_start.add(self.records)
 
     def forget_subscription(self, consumer_tag: str) -> None:
-        """Forget the deliveries of a waiting queue: the broker delivers the messages again.
+        """Forget the deliveries of a waiting queue, when its subscription ends.
+
+        The broker delivers the unacknowledged messages again.
 
         Args:
             consumer_tag: the tag of the subscription to the waiting queue.
@@ -133,7 +135,10 @@ class WaitingDeliveries:
         self._early_releases.pop(consumer_tag, None)
 
     def forget(self) -> None:
-        """Forget all deliveries and subscriptions: the broker delivers the messages again."""
+        """Forget all deliveries and subscriptions, when the connection ends.
+
+        The broker delivers the unacknowledged messages again.
+        """
         self.records.forget()
         self.records_at_start.clear()
         self.taken_records.forget()

@@ -81,7 +81,11 @@ class WaitingRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the record may be handled, if it is due and the first record of its key."""
+        """Whether the record may be handled as soon as it is due and the first record of its key.
+
+        The broker must have delivered its message, no handler has the record, and the record does
+        not wait for older queues.
+        """
         return self.arrival is not None and not self.is_taken and not self.awaited_queues
 
     @property

@@ -143,10 +143,11 @@ class WaitingRecords:
     # -- records that begin or continue to wait ------------------------------------------------
 
     def add(self, record: WaitingRecord) -> None:
-        """Add a record that begins to wait, or that a waiting queue has delivered.
+        """Add a record that is not among the waiting records yet.
 
         When a record begins to wait, its message is still being sent to the waiting queue. When the
-        waiting queue has delivered this message, the owner calls add_arrived().
+        waiting queue has delivered this message, the caller passes the delivered record to
+        add_arrived().
         """
         self.positions.register(record.position)
         key_records = self._records_by_key.setdefault(record.key, [])

@@ -27,7 +27,8 @@ class WrappedHandler:
 
     Attributes:
         handler: the handler.
-        reads: what its body is decoded to: "object", "text" or "bytes".
+        reads: what the body of a message for the handler is decoded to: "object" (a mapping of
+            fields), "text" or "bytes".
         load: validates the records of a pack for the handler.
         call: calls the handler, and returns when it has ended. The arguments are the record or the
             Records of a batch, and the values that the handler's parameters can request.

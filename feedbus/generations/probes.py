@@ -94,7 +94,11 @@ class Probes:
 
     @property
     def is_proved(self) -> bool:
-        """Whether two probes have returned with no message between them."""
+        """Whether two probes have returned with no other message between them.
+
+        Then the queue is empty if the reader has settled all earlier messages and the broker's
+        message count is 0.
+        """
         return self._returned >= NEEDED_PROBES
 
     def put_probe(self) -> None:
@@ -127,7 +131,7 @@ class Probes:
         self._publish("")
 
     def postpone_fence(self) -> None:
-        """Try again later to put the missing fence."""
+        """Make is_fence_due False for FULL_SECONDS, because the queue is still full."""
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:
@@ -145,7 +149,10 @@ class Probes:
         return True
 
     def restart_proof(self) -> None:
-        """Register that a message other than a probe has arrived: the proof starts again."""
+        """Register that a message other than a probe has arrived; the reader calls this each time.
+
+        Then two further probes must return.
+        """
         self._returned = 0
 
 

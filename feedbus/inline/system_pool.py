@@ -1,4 +1,4 @@
-"""A pool of systems for tests: a system is used again, because its creation is slow."""
+"""A pool of InlineSystem objects: a free system is used again, because its creation is slow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from feedbus.store import Store
 
 
 class InlinePool:
-    """The systems of one project: as many systems as were used at the same time."""
+    """Lends InlineSystem objects of one project, and uses a returned system again.
+
+    A program uses the pool if it needs an empty system many times, for example for each test. The
+    pool has as many systems as were used at the same time.
+    """
 
     def __init__(self, project: Project, store: Store) -> None:
         """Create an empty pool; system() creates a system if none is free.
 
-        The arguments have the same meaning as for InlineSystem.
+        Args:
+            project: the project whose topology each system runs.
+            store: the store in whose transactions messages are handled; it stays open.
+
         """
         self._project, self._store = project, store
         self._idle: list[InlineSystem] = []

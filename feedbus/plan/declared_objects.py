@@ -48,7 +48,12 @@ class DeclaredObjects:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def exchanges(self) -> Iterator[str]:
-        """Add changes of exchanges; yield the name on the broker of each one to declare again."""
+        """Add the changes of exchanges to `changes`.
+
+        Yields:
+            The name on the broker of each exchange that must be declared again.
+
+        """
         for exchange in self.topology.exchanges.values():
             if exchange.external_name:
                 continue
@@ -73,9 +78,11 @@ class DeclaredObjects:
         return exchange.type, exchange.arguments
 
     def queues(self) -> Iterator[str]:
-        """Add changes of queues that are on no ring; yield the consumers whose queue is replaced.
+        """Add the changes of queues that are not on a ring to `changes`.
 
-        Each consumer is yielded by its name.
+        Yields:
+            The name of each consumer whose queue is replaced by a new queue.
+
         """
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)

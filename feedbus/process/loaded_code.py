@@ -37,7 +37,12 @@ def write(files: dict[str, int]) -> str:
 
 
 def changed_files(line: str) -> list[Path]:
-    """Return the files in a line of write() that have changed or were deleted, sorted."""
+    """Return the imported files that were changed or deleted since write(), sorted.
+
+    Args:
+        line: the text that write() has returned, with the files and their times.
+
+    """
     try:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)

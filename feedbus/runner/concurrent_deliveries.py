@@ -259,6 +259,6 @@ class ConcurrentDeliveries:
         self.ignore_wakes()
 
     def close(self) -> None:
-        """End the threads."""
+        """Wait until no handler call runs, forget all deliveries, and end the calls' threads."""
         self.forget_all()
         self._calls.close()

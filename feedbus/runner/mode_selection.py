@@ -1,4 +1,4 @@
-"""The selection of the mode in which a consumer handles its deliveries."""
+"""The selection of a consumer's mode: the object that handles and settles its deliveries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from feedbus.runner.subscriptions import Subscriptions
 def select_mode(
     run: Run, subscriptions: Subscriptions, handlers: HandlerRoutes, sender: Sender
 ) -> BatchMode:
-    """Return the mode for a queue and its handlers; BatchMode is the base class of all modes.
+    """Return the mode of a consumer: the object that handles and settles its deliveries.
+
+    The runner calls this once, when the consumer begins. There are three modes:
+
+    - ConcurrentMode handles records of several keys at the same time (`concurrency`).
+    - GroupMode handles deliveries one after the other, and acknowledges them together. It is for
+      handlers that get one record, without a store.
+    - BatchMode handles and settles a batch before the next one begins. It is the base class of the
+      other modes.
 
     Args:
         run: the run of the consumer.

@@ -87,9 +87,10 @@ class SmallDeliveries:
 
         Args:
             keys_in_handlers: the keys of the records that are being handled.
-            buffer: see take_first().
-            max_deliveries: see take_first().
-            is_suspected: see take_first().
+            buffer: the deliveries that wait.
+            max_deliveries: the largest number of deliveries to take.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
         return buffer.pick(
@@ -117,7 +118,8 @@ class SmallDeliveries:
         Args:
             keys_in_handlers: the keys of the records that are being handled.
             deliveries: the deliveries that wait, in the order of their arrival.
-            is_suspected: see take_first().
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
 
         """
         scanned = list(islice(deliveries, MAX_SCANNED))

@@ -142,8 +142,9 @@ def publish_and_remove(
     Args:
         store: the store with the outbox.
         bus: publishes the messages.
-        rows: the rows.
-        refused_keys: as for publish_in_waves().
+        rows: the rows, in the order of their ids.
+        refused_keys: rows of these keys are not published, because earlier rows were refused. The
+            function adds the keys of newly refused rows.
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.

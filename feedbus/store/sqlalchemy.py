@@ -136,7 +136,13 @@ class SqlAlchemyStore(SqlStore):
                 write_lock.release()
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement on feedbus's own tables; see SqlStore.execute."""
+        """Execute a statement on feedbus's own tables, and return its result.
+
+        Args:
+            sql: the statement, with parameters of the form :name.
+            parameters: maps the names of the parameters to their values.
+
+        """
         with self.transaction() as session:
             result = session.connection().execute(_clause(sql), parameters)
             return StatementResult(result.rowcount, result.all() if result.returns_rows else ())

@@ -71,7 +71,13 @@ class StaleServerSessions:
         self._sessions: set[ServerSession] = set()
 
     def add(self, session: ServerSession | None) -> None:
-        """Register that the connection of a session was dropped; ignore None."""
+        """Register a session on the server whose connection feedbus has dropped; end() ends it.
+
+        Args:
+            session: the session, from session_of(). None if the session is not known; the method
+                then does nothing.
+
+        """
         if session is not None and session.opened_by == os.getpid():
             with self._lock:
                 self._sessions.add(session)

@@ -47,7 +47,17 @@ def _supervision(arbiter: Any) -> Supervision:
 
 
 def _named_watchers(arbiter: Any, props: dict[str, Any]) -> list[Any]:
-    """Return the watchers that a command names; without names, all watchers."""
+    """Return the watchers that a command names, or all watchers if it has no property "name".
+
+    Args:
+        arbiter: circus's main object, which has the watchers.
+        props: the properties of the command. "name" is a name or a pattern. "match" is the kind of
+            the pattern: "simple", "glob" (the default) or "regex".
+
+    Raises:
+        MessageError: no watcher has such a name, or a property is not valid.
+
+    """
     if "name" not in props:
         return list(arbiter.iter_watchers())
     name, match = str(props["name"]).lower(), props.get("match", "glob")
@@ -86,7 +96,10 @@ class StartWatchers(Start):
     """The command `start`: start watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Start the named watchers, or all watchers."""
+        """Start the watchers that the properties "name" and "match" select, or all watchers.
+
+        Returns a task that ends when the processes have been started.
+        """
         _supervision(arbiter)
         return _together([one._start() for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
 
@@ -95,7 +108,11 @@ class StopWatchers(Stop):
     """The command `stop`: stop watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop the named watchers, or all; each consumer first finishes its messages."""
+        """Stop the watchers that the properties "name" and "match" select, or all watchers.
+
+        Each consumer first finishes its messages. Returns a task that ends when all processes of
+        the watchers have ended.
+        """
         _supervision(arbiter)
         return _together([one._stop(True) for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- as above
 
@@ -104,7 +121,10 @@ class RestartWatchers(Restart):
     """The command `restart`: restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart the named watchers, or all watchers."""
+        """Restart the watchers that the properties "name" and "match" select, or all watchers.
+
+        Returns a task that ends when the new processes have been started.
+        """
         supervision = _supervision(arbiter)
         chosen = _named_watchers(arbiter, props)
         # An operator can add plain watchers of circus.
@@ -129,7 +149,10 @@ class RemoveWatcher(RmWatcher):
     """The command `rm`: remove a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop and remove a watcher; `feedbus apply` adds it again."""
+        """Stop and remove the watcher with the property "name"; `feedbus apply` adds it again.
+
+        Returns a task that ends when the watcher is removed.
+        """
         supervision = _supervision(arbiter)
         watcher = self._get_watcher(arbiter, props["name"])
         if not isinstance(watcher, ProcessWatcher):
@@ -144,9 +167,13 @@ class SetOptions(Set):
     """The command `set`: set options of a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Change an option that may differ from topology.toml for a while.
+        """Change the options in the property "options" of the watcher with the property "name".
 
-        Other options are refused: only topology.toml may change them.
+        The possible options are CHANGEABLE, which may differ from topology.toml for a while.
+
+        Raises:
+            MessageError: only topology.toml may change one of the options.
+
         """
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
@@ -222,9 +249,9 @@ class Apply(Command):
     name = "feedbus-apply"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Carry out one step of `feedbus apply`.
+        """Carry out one step of `feedbus apply`; the properties select the step.
 
-        With the property "pause", stop the watchers with these names. With the property "text",
+        With the property "pause", stop the watchers whose names it lists. With the property "text",
         change to the topology with this text. Without both, end the watchers that are not in the
         topology.
 

@@ -30,7 +30,14 @@ TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that a child runs: its command, its environment and its working directory."""
+    """A Python program for the fork server to start.
+
+    Attributes:
+        command: the program and its arguments.
+        environment: all environment variables of the program.
+        folder: the working directory of the program.
+
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]

@@ -55,7 +55,7 @@ class RecordingBus(Bus):
         exchange: str,
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
-        """Append (payload, key) pairs to `published`.
+        """Append (payload, key) pairs to `published`; return their number.
 
         Raises:
             TypeError: an argument has a wrong type, or an item is not a (payload, key) pair.
@@ -78,7 +78,7 @@ class RecordingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Append one payload for each message to `published`."""
+        """Append one record for each key to `published`; return their number."""
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered("", keys, shared or {}, columns)
         rows = map(pack.payload, range(len(pack)))

@@ -121,7 +121,7 @@ class TestSystem:
 
     @property
     def bus(self) -> LiveBus:
-        """The bus of `feedbus.connect`, for code that publishes on a bus."""
+        """A bus that publishes to this system, for code that gets a bus of feedbus.connect()."""
         return self._system.bus
 
     def override(self, resource: Callable[..., object], replacement: object) -> None:

@@ -57,6 +57,9 @@ class RabbitMQ:
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Connect to the first node that answers.
 
+        Args:
+            heartbeats: which code sends the heartbeats of the connection.
+
         Raises:
             WrongBrokerSettings: each node refuses the connection, so only an operator can help.
             BrokerOutage: no node accepts the connection, but one of them may accept it later.

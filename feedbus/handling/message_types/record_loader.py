@@ -55,7 +55,8 @@ class RecordLoader(ABC):
     """Validates and loads the records of one message type.
 
     Attributes:
-        reads: the kind of body that the type needs if there is no codec.
+        reads: what the body of a message is decoded to for this type, if there is no codec:
+            "object" (a mapping of fields), "text" or "bytes".
 
     """
 

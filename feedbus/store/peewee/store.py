@@ -77,7 +77,13 @@ class PeeweeStore(SqlStore):
             raise StoreOutage(self.describe(error)) from error
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement on feedbus's own tables; see SqlStore.execute."""
+        """Execute a statement on feedbus's own tables, and return its result.
+
+        Args:
+            sql: the statement, with parameters of the form :name.
+            parameters: maps the names of the parameters to their values.
+
+        """
         statement = _for_psycopg2(sql) if self.on_postgres else sql
         cursor: Cursor = self.database.execute_sql(statement, parameters)
         return cursor

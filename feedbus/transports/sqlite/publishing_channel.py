@@ -90,7 +90,15 @@ class PublishingChannel(BaseChannel):
             raise failure
 
     def report(self) -> bool:
-        """Call the callbacks of returns and confirms; return False if there were none."""
+        """Report the returns and confirms that have not been reported yet to the program.
+
+        The connection calls this when it processes events. The callbacks are those that the program
+        has registered for returned, confirmed and refused messages.
+
+        Returns:
+            False if there was nothing to report, so no callback was called.
+
+        """
         unreported, self._unreported = self._unreported, []
         for outcome in unreported:
             outcome.report(self.events)

@@ -99,7 +99,12 @@ class Transaction:
         return self._time.current_datetime()
 
     def write_state(self) -> None:
-        """Write counts and versions, as the last step before the commit."""
+        """Write what the transaction has collected, as the last step before the commit.
+
+        This is the number of ready messages of each changed queue, and the row of the table
+        `state`. By the versions in that row, other connections see that the data in their memory
+        is outdated.
+        """
         changed = [(change, queue) for queue, change in self._depths.items() if change]
         if changed:
             self.database.executemany("UPDATE queues SET depth = depth + ? WHERE id = ?", changed)
