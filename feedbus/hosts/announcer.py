@@ -190,7 +190,9 @@ class Announcer:
             self._logged_error = text
             events.warning(
                 "hosts_unknown",
-                "this host cannot announce itself to the other hosts, so the broker alone decides"
-                f" which host works on a shard; feedbus tries again in a second: {text}",
+                "this host cannot announce itself to the other hosts, and feedbus tries again every"
+                " second. No message is lost, but a shard may stay with the host whose consumer"
+                " subscribed first, so some hosts may have more work than others. Correct the"
+                f" cause: {text}",
                 error=text,
             )

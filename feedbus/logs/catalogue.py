@@ -118,8 +118,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     OPERATIONS: {
         "hosts_changed": "The hosts among which the shards are divided have changed: `joined` and"
         " `gone` have the names of the hosts that were added and removed.",
-        "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
-        " broker alone decides which host works on a shard.",
+        "hosts_unknown": "This host cannot announce itself to the other hosts; `error` has the"
+        " cause, such as an unavailable broker or a missing permission. feedbus tries again every"
+        " second. Meanwhile, no message is lost and each key stays in order. But each shard is read"
+        " by the host whose consumer subscribed first, so some hosts may have more work than"
+        " others. Correct the cause; then the shards are divided among the hosts again.",
         "listening": "The operations process answers HTTP requests at this address.",
         "operations_stopping": "The operations process has received a signal. It ends after it has"
         " answered the current requests.",
