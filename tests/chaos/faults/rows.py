@@ -92,7 +92,7 @@ ROWS = {
         "topology files mutated: `feedbus check` accepts or names places",
         topology_files.run,
         20_000,
-        150,
+        1_000,
         NO_BROKER,
         "files",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from tests.chaos.faults.application.effects import failures
 from tests.chaos.faults.results import Result as CellResult
 from tests.chaos.faults.results import Results
 from tests.chaos.faults.rows import ROWS, Row
+from tests.chaos.faults.toml_values import places_of_values
+from tests.chaos.faults.topology_files import Mutator
 from tests.chaos.faults.verdict import Verdict, check_store
 from tests.simulation.history import Record
 
@@ -67,6 +70,42 @@ def test_each_fault_in_the_store_is_found_as_what_it_is(tmp_path: Path, notices:
     verdict = verdict_on(tmp_path, GOOD, notices)
     found = {name for name in ("lost", "doubled", "disordered", "other") if getattr(verdict, name)}
     assert found == {kind}
+
+
+def test_each_value_of_nested_arrays_and_inline_tables_has_its_place() -> None:
+    text = """a = [1, "x#]", [2, {b = 3, c = ['y']}]] # z = 4
+[t.u]
+d = '''
+[5]'''
+e = [ 6, # seven
+  8 ]
+f.g = 1979-05-27
+"""
+    found = {text[start:end]: depth for start, end, depth in places_of_values(text)}
+    assert found == {
+        """[1, "x#]", [2, {b = 3, c = ['y']}]]""": 0,
+        "1": 1,
+        '"x#]"': 1,
+        "[2, {b = 3, c = ['y']}]": 1,
+        "2": 2,
+        "{b = 3, c = ['y']}": 2,
+        "3": 3,
+        "['y']": 3,
+        "'y'": 4,
+        "'''\n[5]'''": 0,
+        "[ 6, # seven\n  8 ]": 0,
+        "6": 1,
+        "8": 1,
+        "1979-05-27": 0,
+    }
+
+
+def test_a_single_value_of_an_array_is_mutated() -> None:
+    mutator = Mutator(random.Random(20))
+    text = 'routing_keys = ["a", "b"]\n'
+    changed = {mutator._value(text) for _ in range(10_000)}
+    for one in ('["a", 1]', '[1, "b"]', '["a", "b", 1]', '["a", {}]', '["a", ["b", 1]]'):
+        assert f"routing_keys = {one}\n" in changed
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from feedbus.cli import main
 from tests.chaos.faults.cells import Cell
 from tests.chaos.faults.results import Result
+from tests.chaos.faults.toml_values import places_of_values
 from tests.chaos.faults.verdict import Verdict
 from tests.projects import ROOT
 
@@ -84,8 +85,8 @@ class Mutator:
         """Return the next file."""
         text = self._random.choice(self._sources)
         for _ in range(self._random.randint(1, MOST_MUTATIONS)):
-            change = self._random.choices((self._token, self._line, self._character), (5, 3, 1))[0]
-            text = change(text)
+            changes = (self._token, self._value, self._line, self._character)
+            text = self._random.choices(changes, (5, 3, 3, 1))[0](text)
         return text
 
     def _token(self, text: str) -> str:
@@ -99,6 +100,23 @@ class Mutator:
         choices = [same, same, words or same, self._words]
         word = self._random.choice(self._random.choice(choices))
         return text[: chosen.start()] + word + text[chosen.end() :]
+
+    def _value(self, text: str) -> str:
+        """Replace a value, add one beside it, or make an array of both; or remove the value.
+
+        Half of the values are in an array or an inline table: each of its values is chosen alone.
+        """
+        places = list(places_of_values(text))
+        inner_places = [place for place in places if place[2]]
+        if inner_places and self._random.random() < 0.5:
+            places = inner_places
+        if not places:
+            return text
+        start, end, _ = self._random.choice(places)
+        old = text[start:end]
+        new = self._random.choice([self._random.choice(VALUES), self._random.choice(self._words)])
+        changed = [new, f"{old}, {new}", f"{new}, {old}", f"[{old}, {new}]", f"[{new}]", ""]
+        return text[:start] + self._random.choice(changed) + text[end:]
 
     def _line(self, text: str) -> str:
         """Remove a line, repeat one, or add one of any file or one with any option."""
