@@ -171,7 +171,7 @@ class Names:
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
-        """Return the name of a consumer's queue; for a shard, see member()."""
+        """Return the name of a consumer's queue that is not on a ring; member() is for shards."""
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:

@@ -111,7 +111,7 @@ class Codecs:
         headers: Mapping[str, Any],
         reads: Reads = "object",
     ) -> Pack:
-        """Return the records of a message's body; see feedbus.records.packs.decode.
+        """Return the records in a message's body, decoded by its codec if there is one.
 
         Args:
             body: the bytes of the message.
@@ -120,7 +120,8 @@ class Codecs:
             key: the routing key of a plain message.
             content_encoding: the property of the message: the encoding of the body's text.
             headers: the headers of the message, for a codec.
-            reads: the kind of body that the handler reads if there is no codec.
+            reads: what the body is decoded to if there is no codec: "object" (a mapping of fields),
+                "text" or "bytes".
 
         Raises:
             InvalidBody: the body does not match its content type.

@@ -68,7 +68,7 @@ class Cron:
             until: the end of the period, which belongs to the period.
 
         Raises:
-            WrongCron: see next_after().
+            WrongCron: the line cannot be parsed, or no time matches it.
 
         """
         # The search begins shortly before the end, and then earlier and earlier.

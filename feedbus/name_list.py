@@ -23,7 +23,7 @@ def expected_one_of(name: str, known: Collection[str], limit: int = 50) -> str:
     Args:
         name: the unknown name.
         known: the expected names.
-        limit: how many names are listed; see listed().
+        limit: how many names are listed; the text then has the number of the others.
 
     """
     from difflib import get_close_matches  # only for an error

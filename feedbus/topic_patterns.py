@@ -15,7 +15,7 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
     Args:
         pattern: the words of the pattern; `*` stands for one word, `#` for zero or more words.
-        words: the words of the routing key; see words_of().
+        words: the words of the routing key, from words_of().
 
     """
     if list(pattern) == [""]:

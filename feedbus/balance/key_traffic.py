@@ -27,8 +27,8 @@ class Tally:
     decimals, a unit is a millionth of a record.
 
     Attributes:
-        loads: maps each class of keys to its traffic, in units. All keys of a class are always on
-            the same shard; see key_class().
+        loads: maps each class of keys, a result of key_class(), to its traffic, in units. All keys
+            of a class are always on the same shard.
         unit: how many units a record has: 1, or UNIT if the traffic of a key has decimals.
         keys: the number of pairs that were added; a key on two lines counts twice.
         heaviest: one key of the class with the most traffic; "" if there are no keys.

@@ -50,12 +50,19 @@ class Proposal:
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return max/mean of one of the choices."""
+        """Return how even the ring is with one of the choices; 1 is even.
+
+        The result is the load of the busiest shard, divided by the mean load of the shards.
+
+        Args:
+            balance: one of `choices`.
+
+        """
         return balance.busiest_load * len(balance.weights) / self.tally.total
 
     @property
     def floor(self) -> float:
-        """The lowest possible max/mean; above 1 if one class of keys alone exceeds the mean."""
+        """The lowest possible evenness(); above 1 if one class of keys alone exceeds the mean."""
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 

@@ -24,8 +24,8 @@ class Inventory:
         queues: the queues by name.
         bindings: the bindings of these queues and exchanges, except those of the default exchange
             and those in `timer_bindings`.
-        timer_bindings: the bindings whose source is an exchange of the timer. The timer keeps
-            delayed messages; see feedbus.broker.timer.
+        timer_bindings: the bindings whose source is an exchange of the timer: the exchanges and
+            queues in which delayed messages wait.
 
     """
 

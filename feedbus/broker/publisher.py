@@ -261,7 +261,7 @@ def publish_all(
     *,
     nacked_seconds: float = math.inf,
 ) -> list[Refusal]:
-    """Publish messages with a new Publisher on a connection that has other uses; see send().
+    """Publish messages on a connection that has other uses, and wait for every confirm.
 
     Args:
         connection: an open connection.
@@ -273,7 +273,9 @@ def publish_all(
         The messages that the broker did not accept.
 
     Raises:
-        BrokerOutage: see Publisher.send().
+        BrokerOutage: messages were not confirmed in time, or their exchange does not exist. The
+            broker may have stored messages without confirming them. The caller must open another
+            connection.
 
     """
     with Publisher(connection, nacked_seconds=nacked_seconds) as publisher:

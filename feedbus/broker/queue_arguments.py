@@ -64,7 +64,13 @@ def auxiliary_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[s
 def retry_queue_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
     """Return the arguments of a retry queue, in which failed records of a queue wait.
 
-    They do not include the arguments of its queue type; see auxiliary_arguments().
+    The arguments of the queue type are not included: auxiliary_arguments() adds them.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        queue: the queue of the failed records.
+        milliseconds: how long the records wait before the broker returns them to their queue.
+
     """
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
     if names.topology.on_ring(queue):

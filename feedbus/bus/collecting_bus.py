@@ -79,7 +79,17 @@ class CollectingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Collect records by column, and return their number; see Bus.publish_columns()."""
+        """Collect records by column until the handler returns, and return their number.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            columns: maps each field in which the records differ to a list with one value per
+                record.
+            keys: a list with one routing key per record, or the name of the column that contains
+                them.
+            shared: maps each other field to the value that all records have.
+
+        """
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered(self._next_origin(exchange), keys, shared or {}, columns)
         if len(pack):
@@ -240,7 +250,8 @@ class BatchBus(Bus):
 
         Args:
             exchange: the name of the exchange.
-            causes: as for _derive_ids().
+            causes: a list with one item for each message: the index, in the batch, of the record
+                that causes the message.
             long_ordinals: a list with one ordinal for each message. At least one ordinal is above
                 MAX_ORDINAL.
 

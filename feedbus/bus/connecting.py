@@ -49,7 +49,14 @@ async def connect_async(
 ) -> AsyncBus:
     """Return a bus for programs that run an event loop.
 
-    The arguments and exceptions are the same as for connect(), except that there is no store.
+    Args:
+        topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
+            or topology.toml in the current folder.
+        metrics: counts the records.
+        timeout_seconds: how long a publish waits for a broker that is unavailable.
+
+    Raises:
+        TopologyError: the file has problems; the error lists all of them.
 
     Example:
         async with await feedbus.connect_async("topology.toml") as bus:

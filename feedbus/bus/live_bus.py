@@ -238,7 +238,9 @@ class LiveBus(Bus):
 
         Raises:
             UsageError: the topology has no [store].
-            StoreOutage: the store became unavailable; see Store.transaction.
+            StoreOutage: the store became unavailable, and nothing was committed. But if the
+                connection was lost during the commit, the result is unknown, so the block must be
+                idempotent.
 
         Example:
             with bus.transaction() as session:

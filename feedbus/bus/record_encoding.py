@@ -95,8 +95,9 @@ class Encoder:
     def __init__(self, topology: Topology) -> None:
         """Create an encoder for the exchanges of a topology.
 
-        Until use_generation() is called for an exchange, its packs are for the ring of the
-        topology. The broker returns these packs: see Generation.unconnected().
+        Until use_generation() is called for an exchange, the encoder predicts shards by the ring of
+        the topology. Its packs are then for a generation that is never on the broker, so the broker
+        returns them. Then the publisher reads the state of the ring, and encodes the records again.
         """
         self._topology = topology
         self._names = Names(topology)

@@ -124,7 +124,7 @@ def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | No
 
 
 def show(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan."""
+    """Print the changes of a plan, one on each line, or as JSON for `--json`."""
     if as_json:
         click.echo(json.dumps(plan.report(), indent=2, ensure_ascii=False))
     else:

@@ -17,10 +17,10 @@ SHOWN = 3  # the largest number of processes that a line names
 
 
 class BusyLines:
-    """Prints which processes still work.
+    """Prints which processes still work, while `feedbus down`, `restart` or `apply` waits for them.
 
-    A terminal shows them on one line, which changes. Any other output gets a line from time to
-    time.
+    A terminal shows them on one line, which changes. Any other output gets a line every
+    LINES_SECONDS.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -31,7 +31,12 @@ class BusyLines:
         self._reported_at = float("-inf")
 
     def show(self, busy: Sequence[Busy]) -> None:
-        """Show the processes that still work."""
+        """Print the processes that still work, if the time for another line has come.
+
+        Args:
+            busy: the processes for which the command waits; a line names at most SHOWN of them.
+
+        """
         now = time.monotonic()
         if self._quiet or not (self._terminal or now - self._reported_at > LINES_SECONDS):
             return
@@ -46,7 +51,7 @@ class BusyLines:
             self._reported_at = now
 
     def clear(self) -> None:
-        """End the line of the terminal."""
+        """Remove the line from the terminal, so that the command can print its next output."""
         if self._width:
             click.echo(f"\r{'':<{self._width}}\r", nl=False, err=True)
             self._width = 0

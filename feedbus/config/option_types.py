@@ -81,7 +81,13 @@ class Option(fields.Field[Any]):
         )
 
     def refuse(self, expected: str = "", **options: Any) -> NoReturn:
-        """Raise the error of an invalid value; see refusal() for the arguments."""
+        """Raise the error of an invalid value; it contains one Fault.
+
+        Args:
+            expected: the expected value; "" for the attribute `expected`.
+            options: other attributes of the Fault, such as `suggestion`.
+
+        """
         raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
@@ -101,7 +107,7 @@ class Text(Option):
     expected = "a text that is not empty"
 
     def read(self, value: Any) -> str:
-        """Return the text."""
+        """Return the text; refuse any other value, and a text that is empty or has a NUL."""
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             self.refuse()
         return value
@@ -119,7 +125,7 @@ class Name(Text):
     pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse any other value, and a name with other characters."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -137,7 +143,7 @@ class Dotted(Text):
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; another check imports it."""
+        """Return the dotted name; refuse any other value. Another check imports the object."""
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
             guess = ":".join(value.rsplit(".", 1)) if isinstance(value, str) else ""
             self.refuse(suggestion=guess if DOTTED.fullmatch(guess) else "")
@@ -155,7 +161,7 @@ class Flag(Option):
     expected = "true or false"
 
     def read(self, value: Any) -> bool:
-        """Return the flag."""
+        """Return the flag; refuse any other value."""
         if not isinstance(value, bool):
             self.refuse()
         return value
@@ -180,11 +186,11 @@ class Whole(Option):
         """Create the type of one option.
 
         Args:
-            description: as for Option.
+            description: what the option means, in sentences; it may have links in Markdown.
             minimum: the smallest integer: 0 or 1.
             maximum: the largest integer.
             unlimited: whether the option also allows the value "unlimited".
-            options: as for Option.
+            options: default, required, attribute and example of Option.
 
         """
         super().__init__(description, **options)
@@ -198,7 +204,7 @@ class Whole(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> int | None:
-        """Return the integer, or None for "unlimited"."""
+        """Return the integer, or None for "unlimited"; refuse a value that is not allowed."""
         if self.unlimited and value == "unlimited":
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < self.minimum:
@@ -236,7 +242,7 @@ class Duration(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> float | None:
-        """Return the seconds, or None for "never"."""
+        """Return the seconds, or None for "never"; refuse a value that is not allowed."""
         if self.never and value == "never":
             return None
         seconds = units.read_duration(value) if isinstance(value, str) else None
@@ -271,7 +277,7 @@ class Size(Option):
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
-        """Return the number of bytes, or None for "unlimited"."""
+        """Return the number of bytes, or None for "unlimited"; refuse any other value."""
         if value == "unlimited":
             return None
         size = units.read_size(value) if isinstance(value, str) else None
@@ -298,7 +304,7 @@ class Choice(Option):
         self.kind = ", ".join(f'`"{choice}"`' for choice in choices)
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse any value that is not one of the names."""
         if not isinstance(value, str) or value not in self.choices:
             self.refuse(suggestion=nearest(value, self.choices) if isinstance(value, str) else "")
         return value

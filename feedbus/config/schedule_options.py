@@ -38,7 +38,7 @@ class CronLine(Text):
     )
 
     def read(self, value: Any) -> str:
-        """Return the cron expression, after a check of its syntax."""
+        """Return the cron expression; refuse it if it has an error or no date matches it."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -60,7 +60,7 @@ class TimeZone(Text):
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:
-        """Return the name of the time zone."""
+        """Return the name of the time zone; refuse a name that the IANA database does not have."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -78,7 +78,7 @@ class JsonTable(Option):
     expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table, after a check of its values."""
+        """Return the table; refuse any other value, and values that JSON does not have."""
         if not isinstance(value, dict):
             self.refuse()
         if errors := _not_json(value):
@@ -96,7 +96,7 @@ class HeaderTable(JsonTable):
     expected = "a table of header names, each with a text, a number or a flag"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table, after a check of its values."""
+        """Return the table; refuse headers that publish() does not accept."""
         if not isinstance(value, dict):
             self.refuse()
         wrong = {name: [fault] for name in value if (fault := _wrong_header(name, value[name]))}
@@ -184,9 +184,9 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
     """Yield a fault if the schedule's routing key matches no binding of a queue.
 
     Args:
-        draft: as for _exchange().
-        path: as for _exchange().
-        options: as for _exchange().
+        draft: the loaded values of the file.
+        path: the path of the option `exchange` of the schedule.
+        options: the loaded options of the schedule.
 
     """
     name, key = options["exchange"], options.get("key", "")

@@ -82,7 +82,7 @@ class Table(Option):
         self.table = table()
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the loaded table."""
+        """Return the values of the table by option name; refuse a table with wrong values."""
         return load_table(self.table, value)
 
     def schema(self) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Many(Option):
 
         Args:
             entry: the type of the entries.
-            description: as for Option.
+            description: what the option means, in sentences; it may have links in Markdown.
             of: the name of the entries in errors, such as "durations".
             empty: whether the container may be empty.
-            options: as for Option.
+            options: default, required, attribute and example of Option.
 
         """
         super().__init__(description, **options)
@@ -147,7 +147,7 @@ class Array(Many):
     container = "array"
 
     def read(self, value: Any) -> tuple[Any, ...]:
-        """Return the values in order."""
+        """Return the values in order; refuse any other value, and an array with wrong values."""
         if not isinstance(value, list) or not (value or self.empty):
             self.refuse()
         try:
@@ -181,9 +181,9 @@ class Tables(Many):
 
         Args:
             entry: the type of the values.
-            description: as for Option.
+            description: what the option means, in sentences; it may have links in Markdown.
             keys: the type of the names; a Name by default.
-            options: as for Many.
+            options: `of` and `empty` of Many; default, required, attribute and example of Option.
 
         """
         super().__init__(entry, description, **options)

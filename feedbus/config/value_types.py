@@ -34,7 +34,7 @@ class Url(Text):
         )
 
     def read(self, value: Any) -> Any:
-        """Return the URL, parsed."""
+        """Return the parsed URL; refuse a value that the parser does not accept."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -62,7 +62,7 @@ class Adapter(Dotted):
         self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse a value that is neither a name of an adapter nor dotted."""
         if value in self.own:
             return str(value)
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
@@ -84,7 +84,7 @@ class ExceptionName(Option):
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
     def read(self, value: Any) -> str:
-        """Return the name; another check imports it."""
+        """Return the dotted name; refuse any other value. Another check imports the class."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -103,7 +103,7 @@ class Command(Option):
     expected = 'a command such as "python -m web" or an array of its words'
 
     def read(self, value: Any) -> tuple[str, ...]:
-        """Return the words."""
+        """Return the words of the command; refuse any other value, and an empty command."""
         if isinstance(value, str):
             try:
                 words = shlex.split(value)
@@ -132,7 +132,7 @@ class RoutingKey(Option):
     expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the key."""
+        """Return the key; refuse any other value, and a key of more than 255 bytes."""
         if not isinstance(value, str) or len(value.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
         return value
@@ -149,7 +149,7 @@ class BrokerName(Text):
     expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse any other value, and a name of more than 255 bytes."""
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -164,7 +164,7 @@ class ContentType(Text):
     pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
 
     def read(self, value: Any) -> str:
-        """Return the content type."""
+        """Return the content type; refuse any other value, and feedbus's own content types."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         if len(value) > LONGEST_KEY_BYTES or "vnd.feedbus." in value:
@@ -179,7 +179,7 @@ class Argument(Option):
     expected = "a text, an integer, a number, true or false"
 
     def read(self, value: Any) -> Any:
-        """Return the value."""
+        """Return the value; refuse a value that AMQP cannot represent, or that is too long."""
         if not isinstance(value, str | int | float):
             self.refuse()
         if isinstance(value, int) and value.bit_length() > LONG_BITS:
@@ -202,7 +202,7 @@ class ArgumentName(Text):
     expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse any other value, and a name of more than 255 bytes."""
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -217,7 +217,7 @@ class Setting(Option):
     expected = "a text"
 
     def read(self, value: Any) -> str:
-        """Return the text."""
+        """Return the text; refuse any other value, and a text with a NUL."""
         if not isinstance(value, str) or "\0" in value:
             self.refuse()
         return value
@@ -234,7 +234,7 @@ class EnvironmentName(Text):
     pattern = "[A-Za-z_][A-Za-z0-9_]*"
 
     def read(self, value: Any) -> str:
-        """Return the name."""
+        """Return the name; refuse any other value, and a name with other characters."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -247,7 +247,7 @@ class ShardNumber(Text):
     pattern = "0|[1-9][0-9]{0,4}"
 
     def read(self, value: Any) -> str:
-        """Return the text."""
+        """Return the text; refuse any other value, and a text that is no number of a shard."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -261,7 +261,7 @@ class OrderBy(Option):
     expected = "the name of a field, true for the routing key, or false"
 
     def read(self, value: Any) -> str | bool:
-        """Return the name or the flag."""
+        """Return the name of the field or the flag; refuse any other value."""
         if not (isinstance(value, bool) or (isinstance(value, str) and value.strip())):
             self.refuse()
         return value

@@ -49,7 +49,10 @@ class BlockedKeys:
         return self._decoder.key(decoded, row)
 
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
-        """Return the ordering keys of all records of a delivery that have one; see key()."""
+        """Return the ordering keys of the records of a delivery; {None} without `order_by`.
+
+        A record whose ordering key is invalid has no key in the result.
+        """
         return self._decoder.keys(decoded)
 
     def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:

@@ -362,5 +362,5 @@ class ConcurrentCalls:
         }
 
     def close(self) -> None:
-        """Wait until no call runs, and end the threads."""
+        """Wait until no call runs, and end the threads in which handlers are called."""
         self._calls.close()

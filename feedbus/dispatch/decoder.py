@@ -97,7 +97,10 @@ class Decoder:
         return self._order.key(decoded.delivery, decoded.pack, row)
 
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
-        """Return the ordering keys of all records of a delivery that have one; see key()."""
+        """Return the ordering keys of the records of a delivery; {None} without `order_by`.
+
+        A record whose ordering key is invalid has no key in the result.
+        """
         return self._order.keys(decoded.delivery, decoded.pack)
 
     def _append_ordered(self, inputs: Inputs, decoded: DecodedDelivery) -> None:
@@ -313,7 +316,17 @@ def _append(
     chunk: Chunk,
     rows: Sequence[int] | None,
 ) -> None:
-    """Append records to the earlier inputs; see Decoder._append_valid()."""
+    """Append valid records to the earlier inputs.
+
+    Args:
+        inputs: the earlier inputs.
+        wrapped: the handler of the records, with the middleware.
+        decoded: the delivery of the records.
+        chunk: the records.
+        rows: for each record of `chunk`, its index in the delivery; None if `chunk` has all records
+            of the delivery.
+
+    """
     if not len(chunk):
         return
     if rows is not None:

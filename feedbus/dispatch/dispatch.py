@@ -281,7 +281,8 @@ class Dispatch:
                 ended the process too often.
 
         Raises:
-            Outage: as for finish(); the call may be repeated.
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
+                repeated.
 
         """
         decision = self._failure_policy.dead_letter(delivery, reason)

@@ -195,7 +195,11 @@ class Publications(Spool):
         return self._file is None and all(each.content_type != PACK for each in self._in_memory)
 
     def try_to_send(self) -> Exception | None:
-        """Send all messages, as send() does; return the error of the broker or the store, or None.
+        """Send all messages, as send() does, but return the error if the messages are refused.
+
+        Returns:
+            None if the messages were sent. Otherwise PublishError, because the broker did not
+            accept a message, or the error of the store.
 
         Raises:
             Outage: the broker is unavailable.
@@ -218,7 +222,8 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
         calls: the messages of each call.
 
     Returns:
-        For each call, the error of the broker or the store, or None; see try_to_send().
+        For each call, None if its messages were sent. Otherwise PublishError, because the broker
+        did not accept a message, or the error of the store.
 
     Raises:
         Outage: the broker is unavailable; the function may be called again.
@@ -238,9 +243,9 @@ def send_with_one_wait(
         calls: the messages of each call.
 
     Returns:
-        For each call, the error of the broker or the store, or None; see try_to_send(). Instead of
-        this list, None if nothing was sent: there are no messages, or the messages of each call
-        must be sent alone.
+        For each call, None if its messages were sent. Otherwise PublishError, because the broker
+        did not accept a message, or the error of the store. Instead of this list, None if nothing
+        was sent: there are no messages, or the messages of each call must be sent alone.
 
     Raises:
         Outage: the broker is unavailable; the function may be called again.

@@ -73,7 +73,14 @@ class Order:
         return self.by_routing_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
-        """Return the ordering key as the text with which a record waits; arguments as in key()."""
+        """Return a record's ordering key as the text with which the record waits.
+
+        Args:
+            delivery: the delivery that contains the record.
+            pack: the records of the delivery.
+            row: the index of the record in the delivery.
+
+        """
         key = self.key(delivery, pack, row)
         if self.by_routing_key:
             return str(key)

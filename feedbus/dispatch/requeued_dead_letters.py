@@ -70,12 +70,15 @@ class RequeuedDeadLetters:
         return any(each.consumer_tag == consumer_tag for each in unsettled)
 
     def forget(self, consumer_tag: str) -> None:
-        """Forget the dead letters of a subscription: the broker delivers them again."""
+        """Forget the dead letters of a subscription, when the subscription ends.
+
+        The broker delivers the dead letters again, because they were not acknowledged.
+        """
         self._arrived = [each for each in self._arrived if each.consumer_tag != consumer_tag]
         self._taken = {tags: each for tags, each in self._taken.items() if tags[0] != consumer_tag}
 
     def forget_all(self) -> None:
-        """Forget all dead letters: the broker delivers them again."""
+        """Forget all dead letters, when the connection ends: the broker delivers them again."""
         self._arrived, self._taken = [], {}
 
 

@@ -63,7 +63,7 @@ class RunningCalls:
             self._resources.loop.start(coroutines)
 
     def close(self) -> None:
-        """Wait until no call runs, and end the threads."""
+        """Wait until no call runs, and end the threads in which handlers are called."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

@@ -12,7 +12,7 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """The key."""
+        """The ordering key; None for an item without order."""
 
 
 Item = TypeVar("Item", bound=Keyed)

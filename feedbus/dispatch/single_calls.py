@@ -199,7 +199,11 @@ class SingleCalls:
         self._unsent_messages = self._unsent_bytes = 0
 
     def forget(self) -> None:
-        """Forget all deliveries: the broker delivers them again."""
+        """Forget all deliveries and their unsent messages.
+
+        The caller returns the deliveries to the broker or has lost the connection, so the broker
+        delivers them again.
+        """
         self._decoded_deliveries = []
         self._discard_unsent()
 

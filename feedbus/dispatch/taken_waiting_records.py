@@ -132,13 +132,16 @@ class TakenRecords:
                 self._records.put_back(taken.record)
 
     def forget_queue(self, waiting_queue: str) -> None:
-        """Forget the records of a waiting queue, which delivers them again."""
+        """Forget the records of a waiting queue, when the consumer stops reading the queue.
+
+        The broker delivers the unacknowledged messages of the records again.
+        """
         for tags, taken in [*self._taken.items()]:
             if taken.record.queue == waiting_queue:
                 self._remove(*tags)
 
     def forget(self) -> None:
-        """Forget all taken records: the broker delivers them again."""
+        """Forget all taken records, when the connection ends: the broker delivers them again."""
         self._taken.clear()
         self._failures_by_key.clear()
 

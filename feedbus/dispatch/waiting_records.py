@@ -320,12 +320,15 @@ class WaitingRecords:
             del self._records_by_key[record.key]
 
     def forget_queue(self, queue: str) -> None:
-        """Remove the messages that are in a waiting queue: the broker delivers them again."""
+        """Remove the messages of a waiting queue, when the consumer stops reading the queue.
+
+        The broker delivers the messages again, because they were not acknowledged.
+        """
         for record in self.records_in(queue):
             self.remove(record)
 
     def forget(self) -> None:
-        """Remove all records: the broker delivers them again."""
+        """Remove all records, when the connection ends: the broker delivers them again."""
         self._records_by_key, self._heads, self.count = {}, [], 0
         self.awaited_queues.clear()
 

@@ -34,8 +34,9 @@ def repeat_while_full(
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
-        change: called with a channel. If it raises NoRoomError, it is called again, and must then
-            continue where it was interrupted, like switch_ring(). Its result is returned.
+        change: a function such as switch_ring(), called with a channel. If the function raises
+            NoRoomError, it is called again, and must then continue where it was interrupted. The
+            result of the function is returned.
         on_full: called once if messages wait for room in a full queue. It starts the consumers of
             the topology that do not run, because the full queue may have no other consumer.
 

@@ -61,8 +61,8 @@ class Probes:
         Args:
             channel: any channel of the connection that reads the queue.
             queue: the name of the queue on the broker.
-            pause_seconds: the pause before the second probe; see in_flight_seconds() in
-                feedbus.broker.
+            pause_seconds: the pause before the second probe, from broker.in_flight_seconds(): how
+                long the broker may take to put a message that it has routed into its queue.
             fence_needed: whether a fence has to be put into the queue, because the queue may have
                 none.
 

@@ -87,8 +87,9 @@ class QueueEmptier:
         The reason is IN_USE, REFILLED or NO_ANSWER. A queue that does not exist counts as deleted.
 
         Args:
-            pause_seconds: the pause between two checks of an empty queue; see
-                feedbus.broker.in_flight_seconds().
+            pause_seconds: the pause between two checks of an empty queue, from
+                broker.in_flight_seconds(): how long the broker may take to put a message that it
+                has routed into its queue.
 
         """
         try:

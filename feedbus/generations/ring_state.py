@@ -103,7 +103,7 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
     A ring is missing in the result if another reader has taken its message for all READ_ATTEMPTS.
 
     Raises:
-        UsageError: the state is damaged; see read_locked().
+        UsageError: a queue `….generations` has a message that feedbus did not write.
 
     """
     names = Names(topology)
@@ -189,7 +189,15 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
 
 
 def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState]:
-    """Read the state of each ring that has one, under the topology's lock; see read_locked()."""
+    """Read the state of each ring that has one, by the name of its exchange.
+
+    The caller holds the topology's lock.
+
+    Raises:
+        UsageError: neither the ledger nor the readers' queue of a ring has a state that feedbus has
+            written.
+
+    """
     hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
     states_by_exchange = {name: read_locked(channel, topology, name) for name in hashed}
     return {name: state for name, state in states_by_exchange.items() if state is not None}

@@ -146,7 +146,9 @@ def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
 
     Raises:
         Outage: the broker is unavailable.
-        UsageError: see set_up().
+        UsageError: an object exists with other arguments, another command changes the broker at the
+            same time, another host's file is newer, or another host consumes shards that would have
+            to be declared again.
 
     """
     names = Names(topology)

@@ -41,7 +41,8 @@ class ExceptionRules:
             root: the folder of the topology.
 
         Raises:
-            UsageError: a name cannot be used; see resolve_exception().
+            UsageError: a class cannot be imported, is no exception class, or is an exception of
+                feedbus that has a fixed meaning.
 
         """
         return cls(

@@ -89,7 +89,8 @@ class Handler:
             resources: the resources of the process; resources that the function requests are added.
 
         Raises:
-            Unfit: see parameters().
+            Unfit: the function cannot be a handler. For example, a parameter requests an unknown
+                value, there is no parameter for the message, or the function awaits its bus.
 
         """
         call = self._call(session_type, resources)
@@ -102,7 +103,20 @@ class Handler:
     def make_async_callable(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], Coroutine[Any, Any, None]]:
-        """Return a callable that calls an async function; otherwise like make_callable()."""
+        """Return a callable whose result is a coroutine that awaits the async function.
+
+        The arguments of the callable are the record or Records, and a Given with the values for the
+        other parameters. The coroutine raises UnexpectedResult if the function returns anything
+        except None.
+
+        Args:
+            session_type: the type of the store's session; None if there is no store.
+            resources: the resources of the process; resources that the function requests are added.
+
+        Raises:
+            Unfit: the function cannot be a handler.
+
+        """
         call = self._call(session_type, resources)
 
         async def checked(argument: Any, given: Given) -> None:

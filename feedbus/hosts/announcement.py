@@ -33,7 +33,7 @@ class Announcement:
     queue: str = ""
 
     def encode(self) -> bytes:
-        """Return the body of the message."""
+        """Return the body of the message that announces the host, as JSON."""
         return json.dumps(
             {
                 "host": self.host,

@@ -37,10 +37,14 @@ class Membership:
         self.assignment: Mapping[str, str] | None = None
 
     def on_connect(self, now: float) -> None:
-        """Note that announcements arrive from now on.
+        """Register that announcements arrive from now on, because a connection was opened.
 
         Hosts that were known before do not count as ended immediately. They get time to connect
         again, for example after a restart of the broker.
+
+        Args:
+            now: the time, in seconds of the monotonic clock.
+
         """
         self._listening_since = now
         self._announcements = {
@@ -48,11 +52,17 @@ class Membership:
         }
 
     def on_disconnect(self) -> None:
-        """Note that announcements no longer arrive."""
+        """Register that the connection is lost: announcements arrive only after on_connect()."""
         self._listening_since = None
 
     def add_announcement(self, announcement: Announcement, now: float) -> None:
-        """Store an announcement that has arrived; an announcement of this host is ignored."""
+        """Store an announcement that has arrived; an announcement of this host is ignored.
+
+        Args:
+            announcement: the announcement of a host.
+            now: the time of its arrival, in seconds of the monotonic clock.
+
+        """
         if announcement.host != self._host:
             self._announcements[announcement.host] = (now, announcement)
 
@@ -63,7 +73,7 @@ class Membership:
 
         Args:
             own: the latest announcement of this host.
-            now: the time now.
+            now: the time now, in seconds of the monotonic clock.
 
         """
         for host, (heard_at, _) in list(self._announcements.items()):
@@ -81,7 +91,7 @@ class Membership:
 
         Args:
             own: the latest announcement of this host.
-            now: the time now.
+            now: the time now, in seconds of the monotonic clock.
 
         Returns:
             The assignment; None if this host does not know any yet.

@@ -49,7 +49,7 @@ class Event:
         """Return the event's name, the consumer and the other fields, in the order of the log line.
 
         Args:
-            context: as for text().
+            context: fields that the process adds to each event, unless the event has them itself.
 
         """
         fields = {**(context or {}), **self.fields}
@@ -71,15 +71,15 @@ class EventLog:
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event of normal operation; see write()."""
+        """Log an event of normal operation; write() describes the arguments."""
         self._write(logging.INFO, event, message, **fields)
 
     def warning(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that an operator should know about; see write()."""
+        """Log an event that an operator should know about; write() describes the arguments."""
         self._write(logging.WARNING, event, message, **fields)
 
     def error(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that an operator must act on; see write()."""
+        """Log an event that an operator must act on; write() describes the arguments."""
         self._write(logging.ERROR, event, message, **fields)
 
     def write(self, level: int, event: str, message: str, /, **fields: Any) -> None:

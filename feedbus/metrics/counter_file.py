@@ -125,7 +125,7 @@ class Counts:
         changes them, but not during this call.
 
         Args:
-            key: the key of the series; see feedbus.metrics.recorder.series_key.
+            key: the key of the series: the metric and the values of its labels, as JSON.
             length: how many numbers the series has.
 
         """

@@ -151,7 +151,7 @@ def _merge(directory: Path) -> tuple[dict[str, Series], int]:
 
 
 def _parse(key: str) -> tuple[str, tuple[str, ...]]:
-    """Return the metric and the label values of a key; see series_key() of the recorder."""
+    """Return the name of the metric and the values of its labels from a key in a metric file."""
     parts = json.loads(key)
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts) or not parts:
         msg = f"expected a series, got {key}"

@@ -105,7 +105,7 @@ class Channel(HTTPChannel):
         """Whether the client takes too long to send its first or its next request.
 
         Args:
-            now: the monotonic time.
+            now: the time now, in seconds of the monotonic clock.
 
         """
         if self.requests or self.total_outbufs_len:
@@ -189,7 +189,12 @@ class Listener(TcpWSGIServer):
         self._make_room()
 
     def maintenance(self, now: float) -> None:
-        """Close overdue connections; called once a second."""
+        """Close overdue connections; waitress calls this once a second.
+
+        Args:
+            now: waitress's time now, in seconds since 1970.
+
+        """
         super().maintenance(now)
         overdue = [one for one in self._open() if one.is_overdue(time.monotonic())]
         close(overdue)

@@ -98,7 +98,16 @@ class OperationsServer:
     def __init__(
         self, topology: Topology, host: str, port: int | None, *, supervised: bool
     ) -> None:
-        """Create the server; see run() for the arguments."""
+        """Create the server.
+
+        Args:
+            topology: the topology of the system.
+            host: the address to listen on.
+            port: the port; None stands for OPERATIONS_PORT, or any free port if OPERATIONS_PORT is
+                in use; 0 stands for any free port.
+            supervised: True to try again if the address cannot be used; False to raise an error.
+
+        """
         self._topology = topology
         self._host, self._port = host, port
         self._supervised = supervised
@@ -166,7 +175,8 @@ class OperationsServer:
         """Return a listening socket, and the guard that checks requests.
 
         Raises:
-            CannotListen, UsageError: see run().
+            CannotListen: the address is in use, or does not exist.
+            UsageError: other machines can reach the address, and no token is set.
 
         """
         wanted = OPERATIONS_PORT if self._port is None else self._port

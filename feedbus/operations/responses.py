@@ -58,7 +58,15 @@ def problem(
     errors: Errors | None = None,
     headers: Iterable[tuple[str, str]] = (),
 ) -> bottle.HTTPResponse:
-    """Return the response that a route raises; see problem_body() for the arguments."""
+    """Return a response with a problem document, which a route raises.
+
+    Args:
+        status: the HTTP status.
+        detail: what happened and what to do, for the person who sent the request.
+        errors: maps each field to its errors; "" stands for the whole body.
+        headers: the names and values of further headers.
+
+    """
     response = bottle.HTTPResponse(problem_body(status, detail, errors), status=int(status))
     response.set_header("Content-Type", PROBLEM)
     for name, value in headers:

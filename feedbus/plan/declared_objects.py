@@ -112,7 +112,7 @@ class DeclaredObjects:
         )
 
     def parked_retry_queues(self) -> None:
-        """Add a change for each queue with parked retries, which are moved back.
+        """Add a change to `changes` for each queue with parked retries, which are moved back.
 
         An interrupted replacement of a queue has left them there.
         """
@@ -145,7 +145,7 @@ class DeclaredObjects:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
     def schedules(self) -> None:
-        """Add a change for each new schedule."""
+        """Add a change to `changes` for each schedule that is new in the topology."""
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
                 first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()

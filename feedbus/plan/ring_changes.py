@@ -144,7 +144,14 @@ def _evenness(generation: Generation) -> Evenness | None:
 def list_draining(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState]
 ) -> list[Draining]:
-    """Return the old generations that are not deleted yet; see changes() for the arguments."""
+    """Return the old generations that are not deleted yet.
+
+    Args:
+        topology: the wanted state.
+        seen: the objects that the broker has.
+        states: maps the name of each hash exchange to the state of its ring.
+
+    """
     names = Names(topology)
     return [
         Draining(exchange, old.digest, sum(messages(names, seen, old).values()))

@@ -58,7 +58,7 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     """Open a regular file (0600) that this user or root owns, never through a link.
 
     Args:
-        path: the file, in a private folder; see private_folder().
+        path: the file, in a folder that private_folder() has returned.
         flags: the flags of os.open(); O_TRUNC takes effect after the checks.
         any_owner: whether root may open a file that another user owns. For processes of another
             user, root makes files and gives them to this user. Without effect for other users.
@@ -66,7 +66,7 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     Raises:
         NotPrivate: the file is a symbolic link, has a second name (hard link), is not a regular
             file, or belongs to another user.
-        OSError: see os.open().
+        OSError: the file cannot be opened, for example because it does not exist.
 
     """
     # With O_NONBLOCK, the open of a named pipe does not wait for another process. Pipes are refused

@@ -21,7 +21,8 @@ def become(arguments: Sequence[str]) -> None:
     """Prepare this process for its supervisor, take the slot, and execute the command.
 
     Args:
-        arguments: the arguments of the command line; see the description of this module.
+        arguments: the command line without the name of the module: --run FOLDER, --name NAME,
+            --slot N and --memory-limit BYTES, then `--` and the command with its arguments.
 
     Raises:
         SlotTaken: another process holds the slot and did not release it in time.

@@ -95,7 +95,12 @@ def note_line(
 
 
 def until_text(until: float | None) -> bytes:
-    """Return the deadline of the handler in the form of the file, with a fixed length."""
+    """Return the deadline of the handler in the form of the file, with a fixed length.
+
+    Args:
+        until: the deadline, in the seconds of now(); None while no handler runs.
+
+    """
     return b"%-24s" % (b"null" if until is None else repr(until).encode())
 
 
@@ -221,7 +226,8 @@ def main(arguments: Sequence[str]) -> None:
     """Watch the process that has started this process, until that process ends.
 
     Args:
-        arguments: FILE, PID, NAME and LOG_FORMAT; see the description of this module.
+        arguments: FILE, the file that the watched process writes; PID, the id of that process;
+            NAME, the name of its consumer; LOG_FORMAT, "text" or "json".
 
     """
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]

@@ -142,7 +142,7 @@ class Batch:
         return cached
 
     def check(self, *names: str) -> None:
-        """Raise KeyError if a record lacks one of the named fields; see column()."""
+        """Raise KeyError if a record lacks one of the named fields; the error lists all fields."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -156,7 +156,13 @@ class Batch:
         return len(self.chunks) * SMALL_CHUNK > len(self)
 
     def values(self, name: str, indexes: Sequence[int]) -> Sequence[Any]:
-        """Return the values of a field for the records at these ascending indexes; see column()."""
+        """Return the values of a field for the records at these ascending indexes.
+
+        Raises:
+            KeyError: a record of the batch has no such field; the error lists the fields of the
+                record.
+
+        """
         if not indexes:
             return ()
         if isinstance(indexes, range):  # if one chunk has all the records, its column is enough

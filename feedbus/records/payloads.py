@@ -198,7 +198,8 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 
     Args:
         body: the bytes of the message.
-        content_encoding: see decode_payload().
+        content_encoding: the property of the message: the encoding of the body's text. None and an
+            unknown encoding are treated as UTF-8.
 
     Raises:
         InvalidBody: the body is not text in this encoding.

@@ -64,7 +64,7 @@ def check_record(
 
 
 def _as_mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
-    """Return a payload as a mapping, or raise TypeError; see check_record().
+    """Return a payload as a mapping, or raise TypeError with the expected and the given type.
 
     Args:
         name: the name of the argument, for the text of an error.
@@ -96,7 +96,7 @@ def check_many(exchange: object, pairs: object) -> None:
     """Check the arguments of publish_many() before the pairs are read.
 
     Raises:
-        TypeError: see check_record().
+        TypeError: an argument has a wrong type; the error names the expected and the given type.
 
     """
     if not isinstance(exchange, str):
@@ -115,7 +115,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
         first: the index of the first of them in the argument of publish_many(), for errors.
 
     Raises:
-        TypeError: see check_record().
+        TypeError: an item is not a pair, or a payload or a key has a wrong type.
 
     """
     mappings: list[tuple[Mapping[str, Any], str]] = []
@@ -135,7 +135,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
     """Check the arguments of publish_columns(), except the values in the columns.
 
     Raises:
-        TypeError: see check_record().
+        TypeError: an argument has a wrong type; the error names the expected and the given type.
         UsageError: a column is missing, or has more or fewer values than there are keys.
 
     """

@@ -151,7 +151,16 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(choose(self._batch, self._indexes, name, lambda v: map(contains, v)))
 
     def where_not(self, name: str, values: Container[Any]) -> Records[Row]:
-        """Return the records in which a field has none of the given values; see where()."""
+        """Return the records in which a field has none of the given values.
+
+        Args:
+            name: the name of the field.
+            values: a set, or a dict whose keys are the values. A list is possible, too, but slower.
+
+        Raises:
+            TypeError: values is a text; write where_not("channel", {"email"}).
+
+        """
         if _is_empty(values):
             return self
         contains = values.__contains__

@@ -47,7 +47,7 @@ def key_class(key: str) -> int:
 
 
 def placer(ring: Ring) -> Callable[[int], str]:
-    """Return a function that returns the queue for a key class; see key_class().
+    """Return a function that returns the queue for a class of keys, a result of key_class().
 
     Raises:
         UsageError: the ring has no buckets.
@@ -185,7 +185,7 @@ class _Cutter:
     def evenest(self, max_load: int) -> Cut:
         """Return a cut whose loads are at most `max_load`, and whose smallest load is the largest.
 
-        Such a cut must exist; see fits().
+        Such a cut must exist: fits(max_load) has returned True.
         """
         mean = self.sums[-1] // self.runs
         # By how much the smallest load must be below the mean.

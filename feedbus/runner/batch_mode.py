@@ -172,10 +172,16 @@ class BatchMode:
         """
 
     def forget(self) -> None:
-        """Forget all unsettled deliveries: the broker delivers them again."""
+        """Forget all unsettled deliveries, when the connection ends.
+
+        The broker delivers them again. This mode does nothing: it keeps no deliveries.
+        """
 
     def close(self) -> None:
-        """End the threads of the handlers, if there are any."""
+        """End the threads in which the mode calls handlers, at the end of the run.
+
+        This mode does nothing: it has no such threads.
+        """
 
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a batch and settle it; return False if it must be returned to the broker."""

@@ -160,13 +160,28 @@ class ConcurrentDeliveries:
             self._clock.select(selector, seconds)
 
     def decode(self, delivery: Delivery, arrived_at: float) -> None:
-        """Decode a delivery that arrived after all others; see ConcurrentCalls.decode()."""
+        """Decode a delivery that arrived after all others, and add its records.
+
+        Args:
+            delivery: the delivery.
+            arrived_at: when it arrived, in seconds of the monotonic clock.
+
+        Raises:
+            StoreOutage: the store is unavailable. The next call of decode() or start() decodes this
+                delivery, too.
+
+        """
         self._arrived_at[delivery.consumer_tag, delivery.tag] = arrived_at
         self._settlements[delivery.consumer_tag].add(delivery.tag)
         self._calls.decode([delivery])
 
     def start(self) -> None:
-        """Start the records that may start now; see ConcurrentCalls.start()."""
+        """Start the calls for the records whose earlier records of the same key have ended.
+
+        Raises:
+            StoreOutage: the store is unavailable, so deliveries could not be decoded.
+
+        """
         # During an outage of the store, decode() may have left deliveries that are not decoded.
         self._calls.decode(())
         calls = self._calls.take_startable()

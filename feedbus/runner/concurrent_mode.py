@@ -62,7 +62,10 @@ class ConcurrentMode(BatchMode):
             self._concurrent.update_crash_guard()
 
     def forget(self) -> None:
-        """Forget all unsettled deliveries: the broker delivers them again."""
+        """Wait until no call runs, and forget all unsettled deliveries, when the connection ends.
+
+        The broker delivers them again.
+        """
         had_unsettled = bool(self._concurrent)
         self._concurrent.forget_all()
         self._defers_waiting_records = False
@@ -70,7 +73,7 @@ class ConcurrentMode(BatchMode):
             self._run.limits.restart_idle_time(self._run.clock.monotonic())
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads in which handlers are called, at the end of the run."""
         self._concurrent.close()
 
     def receive(self, raw: RawConnection) -> bool:
@@ -151,7 +154,8 @@ class ConcurrentMode(BatchMode):
                 another program.
 
         Returns:
-            False if all deliveries must be returned to the broker; see handle_next().
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
@@ -179,7 +183,8 @@ class ConcurrentMode(BatchMode):
         """Decode waiting records that may run now.
 
         Returns:
-            False if all deliveries must be returned to the broker; see handle_next().
+            False if all unsettled deliveries must be returned to the broker, because the broker's
+            consumer timeout would expire.
 
         """
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting

@@ -59,7 +59,7 @@ class CrashGuard:
         Args:
             path: the file.
             forgiving: True if the end of the earlier process is counted against no message.
-            now: returns the time of a clock that all processes share.
+            now: returns the time in seconds, by a clock that all processes of the machine share.
 
         Raises:
             NotPrivate: another user can write to the file or its folder.

@@ -166,7 +166,13 @@ class Group:
         )
 
     def finish(self) -> list[Delivery]:
-        """Return the deliveries that may now be settled; see SingleCalls.finish()."""
+        """Publish the messages of all handled records, and return the deliveries to acknowledge.
+
+        Raises:
+            Outage: the broker is unavailable, or the dead handler raised Outage; the call may be
+                repeated.
+
+        """
         if not self._calls:
             return []
         self._crash_guard.set_messages(self._calls.message_ids, self._seconds)
@@ -174,6 +180,9 @@ class Group:
             return self._calls.finish()
 
     def forget(self) -> None:
-        """Forget all unsettled deliveries: the broker delivers them again."""
+        """Forget all unsettled deliveries, when they are returned or the connection ends.
+
+        The broker delivers them again.
+        """
         self._delivery_in_call = None
         self._calls.forget()

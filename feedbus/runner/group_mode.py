@@ -29,7 +29,10 @@ class GroupMode(BatchMode):
         )
 
     def forget(self) -> None:
-        """Forget all unsettled deliveries: the broker delivers them again."""
+        """Forget all unsettled deliveries, when the connection ends.
+
+        The broker delivers them again.
+        """
         self._group.forget()
 
     def _handle(self, raw: RawConnection) -> bool:

@@ -85,7 +85,10 @@ class SwitchProgress:
         )
 
     def finish(self) -> None:
-        """Continue the run without old queues."""
+        """Stop following old queues: from now on, no record waits for one, and no lane is excluded.
+
+        The caller calls this when is_over is true.
+        """
         self._waiting.set_predecessors(None)
         self._run.check_seconds = math.inf
         self._run.buffer.exclude_generations_after(None)
@@ -104,7 +107,15 @@ class SwitchProgress:
         return self._consumer_queues.has_switched(raw)
 
     def check(self, raw: RawConnection) -> None:
-        """Check the old queues if their next check is due; called often."""
+        """Check which old queues are deleted, if the next check is due; called often.
+
+        Records that wait for a deleted queue are released. While too many records wait for old
+        queues, the buffer returns only deliveries of the oldest generation.
+
+        Args:
+            raw: the connection of the consumer.
+
+        """
         # While too many records wait, only deliveries of the oldest generation are handled.
         limit_reached = self._limit.check(self._waiting.count_behind_old_queues)
         self._run.buffer.exclude_generations_after(

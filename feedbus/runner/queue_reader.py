@@ -116,7 +116,7 @@ class QueueReader:
         return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
     def settle_up_to(self, delivery_tag: int) -> None:
-        """Acknowledge all deliveries up to this tag."""
+        """Acknowledge the delivery with this tag and all earlier deliveries of the queue."""
         self.channel.basic_ack(delivery_tag, multiple=True)
         self.probes.restart_proof()
 
@@ -126,7 +126,13 @@ class QueueReader:
         self.probes.restart_proof()
 
     def settle_done(self, settlement: Settlement) -> None:
-        """Acknowledge the deliveries of the queue that are done; see Settlement."""
+        """Acknowledge the deliveries of the queue that are done.
+
+        Args:
+            settlement: the deliveries of this subscription, and which of them are done: their
+                records are handled, and the resulting messages are confirmed.
+
+        """
         up_to, single = settlement.take_acknowledgeable()
         if up_to:
             self.channel.basic_ack(up_to, multiple=True)
@@ -183,7 +189,7 @@ class QueueReader:
             self.last_fence_tag = 0
 
     def close(self) -> None:
-        """Give all unsettled deliveries back to the queue."""
+        """End the subscription; the broker puts all unsettled deliveries back into the queue."""
         if self.channel.is_open:
             self.channel.close()
 

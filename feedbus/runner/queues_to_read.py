@@ -158,7 +158,14 @@ class QueuesToRead:
         self._return_deliveries(f"its consumer_timeout ({timeout_seconds:g} s) would expire")
 
     def _return_deliveries(self, cause: str) -> None:
-        """Return deliveries for this cause; see return_before_timeout()."""
+        """Return all deliveries to the broker whose records are not running.
+
+        The running records are finished. All queues that were read are to be read again.
+
+        Args:
+            cause: why the deliveries are returned, for the log; it follows the word "because".
+
+        """
         name = self._run.consumer.name
         events.info(
             "prefetched_returned",

@@ -97,7 +97,12 @@ class Run:
         )
 
     def must_continue(self, *, has_unsettled: bool = False) -> bool:
-        """Whether this process must continue to read its queue; see end_reason()."""
+        """Whether the run continues, and the shard of the consumer is assigned to this host.
+
+        Args:
+            has_unsettled: whether deliveries are handled now, so that the run is not idle.
+
+        """
         return self.end_reason(has_unsettled=has_unsettled) is None and self.is_assigned()
 
     def await_assignment(self) -> None:

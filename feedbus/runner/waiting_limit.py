@@ -32,7 +32,12 @@ class WaitingLimit(ABC):
         self.reached = False
 
     def check(self, count: int) -> bool:
-        """Return whether the limit is reached with this number of waiting records."""
+        """Return whether the limit is reached; log if this has changed since the last call.
+
+        Args:
+            count: the number of records that wait now.
+
+        """
         if self.reached:
             if count <= self._limit * RESUME_SHARE:
                 self.reached = False

@@ -223,7 +223,14 @@ class WaitingQueues:
         return self._limit.check(len(self) - self.count_behind_old_queues)
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
-        """Return deliveries of waiting queues to handle now; see WaitingDeliveries.take()."""
+        """Return the deliveries of waiting queues that the caller handles now.
+
+        Args:
+            max_records: the largest number of deliveries; each has one record.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
+
+        """
         return self._deliveries.take(max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:

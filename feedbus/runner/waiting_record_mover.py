@@ -116,9 +116,9 @@ class WaitingRecordMover:
         """Publish records to the shards of the current generation, then acknowledge them here.
 
         Args:
-            connection: see move().
-            queue: see move().
-            waiting_queue: see move().
+            connection: the connection of the consumer.
+            queue: the ending queue.
+            waiting_queue: the subscription to the waiting queue of the ending queue.
             records: the records in the waiting queue.
             arrivals: the deliveries of these records, in the same order.
 
@@ -199,7 +199,8 @@ class WaitingRecordMover:
 
         Returns:
             The generation, and the name of the waiting queue for each of the keys, in their order.
-            None if the records are handled here first; see the class.
+            None if the records are not moved, but handled here first: the description of the class
+            lists the three cases.
 
         """
         channel = connection.channel()

@@ -40,7 +40,7 @@ def overview(
         topology: the topology with the schedules.
         fired: maps each schedule to the time that the broker keeps: the moment that was fired last,
             or the time when the schedule was new.
-        now: the time; None for the time of the machine.
+        now: the present time, with a time zone; None for the time of the machine.
 
     """
     now, overviews = now or datetime.now(UTC), {}

@@ -40,7 +40,7 @@ class KeyLocks:
         """Remove the registration of rows that are not sent, so that no thread waits for them.
 
         Args:
-            first_row: the id of the first row, as for register().
+            first_row: the id of the first row, which register() has got.
         """
         with self._condition:
             if self._registered_keys.pop(first_row, None) is not None:

@@ -97,7 +97,8 @@ def _steps(found_version: int, project: str, serial: str) -> Iterator[str]:
 
     Args:
         found_version: the version of the existing tables, or 0 if there are none.
-        project: as for upgrade().
+        project: the project of the rows that do not name their project: the rows of version 1, and
+            the rows that a host with feedbus 0.1 still adds.
         serial: the SQL type of the outbox's ids.
 
     """

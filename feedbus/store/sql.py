@@ -47,7 +47,11 @@ class OwnStatements:
         self.clock = store.clock
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement as SqlStore.execute() does.
+        """Execute a statement on feedbus's own tables, and return its result.
+
+        Args:
+            sql: the statement, with parameters of the form :name.
+            parameters: maps the names of the parameters to their values.
 
         Raises:
             StoreOutage: the statement has waited too long.
@@ -109,7 +113,14 @@ class SqlStore(ABC):
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit all changes of a `with` block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; join a transaction that is already open.
+
+        Raises:
+            StoreOutage: the store became unavailable, and nothing was committed. But if the
+                connection was lost during the commit, the result is unknown, so the block must be
+                idempotent.
+
+        """
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
@@ -133,11 +144,16 @@ class SqlStore(ABC):
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold a lock in a `with` block; yield whether the lock is held; see Store.exclusive.
+        """Hold a lock in a `with` block; yield whether the lock is held.
 
         On PostgreSQL, the block is one transaction, and the lock ends with this transaction. So the
         lock is also released behind a connection pooler, which uses a session of the server for
         several clients.
+
+        Args:
+            name: the name of the lock, such as "relay.shop".
+            wait_seconds: how long to wait while another process holds the lock.
+
         """
         if self.dialect == "postgresql":
             with self.transaction():

@@ -112,7 +112,16 @@ class SqlAlchemyStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Commit all changes of a `with` block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; yield the session of the transaction.
+
+        If this thread has already begun a transaction, the block joins that transaction.
+
+        Raises:
+            StoreOutage: the store became unavailable, and nothing was committed. But if the
+                connection was lost during the commit, the result is unknown, so the block must be
+                idempotent.
+
+        """
         if self._session is not None:
             yield self._session
             return

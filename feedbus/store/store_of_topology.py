@@ -84,7 +84,7 @@ def load_driver(topology: Topology) -> None:
     The process that forks the consumers calls this, so that the consumers start faster.
 
     Raises:
-        UsageError: see open_store().
+        UsageError: the store cannot be opened as the topology declares it.
 
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:

@@ -123,7 +123,22 @@ class SqlOutbox(Table):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> OutboxRow:
-        """Add a message in the caller's transaction; see Outbox.put."""
+        """Add a message in the caller's transaction, and return its row.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            payload: a mapping, or an instance of a message type.
+            key: the routing key; "" by default. For an exchange with shards it must be given,
+                because the key selects the shard; key="" sends all messages to the same shard.
+            message_id: the id of the message; by default a random id.
+            options: headers, priority, expires and delay; see PublishOptions.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: there is no such exchange; or it has shards, and there is no key.
+            ValueError: an option is out of its limits.
+
+        """
         fields = check_record(exchange, payload, key, message_id)
         has_shards = self._has_shards(exchange)
         if key is NO_KEY:
@@ -141,7 +156,14 @@ class SqlOutbox(Table):
         rows: Iterable[tuple[str, Mapping[str, Any], str]],
         options: PublishOptions | None = None,
     ) -> list[int]:
-        """Add (routing key, payload, message id) rows in order; see Outbox.put_many."""
+        """Add messages in the caller's transaction, in order; return the ids of their rows.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            rows: a (routing key, payload, message id) tuple for each message.
+            options: options of publish() that the caller has checked; they apply to all messages.
+
+        """
         ids: list[int] = []
         created_at, remaining = now(self._clock), iter(rows)
         options_text = json.dumps(options) if options else None
@@ -184,7 +206,18 @@ class SqlOutbox(Table):
         up_to: int | None = None,
         keys: Collection[tuple[str, str]] | None = None,
     ) -> list[OutboxRow]:
-        """Return the oldest rows, in the order in which they were added; see Outbox.pending."""
+        """Return the oldest rows, in the order in which they were added.
+
+        Args:
+            limit: the largest number of rows to return.
+            older_than_seconds: do not return younger rows: the process that added them may still be
+                publishing them. But a row whose time is more than these seconds in the future is
+                returned: the clock was set back after the row was added, so its age is unknown.
+            after: only rows with a higher id.
+            up_to: only rows with this id or a lower one.
+            keys: only rows with one of these pairs of exchange and routing key.
+
+        """
         present, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         conditions = [
             "project = :project AND id > :after",
@@ -228,7 +261,12 @@ class SqlOutbox(Table):
         return {"pair_exchanges": exchanges, "pair_keys": keys}
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Delete rows whose messages the broker has confirmed; see Outbox.remove."""
+        """Delete rows by their ids, after the broker has confirmed the messages.
+
+        Returns:
+            The number of deleted rows; another process may have deleted some before.
+
+        """
         if not ids:
             return 0
         source = self._values("ids", "bigint")
@@ -258,7 +296,7 @@ class SqlInbox(Table):
         )
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return which of the given message ids a queue has handled before; see Inbox.seen."""
+        """Return which of the given message ids a queue of topology.toml has handled before."""
         rows = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
@@ -271,7 +309,13 @@ class SqlInbox(Table):
         return [row[0] for row in rows.fetchall()]
 
     def add_new(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Store the message ids that a queue handles; see Inbox.add_new."""
+        """Store message ids in the caller's transaction; return the ids that are new in the table.
+
+        Args:
+            queue: the name of the queue in topology.toml.
+            ids: the message ids; an id that is twice in the list is returned once.
+
+        """
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
@@ -288,7 +332,7 @@ class SqlInbox(Table):
         return [each for each in distinct if each in new]
 
     def remove(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete the ids that add_new() has stored; see Inbox.remove."""
+        """Delete ids that add_new() has stored in the same transaction, because handling failed."""
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
@@ -296,7 +340,13 @@ class SqlInbox(Table):
         )
 
     def forget(self, older_than_seconds: float, limit: int = ROWS_AT_ONCE) -> int:
-        """Delete old rows, at most `limit`; see Inbox.forget."""
+        """Delete the oldest rows that are older than a given age; return how many were deleted.
+
+        Args:
+            older_than_seconds: the age, in seconds, above which a row is deleted.
+            limit: the largest number of rows to delete.
+
+        """
         deleted = self._execute(
             "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"
             " (SELECT project, queue, message_id FROM feedbus_inbox"

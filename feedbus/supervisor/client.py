@@ -58,7 +58,8 @@ Progress = Callable[[Sequence[Busy]], None]
 def state(topology: Topology) -> dict[str, Any] | None:
     """Return the supervisor's answer to the command `feedbus`, or None if no supervisor runs.
 
-    Its key "watchers" maps the name of each watcher to its state; see watcher_state.state().
+    Its key "watchers" maps the name of each watcher to its state, which watcher_state.state()
+    describes: for example, the key "state" is "running".
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.
@@ -191,7 +192,8 @@ class ApplyClient:
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
     """Restart one watcher, and yield its state repeatedly; the caller ends the iteration.
 
-    For the state, see watcher_state.state().
+    The state is a mapping, which watcher_state.state() describes: for example, its key "state" is
+    "running".
 
     Args:
         topology: the topology of the supervisor.

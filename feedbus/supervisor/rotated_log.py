@@ -82,7 +82,15 @@ class RotatedLog:
             self._append(text[:end])
 
     def write_event(self, level: int, name: str, message: str, **fields: Any) -> None:
-        """Append an event of the supervisor about the consumer; see EventLog.write()."""
+        """Append an event of the supervisor about the consumer.
+
+        Args:
+            level: a level of the module logging.
+            name: the name of the event, one of feedbus.logs.catalogue.EVENTS.
+            message: a sentence.
+            fields: values to search for.
+
+        """
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:

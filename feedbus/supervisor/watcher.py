@@ -326,7 +326,7 @@ class ProcessWatcher(UnlockedWatcher):
 
         Args:
             slot: the number of the slot.
-            kind: the kind of the file; see feedbus.process.slots.
+            kind: the kind of the file: "lock", "ready", "holding", "waiting" or "handler".
 
         """
         return slot_path(self.run_folder, self.name, slot, kind)

@@ -209,12 +209,12 @@ class TestSystem:
 
         Args:
             seconds: the time by which the clock is advanced.
-            most: as for run().
+            most: the number of deliveries after which advance() gives up.
 
         Raises:
-            NeverDone: as for run().
-            Outage: as for run().
-            UsageError: as for run().
+            NeverDone: more than `most` deliveries were handled.
+            Outage: a handler raised it, or the store is unavailable; the messages stay queued.
+            UsageError: this thread is within bus.transaction().
 
         """
         end = self.clock.monotonic() + seconds
@@ -231,12 +231,12 @@ class TestSystem:
         """Handle the messages that are due now, and messages that handlers add to the outbox.
 
         Args:
-            most: as for run().
+            most: the number of deliveries after which the method gives up.
 
         Raises:
-            NeverDone: as for run().
-            Outage: as for run().
-            UsageError: as for run().
+            NeverDone: more than `most` deliveries were handled.
+            Outage: a handler raised it, or the store is unavailable; the messages stay queued.
+            UsageError: this thread is within bus.transaction().
 
         """
         if self._system.bus.in_transaction:

@@ -36,13 +36,21 @@ class UrlError(UsageError):
     def __init__(
         self, expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
     ) -> None:
-        """Create the error; see the attributes for the arguments."""
+        """Create the error; the arguments are the values of the attributes."""
         super().__init__(f"expected {expected}, got {got}")
         self.expected, self.got, self.name, self.known = expected, got, name, tuple(known)
 
 
 def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """Raise a UrlError; see its attributes for the arguments."""
+    """Raise a UrlError.
+
+    Args:
+        expected: what was expected.
+        got: what was found, without secrets.
+        name: an unknown name, which may be misspelt; "" for none.
+        known: the names that are allowed instead.
+
+    """
     raise UrlError(expected, got, name=name, known=known)
 
 

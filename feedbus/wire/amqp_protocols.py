@@ -184,7 +184,15 @@ class Connection(Protocol):
         """Open a channel."""
 
     def drain_events(self, *, timeout: float | None = None) -> object:
-        """Process the next event; raise TimeoutError if none arrives in time."""
+        """Process the next event, such as a delivery, a confirm or the answer to a method.
+
+        Args:
+            timeout: seconds to wait for the event; None to wait without a limit.
+
+        Raises:
+            TimeoutError: no event has arrived in time.
+
+        """
 
 
 class RawConnection(Connection, Protocol):

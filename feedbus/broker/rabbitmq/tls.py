@@ -62,7 +62,8 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
         server: the URL without its password, for the texts of errors.
 
     Raises:
-        WrongBrokerSettings: see make_context().
+        WrongBrokerSettings: a file of a certificate or key cannot be read, or is invalid, or the
+            key has a passphrase. A consumer then holds: it tries again later.
 
     """
     make_context(tls, server)

@@ -154,7 +154,7 @@ class Parameters:
 
         Args:
             function: the function with these parameters.
-            value_of: see sources().
+            value_of: returns the Source for the value of a resource.
 
         """
         if not self.keywords:

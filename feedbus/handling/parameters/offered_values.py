@@ -99,7 +99,12 @@ class Offer:
 
     @classmethod
     def to_dead_handlers(cls, session_type: type | None) -> Offer:
-        """Return the values that a dead handler can request; see to_handlers()."""
+        """Return the values that a dead handler can request.
+
+        Args:
+            session_type: the type of the store's session; None if there is no store.
+
+        """
         return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
 
     @property

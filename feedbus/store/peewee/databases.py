@@ -18,7 +18,8 @@ def make_database(
     """Return the database of a URL, not yet connected.
 
     Args:
-        url: as for PeeweeStore.
+        url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
+            query string override the defaults here.
         application_name: the name of the connections in PostgreSQL's list.
         waiting: makes a context manager around each wait for the lock of the SQLite file; see
             feedbus.clock.Waiting.

@@ -108,7 +108,13 @@ class Connection(extensions.connection):
             self._limited(PROBE_SECONDS, cursor.execute, "SELECT 1")
 
     def _limited(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of psycopg2 with a deadline; see within_deadline()."""
+        """Call a function of psycopg2 that waits for the server, and return its result.
+
+        Raises:
+            OperationalError: the server did not answer within the given seconds, and the connection
+                is closed.
+
+        """
         self.due = time.monotonic() + seconds
         _deadlines.wake()
         try:

@@ -61,7 +61,16 @@ class PeeweeStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
-        """Commit all changes of a `with` block, or none; see Store.transaction."""
+        """Commit all changes of a `with` block, or none; yield the peewee database.
+
+        If this thread has already begun a transaction, the block joins that transaction.
+
+        Raises:
+            StoreOutage: the store became unavailable, and nothing was committed. But if the
+                connection was lost during the commit, the result is unknown, so the block must be
+                idempotent.
+
+        """
         if self.database.in_transaction():
             yield self.database
             return
@@ -141,7 +150,14 @@ def close_bound() -> None:
 
 
 def transaction() -> AbstractContextManager[Database]:
-    """Return a transaction of the store that the models use; see Store.transaction."""
+    """Return a context manager that commits all changes of a `with` block, or none.
+
+    The block runs in a transaction of the store that the models use.
+
+    Raises:
+        UsageError: no store is open.
+
+    """
     return bound().transaction()
 
 
