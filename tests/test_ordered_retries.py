@@ -11,6 +11,8 @@ from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker_names import Names
 from feedbus.dispatch import batch_calls
+from feedbus.dispatch.waiting_record import WaitingRecord
+from feedbus.dispatch.waiting_records import WaitingRecords
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
@@ -23,6 +25,7 @@ from tests.ordered_queues import (
     ORDERED,
     Failing,
     due_after,
+    due_when,
     published,
     waiting_in,
     work,
@@ -102,6 +105,36 @@ def test_a_batch_that_goes_on_to_overtake_its_keys_is_handled_one_record_at_a_ti
     system.run(mark, batch=True)
     assert handler.seen == [1, 2, 4, 6, 8, 3, 5, 7]
     assert calls == [8, 5, 1, 1, 1, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize("how", ["single", "once", "batch"])
+def test_waiting_records_become_fewer_although_as_many_records_arrive(make, how, monkeypatch):
+    options = {"single": {}, "once": {"once": True}, "batch": {"batch": BATCH}}
+    system = make(work(retry=LATER, **options[how]))
+    published(system, [1] * 40)
+    seen, begun = [], []
+    add = WaitingRecords.add
+
+    def count(records: WaitingRecords, record: WaitingRecord) -> None:
+        begun.append(record)
+        add(records, record)
+
+    def handle(message: dict[str, Any], bus: Any) -> None:
+        if not begun:
+            raise ValueError
+        seen.append(message["n"])
+        if len(seen) <= 400:
+            bus.publish_many("work", [({"n": 1}, "1")])
+
+    def handle_batch(records: Records, _bus: Any) -> None:
+        for single in records.singles():
+            handle({"n": 1}, single)
+
+    monkeypatch.setattr(WaitingRecords, "add", count)
+    due_when(monkeypatch, lambda: len(begun) >= 40)
+    system.run(handle_batch if how == "batch" else handle, batch=how == "batch")
+    assert (len(seen), system.ready(), system.dead()) == (440, {"work": 0}, [])
+    assert len(begun) < 200
 
 
 @pytest.mark.parametrize("error", [Reject("no"), Retry("no", after_seconds=0.05)])

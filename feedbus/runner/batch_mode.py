@@ -16,11 +16,17 @@ from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.run_state import MIN_WAIT_SECONDS, Run
 from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.runner.subscriptions import Subscriptions
+from feedbus.runner.waiting_queues import WAITING_SUFFIX
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
+
+# While waiting records are due, this many new records are handled for each of them. Most of the new
+# records have blocked keys, so they begin to wait. With a share of 1 or more, the number of waiting
+# records would never fall under load.
+NEW_SHARE = 0.5
 
 
 class BatchMode:
@@ -37,6 +43,9 @@ class BatchMode:
         self._fences = Fences(run, subscriptions)
         self._small_deliveries = SmallDeliveries.of(run.consumer.queue)
         self._last_batch_at = -math.inf  # when the latest batch began
+        # How many records of the buffer may be handled before waiting records are handled again.
+        # It is negative after a delivery with more records than that.
+        self._new_records = math.inf
         self._from_old_queue = False  # whether the latest batch came from an old queue
         self._old_queue_batches = OldQueueBatches(run.consumer.queue.batch.size)
         # In the pauses of a handler that publishes very many messages, other deliveries are
@@ -84,6 +93,9 @@ class BatchMode:
             # records must be read even then. So must the deliveries of each generation, if the
             # consumer reads queues of several generations (has_lanes).
             run.receive(raw, 0.0)
+            if run.seconds_until_due() <= 0:
+                run.heartbeats.beat()
+                return bool(buffer)
         else:
             raw.take_arrived()
         if run.has_reached_waiting_limit():
@@ -119,13 +131,25 @@ class BatchMode:
         """
         run = self._run
         if run.waiting is None or not run.waiting:
+            self._new_records = math.inf
             return True
-        max_records = int(min(run.consumer.queue.batch.size, run.limits.remaining_messages))
+        max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))
         deliveries = run.waiting.take(max_records, run.crash_guard.is_suspected)
-        if deliveries and not self._handle_and_settle(raw, deliveries, run.clock.monotonic()):
+        if deliveries and not self._handle_waiting(raw, deliveries):
             return False
         run.waiting.renew(run.timeout.seconds)
+        if run.seconds_until_due() > 0:
+            self._new_records = math.inf
         return True
+
+    @property
+    def _max_waiting_records(self) -> int:
+        """The largest number of waiting records that are taken at once."""
+        return self._run.consumer.queue.batch.size
+
+    def _handle_waiting(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> bool:
+        """Handle taken deliveries of waiting queues; return False as _handle_and_settle() does."""
+        return self._handle_and_settle(raw, deliveries, self._run.clock.monotonic())
 
     def handle_next(self, raw: RawConnection) -> bool:
         """Handle a batch, or process a fence, which marks the end of an old queue.
@@ -143,6 +167,8 @@ class BatchMode:
         if run.timeout.would_expire(run.buffer.oldest_at):
             return False
         if run.has_reached_waiting_limit() or run.limits.remaining_messages <= 0:
+            return True
+        if self._new_records < 1:
             return True
         run.buffer.next_lane()  # the queues of the generations take turns
         if self._fences.next_is_fence() and self._fences.process_next(raw):
@@ -200,7 +226,7 @@ class BatchMode:
             deliveries = self._small_deliveries.take_first(buffer, max_deliveries, is_suspected)
             if deliveries:
                 return deliveries
-        size = run.consumer.queue.batch.size
+        size = int(min(run.consumer.queue.batch.size, self._new_records))
         self._from_old_queue = buffer.in_old_lane
         if self._from_old_queue:
             size = min(size, int(self._old_queue_batches.size))
@@ -329,6 +355,11 @@ class BatchMode:
         if run.buffer.has_lanes:
             records = sum(delivery.record_count for delivery in deliveries)
             self._old_queue_batches.add(records, seconds, old=self._from_old_queue)
+        if deliveries[0].consumer_tag.endswith(WAITING_SUFFIX):
+            remaining = min(self._new_records, 1.0) if self._new_records < math.inf else 0.0
+            self._new_records = remaining + len(deliveries) * NEW_SHARE
+        elif self._new_records < math.inf:
+            self._new_records -= sum(delivery.record_count for delivery in deliveries)
         run.limits.restart_idle_time(run.clock.monotonic())
         self._settle(raw, deliveries, load)
         self._subscriptions.check_placement(deliveries[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from feedbus.bus.sender import Sender
 from feedbus.clock import Clock
@@ -10,7 +12,6 @@ from feedbus.dispatch import Dispatch
 from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.amqp_heartbeats import Heartbeats
-from feedbus.runner.buffer import Buffer
 from feedbus.runner.connection_loss_causes import NO_LOAD, ConnectionLoad
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.wire import Delivery
@@ -19,6 +20,39 @@ GROUP_SECONDS = (
     0.02  # the longest time of a group; messages of a slow handler are settled one by one
 )
 CHECK_SECONDS = 0.005  # the time between two checks of the connection
+
+
+class Arrived(Protocol):
+    """Deliveries from which groups are taken: a Buffer, or TakenDeliveries."""
+
+    def __len__(self) -> int:
+        """Count the deliveries."""
+
+    @property
+    def next_delivery(self) -> Delivery:
+        """The next delivery."""
+
+    @property
+    def next_is_fence(self) -> bool:
+        """Whether the next delivery is marked as a fence, so that it cannot be part of a group."""
+
+    def pop(self) -> Delivery:
+        """Remove and return the next delivery."""
+
+
+class TakenDeliveries(deque[Delivery]):
+    """Deliveries of waiting queues that were taken to be handled, in order; none is a fence."""
+
+    next_is_fence = False
+
+    @property
+    def next_delivery(self) -> Delivery:
+        """The next delivery."""
+        return self[0]
+
+    def pop(self) -> Delivery:  # type: ignore[override]  # takes no index
+        """Remove and return the next delivery."""
+        return self.popleft()
 
 
 class Group:
@@ -34,7 +68,6 @@ class Group:
         dispatch: Dispatch,
         sender: Sender,
         *,
-        buffer: Buffer,
         crash_guard: CrashGuard,
         heartbeats: Heartbeats,
         prefetch: int,
@@ -48,7 +81,6 @@ class Group:
         Args:
             dispatch: calls the handler.
             sender: sends the messages of the calls.
-            buffer: the deliveries that have arrived.
             crash_guard: its file contains the messages in the handler.
             heartbeats: sends heartbeats while the handler runs.
             prefetch: the largest number of unacknowledged deliveries.
@@ -59,12 +91,11 @@ class Group:
         self._calls = SingleCalls(
             dispatch, sender, lambda each: crash_guard.set_messages((each,), seconds)
         )
-        self._buffer = buffer
         self._clock = clock
         self._crash_guard = crash_guard
         self._heartbeats = heartbeats
         self._seconds = seconds
-        self._max_deliveries = max(prefetch // 2, 1)
+        self.max_deliveries = max(prefetch // 2, 1)
         # After an outage, the call for this delivery is repeated.
         self._delivery_in_call: Delivery | None = None
         self.load = NO_LOAD  # the load of the latest call; a slow call ends its group
@@ -75,6 +106,7 @@ class Group:
 
     def handle(
         self,
+        arrived: Arrived,
         check_connection: Callable[[], None],
         is_stopped: Callable[[], bool],
         max_deliveries: float,
@@ -84,6 +116,7 @@ class Group:
         The group is also complete if the next delivery has not arrived, or cannot be part of it.
 
         Args:
+            arrived: the deliveries, at least one. Those of the group are removed.
             check_connection: reads the data that has arrived; raises an exception if the connection
                 is lost: the broker then delivers the messages again.
             is_stopped: returns whether no further call may begin.
@@ -95,12 +128,14 @@ class Group:
 
         """
         ends_at = self._clock.monotonic() + GROUP_SECONDS
-        max_deliveries = min(max_deliveries, self._max_deliveries)
+        max_deliveries = min(max_deliveries, self.max_deliveries)
         complete = False
         while not complete:
             try:
                 with self._heartbeats.while_working():
-                    message_id, seconds = self._handle_some(ends_at, is_stopped, max_deliveries)
+                    message_id, seconds = self._handle_some(
+                        arrived, ends_at, is_stopped, max_deliveries
+                    )
             except Outage as error:
                 self._crash_guard.release()  # a kill during the hold is counted against no message
                 self.load = NO_LOAD
@@ -113,11 +148,15 @@ class Group:
                 except Exception:
                     self._crash_guard.release()  # a later crash is counted against no message
                     raise
-                complete = is_stopped() or not self._can_continue
+                complete = is_stopped() or not self._can_continue(arrived)
         return None
 
     def _handle_some(
-        self, ends_at: float, is_stopped: Callable[[], bool], max_deliveries: float
+        self,
+        arrived: Arrived,
+        ends_at: float,
+        is_stopped: Callable[[], bool],
+        max_deliveries: float,
     ) -> tuple[str, float]:
         """Handle deliveries until the connection must be checked.
 
@@ -125,12 +164,12 @@ class Group:
             The message id of the last delivery, and the duration of its call in seconds.
 
         """
-        calls, buffer = self._calls, self._buffer
+        calls = self._calls
         now = self._clock.monotonic()
         check_at = now + CHECK_SECONDS
         while True:
             before = now
-            latest = self._delivery_in_call = self._delivery_in_call or buffer.pop()
+            latest = self._delivery_in_call = self._delivery_in_call or arrived.pop()
             calls.call(latest)
             self._delivery_in_call = None
             now = self._clock.monotonic()
@@ -138,7 +177,7 @@ class Group:
                 now > check_at
                 or self._is_complete(now - before, ends_at, max_deliveries)
                 or is_stopped()
-                or not self._can_continue
+                or not self._can_continue(arrived)
             ):
                 return latest.message_id, now - before
 
@@ -155,14 +194,12 @@ class Group:
             or calls.is_full
         )
 
-    @property
-    def _can_continue(self) -> bool:
+    def _can_continue(self, arrived: Arrived) -> bool:
         """Whether the next delivery has arrived and can be part of the group."""
-        buffer = self._buffer
         return (
-            bool(buffer)
-            and not buffer.next_is_fence
-            and not self._crash_guard.is_suspected(buffer.next_delivery.message_id)
+            bool(arrived)
+            and not arrived.next_is_fence
+            and not self._crash_guard.is_suspected(arrived.next_delivery.message_id)
         )
 
     def finish(self) -> list[Delivery]:

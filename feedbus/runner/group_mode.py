@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from feedbus.bus.sender import Sender
 from feedbus.errors import Outage
 from feedbus.runner.batch_mode import BatchMode
-from feedbus.runner.group import Group
+from feedbus.runner.group import Arrived, Group, TakenDeliveries
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
+from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 
 
@@ -20,7 +24,6 @@ class GroupMode(BatchMode):
         self._group = Group(
             run.dispatch,
             sender,
-            buffer=run.buffer,
             crash_guard=run.crash_guard,
             heartbeats=run.heartbeats,
             prefetch=run.consumer.queue.prefetch,
@@ -35,6 +38,25 @@ class GroupMode(BatchMode):
         """
         self._group.forget()
 
+    @property
+    def _max_waiting_records(self) -> int:
+        return self._group.max_deliveries
+
+    def _handle_waiting(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> bool:
+        """Handle a group of waiting records; the others wait again.
+
+        Returns:
+            The result of _handle().
+
+        """
+        if self._run.crash_guard.is_suspected(deliveries[0].message_id):
+            return super()._handle_waiting(raw, deliveries)
+        taken = TakenDeliveries(deliveries)
+        in_time = self._handle_groups(raw, taken, self._run.clock.monotonic(), math.inf)
+        if taken and self._run.waiting is not None:
+            self._run.waiting.put_back(taken)
+        return in_time
+
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a group; return False if it must be returned to the broker.
 
@@ -43,16 +65,31 @@ class GroupMode(BatchMode):
         run = self._run
         if run.crash_guard.is_suspected(run.buffer.next_delivery.message_id):
             return super()._handle(raw)
-        arrived_at = run.buffer.oldest_at
-        while (error := self._handle_group(raw)) is not None:
+        return self._handle_groups(raw, run.buffer, run.buffer.oldest_at, self._new_records)
+
+    def _handle_groups(
+        self, raw: RawConnection, arrived: Arrived, arrived_at: float, max_deliveries: float
+    ) -> bool:
+        """Handle a group, again after each outage; return False if it must be returned.
+
+        Args:
+            raw: the connection of the deliveries.
+            arrived: the deliveries, at least one. Those of the group are removed.
+            arrived_at: when the first of them arrived, as a time of the monotonic clock.
+            max_deliveries: the largest number of deliveries.
+
+        """
+        while (error := self._handle_group(raw, arrived, max_deliveries)) is not None:
             if not self._hold(raw, error):
                 return True  # the run ends, and the broker gets the deliveries back
-            if run.timeout.would_expire(arrived_at):
+            if self._run.timeout.would_expire(arrived_at):
                 self._group.forget()
                 return False
         return True
 
-    def _handle_group(self, raw: RawConnection) -> Outage | None:
+    def _handle_group(
+        self, raw: RawConnection, arrived: Arrived, max_deliveries: float
+    ) -> Outage | None:
         """Handle a group and settle it; return the outage, if there was one.
 
         After an outage, this method is called again. If the outage came from group.finish(), the
@@ -66,9 +103,10 @@ class GroupMode(BatchMode):
                 with run.heartbeats.while_working():
                     run.resources.open()
             outage = group.handle(
+                arrived,
                 raw.take_arrived,
                 lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
-                run.limits.remaining_messages,
+                min(max_deliveries, run.limits.remaining_messages),
             )
         try:
             deliveries = group.finish()
