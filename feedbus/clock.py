@@ -66,7 +66,14 @@ class Clock(Protocol):
         """Return 32 random hexadecimal digits, for ids that are unique and cannot be guessed."""
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait until a registered file is ready, at most `seconds`; None means without a limit."""
+        """Wait until a registered file is ready, and return the ready files with their events.
+
+        Args:
+            selector: the selector with the registered files.
+            seconds: the longest time to wait; None to wait without a limit. After this time, the
+                result is empty.
+
+        """
 
 
 class SystemClock:
@@ -85,7 +92,7 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait for an event."""
+        """Wait until an event is set, at most `seconds`; return whether it is set."""
         return event.wait(seconds)
 
     def unique(self) -> str:
@@ -93,7 +100,7 @@ class SystemClock:
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait for a registered file."""
+        """Wait until a registered file is ready, at most `seconds`; return the ready files."""
         return selector.select(seconds)
 
 

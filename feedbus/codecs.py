@@ -48,7 +48,7 @@ class Codec(Protocol):
 
 
 def resolve_codec(dotted: str, root: Path) -> Codec:
-    """Import a codec; if it is a class, create an instance.
+    """Import a codec and return it; if it is a class, create an instance and return that.
 
     Args:
         dotted: the dotted name of the codec or class.
@@ -91,7 +91,7 @@ class Codecs:
 
     @classmethod
     def of(cls, topology: Topology) -> Codecs:
-        """Import the codecs of a topology.
+        """Import the codecs of a topology, and return them.
 
         Raises:
             UsageError: a codec cannot be imported, or is not a codec.

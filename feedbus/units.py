@@ -76,5 +76,12 @@ def guess_size(value: object) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun: 1 queue, 2 queues."""
+    """Return a count with its noun: 1 queue, 2 queues.
+
+    Args:
+        count: the count.
+        noun: the noun in the singular.
+        plural: the noun in the plural; "" if the plural is the singular with an s.
+
+    """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

@@ -234,7 +234,14 @@ def declare_auxiliary(
 
 
 def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
-    """Declare the queue that keeps the time of a schedule's last firing."""
+    """Declare the queue whose message contains the moment that a schedule has fired last.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+        schedule: the schedule.
+
+    """
     quorum = queue_arguments.needs_quorum(names.topology, schedule.exchange)
     declare_auxiliary(channel, names.schedule(schedule.name), {}, quorum=quorum)
 

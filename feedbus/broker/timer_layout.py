@@ -17,7 +17,16 @@ from feedbus.wire.constants import TIMER_POSITIONS
 
 
 def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, Any]:
-    """Return the arguments of the queue for delays with this digit at a position."""
+    """Return the arguments of the queue of the timer for delays with this digit at a position.
+
+    A message waits in one queue for each digit of its delay; feedbus.broker.timer explains this.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        position: the position of the digit in the delay; the lowest digit has the position 0.
+        digit: the digit.
+
+    """
     return {
         "x-message-ttl": queue_milliseconds(position, digit),
         "x-dead-letter-exchange": names.timer_position(position - 1),

@@ -29,7 +29,15 @@ def request_of(row: OutboxRow, clock: Clock) -> Request:
 def put_records(
     outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
 ) -> list[int]:
-    """Add records to an outbox with their common options; return the ids of the rows."""
+    """Add records to an outbox with their common options; return the ids of the rows.
+
+    Args:
+        outbox: the outbox of the store, in whose transaction the caller is.
+        exchange: the name of the exchange in topology.toml.
+        pack: the records.
+        envelope: the checked options of publish(); None if no option is set.
+
+    """
     rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
     options = envelope.options() if envelope is not None else None
     return outbox.put_many(exchange, rows, options)

@@ -231,7 +231,15 @@ class Duration(Option):
     def __init__(
         self, description: str, *, zero: bool = False, never: bool = False, **options: Any
     ) -> None:
-        """Create the type; `zero` allows the duration 0, and `never` allows the value "never"."""
+        """Create the type of one option.
+
+        Args:
+            description: what the option means, in sentences; it may have links in Markdown.
+            zero: whether the option also allows the duration 0.
+            never: whether the option also allows the value "never".
+            options: default, required, attribute and example of Option.
+
+        """
         super().__init__(description, **options)
         self.zero, self.never = zero, never
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'

@@ -76,6 +76,11 @@ def weighted(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
 def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
     """Return the text of a topology file with the weights of one queue set.
 
+    Args:
+        text: the present text of the file.
+        queue: the name of the queue in the file.
+        weights: the new weights.
+
     Raises:
         UsageError: the text has no place where the weights can be written.
 

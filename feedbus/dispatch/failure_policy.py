@@ -144,6 +144,12 @@ class FailurePolicy:
         """Return the decision that a record waits for earlier records of its key.
 
         This does not count as an attempt.
+
+        Args:
+            delivery: the delivery that contains the record.
+            pack: the records of the delivery.
+            row: the index of the record in the delivery.
+
         """
         letter = self._letter_of_record(delivery, pack, row, "")
         kept_headers = {

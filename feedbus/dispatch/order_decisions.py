@@ -150,6 +150,11 @@ class OrderDecisions:
 
         If the key is blocked from now on, this is registered, so that later records wait.
 
+        Args:
+            decoded: the delivery that contains the record.
+            row: the index of the record in the delivery.
+            decision: the decision of FailurePolicy on the record.
+
         Returns:
             The decision with these changes. If the record waits, the message goes to the waiting
             queue. If a dead letter blocks the key, the decision also has a `blocking_message` for

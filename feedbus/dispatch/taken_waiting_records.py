@@ -61,8 +61,14 @@ class TakenRecords:
     ) -> list[Delivery]:
         """Return the deliveries of waiting records to handle now.
 
-        The caller then passes each delivery to finish() or put_back(). The arguments are those of
-        WaitingRecords.take().
+        The caller then passes each delivery to finish() or put_back().
+
+        Args:
+            now: the time in seconds since 1970.
+            max_records: the largest number of records.
+            is_suspected: called with a message id; returns whether this message may have ended a
+                process, so that it must be handled alone.
+
         """
         deliveries: list[Delivery] = []
         for record in self._records.take(now, max_records, is_suspected):

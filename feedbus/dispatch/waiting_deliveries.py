@@ -92,7 +92,14 @@ class WaitingDeliveries:
     def add_subscription(
         self, consumer_tag: str, waiting_queue: str, generation_number: int
     ) -> None:
-        """Register the subscription to a queue or to its waiting queue; see OrderedQueue."""
+        """Register the subscription to a queue with `order_by`, or to its waiting queue.
+
+        Args:
+            consumer_tag: the tag of the subscription.
+            waiting_queue: the name of the waiting queue.
+            generation_number: the number of the generation that both queues belong to.
+
+        """
         self._queues[consumer_tag] = OrderedQueue(waiting_queue, generation_number)
 
     def queue_of(self, delivery: Delivery) -> OrderedQueue:

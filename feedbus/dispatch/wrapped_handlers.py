@@ -53,6 +53,13 @@ def wrap_handlers(
 ) -> list[WrappedHandler]:
     """Return the handlers of a consumer's queue, in the order of the routes.
 
+    Args:
+        topology: the topology, whose middleware runs around each call.
+        consumer: the consumer.
+        routes: the handlers of the queue.
+        store: the store in whose transactions the handlers run.
+        resources: the resources of the process; resources that the handlers request are added.
+
     Raises:
         UsageError: a handler or a middleware cannot be used for this queue.
 

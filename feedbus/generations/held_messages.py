@@ -36,6 +36,12 @@ def append_held(
 ) -> None:
     """Append held messages, in their order, to the first of these generations that has queues.
 
+    Args:
+        channel: a channel to the broker; the caller holds the topology's lock.
+        names: the names of the topology's objects on the broker.
+        exchange: the name of the exchange in topology.toml.
+        generations: the generations, the preferred one first.
+
     Raises:
         NoRoomError: a queue is full. The messages that are not appended yet are still held.
         Outage: no generation has a queue for a message.

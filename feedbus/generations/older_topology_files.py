@@ -83,6 +83,12 @@ def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation)
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
     unchanged.
+
+    Args:
+        state: the state of the ring on the broker.
+        topology: the topology of this host's file.
+        wanted: the generation that this topology declares.
+
     """
     before, after = _ring_digest(state.current), _ring_digest(wanted)
     if before == after:

@@ -61,6 +61,13 @@ def generations_since(
 
     The caller holds the topology's lock. The result is empty if the queue is not old, or if the
     switch that made it old is not complete.
+
+    Args:
+        channel: a channel to the broker.
+        topology: the topology.
+        exchange: the name of the exchange in topology.toml.
+        queue: the name of the old queue on the broker.
+
     """
     names = Names(topology)
     state = ring_state.read_locked(channel, topology, exchange)

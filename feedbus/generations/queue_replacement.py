@@ -49,12 +49,25 @@ KEPT_ARGUMENTS = (
 
 
 def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
-    """Whether a queue was declared with these arguments."""
+    """Whether a queue was declared with these arguments.
+
+    Args:
+        found: the queue on the broker.
+        wanted: the arguments; an argument with the value of its default may be missing.
+
+    """
     return not find_differences(found.arguments, wanted)
 
 
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether the queue of a consumer exists with other arguments; False for a queue of a ring."""
+    """Whether the queue of a consumer exists with other arguments; False for a queue of a ring.
+
+    Args:
+        topology: the topology, which declares the arguments.
+        consumer: the consumer.
+        seen: the objects that the broker has.
+
+    """
     names = Names(topology)
     seen_queue = seen.queues.get(names.queue(consumer))
     wanted = queue_arguments.declared_arguments(names, consumer.queue)
@@ -62,7 +75,16 @@ def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory)
 
 
 def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether a replacement of a consumer's queue was begun, but not finished."""
+    """Whether a replacement of a consumer's queue was begun, but not finished.
+
+    Then the broker has the gate of the queue: the exchange in front of the queue.
+
+    Args:
+        topology: the topology.
+        consumer: the consumer.
+        seen: the objects that the broker has.
+
+    """
     return Names(topology).gate(consumer) in seen.exchanges
 
 
@@ -84,7 +106,14 @@ def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, 
 
 
 def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
-    """Return the names on the broker of a queue's retry queues that have wrong arguments."""
+    """Return the names on the broker of a queue's retry queues that have wrong arguments.
+
+    Args:
+        topology: the topology, which declares the arguments.
+        queue: the queue.
+        seen: the objects that the broker has.
+
+    """
     names = Names(topology)
     wrong = []
     for milliseconds in queue.retry.delays_milliseconds:
@@ -108,6 +137,13 @@ def replace_retry_queue(
 
     The caller then declares the queue again, and calls unpark(). Until then, a consumer that sends
     a retry to the queue holds.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
     """
     channel = connection.channel()
     if broker.queue_exists(connection, retry_queue):
@@ -121,7 +157,17 @@ def replace_retry_queue(
 
 
 def park(connection: Connection, topology: Topology, queue: Queue, retry_queue: str) -> None:
-    """Park retries: move them from their retry queue to another queue."""
+    """Park retries: move them from their retry queue to another queue.
+
+    replace_retry_queue() calls this before it deletes the retry queue.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
+    """
     parked = Names(topology).parked_retries(retry_queue)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
@@ -137,6 +183,13 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue
 
     If the topology has no such retry queue any more, the retries go to the queue of their records
     instead, or to the entry of its ring. Then a consumer handles them immediately.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+        queue: the queue of the records.
+        retry_queue: the name of the retry queue on the broker.
+
     """
     names = Names(topology)
     parked = names.parked_retries(retry_queue)

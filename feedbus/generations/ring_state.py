@@ -149,13 +149,27 @@ def read(channel: Channel, topology: Topology, exchange: str) -> RingState | Non
 
     The queue has no message if the broker has no generation of the exchange yet, or while another
     reader has taken the message.
+
+    Args:
+        channel: a channel to the broker.
+        topology: the topology.
+        exchange: the name of the exchange in topology.toml.
+
     """
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
     return _read_either_queue(channel, topology, exchange, FEW_ATTEMPTS)
 
 
 def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
-    """Read the state under the topology's lock; None if the broker has no generation yet.
+    """Return the state of an exchange; None if the broker has no generation of the exchange yet.
+
+    The caller holds the topology's lock. The state is read from the ledger or, if the ledger has
+    none, from the readers' queue.
+
+    Args:
+        channel: a channel to the broker.
+        topology: the topology.
+        exchange: the name of the exchange in topology.toml.
 
     Raises:
         UsageError: neither the ledger nor the readers' queue has a state that feedbus has written.
@@ -204,14 +218,21 @@ def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState
 
 
 def declare(channel: Channel, topology: Topology, exchange: str) -> None:
-    """Declare the queues that keep the state of an exchange."""
+    """Declare the queues that keep the state of an exchange: the readers' queue and the ledger."""
     names = Names(topology)
     for queue in (names.ledger(exchange), names.generations(exchange)):
         _declare(channel, topology, exchange, queue)
 
 
 def repair(channel: Channel, names: Names, state: RingState) -> None:
-    """Write the state again if readers cannot read it; the caller holds the topology's lock."""
+    """Write the state again if the readers' queue does not contain it.
+
+    Args:
+        channel: a channel to the broker; the caller holds the topology's lock.
+        names: the names of the topology's objects on the broker.
+        state: the state, from read_locked().
+
+    """
     exchange = state.current.exchange
     try:
         readable = _read_queue(channel, names.topology, exchange, names.generations(exchange))

@@ -146,7 +146,11 @@ def exit_after_step(name: str) -> None:
 def forget_drained(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Remove a generation from the state after its queues were deleted, and delete its ring.
 
-    The caller holds the topology's lock.
+    Args:
+        channel: a channel to the broker; the caller holds the topology's lock.
+        topology: the topology.
+        generation: the generation, which is not current.
+
     """
     state = ring_state.read_locked(channel, topology, generation.exchange)
     if state is None:
@@ -209,7 +213,13 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
 
     In a disordered ring, a restarted broker has bound the shards in another order than feedbus. So
     keys reach shards that do not own them. The next call of switch_ring() makes a new generation
-    with the same shards. The caller holds the topology's lock.
+    with the same shards.
+
+    Args:
+        channel: a channel to the broker; the caller holds the topology's lock.
+        topology: the topology.
+        generation: the disordered generation.
+
     """
     state = ring_state.read_locked(channel, topology, generation.exchange)
     if state is None:

@@ -48,6 +48,13 @@ def put_notices(connection: Connection, names: Names, old: Generation, current: 
     consumer that receives the notice then also reads its new queue. A consumer without a waiting
     queue, or of an earlier version, begins with its new queue later: it gets no notice, and reads
     the state when it receives the fence of its queue.
+
+    Args:
+        connection: a connection to the broker.
+        names: the names of the topology's objects on the broker.
+        old: the generation of the old ring.
+        current: the current generation.
+
     """
     waiting_queues = [names.waiting(queue) for queue in names.members(old)]
     read_queues = [queue for queue in waiting_queues if broker.count_consumers(connection, queue)]
@@ -66,6 +73,12 @@ def put_fences(connection: Connection, names: Names, old: Generation) -> None:
     A full queue refuses the fence. If the queue has a consumer, the fence is published again until
     the consumer has made room. Otherwise the queue gets no fence: the next consumer that reads the
     queue publishes one.
+
+    Args:
+        connection: a connection to the broker.
+        names: the names of the topology's objects on the broker.
+        old: the generation of the ring.
+
     """
     queues = names.members(old)
     while queues:

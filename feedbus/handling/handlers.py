@@ -275,7 +275,7 @@ def _complaint(result: object) -> str:
 
 
 def resolve(dotted: str, root: Path) -> Handler:
-    """Import a handler.
+    """Import a handler, and return it.
 
     Args:
         dotted: "package.module:function".
@@ -296,7 +296,7 @@ def resolve(dotted: str, root: Path) -> Handler:
 
 
 def resolve_object(dotted: str, root: Path) -> Any:
-    """Import any object.
+    """Import any object, and return it.
 
     Args:
         dotted: "package.module:name".

@@ -32,7 +32,7 @@ class HandlerRoutes:
 
     @classmethod
     def of(cls, queue: Queue, root: Path) -> HandlerRoutes:
-        """Import the handlers of a queue.
+        """Import the handlers of a queue, and return them with their routes.
 
         Args:
             queue: the queue, as topology.toml declares it.
@@ -85,7 +85,10 @@ class HandlerRoutes:
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
         """Return the error text for a message that no handler matches.
 
-        The arguments are those of index_for().
+        Args:
+            routing_key: the routing key with which the message was first published.
+            properties: AMQP's properties of the message.
+
         """
         if self.types:
             kind = properties.get("type")

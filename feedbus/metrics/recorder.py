@@ -100,6 +100,12 @@ class Metrics:
         """Count published records by what the broker answered.
 
         A call with the count 0 creates the series of the exchange, before anything is published.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            outcome: the answer of the broker.
+            count: the number of records.
+
         """
         known = self._published.get((exchange, outcome))
         if known is None:
@@ -175,7 +181,14 @@ class ConsumerMetrics:
         self._age = _Histogram(counts, catalogue.AGE, name)
 
     def settled(self, verdict: Verdict, deliveries: int = 1, records: int = 1) -> None:
-        """Count deliveries that were settled with one verdict, and the records in them."""
+        """Count deliveries that were settled with one verdict, and the records in them.
+
+        Args:
+            verdict: the verdict.
+            deliveries: the number of deliveries.
+            records: the number of records in these deliveries.
+
+        """
         self._deliveries[verdict].add(deliveries)
         self._records[verdict].add(records)
 

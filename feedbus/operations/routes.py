@@ -188,7 +188,15 @@ class Operations:
 
 
 def application(topology: Topology, store: Store, depths: QueueDepths, guard: Guard) -> Application:
-    """Return the WSGI application of the operations process."""
+    """Return the WSGI application of the operations process.
+
+    Args:
+        topology: the topology of the system.
+        store: the store of the topology; /readyz checks whether it answers.
+        depths: the numbers of messages in the queues.
+        guard: checks requests for routes that are not public.
+
+    """
     operations = Operations(topology, store, depths)
     # The path of each route, its function, and which access it needs; see Guard and Application.
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [

@@ -36,7 +36,15 @@ Measure = Callable[[str, str, int, float], None]
 
 
 def measure_nothing(method: str, route: str, status: int, seconds: float) -> None:
-    """Ignore the measurement of a request."""
+    """Do nothing: the default for an application whose requests are not measured.
+
+    Args:
+        method: the method of the request.
+        route: the route of the request.
+        status: the HTTP status of the answer.
+        seconds: the duration of the request.
+
+    """
 
 
 class Application(bottle.Bottle):

@@ -55,7 +55,14 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages of each shard of a generation, without empty shards."""
+    """Return the number of messages of each shard of a generation, without empty shards.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        seen: the objects that the broker has, with the numbers of messages.
+        generation: the generation.
+
+    """
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages

@@ -53,7 +53,15 @@ def _mark(suffix: str, line: str) -> None:
 
 
 def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
-    """Return why the process with this id and slot holds, or "" if it does not."""
+    """Return why a process holds, or "" if it does not hold.
+
+    Args:
+        run_folder: the result of slots.run_folder().
+        name: the name of the consumer or process in topology.toml.
+        slot: the number of the slot.
+        pid: the id of the process. A file of another process is ignored.
+
+    """
     writer, reason = _content(slot_path(run_folder, name, slot, "holding"))
     return reason.strip() if writer == str(pid) else ""
 
@@ -121,7 +129,14 @@ def ready_since(path: Path, pid: int) -> float | None:
 
 
 def runs_ready(run_folder: Path, name: str, slot: int) -> bool:
-    """Whether the process in a slot is ready."""
+    """Whether the process in a slot runs and is ready.
+
+    Args:
+        run_folder: the result of slots.run_folder().
+        name: the name of the consumer or process in topology.toml.
+        slot: the number of the slot.
+
+    """
     path = slot_path(run_folder, name, slot, "ready")
     writer, _ = _content(path)
     return bool(writer) and writer == _lock_holder_beside(path)

@@ -81,7 +81,14 @@ class SystemThreads:
         return thread
 
     def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> Pool:
-        """Return a thread pool of the standard library."""
+        """Return a thread pool of the standard library.
+
+        Args:
+            name: the beginning of the names of the threads.
+            max_threads: the largest number of threads.
+            begin: called in each thread before its first call.
+
+        """
         from concurrent.futures import ThreadPoolExecutor  # only some consumers need it
 
         return ThreadPoolExecutor(max_threads, name, initializer=begin)

@@ -85,7 +85,15 @@ def note_line(
 ) -> bytes:
     """Return the line for the file of a process; Note.read() returns the same values.
 
-    It is called before each call of a handler. See Note for the arguments.
+    It is called before each call of a handler.
+
+    Args:
+        until: the deadline of the handler, in the seconds of now(); None while no handler runs.
+        pid: the id of the process that writes the file.
+        deaths: for each message that was in the handler at a crash and is not settled yet, by its
+            id: how many crashes are counted against this message, and the cause of the last crash.
+        message_ids: the ids of the messages in the handler.
+
     """
     if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
         # This is enough for most message ids. The module json would take ten times as long.

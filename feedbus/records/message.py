@@ -60,7 +60,16 @@ class Message:
     def of(
         cls, delivery: Delivery, *, routing_key: str, message_id: str, queue: str, consumer: str
     ) -> Message:
-        """Return the message of one record of a delivery."""
+        """Return the message of one record of a delivery.
+
+        Args:
+            delivery: the delivery.
+            routing_key: the routing key of the record.
+            message_id: the id of the record.
+            queue: the name of the queue in topology.toml.
+            consumer: the name of the consumer.
+
+        """
         properties = delivery.properties
         return cls(
             routing_key,

@@ -198,7 +198,14 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
 
 def pack_of_one(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
-    """Return a pack with the record of a plain message."""
+    """Return a pack with one record, as a plain message contains it.
+
+    Args:
+        message_id: the id of the record.
+        key: the routing key of the record.
+        payload: the fields of the record.
+
+    """
     return Pack(Ids.of(message_id), [key], payload, {})
 
 

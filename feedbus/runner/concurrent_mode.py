@@ -25,7 +25,14 @@ class ConcurrentMode(BatchMode):
     def __init__(
         self, run: Run, subscriptions: Subscriptions, concurrent: ConcurrentDeliveries
     ) -> None:
-        """Handle the deliveries of a run's subscriptions."""
+        """Create the mode for the deliveries of a run's subscriptions.
+
+        Args:
+            run: the run of the consumer.
+            subscriptions: the queues that the consumer reads.
+            concurrent: the deliveries that are decoded and not settled.
+
+        """
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
         # Whether the records of waiting queues can start only after running records have ended.
@@ -101,7 +108,11 @@ class ConcurrentMode(BatchMode):
         return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Renew old deliveries of waiting queues; handle_next() starts the records that are due."""
+        """Renew old deliveries of waiting queues, before the broker's consumer timeout expires.
+
+        handle_next() starts the records that are due. So the result is always True: no delivery
+        must be returned to the broker.
+        """
         if self._run.waiting is not None:
             self._run.waiting.renew(self._run.timeout.seconds)
         return True

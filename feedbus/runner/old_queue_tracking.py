@@ -70,6 +70,11 @@ class SwitchProgress:
     ) -> SwitchProgress | None:
         """Follow the old queues on a new connection; from now on, records wait for these queues.
 
+        Args:
+            run: the run of the consumer.
+            consumer_queues: knows the state of the ring.
+            raw: the new connection.
+
         Returns:
             The object, or None if the consumer reads no old queues together with its own queue.
 

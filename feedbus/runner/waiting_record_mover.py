@@ -61,7 +61,14 @@ class WaitingRecordMover:
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:
-        """Create the mover for the waiting records of a consumer."""
+        """Create the mover for the waiting records of a consumer.
+
+        Args:
+            topology: the topology.
+            consumer: the consumer.
+            records: the waiting records that the consumer has received.
+
+        """
         self._topology = topology
         self._names = Names(topology)
         self._consumer = consumer

@@ -14,12 +14,24 @@ def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
 
     After a crash, a host may publish the message of a moment again. Both messages have the same id,
     so a queue with once = true handles only one of them.
+
+    Args:
+        topology: the topology of the schedule.
+        schedule: the schedule.
+        moment: a point in time at which the schedule is due.
+
     """
     return f"{topology.name}.{schedule.name}@{write_moment(moment)}"
 
 
 def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime) -> None:
     """Publish the message of a schedule for one moment; return when the broker has confirmed it.
+
+    Args:
+        bus: publishes the message.
+        topology: the topology of the schedule.
+        schedule: the schedule.
+        moment: the point in time at which the schedule was due.
 
     Raises:
         PublishError: no queue gets the message, or the broker refused it.

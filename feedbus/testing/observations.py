@@ -110,7 +110,14 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
-    """Return a handler that also appends the records that it gets to the list `handled`."""
+    """Return a handler that calls another handler, and appends the records to a list.
+
+    Args:
+        handler: the handler to call.
+        consumer: the consumer of the handler's queue.
+        handled: the list.
+
+    """
     function: Callable[..., Any] = handler.function
 
     def note(argument: Any, records: Sequence[Any], error: BaseException | None) -> None:

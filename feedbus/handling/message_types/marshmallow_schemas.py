@@ -90,7 +90,10 @@ class SchemaLoader(RecordLoader):
         return [wire_name(name, field) for name, field in schema.load_fields.items()]
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column if fields are independent of each other, otherwise record by record."""
+        """Validate and load the records of a pack.
+
+        They are loaded by column if fields are independent of each other, otherwise one by one.
+        """
         schema, declared = self._schema, self._columns
         if declared is None:
             return _load_rows(schema, pack)

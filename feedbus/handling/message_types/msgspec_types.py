@@ -88,9 +88,10 @@ class MsgspecLoader(RecordLoader):
         return _common([_wire_names(each) for each in _described(self._type)])
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column: a TypedDict, or several records that _make() can create.
+        """Validate and load the records of a pack.
 
-        Load other records one by one, by msgspec.
+        Records of a TypedDict, and several records that _make() can create, are loaded by column.
+        msgspec loads other records one by one.
         """
         by_column = self._dicts or (self._make is not None and len(pack) > 1)
         if self._fields is None or not by_column:

@@ -77,7 +77,10 @@ class PydanticLoader(RecordLoader):
         ]
 
     def load(self, pack: Pack) -> Loaded:
-        """Load all records in one call; if one is invalid, load all records one by one."""
+        """Validate and load the records of a pack in one call of pydantic.
+
+        If a record is invalid, all records are loaded one by one.
+        """
         if len(pack) > 1:
             try:
                 found = self._many.validate_json(

@@ -39,7 +39,12 @@ def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: 
 def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> None:
     """Publish a message of a queue to the queue's dead-letter exchange, if that exchange exists.
 
-    The reason is EXPIRED, REJECTED, MAXLEN or LIMIT.
+    Args:
+        tx: the transaction.
+        queue: the queue that the message leaves.
+        content: the message.
+        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
+
     """
     exchange = queue.dead_letter_exchange or ""
     if exchange and exchange not in tx.routes.exchanges:
@@ -122,7 +127,14 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 
 
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
-    """Put a message into each queue that has room; return whether all of them had room."""
+    """Put a message into each queue that has room; return whether all of them had room.
+
+    Args:
+        tx: the transaction.
+        content: the message.
+        queues: the queues to which the message was routed.
+
+    """
     accepted = True
     for queue in queues:
         full = queue.max_length is not None and queue.overflow.startswith("reject-publish")

@@ -29,7 +29,11 @@ def is_registered(tx: Transaction, connection_id: int) -> bool:
 def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
     """Remove every connection whose process has died; its deliveries return to their queues.
 
-    `own` is the id of this connection, which is never removed.
+    Args:
+        tx: the transaction.
+        liveness: checks whether a connection is live.
+        own: the id of this connection, which is never removed; None if it has no id yet.
+
     """
     for (connection_id,) in tx.execute("SELECT id FROM owners").fetchall():
         if connection_id != own and not liveness.is_live(connection_id):

@@ -135,7 +135,14 @@ def settle(tx: Transaction, connection_id: int, messages: Sequence[int]) -> int:
 
 
 def reject(tx: Transaction, connection_id: int, message: int) -> bool:
-    """Dead-letter a delivery of a connection; return False if it was settled or returned before."""
+    """Dead-letter a delivery of a connection; return False if it was settled or returned before.
+
+    Args:
+        tx: the transaction.
+        connection_id: the connection that has rejected the delivery.
+        message: the id of the message.
+
+    """
     row = tx.execute(
         "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue",
         (connection_id, message),
