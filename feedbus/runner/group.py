@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from feedbus.bus.sender import Sender
@@ -40,19 +40,32 @@ class Arrived(Protocol):
         """Remove and return the next delivery."""
 
 
-class TakenDeliveries(deque[Delivery]):
-    """Deliveries of waiting queues that were taken to be handled, in order; none is a fence."""
+class TakenDeliveries:
+    """Deliveries of waiting queues that were taken to be handled; none is a fence.
+
+    Attributes:
+        remaining: the deliveries that are not part of a group yet, in order.
+
+    """
 
     next_is_fence = False
+
+    def __init__(self, deliveries: Iterable[Delivery]) -> None:
+        """Start with these deliveries."""
+        self.remaining = deque(deliveries)
+
+    def __len__(self) -> int:
+        """Count the deliveries."""
+        return len(self.remaining)
 
     @property
     def next_delivery(self) -> Delivery:
         """The next delivery."""
-        return self[0]
+        return self.remaining[0]
 
-    def pop(self) -> Delivery:  # type: ignore[override]  # takes no index
+    def pop(self) -> Delivery:
         """Remove and return the next delivery."""
-        return self.popleft()
+        return self.remaining.popleft()
 
 
 class Group:

@@ -54,7 +54,7 @@ class GroupMode(BatchMode):
         taken = TakenDeliveries(deliveries)
         in_time = self._handle_groups(raw, taken, self._run.clock.monotonic(), math.inf)
         if taken and self._run.waiting is not None:
-            self._run.waiting.put_back(taken)
+            self._run.waiting.put_back(list(taken.remaining))
         return in_time
 
     def _handle(self, raw: RawConnection) -> bool:
