@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,25 +10,48 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
+from tests.pages import blocks
 from tests.systems import System
 
 pytestmark = pytest.mark.processes
 
-PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "publish.md").read_text()
-FILES = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "publish.md"
 CALL_WSGI = """
-import io, os
-from web_wsgi import application
-answers = []
-body = io.BytesIO(b'{"id": 4, "product": "table"}')
-application({"wsgi.input": body}, lambda status, headers: answers.append(status))
-assert answers == ["202 Accepted"], answers
+import threading
+from http.client import HTTPConnection
+from wsgiref.simple_server import make_server
+import feedbus
+import web_wsgi
+
+def post(body):
+    connection = HTTPConnection(*server.server_address, timeout=30)
+    connection.request("POST", "/orders", body)
+    return connection.getresponse().status
+
+def fail(*_, **__):
+    raise feedbus.BrokerOutage("down")
+
+with make_server("127.0.0.1", 0, web_wsgi.application) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    assert post('{"id": 4, "product": "table"}') == 202
+    assert post('{"id": 4, "product": "sofa"}') == 422
+    web_wsgi.bus.publish = fail
+    assert post('{"id": 4, "product": "table"}') == 503
+    server.shutdown()
 """
 CALL_ASYNC = """
 from starlette.testclient import TestClient
+import feedbus
 from web_async import app
+
+async def fail(*_, **__):
+    raise feedbus.BrokerOutage("down")
+
 with TestClient(app) as client:
     assert client.post("/orders", json={"id": 5, "product": "chair"}).status_code == 202
+    assert client.post("/orders", json={"id": 5, "product": "sofa"}).status_code == 422
+    feedbus.AsyncBus.publish = fail
+    assert client.post("/orders", json={"id": 5, "product": "chair"}).status_code == 503
 """
 CALL_FASTAPI = CALL_ASYNC.replace("web_async", "web_fastapi")
 READ_ORDERS = """
@@ -40,31 +62,40 @@ with Session(engine) as session:
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    return tmp_path
+def write_files(folder: Path, last: str) -> None:
+    """Write the files of the page into the folder, up to the file with a name."""
+    for block in blocks(PAGE):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text)
+            if block.file == last:
+                return
+    pytest.fail(f"{PAGE} has no file {last}")
 
 
 def run(folder: Path, program: str) -> int:
     """Run a program in the folder; return how many messages wait afterwards."""
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, *([program] if program.endswith(".py") else ["-c", program])],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return System(config.load(folder / "topology.toml"), store=None).ready()["reserve"]
 
 
-def test_the_programs_of_the_page_publish(folder):
-    assert run(folder, FILES["script.py"]) == 3
-    assert run(folder, CALL_WSGI) == 4
-    assert run(folder, CALL_ASYNC) == 5
-    assert run(folder, CALL_FASTAPI) == 6
-    assert run(folder, FILES["ordering.py"]) == 7
-    assert run(folder, READ_ORDERS) == 7
+def test_the_programs_of_the_page_publish(tmp_path):
+    write_files(tmp_path, "script.py")
+    assert run(tmp_path, "script.py") == 3
+    write_files(tmp_path, "web_wsgi.py")
+    assert run(tmp_path, CALL_WSGI) == 4
+    write_files(tmp_path, "web_async.py")
+    assert run(tmp_path, CALL_ASYNC) == 5
+    write_files(tmp_path, "web_fastapi.py")
+    assert run(tmp_path, CALL_FASTAPI) == 6
+    write_files(tmp_path, "ordering.py")
+    assert run(tmp_path, "ordering.py") == 7
+    assert run(tmp_path, READ_ORDERS) == 7
