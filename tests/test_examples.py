@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from feedbus import Retry, config
+from feedbus import AsyncBus, BrokerOutage, Retry, config
 from feedbus.cli import main
 from feedbus.testing import TestSystem
 from tests.projects import wait_until
@@ -55,6 +56,16 @@ def test_an_example_is_short_and_without_problems(name, project):
     assert checked.output.startswith("topology.toml: ok"), checked.output
 
 
+def test_no_example_and_no_page_logs_the_name_of_an_event():
+    """feedbus itself writes `event=log` for the lines of handlers."""
+    root = EXAMPLES.parent
+    programs = [*EXAMPLES.rglob("*.py"), *(root / "handlers").rglob("*.py")]
+    programs += [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    programs += (root / "feedbus" / "new_project").rglob("*.template")
+    found = [each for each in programs if re.search(r"\.\w+\(\s*f?\"event=", each.read_text())]
+    assert found == []
+
+
 def test_hello_runs_on_the_embedded_broker(project):
     project("hello")
     feedbus = (sys.executable, "-m", "feedbus")
@@ -64,7 +75,7 @@ def test_hello_runs_on_the_embedded_broker(project):
         publish = ("publish", "greetings", "--json", '{"name": "ann"}')
         subprocess.run([*feedbus, *publish], env=environment, check=True)
         log = Path("var/log/greet.log")
-        wait_until(lambda: "event=greeted name=ann" in log.read_text())
+        wait_until(lambda: 'logger=hello message="hello ann"' in log.read_text())
     finally:
         subprocess.run([*feedbus, "down", "--now"], env=environment, check=True)
 
@@ -161,14 +172,20 @@ def test_async_calls_are_repeated_for_a_server_error_and_rejected_for_a_client_e
 
 
 @pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
-def test_fastapi_answers_when_the_order_is_published(project):
+def test_fastapi_answers_when_the_order_is_published(project, monkeypatch):
     project("fastapi_publisher")
     from fastapi.testclient import TestClient
     from shop_api import app  # of the example
+
+    async def fail(*_, **__):
+        raise BrokerOutage("down")  # noqa: EM101 -- its text
 
     with TestClient(app) as client:
         order = {"id": 1, "product": "chair", "quantity": 2}
         assert client.post("/orders", json=order).status_code == 202
         assert client.post("/orders", json=order | {"quantity": 0}).status_code == 422
+        with monkeypatch.context() as patch:
+            patch.setattr(AsyncBus, "publish", fail)
+            assert client.post("/orders", json=order).status_code == 503
     system = System(config.load(Path("topology.toml")), store=None)
     assert sum(system.ready().values()) == 1

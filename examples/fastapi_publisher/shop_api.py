@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, PositiveInt
 
 import feedbus
@@ -37,6 +37,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[State]:  # noqa: ARG001 -- wha
 app = FastAPI(lifespan=lifespan)
 
 
+@app.exception_handler(feedbus.BrokerOutage)
+async def outage(request: Request, error: Exception) -> Response:  # noqa: ARG001 -- as above
+    """Ask the client to repeat a request whose message the broker has not confirmed."""
+    return Response(status_code=503, headers={"Retry-After": "5"})
+
+
 @app.post("/orders", status_code=202)
 async def order(order: Order, request: Request) -> None:
     """Publish the order, and answer when the broker has confirmed the message."""
@@ -46,4 +52,4 @@ async def order(order: Order, request: Request) -> None:
 @feedbus.handler
 def reserve(order: Order) -> None:
     """Reserve stock for an order."""
-    log.info("event=reserved order=%d product=%s", order.id, order.product)
+    log.info("order %d: %s reserved", order.id, order.product)

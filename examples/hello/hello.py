@@ -18,4 +18,4 @@ class Greeting:
 @handler
 def greet(greeting: Greeting) -> None:
     """Greet in the log of the consumer."""
-    log.info("event=greeted name=%s", greeting.name)
+    log.info("hello %s", greeting.name)

@@ -40,7 +40,7 @@ def book(change: Change, bus: Bus) -> None:
 @handler
 def send(statement: Statement) -> None:
     """Send a statement; here it is a line in the log."""
-    log.info("event=sent account=%s balance=%d", statement.account, statement.balance)
+    log.info("the balance of %s is %d", statement.account, statement.balance)
 
 
 def publish(accounts: int) -> None:
