@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.printable import printable
+from feedbus.shortened_tracebacks import user_traceback
 
 # How many calls the standard library's logging goes back, from _write() to the caller of info(),
 # warning(), error() or write(). A log record then contains the place of this caller.
@@ -90,7 +91,8 @@ class EventLog:
             event: the name of the event, one of feedbus.logs.catalogue.EVENTS.
             message: a sentence.
             fields: values to search for. Two of them are special: `exc_info` is an exception whose
-                traceback is logged, `detail` is a text of several lines.
+                traceback is logged, without the calls of feedbus before those of the handler;
+                `detail` is a text of several lines.
 
         """
         self._write(level, event, message, **fields)
@@ -107,7 +109,8 @@ class EventLog:
     ) -> None:
         if self._logger.isEnabledFor(level):
             made = Event(event, message, fields, detail)
-            self._logger.log(level, made, exc_info=exc_info, stacklevel=STACK_LEVEL)
+            shown = exc_info and (type(exc_info), exc_info, user_traceback(exc_info))
+            self._logger.log(level, made, exc_info=shown, stacklevel=STACK_LEVEL)
 
 
 def indented(text: str) -> str:

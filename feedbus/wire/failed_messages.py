@@ -8,6 +8,7 @@ from dataclasses import replace
 from traceback import TracebackException
 from typing import Any
 
+from feedbus.shortened_tracebacks import from_user_code
 from feedbus.wire.constants import (
     DEATHS,
     DEATHS_BEFORE,
@@ -29,7 +30,6 @@ from feedbus.wire.delivery import AS_HEADERS, Delivery
 from feedbus.wire.derived_ids import is_of_deaths
 from feedbus.wire.message_in_message import open_sealed
 from feedbus.wire.outgoing_message import Outgoing
-from feedbus.wire.shortened_tracebacks import from_user_code
 
 # The properties that are not in Outgoing.properties: Outgoing has a field for each of them, or sets
 # it itself (delivery_mode).
