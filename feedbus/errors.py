@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from feedbus.printable import printable, printable_lines
+from feedbus.printable import printable, printable_lines, shortened
 from feedbus.wrong_argument import refuse
 
 OutagePart = Literal["broker", "store", "handler"]  # what can be unavailable
@@ -106,17 +106,15 @@ def unavailable_part(error: FeedbusError) -> OutagePart:
     return "handler"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= CHARACTERS_KEPT else f"{text[:CHARACTERS_KEPT]}…"
-
-
 class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
     """A body cannot be decoded or validated; `errors` maps each field to its errors."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
         """Create the error; the key "" stands for the whole body. Long lists are shortened."""
         self.errors = {
-            _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
+            shortened(field, CHARACTERS_KEPT): [
+                shortened(text, CHARACTERS_KEPT) for text in texts[:TEXTS_KEPT]
+            ]
             for field, texts in islice(errors.items(), FIELDS_KEPT)
         }
         if len(errors) > FIELDS_KEPT:

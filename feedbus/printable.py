@@ -1,4 +1,4 @@
-"""Escape foreign text, so that it cannot control a terminal or look like another log line."""
+"""Escape and shorten foreign text, for terminals, log lines and error messages."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def printable_lines(text: str) -> str:
 def one_line(text: object) -> str:
     """Return a text in one line; one space replaces each run of white space."""
     return " ".join(str(text).split())
+
+
+def shortened(text: str, characters: int) -> str:
+    """Return a text, or its beginning and an ellipsis if it has more than so many characters."""
+    return text if len(text) <= characters else f"{text[:characters]}…"
 
 
 def _escaped(character: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from feedbus.printable import shortened
+
 SHOWN_CHARACTERS = 60
 
 
@@ -20,9 +22,7 @@ def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoRet
         TypeError: always.
 
     """
-    shown = repr(given)
-    if len(shown) > SHOWN_CHARACTERS:
-        shown = f"{shown[:SHOWN_CHARACTERS]}…"
+    shown = shortened(repr(given), SHOWN_CHARACTERS)
     advice = f"; {hint}" if hint else ""
     msg = f"{argument}: expected {expected}, got {shown} of type {type(given).__name__}{advice}"
     raise TypeError(msg)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
+from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from feedbus import Outage
+from feedbus import DeadLetter, Outage
 from feedbus.errors import Unroutable, UsageError
 from feedbus.inline import NeverDone
 from feedbus.testing import RecordingBus
+from feedbus.testing.observations import Handled, Published
 from tests.projects import PATIENCE_SECONDS
 from tests.shops import Shop, order
 
@@ -72,6 +76,46 @@ def test_a_message_that_always_fails_is_a_dead_letter_after_its_last_retry(shop,
     assert (letter.reason, letter.attempts) == ("RuntimeError: down", 5)
     assert system.clock.monotonic() == 671
     assert len(shop.module.failures) == 4
+
+
+def test_a_dead_letter_shows_what_a_failed_assertion_needs_in_one_short_line(shop, system):
+    shop.module.failures[:] = [RuntimeError("down " * 100)] * 5
+    system.publish("receipts", order(customer="ann" * 100), key="mail.ann")
+    system.run()
+    shown = repr(system.dead_letters()[0])
+    assert shown.startswith(
+        "DeadLetter(queue='mail', key='mail.ann', reason='RuntimeError: down down "
+    )
+    assert f"attempts=5, place='{shop.name}.py:31 in mail', payload={{'id': 1, 'cust" in shown
+    assert len(shown) < 350
+
+
+def test_the_records_of_a_test_show_no_empty_fields_and_the_beginning_of_a_long_payload():
+    sent = Published("receipts", "mail.ann", {"id": 1})
+    assert repr(sent) == "Published(exchange='receipts', key='mail.ann', payload={'id': 1})"
+    long = Handled("mail", "mail", {"text": "x" * 10_000}, OSError("down"))
+    assert repr(long).endswith("xxx…, error=OSError('down'))")
+    assert len(repr(long)) < 400
+
+
+def test_the_pages_name_all_attributes_of_what_a_test_observes():
+    pages = Path(__file__).parents[1] / "docs" / "how-to"
+    calls = (pages / "testing.md").read_text().partition("## What a test calls")[2]
+    for call, observed in (("published", Published), ("handled", Handled)):
+        row = next(each for each in calls.splitlines() if each.startswith(f"| `{call}("))
+        assert [each.name for each in fields(observed) if f"`{each.name}`" not in row] == []
+    table = (pages / "retries.md").read_text().partition("| attribute of a `DeadLetter` |")[2]
+    names = {each.name for each in fields(DeadLetter)} | {"payload"}
+    assert {each for each in names if f"`{each}`" not in table.partition("\n\n")[0]} == {"delivery"}
+
+
+def test_the_log_of_a_failed_handler_begins_with_the_handler(shop, system, caplog):
+    shop.module.failures[:] = [RuntimeError("down")]
+    system.publish("receipts", order(), key="mail.ann")
+    system.run()
+    (record,) = (each for each in caplog.records if each.msg.name == "handler_failed")
+    assert [each.name for each in traceback.extract_tb(record.exc_info[2])] == ["mail"]
+    assert "feedbus/dispatch" not in caplog.text
 
 
 def test_a_retry_with_a_wait_of_its_own_comes_after_that(shop, system):

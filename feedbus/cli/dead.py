@@ -31,7 +31,7 @@ BODY_SHOWN = 10_000  # the largest number of bytes of a body that is printed
     epilog="""\b
 Examples:
   feedbus dead list
-  feedbus dead show update_feed 4f1c0e-17
+  feedbus dead show update_feed a712307c1fe943fb899a2655beb82520.0-0
   feedbus dead requeue update_feed --all
   feedbus dead purge send_notification.sms --yes
 """,
@@ -81,7 +81,13 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
         click.echo("no dead letters")
 
 
-@command.command("show", epilog="\b\nExample:\n  feedbus dead show update_feed 4f1c0e-17")
+@command.command(
+    "show",
+    epilog="""\b
+Example:
+  feedbus dead show update_feed a712307c1fe943fb899a2655beb82520.0-0
+""",
+)
 @click.argument("queue", type=QUEUE)
 @click.argument("message_id")
 @click.pass_obj
@@ -102,7 +108,8 @@ def show(context: Context, queue: str, message_id: str) -> None:
     "requeue",
     epilog="""\b
 Examples:
-  feedbus dead requeue update_feed 4f1c0e-17 4f1c0e-18
+  feedbus dead requeue update_feed a712307c1fe943fb899a2655beb82520.0-0 \\
+      a712307c1fe943fb899a2655beb82520.0-1
   feedbus dead requeue update_feed --all
 """,
 )
@@ -151,7 +158,13 @@ def requeue(
     _refuse_missing(queue, missing)
 
 
-@command.command("drop", epilog="\b\nExample:\n  feedbus dead drop update_feed 4f1c0e-17")
+@command.command(
+    "drop",
+    epilog="""\b
+Example:
+  feedbus dead drop update_feed a712307c1fe943fb899a2655beb82520.0-0
+""",
+)
 @click.argument("queue", type=QUEUE)
 @click.argument("message_ids", nargs=-1, required=True)
 @click.pass_obj

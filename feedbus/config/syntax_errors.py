@@ -13,6 +13,7 @@ from feedbus.config.queue_options import QueueTable
 from feedbus.config.schedule_options import ScheduleTable
 from feedbus.config.table_types import TableSchema
 from feedbus.errors import Problem
+from feedbus.printable import shortened
 
 NAMED_TABLES: Mapping[str, type[TableSchema]] = {
     "exchanges": ExchangeTable,
@@ -142,7 +143,7 @@ def _shown(word: str) -> str:
     """Return a word as an error shows it; a URL can contain a password."""
     scheme, separator, _ = word.partition("://")
     word = f"{scheme}://…" if separator else word
-    return word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
+    return shortened(word, SHOWN)
 
 
 def _character(text: str, place: tuple[int, int]) -> str:

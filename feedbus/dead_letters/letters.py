@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.dead_letters.key_release import release
 from feedbus.generations import topology_setup
+from feedbus.printable import shortened
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp_protocols import Channel
@@ -30,6 +32,9 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.delivery import key_of, moment_of, text_of
 
+# A line of a traceback: the name of the file, the number of the line, and the function.
+FRAME = re.compile(r'^  File ".*?([^/"]+)", line (\d+), in (.+)$', re.MULTILINE)
+SHOWN_CHARACTERS = 80  # of the reason and of the payload, in repr()
 DROPPED_AT_ONCE = 500  # the most dead letters whose keys drop() releases together
 
 
@@ -68,6 +73,25 @@ class DeadLetter:
     body: bytes
     delivery: Delivery
     traceback: str = ""
+
+    def __repr__(self) -> str:
+        """Return the reason, the place of the exception and the beginning of the payload.
+
+        A test that expects no dead letters shows it. The fields contain the body, the headers and
+        the traceback several times.
+        """
+        places = FRAME.findall(self.traceback)
+        shown = {
+            "queue": self.queue,
+            "key": self.key,
+            "reason": shortened(self.reason, SHOWN_CHARACTERS),
+            "attempts": self.attempts,
+            "place": "{}:{} in {}".format(*places[-1]) if places else "",
+        }
+        fields = [f"{name}={value!r}" for name, value in shown.items() if value != ""]
+        content = repr(self.payload if self.payload is not None else self.body)
+        fields.append(f"payload={shortened(content, SHOWN_CHARACTERS)}")
+        return f"DeadLetter({', '.join(fields)})"
 
     @property
     def payload(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from typing import Any
 
@@ -14,6 +14,7 @@ from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs, reads_of
 from feedbus.errors import InvalidBody
 from feedbus.handling.handlers import Handler
+from feedbus.printable import shortened
 from feedbus.records import Records
 from feedbus.records.packs import pack_of_one
 from feedbus.records.raw_payload import RAW
@@ -21,6 +22,10 @@ from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import EXPIRATION, OWN, PRIORITY
 from feedbus.wire.message_options import Envelope
+
+# The largest number of characters of a value in repr(). A payload of a test is rarely longer, so
+# that pytest shows the difference between two records.
+SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Published:
     message_id: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return the fields, without empty options and with only the beginning of long values."""
+        return _shown(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Handled:
@@ -60,6 +69,20 @@ class Handled:
     consumer: str
     payload: Any
     error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields, without empty options and with only the beginning of long values."""
+        return _shown(self)
+
+
+def _shown(observed: Published | Handled) -> str:
+    values = {each.name: getattr(observed, each.name) for each in fields(observed)}
+    shown = ", ".join(
+        f"{name}={shortened(repr(value), SHOWN_CHARACTERS)}"
+        for name, value in values.items()
+        if value or name not in {"message_id", "options", "error"}
+    )
+    return f"{type(observed).__name__}({shown})"
 
 
 class RecordingSender(Sender):
