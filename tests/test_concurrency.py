@@ -12,7 +12,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
-from feedbus.process.status_files import all_waiting
+from feedbus.process.status_files import WaitingCounts, all_waiting
 from feedbus.process.watchdog import Note
 from feedbus.testing import TestSystem
 from servers import versions
@@ -272,11 +272,12 @@ def test_concurrency_and_order_have_their_defaults(tmp_path):
 def test_a_consumer_that_is_started_again_counts_its_waiting_records(tmp_path):
     fails = "note('called')\nraise OSError"
     project = project_at(tmp_path, EMBEDDED, ASYNC, fails, delays='["1h"]')
-    publish(project, [1])
+    publish(project, [1, 2, 3], keys=1)
+    expected = {"work": WaitingCounts(waiting=2, retrying=1)}
     for _ in range(2):
         process = project.start("run", "work")
         try:
-            wait_until(lambda: all_waiting(tmp_path / "var/run") == {"work": 1})
+            wait_until(lambda: all_waiting(tmp_path / "var/run") == expected)
         finally:
             process.terminate()
             process.wait()

@@ -16,13 +16,14 @@ import pytest
 
 from feedbus import broker
 from feedbus.cli.status import gather
+from feedbus.cli.status_table import table
 from feedbus.operations import operations_process, queue_depths
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.url_file import write_url
 from feedbus.process.slots import hold_slot
-from feedbus.process.status_files import mark_holding, mark_waiting
+from feedbus.process.status_files import WaitingCounts, mark_holding, mark_waiting
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
@@ -158,16 +159,23 @@ def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
         assert 'feedbus_holding_processes{consumer="work"} 0.0' in metrics(own)
 
 
-def test_what_waits_in_the_order_of_its_key_is_counted(system):
+def test_failed_records_and_the_records_that_wait_for_them_are_counted_apart(system):
     topology = system.topology
     with hold_slot(topology, "work", 1), served(system) as own:
-        mark_waiting(3)
-        assert figures(own, "work")["retrying"] == 3
-        assert 'feedbus_waiting_records{consumer="work"} 3.0' in metrics(own)
-        found = gather(topology)["consumers"]
-        assert (found["work"]["waiting"], found["work"]["retrying"]) == (3, 3)
-        assert found["shard_0"]["retrying"] == 0
-        mark_waiting(0)
+        mark_waiting(WaitingCounts(waiting=3, retrying=2))
+        work = figures(own, "work")
+        assert (work["retrying"], work["consumers"][0]["waiting"]) == (2, 3)
+        exposed = metrics(own)
+        assert 'feedbus_retrying_records{consumer="work"} 2.0' in exposed
+        assert 'feedbus_waiting_records{consumer="work"} 3.0' in exposed
+        found = gather(topology)
+        one = found["consumers"]["work"]
+        assert (one["retrying"], one["waiting"]) == (2, 3)
+        assert found["consumers"]["shard_0"]["retrying"] == 0
+        header, row = table(found).splitlines()[:2]
+        shown = {name: row[header.index(name) :].split()[0] for name in ("RETRYING", "WAITING")}
+        assert shown == {"RETRYING": "2", "WAITING": "3"}
+        mark_waiting(WaitingCounts())
         assert figures(own, "work")["retrying"] == 0
         assert 'feedbus_waiting_records{consumer="work"} 0.0' in metrics(own)
 

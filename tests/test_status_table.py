@@ -35,14 +35,6 @@ def state(*, waiting: int = 0, dead_dropped: int = 0, delayed: int = 0) -> dict[
 @pytest.mark.parametrize(
     ("counts", "line"),
     [
-        (
-            {"waiting": 1},
-            "mail: 1 record waits for a retry, or for an earlier record of the same key",
-        ),
-        (
-            {"waiting": 1200},
-            "mail: 1,200 records wait for a retry, or for an earlier record of the same key",
-        ),
         ({"dead_dropped": 1}, "mail: 1 dead letter deleted because of max_age or max_length"),
         ({"dead_dropped": 2}, "mail: 2 dead letters deleted because of max_age or max_length"),
         ({"delayed": 1}, "delayed     1 message waits for the end of the delay"),

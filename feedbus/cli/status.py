@@ -1,4 +1,4 @@
-"""feedbus status: the state of every consumer and process, with the messages that wait."""
+"""feedbus status: the state of every consumer and process, with the numbers of messages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from feedbus.generations.queue_depths import Depths
+    from feedbus.process.status_files import WaitingCounts
     from feedbus.topology import Topology
 
 # The counts of a consumer while the broker is unavailable.
@@ -46,7 +47,13 @@ Examples:
 )
 @click.pass_obj
 def command(context: Any, *, as_json: bool, check: bool) -> None:
-    """Show each consumer and process: its state, restarts, waiting messages and dead letters.
+    """Show each consumer and process: its state, restarts, messages and dead letters.
+
+    READY counts the messages in the consumer's queue. RETRYING counts the messages that wait for
+    their next attempt; it and DEAD, the number of dead letters, are totals of the queue that all of
+    its shards show. WAITING counts the records that wait for an earlier record of their key; while
+    no consumer runs, also those that wait for their next attempt. HANDLED counts the attempts to
+    handle a record.
 
     The command also works if nothing runs.
     """
@@ -80,12 +87,12 @@ def gather(topology: Topology) -> dict[str, Any]:
     for name in topology.consumers:
         found = asdict(depths[name]) if name in depths else UNKNOWN
         counts = {**found, "handled": handled.get(name)}
-        if counts["waiting"] is not None:
+        if counts["waiting"] is not None and name in received:
             # The broker does not count the waiting records that a consumer has received.
-            counts["waiting"] += received.get(name, 0)
+            counts["waiting"] += received[name].waiting
         counts["dead_dropped"] = dropped.get(name, 0)
         consumers[name] = watchers.get(name, NOT_RUNNING) | counts
-    _add_waiting_to_retrying(topology, consumers)
+    _add_retrying(topology, consumers, received)
     return {
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
         "broker": broker,
@@ -100,14 +107,17 @@ def gather(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _add_waiting_to_retrying(topology: Topology, consumers: dict[str, dict[str, Any]]) -> None:
-    """Add the waiting records of all shards of a queue to the count `retrying` of each shard.
+def _add_retrying(
+    topology: Topology, consumers: dict[str, dict[str, Any]], received: dict[str, WaitingCounts]
+) -> None:
+    """Add the failed records that processes have received to `retrying` of their consumers.
 
     `retrying` is a total of the queue, so all of its shards have the same number.
     """
     totals = Counter[str]()
-    for name, one in consumers.items():
-        totals[topology.consumers[name].queue.name] += one["waiting"] or 0
+    for name, counts in received.items():
+        if name in topology.consumers:
+            totals[topology.consumers[name].queue.name] += counts.retrying
     for name, one in consumers.items():
         if one["retrying"] is not None:
             one["retrying"] += totals[topology.consumers[name].queue.name]

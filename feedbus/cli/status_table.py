@@ -19,6 +19,8 @@ COLOURS = {
     "gave up": "red",
 }
 
+COUNTS = ("READY", "RETRYING", "WAITING", "DEAD", "HANDLED")  # also the keys of the JSON object
+
 
 def table(system: dict[str, Any]) -> str:
     """Return the text that `feedbus status` prints.
@@ -27,12 +29,12 @@ def table(system: dict[str, Any]) -> str:
         system: the result of status.gather().
 
     """
-    header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "RETRYING", "DEAD", "HANDLED")
+    header = ("", "STATE", "PIDS", "UP", "RESTARTS", *COUNTS)
     rows = [header]
     for name, one in (system["consumers"] | system["processes"]).items():
         pids = ",".join(str(process["pid"]) for process in one["processes"])
         uptimes = [process["uptime_seconds"] for process in one["processes"]]
-        counts = [_text(one.get(key)) for key in ("ready", "retrying", "dead", "handled")]
+        counts = [_text(one.get(column.lower())) for column in COUNTS]
         up = _span(min(uptimes)) if uptimes else ""
         rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
     lines = _aligned(rows)
@@ -54,11 +56,6 @@ def table(system: dict[str, Any]) -> str:
         holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in system["consumers"].items():
-        if one["waiting"]:
-            records = (
-                "1 record waits" if one["waiting"] == 1 else f"{one['waiting']:,} records wait"
-            )
-            lines.append(f"{name}: {records} for a retry, or for an earlier record of the same key")
         if one["dead_dropped"]:
             letters = f"{one['dead_dropped']:,} dead letter{'s' * (one['dead_dropped'] != 1)}"
             lines.append(f"{name}: {letters} deleted because of max_age or max_length")

@@ -54,7 +54,7 @@ def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
     for queue in topology.queues.values():
         if queue.shards is not None:
             yield f"Shards of {queue.name}", _shards(topology, queue)
-    yield "Waiting", _waiting(topology)
+    yield "Queues", _queues(topology)
     yield "Handling", _handling(topology)
     yield "Publishing and outages", _publishing_and_outages()
     if topology.schedules:
@@ -77,7 +77,7 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
     names = _names(shards)
     settled = _settled(names)
     by_weight = _by_weight(shards)
-    waiting = f"max by (queue) (feedbus_queue_messages{{queue=~{names},{JOB}}})"
+    ready = f"max by (queue) (feedbus_queue_messages{{queue=~{names},{JOB}}})"
     rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
     return [
         Panel(
@@ -105,16 +105,16 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
             height=10,
         ),
         Panel(
-            f"{queue.name}: waiting by shard",
+            f"{queue.name}: ready by shard",
             "Messages ready in each shard's queue; a pack of records is one message.",
-            (Query(waiting, "{{queue}}"),),
+            (Query(ready, "{{queue}}"),),
             width=6,
             height=10,
         ),
     ]
 
 
-def _waiting(topology: Topology) -> list[Panel]:
+def _queues(topology: Topology) -> list[Panel]:
     queues = topology.queues.values()
     backlog = tuple(
         Query(
@@ -147,7 +147,8 @@ def _waiting(topology: Topology) -> list[Panel]:
     )
     dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
     retrying = Query(f"max by (queue) (feedbus_retrying_messages{{{JOB}}})", "{{queue}}")
-    waiting = Query(f"sum by (consumer) (feedbus_waiting_records{{{JOB}}})", "{{consumer}}: order")
+    in_order = Query(f"sum by (consumer) (feedbus_retrying_records{{{JOB}}})", "{{consumer}}")
+    waiting = Query(f"sum by (consumer) (feedbus_waiting_records{{{JOB}}})", "{{consumer}}")
     delayed = Query(f"max by (state) (feedbus_delayed_messages{{{JOB}}})", "timer: {{state}}")
     return [
         Panel(
@@ -155,9 +156,8 @@ def _waiting(topology: Topology) -> list[Panel]:
         ),
         Panel(
             "Retrying",
-            "Messages that wait for their next attempt: in the queue's delays, in the timer, or in"
-            " the order of their keys.",
-            (retrying, waiting, delayed),
+            "Messages that wait for their next attempt, and delayed messages.",
+            (retrying, in_order, delayed),
             width=THIRD,
         ),
         Panel("Dead letters", "What `feedbus dead list` shows.", (dead,), width=THIRD),
@@ -175,6 +175,7 @@ def _waiting(topology: Topology) -> list[Panel]:
             "Dropped by a limit on the age or the number of dead letters.",
             (Query(dropped, "{{consumer}} {{limit}}"),),
         ),
+        Panel("Waiting", "Records that wait for an earlier record of their key.", (waiting,)),
     ]
 
 

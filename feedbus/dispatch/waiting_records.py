@@ -34,6 +34,7 @@ from feedbus.dispatch.waiting_record import (
     Arrival,
     WaitingRecord,
 )
+from feedbus.process.status_files import WaitingCounts
 
 position_of = attrgetter("position")
 
@@ -68,11 +69,12 @@ class WaitingRecords:
         for key_records in self._records_by_key.values():
             yield from key_records
 
-    @property
-    def failed_count(self) -> int:
-        """How many of the records have failed and wait for their next attempt."""
+    def counts(self) -> WaitingCounts:
+        """Count the records by what they wait for; dead letters that block a key are left out."""
         # `due_at` is 0 if a record only waits for others, and infinity if it is a dead letter.
-        return sum(0 < record.due_at < math.inf for record in self)
+        due = [record.due_at for record in self if record.due_at]
+        retrying = sum(each < math.inf for each in due)
+        return WaitingCounts(waiting=self.count - len(due), retrying=retrying)
 
     def blocks(self, key: str, generation_number: int) -> bool:
         """Whether a record that arrives now must wait for waiting records of its key.

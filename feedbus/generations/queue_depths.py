@@ -22,7 +22,8 @@ class Depths:
         ready: messages in the consumer's own queue; for a shard, of the current generation.
         retrying: messages of the table that wait in retry queues for their next attempt.
         dead: dead letters of the table.
-        waiting: records in the consumer's waiting queue that no consumer has received.
+        waiting: records in the consumer's waiting queue that no consumer has received. The broker
+            does not know which of them have failed, and which wait for an earlier record.
 
     """
 

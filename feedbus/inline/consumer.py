@@ -102,7 +102,7 @@ class InlineConsumer:
     def retrying(self) -> int:
         """The number of failed records that wait for their next attempt."""
         deliveries = self._dispatch.waiting_deliveries
-        return deliveries.records.failed_count if deliveries is not None else 0
+        return deliveries.records.counts().retrying if deliveries is not None else 0
 
     @property
     def queue(self) -> Queue:

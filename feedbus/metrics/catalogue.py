@@ -188,15 +188,24 @@ QUEUE_MESSAGES = Family(
 RETRYING = Family(
     "feedbus_retrying_messages",
     "gauge",
-    "Messages of the queue that wait for a delay of its retry option; shards share them. Each host "
-    "reports the same number.",
+    "Messages of the queue that wait for their next attempt in its retry queues; shards share "
+    "them. Each host reports the same number. For a queue with order_by, see "
+    "feedbus_retrying_records.",
     ("queue",),
+)
+RETRYING_IN_ORDER = Family(
+    "feedbus_retrying_records",
+    "gauge",
+    "Records of a queue with order_by that have failed and wait for their next attempt: records "
+    "that processes of this host have received.",
+    ("consumer",),
 )
 WAITING = Family(
     "feedbus_waiting_records",
     "gauge",
-    "Records that wait in the order of their keys, because a record of the same key has failed: "
-    "records that processes of this host have received, and records that no process has received.",
+    "Records that wait for an earlier record of their key: records that processes of this host "
+    "have received, and all records of the waiting queue that no process has received, also "
+    "failed ones.",
     ("consumer",),
 )
 DELAYED = Family(
@@ -262,6 +271,7 @@ GAUGES = {
     for family in (
         QUEUE_MESSAGES,
         RETRYING,
+        RETRYING_IN_ORDER,
         WAITING,
         DELAYED,
         DEAD_LETTERS,

@@ -1,4 +1,4 @@
-"""The numbers on the operations page: waiting messages, handled messages, and durations."""
+"""The numbers on the operations page: messages in queues, handled messages, and durations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from feedbus.metrics import Settled, settled
 from feedbus.operations.queue_depths import Counts
+from feedbus.process.status_files import WaitingCounts
 from feedbus.topology import Queue, Topology
 
 NOTHING = Settled()
@@ -17,7 +18,7 @@ def figures(
     topology: Topology,
     depths: Counts,
     holding: Mapping[str, Sequence[str]],
-    waiting: Mapping[str, int],
+    waiting: Mapping[str, WaitingCounts],
 ) -> dict[str, Any]:
     """Return the numbers of all queues for the operations page.
 
@@ -25,8 +26,8 @@ def figures(
         topology: the topology of the consumers, whose metrics are read.
         depths: maps each consumer to its queue depths; empty while the broker is unavailable.
         holding: maps each consumer that holds, so reads no messages, to the reasons.
-        waiting: maps each consumer to the number of records that wait for earlier records of their
-            keys, in the processes of this host.
+        waiting: maps each consumer to the number of its waiting records in the processes of this
+            host.
 
     """
     handled = settled(topology.var / "metrics")
@@ -46,7 +47,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     handled: Mapping[str, Settled],
     depths: Counts,
     holding: Mapping[str, Sequence[str]],
-    waiting: Mapping[str, int],
+    waiting: Mapping[str, WaitingCounts],
 ) -> dict[str, Any]:
     """Return the numbers of a queue and of each of its consumers.
 
@@ -61,12 +62,8 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
 
     """
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
-    # Records that wait for earlier records of their keys, in processes and in waiting queues.
-    waiting_for_order = sum(
-        waiting.get(one.name, 0) + depths[one.name].waiting
-        for one in consumers
-        if one.name in depths
-    )
+    received = {one.name: waiting.get(one.name, WaitingCounts()) for one in consumers}
+    failed = sum(counts.retrying for counts in received.values())
     # All consumers of the queue share its retry queues and its dead letters. So the depths of every
     # consumer have the same numbers of them.
     shared = next((depths[one.name] for one in consumers if one.name in depths), None)
@@ -74,13 +71,18 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
         "name": queue.name,
         "exchange": queue.exchange,
         "sharded": queue.shards is not None,
-        "retrying": shared.retrying + waiting_for_order if shared else None,
+        "retrying": shared.retrying + failed if shared else None,
         "dead": shared.dead if shared else None,
         "consumers": [
             {
                 "name": one.name,
                 "weight": one.weight,
                 "ready": depths[one.name].ready if one.name in depths else None,
+                "waiting": (
+                    depths[one.name].waiting + received[one.name].waiting
+                    if one.name in depths
+                    else None
+                ),
                 "holding": list(holding.get(one.name, ())),
                 "handled": handled.get(one.name, NOTHING).records,
                 "lagSeconds": handled.get(one.name, NOTHING).lag_seconds,

@@ -24,7 +24,7 @@ from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.unwritable_folders import unwritable_folders
 from feedbus.operations.wsgi_application import Application
 from feedbus.printable import one_line
-from feedbus.process.status_files import all_waiting, hold_reasons
+from feedbus.process.status_files import WaitingCounts, all_waiting, hold_reasons
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
@@ -67,14 +67,14 @@ class Operations:
         holding = self._hold_reasons()
         delayed = self._timer()
         received = all_waiting(self._topology.var / "run")
-        waiting = {
-            consumer: received.get(consumer, 0) + found.waiting
-            for consumer, found in depths.items()
-        }
+        counts = {consumer: received.get(consumer, WaitingCounts()) for consumer in depths}
         gauges: dict[str, Mapping[str, float]] = {
             "feedbus_queue_messages": ready,
             "feedbus_retrying_messages": retrying,
-            "feedbus_waiting_records": waiting,
+            "feedbus_retrying_records": {name: each.retrying for name, each in counts.items()},
+            "feedbus_waiting_records": {
+                name: each.waiting + depths[name].waiting for name, each in counts.items()
+            },
             "feedbus_delayed_messages": delayed,
             "feedbus_dead_letters": dead,
             "feedbus_holding_processes": {

@@ -8,12 +8,27 @@ file is the id of the process that wrote the file. If that process has ended, it
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from feedbus.process import loaded_code
 from feedbus.process.file_locks import lock_holder
 from feedbus.process.private_files import open_private
 from feedbus.process.slots import READY_FILE, slot_path
+
+
+class WaitingCounts(NamedTuple):
+    """How many records processes have received from waiting queues, and do not handle yet.
+
+    Attributes:
+        waiting: records that wait for an earlier record of their key.
+        retrying: records that have failed, and wait for their next attempt.
+
+    """
+
+    waiting: int = 0
+    retrying: int = 0
 
 
 def mark_ready() -> None:
@@ -34,12 +49,9 @@ def mark_holding(reason: str) -> None:
     _mark(".holding", reason)
 
 
-def mark_waiting(records: int) -> None:
-    """Write how many records wait for earlier records of their keys in this process.
-
-    Without a slot, do nothing.
-    """
-    _mark(".waiting", str(records) if records else "")
+def mark_waiting(counts: WaitingCounts) -> None:
+    """Write how many records wait in this process; without a slot, do nothing."""
+    _mark(".waiting", f"{counts.waiting} {counts.retrying}" if any(counts) else "")
 
 
 def _mark(suffix: str, line: str) -> None:
@@ -74,13 +86,21 @@ def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
     return _read_all(run_folder, ".holding")
 
 
-def all_waiting(run_folder: Path) -> dict[str, int]:
-    """Return how many records wait for earlier records of their keys, by the name of the consumer.
+def all_waiting(run_folder: Path) -> dict[str, WaitingCounts]:
+    """Return how many records wait in the processes of each consumer, by its name.
 
     Consumers without waiting records are left out.
     """
     found = _read_all(run_folder, ".waiting")
-    return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
+    return {name: _sum(lines) for name, lines in found.items()}
+
+
+def _sum(lines: Sequence[str]) -> WaitingCounts:
+    """Return the sum of the counts of several processes."""
+    counts = [WaitingCounts(*map(int, line.split())) for line in lines]
+    return WaitingCounts(
+        sum(each.waiting for each in counts), sum(each.retrying for each in counts)
+    )
 
 
 def _read_all(run_folder: Path, suffix: str) -> dict[str, list[str]]:

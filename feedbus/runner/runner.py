@@ -24,6 +24,7 @@ from feedbus.generations.ring_state import RingState
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
+from feedbus.process.status_files import WaitingCounts
 from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
@@ -60,7 +61,7 @@ class Runner:
         store: Store,
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
-        on_waiting: Callable[[int], None] = lambda _: None,
+        on_waiting: Callable[[WaitingCounts], None] = lambda _: None,
         is_assigned: Callable[[], bool] = lambda: True,
     ) -> None:
         """Create the parts of a run.
@@ -78,7 +79,7 @@ class Runner:
                 wait for another consumer or another host.
             on_hold: called with the reason when the consumer waits because of an outage or of
                 `waiting_limit`, and with "" when it continues.
-            on_waiting: called with the number of records in the waiting queues when it has changed.
+            on_waiting: called with the counts of the records in waiting queues when they change.
             is_assigned: returns whether this host is to read the queue; called between batches.
 
         """

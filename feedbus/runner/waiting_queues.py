@@ -12,6 +12,7 @@ from feedbus.broker_names import Names
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
+from feedbus.process.status_files import WaitingCounts
 from feedbus.runner.waiting_limit import RetryLimit
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.runner.waiting_record_mover import WaitingRecordMover
@@ -22,7 +23,7 @@ from feedbus.wire.amqp_protocols import Connection
 events = EventLog(__name__)
 
 WAITING_SUFFIX = ".waiting"  # at the end of the consumer tag of a subscription to a waiting queue
-COUNT_SECONDS = 0.2  # the shortest time between two reports of the number of waiting records
+COUNT_SECONDS = 0.5  # the shortest time between two counts of the waiting records
 # A delivery of a waiting queue is returned before it is older than this; the broker delivers the
 # message again.
 RENEWED_SECONDS = 300.0
@@ -43,7 +44,7 @@ class WaitingQueues:
         deliveries: WaitingDeliveries,
         *,
         report: Callable[[str], None],
-        on_count: Callable[[int], None],
+        on_count: Callable[[WaitingCounts], None],
     ) -> None:
         """Start without queues.
 
@@ -52,13 +53,13 @@ class WaitingQueues:
             consumer: the consumer of the records.
             deliveries: gets the deliveries of the waiting queues.
             report: called with the reason when the consumer holds, and with "" when it continues.
-            on_count: called with the number of waiting records when it has changed.
+            on_count: called with the counts of the waiting records when they have changed.
 
         """
         # The body of the latest notice. A notice is a fence that reports a change of the ring.
         self._notice: bytes | str | None = None
         self._on_count = on_count
-        self._reported_count, self._reported_at = 0, -math.inf
+        self._counts, self._counted_at = WaitingCounts(), -math.inf
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
@@ -205,7 +206,7 @@ class WaitingQueues:
             waiting_queue.is_closed = True
         self._waiting_queues.clear()
         self._deliveries.forget()
-        self._report_count()
+        self._report_counts()
         self._limit.forget()
 
     def seconds_until_due(self) -> float:
@@ -217,9 +218,9 @@ class WaitingQueues:
 
         Changes are logged.
         """
-        if not self._reported_count and not len(self):
+        if not len(self) and not any(self._counts) and not self._limit.reached:
             return False
-        self._report_count()
+        self._report_counts()
         return self._limit.check(len(self) - self.count_behind_old_queues)
 
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
@@ -255,14 +256,17 @@ class WaitingQueues:
         """
         return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
-    def _report_count(self) -> None:
-        """Report how many records wait, if that has changed."""
-        count = len(self)
-        if count != self._reported_count:
+    def _report_counts(self) -> None:
+        """Report how many records wait, and for what, if that has changed."""
+        if len(self):
             now = self._clock.monotonic()
-            if not count or now > self._reported_at + COUNT_SECONDS:
-                self._reported_count, self._reported_at = count, now
-                self._on_count(count)
+            if now <= self._counted_at + COUNT_SECONDS:
+                return  # to count 10,000 records takes a millisecond
+            self._counted_at = now
+        counts = self._deliveries.records.counts()
+        if counts != self._counts:
+            self._counts = counts
+            self._on_count(counts)
 
     def renew(self, timeout_seconds: float) -> None:
         """Return old deliveries to the broker, which delivers the messages again; called often.
@@ -271,7 +275,7 @@ class WaitingQueues:
             timeout_seconds: the broker's consumer timeout; infinity if it is not known.
 
         """
-        self._report_count()
+        self._report_counts()
         now, age = self._clock.monotonic(), min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE)
         if now < self._renewed_at + age / 2:
             return
