@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -33,10 +35,12 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 EXACT = ("feedbus balance", "feedbus check", "feedbus spread")  # their numbers are always the same
+EXACT_LINES = re.compile(r"\s+(keys  .* move to another shard|load  .* shards)$")  # of a plan
 LONG_TIME = re.compile(r"\b\d+[dhm]\d+[hms]\b")  # a slow machine shows 1m03s where a page has 5s
 SLOW_MACHINE = re.compile(r"waiting: .* is still busy after \d+ s")  # progress; no page shows it
 READS = ("cat ", "curl ", "feedbus status", "feedbus dead list", "feedbus plan")
 PATIENCE_SECONDS = 300  # what such a command shows may need a moment: it is repeated
+NO_HANDLERS = {"docs/how-to/balance.md:13": {"app"}}  # the page only computes with a topology
 SHOWN_FOLDER = "/home/ann/shop"  # what the pages print where a reader sees a folder of their own
 
 
@@ -61,7 +65,7 @@ def run(command: str, folder: Path) -> str:
 
 def alike(text: str, *, exact: bool) -> str:
     """Return a line as it is compared: most numbers and widths of columns differ in each run."""
-    if not exact:
+    if not exact and not EXACT_LINES.match(text):
         text = LONG_TIME.sub("0s", text)
         text = re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "0", text)
     return re.sub(r"\s+", " ", text).strip()
@@ -127,6 +131,45 @@ def test_every_block_of_code_is_run_or_says_why_not():
         if block.language != "toml"  # a part of a file: the next test
     ]
     assert silent == []
+
+
+def modules_needed(block: Block) -> set[str]:
+    """Return the modules that a file of a page names: in imports, or in a topology's handlers."""
+    if block.language == "toml":
+        return {each.partition(".")[0] for each in re.findall(r'"([\w.]+):\w+"', block.text)}
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.Import):
+            imported |= {each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.partition(".")[0])
+    return imported
+
+
+def comes_with_feedbus(module: str) -> bool:
+    if module in {*sys.stdlib_module_names, "feedbus", "pytest"}:  # README installs pytest
+        return True
+    required = [each for each in metadata.requires("feedbus") if "extra ==" not in each]
+    names = {re.match(r"[\w-]+", each)[0].lower() for each in required}
+    return any(each.lower() in names for each in metadata.packages_distributions().get(module, ()))
+
+
+@pytest.mark.parametrize(("page", "project"), PROJECTS, ids=name_of)
+def test_a_page_names_each_package_and_file_before_it_is_needed(page, project):
+    """The modules of a topology's handlers may follow directly after the topology."""
+    text = page.read_text().split("\n")
+    files = [each for each in blocks(page) if each.file and each.runs and each.project == project]
+    for position, block in enumerate(files):
+        if block.language not in {"python", "toml"}:
+            continue
+        needed = modules_needed(block)
+        given = {each.file.split(".")[0] for each in files[: position + 1 + len(needed)]}
+        foreign = {each for each in needed - given if not comes_with_feedbus(each)}
+        above = "\n".join(text[: block.line])
+        missing = {
+            each for each in foreign if not re.search(rf"pip install [^`]*\b{each}\b", above)
+        }
+        assert missing <= NO_HANDLERS.get(block.where, set()), f"{block.where} needs {missing}"
 
 
 def without_required(schema: object) -> object:
