@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from handlers.schemas import AddFollowers
 from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.site import Answer, Site, fresh_site, problem
+from web.bodies import read_bytes
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,11 @@ def test_a_body_at_the_limit_is_read_and_one_above_is_not(site):
     fields = json.dumps({"login": "", "email": "a@example.org"}).encode()
     problem(site.post("/api/v2/user", fields.ljust(64 * 1024)), 400)
     problem(site.post("/api/v2/user", fields.ljust(64 * 1024 + 1)), 413)
+
+
+def test_no_more_than_the_body_is_read_from_a_stream_that_has_no_end():
+    stream = io.BytesIO(b"{}POST / HTTP/1.1")
+    assert read_bytes({"CONTENT_LENGTH": "2", "wsgi.input": stream}) == b"{}"
 
 
 def test_a_body_of_10_mb_is_refused_and_its_sender_can_read_why(site):

@@ -112,11 +112,15 @@ def is_utf8(charset: str) -> bool:
 
 
 def read_bytes(environ: Mapping[str, Any]) -> bytes:
-    """Read the body, at most one byte more than the limit."""
-    if "CONTENT_LENGTH" not in environ:
+    """Read the body, at most one byte more than the limit.
+
+    The stream of some servers ends only with the connection, so no more than the length is read.
+    """
+    length = environ.get("CONTENT_LENGTH", "")
+    if not length.isdecimal():
         detail = "Expected a body, with Content-Length or chunked."
         raise problem(HTTPStatus.LENGTH_REQUIRED, detail)
-    body: bytes = environ["wsgi.input"].read(BODY_BYTES + 1)
+    body: bytes = environ["wsgi.input"].read(min(int(length), BODY_BYTES + 1))
     if len(body) > BODY_BYTES:
         raise problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large())
     return body
