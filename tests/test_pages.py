@@ -158,12 +158,17 @@ def comes_with_feedbus(module: str) -> bool:
 def test_a_page_names_each_package_and_file_before_it_is_needed(page, project):
     """The modules of a topology's handlers may follow directly after the topology."""
     text = page.read_text().split("\n")
-    files = [each for each in blocks(page) if each.file and each.runs and each.project == project]
+    files = [
+        each
+        for each in blocks(page)
+        if each.project == project and (each.file or each.language == "python")
+    ]
     for position, block in enumerate(files):
         if block.language not in {"python", "toml"}:
             continue
         needed = modules_needed(block)
-        given = {each.file.split(".")[0] for each in files[: position + 1 + len(needed)]}
+        named = [each.file for each in files[: position + 1 + len(needed)] if each.file]
+        given = {each.partition(".")[0] for each in named}
         foreign = {each for each in needed - given if not comes_with_feedbus(each)}
         above = "\n".join(text[: block.line])
         missing = {
