@@ -25,9 +25,17 @@ from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 class MemoryBroker:
     """One broker in memory; its messages exist as long as this object exists.
 
+    Tests, simulations and the inline system of `feedbus.testing` use it instead of a broker file.
+
+    Args:
+        name: the name by which `find()` and URLs such as `memory://tests` name the broker.
+        clock: measures times to live and waits, and can be virtual; None for the system's clock.
+        seed: makes the random names and pauses the same in each run; None for other ones in each
+            run.
+        prepared: the content of another broker, from `serialized()`; None for an empty broker.
+
     Attributes:
         connection_type: the class of its connections; a simulation uses one with network faults.
-
     """
 
     connection_type: type[Connection] = Connection
@@ -67,11 +75,12 @@ class MemoryBroker:
         self.tables = Tables(f"memory broker {name}", database, time, shared=True)
 
     def open(self) -> Backend:
-        """Return the backend of a new connection.
+        """Return the backend of a new connection; the transport calls it for each Kombu connection.
+
+        All backends share the tables of this broker.
 
         Raises:
             FileUnavailable: this process was forked after the broker was created.
-
         """
         if os.getpid() != self._pid:
             msg = (
@@ -99,7 +108,7 @@ class MemoryBroker:
             return self.tables.database.serialize()
 
     def survey(self) -> BrokerRows:
-        """Return the exchanges, queues and bindings of the broker as rows."""
+        """Return the exchanges, queues and bindings of the broker as rows, for an inventory."""
         with self.tables.use:
             return read_rows(self.tables.database)
 
@@ -110,7 +119,11 @@ class MemoryBroker:
         return int(count)
 
     def headers(self, is_selected: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the headers of each ready message in the queues whose names are selected."""
+        """Return the application headers of each ready message in the selected queues.
+
+        Args:
+            is_selected: called with the name of a queue; returns whether its messages are included.
+        """
         rows = self.tables.read(
             "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message"
@@ -122,10 +135,11 @@ class MemoryBroker:
         ]
 
     def expiries(self) -> list[tuple[str, int]]:
-        """Return the names of queues, and when their first message expires.
+        """Return for each queue its name and the time at which its first ready message expires.
 
-        The times are in ms of the broker's time. Queues whose first message never expires are not
-        in the list.
+        The times are in milliseconds of the broker's time. Queues whose first message never expires
+        are
+        not in the list. The inline system reads the list to find how far its clock must move.
         """
         return self.tables.read(
             "SELECT name, expires_ms FROM queues JOIN ready ON queue = queues.id WHERE expiring"
@@ -135,7 +149,7 @@ class MemoryBroker:
 
 
 class ClockTime:
-    """The time of a broker, from a clock such as a virtual one."""
+    """The time of one broker in memory; it is computed from a clock, which can be a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
         """Create the object with a clock; it starts at the clock's wall time."""
@@ -146,7 +160,10 @@ class ClockTime:
         return round(self._clock.monotonic() * 1000)
 
     def now_ms(self) -> int:
-        """Return the time in milliseconds, by which messages expire."""
+        """Return the broker's time in milliseconds, by which messages expire.
+
+        It never goes backwards.
+        """
         return self._monotonic_ms() + self._offset_ms
 
     def current_datetime(self) -> datetime:
@@ -158,7 +175,18 @@ class ClockTime:
 
 
 class WakeUpSocketPairs:
-    """Wakes connections through one pair of sockets for each connection."""
+    """Wakes other connections of a broker in memory, and receives the wake-ups for one connection.
+
+    Each connection has one object. A connection that consumes has a pair of sockets: other
+    connections
+    write to one, and the connection reads from the other.
+
+    Args:
+        broker: has the writing sockets of all connections.
+
+    Attributes:
+        receiver: readable when a wake-up has arrived; None before `listen()`.
+    """
 
     def __init__(self, broker: MemoryBroker) -> None:
         """Create the object; wake-ups arrive after listen() was called."""
@@ -167,7 +195,7 @@ class WakeUpSocketPairs:
         self._sender: socket.socket | None = None
 
     def listen(self, connection_id: int) -> None:
-        """Start to receive the wake-ups for the connection with this id."""
+        """Make the sockets of this connection, so that it receives wake-ups under this id."""
         self.receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.setblocking(False)
         self._sender.setblocking(False)
@@ -176,7 +204,10 @@ class WakeUpSocketPairs:
     def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake the connections with these ids; ignore closed and already woken connections.
 
-        The meaning is NEWS or FAREWELL.
+        Args:
+            connection_ids: the ids of the connections.
+            meaning: NEWS if their queues may have messages; FAREWELL if another connection has
+                ended.
         """
         for connection_id in connection_ids:
             wake_up_socket = self._broker.wake_up_sockets.get(connection_id)
@@ -185,7 +216,11 @@ class WakeUpSocketPairs:
                     wake_up_socket.send(meaning)
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
+        """Read the wake-ups that have arrived, without waiting; return their different meanings.
+
+        NEWS: the queues of this connection may have messages. FAREWELL: another connection has
+        ended.
+        """
         heard = set()
         with suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):
@@ -204,7 +239,10 @@ class WakeUpSocketPairs:
         self.drop()
 
     def drop(self) -> None:
-        """Close both sockets."""
+        """Close both sockets of this connection; a second call does nothing.
+
+        A forked child calls it for its copies of the sockets.
+        """
         for end in (self.receiver, self._sender):
             if end is not None:
                 end.close()
@@ -212,7 +250,7 @@ class WakeUpSocketPairs:
 
 
 class LiveConnections:
-    """Keeps the ids of the broker's live connections in a set."""
+    """Registers one connection in the broker's set of live connections, and reads the set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         """Create the object; this connection is not recorded yet."""
@@ -220,7 +258,7 @@ class LiveConnections:
         self._own: int | None = None
 
     def begin(self, connection_id: int) -> None:
-        """Register this connection as a live connection."""
+        """Register this connection as live, under the given id."""
         self._own = connection_id
         self._broker.live_ids.add(connection_id)
 
@@ -246,7 +284,7 @@ class NoMaintenance:
         """Do nothing."""
 
     def seconds(self) -> float | None:
-        """Return None: there is nothing to do."""
+        """Return None: run() need never be called."""
         return None
 
     def run(self) -> None:
@@ -258,11 +296,10 @@ _registration = threading.Lock()
 
 
 def create(broker: MemoryBroker) -> MemoryBroker:
-    """Register a broker, so that connections find it by its name; return the broker.
+    """Register a broker, so that connections find it by its name; return the same broker.
 
     Raises:
-        ValueError: a broker of that name exists.
-
+        ValueError: a broker of that name is registered already.
     """
     with _registration:
         if broker.name in _brokers:
@@ -277,7 +314,7 @@ def create(broker: MemoryBroker) -> MemoryBroker:
 
 
 def find(name: str) -> MemoryBroker:
-    """Return the broker with a name; create an empty broker if there is none."""
+    """Return the broker with a name; create and register an empty broker if there is none."""
     with _registration:
         if name not in _brokers:
             _brokers[name] = MemoryBroker(name)

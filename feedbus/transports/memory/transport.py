@@ -29,20 +29,26 @@ class Transport(transport.Transport):
         return broker.connection_type(broker.open(), confirm_publish=confirm_publish, client=client)
 
     def survey(self) -> BrokerRows:
-        """Return the exchanges, queues and bindings of the broker."""
+        """Return the exchanges, queues and bindings of the broker as rows, for an inventory."""
         return find(broker_name(self.client)).survey()
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
-        """Return the URL of the broker."""
+        """Return the URL of the broker, such as memory://tests.
+
+        Kombu calls it, for example for its logs. The arguments are ignored, because the URL has no
+        password.
+        """
         return f"{SCHEME}{broker_name(self.client)}"
 
 
 def broker_name(client: Any) -> str:
     """Return the broker's name in a Kombu connection: its virtual_host, or part of its URL.
 
+    Args:
+        client: the `kombu.Connection`.
+
     Raises:
         ValueError: there is no name.
-
     """
     if client.virtual_host not in {None, "", "/"}:
         return str(client.virtual_host)

@@ -19,7 +19,7 @@ NEWS, FAREWELL = b"news", b"farewell"
 
 
 class Time(Protocol):
-    """Returns the broker's time, and stores it."""
+    """The time of a broker, for one connection: of a broker file, or of a broker in memory."""
 
     def now_ms(self) -> int:
         """Return the time in milliseconds that determines when messages expire.
@@ -31,15 +31,21 @@ class Time(Protocol):
         """Return the wall clock's time, in UTC."""
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Store the time of a write, in the caller's transaction, for use after the next boot."""
+        """Store the broker's time, so that the time is not earlier after the next boot.
+
+        Each write transaction calls it before its commit.
+
+        Args:
+            database: the database of the broker, with the open transaction.
+            now_ms: the broker's time in milliseconds.
+        """
 
 
 class WakeUps(Protocol):
-    """Wakes other connections by their ids, and receives wake-ups of others.
+    """Wakes other connections by their ids, and receives the wake-ups for one connection.
 
     Attributes:
         receiver: readable when a wake-up has arrived; None if no wake-ups are received.
-
     """
 
     receiver: socket.socket | None
@@ -48,48 +54,74 @@ class WakeUps(Protocol):
         """Start to receive the wake-ups for the connection with this id."""
 
     def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake the connections with these ids; the meaning is NEWS or FAREWELL."""
+        """Wake the connections with these ids; ignore connections that are closed.
+
+        Args:
+            connection_ids: the ids of the connections.
+            meaning: NEWS if their queues may have messages; FAREWELL if another connection has
+                ended.
+        """
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
+        """Read the wake-ups that have arrived, without waiting; return their different meanings.
+
+        NEWS: the queues of this connection may have messages. FAREWELL: another connection has
+        ended.
+        """
 
     def close(self, connection_id: int | None) -> None:
-        """Stop receiving wake-ups for the id given to listen(); None if it was not called.
+        """Stop receiving wake-ups; a second call does nothing.
 
-        A second call does nothing.
+        Args:
+            connection_id: the id with which listen() was called; None if listen() was not called.
         """
 
     def drop(self) -> None:
-        """Close the descriptors that a forked child has inherited; call it in the child."""
+        """Close the descriptors that a forked child has inherited; only the child calls it."""
 
 
 class Liveness(Protocol):
-    """Shows that this connection is live, and checks whether other connections are live."""
+    """Shows that one connection is live, and checks whether other connections are live.
+
+    Live means that the connection is not closed, and its process has not ended.
+    """
 
     def begin(self, connection_id: int) -> None:
-        """Show that this connection is live, under the given id."""
+        """Show that this connection is live, under the given id.
+
+        Called before others can see the id.
+        """
 
     def end(self) -> None:
         """Show that this connection has ended; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close the descriptors that a forked child has inherited; call it in the child."""
+        """Close the descriptors that a forked child has inherited; only the child calls it."""
 
     def is_live(self, connection_id: int) -> bool:
         """Return whether the connection with this id is live."""
 
     def sweep(self, connection_id: int) -> None:
-        """Remove the files of a dead connection."""
+        """Remove the files that a dead connection with this id has left."""
 
 
 class Maintenance(Protocol):
-    """Maintains the broker's file while no connection uses the broker."""
+    """Maintains the broker's file while no connection uses the broker; each connection has one."""
 
     def postpone(self) -> None:
-        """Postpone run(), because this connection has used the broker."""
+        """Start the quiet time before run() again.
+
+        Called when this connection has used the broker.
+        """
 
     def seconds(self) -> float | None:
-        """Return in how many seconds run() must be called, or None if it need not be called."""
+        """Return in how many seconds run() must be called, or None if it need not be called.
+
+        A connection reads it before it waits for events.
+        """
 
     def run(self) -> None:
-        """Run the maintenance, such as a rewrite of the file, if its conditions are true."""
+        """Run the maintenance, such as a rewrite of the file, if it is worth its cost now.
+
+        A connection that waits for events calls it when the seconds of seconds() are over.
+        """

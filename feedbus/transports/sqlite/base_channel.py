@@ -20,9 +20,11 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 class Unsettled(NamedTuple):
-    """A delivery that a client has not settled yet.
+    """A delivery that a channel's client has not settled yet.
 
-    `message` is the id of the message. `consumer` is None for a message of basic_get().
+    Attributes:
+        message: the id of the message in the broker's tables.
+        consumer: the consumer that got the message; None for a message of basic_get().
     """
 
     message: int
@@ -30,7 +32,20 @@ class Unsettled(NamedTuple):
 
 
 class BaseChannel(StdChannel):
-    """Contains the state of a channel; opens the channel again after an AMQP error."""
+    """The state of a channel: its consumers, unsettled deliveries and buffered messages.
+
+    After an AMQP error, it opens the channel again, without consumers.
+
+    Args:
+        connection: the connection of the channel.
+        channel_id: the number of the channel in its connection.
+        claimed: the messages that are claimed for the consumers of the connection.
+        confirm_publish: whether each publish returns only when its message is stored durably.
+        on_close: called with `channel_id` when the channel is closed.
+
+    Attributes:
+        no_ack_consumers: the tags of the consumers that do not acknowledge.
+    """
 
     no_ack_consumers: Any
 
@@ -125,7 +140,10 @@ class BaseChannel(StdChannel):
         self._unsettled.clear()
 
     def close(self) -> None:
-        """Close the channel: its consumers end, and unsettled deliveries return."""
+        """Close the channel: its consumers end, and unsettled deliveries return to their queues.
+
+        A second call does nothing.
+        """
         link = self.connection
         if link is None or not self.is_open:
             return
@@ -137,5 +155,5 @@ class BaseChannel(StdChannel):
         self.connection = None
 
     def flush(self) -> None:
-        """Store the published messages that are buffered."""
+        """Store the published messages that are buffered; PublishingChannel implements it."""
         raise NotImplementedError

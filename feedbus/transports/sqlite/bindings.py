@@ -13,12 +13,11 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:
-    """Raise NotFound for an exchange that does not exist.
+    """Raise NotFound with RabbitMQ's text, for an exchange that does not exist.
 
     Args:
         name: the exchange.
         method: the class id and method id of the AMQP method that failed.
-
     """
     msg = f"NOT_FOUND - no exchange '{name}' in vhost '/'"
     raise NotFound(msg, method)
@@ -90,13 +89,18 @@ def unbind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Remove the binding that bind() with these arguments makes.
+    """Remove one binding; the binding, its source and its destination need not exist.
 
-    The binding, its source and its destination need not exist.
+    Args:
+        tx: the transaction.
+        source: the exchange of the binding.
+        kind: whether the destination is a QUEUE or an EXCHANGE.
+        destination: the name of the bound queue or exchange.
+        routing_key: the binding key; on a ring, the weight.
+        arguments: the arguments of the binding, such as x-match; equal to those of bind().
 
     Raises:
         AccessRefused: bindings of the default exchange cannot be changed.
-
     """
     _refuse_default_exchange(source, kind, destination)
     changed = tx.execute(
@@ -122,7 +126,15 @@ def _refuse_default_exchange(source: str, kind: str, destination: str) -> None:
 
 
 def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
-    """Delete the bindings to a deleted QUEUE or EXCHANGE (kind)."""
+    """Delete all bindings to a queue or exchange, because it is deleted.
+
+    A source exchange with auto-delete that has no other binding is deleted, too.
+
+    Args:
+        tx: the transaction.
+        kind: whether the destination is a QUEUE or an EXCHANGE.
+        name: the name of the deleted queue or exchange.
+    """
     sources = tx.execute(
         "DELETE FROM bindings WHERE kind = ? AND destination = ? RETURNING source", (kind, name)
     ).fetchall()
@@ -131,7 +143,10 @@ def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
 
 
 def drop_unbound(tx: Transaction, source: str) -> None:
-    """Delete the exchange if it is an auto-delete exchange without bindings."""
+    """Delete the exchange `source` if it has auto-delete and no bindings.
+
+    Called after an unbinding.
+    """
     exchange = tx.routes.exchanges.get(source)
     if exchange is None or not exchange.auto_delete:
         return

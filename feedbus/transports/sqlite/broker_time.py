@@ -29,7 +29,10 @@ def wall_ms() -> int:
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Return the id of the boot and the milliseconds since the boot; None if they are unknown."""
+    """Return an id of the boot and the milliseconds since the boot; None if the system has none.
+
+    The id also contains the time namespace of this process.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/time").readlink()
@@ -39,7 +42,12 @@ def since_boot() -> tuple[str, int] | None:
 
 
 class BrokerTime:
-    """Returns the time of a broker file in milliseconds, for one connection."""
+    """Returns the time of a broker file in milliseconds; each connection has one.
+
+    Args:
+        database: the connection to the file. The constructor reads the offset from it, and writes a
+            new offset after a boot.
+    """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Read the offset, or set it at the first connection after a boot."""
@@ -60,7 +68,11 @@ class BrokerTime:
                     self._offset_ms = _begin(database, boot, milliseconds)
 
     def now_ms(self) -> int:
-        """Return the broker's time in milliseconds, by which messages expire."""
+        """Return the broker's time in milliseconds, by which messages expire.
+
+        It never goes backwards. If the system has no time since its boot, this is the wall clock's
+        time.
+        """
         if self._offset_ms is None:
             return wall_ms()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
@@ -70,9 +82,13 @@ class BrokerTime:
         return datetime.now(UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Store the time of a write in the caller's transaction, for use after the next boot.
+        """Store the broker's time, so that the time is not earlier after the next boot.
 
-        This happens only once a minute.
+        Each write transaction calls it; it writes only once a minute.
+
+        Args:
+            database: the connection to the file, with the open transaction.
+            now_ms: the broker's time in milliseconds.
         """
         if now_ms >= self._note_at_ms and self._offset_ms is not None:
             database.execute("UPDATE clock SET seen_ms = ? WHERE seen_ms < ?", (now_ms, now_ms))

@@ -19,7 +19,13 @@ LOADED_AT_ONCE = 50  # the number of messages whose bodies are loaded into memor
 
 
 class ClaimedMessages:
-    """Claims messages while consumers have room, and delivers them one by one."""
+    """The claimed messages of one connection: claims messages while consumers have room.
+
+    It delivers the messages one by one to the callbacks of their consumers.
+
+    Args:
+        link: the connection that claims the messages.
+    """
 
     def __init__(self, link: RegisteredConnection) -> None:
         """Create the object without consumers."""
@@ -29,16 +35,22 @@ class ClaimedMessages:
         self._next_consumer = 0
 
     def undelivered_ids(self) -> list[int]:
-        """Return the ids of the claimed messages that no callback has received."""
+        """Return the ids of the claimed messages that no callback has received.
+
+        Messages of consumers that do not acknowledge are not included: they are already settled.
+        """
         return [arrival.message for arrival in self._arrivals if not arrival.no_ack]
 
     def clear(self) -> None:
-        """Forget all claimed messages and all consumers."""
+        """Forget all claimed messages and consumers, because the connection is closed or lost."""
         self.consumers.clear()
         self._arrivals.clear()
 
     def forget(self, consumer: Consumer) -> list[int]:
-        """Remove a consumer; return the ids of its claimed messages that were not delivered."""
+        """Remove a consumer; return the ids of its claimed messages that were not delivered.
+
+        The caller returns these messages to their queue.
+        """
         self.consumers.pop(consumer.id, None)
         consumer.group.consumers.pop(consumer.tag, None)
         undelivered = [
@@ -52,7 +64,12 @@ class ClaimedMessages:
         return undelivered
 
     def fetch(self) -> bool:
-        """Claim messages for consumers with room; return whether any message was claimed."""
+        """Claim messages for consumers with room; return whether any message was claimed.
+
+        Raises:
+            RecoverableConnectionError: other connections have treated this connection as dead.
+            FileUnavailable: the broker's tables cannot be written.
+        """
         free_consumers = [
             consumer
             for consumer in self.consumers.values()

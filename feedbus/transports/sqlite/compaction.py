@@ -25,7 +25,15 @@ MAX_KEPT_BYTES = 100_000_000
 
 
 class Compaction:
-    """Rewrites the file to free disk space while the connection waits."""
+    """Rewrites the broker file to free disk space, while a connection waits for events.
+
+    Each connection has one.
+
+    Args:
+        database: the connection to the file.
+        path: the broker file.
+        lock_folder: the folder of the lock that lets only one process rewrite the file at a time.
+    """
 
     def __init__(self, database: sqlite3.Connection, path: Path, lock_folder: Path) -> None:
         """Create the object; the first check is after QUIET_SECONDS of waiting.
@@ -43,11 +51,14 @@ class Compaction:
         self._version = -1  # the version of the file's content at the last check
 
     def postpone(self) -> None:
-        """Start the wait of QUIET_SECONDS again, because this connection has used the file."""
+        """Start the quiet time of 1 s again; called when this connection has used the file."""
         self._due = 0.0
 
     def seconds(self) -> float | None:
-        """Return in how many seconds run() must be called, or None if it need not be called."""
+        """Return in how many seconds run() must be called, or None if it need not be called.
+
+        A connection reads it before it waits for events.
+        """
         if self._due is None:
             return None
         now = time.monotonic()
@@ -57,7 +68,12 @@ class Compaction:
         return max(0.0, self._due - now)
 
     def run(self) -> None:
-        """Rewrite the file if most of it is free and nobody uses it; else check again later."""
+        """Rewrite the file if most of it is free, and nobody has changed it since seconds().
+
+        If another process has changed it, the quiet time starts again. Errors of a busy file or a
+        full disk
+        are ignored.
+        """
         self._due = None
         # SQLite raises this error if the file is busy, or if the disk has no room for the copy.
         with contextlib.suppress(sqlite3.OperationalError):

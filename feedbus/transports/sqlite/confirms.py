@@ -20,14 +20,13 @@ Events = Mapping[str, set[Callable[..., None]]]
 
 @dataclass(frozen=True, slots=True)
 class PublishedMessage:
-    """A published message.
+    """A message that a client has published on a channel, and that is not stored yet.
 
     Attributes:
-        tag: the delivery tag; 0 if the channel is not in confirm mode.
-        content: the message in the form of the file.
-        message: the amqp Message of the publisher, for its return.
+        tag: the delivery tag of its confirm; 0 if the channel is not in confirm mode.
+        content: the message in the form in which the file stores it.
+        message: the publisher's amqp Message; a return to the publisher contains it.
         mandatory: whether the message is returned if it matches no queue.
-
     """
 
     tag: int
@@ -38,26 +37,47 @@ class PublishedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """A confirm or nack of one message; with multiple, of all messages up to its tag."""
+    """The outcome of a stored message: a confirm or a nack, which is reported to the publisher.
+
+    Attributes:
+        event: "basic_ack" for a confirm; "basic_nack" if a full queue has refused the message.
+        tag: the delivery tag of the message.
+        multiple: whether all earlier messages with open confirms have the same outcome.
+    """
 
     event: Literal["basic_ack", "basic_nack"]
     tag: int
     multiple: bool
 
     def report(self, events: Events) -> None:
-        """Call the callbacks for confirms or nacks, as py-amqp does."""
+        """Call the publisher's callbacks with the tag and `multiple`, as py-amqp does.
+
+        Args:
+            events: the callbacks of the channel for each event, such as "basic_ack".
+        """
         for callback in list(events.get(self.event, ())):
             callback(self.tag, self.multiple)
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A mandatory message that was returned because it matches no queue."""
+    """The outcome of a mandatory message that matches no queue: it is returned to its publisher.
+
+    Attributes:
+        outgoing: the message.
+    """
 
     outgoing: PublishedMessage
 
     def report(self, events: Events) -> None:
-        """Call the callbacks for returns, as py-amqp does; without one, raise ChannelError."""
+        """Call the publisher's callbacks for returned messages, as py-amqp does.
+
+        Args:
+            events: the callbacks of the channel for each event, such as "basic_return".
+
+        Raises:
+            ChannelError: the publisher has registered no callback for returned messages.
+        """
         error = error_for_code(NO_ROUTE, "NO_ROUTE", BASIC_RETURN, ChannelError)
         callbacks = list(events.get("basic_return", ()))
         if not callbacks:
@@ -75,9 +95,12 @@ def store(
 ) -> tuple[list[Outcome], NotFound | None]:
     """Put messages into their queues, up to the first one whose exchange does not exist.
 
-    Returns:
-        The confirms, nacks and returns; and the error of the missing exchange, or None.
+    Args:
+        tx: the transaction.
+        outgoing: the published messages, in the order of their publishing.
 
+    Returns:
+        The confirms, nacks and returns to report; and the error of the missing exchange, or None.
     """
     outcomes: list[Outcome] = []
     accepted_tag = 0  # the last message of a sequence that is confirmed together

@@ -23,7 +23,16 @@ BASIC_CANCEL = (60, 30)
 
 
 class Connection(RegisteredConnection):
-    """A connection to the embedded broker; only one thread at a time may use it."""
+    """A connection to the embedded broker; only one thread at a time may use it.
+
+    Args:
+        backend: the tables of the broker, with the objects for time, wake-ups and locks.
+        confirm_publish: whether each publish returns only when its message is stored durably.
+        client: the `kombu.Connection` that has opened this connection; None outside of Kombu.
+
+    Attributes:
+        channel_type: the class of its channels.
+    """
 
     channel_type: type[Channel] = Channel
     # The classes of the connection's errors; Kombu reads them by these names of py-amqp.
@@ -58,7 +67,11 @@ class Connection(RegisteredConnection):
 
     @property
     def wakes_on_signals(self) -> bool:
-        """Whether drain_events, in the calling thread, returns when a signal was handled."""
+        """Whether drain_events(), in the calling thread, returns when a signal was handled.
+
+        It does so only in the main thread. feedbus's runner reads it to decide how long it may
+        wait.
+        """
         return threading.current_thread() is threading.main_thread()
 
     def channel(self) -> Channel:
@@ -103,19 +116,26 @@ class Connection(RegisteredConnection):
             self.sleep(deadline)
 
     def take_arrived(self) -> None:
-        """Process the events that have arrived, and deliver the messages that are claimed."""
+        """Process the events that have arrived, without waiting, and deliver the claimed messages.
+
+        It claims no further messages. feedbus calls it while a handler runs or messages are
+        published.
+
+        Raises:
+            RecoverableConnectionError: this connection is closed, or was treated as dead.
+        """
         super().take_arrived()
         while self._claimed.deliver_next():
             pass
 
     def refresh(self) -> None:
-        """Read which connections exist, and which consumers of this connection have ended.
+        """Read again which connections exist, and which consumers of this connection have ended.
 
-        For an ended consumer, its callback on_cancel is called.
+        A consumer ends when its queue is deleted. Then its callback on_cancel is called.
 
         Raises:
-            ConsumerCancelled: an ended consumer has no such callback.
-
+            ConsumerCancelled: an ended consumer has no callback on_cancel.
+            RecoverableConnectionError: other connections have treated this connection as dead.
         """
         super().refresh()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
@@ -131,7 +151,10 @@ class Connection(RegisteredConnection):
         consumer.on_cancel(consumer.tag)
 
     def close(self) -> None:
-        """Close all channels; unsettled deliveries return; a second call does nothing."""
+        """Close all channels; unsettled deliveries return to their queues.
+
+        A second call does nothing.
+        """
         if not self.connected:
             return
         try:
@@ -155,7 +178,10 @@ class Connection(RegisteredConnection):
         super().collect()
 
     def close_in_child(self) -> None:
-        """Close the copy in a child process; the parent's connection stays open."""
+        """Close the copy of the connection in a forked child; the parent's connection stays open.
+
+        It is called after each fork, by a hook of `os.register_at_fork()`.
+        """
         self._forget_channels()
         super().close_in_child()
 

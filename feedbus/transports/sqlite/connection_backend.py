@@ -19,9 +19,15 @@ from feedbus.transports.sqlite.wakeup import WakeUpSockets
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The tables of one connection, and the objects for its time, its wake-ups and its locks.
+    """The parts of one connection that differ between a broker file and a broker in memory.
 
-    `backend_interfaces` has the interfaces of these objects.
+    Attributes:
+        tables: the tables of the broker.
+        clock: measures the waits; a broker in memory can have a virtual one.
+        random: makes random names and pauses.
+        wake_ups: wakes other connections, and receives wake-ups.
+        liveness: shows that this connection is live, and checks other connections.
+        upkeep: maintains the file, such as by a rewrite, while nobody uses it.
     """
 
     tables: Tables

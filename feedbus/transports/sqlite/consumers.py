@@ -12,7 +12,12 @@ UNLIMITED_AT_ONCE = 200
 
 @dataclass(slots=True, eq=False)
 class ConsumerGroup:
-    """The consumers of one channel by tag, with their common prefetch (0: no limit)."""
+    """The consumers of one channel.
+
+    Attributes:
+        shared_prefetch: how many unsettled deliveries they may have together; 0 for no limit.
+        consumers: the consumers by their tags.
+    """
 
     shared_prefetch: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)
@@ -24,15 +29,21 @@ class ConsumerGroup:
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection.
+    """A consumer of this connection; it exists from basic_consume() until it is cancelled or ended.
 
     Attributes:
+        id: the id of the consumer in the broker's tables.
         group: the consumers of the same channel.
         deliver: the method of the channel that calls the callback with a message.
-        on_cancel: called with the tag when the queue was deleted.
+        queue_id: the id of the consumed queue.
+        tag: the consumer tag.
+        no_ack: whether the consumer does not acknowledge.
+        prefetch: how many unsettled deliveries the consumer may have; 0 for no limit.
+        single_active: whether only the oldest consumer of the queue gets messages.
+        callback: called with each amqp Message; None to ignore messages.
+        on_cancel: called with the tag when the queue was deleted; None if there is no callback.
         unsettled_count: the number of the consumer's unsettled deliveries.
         cancelling: whether basic_cancel() is running for the consumer.
-
     """
 
     id: int
@@ -49,7 +60,10 @@ class Consumer:
     cancelling: bool = False
 
     def free_count(self) -> int:
-        """Return how many more unsettled deliveries the consumer may have."""
+        """Return how many more messages may be claimed for the consumer, by its prefetch.
+
+        Without a limit, it is at most 200.
+        """
         if self.no_ack:
             return UNLIMITED_AT_ONCE
         room = self.prefetch - self.unsettled_count if self.prefetch else UNLIMITED_AT_ONCE
@@ -64,12 +78,11 @@ class Arrival:
 
     Attributes:
         consumer: the consumer that receives the message; None for basic_get().
-        message: the id of the message.
+        message: the id of the message in the broker's tables.
         returns: how often the message was returned to its queue.
-        counted: whether a header of the message contains `returns`, as on a quorum queue.
+        counted: whether the header x-delivery-count contains `returns`, as on a quorum queue.
         no_ack: whether the delivery is settled already, because its consumer does not acknowledge.
-        content: exchange, routing key, properties and body; None until they are loaded.
-
+        content: exchange, routing key, properties as JSON, and body; None until they are loaded.
     """
 
     consumer: Consumer | None

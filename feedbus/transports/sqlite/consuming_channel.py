@@ -23,7 +23,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 class ConsumingChannel(BaseChannel):
-    """The AMQP methods that consume messages."""
+    """The part of a channel with the AMQP methods that consume messages and settle deliveries."""
 
     def basic_qos(
         self,
@@ -31,7 +31,18 @@ class ConsumingChannel(BaseChannel):
         prefetch_count: int = 0,
         a_global: bool = False,
     ) -> None:
-        """Limit the unsettled deliveries of each later consumer, or of the whole channel."""
+        """Limit the unsettled deliveries of each later consumer, or of the whole channel.
+
+        Args:
+            prefetch_size: must be 0, as on RabbitMQ.
+            prefetch_count: the largest number of unsettled deliveries; 0 for no limit.
+            a_global: True for one limit of the whole channel; False for a limit of each consumer
+                that is
+                started later.
+
+        Raises:
+            AMQPNotImplementedError: prefetch_size is not 0.
+        """
         if prefetch_size:
             msg = "NOT_IMPLEMENTED - prefetch_size!=0"
             raise AMQPNotImplementedError(msg, (60, 10))
@@ -53,7 +64,27 @@ class ConsumingChannel(BaseChannel):
         arguments: Mapping[str, Any] | None = None,
         on_cancel: Callable[[str], None] | None = None,
     ) -> str:
-        """Start a consumer; callback gets each amqp Message when events are drained."""
+        """Start a consumer, and return its tag; its callback is called when events are drained.
+
+        Args:
+            queue: the name of the queue.
+            consumer_tag: the tag; "" for a random one.
+            no_local: ignored, as by RabbitMQ.
+            no_ack: whether messages are settled when they are claimed, without an acknowledgement.
+            exclusive: whether the queue may have no other consumer.
+            nowait: ignored.
+            callback: called with each amqp Message; None to ignore messages.
+            arguments: ignored.
+            on_cancel: called with the tag if the queue is deleted; None to raise ConsumerCancelled.
+
+        Raises:
+            NotFound: there is no such queue.
+            AccessRefused: an exclusive consumer has the queue, or `exclusive` is set and the queue
+                has a
+                consumer.
+            ResourceLocked: the queue is exclusive to another connection.
+            NotAllowed: a consumer of this channel has the same tag.
+        """
         link = self._link
         tag = consumer_tag or f"amq.ctag-{link.unique()}"
         owner = link.register()
@@ -97,7 +128,13 @@ class ConsumingChannel(BaseChannel):
         """End a consumer, after its callback has received the messages that were claimed for it.
 
         On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
-        This channel must still settle the deliveries that the callback has received.
+        This channel must still settle the deliveries that the callback has received. An unknown tag
+        is
+        ignored.
+
+        Args:
+            consumer_tag: the tag of the consumer.
+            nowait: ignored.
         """
         link = self._link
         consumer = self._group.consumers.get(consumer_tag)
@@ -119,7 +156,7 @@ class ConsumingChannel(BaseChannel):
             delivery_owners.end_consumer(tx, consumer.id)
 
     def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
-        """Call the consumer's callback with a claimed message."""
+        """Call the consumer's callback with a claimed message, when events are drained."""
         message = self._open(arrival, consumer)
         message.delivery_info["consumer_tag"] = consumer.tag
         if consumer.callback is not None:
@@ -143,7 +180,16 @@ class ConsumingChannel(BaseChannel):
         return message
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
-        """Return one message of a queue, or None if the queue is empty."""
+        """Return one message of a queue as an amqp Message, or None if the queue is empty.
+
+        Args:
+            queue: the name of the queue.
+            no_ack: whether the message is settled immediately, without an acknowledgement.
+
+        Raises:
+            NotFound: there is no such queue.
+            ResourceLocked: the queue is exclusive to another connection.
+        """
         owner = self._link.register()
         with self._method() as tx:
             found_queue = queues.find_queue(tx, queue, owner, (60, 70))
@@ -162,25 +208,29 @@ class ConsumingChannel(BaseChannel):
         return got
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Acknowledge a delivery; with multiple, all deliveries up to it.
+        """Acknowledge a delivery; with multiple, all deliveries of this channel up to it.
+
+        Args:
+            delivery_tag: the tag of the delivery; 0 with multiple for all deliveries of the
+                channel.
+            multiple: whether earlier deliveries are acknowledged, too.
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
             RecoverableConnectionError: this connection was treated as dead, and the delivery was
                 given to another one.
-
         """
         self._acknowledge(lambda: self._tags(delivery_tag, multiple=multiple))
 
     def ack_together(self, delivery_tags: Sequence[int]) -> None:
-        """Acknowledge only these deliveries, in one transaction.
+        """Acknowledge only the deliveries with these tags, in one transaction.
 
         This is faster than basic_ack() for each, because only one process can write at a time.
 
         Raises:
-            PreconditionFailed: as basic_ack().
-            RecoverableConnectionError: as basic_ack().
-
+            PreconditionFailed: one of the deliveries is not unsettled on this channel.
+            RecoverableConnectionError: this connection was treated as dead, and the deliveries were
+                given to another one.
         """
         self._acknowledge(
             lambda: [tag for each in delivery_tags for tag in self._tags(each, multiple=False)]
@@ -198,13 +248,12 @@ class ConsumingChannel(BaseChannel):
             self._link.lose_registration()
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
-        """Return a delivery to its position in the queue, or dead-letter it.
+        """Return a delivery to its position in the queue (requeue), or dead-letter it.
 
         Raises:
-            PreconditionFailed: no such delivery is unsettled on this channel.
+            PreconditionFailed: no delivery with this tag is unsettled on this channel.
             RecoverableConnectionError: this connection was treated as dead, and the delivery was
                 given to another one.
-
         """
         with self._method() as tx:
             tags = self._tags(delivery_tag, multiple=False)
@@ -220,13 +269,21 @@ class ConsumingChannel(BaseChannel):
             self._link.lose_registration()
 
     def flow(self, active: bool) -> None:
-        """Accept active=True, the normal state; RabbitMQ stops no channel's flow either."""
+        """Accept active=True, the normal state; RabbitMQ cannot stop the flow of a channel either.
+
+        Raises:
+            AMQPNotImplementedError: active is False.
+        """
         if not active:
             msg = "NOT_IMPLEMENTED - active=false"
             raise AMQPNotImplementedError(msg, (20, 20))
 
     def basic_recover(self, requeue: bool = False) -> None:
-        """Return all unsettled deliveries of this channel to their positions."""
+        """Return all unsettled deliveries of this channel to their positions in their queues.
+
+        Raises:
+            AMQPNotImplementedError: requeue is False, which RabbitMQ does not implement either.
+        """
         with self._method() as tx:
             if not requeue:
                 msg = "NOT_IMPLEMENTED - requeue=false"

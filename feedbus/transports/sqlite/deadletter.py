@@ -14,14 +14,15 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that were removed from a queue; drop them if no queue matches.
+    """Dead-letter messages that were removed from a queue, and delete the originals.
+
+    If the queue has no dead-letter exchange, or no queue matches there, the messages are lost.
 
     Args:
         tx: the transaction.
         queue: the queue from which the messages were removed.
         messages: the ids of the messages.
-        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
-
+        reason: EXPIRED, REJECTED, MAXLEN (the queue was too long) or LIMIT (delivered too often).
     """
     if queue.dead_letter_exchange is not None:
         for message in messages:
@@ -43,8 +44,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
         tx: the transaction.
         queue: the queue that the message leaves.
         content: the message.
-        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
-
+        reason: EXPIRED, REJECTED, MAXLEN (the queue was too long) or LIMIT (delivered too often).
     """
     exchange = queue.dead_letter_exchange or ""
     if exchange and exchange not in tx.routes.exchanges:
@@ -71,12 +71,11 @@ def note_death(
         properties: the properties to change.
         queue: the name of the queue that the message leaves.
         content: the message, with the exchange and routing key by which it reached the queue.
-        reason: EXPIRED, REJECTED, MAXLEN or LIMIT.
+        reason: EXPIRED, REJECTED, MAXLEN (the queue was too long) or LIMIT (delivered too often).
         died_at: the time of the dead-lettering.
 
     Returns:
         The value of the header x-death, the newest entry first.
-
     """
     headers = properties.setdefault("application_headers", {})
     old_deaths = headers.get("x-death")
@@ -129,11 +128,13 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
     """Put a message into each queue that has room; return whether all of them had room.
 
+    A queue has no room if it has its x-max-length and refuses more messages (x-overflow). With
+    "reject-publish-dlx", the message then goes to the dead-letter exchange of the queue.
+
     Args:
         tx: the transaction.
         content: the message.
         queues: the queues to which the message was routed.
-
     """
     accepted = True
     for queue in queues:

@@ -16,7 +16,7 @@ from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
 
 
 class DeclaringChannel(BaseChannel):
-    """The methods of the AMQP classes `exchange` and `queue`."""
+    """The part of a channel with the methods of the AMQP classes `exchange` and `queue`."""
 
     def exchange_declare(
         self,
@@ -28,7 +28,24 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Declare an exchange or, with passive, only check that it exists."""
+        """Declare an exchange or, with passive, only check that it exists.
+
+        Args:
+            exchange: the name.
+            type: "direct", "fanout", "topic", "headers" or "x-consistent-hash".
+            passive: whether to check only the existence of the exchange.
+            durable: stored and compared; each exchange of a broker file survives a restart.
+            auto_delete: whether the exchange is deleted with its last binding.
+            nowait: ignored.
+            arguments: the arguments, such as alternate-exchange; None for none.
+
+        Raises:
+            NotFound: passive is set, and there is no such exchange.
+            PreconditionFailed: the exchange exists with other properties.
+            InvalidCommand: there is no such exchange type.
+            AccessRefused: the name is "", or begins with "amq." and is not of a built-in exchange.
+            AMQPNotImplementedError: an argument selects a hash of a header or a property.
+        """
         with self._method() as tx:
             if passive:
                 if exchange and exchange not in tx.routes.exchanges:
@@ -44,7 +61,17 @@ class DeclaringChannel(BaseChannel):
             )
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
-        """Delete an exchange and its bindings."""
+        """Delete an exchange and its bindings; a missing exchange is not an error.
+
+        Args:
+            exchange: the name.
+            if_unused: whether to refuse the deletion while the exchange has bindings.
+            nowait: ignored.
+
+        Raises:
+            PreconditionFailed: if_unused is set, and the exchange has bindings.
+            AccessRefused: it is a built-in exchange.
+        """
         with self._method() as tx:
             exchanges.delete_exchange(tx, exchange, if_unused=if_unused)
 
@@ -56,7 +83,20 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Route messages with that key from source to destination."""
+        """Bind the exchange `destination` to the exchange `source`.
+
+        Args:
+            destination: the exchange that receives messages.
+            source: the exchange that routes messages.
+            routing_key: the binding key; on an exchange of type x-consistent-hash, the weight.
+            nowait: ignored.
+            arguments: the arguments of the binding, such as x-match; None for none.
+
+        Raises:
+            NotFound: one of the exchanges does not exist.
+            AccessRefused: one of them is the default exchange.
+            PreconditionFailed: the weight is not a positive integer.
+        """
         with self._method() as tx:
             bindings.bind(
                 tx, source, EXCHANGE, destination, check_key(routing_key), arguments or {}
@@ -70,7 +110,18 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Undo exchange_bind."""
+        """Remove a binding between two exchanges; neither of them, nor the binding, need exist.
+
+        Args:
+            destination: the exchange that receives messages.
+            source: the exchange that routes messages.
+            routing_key: the binding key.
+            nowait: ignored.
+            arguments: the arguments with which the binding was made; None for none.
+
+        Raises:
+            AccessRefused: one of the exchanges is the default exchange.
+        """
         with self._method() as tx:
             bindings.unbind(
                 tx, source, EXCHANGE, destination, check_key(routing_key), arguments or {}
@@ -86,7 +137,29 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> queue_declare_ok_t:
-        """Declare a queue or, with passive, only check it; return its name and counts."""
+        """Declare a queue or, with passive, only check it; return its name and counts.
+
+        Args:
+            queue: the name; "" for a random one.
+            passive: whether to check only the existence of the queue.
+            durable: stored and compared; each queue of a broker file survives a restart.
+            exclusive: whether only this connection may use the queue, which is deleted with the
+                connection.
+            auto_delete: whether the queue is deleted with its last consumer.
+            nowait: ignored.
+            arguments: the x-arguments, such as x-message-ttl; None for none.
+
+        Returns:
+            The name, the number of ready messages and the number of consumers.
+
+        Raises:
+            NotFound: passive is set, and there is no such queue.
+            PreconditionFailed: the queue exists and differs, or an argument is invalid.
+            ResourceLocked: the queue is exclusive to another connection.
+            AccessRefused: the name of a new queue begins with "amq.".
+            AMQPNotImplementedError: RabbitMQ has an argument that the embedded broker does not
+                have.
+        """
         if passive and (counts := self._read_counts(queue)) is not None:
             return queue_declare_ok_t(queue, *counts)
         owner = self._link.register() if exclusive else self._link.owner
@@ -139,7 +212,21 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Route messages with that key from the exchange to the queue."""
+        """Bind a queue to an exchange.
+
+        Args:
+            queue: the queue that receives messages.
+            exchange: the exchange that routes messages.
+            routing_key: the binding key; on an exchange of type x-consistent-hash, the weight.
+            nowait: ignored.
+            arguments: the arguments of the binding, such as x-match; None for none.
+
+        Raises:
+            NotFound: the queue or the exchange does not exist.
+            ResourceLocked: the queue is exclusive to another connection.
+            AccessRefused: it is the default exchange.
+            PreconditionFailed: the weight is not a positive integer.
+        """
         with self._method() as tx:
             queues.find_queue(tx, queue, self._link.owner, (50, 20))
             bindings.bind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
@@ -152,7 +239,19 @@ class DeclaringChannel(BaseChannel):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Undo queue_bind."""
+        """Remove a binding of a queue to an exchange; neither of them, nor the binding, need exist.
+
+        Args:
+            queue: the queue that receives messages.
+            exchange: the exchange that routes messages.
+            routing_key: the binding key.
+            nowait: ignored.
+            arguments: the arguments with which the binding was made; None for none.
+
+        Raises:
+            ResourceLocked: the queue is exclusive to another connection.
+            AccessRefused: it is the default exchange.
+        """
         with self._method() as tx:
             if queue in tx.routes.queues:
                 queues.find_queue(tx, queue, self._link.owner, (50, 50))  # it may be exclusive
@@ -165,7 +264,18 @@ class DeclaringChannel(BaseChannel):
         if_empty: bool = False,
         nowait: bool = False,
     ) -> int:
-        """Delete a queue; return the number of its ready messages, 0 if it did not exist."""
+        """Delete a queue; return the number of its ready messages, 0 if it did not exist.
+
+        Args:
+            queue: the name.
+            if_unused: whether to refuse the deletion while the queue has consumers.
+            if_empty: whether to refuse the deletion while the queue has ready messages.
+            nowait: ignored.
+
+        Raises:
+            PreconditionFailed: the queue has consumers or messages, and is therefore not deleted.
+            ResourceLocked: the queue is exclusive to another connection.
+        """
         with self._method() as tx:
             if queue not in tx.routes.queues:
                 return 0
@@ -173,7 +283,16 @@ class DeclaringChannel(BaseChannel):
             return queues.delete_queue(tx, found_queue, if_unused=if_unused, if_empty=if_empty)
 
     def queue_purge(self, queue: str = "", nowait: bool = False) -> int:
-        """Delete a queue's ready messages; return how many there were."""
+        """Delete a queue's ready messages; return how many there were.
+
+        Args:
+            queue: the name.
+            nowait: ignored.
+
+        Raises:
+            NotFound: there is no such queue.
+            ResourceLocked: the queue is exclusive to another connection.
+        """
         with self._method() as tx:
             found_queue = queues.find_queue(tx, queue, self._link.owner, (50, 30))
             return queued_messages.purge(tx, found_queue)

@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def register(tx: Transaction) -> int:
-    """Register this connection, and return its id, which is never used again."""
+    """Register this connection as an owner; return its id, which no other connection ever gets."""
     (connection_id,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
@@ -22,7 +22,7 @@ def register(tx: Transaction) -> int:
 
 
 def is_registered(tx: Transaction, connection_id: int) -> bool:
-    """Return whether a connection is registered."""
+    """Return whether a connection is registered, so whether no other has treated it as dead."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (connection_id,)).fetchone() is not None
 
 
@@ -42,7 +42,15 @@ def remove_dead(tx: Transaction, liveness: Liveness, own: int | None) -> None:
 
 
 def remove(tx: Transaction, connection_id: int) -> None:
-    """Unregister a connection; delete its consumers and exclusive queues; requeue deliveries."""
+    """Unregister a connection, because it closes or its process has died.
+
+    Its unsettled deliveries return to their queues. Its consumers end. Its exclusive queues are
+    deleted.
+
+    Args:
+        tx: the transaction.
+        connection_id: the id of the connection.
+    """
     put_back(tx, connection_id)
     rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (connection_id,)).fetchall()
     for (consumer,) in rows:
@@ -55,7 +63,14 @@ def remove(tx: Transaction, connection_id: int) -> None:
 
 
 def end_consumer(tx: Transaction, consumer_id: int) -> None:
-    """End a consumer; wake the next single active consumer, or delete an auto-delete queue."""
+    """End a consumer; wake the other consumers of its queue, so that they claim its messages.
+
+    If the queue has no other consumer, an auto-delete queue is deleted.
+
+    Args:
+        tx: the transaction.
+        consumer_id: the id of the consumer.
+    """
     row = tx.execute(
         "DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer_id,)
     ).fetchone()

@@ -14,7 +14,14 @@ Arguments = Mapping[str, Any]
 
 
 def check_same(object_text: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- only compared
-    """Raise an error if a declared property differs from the property of the existing object."""
+    """Raise PreconditionFailed if a declared property differs from that of the existing object.
+
+    Args:
+        object_text: kind and name of the object, such as "queue 'work'".
+        name: the property, such as "durable".
+        received: the value in the declaration.
+        current: the value of the existing object.
+    """
     if received != current:
         values = (
             str(value).lower() if isinstance(value, bool) else value
@@ -36,11 +43,10 @@ def check_same_argument(
 
     Args:
         object_text: kind and name of the object, such as "queue 'work'".
-        name: the argument.
+        name: the argument, such as "x-expires".
         received: all arguments of the declaration.
         current: all arguments of the existing object.
-        method: DECLARE_EXCHANGE or DECLARE_QUEUE.
-
+        method: the ids of the AMQP method for the error: DECLARE_EXCHANGE or DECLARE_QUEUE.
     """
     if received.get(name) != current.get(name):
         msg = (

@@ -25,13 +25,21 @@ from feedbus.transports.sqlite.transactions import Transaction
 def declare_exchange(
     tx: Transaction, name: str, kind: str, *, durable: bool, auto_delete: bool, arguments: Arguments
 ) -> None:
-    """Declare an exchange of the type `kind`; if an equal one exists, nothing changes.
+    """Declare an exchange; if an equal one exists, nothing changes.
+
+    Args:
+        tx: the transaction.
+        name: the name of the exchange.
+        kind: the type, such as "direct" or "x-consistent-hash".
+        durable: stored, and compared when the exchange is declared again.
+        auto_delete: whether the exchange is deleted with its last binding.
+        arguments: the arguments, such as alternate-exchange.
 
     Raises:
         PreconditionFailed: the exchange exists with other properties.
         InvalidCommand: there is no such exchange type.
-        AccessRefused: a built-in exchange has this name.
-
+        AccessRefused: the name is "", or begins with "amq." and is not of a built-in exchange.
+        AMQPNotImplementedError: an argument selects a hash of a header or a property.
     """
     if not name:
         msg = "ACCESS_REFUSED - operation not permitted on the default exchange"
@@ -66,10 +74,14 @@ def declare_exchange(
 def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
     """Delete an exchange and its bindings; a missing exchange is not an error.
 
+    Args:
+        tx: the transaction.
+        name: the name of the exchange.
+        if_unused: whether to refuse the deletion while the exchange has bindings.
+
     Raises:
         PreconditionFailed: if_unused is set, and the exchange has bindings.
         AccessRefused: it is a built-in exchange.
-
     """
     if not name or name.startswith("amq."):
         msg = f"ACCESS_REFUSED - operation not permitted on exchange '{name}'"

@@ -14,7 +14,10 @@ from feedbus.transports.sqlite.transactions import Transaction
 
 
 def expire_due(tx: Transaction) -> None:
-    """Expire everything that is due, and set the time of the next check."""
+    """Expire the messages and unused queues that are due, and set the time of the next check.
+
+    Each write transaction calls it first. It does nothing before the time of the next check.
+    """
     if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
         return  # another connection was faster
     for queue in tx.routes.queues.values():
@@ -36,7 +39,10 @@ def expire_due(tx: Transaction) -> None:
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:
-    """Return when an unused queue expires, in ms of the broker's time; None if it has consumers."""
+    """Return when an unused queue with x-expires expires; None if the queue has consumers.
+
+    The time is in milliseconds of the broker's time.
+    """
     row = tx.execute(
         "SELECT used_ms FROM queues WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)",

@@ -14,16 +14,19 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
-    """An open file that forked child processes inherit."""
+    """An open broker file, which forked child processes inherit; connections implement it."""
 
     def hold(self) -> None:
-        """Wait until no other thread uses the file, and block all threads from using it."""
+        """Wait until no other thread uses the file, and block all threads; called before a fork."""
 
     def resume(self) -> None:
-        """Allow other threads to use the file again."""
+        """Allow other threads to use the file again; called in the parent after a fork."""
 
     def close_in_child(self) -> None:
-        """Close the descriptors that a forked child has inherited; the parent keeps its own."""
+        """Close the child's copies of the descriptors; called in the forked child.
+
+        The parent keeps its own descriptors.
+        """
 
 
 _open: weakref.WeakSet[Inherited] = weakref.WeakSet()

@@ -10,7 +10,11 @@ from feedbus.process.private_files import open_private
 
 
 class Locks:
-    """Holds the lock of this connection, and checks the locks of other connections."""
+    """Holds the lock of one connection, and checks the locks of other connections.
+
+    Args:
+        folder: the folder of the lock files, which is beside the broker file.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the object with the folder of the lock files; no lock is held yet."""
@@ -19,7 +23,12 @@ class Locks:
         self._handle = -1
 
     def begin(self, connection_id: int) -> None:
-        """Create and lock the file of a connection, before other connections can see its id."""
+        """Create and lock the file of this connection, before other connections can see its id.
+
+        Raises:
+            BlockingIOError: the file of this id is locked already.
+            OSError: the file cannot be created.
+        """
         self._own = self._path(connection_id)
         self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
         if not try_lock(self._handle):
@@ -42,7 +51,7 @@ class Locks:
             self._handle = -1
 
     def is_live(self, connection_id: int) -> bool:
-        """Return whether a connection is live: whether its file is locked.
+        """Return whether the connection with this id is live: whether its file is locked.
 
         The caller holds the write lock of the broker file.
         """
@@ -56,7 +65,7 @@ class Locks:
             os.close(handle)
 
     def sweep(self, connection_id: int) -> None:
-        """Remove the files of a dead connection from the folder."""
+        """Remove the lock file and the socket of the dead connection with this id."""
         for path in (self._path(connection_id), self._folder / f"{connection_id}.sock"):
             path.unlink(missing_ok=True)
 
@@ -65,7 +74,10 @@ class Locks:
 
 
 def process_namespace() -> str:
-    """Return the PID namespace of this process."""
+    """Return the PID namespace of this process; "unknown" if the system does not name it.
+
+    Only processes of the same namespace can watch each other by their process ids.
+    """
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

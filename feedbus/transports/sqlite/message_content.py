@@ -28,9 +28,13 @@ class Content:
     """A message as the file stores it.
 
     Attributes:
-        properties: the AMQP properties with the headers, as JSON of dump().
-        expiration_ms: the time to live that the publisher has set; None if there is none.
-
+        exchange: the exchange to which it was published.
+        routing_key: its routing key.
+        properties: the AMQP properties with the headers, as JSON; dump() makes it.
+        body: the body.
+        expiration_ms: the time to live in milliseconds that the publisher has set; None if there is
+            none.
+        priority: the priority, from 0 to 255.
     """
 
     exchange: str
@@ -42,14 +46,18 @@ class Content:
 
 
 def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
-    """Return an amqp Message in the form that the file stores.
+    """Return an amqp Message in the form that the file stores; called when it is published.
+
+    Args:
+        message: the amqp Message of the publisher.
+        exchange: the exchange to which it is published.
+        routing_key: its routing key; bytes are decoded as UTF-8.
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
-        FrameSyntaxError: a key is too long, AMQP has no type for a header, or a priority is not an
-            octet.
+        FrameSyntaxError: a key is too long, headers are nested too deeply, AMQP has no type for a
+            header, or the priority is not an integer from 0 to 255.
         PreconditionFailed: the expiration is not a number of milliseconds.
-
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}
     if deeper_than(MAX_DEPTH, properties.get("application_headers")):
@@ -70,12 +78,11 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
 
 def check_key(routing_key: str | bytes | None) -> str:
-    """Return the routing key as text.
+    """Return the routing key as text; None becomes "".
 
     Raises:
         UnicodeError: it is not UTF-8.
         FrameSyntaxError: it is longer than 255 bytes.
-
     """
     key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
     if len(key.encode()) > LONGEST_KEY_BYTES:
@@ -100,9 +107,16 @@ def _milliseconds(expiration: Any) -> int:
 
 
 def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channel: Any) -> Any:
-    """Return a stored message as an amqp Message for the channel of a client.
+    """Return a stored message as an amqp Message, for its delivery to a client.
 
     Its delivery_info contains only the exchange and the routing key. The caller adds the rest.
+
+    Args:
+        exchange: the exchange to which it was published.
+        routing_key: its routing key.
+        properties: the properties as JSON, as dump() has written them.
+        body: the body; if the properties declare an encoding, the Message has it as text.
+        channel: the channel of the client.
     """
     loaded = load(properties)
     decoded: bytes | str = body
@@ -116,7 +130,11 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
 
 
 def dump(properties: Properties) -> str:
-    """Return properties and headers as JSON; values that JSON lacks are marked."""
+    """Return properties and headers as JSON; times, decimals and bytes are marked for load().
+
+    Raises:
+        FrameSyntaxError: AMQP has no type for the value of a header.
+    """
     return json.dumps(
         {name: properties[name] for name in properties if name in PROPERTIES},
         default=_mark,
@@ -126,7 +144,7 @@ def dump(properties: Properties) -> str:
 
 
 def load(text: str) -> Properties:
-    """Return the properties and headers from the text of dump()."""
+    """Return the properties and headers from the JSON text that dump() has written."""
     marked = TAG in text or "\\u0000type" in text
     loaded: Properties = json.loads(text, object_hook=_unmark if marked else None)
     return loaded

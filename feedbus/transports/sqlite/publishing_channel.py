@@ -17,10 +17,14 @@ BUFFERED_BYTES = 8_000_000
 
 
 class PublishingChannel(BaseChannel):
-    """The AMQP methods that publish messages."""
+    """The part of a channel with the AMQP methods that publish messages."""
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Give each later message a delivery tag, and report its confirm."""
+        """Start confirm mode: each later message gets a delivery tag, and its confirm is reported.
+
+        Args:
+            nowait: ignored.
+        """
         self.flush()
         self._confirming = True
 
@@ -38,12 +42,23 @@ class PublishingChannel(BaseChannel):
 
         If the connection has confirm_publish, the message is stored durably when this returns.
 
+        Args:
+            msg: the amqp Message.
+            exchange: the exchange; "" for the default exchange.
+            routing_key: the routing key.
+            mandatory: whether the message is returned to the program if it matches no queue.
+            immediate: must be False, as on RabbitMQ.
+            timeout: ignored.
+            confirm_timeout: ignored.
+
         Raises:
             MessageNacked: confirm_publish is set, and a full queue refuses the message.
             NotFound: there is no such exchange; in confirm mode, flush() raises this error.
             FileUnavailable: the message could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.
-
+            FrameSyntaxError: AMQP cannot represent the routing key, a header or the priority.
+            PreconditionFailed: the expiration is not a number of milliseconds.
+            AMQPNotImplementedError: immediate is set.
         """
         if immediate:
             refusal = "NOT_IMPLEMENTED - immediate=true"
@@ -77,7 +92,12 @@ class PublishingChannel(BaseChannel):
         return len(self._outgoing) >= BUFFERED_MESSAGES or self._outgoing_bytes >= BUFFERED_BYTES
 
     def flush(self) -> None:
-        """Store the buffered messages; the next drain reports their confirms and returns."""
+        """Store the buffered messages; the next drain_events() reports their confirms and returns.
+
+        Raises:
+            NotFound: the exchange of a message does not exist; later messages are not stored.
+            FileUnavailable: the messages could not be stored.
+        """
         if not self._outgoing:
             return
         outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0

@@ -29,7 +29,7 @@ NOT_IMPLEMENTED = ("x-max-length-bytes",)
 def check_arguments(
     object_text: str, arguments: Arguments, *, durable: bool, exclusive: bool
 ) -> None:
-    """Raise an error if an argument of a queue is invalid or not implemented.
+    """Raise an error if an argument of a new queue is invalid or not implemented.
 
     Args:
         object_text: the queue in the text of the error, such as "queue 'work'".
@@ -38,9 +38,8 @@ def check_arguments(
         exclusive: whether the queue is declared as exclusive.
 
     Raises:
-        PreconditionFailed: an argument is invalid; the text is the text of RabbitMQ.
+        PreconditionFailed: an argument is invalid.
         AMQPNotImplementedError: RabbitMQ has this argument, but the embedded broker does not.
-
     """
     for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):
         msg = (

@@ -16,10 +16,11 @@ PASSES = 4
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
-    """Dead-letter the expired messages at the head of a queue.
+    """Dead-letter the expired messages at the head of a queue, at most 1,000 in one call.
 
-    Many expired messages are removed in several steps. The expiry check stays due until the last
-    message is removed. Other connections can write between the steps.
+    If more are expired, the expiry check stays due until the last one is removed. Other connections
+    can
+    write between the calls.
     """
     tx.write_added()
     rows = tx.execute(
@@ -46,6 +47,8 @@ def claim(
 ) -> list[tuple[int, int]]:
     """Take messages from the head of a queue for a consumer, at most its fair share.
 
+    The ready messages are divided equally among the consumers of the queue.
+
     Args:
         tx: the transaction.
         queue: the queue.
@@ -55,7 +58,6 @@ def claim(
 
     Returns:
         The id of each message and how often it was returned to the queue before, in queue order.
-
     """
     claimed: list[tuple[int, int]] = []
     passes = 0
@@ -103,7 +105,12 @@ def _expire_among(
 
 
 def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | None:
-    """Return exchange, routing key, properties and body of a message id; None if it is deleted."""
+    """Return exchange, routing key, properties (JSON) and body of a message; None if it is deleted.
+
+    Args:
+        tx: the transaction.
+        message: the id of the message.
+    """
     row: tuple[str, str, str, bytes] | None = tx.execute(
         "SELECT exchange, routing_key, properties, body FROM messages WHERE id = ?", (message,)
     ).fetchone()
@@ -219,7 +226,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
 
 
 def enforce_limits(tx: Transaction) -> None:
-    """Drop messages from the changed queues that are longer than their limit.
+    """Drop messages at the head of changed queues that are longer than their x-max-length.
 
     Each write transaction calls it at its end. It also sets the times of the expiry checks.
     """
@@ -251,14 +258,15 @@ def head_expiry(tx: Transaction, queue_id: int) -> int | None:
 
 
 def schedule_expiry(tx: Transaction, at_ms: int | None) -> None:
-    """Move the next expiry check to an earlier time; None or a later time changes nothing.
+    """Move the broker's next expiry check to an earlier time.
 
     After a change, all waiting connections are woken, so that they wait for the new time.
 
     Args:
         tx: the transaction.
-        at_ms: the time when something expires, in ms of the broker's time.
-
+        at_ms: the time when something expires, in ms of the broker's time. None, or a time after
+            the
+            planned check, changes nothing.
     """
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms

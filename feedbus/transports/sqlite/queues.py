@@ -27,13 +27,12 @@ def find_queue(
     Args:
         tx: the transaction.
         name: the queue.
-        connection_id: the connection that uses the queue; None if it is not registered.
+        connection_id: the id of the connection that uses the queue; None if it has no id.
         method: the class id and method id of the AMQP method, for the error.
 
     Raises:
         NotFound: the queue does not exist.
         ResourceLocked: the queue is exclusive to another connection.
-
     """
     queue = tx.routes.queues.get(name)
     if queue is None:
@@ -64,16 +63,17 @@ def declare_queue(
     Args:
         tx: the transaction.
         name: the queue.
-        connection_id: the connection that declares the queue; None if it is not registered.
-        durable: as in AMQP.
-        exclusive: as in AMQP.
-        auto_delete: as in AMQP.
+        connection_id: the id of the connection that declares the queue; None if it has no id.
+        durable: stored, and compared when the queue is declared again.
+        exclusive: whether only this connection may use the queue.
+        auto_delete: whether the queue is deleted with its last consumer.
         arguments: the x-arguments.
 
     Raises:
         PreconditionFailed: the queue exists and differs, or an argument is invalid.
         ResourceLocked: the queue is exclusive to another connection.
-
+        AccessRefused: the name of a new queue begins with "amq.", but not with "amq.gen-".
+        AMQPNotImplementedError: RabbitMQ has an argument that the embedded broker does not have.
     """
     object_text = f"queue '{name}'"
     if name in tx.routes.queues:
@@ -111,7 +111,10 @@ def declare_queue(
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Start the time of x-expires of a queue again, because the queue was used."""
+    """Start the time of x-expires of a queue again, because the queue was used.
+
+    A queue without x-expires does not change.
+    """
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         schedule_expiry(tx, tx.now_ms + queue.expires_ms)
@@ -122,10 +125,15 @@ def delete_queue(
 ) -> int:
     """Delete a queue, its bindings and messages; return how many messages were ready.
 
+    Args:
+        tx: the transaction.
+        queue: the queue.
+        if_unused: whether to refuse the deletion while the queue has consumers.
+        if_empty: whether to refuse the deletion while the queue has ready messages.
+
     Raises:
         PreconditionFailed: if_unused is set, and the queue has consumers; or if_empty is set, and
             the queue has messages.
-
     """
     where = f"queue '{queue.name}' in vhost '/'"
     holders = tx.execute(

@@ -16,9 +16,16 @@ from feedbus.transports.sqlite.schema import SCHEMA_VERSION
 
 @dataclass(frozen=True, slots=True)
 class BrokerRows:
-    """Rows of a broker's tables: exchanges (name, type, arguments), queues (name, arguments, ready,
-    unacknowledged, consumers), bindings (source, kind, destination, key, arguments) in order.
-    """  # noqa: D205 -- one sentence
+    """The exchanges, queues and bindings of a broker at one time, as rows.
+
+    Attributes:
+        exchanges: name, type and arguments of each exchange.
+        queues: name, arguments, and the numbers of ready messages, unacknowledged messages and
+            consumers of each queue.
+        bindings: source, kind of the destination ("queue" or "exchange"), destination, binding key
+            and
+            arguments of each binding, in the order in which they were declared.
+    """
 
     exchanges: list[tuple[str, str, Mapping[str, Any]]]
     queues: list[tuple[str, Mapping[str, Any], int, int, int]]
@@ -28,9 +35,10 @@ class BrokerRows:
 def survey(path: Path) -> BrokerRows:
     """Return the rows of a broker file; a file that does not exist yet has none.
 
-    Raises:
-        sqlite3.DatabaseError: the file cannot be read.
+    Commands such as `feedbus status` call it, also while other processes use the file.
 
+    Raises:
+        sqlite3.DatabaseError: the file cannot be read, or is of another version of feedbus.
     """
     if not path.exists():
         return BrokerRows([], [], [])
@@ -47,7 +55,10 @@ def survey(path: Path) -> BrokerRows:
 
 
 def read_rows(database: sqlite3.Connection) -> BrokerRows:
-    """Return the rows of an open database; the caller has begun a transaction."""
+    """Return the exchanges, queues and bindings of an open broker database.
+
+    For a state of one time, the caller begins a transaction before.
+    """
     exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
     queues = database.execute(
         "SELECT name, arguments, depth,"

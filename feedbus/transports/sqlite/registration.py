@@ -28,11 +28,13 @@ CHECK_SECONDS = 0.05  # the smallest time between two checks of take_arrived()
 
 
 class RegisteredConnection:
-    """Writes to the tables, waits for writes of other connections, and unregisters.
+    """The base of a connection: registers in the tables, writes to them, and waits for events.
 
     Attributes:
         owner: the id of this connection in the file; None until register() has registered it.
 
+    Args:
+        backend: the tables of the broker, with the objects for time, wake-ups and locks.
     """
 
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
@@ -57,7 +59,7 @@ class RegisteredConnection:
         forks.note_open(self)
 
     def unique(self) -> str:
-        """Return 32 random hexadecimal digits, for a name that no other object has."""
+        """Return 32 random hexadecimal digits, for a name or tag that no other object has."""
         return f"{self._random.getrandbits(128):032x}"
 
     def check_open(self) -> None:
@@ -76,6 +78,8 @@ class RegisteredConnection:
         Args:
             durable: whether the write must survive a power cut, not only the death of processes.
 
+        Raises:
+            FileUnavailable: the tables cannot be written.
         """
         with self.tables.write(durable=durable) as tx:
             expire_due(tx)
@@ -87,7 +91,10 @@ class RegisteredConnection:
         self.wake_event_loop()
 
     def wake_event_loop(self) -> None:
-        """Wake the event loop that waits for this connection: there may be a message to deliver."""
+        """Wake the event loop that waits for this connection: there may be a message to deliver.
+
+        It does nothing if no event loop waits for this connection.
+        """
         if self._evented and self.owner is not None:
             self._wake_ups.wake((self.owner,))
 
@@ -111,7 +118,12 @@ class RegisteredConnection:
         self._audience_version = -1 if tx.owners_changed else tx.owners
 
     def register(self) -> int:
-        """Register this connection as an owner of deliveries; return its id."""
+        """Register this connection as an owner of deliveries; return its id.
+
+        It is called before the connection consumes, waits or declares an exclusive queue. A second
+        call
+        only returns the id.
+        """
         if self.owner is not None:
             return self.owner
         try:
@@ -129,7 +141,10 @@ class RegisteredConnection:
         return owner
 
     def join_loop(self) -> int:
-        """Return the descriptor that is readable when an event loop must call drain_events()."""
+        """Prepare for Kombu's event loop; return the descriptor for which the loop must wait.
+
+        When the descriptor is readable, the loop must call drain_events().
+        """
         self.register()
         self._evented = True
         self.wake_event_loop()
@@ -139,7 +154,10 @@ class RegisteredConnection:
         return self._watch.fileno()
 
     def wake_on(self, descriptor: int) -> None:
-        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        """Let drain_events() raise TimeoutError as soon as a descriptor can be read.
+
+        feedbus's runner uses it, so that another thread can end the runner's wait.
+        """
         self.register()
         if self._watch is not None:
             self._watch.wake_on(descriptor)
@@ -156,14 +174,13 @@ class RegisteredConnection:
         return None if seconds is None else seconds + self._spread_seconds()
 
     def take_arrived(self) -> None:
-        """Process the events of this connection and its queues, without waiting.
+        """Process the events of this connection, without waiting; claim and deliver no messages.
 
-        It checks at most once in CHECK_SECONDS. This is often enough, because no server can close
-        the connection.
+        It checks at most once in 0.05 s. This is often enough, because no server can close the
+        connection.
 
         Raises:
             RecoverableConnectionError: this connection is closed, or was treated as dead.
-
         """
         self.check_open()
         now = self.clock.monotonic()
@@ -174,24 +191,26 @@ class RegisteredConnection:
     def check(self) -> set[str]:
         """Process the events that have occurred, without waiting; return their names.
 
-        The names are WAKE_UP, DIED, SIGNALLED and WOKEN.
+        WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
+        ended.
+        SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable.
         """
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
         return happened
 
     def sleep(self, deadline: float | None) -> None:
-        """Wait until the file may have changed.
+        """Wait until the tables may have changed.
 
         The wait ends after a wake-up, an expiry, or the end of the process of another connection.
 
         Args:
-            deadline: a time of the monotonic clock; None if there is no limit.
+            deadline: a time of the monotonic clock, in seconds; None if there is no limit.
 
         Raises:
             TimeoutError: the deadline is over, a signal handler ran meanwhile, or the descriptor
                 of wake_on() is readable.
-
+            FileUnavailable: the tables cannot be read or written.
         """
         self.register()
         while self._watch is not None:
@@ -218,7 +237,11 @@ class RegisteredConnection:
                 return
 
     def end_for_signal(self, happened: set[str]) -> None:
-        """Raise TimeoutError if a signal handler ran or wake_on()'s descriptor is readable."""
+        """Raise TimeoutError if a signal handler ran or the descriptor of wake_on() is readable.
+
+        Args:
+            happened: the names of the events that check() has returned.
+        """
         if SIGNALLED in happened or WOKEN in happened:
             msg = "interrupted by a signal" if SIGNALLED in happened else "woken"
             raise TimeoutError(msg)
@@ -232,7 +255,14 @@ class RegisteredConnection:
         return None if armed_ms is None else (armed_ms - self.tables.now_ms()) / 1000
 
     def refresh(self) -> None:
-        """Read which connections exist now, and watch their processes."""
+        """Read which connections exist now, and watch their processes.
+
+        It is called when the counter of the table `state` shows that connections or consumers have
+        changed.
+
+        Raises:
+            RecoverableConnectionError: other connections have treated this connection as dead.
+        """
         ((self._owners_seen,),) = self.tables.read("SELECT owners FROM state")
         rows = self.tables.read("SELECT id, pid, namespace FROM owners")
         if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
@@ -269,7 +299,7 @@ class RegisteredConnection:
         raise RecoverableConnectionError(msg)
 
     def close(self) -> None:
-        """Unregister; unsettled deliveries return; a second call does nothing."""
+        """Unregister; unsettled deliveries return to their queues; a second call does nothing."""
         if not self.connected:
             return
         try:
@@ -299,15 +329,18 @@ class RegisteredConnection:
         self.tables.close()
 
     def hold(self) -> None:
-        """Wait until no other thread uses the file, and block all threads from using it."""
+        """Wait until no other thread uses the file, and block all threads; called before a fork."""
         self.tables.use.acquire()
 
     def resume(self) -> None:
-        """Allow other threads to use the file again."""
+        """Allow other threads to use the file again; called in the parent after a fork."""
         self.tables.use.release()
 
     def close_in_child(self) -> None:
-        """Close the copy in a child process; the parent's connection stays open."""
+        """Close the copy of the connection in a forked child.
+
+        The parent's connection stays open.
+        """
         self.connected = False
         if self._watch is not None:
             self._watch.drop()

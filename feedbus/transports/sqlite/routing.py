@@ -37,7 +37,10 @@ class Exchange:
 
     @property
     def alternate(self) -> str | None:
-        """The alternate exchange, which receives messages that match no binding."""
+        """The name of the alternate exchange, which receives messages that match no binding.
+
+        None if the exchange has none.
+        """
         return self.arguments.get("alternate-exchange")
 
 
@@ -51,6 +54,12 @@ class Queue:
         owner_id: the id of the connection that has declared an exclusive queue; otherwise None.
         may_have_ttl: whether a message in the queue may have a time to live (TTL). It is False if
             no message of the queue can expire.
+        ttl_ms: x-message-ttl, in milliseconds.
+        expires_ms: x-expires, in milliseconds: how long the queue is kept without a use.
+        max_length: x-max-length, in messages.
+        overflow: x-overflow: what happens in a full queue; "drop-head" if it is not declared.
+        single_active: whether only the oldest consumer of the queue gets messages.
+        quorum: whether it is declared as a quorum queue, which counts deliveries.
     """
 
     id: int
@@ -80,8 +89,8 @@ class Queue:
 
         Args:
             number: the number of the message; each new message of the file gets the next one.
-            priority: the priority of the message.
-
+            priority: the priority of the message, from 0 to 255; the queue's x-max-priority limits
+                it.
         """
         if not self.max_priority:
             return number
@@ -91,11 +100,16 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding; the ids increase in the order in which bindings were declared.
+    """A binding of a queue or exchange to an exchange.
 
     Attributes:
+        id: the number of the binding; later bindings have higher ones.
+        source: the exchange that routes messages.
         kind: the kind of the destination, "queue" or "exchange".
+        destination: the name of the queue or exchange that receives messages.
+        routing_key: the binding key; on a ring, the weight.
         bucketed: whether the binding gives its destination buckets on a ring.
+        arguments: the arguments of the binding, such as x-match.
     """
 
     id: int
@@ -108,9 +122,16 @@ class Binding:
 
 
 class Routes:
-    """One version of the routing tables, in memory.
+    """All exchanges, queues and bindings of a broker in memory, to find the queues of a message.
 
-    It is immutable. A new object replaces it when exchanges, queues or bindings change.
+    An object is immutable and has one version. A new object replaces it when exchanges, queues or
+    bindings change.
+
+    Args:
+        version: counts the changes of exchanges, queues and bindings.
+        exchanges: all exchanges.
+        queues: all queues.
+        bindings: all bindings, in the order in which they were declared.
     """
 
     def __init__(
@@ -234,7 +255,8 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
 def headers_match(binding_arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
     """Return whether the headers of a message match a binding of a headers exchange.
 
-    The argument x-match of the binding selects whether all of its headers must be equal, or any.
+    The argument x-match of the binding selects whether "all" of its headers must be equal (the
+    default), or "any".
     """
     pairs = [
         (name, value) for name, value in binding_arguments.items() if not name.startswith("x-")
@@ -310,9 +332,19 @@ def make_queue(
     owner_id: int | None,
     may_have_ttl: int,
 ) -> Queue:
-    """Return the queue of a row of the table `queues`.
+    """Return the queue of a row of the table `queues`; the arguments are the columns of the row.
 
     Unlike in RabbitMQ 4, quorum queues have no default delivery limit.
+
+    Args:
+        queue_id: the id of the queue.
+        name: its name.
+        durable: 1 if it is durable, or 0.
+        exclusive: 1 if it is exclusive, or 0.
+        auto_delete: 1 if it is deleted with its last consumer, or 0.
+        arguments_json: its x-arguments, as JSON.
+        owner_id: the id of the connection that has declared an exclusive queue; otherwise None.
+        may_have_ttl: 1 if a message in the queue may have a time to live, or 0.
     """
     arguments = json.loads(arguments_json)
     return Queue(

@@ -84,16 +84,19 @@ def live_folder(path: Path) -> Path:
 
 
 def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """Return a connection of SQLite to the file.
+    """Return a connection of SQLite to the broker file.
 
     The file (0600), its folders (0700) and its tables are created if they are missing.
+
+    Args:
+        path: the broker file.
+        busy_timeout_seconds: how long to wait while another process has locked the file.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another
             version of feedbus.
         NotPrivate: the file or one of its folders belongs to another user, or is a link.
         OSError: a folder cannot be created.
-
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(str(number) for number in OLDEST_SQLITE)
@@ -142,7 +145,7 @@ def _create(database: sqlite3.Connection, path: Path) -> None:
 
 
 def create_tables(database: sqlite3.Connection) -> None:
-    """Create the tables in an empty database."""
+    """Create the tables of a broker in an empty database."""
     database.executescript(
         f"BEGIN IMMEDIATE;\n{TABLES}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
     )

@@ -15,7 +15,10 @@ import threading
 
 
 class SignalPipe:
-    """Ends the waits of the main thread at a signal; all connections of a process share it."""
+    """Ends the waits of the main thread at a signal.
+
+    All connections of a process share one object.
+    """
 
     def __init__(self) -> None:
         """Create the object; the pipe is created when it is needed."""
@@ -24,7 +27,7 @@ class SignalPipe:
         self._counting = threading.Lock()
 
     def join(self) -> None:
-        """Count one more user of the pipe; the last user that leaves closes it."""
+        """Count one more user of the pipe; each connection that waits for events is a user."""
         with self._counting:
             self._users += 1
 
@@ -41,14 +44,21 @@ class SignalPipe:
         return self.reader
 
     def read_signals(self) -> None:
-        """Read and ignore the bytes that signals wrote, so that the next wait can wait."""
+        """Read the bytes that signals wrote, so that the next wait can wait.
+
+        If another event loop of the process has set a descriptor before, it gets the bytes.
+        """
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)
             if self._foreign >= 0:
                 os.write(self._foreign, heard)
 
     def leave(self) -> None:
-        """Remove one user; the last user closes the pipe."""
+        """Remove one user.
+
+        The last user closes the pipe, and Python's earlier descriptor is restored. Only the main
+        thread can do this. In another thread, the pipe stays open.
+        """
         with self._counting:
             self._users -= 1
             users = self._users
@@ -62,7 +72,7 @@ class SignalPipe:
             self.drop()
 
     def drop(self) -> None:
-        """Close this process's ends of the pipe."""
+        """Close this process's ends of the pipe; also called in a forked child."""
         for end in (self.reader, self._writer):
             if end >= 0:
                 os.close(end)

@@ -18,16 +18,20 @@ BUSY_TIMEOUT_SECONDS = 10.0
 
 
 class FileUnavailable(sqlite3.OperationalError):
-    """The tables cannot be used now.
+    """The broker's tables cannot be used now; connections and channels raise it.
 
     The file is read-only, damaged or locked for too long, or the disk is full.
     """
 
 
 class Transaction:
-    """A running write transaction.
+    """A running write transaction on the broker's tables; `Tables.write()` makes it.
 
     At its end, it writes counts and expiry times. It collects which connections must be woken.
+
+    Args:
+        database: the database, in which the transaction has begun.
+        time: the time of the broker.
     """
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
@@ -86,11 +90,20 @@ class Transaction:
             self._ready.clear()
 
     def count(self, queue: int, change: int) -> None:
-        """Change a queue's count of ready messages by a number, which may be negative."""
+        """Change a queue's count of ready messages by a number, which may be negative.
+
+        Args:
+            queue: the id of the queue.
+            change: the number that is added to the count.
+        """
         self._depths[queue] += change
 
     def depth(self, queue: int) -> int:
-        """Return how many messages are ready in a queue."""
+        """Return how many messages are ready in a queue, with the changes of this transaction.
+
+        Args:
+            queue: the id of the queue.
+        """
         row = self.execute("SELECT depth FROM queues WHERE id = ?", (queue,)).fetchone()
         return (row[0] if row else 0) + self._depths.get(queue, 0)
 
@@ -118,7 +131,19 @@ class Transaction:
 
 
 class Tables:
-    """The database of a broker, the latest routes, and errors that operators understand."""
+    """The database of a broker, as one connection uses it: reads, and write transactions.
+
+    It keeps the latest routes in memory. It turns errors of SQLite into FileUnavailable.
+
+    Args:
+        name: the broker in texts of errors, such as "broker file /var/lib/app/broker.db".
+        database: the connection to the database.
+        time: the time of the broker.
+        busy_timeout_seconds: how long the database waits for the lock of another process; for
+            errors.
+        shared: whether several connections use this object, as for a broker in memory. Then close()
+            does nothing.
+    """
 
     def __init__(
         self,
@@ -173,14 +198,13 @@ class Tables:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction; it is rolled back if the block raises.
+        """Run a write transaction; it is committed at the end, or rolled back if the block raises.
 
         Args:
             durable: whether the write must survive a power cut, not only the death of processes.
 
         Raises:
             FileUnavailable: the tables cannot be written.
-
         """
         try:
             with self.use:
@@ -215,13 +239,12 @@ class Tables:
 
 
 def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> FileUnavailable:
-    """Return the error for operators that describes an error of SQLite or the operating system.
+    """Return a FileUnavailable that says to operators what has failed and what to do.
 
     Args:
-        name: the name of the broker in the error.
-        error: the error to describe.
+        name: the broker in the text, such as "broker file /var/lib/app/broker.db".
+        error: the error of SQLite or of the operating system.
         busy_timeout_seconds: how long the connection waited for a lock.
-
     """
     if isinstance(error, FileUnavailable):
         return error

@@ -42,10 +42,10 @@ class Loop(Protocol):
 
 
 class Management(base.Management):
-    """The methods that `celery list bindings` calls."""
+    """Answers Kombu's management requests; `celery list bindings` makes them."""
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return all bindings in the order in which they were declared."""
+        """Return source, destination and routing_key of all bindings, in their order."""
         return [
             {"source": source, "destination": destination, "routing_key": key}
             for source, _, destination, key, _ in self.transport.survey().bindings
@@ -89,7 +89,14 @@ class Transport(base.Transport):
         self._later: ScheduledCall | None = None
 
     def establish_connection(self) -> Connection:
-        """Return a connection to the file that Kombu's virtual_host or URL names."""
+        """Return a connection to the file that Kombu's virtual_host or URL names.
+
+        Kombu calls it when a `kombu.Connection` connects.
+
+        Raises:
+            FileUnavailable: the file cannot be opened or created.
+            ValueError: there is no path in the virtual_host or URL.
+        """
         client: Any = self.client
         options = client.transport_options or {}
         confirm_publish = options.get("confirm_publish", False)
@@ -103,7 +110,7 @@ class Transport(base.Transport):
         return Connection(backend, confirm_publish=confirm_publish, client=client)
 
     def survey(self) -> BrokerRows:
-        """Return the exchanges, queues and bindings of the broker."""
+        """Return the exchanges, queues and bindings of the broker as rows, for an inventory."""
         return survey(broker_path(self.client))
 
     def close_connection(self, connection: Connection) -> None:
@@ -124,15 +131,26 @@ class Transport(base.Transport):
         channel.close()
 
     def drain_events(self, connection: Connection, **kwargs: Any) -> None:
-        """Process one event, or raise TimeoutError."""
+        """Process one event: report confirms and returns, or deliver one message.
+
+        Args:
+            connection: the connection.
+            kwargs: `timeout`, the seconds to wait for an event; without it, the wait has no limit.
+
+        Raises:
+            TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
+        """
         connection.drain_events(**kwargs)
 
     def register_with_event_loop(self, connection: Connection, loop: Loop) -> None:
-        """Let an event loop call on_readable() when events arrive."""
+        """Let Kombu's event loop call on_readable() when events arrive.
+
+        Celery's worker calls it.
+        """
         loop.add_reader(connection.join_loop(), self.on_readable, connection, loop)
 
     def on_readable(self, connection: Connection, loop: Loop) -> None:
-        """Process one event, and continue in the next iterations until none is left."""
+        """Process one event; the event loop calls it again until no event is left."""
         self._reading = False
         if not connection.connected:
             return
@@ -158,7 +176,7 @@ class Transport(base.Transport):
             self._later = loop.call_later(seconds, self.on_readable, connection, loop)
 
     def verify_connection(self, connection: Connection) -> bool:
-        """Return whether the connection is open."""
+        """Return whether the connection is open; Kombu calls it before it uses the connection."""
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
@@ -167,20 +185,29 @@ class Transport(base.Transport):
         return False
 
     def driver_version(self) -> str:
-        """Return the versions of SQLite and of py-amqp, whose messages and errors are used."""
+        """Return the versions of SQLite and of py-amqp, whose messages and errors are used.
+
+        Kombu and Celery print it in their reports.
+        """
         return f"{sqlite3.sqlite_version} (amqp {amqp.__version__})"
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
-        """Return the URL of the broker file."""
+        """Return the URL of the broker file, such as sqlite:////var/lib/app/broker.db.
+
+        The arguments are ignored, because the URL has no password. Kombu calls it, for example for
+        its logs.
+        """
         return f"sqlite:///{broker_path(self.client)}"
 
 
 def broker_path(client: Any) -> Path:
     """Return the path in a Kombu connection: its virtual_host, or part of its URL.
 
+    Args:
+        client: the `kombu.Connection`.
+
     Raises:
         ValueError: there is no path.
-
     """
     if client.virtual_host not in {None, "", "/"}:
         return Path(client.virtual_host)

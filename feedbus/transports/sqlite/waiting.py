@@ -19,7 +19,14 @@ WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
 class Watch:
-    """Waits for wake-ups, deaths of other processes and signals at the same time."""
+    """Waits for wake-ups, deaths of other processes and signals at the same time.
+
+    Each registered connection has one.
+
+    Args:
+        wake_ups: receives the wake-ups of the connection.
+        clock: performs the waits; a virtual clock does not wait.
+    """
 
     def __init__(self, wake_ups: WakeUps, clock: Clock) -> None:
         """Create the object. At first it waits for wake-ups; refresh() adds processes to watch."""
@@ -41,17 +48,16 @@ class Watch:
         self._unseen = False  # whether some processes cannot be watched by their process ids
 
     def wake_on(self, descriptor: int) -> None:
-        """Also end a wait as soon as a descriptor can be read."""
+        """Also end each wait, with the event WOKEN, as soon as a descriptor can be read."""
         self._selector.register(descriptor, selectors.EVENT_READ, WOKEN)
 
     def refresh(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
-        """Watch exactly these processes, and no longer the ones of the call before.
+        """Watch the processes of exactly these connections; called when connections have changed.
 
         Args:
             namespace: the PID namespace of this process.
             others: maps the id of each connection to its process id and the PID namespace of its
                 process.
-
         """
         self._unseen = any(space != namespace for _, space in others.values())
         self._process_by_connection = {
@@ -89,9 +95,17 @@ class Watch:
         os.close(descriptor)
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
-        """Wait for events and return their names, such as WAKE_UP; return none after the timeout.
+        """Wait for events and return their names; the set is empty after the timeout.
 
-        None as the timeout means to wait without a limit.
+        WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
+        ended.
+        SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable. If the time
+        of
+        check_seconds() is over first, WAKE_UP and DIED are returned, so that the caller checks the
+        file.
+
+        Args:
+            timeout_seconds: the longest wait; None to wait without a limit.
         """
         check_after = self.check_seconds()
         limits = [limit for limit in (timeout_seconds, check_after) if limit is not None]
@@ -112,14 +126,14 @@ class Watch:
         return happened
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when an event has occurred."""
+        """Return a descriptor that is readable when an event has occurred, for an event loop."""
         self._listen_to_signals()
         return self._selector.fileno()
 
     def check_seconds(self) -> float | None:
-        """Return the time between two polls of the file, if some events are not reported.
+        """Return the seconds between two checks of the file, if some events are not reported.
 
-        None means that no poll is needed.
+        None means that no check is needed.
         """
         if self._dead_connections:  # a child process may hold the lock a little longer
             return LINGER_SECONDS
@@ -137,13 +151,16 @@ class Watch:
             self._signals = reader
 
     def close(self) -> None:
-        """Close all descriptors that are watched."""
+        """Close all descriptors that are watched, because the connection is closed."""
         self.drop()
         if self._clock.takes_time:
             pipe.leave()
 
     def drop(self) -> None:
-        """Close the descriptors of this process, without an effect on its parent."""
+        """Close the descriptors of this process; called in a forked child, and by close().
+
+        The parent of a forked child keeps its own descriptors.
+        """
         for descriptor in self._processes.values():
             os.close(descriptor)
         self._processes.clear()

@@ -21,7 +21,11 @@ LONGEST_SOCKET_PATH = 107
 
 
 class WakeUpSockets:
-    """Sends wake-ups to the sockets of connections, and receives wake-ups for this connection."""
+    """Wakes other connections of a broker file, and receives the wake-ups for one connection.
+
+    Args:
+        folder: the folder of the sockets, which is beside the broker file.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the object; from now on, it can wake other connections."""
@@ -42,7 +46,11 @@ class WakeUpSockets:
         return str(self._path / f"{connection_id}.sock")
 
     def listen(self, connection_id: int) -> None:
-        """Start to receive wake-ups; if no socket can be made, waits poll the file instead."""
+        """Make the socket for this connection, so that it receives wake-ups under this id.
+
+        If no socket can be made, `receiver` stays None, and waits check the file each second
+        instead.
+        """
         receiver = self._make()
         try:
             receiver.bind(self._address(connection_id))
@@ -54,14 +62,21 @@ class WakeUpSockets:
     def wake(self, connection_ids: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake the connections with these ids; ignore closed and already woken connections.
 
-        The meaning is NEWS or FAREWELL.
+        Args:
+            connection_ids: the ids of the connections.
+            meaning: NEWS if their queues may have messages; FAREWELL if another connection has
+                ended.
         """
         for connection_id in connection_ids:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(connection_id))
 
     def read(self) -> set[bytes]:
-        """Read the wake-ups that have arrived; return their meanings, such as NEWS."""
+        """Read the wake-ups that have arrived, without waiting; return their different meanings.
+
+        NEWS: the queues of this connection may have messages. FAREWELL: another connection has
+        ended.
+        """
         heard = set()
         with contextlib.suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):
@@ -69,14 +84,23 @@ class WakeUpSockets:
         return heard
 
     def close(self, connection_id: int | None) -> None:
-        """Close the socket and remove its file; a second call does nothing."""
+        """Close the sockets and remove the file of this connection's socket.
+
+        A second call does nothing.
+
+        Args:
+            connection_id: the id with which listen() was called; None if listen() was not called.
+        """
         if self.receiver is not None:
             with contextlib.suppress(FileNotFoundError):
                 (self._path / f"{connection_id}.sock").unlink()
         self.drop()
 
     def drop(self) -> None:
-        """Close this process's copies of the sockets, but leave the file of the parent's socket."""
+        """Close this process's copies of the sockets, but leave the file of the parent's socket.
+
+        A forked child calls it.
+        """
         if self._folder < 0:
             return
         self._sender.close()
