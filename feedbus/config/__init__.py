@@ -39,10 +39,13 @@ def load(
         path: the file; relative paths in it are relative to its folder.
         environ: the environment variables: the values of ${VAR} in the file.
         import_handlers: whether to import every handler, too, and to check that it fits its queue.
-        text: the content of the file, if the caller has read it already.
+        text: the content of the file, if the caller has read it already; None to read the file.
         connects: whether the caller connects to the broker or the store, or starts processes. If
             not, variables in the URLs of the broker and the store, and in the environments of
             processes, may be unset.
+
+    Returns:
+        The topology that the file declares.
 
     Raises:
         TopologyError: the file cannot be read, or has problems. The error lists all problems in the
@@ -89,8 +92,13 @@ def located(
 ) -> Path:
     """Return the path of the topology file.
 
-    It is the given path. Without one, it is the path in FEEDBUS_TOPOLOGY; if this variable is not
-    set either, it is topology.toml in the current folder.
+    The result is the given path. Without one, it is the path in FEEDBUS_TOPOLOGY; if this variable
+    is not set either, it is topology.toml in the current folder.
+
+    Args:
+        path: the path that the user gave, or None.
+        environ: the environment variables.
+
     """
     return Path(path or environ.get("FEEDBUS_TOPOLOGY") or "topology.toml")
 

@@ -50,9 +50,12 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault for each argument of a queue that the broker or feedbus does not accept.
 
     Args:
-        draft: the loaded values of the file.
+        draft: the loaded values of topology.toml.
         queue: the name of the queue.
         options: the loaded options of the queue.
+
+    Yields:
+        The path of each wrong argument in topology.toml, with its fault: what is wrong.
 
     """
     kind = draft.queue_type(queue)
@@ -93,9 +96,16 @@ def _argument_values(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_exchange_arguments(draft: Draft) -> Faults:
-    """Yield a fault for each argument that the file must not set, because feedbus sets it itself.
+    """Yield a fault for each argument of an exchange that only feedbus itself may set.
 
     Only exchanges with a ring have such arguments.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each such argument in topology.toml, with its fault: what is wrong.
+
     """
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):

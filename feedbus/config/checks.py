@@ -31,7 +31,14 @@ from feedbus.units import write_duration
 
 
 def check(draft: Draft) -> None:
-    """Add to the report the problems that are visible only if several values are compared."""
+    """Run all checks that compare several values of topology.toml; add the faults to the report.
+
+    config.load() calls the function after each value was checked alone.
+
+    Args:
+        draft: the loaded values of topology.toml; its report gets the faults.
+
+    """
     for queue, options in draft.queues.items():
         for queue_check in QUEUE_CHECKS:
             for path, fault in queue_check(draft, queue, options):

@@ -34,12 +34,13 @@ def expand(
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.
 
     Args:
-        value: the values of the file, or a part of them.
+        value: the parsed values of topology.toml, or a part of them.
         environ: the values of the variables.
-        report: gets the faults.
-        path: the path of the value in the file.
-        connects: False if variables in the CONNECTIONS options may be unset. An option with an
-            unset variable gets the value "", and faults that later checks find there are ignored.
+        report: gets a fault for each variable that is not set, or not written correctly.
+        path: the path of the value in the file: keys and indexes.
+        connects: False if variables in the URLs of the broker and the store, and in the
+            environments of processes, may be unset. An option with an unset variable gets the value
+            "", and faults that later checks find there are ignored.
 
     """
     if isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""The options of an exchange."""
+"""The options of an exchange in topology.toml, with the type, default and description of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 
 
 class ExchangeTable(TableSchema):
-    """The table of an exchange in [exchanges]."""
+    """The schema of the tables [exchanges.NAME] of topology.toml: each attribute is an option."""
 
     builds = topology.Exchange
 

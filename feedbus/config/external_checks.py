@@ -26,9 +26,16 @@ NOT_FOR_EXTERNAL = {
 
 
 def check_external(draft: Draft) -> Faults:
-    """Yield the faults of external exchanges and queues.
+    """Yield the faults of exchanges and queues that other systems declare (`external`).
 
     These are wrong, missing or repeated names, and options that an external exchange cannot have.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each wrong value in topology.toml, with its fault: what is wrong.
+
     """
     for option in (EXTERNAL, "name"):
         if draft.report.has((*INHERITED, option)):

@@ -9,7 +9,7 @@ from feedbus.config.value_types import ExceptionName
 
 
 class RetryTable(TableSchema):
-    """The table `retry` of a queue."""
+    """The schema of a queue's table `retry` in topology.toml: each attribute is an option."""
 
     builds = topology.RetryPolicy
 
@@ -50,7 +50,7 @@ class RetryTable(TableSchema):
 
 
 class DeadLettersTable(TableSchema):
-    """The table `dead_letters` of a queue."""
+    """The schema of a queue's table `dead_letters` in topology.toml: one attribute per option."""
 
     builds = topology.DeadLetters
 

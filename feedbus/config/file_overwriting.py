@@ -21,6 +21,8 @@ def overwrite(path: Path, content: bytes) -> None:
     point, or no such new file can be created. Before it writes, it reserves the disk space, so that
     a full disk changes nothing.
 
+    `feedbus balance` uses the function to write new weights into topology.toml.
+
     Args:
         path: the file; a symbolic link is followed, and stays a link.
         content: the new content.

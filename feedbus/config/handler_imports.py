@@ -29,7 +29,7 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}
 
 
 def check_imports(draft: Draft, root: Path) -> None:
-    """Import every Python object that the file names, and check that it fits its options.
+    """Import every Python object that topology.toml names, and check that it fits its options.
 
     The problems are added to the report of the draft. Click commands are not imported; the function
     only checks that the modules of [commands] exist.
@@ -38,7 +38,7 @@ def check_imports(draft: Draft, root: Path) -> None:
     of a command such as `feedbus check --json`.
 
     Args:
-        draft: the loaded values of the file.
+        draft: the loaded values of topology.toml; its report gets the problems.
         root: the folder of the topology, from which modules are imported.
 
     """

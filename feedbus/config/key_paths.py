@@ -10,7 +10,16 @@ MISSING = object()  # the result of lookup() for a path that the document does n
 
 
 def lookup(document: Any, path: KeyPath) -> Any:
-    """Return the value at a path of a parsed TOML document, or MISSING."""
+    """Return the value at a path of a parsed TOML document, or MISSING.
+
+    Args:
+        document: the tables and arrays of the file, as tomllib returns them.
+        path: the keys and indexes from the root to the value.
+
+    Returns:
+        The value; the object MISSING if the document has no value at the path.
+
+    """
     found = document
     for step in path:
         if isinstance(found, Mapping):

@@ -21,7 +21,17 @@ LONGEST_SUFFIX = len(".01234567.retry.4233600000")
 
 
 def check_names(draft: Draft) -> Faults:
-    """Yield a fault for each name that is reserved, too long, or in conflict with another name."""
+    """Yield a fault for each name that is reserved, too long, or in conflict with another name.
+
+    The names are those of exchanges, consumers and processes.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each wrong name in topology.toml, with its fault: what is wrong.
+
+    """
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")

@@ -18,7 +18,10 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """The type of an option: read() converts a value of the file, or refuses it."""
+    """The base of the types of options: how a value of topology.toml is read and documented.
+
+    Each option of a table schema is one object, which is created when its module is imported.
+    """
 
     kind: str = "anything"  # the type of the value, for the documentation
     expected: str = "a value"  # the text after "expected" in errors
@@ -57,22 +60,29 @@ class Option(fields.Field[Any]):
             self.example = example
 
     def read(self, value: Any) -> Any:
-        """Convert a value of the file and return it; call refuse() if it is invalid."""
+        """Return a value of topology.toml, converted to the Python value of the option.
+
+        marshmallow calls the method for each value that the file sets.
+
+        Raises:
+            ValidationError: the value is not allowed; the error contains one Fault.
+
+        """
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         raise NotImplementedError
 
     def write(self, value: Any) -> str:
-        """Return a value as the file would contain it, for the documentation."""
+        """Return a Python value, such as a default, as TOML text, for the reference of options."""
         return f'"{value}"' if isinstance(value, str) else describe(value)
 
     def refusal(self, expected: str = "", **options: Any) -> ValidationError:
         """Return the error of an invalid value; it contains one Fault.
 
         Args:
-            expected: the expected value; "" for the attribute `expected`.
+            expected: the expected value, in words; "" for the attribute `expected` of the type.
             options: other attributes of the Fault, such as `suggestion`.
 
         """
@@ -81,17 +91,24 @@ class Option(fields.Field[Any]):
         )
 
     def refuse(self, expected: str = "", **options: Any) -> NoReturn:
-        """Raise the error of an invalid value; it contains one Fault.
+        """Raise the error of an invalid value of topology.toml; read() calls the method.
 
         Args:
-            expected: the expected value; "" for the attribute `expected`.
+            expected: the expected value, in words; "" for the attribute `expected` of the type.
             options: other attributes of the Fault, such as `suggestion`.
+
+        Raises:
+            ValidationError: always; it contains one Fault.
 
         """
         raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
-        """Return the error of a missing value, the only one that marshmallow itself finds."""
+        """Return the error of a missing value, the only error that marshmallow itself finds.
+
+        marshmallow calls the method when the file does not set a required option. The arguments,
+        with which marshmallow selects its own text, are not used.
+        """
         del key, kwargs
         return self.refusal()
 
@@ -101,78 +118,84 @@ class Option(fields.Field[Any]):
 
 
 class Text(Option):
-    """A text that is not empty."""
+    """The type of an option whose value is a text that is not empty."""
 
     kind = "text"
     expected = "a text that is not empty"
 
     def read(self, value: Any) -> str:
-        """Return the text; refuse any other value, and a text that is empty or has a NUL."""
+        """Return the text; raise ValidationError if the value is no text, is empty or has a NUL."""
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "minLength": 1}
 
 
 class Name(Text):
-    """A name that is valid on the broker, as a file name and on a command line."""
+    """The type of an option whose value is a name.
+
+    The name must be valid on the broker, as a file name and on a command line.
+    """
 
     kind = "name"
     expected = "a name of letters, digits, '_', '-' and '.', that does not begin with '-' or '.'"
     pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse any other value, and a name with other characters."""
+        """Return the name; raise ValidationError for any other value, and for other characters."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "pattern": rf"^{self.pattern}$|\$\{{"}
 
 
 class Dotted(Text):
-    """The dotted name of a Python object."""
+    """The type of an option whose value is the dotted name of a Python object: `package:name`."""
 
     kind = "dotted name, `package.module:name`"
     example = "app:handler"
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; refuse any other value. Another check imports the object."""
+        """Return the dotted name; raise ValidationError for any other value.
+
+        The object is not imported; handler_imports.check_imports() checks it later.
+        """
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
             guess = ":".join(value.rsplit(".", 1)) if isinstance(value, str) else ""
             self.refuse(suggestion=guess if DOTTED.fullmatch(guess) else "")
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "pattern": r"^[^:]+:[^:]+$|\$\{"}
 
 
 class Flag(Option):
-    """True or false."""
+    """The type of an option whose value is true or false."""
 
     kind = "true or false"
     expected = "true or false"
 
     def read(self, value: Any) -> bool:
-        """Return the flag; refuse any other value."""
+        """Return True or False; raise ValidationError for any other value."""
         if not isinstance(value, bool):
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "boolean"}
 
 
 class Whole(Option):
-    """An integer within bounds, or "unlimited" if the option allows it."""
+    """The type of an option whose value is an integer within bounds, or "unlimited" if allowed."""
 
     def __init__(
         self,
@@ -204,7 +227,7 @@ class Whole(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> int | None:
-        """Return the integer, or None for "unlimited"; refuse a value that is not allowed."""
+        """Return the integer, or None for "unlimited"; otherwise raise ValidationError."""
         if self.unlimited and value == "unlimited":
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < self.minimum:
@@ -214,7 +237,7 @@ class Whole(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         integer: dict[str, Any] = {"type": "integer", "minimum": self.minimum}
         if self.maximum < LARGEST:
             integer["maximum"] = self.maximum
@@ -224,7 +247,7 @@ class Whole(Option):
 
 
 class Duration(Option):
-    """A duration with its units, or "never" if the option allows it."""
+    """The type of an option whose value is a duration such as "90s", or "never" if allowed."""
 
     example = "30s"
 
@@ -250,7 +273,7 @@ class Duration(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> float | None:
-        """Return the seconds, or None for "never"; refuse a value that is not allowed."""
+        """Return the seconds, or None for "never"; otherwise raise ValidationError."""
         if self.never and value == "never":
             return None
         seconds = units.read_duration(value) if isinstance(value, str) else None
@@ -263,7 +286,7 @@ class Duration(Option):
         return seconds
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         pattern = r"^([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s)?([0-9.]+ms)?$|\$\{"
         return {
             "type": "string",
@@ -272,12 +295,12 @@ class Duration(Option):
         }
 
     def write(self, value: Any) -> str:
-        """Return seconds as the text of a duration."""
+        """Return a number of seconds as the text of a duration, as topology.toml contains it."""
         return f'"{units.write_duration(value)}"'
 
 
 class Size(Option):
-    """A number of bytes, written with its unit, or "unlimited"."""
+    """The type of an option whose value is a number of bytes with its unit, or "unlimited"."""
 
     none = '"unlimited"'
     kind = f"size or `{none}`"
@@ -285,7 +308,7 @@ class Size(Option):
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
-        """Return the number of bytes, or None for "unlimited"; refuse any other value."""
+        """Return the number of bytes, or None for "unlimited"; otherwise raise ValidationError."""
         if value == "unlimited":
             return None
         size = units.read_size(value) if isinstance(value, str) else None
@@ -296,12 +319,12 @@ class Size(Option):
         return size
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "pattern": r"^[0-9.]+([KMGT]i?)?B$|^unlimited$|\$\{"}
 
 
 class Choice(Option):
-    """One of a few names."""
+    """The type of an option whose value is one of a few fixed names."""
 
     def __init__(self, description: str, *choices: str, **options: Any) -> None:
         """Create the type with the allowed names."""
@@ -312,11 +335,11 @@ class Choice(Option):
         self.kind = ", ".join(f'`"{choice}"`' for choice in choices)
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse any value that is not one of the names."""
+        """Return the name; raise ValidationError for any value that is not a fixed name."""
         if not isinstance(value, str) or value not in self.choices:
             self.refuse(suggestion=nearest(value, self.choices) if isinstance(value, str) else "")
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "anyOf": [{"enum": list(self.choices)}, SUBSTITUTED]}

@@ -1,4 +1,4 @@
-"""All tables of topology.toml, with their options."""
+"""The schema of a whole topology.toml, built from the schemas of its tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VAR = "var"  # the default of the option `var`
 
 
 class DefaultsTable(TableSchema):
-    """The table [defaults]."""
+    """The schema of the table [defaults] of topology.toml, with the options that queues inherit."""
 
     what = "table"
 
@@ -31,7 +31,7 @@ class DefaultsTable(TableSchema):
 
 
 class TopologyTable(TableSchema):
-    """The top level of topology.toml."""
+    """The schema of a whole topology.toml: each attribute is a table or a top-level option."""
 
     what = "key"
 

@@ -20,10 +20,13 @@ def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], roo
     Without this field, every message of the type would become a dead letter.
 
     Args:
-        draft: the loaded values of the file.
+        draft: the loaded values of topology.toml.
         queue: the name of the queue.
         handlers: the handlers of the queue that can be imported.
-        root: the folder of the topology.
+        root: the folder of the topology, from which modules are imported.
+
+    Yields:
+        The path of the option in topology.toml, with the fault: what is wrong.
 
     """
     field = draft.queues[queue].get("order_by")

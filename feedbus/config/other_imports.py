@@ -36,8 +36,8 @@ def check_other_imports(
     The problems are added to the report of the draft.
 
     Args:
-        draft: the loaded values of the file.
-        root: the folder of the topology.
+        draft: the loaded values of topology.toml; its report gets the problems.
+        root: the folder of the topology, from which modules are imported.
         store: the features of the store that dead handlers can use.
         handlers: the dotted names of all handlers. Only async handlers can have async middleware.
 
@@ -101,10 +101,14 @@ def _resolved(
 
 
 def cause_of(error: UsageError) -> str:
-    """Return the error in a module's code that prevents its import; "" for another cause.
+    """Return the error in a module's code that prevents its import, as text; "" for another cause.
 
-    Several names in the file can refer to the same module. Their faults have the same cause, and
-    only the first of them is reported.
+    Several names in topology.toml can refer to the same module. Their faults get the same cause,
+    and only the first of them is reported.
+
+    Args:
+        error: the error that an import of an object of the module raised.
+
     """
     if isinstance(error, Unfit):
         return str(error) if error.at_import else ""

@@ -27,12 +27,16 @@ LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 @dataclass(slots=True)
 class Draft:
-    """The values of the file that could be loaded. The faults of other values are reported already.
+    """The values of topology.toml that could be loaded; the faults of other values are reported.
+
+    config.load() makes one for each file that it reads. The checks use it, and then build() makes
+    the Topology from it.
 
     Attributes:
-        loaded: the loaded values, without invalid values.
+        loaded: the loaded values by table and option, without invalid values.
         report: gets the faults that the checks find.
         queues: maps each queue to its loaded options, including inherited ones.
+
     """
 
     loaded: Mapping[str, Any]
@@ -65,6 +69,9 @@ class Draft:
         Args:
             options: the loaded options of the queue.
 
+        Returns:
+            A type of RabbitMQ, such as "topic" or "x-consistent-hash".
+
         """
         exchange = self.loaded.get("exchanges", {}).get(options.get("exchange"), {})
         found = exchange.get("type")
@@ -79,9 +86,10 @@ class Draft:
         return "classic"
 
     def at(self, queue: str, *keys: str | int) -> KeyPath:
-        """Return the path of a queue's option for a fault: in the queue's table by default.
+        """Return the path of a queue's option in topology.toml, at which a fault is reported.
 
-        If only [defaults.queue] sets the option, the path is there.
+        The path is in the queue's table. If only [defaults.queue] sets the option, the path is
+        there.
 
         Args:
             queue: the name of the queue.
@@ -94,11 +102,27 @@ class Draft:
         return (*INHERITED, *keys)
 
     def is_set(self, queue: str, option: str) -> bool:
-        """Whether the file sets an option for a queue, even if the value is invalid."""
+        """Whether topology.toml sets an option for a queue, even if the value is invalid.
+
+        Args:
+            queue: the name of the queue.
+            option: the name of the option, which [defaults.queue] can set, too.
+
+        """
         return self.report.has(("queues", queue, option)) or self.report.has((*INHERITED, option))
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:
-        """Yield the options that a queue sets and cannot have, each with the reason."""
+        """Yield the options that a queue sets and cannot have, each with the reason.
+
+        Examples are `shards` without a ring, and declaration options of an external queue.
+
+        Args:
+            queue: the name of the queue.
+
+        Yields:
+            The name of the option, and the reason as a text for the user.
+
+        """
         yield from self._misfits(self.queues[queue])
 
     def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

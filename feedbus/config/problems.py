@@ -19,7 +19,7 @@ LONG_BITS = 63  # an integer with more bits does not fit into a signed integer o
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One problem of the file, without its position.
+    """One problem of topology.toml, without its position; the Report stores it with its path.
 
     Attributes:
         expected: the expected value, in words.
@@ -29,7 +29,9 @@ class Fault:
         at_key: whether the problem is at the key, not at the value.
         hidden: whether the found value may be a secret, so that only its kind is shown.
         cause: a cause outside of the file, such as a module with an error. Of several faults with
-            the same cause, only the first fault in the file is reported.
+            the same cause, only the first fault in the file is reported. "" if there is no such
+            cause.
+
     """
 
     expected: str = ""
@@ -43,7 +45,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """All faults of one file.
+    """All faults of one topology.toml; config.load() makes one for each file that it reads.
 
     Attributes:
         file: the name of the file.
@@ -53,6 +55,7 @@ class Report:
         blocked: paths whose values are not known. Faults there, and in values below, are ignored.
         written: the values of the file as they are written, with `${VAR}`. Errors show these
             values, because the environment may contain secrets.
+
     """
 
     file: str
@@ -63,16 +66,22 @@ class Report:
     written: Mapping[str, Any] = field(default_factory=dict)
 
     def add(self, path: KeyPath, fault: Fault) -> None:
-        """Add a fault, unless its path or a path above it is in `blocked`."""
+        """Add a fault, unless its path or a path above it is in `blocked`.
+
+        Args:
+            path: the keys and indexes from the root of the file to the wrong value.
+            fault: what is wrong.
+
+        """
         if not any(path[:length] in self.blocked for length in range(len(path) + 1)):
             self.faults.append((path, fault))
 
     def has(self, path: KeyPath) -> bool:
-        """Whether the file has a value at a path, even if the value is invalid."""
+        """Whether the file has a value at a path (keys and indexes), even if it is invalid."""
         return lookup(self.document, path) is not MISSING
 
     def problems(self) -> list[Problem]:
-        """Return every fault once, with its line and column, sorted by position.
+        """Return every fault once, with its line and column in the file, sorted by position.
 
         Of the faults with the same `cause`, only the first one is returned.
         """
@@ -122,7 +131,10 @@ def _with_expected(fault: Fault) -> str:
 
 
 def describe(value: Any) -> str:
-    """Return a short text for a value of the file, in the notation of the file."""
+    """Return a short text for a value of topology.toml, in TOML's notation, for an error.
+
+    A long text is cut, a URL is replaced by its scheme, and a table or an array by its kind.
+    """
     if isinstance(value, bool):
         shown = str(value).lower()
     elif isinstance(value, str):
@@ -150,7 +162,13 @@ def kind_of(value: Any) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is nearest to a misspelt one, or "" if none is near."""
+    """Return the known name that is most similar to a misspelt name, or "" if none is similar.
+
+    Args:
+        name: the misspelt name.
+        known: the names that are allowed.
+
+    """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     folded = name.casefold()
     found = difflib.get_close_matches(folded, by_folded, n=5, cutoff=0.6)
@@ -170,7 +188,7 @@ def _likeness(name: str, known: str) -> float:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
-    """Return the fault of an unknown key, with the nearest known key.
+    """Return the fault of an unknown key of topology.toml; it suggests the most similar known key.
 
     Args:
         what: the kind of key in the text of the fault: "option", "table" or "key".

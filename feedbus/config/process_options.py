@@ -22,7 +22,7 @@ MEMORY_LIMIT = Size("A process that uses more memory is restarted.", attribute="
 
 
 class ProcessTable(TableSchema):
-    """The table [processes.NAME]."""
+    """The schema of the tables [processes.NAME] of topology.toml: each attribute is an option."""
 
     builds = topology.Process
 
@@ -50,7 +50,7 @@ class ProcessTable(TableSchema):
 
 
 class MiddlewareTable(TableSchema):
-    """The table [middleware]."""
+    """The schema of the table [middleware] of topology.toml: each attribute is an option."""
 
     use = Array(
         Dotted("The class of a middleware.", example="app:Timing"),
@@ -62,7 +62,7 @@ class MiddlewareTable(TableSchema):
 
 
 class OperationsTable(TableSchema):
-    """The table [operations]."""
+    """The schema of the table [operations] of topology.toml: each attribute is an option."""
 
     builds = topology.Operations
 
@@ -89,7 +89,7 @@ class OperationsTable(TableSchema):
 
 
 class LoggingTable(TableSchema):
-    """The table [logging]."""
+    """The schema of the table [logging] of topology.toml: each attribute is an option."""
 
     builds = topology.Logging
 

@@ -1,4 +1,4 @@
-"""The options of a queue."""
+"""The options of a queue in topology.toml, with the type, default and description of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_WAITING = 50_000
 
 
 class BatchTable(TableSchema):
-    """The table `batch` of a queue."""
+    """The schema of the table `batch` of a queue in topology.toml: each attribute is an option."""
 
     builds = topology.Batch
 
@@ -37,7 +37,7 @@ class BatchTable(TableSchema):
 
 
 class QueueTable(TableSchema):
-    """The tables [queues.NAME] and [defaults.queue]."""
+    """The schema of [queues.NAME] and [defaults.queue]; it has one attribute for each option."""
 
     builds = topology.Queue
 

@@ -12,12 +12,15 @@ from feedbus.topology import MAX_BUCKETS
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for each weight without effect, or of a shard that does not exist.
+    """Yield a fault for each weight that has no effect, or is of a shard that does not exist.
 
     Args:
-        draft: the loaded values of the file.
+        draft: the loaded values of topology.toml.
         queue: the name of the queue.
         options: the loaded options of the queue.
+
+    Yields:
+        The path of each such weight in topology.toml, with its fault: what is wrong.
 
     """
     weights = options.get("weights")
@@ -44,9 +47,15 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_buckets(draft: Draft) -> Faults:
-    """Yield a fault for each ring with too many buckets.
+    """Yield a fault for each ring with too many buckets, which is the sum of its weights.
 
-    The fault is at the first queue of the ring with which the sum of the weights exceeds the limit.
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        A path in topology.toml with the fault. The path is in the first queue of the ring with
+        which the sum of the weights exceeds the limit.
+
     """
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
@@ -67,7 +76,12 @@ def check_buckets(draft: Draft) -> Faults:
 
 
 def weights_of(options: Options) -> tuple[int, ...]:
-    """Return the weight of each shard, or of the only queue."""
+    """Return the weight (number of buckets) of each shard of a queue, in the order of the shards.
+
+    Args:
+        options: the loaded options of the queue. A queue without shards has one weight.
+
+    """
     weight = options.get("weight", 1)
     single = options.get("weights", {})
     return tuple(single.get(str(shard), weight) for shard in range(options.get("shards", 1)))

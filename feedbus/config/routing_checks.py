@@ -1,7 +1,6 @@
 """Checks of how messages reach a queue and its handlers.
 
-The checks yield faults: mistakes in the file, each with the path of the wrong value. The arguments
-`queue` and `options` are the name and the loaded options of the queue that is checked.
+The checks yield faults: mistakes in the file, each with the path of the wrong value.
 """
 
 from __future__ import annotations
@@ -15,7 +14,17 @@ PATTERN = "words joined by dots, in which '*' and '#' are words of their own"
 
 
 def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault if the exchange of the queue is missing or unknown."""
+    """Yield a fault if the exchange of the queue is missing or unknown.
+
+    Args:
+        draft: the loaded values of topology.toml.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    Yields:
+        The path of the option in topology.toml, with its fault: what is wrong.
+
+    """
     declared = draft.report.document.get("exchanges")
     if options.get("external"):
         return
@@ -38,7 +47,19 @@ def check_exchange(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_handler(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault if the queue has no handler, several kinds of handlers, or a wrong pattern."""
+    """Yield a fault if the queue has no handler, several kinds of handlers, or a wrong pattern.
+
+    The keys of the option `handlers` are patterns of routing keys, as on a topic exchange.
+
+    Args:
+        draft: the loaded values of topology.toml.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    Yields:
+        The path of the wrong option in topology.toml, with its fault: what is wrong.
+
+    """
     set_options = [option for option in HANDLERS if draft.is_set(queue, option)]
     if not set_options:
         yield (
@@ -55,7 +76,19 @@ def check_handler(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_misfits(draft: Draft, queue: str, options: Options) -> Faults:
-    """Yield a fault for each option that a queue of this kind cannot have."""
+    """Yield a fault for each option that a queue of this kind cannot have.
+
+    For example, a queue without a ring cannot have `shards`.
+
+    Args:
+        draft: the loaded values of topology.toml.
+        queue: the name of the queue.
+        options: not used; all checks of a queue have the same arguments.
+
+    Yields:
+        The path of each such option in topology.toml, with its fault: what is wrong.
+
+    """
     del options
     for option, reason in draft.misfits(queue):
         yield draft.at(queue, option), Fault(message=reason, at_key=True)
@@ -65,6 +98,15 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault if no message reaches the queue, and for wrong or repeated binding keys.
 
     If `routing_keys` is set but could not be loaded, its fault is reported already.
+
+    Args:
+        draft: the loaded values of topology.toml.
+        queue: the name of the queue.
+        options: the loaded options of the queue.
+
+    Yields:
+        The path of each wrong value in topology.toml, with its fault: what is wrong.
+
     """
     kind = draft.exchange_type(options)
     keys = options.get("routing_keys", ())
@@ -100,7 +142,15 @@ def _well_formed(pattern: str) -> bool:
 
 
 def check_content_types(draft: Draft) -> Faults:
-    """Yield a fault for each content type without a codec, or on an exchange with `pack`."""
+    """Yield a fault for each exchange whose `content_type` has no codec, or that also sets `pack`.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each such `content_type` in topology.toml, with its fault: what is wrong.
+
+    """
     with_codec = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         kind = exchange.get("content_type")

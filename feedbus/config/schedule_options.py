@@ -28,7 +28,7 @@ LEAST_CATCH_UP_SECONDS = 10.0
 
 
 class CronLine(Text):
-    """A cron expression: when a schedule is fired."""
+    """The type of the option `cron` of a schedule: a cron expression."""
 
     kind = "cron expression"
     example = "30 2 * * MON-FRI"
@@ -38,7 +38,7 @@ class CronLine(Text):
     )
 
     def read(self, value: Any) -> str:
-        """Return the cron expression; refuse it if it has an error or no date matches it."""
+        """Return the cron expression; raise ValidationError if it is wrong or matches no date."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -53,14 +53,14 @@ class CronLine(Text):
 
 
 class TimeZone(Text):
-    """A time zone of the IANA database."""
+    """The type of the option `timezone` of a schedule: the name of a time zone, such as "UTC"."""
 
     kind = "time zone"
     example = "Europe/Berlin"
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:
-        """Return the name of the time zone; refuse a name that the IANA database does not have."""
+        """Return the name of the time zone; raise ValidationError if no time zone has this name."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -72,13 +72,16 @@ class TimeZone(Text):
 
 
 class JsonTable(Option):
-    """A table that JSON can hold."""
+    """The type of an option whose value is a table that JSON can represent."""
 
     kind = "table"
     expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table; refuse any other value, and values that JSON does not have."""
+        """Return the table; raise ValidationError for any other value.
+
+        The error also reports values in the table that JSON does not have, such as dates.
+        """
         if not isinstance(value, dict):
             self.refuse()
         if errors := _not_json(value):
@@ -86,17 +89,17 @@ class JsonTable(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "object"}
 
 
 class HeaderTable(JsonTable):
-    """Headers of a message, with the values that publish() accepts."""
+    """The type of an option whose value is a table of message headers that publish() accepts."""
 
     expected = "a table of header names, each with a text, a number or a flag"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table; refuse headers that publish() does not accept."""
+        """Return the headers; raise ValidationError for a header that publish() does not accept."""
         if not isinstance(value, dict):
             self.refuse()
         wrong = {name: [fault] for name in value if (fault := _wrong_header(name, value[name]))}
@@ -136,10 +139,17 @@ def _not_json(value: Any) -> Any:
 
 
 def check_schedules(draft: Draft) -> Faults:
-    """Yield the faults of the schedules, each with the path of the wrong value.
+    """Yield the faults of the schedules in topology.toml.
 
     A schedule needs an operations process that fires it, a queue that receives its message, and a
     `catch_up` that is long enough.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each wrong value in topology.toml, with its fault: what is wrong.
+
     """
     schedules = draft.loaded.get("schedules", {})
     for name, options in schedules.items():
@@ -214,7 +224,7 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Faults:
 
 
 class ScheduleTable(TableSchema):
-    """The table [schedules.NAME]."""
+    """The schema of the tables [schedules.NAME] of topology.toml: each attribute is an option."""
 
     builds = topology.Schedule
 

@@ -20,7 +20,7 @@ CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 
 
 class BrokerTable(TableSchema):
-    """The table [broker]."""
+    """The schema of the table [broker] of topology.toml: each attribute is an option."""
 
     url = Url(
         "Where the broker is. `sqlite:///FILE` is the embedded broker; the path of the file is "
@@ -52,7 +52,7 @@ class BrokerTable(TableSchema):
 
 
 class StoreTable(TableSchema):
-    """The table [store]."""
+    """The schema of the table [store] of topology.toml: each attribute is an option."""
 
     builds = topology.StoreOptions
 

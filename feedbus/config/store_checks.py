@@ -23,9 +23,12 @@ def check_once(draft: Draft, queue: str, options: Options) -> Faults:
     longer than the time after which a retry or a requeue can deliver the message again.
 
     Args:
-        draft: the loaded values of the file.
+        draft: the loaded values of topology.toml.
         queue: the name of the queue.
         options: the loaded options of the queue.
+
+    Yields:
+        The path of the wrong option in topology.toml, with its fault: what is wrong.
 
     """
     if options.get("once") and not draft.report.has(("store",)):
@@ -56,7 +59,15 @@ def check_once(draft: Draft, queue: str, options: Options) -> Faults:
 
 
 def check_store(draft: Draft) -> Faults:
-    """Yield a fault for each option of [store] that is missing, or that the adapter cannot use."""
+    """Yield a fault for each option of [store] that is missing, or that the adapter cannot use.
+
+    Args:
+        draft: the loaded values of topology.toml.
+
+    Yields:
+        The path of each such option in topology.toml, with its fault: what is wrong.
+
+    """
     store = draft.loaded.get("store", {})
     if not draft.report.has(("store",)) or not isinstance(store, dict):
         return

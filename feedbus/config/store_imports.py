@@ -40,7 +40,14 @@ class StoreOffer:
     session_type: type | None = None
 
     def to(self, options: Mapping[str, Any]) -> StoreOffer:
-        """Return the features of the store that the handlers of one queue can use."""
+        """Return the features of the store that the handlers of one queue can use.
+
+        With `store = false`, handlers of the queue cannot use the store.
+
+        Args:
+            options: the loaded options of the queue.
+
+        """
         return self if options.get("store", True) else StoreOffer(is_there=False)
 
 
@@ -48,8 +55,8 @@ def check_store(draft: Draft, root: Path) -> type | None:
     """Import the objects that [store] names, and report a fault for each unsuitable one.
 
     Args:
-        draft: the loaded values of the file; its report gets the faults.
-        root: the folder of the topology.
+        draft: the loaded values of topology.toml; its report gets the faults.
+        root: the folder of the topology, from which modules are imported.
 
     Returns:
         The type of the session; None if there is no session, or a problem was reported.
@@ -79,9 +86,14 @@ def check_store(draft: Draft, root: Path) -> type | None:
 
 
 def check_connections(draft: Draft, root: Path) -> None:
-    """Report each queue whose threads need more connections than the engine's pool has.
+    """Report each queue whose concurrency needs more connections than the SQLAlchemy pool has.
 
     Each record that is handled at the same time needs a connection, and `once` needs one more.
+
+    Args:
+        draft: the loaded values of topology.toml; its report gets the faults.
+        root: the folder of the topology, from which the module of the engine is imported.
+
     """
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:

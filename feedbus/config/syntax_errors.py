@@ -78,7 +78,7 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
     Args:
         file: the name of the file.
         text: the content of the file.
-        place: the line and column where the parser has stopped.
+        place: the line and column, from 1, at which the parser stopped.
         reason: the reason that the parser gave.
 
     """
@@ -156,13 +156,13 @@ def _character(text: str, place: tuple[int, int]) -> str:
 
 
 def report_unquoted(document: Mapping[str, object], report: Report) -> None:
-    """Report names with a dot but without quotes, such as `a.b` in [queues.a.b].
+    """Report names with a dot but without quotes in topology.toml, such as `a.b` in [queues.a.b].
 
     TOML reads this name as the table `b` in the table `a`. So `a` is a part of such a name if it
     contains only tables, and none of them has the name of an option.
 
     Args:
-        document: the values of the file.
+        document: the parsed values of the file.
         report: gets a fault for each such name; other faults in these tables are ignored.
 
     """

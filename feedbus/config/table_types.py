@@ -20,10 +20,13 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 class TableSchema(Schema):
-    """The schema of a table with fixed keys.
+    """The base of the schemas of tables with fixed keys in topology.toml.
+
+    A subclass has one attribute for each option. marshmallow uses its objects to load a table.
 
     Attributes:
-        builds: the dataclass for the values, with the defaults of the options.
+        builds: the dataclass for the values, with the defaults of the options; None if there is
+            none.
         what: the kind of a key in errors, such as "option".
 
     """
@@ -32,16 +35,18 @@ class TableSchema(Schema):
     what: ClassVar[str] = "option"
 
     class Meta:
-        """Refuse unknown keys."""
+        """marshmallow's settings of the schema: it refuses unknown keys."""
 
         unknown = RAISE
 
     def refused(self, error: ValidationError, value: Mapping[str, Any]) -> dict[Any, Any]:
         """Return the errors of a table by key: marshmallow's, and a fault for each unknown key.
 
+        load_table() calls the method when marshmallow has found an error in the table.
+
         Args:
             error: the error of marshmallow.
-            value: the table of the file.
+            value: the table, as topology.toml contains it.
 
         """
         names = list(self.load_fields)
@@ -53,10 +58,14 @@ class TableSchema(Schema):
 
 
 def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
-    """Return the loaded values of a table of the file, by option.
+    """Check a table of topology.toml, and return its loaded values by option.
+
+    Args:
+        schema: the schema of the table.
+        value: the table, as topology.toml contains it.
 
     Raises:
-        ValidationError: the table has faults; the error has all of them.
+        ValidationError: the value is no table, or has faults; the error has all of them.
 
     """
     if not isinstance(value, dict):
@@ -82,11 +91,11 @@ class Table(Option):
         self.table = table()
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the values of the table by option name; refuse a table with wrong values."""
+        """Return the values of the table by option; raise ValidationError if one is wrong."""
         return load_table(self.table, value)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return table_schema(self.table)
 
 
@@ -121,10 +130,15 @@ class Many(Option):
         self.expected += "" if empty else ", at least one"
 
     def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Return the loaded entries of (key, value) pairs, by key.
+        """Return the loaded entries of an array or table, by their index or name.
+
+        read() of the subclasses calls the method.
+
+        Args:
+            pairs: the index or name of each entry, and its value in topology.toml.
 
         Raises:
-            ValidationError: some values are invalid; the error has all faults, by key.
+            ValidationError: some values are invalid; the error has all faults, by index or name.
 
         """
         loaded: dict[Any, Any] = {}
@@ -142,12 +156,15 @@ class Many(Option):
 
 
 class Array(Many):
-    """An array of values of one type."""
+    """The type of an option that is an array of values of one type."""
 
     container = "array"
 
     def read(self, value: Any) -> tuple[Any, ...]:
-        """Return the values in order; refuse any other value, and an array with wrong values."""
+        """Return the values in order; raise ValidationError if any of them is wrong.
+
+        A value that is no array is wrong, too, and an empty array if the option does not allow it.
+        """
         if not isinstance(value, list) or not (value or self.empty):
             self.refuse()
         try:
@@ -159,18 +176,18 @@ class Array(Many):
         return tuple(loaded.values())
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "array", "items": option_schema(self.entry)} | (
             {} if self.empty else {"minItems": 1}
         )
 
     def write(self, value: Any) -> str:
-        """Return the values as a TOML array."""
+        """Return Python values, such as a default, as a TOML array, for the reference."""
         return f"[{', '.join(map(self.entry.write, value))}]"
 
 
 class Tables(Many):
-    """A table whose keys are names that users choose."""
+    """The type of an option that is a table whose keys are names that users choose."""
 
     container = "table"
 
@@ -190,7 +207,7 @@ class Tables(Many):
         self.keys = keys or Name("")
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the entries by name; a wrong name is reported at the key."""
+        """Return the entries by name; raise ValidationError if a name or a value is wrong."""
         if not isinstance(value, dict) or not (value or self.empty):
             self.refuse()
         errors: dict[str, Any] = {}
@@ -211,7 +228,7 @@ class Tables(Many):
         return loaded
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         entries = {"type": "object", "additionalProperties": option_schema(self.entry)}
         if self.keys.pattern:
             entries["propertyNames"] = {"pattern": f"^({self.keys.pattern})$"}
@@ -219,13 +236,22 @@ class Tables(Many):
 
 
 def options_of(table: TableSchema) -> dict[str, Option]:
-    """Return the options of a table by name."""
+    """Return the options of a table by name, from the schema of the table."""
     fields = table.load_fields.items()
     return {name: field for name, field in fields if isinstance(field, Option)}
 
 
 def default_of(table: TableSchema, name: str) -> str:
-    """Return an option's default as the file would contain it, or in words."""
+    """Return an option's default as topology.toml would contain it, or in words, for the reference.
+
+    Args:
+        table: the schema of the option's table.
+        name: the name of the option.
+
+    Returns:
+        The default; "" if the option has none.
+
+    """
     option = options_of(table)[name]
     described: str = option.metadata["default"]
     if described or option.required or table.builds is None:
@@ -240,7 +266,12 @@ def default_of(table: TableSchema, name: str) -> str:
 
 
 def table_schema(table: TableSchema) -> dict[str, Any]:
-    """Return the JSON Schema of a table from its declaration."""
+    """Return the JSON Schema of a table of topology.toml, for `feedbus schema`.
+
+    Args:
+        table: the schema object that declares the options of the table.
+
+    """
     options = options_of(table)
     properties = {
         name: option_schema(option, default_of(table, name)) for name, option in options.items()
@@ -255,7 +286,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
 
     Args:
         option: an option of a table, or the type of the entries of an array or table.
-        default: the default in the file's notation, or in words; "" if there is none.
+        default: the default in TOML's notation, or in words; "" if there is none.
 
     """
     described = option.schema()
@@ -273,9 +304,9 @@ def spread(errors: Any, report: Report, path: KeyPath = ()) -> None:
     """Add every fault in nested errors of marshmallow to the report.
 
     Args:
-        errors: the messages of a ValidationError.
+        errors: the messages of a ValidationError: mappings and lists with Fault objects.
         report: gets the faults.
-        path: the path of the value to which the errors belong.
+        path: the keys and indexes of the value in topology.toml to which the errors belong.
 
     """
     if isinstance(errors, Mapping):

@@ -20,7 +20,10 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Places:
-    """The line and column of each path: numbers from 1, the column in characters.
+    """The line and column of each key and value of one TOML text: from 1, the column in characters.
+
+    A path is a tuple of the keys and indexes from the root to a value. Report.problems() makes an
+    object for each file with problems.
 
     Attributes:
         repeated: the path of each key and table that the file has twice, with the position of the
@@ -48,15 +51,27 @@ class Places:
                 self._table(node, arrays)
 
     def key(self, path: KeyPath) -> Place:
-        """Return the position of a path's key."""
+        """Return the line and column, from 1, of the key at the end of a path.
+
+        If the path has no key in the text, the result is the position of the nearest key above it.
+        """
         return _closest(self._keys, path, self._values[()])
 
     def value(self, path: KeyPath) -> Place:
-        """Return the position of a path's value, or of its table if it has no value."""
+        """Return the line and column, from 1, of the value at a path.
+
+        If the path has no value in the text, the result is the position of the nearest table above
+        it.
+        """
         return _closest(self._values, path, self._values[()])
 
     def names(self, path: KeyPath) -> tuple[str, str]:
-        """Return the path of a value's table, and its key in this table, in TOML's notation."""
+        """Return the table that contains a value, and the value's key in this table, as TOML text.
+
+        Args:
+            path: the keys and indexes from the root to the value.
+
+        """
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1
@@ -134,7 +149,12 @@ KEYS = {"bare_key", "quoted_key", "dotted_key"}
 
 
 def write(path: KeyPath) -> str:
-    """Return a path in TOML's notation: a.b, a."b.c", a[1]."""
+    """Return a path in TOML's notation, such as `a.b`, `a."b.c"` or `a[1]`.
+
+    Args:
+        path: the keys (texts) and indexes (integers) from the root to a value.
+
+    """
     written = ""
     for step in path:
         if isinstance(step, int):
@@ -146,7 +166,7 @@ def write(path: KeyPath) -> str:
 
 
 def named(node: Node) -> list[Node]:
-    """Return the child nodes without comments."""
+    """Return the child nodes of a node of the syntax tree (tree-sitter), without comments."""
     return [child for child in node.named_children if child.type != "comment"]
 
 
@@ -159,14 +179,19 @@ def _closest(places: Mapping[KeyPath, Place], path: KeyPath, otherwise: Place) -
 
 
 def parts(node: Node) -> list[Node]:
-    """Return the parts of a key; a key without dots has one part."""
+    """Return the nodes of a key's parts in the syntax tree; a key without dots has one part."""
     if node.type != "dotted_key":
         return [node]
     return [part for child in node.named_children for part in parts(child)]
 
 
 def decode(node: Node) -> str:
-    """Return the text of one part of a key; an invalid part is returned with its quotes."""
+    """Return the text of one part of a key; a part with an invalid escape keeps its quotes.
+
+    Args:
+        node: the part in the syntax tree (tree-sitter): a bare or a quoted key.
+
+    """
     text = (node.text or b"").decode()
     try:
         return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

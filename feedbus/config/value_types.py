@@ -18,7 +18,10 @@ LONGEST_ARGUMENT_BYTES = 1024
 
 
 class Url(Text):
-    """The URL of a broker, its management API or a store; errors never contain it."""
+    """The type of an option whose value is the URL of a broker, its management API or a store.
+
+    Errors never contain the URL, because it can contain a password.
+    """
 
     kind = "URL"
     hidden = True
@@ -34,7 +37,7 @@ class Url(Text):
         )
 
     def read(self, value: Any) -> Any:
-        """Return the parsed URL; refuse a value that the parser does not accept."""
+        """Return the parsed URL; raise ValidationError if the parser does not accept the value."""
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -47,12 +50,12 @@ class Url(Text):
         raise self.refusal(refused.expected, got=refused.got, suggestion=suggestion)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "pattern": rf"^({'|'.join(self.schemes)})://|\$\{{"}
 
 
 class Adapter(Dotted):
-    """The name of one of feedbus's adapters, or the dotted name of a Python object."""
+    """The type of an option whose value names one of feedbus's adapters, or has a dotted name."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
         """Create the type with the names of feedbus's own adapters."""
@@ -62,7 +65,7 @@ class Adapter(Dotted):
         self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse a value that is neither a name of an adapter nor dotted."""
+        """Return the name; raise ValidationError if it is neither an adapter nor a dotted name."""
         if value in self.own:
             return str(value)
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
@@ -70,13 +73,13 @@ class Adapter(Dotted):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         dotted = super().schema()
         return {"type": dotted.pop("type"), "anyOf": [{"enum": list(self.own)}, dotted]}
 
 
 class ExceptionName(Option):
-    """The dotted name of an exception class."""
+    """The type of an option whose value is the dotted name of an exception class."""
 
     kind = "exception, `ValueError` or `module.Name`"
     example = "httpx.TransportError"
@@ -84,18 +87,21 @@ class ExceptionName(Option):
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; refuse any other value. Another check imports the class."""
+        """Return the dotted name; raise ValidationError for any other value.
+
+        The class is not imported; other_imports.check_other_imports() checks it later.
+        """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string", "pattern": r"^[^\s:]+(:[^\s:]+)?$|\$\{"}
 
 
 class Command(Option):
-    """A command line, split as by a shell, or an array of its words."""
+    """The type of an option whose value is a command line, or an array of its words."""
 
     kind = "text or array of texts"
     example = "python -m web"
@@ -103,7 +109,10 @@ class Command(Option):
     expected = 'a command such as "python -m web" or an array of its words'
 
     def read(self, value: Any) -> tuple[str, ...]:
-        """Return the words of the command; refuse any other value, and an empty command."""
+        """Return the words of the command; raise ValidationError for any other value.
+
+        A command line is split into words as by a shell; an empty command is refused.
+        """
         if isinstance(value, str):
             try:
                 words = shlex.split(value)
@@ -118,38 +127,38 @@ class Command(Option):
         return tuple(words)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         words = {"type": "array", "items": {"type": "string"}, "minItems": 1}
         text = {"type": "string", "minLength": 1}
         return {"type": ["string", "array"], "anyOf": [text, words]}
 
 
 class RoutingKey(Option):
-    """A binding key of up to 255 bytes, which may be empty."""
+    """The type of an option whose value is a binding key of up to 255 bytes; it may be empty."""
 
     kind = "text"
     example = "mail.eu"
     expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the key; refuse any other value, and a key of more than 255 bytes."""
+        """Return the key; raise ValidationError for other values, and for more than 255 bytes."""
         if not isinstance(value, str) or len(value.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string"}
 
 
 class BrokerName(Text):
-    """The whole name of an exchange or queue on the broker."""
+    """The type of an option whose value is the whole name of an exchange or queue on the broker."""
 
     example = "erp.events"
     expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse any other value, and a name of more than 255 bytes."""
+        """Return the name; raise ValidationError for other values, and for more than 255 bytes."""
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -157,14 +166,17 @@ class BrokerName(Text):
 
 
 class ContentType(Text):
-    """A MIME type, with or without parameters."""
+    """The type of an option whose value is a MIME type, with or without parameters."""
 
     example = "application/x-protobuf"
     expected = "a content type such as 'application/x-protobuf'"
     pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
 
     def read(self, value: Any) -> str:
-        """Return the content type; refuse any other value, and feedbus's own content types."""
+        """Return the content type; raise ValidationError for any other value.
+
+        The content types that only feedbus itself uses are also refused.
+        """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         if len(value) > LONGEST_KEY_BYTES or "vnd.feedbus." in value:
@@ -173,13 +185,13 @@ class ContentType(Text):
 
 
 class Argument(Option):
-    """The value of an argument for the broker, of a type that AMQP has."""
+    """The type of a queue's or exchange's argument for the broker; AMQP must have its type."""
 
     kind = "argument"
     expected = "a text, an integer, a number, true or false"
 
     def read(self, value: Any) -> Any:
-        """Return the value; refuse a value that AMQP cannot represent, or that is too long."""
+        """Return the value; raise ValidationError if AMQP cannot represent it or it is too long."""
         if not isinstance(value, str | int | float):
             self.refuse()
         if isinstance(value, int) and value.bit_length() > LONG_BITS:
@@ -191,18 +203,18 @@ class Argument(Option):
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": ["string", "integer", "number", "boolean"]}
 
 
 class ArgumentName(Text):
-    """The name of an argument for the broker."""
+    """The type of the name of an argument for the broker, such as "x-max-priority"."""
 
     kind = "text"
     expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse any other value, and a name of more than 255 bytes."""
+        """Return the name; raise ValidationError for other values, and for more than 255 bytes."""
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -210,62 +222,62 @@ class ArgumentName(Text):
 
 
 class Setting(Option):
-    """The value of an environment variable, which may be empty."""
+    """The type of the value of an environment variable; it may be empty."""
 
     kind = "text"
     hidden = True
     expected = "a text"
 
     def read(self, value: Any) -> str:
-        """Return the text; refuse any other value, and a text with a NUL."""
+        """Return the text; raise ValidationError for any other value, and for a text with a NUL."""
         if not isinstance(value, str) or "\0" in value:
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": "string"}
 
 
 class EnvironmentName(Text):
-    """The name of an environment variable."""
+    """The type of the name of an environment variable."""
 
     expected = "a variable's name of letters, digits and '_'"
     pattern = "[A-Za-z_][A-Za-z0-9_]*"
 
     def read(self, value: Any) -> str:
-        """Return the name; refuse any other value, and a name with other characters."""
+        """Return the name; raise ValidationError for any other value, and for other characters."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
 
 
 class ShardNumber(Text):
-    """The number of a shard as a key in TOML: a text of digits."""
+    """The type of the number of a shard as a key in TOML: a text of digits."""
 
     expected = "the number of a shard"
     pattern = "0|[1-9][0-9]{0,4}"
 
     def read(self, value: Any) -> str:
-        """Return the text; refuse any other value, and a text that is no number of a shard."""
+        """Return the text; raise ValidationError if it is not the number of a shard."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
 
 
 class OrderBy(Option):
-    """The ordering key: true for the routing key, the name of a field, or false."""
+    """The type of the option `order_by`: true (the routing key), the name of a field, or false."""
 
     kind = "text, or true or false"
     example = "customer"
     expected = "the name of a field, true for the routing key, or false"
 
     def read(self, value: Any) -> str | bool:
-        """Return the name of the field or the flag; refuse any other value."""
+        """Return the name of the field, True or False; otherwise raise ValidationError."""
         if not (isinstance(value, bool) or (isinstance(value, str) and value.strip())):
             self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as the file contains it."""
+        """Return the JSON Schema of the option's value in topology.toml, for `feedbus schema`."""
         return {"type": ["boolean", "string"], "minLength": 1}

@@ -25,7 +25,12 @@ INSERT_AFTER = ("weight", "shards", "exchange", "handler")
 
 
 def write_weights(weights: Weights) -> str:
-    """Return the TOML text of weights: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
+    """Return the TOML text of weights: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`.
+
+    Args:
+        weights: one weight for a queue without shards, or the weight of each shard by its number.
+
+    """
     return f"weight = {weights}" if isinstance(weights, int) else f"weights = {_table(weights)}"
 
 
@@ -33,11 +38,12 @@ def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
     """Set the weights of queues in the file of a topology, and return the new topology.
 
     Before the new text is written, it is loaded. It must give the same topology, except for these
-    weights. The file keeps its path, links, owner and mode.
+    weights. The file keeps its path, links, owner and mode. `feedbus balance --write` calls the
+    function.
 
     Args:
         topology: the topology, as it was loaded from the file.
-        weights: maps queues to their new weights.
+        weights: maps each queue to one weight, or to the weight of each shard by its number.
 
     Raises:
         UsageError: the file has changed since it was loaded, or cannot be written; or a change of
@@ -65,7 +71,14 @@ def _replace(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
 
 
 def weighted(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
-    """Return a copy of a topology with other weights."""
+    """Return a copy of a topology with other weights.
+
+    Args:
+        topology: the topology to copy.
+        weights: maps each queue to one weight, or to the weight of each shard by its number. Other
+            queues keep their weights.
+
+    """
     queues = {
         name: replace(queue, weights=_row(weights[name])) if name in weights else queue
         for name, queue in topology.queues.items()
@@ -77,9 +90,10 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
     """Return the text of a topology file with the weights of one queue set.
 
     Args:
-        text: the present text of the file.
+        text: the present text of the file, in UTF-8.
         queue: the name of the queue in the file.
-        weights: the new weights.
+        weights: the new weights: one weight for a queue without shards, or the weight of each shard
+            by its number.
 
     Raises:
         UsageError: the text has no place where the weights can be written.
