@@ -29,12 +29,17 @@ PLACED = ("shards", "weights")
 
 @dataclass(frozen=True, slots=True)
 class AppliedSettings:
-    """The options with which the watchers run.
+    """The options with which the watchers of one supervisor run, as digests.
+
+    A watcher is the supervisor's object for the processes of one consumer or of one
+    [processes.NAME] table, or for the operations process. The supervisor keeps one object, and
+    `feedbus apply` compares it with the settings of the new topology.
 
     Attributes:
         watchers: maps the name of each watcher to the digest of its options.
         exchanges: maps the name of each exchange to the digest of its options.
         counts: maps the name of each watcher to its number of processes.
+
     """
 
     watchers: dict[str, str]
@@ -88,7 +93,8 @@ class AppliedSettings:
     ) -> Watchers:
         """Return which watchers must be added, restarted, started, removed or kept.
 
-        This object has the settings with which the watchers run.
+        `feedbus plan` and `feedbus apply` call the method on the settings with which the watchers
+        run.
 
         Args:
             wanted: the settings of the new topology.
@@ -124,11 +130,12 @@ class AppliedSettings:
 
 
 def why_restarted(state: Mapping[str, Any], count: int) -> str:
-    """Return why a watcher is started again, or "" if it runs as the topology declares.
+    """Return why a watcher must be started again, or "" if it runs as the topology declares.
 
     Args:
-        state: the state of the watcher, from watcher_state.state().
-        count: the number of processes in the topology.
+        state: the state of the watcher, from watcher_state.state(): a mapping with keys such as
+            "state" and "processes".
+        count: the number of processes that the topology declares for the watcher.
 
     """
     doing = state.get("state")
@@ -144,8 +151,9 @@ def why_restarted(state: Mapping[str, Any], count: int) -> str:
 def write_applied(topology: Topology, text: str) -> None:
     """Write the text of topology.toml to the file that the processes read.
 
-    The file has the permissions of topology.toml, and its owner can read it. It is replaced as a
-    whole, because a process that starts may read it at the same time.
+    The supervisor calls the function at its start and at each `feedbus apply`. The file has the
+    permissions of topology.toml, and its owner can read it. It is replaced as a whole, because a
+    process that starts may read it at the same time.
 
     Args:
         topology: the topology.

@@ -24,12 +24,12 @@ CHECK_SECONDS = 1.0  # the time between circus's checks of the processes
 
 
 def lock_path(topology: Topology) -> Path:
-    """Return the path of the lock that the supervisor of the topology holds."""
+    """Return the path of the lock file that the supervisor of the topology holds while it runs."""
     return run_folder(topology) / "supervisor.lock"
 
 
 def become_supervisor(topology: Topology) -> int:
-    """Make this process the only supervisor of the topology's `var` until the process ends.
+    """Make this process the only supervisor of the topology's folder `var` until the process ends.
 
     If a supervised process ends, its child processes become children of this process, so that this
     process can end them.
@@ -63,7 +63,7 @@ def supervise(
 ) -> None:
     """Start and supervise every process until SIGINT, SIGTERM, SIGHUP or `circusctl quit`.
 
-    The caller has called become_supervisor() and prepare().
+    `feedbus up` calls the function, after become_supervisor() and prepare().
 
     Args:
         topology: the topology to run.

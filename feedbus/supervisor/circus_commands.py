@@ -93,37 +93,68 @@ def _together(steps: list[Awaitable[Any]]) -> Any:
 
 
 class StartWatchers(Start):
-    """The command `start`: start watchers."""
+    """circus's command `start`, which starts watchers, for `circusctl start [NAME]`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Start the watchers that the properties "name" and "match" select, or all watchers.
 
-        Returns a task that ends when the processes have been started.
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command. "name" is a name or a pattern; "match" is the kind
+                of the pattern: "simple", "glob" (the default) or "regex".
+
+        Returns:
+            A task that ends when the processes have been started.
+
+        Raises:
+            MessageError: no watcher has such a name, or a property is not valid.
+
         """
         _supervision(arbiter)
         return _together([one._start() for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
 
 
 class StopWatchers(Stop):
-    """The command `stop`: stop watchers."""
+    """circus's command `stop`, which stops watchers, for `circusctl stop [NAME]`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Stop the watchers that the properties "name" and "match" select, or all watchers.
 
-        Each consumer first finishes its messages. Returns a task that ends when all processes of
-        the watchers have ended.
+        Each consumer first finishes its messages.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command. "name" is a name or a pattern; "match" is the kind
+                of the pattern: "simple", "glob" (the default) or "regex".
+
+        Returns:
+            A task that ends when all processes of the watchers have ended.
+
+        Raises:
+            MessageError: no watcher has such a name, or a property is not valid.
+
         """
         _supervision(arbiter)
         return _together([one._stop(True) for one in _named_watchers(arbiter, props)])  # noqa: SLF001 -- as above
 
 
 class RestartWatchers(Restart):
-    """The command `restart`: restart watchers."""
+    """circus's command `restart`, for `circusctl restart [NAME]` and `feedbus restart`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers that the properties "name" and "match" select, or all watchers.
 
-        Returns a task that ends when the new processes have been started.
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command. "name" is a name or a pattern; "match" is the kind
+                of the pattern: "simple", "glob" (the default) or "regex".
+
+        Returns:
+            A task that ends when the new processes have been started.
+
+        Raises:
+            MessageError: no watcher has such a name, or a property is not valid.
+
         """
         supervision = _supervision(arbiter)
         chosen = _named_watchers(arbiter, props)
@@ -135,23 +166,38 @@ class RestartWatchers(Restart):
 
 
 class ReloadWatchers(Reload):
-    """The command `reload`: restart watchers, as the command `restart` does."""
+    """circus's command `reload`; it restarts watchers, as the command `restart` does."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers; each new process starts only after the old process has ended.
 
         In circus's own `reload`, both processes would run at the same time.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties "name" and "match" select the watchers, as in the command
+                `restart`.
+
+        Returns:
+            A task that ends when the new processes have been started.
+
         """
         return RestartWatchers().execute(arbiter, props)
 
 
 class RemoveWatcher(RmWatcher):
-    """The command `rm`: remove a watcher."""
+    """circus's command `rm`, which removes a watcher until the next `feedbus apply`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Stop and remove the watcher with the property "name"; `feedbus apply` adds it again.
 
-        Returns a task that ends when the watcher is removed.
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command.
+
+        Returns:
+            A task that ends when the watcher is removed.
+
         """
         supervision = _supervision(arbiter)
         watcher = self._get_watcher(arbiter, props["name"])
@@ -164,12 +210,17 @@ class RemoveWatcher(RmWatcher):
 
 
 class SetOptions(Set):
-    """The command `set`: set options of a watcher."""
+    """circus's command `set`, which sets options of a watcher, for `circusctl set`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Change the options in the property "options" of the watcher with the property "name".
 
-        The possible options are CHANGEABLE, which may differ from topology.toml for a while.
+        The possible options are CHANGEABLE: the number of processes and the time to stop. They may
+        differ from topology.toml for a while.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command.
 
         Raises:
             MessageError: only topology.toml may change one of the options.
@@ -189,18 +240,34 @@ async def _wait_for(step: Awaitable[Any]) -> dict[str, Any]:
 
 
 class QuitSupervisor(Quit):
-    """The command `quit`: end the supervisor."""
+    """circus's command `quit`, which ends the supervisor, for `circusctl quit`."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """End all processes and the supervisor."""
+        """End all processes and then the supervisor; return at once.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: not used.
+
+        """
         return _supervision(arbiter).stop()
 
 
 class FollowFile(ReloadConfig):
-    """The command `reloadconfig`; here it runs `feedbus apply`."""
+    """circus's command `reloadconfig`; it runs `feedbus apply` instead of reading circus.ini."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """Run `feedbus apply` and do not read circus.ini: topology.toml describes the system."""
+        """Run `feedbus apply --yes`, because topology.toml and not circus.ini describes the system.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: not used.
+
+        Returns:
+            A task that ends when the changes are made. Its result has the key "reason" if they
+            failed.
+
+        """
         return asyncio.ensure_future(self._apply(_supervision(arbiter)))
 
     @staticmethod
@@ -210,14 +277,25 @@ class FollowFile(ReloadConfig):
 
 
 class ReportState(Command):
-    """The command with which `feedbus status` gets the state of the watchers."""
+    """The supervisor's command `feedbus`, with which `feedbus status` gets the watchers' state."""
 
     name = "feedbus"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
-        """Return the state of each watcher, in the topology's order.
+        """Return the state of the supervisor and of each watcher, in the topology's order.
 
-        circus can also send this answer before the watchers exist.
+        The commands `feedbus status`, `plan`, `apply` and others ask for it. circus can also send
+        this answer before the watchers exist.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: not used.
+
+        Returns:
+            JSON values. The key "watchers" maps names to states, "pid" is the supervisor's process
+            id, and "settings" has the digests of the options with which the watchers run, or None
+            before.
+
         """
         own = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]
         supervision = getattr(arbiter, "supervision", None)
@@ -232,19 +310,26 @@ class ReportState(Command):
 
 
 class End(Command):
-    """The command that ends all processes, for `feedbus down`."""
+    """The supervisor's command `feedbus-down`, which ends all processes, for `feedbus down`."""
 
     name = "feedbus-down"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
-        """End all processes; the property "seconds" limits the time that each one may take."""
+        """End all processes and then the supervisor; return at once.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: "seconds" limits the time that each process may take; after it, the process is
+                killed. None for the stop time of each process.
+
+        """
         seconds = props.get("seconds")
         _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
         return {}
 
 
 class Apply(Command):
-    """The command that changes the system to another topology, for `feedbus apply`."""
+    """The supervisor's command `feedbus-apply`, which changes the system to another topology."""
 
     name = "feedbus-apply"
 
@@ -254,6 +339,10 @@ class Apply(Command):
         With the property "pause", stop the watchers whose names it lists. With the property "text",
         change to the topology with this text. Without both, end the watchers that are not in the
         topology.
+
+        Args:
+            arbiter: circus's main object, which has the watchers.
+            props: the properties of the command.
 
         Returns:
             A task whose result has the key "refused": why the step was refused, or "".

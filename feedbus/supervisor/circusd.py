@@ -90,9 +90,18 @@ class Seed:
 
 
 def fill(watcher: Any, arbiter: Any, hook_name: str) -> bool:  # noqa: ARG001 -- circus's signature
-    """Replace the seed's watcher by the watchers of the topology.
+    """Replace the seed's watcher by the watchers of the topology; exit if feedbus cannot run them.
 
-    circus calls this hook before it starts the seed's watcher. The result False prevents the start.
+    circus calls this hook before it starts the seed's watcher.
+
+    Args:
+        watcher: the watcher whose output stream is the seed.
+        arbiter: circus's main object, which has the watchers.
+        hook_name: not used.
+
+    Returns:
+        False, which prevents the start of the seed's watcher.
+
     """
     try:
         watcher.stdout_stream.fill(arbiter, watcher)

@@ -29,7 +29,7 @@ NOTHING: Mapping[str, Any] = {"watchers": {}}  # the state if no supervisor runs
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A process that was asked to end and has not ended yet.
+    """A process that was asked to end and has not ended yet; commands show it as progress.
 
     Attributes:
         name: the name of its consumer or process.
@@ -56,10 +56,11 @@ Progress = Callable[[Sequence[Busy]], None]
 
 
 def state(topology: Topology) -> dict[str, Any] | None:
-    """Return the supervisor's answer to the command `feedbus`, or None if no supervisor runs.
+    """Ask the supervisor for the state of all watchers; return None if no supervisor runs.
 
-    Its key "watchers" maps the name of each watcher to its state, which watcher_state.state()
-    describes: for example, the key "state" is "running".
+    Returns:
+        The answer to the command `feedbus`. Its key "watchers" maps the name of each watcher to its
+        state, which watcher_state.state() describes: for example, the key "state" is "running".
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.
@@ -146,7 +147,7 @@ def busy(answer: Mapping[str, Any]) -> list[Busy]:
 
 
 class ApplyClient:
-    """Sends the supervisor the requests of `feedbus apply`.
+    """Sends the supervisor the requests of `feedbus apply`, which makes one object.
 
     Each method waits for the answer. Each method raises FeedbusError if the supervisor refuses the
     request, and does nothing if no supervisor runs.
@@ -166,15 +167,33 @@ class ApplyClient:
         self._progress = progress
 
     def pause(self, consumers: Sequence[str]) -> None:
-        """Stop these consumers, because their queues will be replaced."""
+        """Stop consumers and wait for their end, because their queues will be replaced.
+
+        Args:
+            consumers: the names of the consumers.
+
+        Raises:
+            FeedbusError: the supervisor refuses the request, or does not answer.
+
+        """
         self._ask(pause=list(consumers))
 
     def change_topology(self) -> None:
-        """Make the supervisor add and restart watchers, as the new topology needs."""
+        """Make the supervisor add and restart watchers as the new topology needs; wait for it.
+
+        Raises:
+            FeedbusError: the supervisor refuses the request, or does not answer.
+
+        """
         self._ask(text=self._text)
 
     def finish(self) -> None:
-        """End the consumers that are not in the new topology."""
+        """End the consumers that are not in the new topology; their queues are empty now.
+
+        Raises:
+            FeedbusError: the supervisor refuses the request, or does not answer.
+
+        """
         self._ask()
 
     def _ask(self, **properties: Any) -> None:

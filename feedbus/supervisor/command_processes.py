@@ -20,7 +20,7 @@ _waiting: set[asyncio.Task[Any] | None] = set()
 
 
 async def run_command(topology: Path, *words: str) -> tuple[str, int]:
-    """Return what a command of feedbus printed to stdout and stderr, and its exit code.
+    """Run a command of feedbus; return what it printed to stdout and stderr, and its exit code.
 
     Args:
         topology: the path of the topology file.

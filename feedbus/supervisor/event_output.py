@@ -28,7 +28,10 @@ COLOURS = {
 
 
 class TerminalFormatter(logging.Formatter):
-    """Formats an event for a terminal: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
+    """Formats the supervisor's events for a terminal, in colours.
+
+    A line has the form `HH:MM:SS  NAME  EVENT  MESSAGE`. NAME is the consumer or process.
+    """
 
     def __init__(self, width: int) -> None:
         """Create the formatter with the width of the column of names."""
@@ -36,7 +39,7 @@ class TerminalFormatter(logging.Formatter):
         self._width = width
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, followed by its further lines."""
+        """Return the line of a log record, followed by its further lines, such as a traceback."""
         event = event_of(record)
         clock = click.style(self.formatTime(record, self.datefmt), dim=True)
         name = str(event.fields.get("consumer", ""))
@@ -65,7 +68,10 @@ class _LogFile(logging.Handler):
 
 
 def name_width(topology: Topology) -> int:
-    """Return the length of the longest name of a consumer, of a process or of the supervisor."""
+    """Return the width of the column of names in `feedbus up`, in characters.
+
+    The width is the length of the longest name of a consumer, of a process or of the supervisor.
+    """
     return max(map(len, [*topology.consumers, *topology.supervised, SUPERVISOR]))
 
 

@@ -35,7 +35,8 @@ ADOPTION_SECONDS = 0.0005  # the time between two checks whether the supervisor 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     """Import modules, and fork a child for each request; in the child, run the requested program.
 
-    The function returns only in a child, when its program has ended.
+    The fork server's process calls the function. It returns only in a child, when its program has
+    ended.
 
     Args:
         handle: the descriptor of the connection to the supervisor.
@@ -63,7 +64,13 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
 
 
 def preload(topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules, and the libraries that a consumer of the topology needs."""
+    """Import modules and the libraries that consumers of the topology need, before the first fork.
+
+    Args:
+        topology_path: the topology file; it selects the libraries of the broker and the store.
+        modules: the names of further modules.
+
+    """
     for module in modules:
         importlib.import_module(module)
     from feedbus import broker, config
@@ -77,7 +84,14 @@ def preload(topology_path: Path, modules: Sequence[str]) -> None:
 
 
 def serve(connection: Connection) -> Program:
-    """Fork a child for each request; return only in the child, with its program."""
+    """Fork a child for each request; return only in the child, with its program.
+
+    The fork server itself ends when the supervisor closes the connection.
+
+    Args:
+        connection: the connection to the supervisor, which sends the requests.
+
+    """
     while True:
         try:
             program, umask = connection.recv()

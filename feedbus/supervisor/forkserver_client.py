@@ -30,7 +30,7 @@ TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A Python program for the fork server to start.
+    """A Python program, which ForkServer.fork() starts as a process.
 
     Attributes:
         command: the program and its arguments.
@@ -45,13 +45,20 @@ class Program:
 
 
 class ForkServer:
-    """The supervisor's connection to a fork server, which starts programs as its children."""
+    """The supervisor's connection to a fork server, which starts programs as its children.
+
+    The fork server is a process with imported libraries, so that its forks start fast. The programs
+    become children of the supervisor. The object is closed when all processes are started.
+    """
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None on other systems than Linux.
+        """Start a fork server for the consumers of a topology.
 
-        On those systems, this process cannot become the parent of the server's children.
+        Returns:
+            The connection to it; None on other systems than Linux, on which this process cannot
+            become the parent of the server's children.
+
         """
         return cls(topology) if sys.platform == "linux" else None
 

@@ -16,11 +16,11 @@ TAB = "    "  # replaces a tab character in a line
 
 
 class LogCopies:
-    """Writes lines to a descriptor; a slow reader delays the supervisor only briefly.
+    """Writes the lines of all logs to one descriptor, for `feedbus up --logs`.
 
-    If the reader does not read, the supervisor waits once for half a second. After that, it drops
-    and counts lines until there is room again. Then it writes a line with their number. The log
-    files contain all lines.
+    A slow reader delays the supervisor only briefly: if the reader does not read, the supervisor
+    waits once for half a second. After that, it drops and counts lines until there is room again.
+    Then it writes a line with their number. The log files contain all lines.
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
@@ -39,7 +39,14 @@ class LogCopies:
         self._within_line = False  # only a part of a line is written so far
 
     def of(self, name: str) -> Callable[[bytes], None]:
-        """Return a function that copies lines, each after the name of one consumer or process."""
+        """Return a function that copies lines of one consumer or process to the descriptor.
+
+        The function takes whole lines as bytes, and writes each after the name.
+
+        Args:
+            name: the name of the consumer or process.
+
+        """
         prefix = f"{name:<{self._width}}  " if self._width else ""
 
         def copy(lines: bytes) -> None:

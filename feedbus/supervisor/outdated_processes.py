@@ -17,7 +17,7 @@ from feedbus.topology import Topology
 
 
 def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
-    """Compare the running watchers with a topology; return None if nothing runs.
+    """Compare the running watchers with a topology; return None if no supervisor runs.
 
     Returns:
         The differences, and a note about changed code, or "" if no code has changed.
@@ -45,10 +45,13 @@ def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
 
 
 def other_version(answer: Mapping[str, Any]) -> str:
-    """Return what to do if the supervisor is of another version of feedbus, else "".
+    """Return what to do if the supervisor runs another version of feedbus than this process.
 
     Args:
-        answer: the result of state().
+        answer: the supervisor's answer, from client.state().
+
+    Returns:
+        One sentence for the operator; "" if both run the same version.
 
     """
     from feedbus.supervisor.applied_settings import PROTOCOL
@@ -62,19 +65,24 @@ def other_version(answer: Mapping[str, Any]) -> str:
 
 
 def reloads(answer: Mapping[str, Any]) -> bool:
-    """Whether the supervisor runs with `feedbus up --reload`, by the result of state()."""
+    """Whether the supervisor runs with `feedbus up --reload`.
+
+    Args:
+        answer: the supervisor's answer, from client.state().
+
+    """
     return bool(answer.get("reloads"))
 
 
 def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Map the name of each watcher to the files that have changed since its processes started.
+    """Map the name of each watcher to the code files that have changed since its processes started.
 
     The paths of the files are sorted, and relative to the project's folder. Watchers without
     changed files are left out.
 
     Args:
         topology: the topology of the watchers.
-        answer: the result of state().
+        answer: the supervisor's answer, from client.state().
 
     """
     folder = run_folder(topology)
@@ -91,11 +99,14 @@ def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> d
 
 
 def outdated_note(changed: Mapping[str, Sequence[str]], *, reloads: bool) -> str:
-    """Return a note about watchers that run changed code, and what restarts them, or "".
+    """Return a note about watchers that run changed code, and how they are restarted.
 
     Args:
         changed: maps the name of each watcher to its changed files.
         reloads: whether the supervisor restarts them without a command.
+
+    Returns:
+        One sentence for `feedbus status`, `plan` and others; "" if no code has changed.
 
     """
     if not changed:

@@ -81,7 +81,9 @@ def _waiting_file(topology: Topology) -> Path:
 
 
 def main(path: Path) -> None:
-    """Do the work of prepare() in this process.
+    """Check the handlers and prepare the store and the broker, in this process.
+
+    prepare() starts a process that calls the function.
 
     Args:
         path: the path of the topology file.

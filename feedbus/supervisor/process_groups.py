@@ -25,12 +25,23 @@ CHECK_SECONDS = 0.02  # the time between two checks whether the processes have e
 
 
 def exists(group: int) -> bool:
-    """Return whether a group has any process, also an ended one that was not reaped."""
+    """Return whether a process group has any process, also an ended one that was not reaped.
+
+    Args:
+        group: the id of the group, which is the process id of its leader.
+
+    """
     return send(group, 0)
 
 
 def send(group: int, signal_number: int) -> bool:
-    """Send a signal to every process of a group; return False if the group has no process."""
+    """Send a signal to every process of a group; return False if the group has no process.
+
+    Args:
+        group: the id of the group, which is the process id of its leader.
+        signal_number: the signal; 0 only checks whether the group has a process.
+
+    """
     try:
         os.killpg(group, signal_number)
     except ProcessLookupError:
@@ -44,6 +55,9 @@ async def end(group: int) -> bool:
     """End the remaining processes of a group by SIGTERM, and after a second by SIGKILL.
 
     The leader has ended already. This function does not reap the processes that end.
+
+    Args:
+        group: the id of the group, which is the process id of its leader.
 
     Returns:
         Whether SIGKILL was necessary.
@@ -63,8 +77,9 @@ async def end(group: int) -> bool:
 async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
     """End every descendant of this process by SIGTERM, and after a second by SIGKILL.
 
-    Descendants that have left their group are ended, too. This process finds all descendants,
-    because it becomes the parent of a descendant whose parent ends.
+    The supervisor calls the function at its end. Descendants that have left their group are ended,
+    too. This process finds all descendants, because it becomes the parent of a descendant whose
+    parent ends.
 
     Args:
         spared: ids of processes that are not to be ended.

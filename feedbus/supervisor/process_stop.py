@@ -56,7 +56,7 @@ async def end(
 
 
 async def wait_until_ended(process: WatchedProcess) -> None:
-    """Wait until a process has ended; another task has called end() for it."""
+    """Wait until a process has ended; another task has called end() for it and is stopping it."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(CHECK_SECONDS)
 
@@ -65,7 +65,7 @@ def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> Non
     """Copy the output that is still in the pipes of an ended process to its log.
 
     Args:
-        process: the process, with circus's attributes.
+        process: the process, with circus's attributes `stdout` and `stderr`.
         log: a stream of circus, such as RotatedLog.
 
     """

@@ -18,6 +18,8 @@ LONGEST_WAIT_SECONDS = 2.0
 class RestartPolicy:
     """Counts how often in a row the processes of a watcher have failed right after their start.
 
+    Each watcher has one object.
+
     Attributes:
         start_retries: the number of failures in a row after which no process is started.
         failures: the number of failures in a row.
@@ -31,11 +33,13 @@ class RestartPolicy:
 
     @property
     def exhausted(self) -> bool:
-        """Whether too many failures in a row came right after the start."""
+        """Whether too many failures in a row came right after the start, so that the watcher gives up."""
         return self.failures >= self.start_retries
 
     def count_end(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
         """Count the end of a process; return the seconds to wait before the next start.
+
+        The watcher calls the method for each process that ends without a request.
 
         Args:
             exit_code: the exit code as in subprocess; negative after a signal.
@@ -61,12 +65,17 @@ class RestartPolicy:
         return min(doubled, LONGEST_WAIT_SECONDS)
 
     def reset(self) -> None:
-        """Forget the failures, because an operator has started the watcher."""
+        """Forget all counted ends; called when an operator has started the watcher."""
         self.failures = self.ends = 0
 
 
 def describe_exit(exit_code: int) -> str:
-    """Return a description of how a process ended."""
+    """Return how a process ended, such as "exit code 1" or "killed by SIGKILL".
+
+    Args:
+        exit_code: the exit code as in subprocess: negative after a signal.
+
+    """
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

@@ -17,11 +17,11 @@ LONGEST_LINE_BYTES = 65_536  # a longer line is written in pieces
 
 
 class RotatedLog:
-    """A circus stream that appends whole lines to a private file, and keeps some older files.
+    """A circus stream that appends whole lines to the private log file of one watcher.
 
-    The output of a process arrives in pieces. The beginning of a line is kept in memory until the
-    end of the line has arrived. So lines of several processes are not mixed, and the file is
-    rotated between two lines.
+    The file is rotated by size, and some older files are kept. The output of a process arrives in
+    pieces. The beginning of a line is kept in memory until the end of the line has arrived. So
+    lines of several processes are not mixed, and the file is rotated between two lines.
 
     A file that was moved or deleted is created again. On a full disk lines are dropped and counted;
     when there is room again, the event `lines_dropped` has their number.
@@ -82,7 +82,7 @@ class RotatedLog:
             self._append(text[:end])
 
     def write_event(self, level: int, name: str, message: str, **fields: Any) -> None:
-        """Append an event of the supervisor about the consumer.
+        """Append an event of the supervisor about the consumer to the log file.
 
         Args:
             level: a level of the module logging.
@@ -94,12 +94,20 @@ class RotatedLog:
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write the kept beginning of a line of the process `pid`, which has ended."""
+        """Write the kept beginning of the last line of a process that has ended.
+
+        Args:
+            pid: the process id.
+
+        """
         for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
             self._append(self._begun.pop(source) + b"\n")
 
     def open(self) -> None:
-        """Open the file if it is not open or was moved; an error leaves it closed."""
+        """Open the file if it is not open or was moved.
+
+        If the file cannot be opened, it stays closed, and the next write tries again.
+        """
         if self._handle is not None and self._moved(self._handle):
             self._close()
         if self._handle is None:

@@ -38,7 +38,7 @@ REPORT_AFTER_SECONDS = 60.0
 
 
 class Supervision:
-    """Starts, changes and stops the watchers of a topology.
+    """Starts, changes and stops the watchers of a topology; the supervisor has one object.
 
     A watcher belongs to one consumer, to one table [processes.NAME] of topology.toml, or to the
     operations process. The watcher starts the processes of its owner, and restarts processes that
@@ -125,7 +125,10 @@ class Supervision:
         )
 
     async def start(self) -> None:
-        """Start every watcher; from then on, restart processes that end."""
+        """Start every watcher; from then on, restart processes that end.
+
+        The supervisor calls the method once, when the arbiter's loop runs.
+        """
         arbiter = self.arbiter
         self._make_sockets_private()
         # circus's own periodic check is replaced by _check(): a command that arrives during the
@@ -138,25 +141,39 @@ class Supervision:
         await self.watchers.start_all(self.fork_server)
 
     async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
-        """Stop these watchers together; start each one again when its processes have ended."""
+        """Stop watchers together; start each one again when its processes have ended.
+
+        Args:
+            chosen: the watchers.
+
+        """
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Stop and remove a watcher; `feedbus apply` adds it again if the topology still has it."""
+        """Stop and remove a watcher; `feedbus apply` adds it again if the topology still has it.
+
+        `circusctl rm` calls the method.
+        """
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
 
     async def pause(self, names: Sequence[str]) -> None:
-        """Stop the watchers with these names until the new topology is applied."""
+        """Stop watchers until the new topology is applied; the first step of `feedbus apply`.
+
+        Args:
+            names: the names of the watchers.
+
+        """
         chosen = [one for one in self.watchers if one.name in names]
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def change_topology(self, topology: Topology) -> None:
         """Change the watchers to the watchers of a topology; unchanged watchers continue to run.
 
-        A consumer that is not in the new topology continues to run, so that it empties its queue.
-        Its watcher is called leaving. The consumer ends by itself if its queue is deleted. finish()
-        ends the leaving watchers whose consumers still run.
+        `feedbus apply` calls the method. A consumer that is not in the new topology continues to
+        run, so that it empties its queue. Its watcher is called leaving. The consumer ends by
+        itself if its queue is deleted. finish() ends the leaving watchers whose consumers still
+        run.
 
         Raises:
             UsageError: the machine has no user with the name in a watcher's `user`, or only root
@@ -216,7 +233,7 @@ class Supervision:
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End the watchers that are not in the new topology.
+        """End the watchers that are not in the new topology, as the last step of `feedbus apply`.
 
         The caller has waited until the queues of their consumers are empty.
         """
@@ -242,11 +259,11 @@ class Supervision:
 
     @property
     def stopping(self) -> bool:
-        """Whether all processes are being stopped."""
+        """Whether all processes are being stopped, because the supervisor ends."""
         return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no public attribute for it
 
     def stop(self, within_seconds: float = math.inf) -> None:
-        """End all processes.
+        """Begin to end all processes and then the supervisor; return at once.
 
         Args:
             within_seconds: the longest time that any process may take. A process with a shorter
@@ -292,7 +309,10 @@ class Supervision:
             self.arbiter.loop.add_callback(self._remove_ended)
 
     def expect_ready(self) -> None:
-        """Check repeatedly whether the processes are ready, until all of them are."""
+        """Begin to check repeatedly whether the processes are ready, until all of them are.
+
+        A watcher calls the method after each start of a process.
+        """
         if not self.checking:
             self.checking = True
             self.arbiter.loop.call_later(CHECK_SECONDS, self._check_ready)

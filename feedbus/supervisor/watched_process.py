@@ -15,6 +15,8 @@ from feedbus.supervisor.forkserver_client import ForkServer, Program
 class WatchedProcess(Process):
     """One process of a watcher, which is started by the fork server if there is one.
 
+    circus makes one object for each start.
+
     Attributes:
         stop_asked_at: when the process was asked to end, in seconds of time.monotonic(); None
             before.
@@ -30,7 +32,7 @@ class WatchedProcess(Process):
         super().__init__(*arguments, **options)
 
     def spawn(self) -> None:
-        """Start the process; circus logs an OSError and tries again."""
+        """Start the process, for circus, which logs an OSError and tries again."""
         if self._forks is None or self._forks.closed:
             super().spawn()
             return
@@ -40,7 +42,7 @@ class WatchedProcess(Process):
 
 
 class Forked(psutil.Process):
-    """A child of the fork server, with the methods of Popen that circus calls."""
+    """A process that the fork server has started, with the methods of Popen that circus calls."""
 
     def __init__(self, fork_server: ForkServer, program: Program) -> None:
         """Fork a program, with pipes for its output."""

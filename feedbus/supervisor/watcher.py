@@ -30,7 +30,8 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer or of one [processes.NAME] table.
 
-    The operations process has such a watcher, too.
+    The operations process has such a watcher, too. A watcher lives as long as the topology has its
+    consumer or process and its options do not change.
 
     When a process ends, the watcher starts it again. The watcher gives up if too many processes in
     a row fail right after their start, or if the operating system refuses to start a process. Then
@@ -117,8 +118,9 @@ class ProcessWatcher(UnlockedWatcher):
     async def manage_processes(self) -> None:
         """Start missing processes, or end surplus processes.
 
-        Nothing is started during the wait after a failure, or while the process group of an ended
-        process is being ended.
+        The supervisor calls the method periodically and when a process has ended. Nothing is
+        started during the wait after a failure, or while the process group of an ended process is
+        being ended.
         """
         if not self.is_active() or self._filling or self.gave_up:
             return
@@ -137,7 +139,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._filling = False
 
     async def spawn_processes(self) -> None:
-        """Start the missing processes; start no more if the system refuses to start one."""
+        """Start the missing processes; give up if the operating system refuses to start one."""
         while self.is_active() and len(self.processes) < self.numprocesses:
             if self.spawn_process() is False:
                 return
@@ -196,7 +198,12 @@ class ProcessWatcher(UnlockedWatcher):
             self.notify_event("stop", {"time": time.time()})
 
     async def kill_processes(self, *arguments: Any) -> None:
-        """Stop every process."""
+        """Stop every process of the watcher, and return when all have ended.
+
+        Args:
+            arguments: circus's arguments, which kill_process() describes.
+
+        """
         running = list(self.processes.values())
         await asyncio.gather(*(self.kill_process(process, *arguments) for process in running))
 
@@ -243,7 +250,14 @@ class ProcessWatcher(UnlockedWatcher):
         return True
 
     def shorten_stop(self, seconds: float) -> None:
-        """Limit the time that each process may take to end, now and in later stops."""
+        """Limit the time that each process may take to end, now and in later stops.
+
+        `feedbus down --timeout` calls the method.
+
+        Args:
+            seconds: the longest time; after it, the process is killed.
+
+        """
         self.longest_stop_seconds = seconds
         latest = time.monotonic() + seconds
         for process in self.processes.values():
@@ -264,7 +278,15 @@ class ProcessWatcher(UnlockedWatcher):
         await self.manage_processes()
 
     def reap_process(self, pid: int, status: int | None = None) -> None:
-        """Remove a process that has ended, after its last output is in the log."""
+        """Remove a process that has ended, after its last output is in the log.
+
+        circus and manage_processes() call the method.
+
+        Args:
+            pid: the process id.
+            status: the exit status from os.waitpid(), or None if circus must ask for it.
+
+        """
         process = self.processes.get(pid)
         if process is None:
             return
@@ -322,17 +344,17 @@ class ProcessWatcher(UnlockedWatcher):
     # -- watching ------------------------------------------------------------------------------
 
     def slot_path(self, slot: int, kind: str) -> Path:
-        """Return the path of a file of the process in a slot.
+        """Return the path of a file of the process in a slot, in the run folder.
 
         Args:
-            slot: the number of the slot.
+            slot: the number of the slot, from 1.
             kind: the kind of the file: "lock", "ready", "holding", "waiting" or "handler".
 
         """
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def note_ready(self) -> int:
-        """Log processes that have become ready; return how many are not ready."""
+        """Log each process that is ready since the last call; return how many are not ready."""
         waiting = 0
         for process in self.processes.values():
             if process.pid in self.ready_pids:
@@ -349,7 +371,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def all_ready(self) -> bool:
-        """Whether all processes are ready."""
+        """Whether the watcher is active and all its processes are ready."""
         return bool(self.is_active()) and len(self.ready_pids) == self.numprocesses
 
     @property
@@ -359,7 +381,7 @@ class ProcessWatcher(UnlockedWatcher):
         return missing and time.monotonic() < self._resume_at
 
     def end_hung(self) -> None:
-        """End processes whose handler exceeds its time limit."""
+        """End each process whose handler has exceeded its time limit, and log it; called periodically."""
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
             pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "handler"), pid)

@@ -13,7 +13,7 @@ events = EventLog("feedbus.supervisor")
 
 @dataclass(frozen=True, slots=True)
 class WatcherEvents:
-    """Logs the events of one watcher.
+    """Logs the events of one watcher to the output of the supervisor; each watcher has one object.
 
     Attributes:
         name: the name of the consumer or process.
@@ -26,7 +26,13 @@ class WatcherEvents:
     handles_messages: bool
 
     def log_ready(self, pid: int, seconds: float) -> None:
-        """Log that a process is ready, with the seconds since its start."""
+        """Log that a process is ready.
+
+        Args:
+            pid: the process id.
+            seconds: the time from its start until it was ready.
+
+        """
         text = f"process {pid} is ready after {seconds:.1f} s"
         events.info("ready", text, consumer=self.name, pid=pid, seconds=seconds)
 
@@ -43,13 +49,24 @@ class WatcherEvents:
         events.info("stopping", text, consumer=self.name, pid=pid)
 
     def log_killed(self, pid: int, seconds: float) -> None:
-        """Log that a process was killed, with the seconds since it was asked to end."""
+        """Log that a process was killed, because it did not end in time.
+
+        Args:
+            pid: the process id.
+            seconds: the time since it was asked to end.
+
+        """
         again = "; the broker delivers its messages again" if self.handles_messages else ""
         text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
     def log_group_killed(self, pid: int) -> None:
-        """Log that child processes of an ended process were killed."""
+        """Log that child processes of an ended process did not end in time and were killed.
+
+        Args:
+            pid: the process id of the ended process.
+
+        """
         text = f"processes that process {pid} had started did not end with it and were killed"
         events.warning("killed", text, consumer=self.name, pid=pid)
 
@@ -57,7 +74,7 @@ class WatcherEvents:
         """Log that the process of a removed consumer has emptied its queue and ended.
 
         Args:
-            ending: how the process ended, from describe_exit().
+            ending: how the process ended, such as "exit code 0".
 
         """
         text = (
@@ -67,11 +84,11 @@ class WatcherEvents:
         events.info("consumer_removed", text, consumer=self.name, exit=ending)
 
     def log_ended(self, pid: int, ending: str, wait_seconds: float, *, failed: bool) -> None:
-        """Log that a process has ended, and when it is restarted.
+        """Log that a process has ended without a request, and when it is restarted.
 
         Args:
             pid: the process id.
-            ending: how it ended, from describe_exit().
+            ending: how it ended, such as "exit code 1" or "killed by SIGKILL".
             wait_seconds: the time until the restart.
             failed: whether the end is a failure.
 
@@ -86,7 +103,7 @@ class WatcherEvents:
 
         Args:
             why: the cause; the text continues "because".
-            log: the log file of the processes.
+            log: the path of the log file of the processes.
 
         """
         where = f"read its log {log}"

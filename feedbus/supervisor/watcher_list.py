@@ -16,7 +16,7 @@ TOGETHER_SECONDS = 2.0
 
 
 class WatcherList:
-    """The watchers that feedbus has added to a circus arbiter."""
+    """The watchers that feedbus has added to a circus arbiter; a Supervision has one list."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class WatcherList:
         return iter(tuple(self._watchers))
 
     async def start_all(self, fork_server: ForkServer | None) -> None:
-        """Register every watcher and start its processes.
+        """Register every watcher at the arbiter, and start its processes.
 
         Args:
             fork_server: forks the processes; with None, a new Python is started for each.
@@ -60,7 +60,7 @@ class WatcherList:
                 watcher.fork_server = None
 
     def add(self, watchers: Iterable[ProcessWatcher]) -> None:
-        """Register watchers at the end of the list, without starting them."""
+        """Register watchers at the arbiter and at the end of the list, without starting them."""
         for watcher in watchers:
             self._watchers.append(watcher)
             self._register(watcher)
@@ -85,6 +85,8 @@ class WatcherList:
         to_start: Sequence[ProcessWatcher],
     ) -> None:
         """Stop watchers; start each replacement when the processes of the old watcher have ended.
+
+        `feedbus apply` and the restart of watchers use the method.
 
         Args:
             pairs: watchers to stop, each with its replacement, or with None if it is only removed.
@@ -122,9 +124,13 @@ class WatcherList:
             self.add([after])
 
     def sort(self, names: Iterable[str]) -> None:
-        """Sort the watchers by the order of these names.
+        """Sort the watchers by the order of names, which is the order of `feedbus status`.
 
         Watchers with other names come last. In the arbiter, circus's plain watchers come first.
+
+        Args:
+            names: the names of watchers.
+
         """
         places = {name: place for place, name in enumerate(names)}
         self._watchers.sort(key=lambda one: places.get(one.name, len(places)))

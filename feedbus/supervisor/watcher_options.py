@@ -36,7 +36,7 @@ LONGEST_SOCKET_PATH = 100  # in bytes; unix sockets allow 107, and circusctl mak
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
-    """Return the options of circus for every watcher.
+    """Return the options of circus for every watcher, one mapping for each.
 
     First come the consumers, then the [processes.NAME] tables, then the operations process.
 
@@ -130,7 +130,7 @@ def stop_seconds(source: Queue | Process) -> float:
 
 
 def applied_path(topology: Topology) -> Path:
-    """Return the file in which the supervisor keeps the topology that it runs."""
+    """Return the path of the file in which the supervisor keeps the topology that it runs."""
     return topology.var / "run" / "applied.toml"
 
 
@@ -152,19 +152,31 @@ def _other_user(name: str, user: str | None) -> str | None:
 
 
 def log_path(topology: Topology, name: str) -> Path:
-    """Return the log file for a watcher's stdout and stderr; create its folder."""
+    """Return the path of the log file for a watcher's stdout and stderr; create its folder.
+
+    Args:
+        topology: the topology; the folder is in its `var`.
+        name: the name of the watcher: of the consumer or process.
+
+    """
     run_folder(topology)
     private_folder(topology.var / "log")
     return log_file(topology, name)
 
 
 def log_file(topology: Topology, name: str) -> Path:
-    """Return the path of the log file of a watcher or of the supervisor."""
+    """Return the path of the log file of a watcher or of the supervisor; create nothing.
+
+    Args:
+        topology: the topology; the file is in its `var`.
+        name: the name of the watcher, or SUPERVISOR.
+
+    """
     return topology.var / "log" / f"{name.replace('/', '%2F')}.log"
 
 
 def own_log(topology: Topology) -> RotatedLog:
-    """Return the log of the supervisor; its stdout and stderr are redirected to it."""
+    """Return the log of the supervisor; stdout and stderr of this process are redirected to it."""
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(
         path,

@@ -67,14 +67,17 @@ def _activity(watcher: ProcessWatcher) -> str:
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
-    """Return a line for each different reason for which processes of a watcher hold."""
+    """Return a line for each different reason for which processes of a watcher hold.
+
+    A consumer holds while it waits during an outage of the broker, the store or another service.
+    """
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_hold_reason(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
 
 
 def why_not_ready(watcher: ProcessWatcher) -> str:
-    """Return a line about why a watcher is not ready, with the path of its log."""
+    """Return a line for the operator about why a watcher is not ready, with the path of its log."""
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
         why = watcher.gave_up_because
@@ -84,7 +87,7 @@ def why_not_ready(watcher: ProcessWatcher) -> str:
 
 
 def changed_files(watcher: ProcessWatcher) -> list[Path]:
-    """Return the files that have changed since a process of the watcher imported them."""
+    """Return the files that have changed since a process of the watcher imported them, by path."""
     return [
         path
         for process in watcher.processes.values()
