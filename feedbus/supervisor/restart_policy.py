@@ -33,7 +33,7 @@ class RestartPolicy:
 
     @property
     def exhausted(self) -> bool:
-        """Whether too many failures in a row came right after the start, so that the watcher gives up."""
+        """Whether the watcher must give up: too many failures in a row came after a start."""
         return self.failures >= self.start_retries
 
     def count_end(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:

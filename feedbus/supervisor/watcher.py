@@ -381,7 +381,10 @@ class ProcessWatcher(UnlockedWatcher):
         return missing and time.monotonic() < self._resume_at
 
     def end_hung(self) -> None:
-        """End each process whose handler has exceeded its time limit, and log it; called periodically."""
+        """End processes whose handler has exceeded its time limit, and log it.
+
+        The supervisor calls the method every second.
+        """
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
             pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "handler"), pid)
