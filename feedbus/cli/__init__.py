@@ -59,7 +59,12 @@ COMMANDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The object that every command receives as ctx.obj."""
+    """The object that every command receives as ctx.obj.
+
+    Attributes:
+        topology_path: the path of the topology file, from --topology or FEEDBUS_TOPOLOGY.
+
+    """
 
     topology_path: Path
 
@@ -82,14 +87,21 @@ class Context:
 
 
 class LazyGroup(click.Group):
-    """The group of feedbus's commands and of the commands in [commands] of the topology."""
+    """The group of feedbus's commands and of the commands in [commands] of the topology.
+
+    A command's module is imported only when the command is called or its help is shown.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return feedbus's commands, then the project's."""
+        """Return the names of feedbus's commands, then those of the project; click calls it."""
         return [*COMMANDS, *(name for name in self._project(ctx) if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None for an unknown name.
+        """Return a command, or None for an unknown name; click calls the method.
+
+        Args:
+            ctx: click's context of the whole command line.
+            cmd_name: the name of the command.
 
         Raises:
             TopologyError: no command of feedbus has this name, and the topology has problems. So it
@@ -121,7 +133,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the called command; for an unknown name, suggest the nearest one."""
+        """Find the called command; for an unknown name, end with an error that suggests a name."""
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
@@ -135,7 +147,7 @@ class LazyGroup(click.Group):
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List feedbus's commands, and the project's under their own heading."""
+        """Write the list of commands into the help; the project's have their own heading."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
         own = [
@@ -146,7 +158,7 @@ class LazyGroup(click.Group):
                 formatter.write_dl(own)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        """Complete commands without importing them."""
+        """Return the commands that begin with a text, without importing them, for the shell."""
         from click.shell_completion import CompletionItem
 
         own = dict.fromkeys(self._project(ctx), "a command of this project")
@@ -200,9 +212,13 @@ def _notify(line: str) -> None:
 
 
 def topology_path(ctx: click.Context) -> Path:
-    """Return the path of the topology.
+    """Return the path of the topology file that a command uses.
 
-    During --help and completion, ctx.obj does not have it yet.
+    During --help and completion, click has not made ctx.obj yet, so its options are read.
+
+    Args:
+        ctx: click's context of the command.
+
     """
     asked = ctx.find_root().params.get("topology")
     return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)

@@ -136,7 +136,7 @@ def _supervisor(topology: Topology, text: str) -> Supervisor:
 
 
 class Progress:
-    """Shows how many messages are left in old queues.
+    """Shows how many messages are left in old queues, while `feedbus apply` waits for them.
 
     A terminal shows the number on one line, which changes. Any other output gets a line from time
     to time.
@@ -159,7 +159,12 @@ class Progress:
         click.echo(line)
 
     def show(self, left: int) -> None:
-        """Print how many messages are still to be handled; nothing if there never were any."""
+        """Print how many messages are still to be handled; nothing if there never were any.
+
+        Args:
+            left: the number of messages in old queues now.
+
+        """
         if not left and self._last is None:
             return
         now = time.monotonic()

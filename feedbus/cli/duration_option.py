@@ -8,14 +8,23 @@ import click
 
 
 class Duration(click.ParamType[float]):
-    """The type of a duration such as 500ms, 30s or 5m; its value is in seconds."""
+    """The type of a command-line option with a duration, such as 500ms, 30s or 5m."""
 
     name = "duration"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the duration in seconds."""
+        """Return the duration in seconds; a wrong text ends the command with a usage error.
+
+        click calls the method for each value.
+
+        Args:
+            value: the text of the option, or a number of seconds.
+            param: the option, for the error.
+            ctx: click's context, for the error.
+
+        """
         from feedbus.units import guess_duration, read_duration
 
         if isinstance(value, int | float):

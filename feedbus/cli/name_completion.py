@@ -14,7 +14,10 @@ from feedbus.topology import Topology
 
 
 class NamedInTopology(StringParamType):
-    """A name of the topology; the command checks whether it exists."""
+    """The type of an argument that is a name of the topology, which the shell can complete.
+
+    The type accepts every text; the command checks whether the name exists.
+    """
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
         """Create the type of an argument.
@@ -30,7 +33,16 @@ class NamedInTopology(StringParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the names with this beginning; none if the topology has problems."""
+        """Return the names that begin with a text; none if the topology has problems.
+
+        click calls the method when the user presses the tab key.
+
+        Args:
+            ctx: click's context of the command.
+            param: not used.
+            incomplete: the beginning of the name.
+
+        """
         del param
         try:
             topology = Context(topology_path(ctx)).load(connects=False)

@@ -124,7 +124,13 @@ def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | No
 
 
 def show(plan: Plan, *, as_json: bool) -> None:
-    """Print the changes of a plan, one on each line, or as JSON for `--json`."""
+    """Print the changes of a plan to stdout.
+
+    Args:
+        plan: the changes that `feedbus apply` would make.
+        as_json: whether to print one JSON object; else one change is printed on each line.
+
+    """
     if as_json:
         click.echo(json.dumps(plan.report(), indent=2, ensure_ascii=False))
     else:

@@ -17,7 +17,7 @@ SHOWN = 3  # the largest number of processes that a line names
 
 
 class BusyLines:
-    """Prints which processes still work, while `feedbus down`, `restart` or `apply` waits for them.
+    """Prints which processes have not ended, while `feedbus down`, `restart` or `apply` waits.
 
     A terminal shows them on one line, which changes. Any other output gets a line every
     LINES_SECONDS.

@@ -80,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSlot:
-    """The consumer and the slot of this process.
+    """The consumer and the slot of this process, while `feedbus run` runs.
 
     Attributes:
         consumer: the consumer.

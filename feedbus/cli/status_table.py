@@ -23,10 +23,10 @@ COUNTS = ("READY", "RETRYING", "WAITING", "DEAD", "HANDLED")  # also the keys of
 
 
 def table(system: dict[str, Any]) -> str:
-    """Return the text that `feedbus status` prints.
+    """Return the text that `feedbus status` prints: tables of consumers, schedules and hosts.
 
     Args:
-        system: the result of status.gather().
+        system: the state of the system, which status.gather() returns.
 
     """
     header = ("", "STATE", "PIDS", "UP", "RESTARTS", *COUNTS)

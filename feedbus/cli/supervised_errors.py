@@ -14,7 +14,14 @@ events = EventLog(__name__)
 
 @contextmanager
 def failures_logged(*, supervised: bool) -> Iterator[None]:
-    """In a process of the supervisor, log an error and exit with code 1; else raise it."""
+    """In a process of the supervisor, log a FeedbusError and exit with code 1; else raise it.
+
+    The commands that the supervisor starts run their work in this `with` block.
+
+    Args:
+        supervised: whether a supervisor has started this process.
+
+    """
     try:
         yield
     except FeedbusError as error:

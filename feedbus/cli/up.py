@@ -29,7 +29,13 @@ events = EventLog("feedbus.supervisor")
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """The options of `feedbus up` for the supervisor, except --detach."""
+    """The options of `feedbus up` for the supervisor, except --detach.
+
+    Attributes:
+        reload: whether to apply changes of the project's files.
+        logs: whether to write the lines of all logs to stdout, too.
+
+    """
 
     reload: bool
     logs: bool
@@ -163,7 +169,10 @@ def _supervise(
 
 
 class Detached:
-    """A supervisor in the background: its log, and the pipe to the command that waits for it."""
+    """A supervisor in the background, for `feedbus up --detach`.
+
+    It has a log file and a pipe to the command, which waits until the processes are ready.
+    """
 
     def __init__(self, topology: Topology, pipe: int) -> None:
         """Create the object with the writing end of a pipe, to which it reports."""
@@ -173,7 +182,11 @@ class Detached:
         self._pipe = pipe
 
     def prepared(self) -> None:
-        """Report that the broker and the store are ready; from now on, write to the log."""
+        """Report that the broker and the store are ready; from now on, write to the log file.
+
+        `feedbus up` calls the method in the supervisor. stdout and stderr are redirected to the
+        file.
+        """
         os.write(self._pipe, PREPARED)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
