@@ -23,14 +23,16 @@ TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
 def token_from(environ: Mapping[str, str]) -> bytes | None:
-    """Return the API token in the environment; None if it is missing or blank."""
+    """Return the API token (FEEDBUS_API_TOKEN) in the environment; None if missing or blank."""
     token = environ.get(TOKEN, "").strip()
     return os.fsencode(token) or None
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Checks requests. A request without access gets a problem document (RFC 9457) as its answer.
+    """Checks whether requests to an HTTP server are allowed; the server has one object.
+
+    A request without access gets a problem document (RFC 9457) as its answer.
 
     Attributes:
         token: the token that requests need; None if no request needs a token.
@@ -43,11 +45,15 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, metrics: bool = False) -> None:
-        """Raise a bottle.HTTPResponse with a problem document if a request is not allowed.
+        """Check a request to a route that is not public.
 
         Args:
             environ: the WSGI environment of the request.
             metrics: whether the request reads only metrics.
+
+        Raises:
+            bottle.HTTPResponse: the request is not allowed; it has a problem document with status
+                401 (no token) or 421 (wrong host).
 
         """
         if self.token is None:
@@ -56,9 +62,16 @@ class Guard:
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:
-        """Raise 401 unless the value of the header Authorization has the token.
+        """Check that the header Authorization has the token.
 
         The comparison takes constant time. So the time of an answer says nothing about the token.
+
+        Args:
+            header: the value of the header; "" if the request has none.
+
+        Raises:
+            bottle.HTTPResponse: with status 401, because the token is missing or wrong.
+
         """
         scheme, _, shown = header.partition(" ")
         expected = self.token or b""
@@ -71,12 +84,12 @@ class Guard:
 
 
 def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, str]) -> Guard:
-    """Return the guard of a server that listens on an address.
+    """Return the guard that checks the requests to a server.
 
     Args:
-        listener: the socket of the server.
+        listener: the listening socket of the server.
         address: the address, and the names of its options for the error.
-        environ: the environment variables, which can contain the token.
+        environ: the environment variables, which can contain the token FEEDBUS_API_TOKEN.
 
     Raises:
         UsageError: other machines can reach the address, and no token is set.
@@ -93,13 +106,16 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
 
 
 def check_host(header: str | None) -> None:
-    """Raise 421 if the header Host names another machine.
+    """Refuse a request whose header Host names another machine.
 
     A web page can let a name of its own domain resolve to 127.0.0.1 (DNS rebinding). Then the
     browser of a user would send the requests of this page to this server, with this name as Host.
 
     Args:
         header: the value of the header; None if the request has none.
+
+    Raises:
+        bottle.HTTPResponse: with status 421, because the header names another machine.
 
     """
     if header is None or USUAL_HOST.fullmatch(header):

@@ -32,10 +32,10 @@ LINGER_SECONDS = 3.0  # the time after a refusal in which received data is disca
 
 
 class ProblemTask(ErrorTask):
-    """Answers requests that waitress refuses, such as requests with a too large body."""
+    """waitress's task that answers a request which waitress refuses, such as a too large body."""
 
     def execute(self) -> None:
-        """Send the error to the client, although the client may still send its request.
+        """Send the error as a problem document, although the client may still send its request.
 
         The channel then discards the rest of the request, so that the client can read the error.
         """
@@ -56,12 +56,22 @@ class ProblemTask(ErrorTask):
 
 
 class WholeTask(WSGITask):
-    """Sends the headers and the body of an answer together; waitress sends two packets."""
+    """waitress's task that answers a request; it sends the headers together with the body.
+
+    waitress itself sends two packets.
+    """
 
     wrote_header: bool = False
 
     def write(self, data: bytes) -> None:
-        """Write a part of the body. If it is the whole body, the headers are sent with it."""
+        """Write a part of the body. If it is the whole body, the headers are sent with it.
+
+        waitress calls the method for each part of the answer.
+
+        Args:
+            data: the part of the body.
+
+        """
         if self.wrote_header or not self.has_body or self.content_length != len(data):
             super().write(data)
             return
@@ -71,18 +81,18 @@ class WholeTask(WSGITask):
 
 
 class Channel(HTTPChannel):
-    """A connection with a time limit for requests, whose client can read a refusal.
+    """One connection of an HTTP client, with time limits for requests.
 
-    A refusal is the answer to a request that waitress refuses. After a refusal, the channel
-    discards received data for a few seconds. An immediate close would reset the connection, and the
-    client would get the reset instead of the answer.
+    After a refusal (the answer to a request that waitress refuses), the channel discards received
+    data for a few seconds. An immediate close would reset the connection, and the client would get
+    the reset instead of the answer. waitress makes one object for each connection.
 
     Attributes:
-        waiting_since: the monotonic time since which the channel waits for the current or the next
-            request.
+        waiting_since: the monotonic time, in seconds, since which the channel waits for the current
+            or the next request.
         served: whether a request was answered.
         lingers: whether a request was refused.
-        linger_until: the monotonic time until which received data is discarded.
+        linger_until: the monotonic time, in seconds, until which received data is discarded.
 
     """
 
@@ -117,7 +127,7 @@ class Channel(HTTPChannel):
         return now - self.waiting_since > longest
 
     def worth(self) -> tuple[bool, bool, float]:
-        """Return a sort key: if there are too many connections, the lowest is closed first.
+        """Return a sort key: if too many connections are open, the lowest are closed first.
 
         Connections that have not sent a whole request are closed first, the oldest first. Then
         follow connections that were answered and are kept alive. Connections whose client has not
@@ -127,13 +137,16 @@ class Channel(HTTPChannel):
         return bool(self.total_outbufs_len), kept_alive, self.waiting_since
 
     def service(self) -> None:
-        """Answer a request; then the time limit of the next request begins."""
+        """Answer a request; then the time limit of the next request begins. waitress calls it."""
         super().service()
         self.served = True
         self.waiting_since = time.monotonic()
 
     def handle_write(self) -> None:
-        """Send the waiting data; after a refusal, close only the sending direction."""
+        """Send the waiting data; after a refusal, close only the sending direction.
+
+        waitress's loop calls the method when the client can receive data.
+        """
         if not (self.lingers and self.close_when_flushed):
             super().handle_write()
             return
@@ -156,7 +169,15 @@ class Channel(HTTPChannel):
         return super().readable()  # type: ignore[no-any-return]  # it is a bool
 
     def received(self, data: bytes) -> bool:
-        """Parse the received data, or discard it after a refusal; return whether it was parsed."""
+        """Parse received data, or discard it after a refusal; waitress calls the method.
+
+        Args:
+            data: the bytes that the client has sent.
+
+        Returns:
+            Whether the data was parsed.
+
+        """
         if self.lingers:
             return False
         earlier = self.request
@@ -168,7 +189,7 @@ class Channel(HTTPChannel):
 
 
 class Listener(TcpWSGIServer):
-    """Accepts every connection, and closes connections that are overdue or too many.
+    """Accepts every connection to one socket, and closes those that are overdue or too many.
 
     waitress itself stops accepting connections at its limit. Then clients that send nothing could
     block all others.
@@ -180,7 +201,10 @@ class Listener(TcpWSGIServer):
     surplus = 0
 
     def handle_accept(self) -> None:
-        """Accept the waiting connections, then close others if there are too many."""
+        """Accept the waiting connections, then close others if there are too many.
+
+        waitress's loop calls the method when a client connects.
+        """
         for _ in range(ACCEPTED_AT_ONCE):
             before = len(self.active_channels)
             super().handle_accept()
@@ -224,7 +248,7 @@ class Listener(TcpWSGIServer):
 
 
 def too_large() -> str:
-    """Return the detail of the answer to a body that is too large."""
+    """Return the detail of the answer 413 to a body that is too large, as text for the client."""
     return f"Expected a body of at most {BODY_BYTES} bytes."
 
 
@@ -233,6 +257,10 @@ def close(channels: list[Channel]) -> None:
 
     An immediate close would free the descriptor of a connection. A new connection could get the
     same descriptor, while the loop still has events of the old connection.
+
+    Args:
+        channels: the connections.
+
     """
     for channel in channels:
         channel.will_close = True

@@ -33,12 +33,20 @@ FINISH_SECONDS = 4.0
 
 
 class CannotListen(FeedbusError):  # noqa: N818 -- an outage is a state
-    """The server cannot listen on an address."""
+    """The server cannot listen on an address, for example because another program uses it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The address of a server, and the names of the options that set it, for errors."""
+    """The address of a server, and the names of the options that set it, for errors.
+
+    Attributes:
+        host: the host name or IP address to listen on.
+        port: the port; 0 means any free port.
+        host_option: the name of the option with the host.
+        port_option: the name of the option with the port.
+
+    """
 
     host: str
     port: int
@@ -47,7 +55,10 @@ class Address:
 
 
 class Server:
-    """A waitress server that stop() ends from a signal handler or another thread."""
+    """A waitress server for one WSGI application, on one listening socket.
+
+    The operations process has one while its address can be used.
+    """
 
     def __init__(
         self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
@@ -87,7 +98,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port of the server."""
+        """The port on which the server listens, also if the socket was bound to port 0."""
         return int(self._waitress.effective_port)
 
     def run(self) -> None:
@@ -99,7 +110,7 @@ class Server:
             self._finish()
 
     def stop(self) -> None:
-        """Make run() return."""
+        """Make run() return soon; a signal handler or another thread can call the method."""
         self._stopping = True
         with contextlib.suppress(OSError):  # run() has already returned, and closed this socket
             self._waitress.pull_trigger()
@@ -129,6 +140,9 @@ class Server:
 def bind(address: Address) -> socket.socket:
     """Return a socket that listens on an address; port 0 means any free port.
 
+    Args:
+        address: the address, and the names of its options for the error.
+
     Raises:
         CannotListen: this process cannot listen on the address. The error says why and what to do.
 
@@ -157,10 +171,16 @@ def bind(address: Address) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Return whether only this machine can reach a bound socket."""
+    """Return whether a bound socket has a loopback address, which only this machine can reach."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url(host: str, port: int) -> str:
-    """Return the URL of a server's root."""
+    """Return the URL of a server's root, such as "http://127.0.0.1:8700".
+
+    Args:
+        host: the host name or IP address; an IPv6 address gets brackets.
+        port: the port.
+
+    """
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

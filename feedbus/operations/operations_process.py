@@ -90,7 +90,7 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
 
 
 class OperationsServer:
-    """Runs the HTTP server of this process.
+    """Runs the HTTP server of the operations process; the process has one object.
 
     In a supervised process, it tries again until the address can be used.
     """
@@ -124,11 +124,17 @@ class OperationsServer:
             self._server.stop()
 
     def serve(self, make_application: MakeApplication) -> None:
-        """Answer requests until a signal arrives.
+        """Answer requests until SIGTERM or SIGINT arrives.
 
         Args:
             make_application: returns the WSGI application. Its argument is the guard, which checks
                 the requests.
+
+        Raises:
+            CannotListen: the address is in use or does not exist, and no supervisor runs this
+                process.
+            UsageError: other machines can reach the address, no token is set, and no supervisor
+                runs this process.
 
         """
         listening = self._wait_for_address()

@@ -20,7 +20,7 @@ def figures(
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, WaitingCounts],
 ) -> dict[str, Any]:
-    """Return the numbers of all queues for the operations page.
+    """Return the numbers of all queues for the operations page, as JSON values.
 
     Args:
         topology: the topology of the consumers, whose metrics are read.
@@ -49,7 +49,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, WaitingCounts],
 ) -> dict[str, Any]:
-    """Return the numbers of a queue and of each of its consumers.
+    """Return the numbers of a queue and of each of its consumers, as JSON values.
 
     Args:
         topology: the topology of the queue.

@@ -63,7 +63,11 @@ class Remembered(Generic[Answer]):
 
 
 class QueueDepths:
-    """Reads queue depths and other numbers of a topology from the broker, for HTTP requests."""
+    """Reads queue depths and other numbers of a topology from the broker, for HTTP requests.
+
+    The operations process has one object, as a `with` block. It has one connection, which it opens
+    again after an outage. Each answer is used for some seconds; threads can share the object.
+    """
 
     def __init__(self, topology: Topology) -> None:
         """Create the object; the first read opens the connection."""
@@ -86,7 +90,7 @@ class QueueDepths:
         return Remembered(lambda: self._ask(question), fresh_seconds)
 
     def read(self) -> Counts:
-        """Return the queue depths of each consumer, by its name.
+        """Return the queue depths of each consumer, by its name; they are a few seconds old.
 
         Raises:
             Outage: the broker is unavailable.
@@ -95,7 +99,7 @@ class QueueDepths:
         return self._counts.read()
 
     def delayed_counts(self) -> DelayedCounts:
-        """Return the number of delayed messages.
+        """Return the numbers of delayed messages by state; they are some seconds old.
 
         Raises:
             Outage: the broker is unavailable.
@@ -104,7 +108,7 @@ class QueueDepths:
         return self._delayed.read()
 
     def last_firings(self) -> Mapping[str, datetime]:
-        """Return the time of the last firing of each schedule.
+        """Return the time of the last firing of each schedule, by the schedule's name.
 
         Raises:
             Outage: the broker is unavailable.

@@ -19,26 +19,38 @@ encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def answer(fields: Mapping[str, Any], status: int = 200) -> bytes:
-    """Return the body of a JSON response; set the status and type of Bottle's current response."""
+    """Return the body of a JSON response; set the status and type of Bottle's current response.
+
+    Args:
+        fields: the fields of the JSON object.
+        status: the HTTP status.
+
+    """
     bottle.response.status = status
     return typed(JSON, encode(fields).encode())
 
 
 def typed(media_type: str, body: bytes) -> bytes:
-    """Return the body; set the type of Bottle's current response."""
+    """Return a body unchanged; set the content type of Bottle's current response.
+
+    Args:
+        media_type: the content type.
+        body: the body.
+
+    """
     bottle.response.content_type = media_type
     return body
 
 
 def problem_body(status: int, detail: str, errors: Errors | None = None) -> bytes:
-    """Return a problem document.
+    """Return the body of an error response: a problem document (RFC 9457) as JSON.
 
     It is ASCII with escapes. So its texts may come from bytes that were not valid UTF-8.
 
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: maps each field to its errors; "" stands for the whole body.
+        errors: maps each field to its errors; "" stands for the whole body; None for no errors.
 
     """
     document: dict[str, Any] = {
@@ -58,12 +70,12 @@ def problem(
     errors: Errors | None = None,
     headers: Iterable[tuple[str, str]] = (),
 ) -> bottle.HTTPResponse:
-    """Return a response with a problem document, which a route raises.
+    """Return a response with a problem document (RFC 9457), which a route raises.
 
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: maps each field to its errors; "" stands for the whole body.
+        errors: maps each field to its errors; "" stands for the whole body; None for no errors.
         headers: the names and values of further headers.
 
     """
@@ -75,7 +87,9 @@ def problem(
 
 
 def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
-    """Return the problem document for an error of Bottle, such as a wrong method or a wrong path.
+    """Return the response with a problem document for an error that Bottle has found.
+
+    Examples are a wrong method and a wrong path.
 
     Args:
         error: the error of Bottle.

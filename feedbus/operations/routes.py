@@ -42,7 +42,10 @@ NOT_FOUND = (
 
 
 class Operations:
-    """The functions that answer the requests of each route; each returns the body of an answer."""
+    """The functions that answer the requests of each route; each returns the body of an answer.
+
+    The operations process has one object. bottle calls its methods in several threads.
+    """
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
         """Create the object.
@@ -58,7 +61,10 @@ class Operations:
         self._depths = depths
 
     def metrics(self) -> bytes:
-        """Return the metrics of all processes and, if the broker answers, the queue depths."""
+        """Answer GET /metrics: return the metrics of all processes of this host.
+
+        They are in Prometheus's text format. If the broker answers, they include the queue depths.
+        """
         depths, _ = self._depths_or_error()
         ready, retrying, dead = {}, {}, {}
         for consumer, found in depths.items():
@@ -85,13 +91,16 @@ class Operations:
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
-        """Return the JSON object {"status": "ok"}: this process answers."""
+        """Answer GET /healthz: return {"status": "ok"}, because this process answers."""
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Return a JSON object if the broker, the store, the disk and the consumers are ready.
+        """Answer GET /readyz: check whether the broker, store, disk and consumers are ready.
 
         The consumers are ready if none of them holds.
+
+        Returns:
+            A JSON object with "ok" for each part.
 
         Raises:
             bottle.HTTPResponse: with status 503 and the parts that are not ready. The reasons are
@@ -127,7 +136,7 @@ class Operations:
         return answer({"status": "ok", **dict.fromkeys(found, "ok")})
 
     def figures(self) -> bytes:
-        """Return a JSON object with the data of the operations page."""
+        """Answer GET /operations.json: return the data of the operations page as a JSON object."""
         depths, outage = self._depths_or_error()
         shown = figures(
             self._topology, depths, self._hold_reasons(), all_waiting(self._topology.var / "run")
@@ -140,7 +149,7 @@ class Operations:
         return answer(shown)
 
     def page(self) -> bytes:
-        """Return the HTML of the operations page."""
+        """Answer GET /: return the HTML of the operations page."""
         page, policy = page_and_policy()
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)
@@ -188,7 +197,7 @@ class Operations:
 
 
 def application(topology: Topology, store: Store, depths: QueueDepths, guard: Guard) -> Application:
-    """Return the WSGI application of the operations process.
+    """Return the WSGI application of the operations process, with all its routes.
 
     Args:
         topology: the topology of the system.
@@ -213,7 +222,7 @@ def application(topology: Topology, store: Store, depths: QueueDepths, guard: Gu
 
 
 def store_outage(store: Store) -> str:
-    """Return why the store does not answer; "" if the store answers."""
+    """Ask the store whether it answers; return why it does not, or "" if it does."""
     try:
         store.ready()
     except Exception as error:
@@ -224,7 +233,7 @@ def store_outage(store: Store) -> str:
 
 
 def broker_state(url: BrokerUrl, outage: str) -> dict[str, Any]:
-    """Return the kind of a broker and whether it answers, without its address.
+    """Return the kind of a broker and whether it answers, without its address, as JSON values.
 
     Args:
         url: the URL of the broker.
@@ -235,10 +244,10 @@ def broker_state(url: BrokerUrl, outage: str) -> dict[str, Any]:
 
 
 def store_state(store: StoreOptions | None, outage: str) -> dict[str, Any] | None:
-    """Return the kind of a store and whether it answers; None if there is no store.
+    """Return the kind of a store and whether it answers, as JSON values; None without a store.
 
     Args:
-        store: the options of the store.
+        store: the options of the store; None if the topology has none.
         outage: why the store does not answer, or "" if it does.
 
     """
@@ -251,7 +260,7 @@ def store_state(store: StoreOptions | None, outage: str) -> dict[str, Any] | Non
 
 @cache
 def page_and_policy() -> tuple[bytes, str]:
-    """Return the page, and its header Content-Security-Policy.
+    """Return the HTML of the operations page, and its header Content-Security-Policy.
 
     The policy allows only the script and the style of the page.
     """

@@ -18,7 +18,10 @@ def folders(topology: Topology) -> list[Path]:
 
 
 def unwritable_folders(topology: Topology) -> list[str]:
-    """Return a text for each folder that cannot be written to now: the folder and the reason."""
+    """Return a text for each folder that cannot be written to now: the folder and the reason.
+
+    /readyz, `feedbus status` and others call it. It writes a small file to each folder.
+    """
     reasons = []
     for folder in folders(topology):
         try:

@@ -11,7 +11,10 @@ from feedbus.topology import OPERATIONS, Topology
 
 
 def write_url(topology: Topology, url: str) -> None:
-    """Write the URL of this operations process to a file in the topology's folder `var`."""
+    """Write the URL of this operations process to a file in the topology's folder `var`.
+
+    Other commands, such as `feedbus status`, read the file to show the URL.
+    """
     path = slot_path(run_folder(topology), OPERATIONS, 1, "url")
     handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -48,7 +48,10 @@ def measure_nothing(method: str, route: str, status: int, seconds: float) -> Non
 
 
 class Application(bottle.Bottle):
-    """A Bottle application that checks access and answers every error as a problem document."""
+    """A Bottle application that checks access and answers every error as a problem document.
+
+    Each HTTP server of feedbus has one. A problem document is JSON as in RFC 9457.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,16 @@ class Application(bottle.Bottle):
         self.install(_Shield(guard, is_outage))
 
     def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request, measure it, and add the headers that all answers have."""
+        """Answer one request, measure it, and add the headers that all answers have.
+
+        Args:
+            environ: the WSGI environment of the request.
+            start_response: the server's function that takes the status and the headers.
+
+        Returns:
+            The parts of the body.
+
+        """
         started = time.perf_counter()
         sent_status = [500]  # the status is 500 if the application raises an exception
 
@@ -95,7 +107,7 @@ class Application(bottle.Bottle):
         return body
 
     def default_error_handler(self, res: bottle.HTTPError) -> bytes:
-        """Answer Bottle's errors as problem documents."""
+        """Return a problem document as the body of an error that Bottle has found, such as 404."""
         answer = from_bottle(res, self._not_found)
         answer.apply(bottle.response)
         body: bytes = answer.body
@@ -103,9 +115,10 @@ class Application(bottle.Bottle):
 
 
 def check_path() -> None:
-    """Raise 400 if the path of the current request is not UTF-8.
+    """Raise a response with status 400 if the path of the current request is not UTF-8.
 
-    Bottle would remove the invalid bytes, and answer for another path.
+    Bottle calls the function before each request. Bottle itself would remove the invalid bytes, and
+    answer for another path.
     """
     try:
         bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
