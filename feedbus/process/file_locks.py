@@ -27,7 +27,12 @@ FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, proce
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file; return False if another process has locked it."""
+    """Lock an open file (flock); return False if another process has locked it.
+
+    Args:
+        descriptor: the descriptor of the file.
+
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -36,17 +41,33 @@ def try_lock(descriptor: int) -> bool:
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file; wait in the kernel until the lock is free."""
+    """Lock an open file (flock); wait in the kernel until the lock is free.
+
+    Args:
+        descriptor: the descriptor of the file.
+
+    """
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def unlock(descriptor: int) -> None:
-    """Release the lock of an open file, even if a forked process or a mapping keeps it open."""
+    """Release the lock of an open file, even if a forked process or a mapping keeps it open.
+
+    Args:
+        descriptor: the descriptor of the file.
+
+    """
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
-    """Call `take` until it returns True; return False if it does not within `wait_seconds`."""
+    """Call a function until it returns True, with short pauses; return False after some time.
+
+    Args:
+        take: the function, such as one that tries to take a lock.
+        wait_seconds: how long to try.
+
+    """
     deadline = time.monotonic() + wait_seconds
     while not take():
         if time.monotonic() >= deadline:
@@ -57,9 +78,13 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock on a file in a `with` block; yield whether this process has got the lock.
+    """Hold the lock (flock) on a file in a `with` block; yield whether this process has got it.
 
     It has not got the lock if another process still holds the lock after `wait_seconds`.
+
+    Args:
+        path: the file; it is created with its folder if it is missing.
+        wait_seconds: how long to wait for the lock.
 
     Raises:
         NotPrivate: the file is a link, is not a regular file, or belongs to another user.
@@ -117,10 +142,14 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds a record lock; 0 if the id is not known.
+    """Return the id of the process that holds the lock of take_lock() on a file.
 
-    None means that the lock is free. The holder itself must not call this function: the close of
-    the file would release its lock.
+    The holder itself must not call this function: the close of the file would release its lock.
+
+    Returns:
+        The process id; 0 if a process holds the lock and its id is not known; None if the lock is
+        free or the file is missing.
+
     """
     try:
         handle = open_private(path, os.O_RDWR, any_owner=True)
@@ -139,7 +168,8 @@ def lock_holder(path: Path) -> int | None:
 def last_holder(path: Path) -> int:
     """Return the id of the process that last got the lock of a file by take_lock().
 
-    The id is read from the file. It is 0 if the file is missing or contains no id.
+    The process may have ended. The id is read from the file. It is 0 if the file is missing or
+    contains no id.
     """
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)

@@ -16,17 +16,24 @@ from typing import NoReturn, Protocol
 
 
 class HasFileno(Protocol):
-    """A socket, or another object with a descriptor."""
+    """A socket, or another object with a descriptor, as an argument of close_in_forks()."""
 
     def fileno(self) -> int:
-        """Return the descriptor, or -1 if it is closed."""
+        """Return the number of the descriptor, or -1 if it is closed."""
 
 
 _holders: weakref.WeakSet[HasFileno] = weakref.WeakSet()
 
 
 def close_in_forks(holder: HasFileno) -> None:
-    """Replace a holder's descriptor by /dev/null in every process that is forked from now on."""
+    """Replace a holder's descriptor by /dev/null in every process that is forked from now on.
+
+    Called for each connection and lock that only this process may use.
+
+    Args:
+        holder: the object with the descriptor; it can be deleted as usual.
+
+    """
     _holders.add(holder)
 
 
@@ -35,7 +42,8 @@ def end_fork() -> NoReturn:
 
     It is called in a `finally` block around the call of a handler, if the process id has changed:
     the handler has forked and has not ended the forked process. Without the call, the forked
-    process would go on like its parent process, and settle the same messages again.
+    process would go on like its parent process, and settle the same messages again. The exit code
+    is 1 after an error, the code of a SystemExit, or else 0.
     """
     error = sys.exc_info()[1]
     code = 0

@@ -10,18 +10,23 @@ INTERRUPTED = 128 + signal.SIGINT
 def end_at_once() -> None:
     """Make SIGINT, SIGTERM and SIGHUP end this process immediately and without output.
 
-    Signals that were ignored at the start (by nohup, or in the background of a script) stay
-    ignored. The kernel sends process 1 of a container only the signals for which the process has a
-    handler. So process 1 gets a handler that ends it.
+    The command line calls the function before and after each command. Signals that were ignored at
+    the start (by nohup, or in the background of a script) stay ignored. The kernel sends process 1
+    of a container only the signals for which the process has a handler. So process 1 gets a handler
+    that ends it.
     """
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         _install(_exit if os.getpid() == 1 else signal.SIG_DFL, signal_number)
 
 
 def raise_interrupts(*signal_numbers: int) -> None:
-    """Make these signals raise KeyboardInterrupt; without arguments, only SIGINT (Ctrl-C).
+    """Make signals raise KeyboardInterrupt, so that a command can clean up.
 
     A signal that was ignored at the start stays ignored.
+
+    Args:
+        signal_numbers: the signals; without any, only SIGINT (Ctrl-C).
+
     """
     for signal_number in signal_numbers or (signal.SIGINT,):
         _install(_raise, signal_number)

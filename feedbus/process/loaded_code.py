@@ -10,10 +10,14 @@ from pathlib import Path
 
 
 def imported_files() -> dict[str, int]:
-    """Return the files of this process's modules, with the times of their last change.
+    """Return the project's files that this process has imported, with their last changes.
 
-    The times are in nanoseconds since 1970. The files of Python itself and of installed packages
-    are left out: only the project's own files are edited while the project runs.
+    The files of Python itself and of installed packages are left out: only the project's own files
+    are edited while the project runs.
+
+    Returns:
+        Maps each path to the time of the file's last change, in nanoseconds since 1970.
+
     """
     installed = tuple(
         os.path.join(folder, "")  # noqa: PTH118 -- a prefix of texts
@@ -32,7 +36,12 @@ def imported_files() -> dict[str, int]:
 
 
 def write(files: dict[str, int]) -> str:
-    """Return imported files and their times as one line of text, for a status file."""
+    """Return imported files and their times as one line of text, for the ready file of a process.
+
+    Args:
+        files: maps each path to the time of its last change, in nanoseconds since 1970.
+
+    """
     return json.dumps(files)
 
 
@@ -40,7 +49,8 @@ def changed_files(line: str) -> list[Path]:
     """Return the imported files that were changed or deleted since write(), sorted.
 
     Args:
-        line: the text that write() has returned, with the files and their times.
+        line: the text that write() has returned, with the files and their times. For another text,
+            the result is empty.
 
     """
     try:

@@ -16,7 +16,7 @@ _making = threading.Lock()
 
 
 class NotPrivate(FeedbusError):  # noqa: N818 -- it names a state, as Outage does
-    """A file or folder belongs to another user, or others may write to it."""
+    """A file or folder belongs to another user, is a link, or others may write to it."""
 
 
 def private_folder(path: Path) -> Path:
@@ -135,9 +135,13 @@ def make_database_file(path: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Try to write to a folder; return why the write has failed, or "" if it has not failed.
+    """Try to write to a folder; return the folder and why the write failed, or "" if it worked.
 
     A folder that does not exist yet counts as writable.
+
+    Raises:
+        NotPrivate: the written file does not belong to this user.
+
     """
     probe = folder / f".probe.{os.getpid()}.{threading.get_ident()}"
     try:

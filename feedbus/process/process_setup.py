@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def default_signals() -> None:
-    """Restore the default action of every signal that the supervisor ignores or blocks.
+    """Restore the default action of every signal that this process ignores or blocks.
 
     A supervisor under nohup ignores SIGHUP, and Python always ignores SIGPIPE. Without this
     function, a program that the supervisor starts would ignore them, too.
@@ -28,7 +28,7 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Let this process get SIGTERM when the supervisor ends.
+    """Let this process get SIGTERM when the supervisor ends; called at the start of a process.
 
     On Linux the kernel sends the signal. On other systems a thread of this process sends it.
 
@@ -71,9 +71,13 @@ def _watch(parent: int) -> None:
 
 
 def limit_memory(limit_bytes: int | None) -> None:
-    """Limit the memory of this process; None sets no limit.
+    """Limit the data memory of this process (RLIMIT_DATA), for the option memory_limit.
 
     Above the limit, Python raises MemoryError.
+
+    Args:
+        limit_bytes: the limit in bytes; None sets no limit.
+
     """
     if limit_bytes is None:
         return

@@ -20,6 +20,8 @@ from feedbus.process.slots import PATIENCE_SECONDS, take_slot
 def become(arguments: Sequence[str]) -> None:
     """Prepare this process for its supervisor, take the slot, and execute the command.
 
+    The command replaces this process, so the function returns only by an exception.
+
     Args:
         arguments: the command line without the name of the module: --run FOLDER, --name NAME,
             --slot N and --memory-limit BYTES, then `--` and the command with its arguments.

@@ -37,11 +37,14 @@ class HasVar(Protocol):
 
 
 class SlotTaken(FeedbusError):  # noqa: N818 -- it names a state, as Outage does
-    """Another process holds the slot and did not release it in time."""
+    """Another process holds the slot and did not release it in time.
+
+    A slot is the number of a process among the processes of its consumer.
+    """
 
 
 def run_folder(topology: HasVar) -> Path:
-    """Return the folder of sockets, locks and ready files, created if it is missing.
+    """Return the folder `run` in `var`, for sockets, locks and ready files; create it if missing.
 
     Raises:
         NotPrivate: another user owns the folder, or may write to it.
@@ -52,13 +55,13 @@ def run_folder(topology: HasVar) -> Path:
 
 
 def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
-    """Return the path of a file of a slot.
+    """Return the path of a file of a slot: one process of a consumer.
 
     Args:
-        folder: the result of run_folder().
+        folder: the run folder, which run_folder() returns.
         name: the name of the consumer or process.
-        slot: the number of the slot.
-        kind: "lock", "ready", "holding", "waiting" or "handler".
+        slot: the number of the slot, from 1.
+        kind: "lock", "ready", "holding", "waiting", "handler" or "url".
 
     """
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
@@ -67,7 +70,9 @@ def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
 def slot_locks(folder: Path) -> list[Path]:
     """Return the paths of all lock files of slots, also of slots that are free now.
 
-    The argument is the result of run_folder().
+    Args:
+        folder: the run folder, which run_folder() returns.
+
     """
     return sorted(path for path in folder.glob("*.lock") if SLOT_LOCK.fullmatch(path.name))
 
@@ -111,9 +116,9 @@ def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> in
     """Lock a slot, and set the path of its ready file in the environment.
 
     Args:
-        folder: the result of run_folder().
+        folder: the run folder, which run_folder() returns.
         name: the name of the consumer or process.
-        slot: the number of the slot.
+        slot: the number of the slot, from 1.
         patience_seconds: how long to wait while another process holds the slot.
 
     Returns:

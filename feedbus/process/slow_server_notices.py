@@ -16,7 +16,10 @@ Show = Callable[[str], None]
 
 
 class SlowServerNotices:
-    """Shows a notice for each wait that takes longer than a second; each text is shown once."""
+    """Shows a notice for each wait for a server that takes longer than a second.
+
+    A process has one object, `notices`. Each text is shown once.
+    """
 
     def __init__(self) -> None:
         """Create the object; nothing is shown until show_with()."""
@@ -37,7 +40,12 @@ class SlowServerNotices:
 
     @contextmanager
     def during(self, text: str) -> Iterator[None]:
-        """Show a text if the `with` block takes longer than a second."""
+        """Show a text if the `with` block, which waits for a server, takes longer than a second.
+
+        Args:
+            text: what the command waits for.
+
+        """
         show = self._show
         if show is None or self._process != os.getpid() or text in self._shown:
             yield

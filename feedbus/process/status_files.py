@@ -32,9 +32,10 @@ class WaitingCounts(NamedTuple):
 
 
 def mark_ready() -> None:
-    """Report to the supervisor that this process is ready; without a slot, do nothing.
+    """Write to the ready file of this process that it is ready; without a slot, do nothing.
 
-    The second line of the file contains the Python files that this process has imported.
+    The supervisor reads the file. Its second line contains the Python files that this process has
+    imported.
     """
     path = os.environ.get(READY_FILE)
     if path:
@@ -45,7 +46,14 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Write why this process holds, or "" if it continues; without a slot, do nothing."""
+    """Write to the status file of this process why it holds; without a slot, do nothing.
+
+    A process holds while it waits during an outage.
+
+    Args:
+        reason: the reason; "" if the process continues.
+
+    """
     _mark(".holding", reason)
 
 
@@ -65,12 +73,12 @@ def _mark(suffix: str, line: str) -> None:
 
 
 def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
-    """Return why a process holds, or "" if it does not hold.
+    """Return why a process holds (waits during an outage), or "" if it does not hold.
 
     Args:
-        run_folder: the result of slots.run_folder().
+        run_folder: the folder with the files of the slots, which slots.run_folder() returns.
         name: the name of the consumer or process in topology.toml.
-        slot: the number of the slot.
+        slot: the number of the slot, from 1.
         pid: the id of the process. A file of another process is ignored.
 
     """
@@ -79,9 +87,16 @@ def hold_reason(run_folder: Path, name: str, slot: int, pid: int) -> str:
 
 
 def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
-    """Return the reasons of all processes that hold, by the name of their consumer.
+    """Return why processes hold (wait during an outage), by the name of their consumer.
 
     Consumers without such a process are left out.
+
+    Args:
+        run_folder: the folder with the files of the slots, which slots.run_folder() returns.
+
+    Returns:
+        Maps each consumer to one reason for each of its processes that hold.
+
     """
     return _read_all(run_folder, ".holding")
 
@@ -90,6 +105,10 @@ def all_waiting(run_folder: Path) -> dict[str, WaitingCounts]:
     """Return how many records wait in the processes of each consumer, by its name.
 
     Consumers without waiting records are left out.
+
+    Args:
+        run_folder: the folder with the files of the slots, which slots.run_folder() returns.
+
     """
     found = _read_all(run_folder, ".waiting")
     return {name: _sum(lines) for name, lines in found.items()}
@@ -132,7 +151,7 @@ def _lock_holder_beside(path: Path) -> str:
 
 
 def ready_since(path: Path, pid: int) -> float | None:
-    """Return when the process became ready, in seconds since 1970; None if it is not ready.
+    """Return when a process became ready, in seconds since 1970; None if it is not ready.
 
     Args:
         path: the "ready" file of its slot.
@@ -152,9 +171,9 @@ def runs_ready(run_folder: Path, name: str, slot: int) -> bool:
     """Whether the process in a slot runs and is ready.
 
     Args:
-        run_folder: the result of slots.run_folder().
+        run_folder: the folder with the files of the slots, which slots.run_folder() returns.
         name: the name of the consumer or process in topology.toml.
-        slot: the number of the slot.
+        slot: the number of the slot, from 1.
 
     """
     path = slot_path(run_folder, name, slot, "ready")

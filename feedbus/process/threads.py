@@ -17,28 +17,36 @@ Result = TypeVar("Result")
 
 
 class Thread(Protocol):
-    """A thread that was started."""
+    """The interface of a thread that Threads.start() has started."""
 
     @property
     def ident(self) -> int | None:
-        """The number by which Python knows the thread."""
+        """The number by which Python knows the thread; None before the thread runs."""
 
     def join(self) -> None:
-        """Return when the thread has ended."""
+        """Wait until the thread has ended."""
 
 
 class Pool(Protocol):
-    """Threads that execute calls."""
+    """The interface of a pool of threads that execute calls; Threads.pool() makes it."""
 
     def submit(self, call: Callable[..., object], /, *arguments: Any) -> object:
-        """Execute a call in one of the threads; return a future with its result."""
+        """Execute a call in one of the threads; return a future with its result.
+
+        Args:
+            call: the function to call.
+            arguments: its arguments.
+
+        """
 
     def shutdown(self) -> None:
-        """Return when all calls have ended, and end the threads."""
+        """Wait until all calls have ended, and end the threads."""
 
 
 class Threads(Protocol):
     """The interface for starting threads and waiting for their results.
+
+    SystemThreads implements it; a simulation implements it with threads that run one at a time.
 
     Attributes:
         new_event_loop: makes the event loop of a thread; None for asyncio's default.
@@ -48,7 +56,13 @@ class Threads(Protocol):
     new_event_loop: Callable[[], AbstractEventLoop] | None
 
     def start(self, name: str, run: Callable[[], None]) -> Thread:
-        """Start a thread that calls `run`; it does not keep the process alive."""
+        """Start a thread; it does not keep the process alive.
+
+        Args:
+            name: the name of the thread.
+            run: the function that the thread calls.
+
+        """
 
     def pool(self, name: str, max_threads: int, begin: Callable[[], None]) -> Pool:
         """Return a pool of threads; each thread is started when a call is submitted.
@@ -61,7 +75,11 @@ class Threads(Protocol):
         """
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
-        """Wait for a future of another thread, and return its result.
+        """Wait for a future of another thread, and return its result, or raise its exception.
+
+        Args:
+            future: the future.
+            seconds: how long to wait; None for without a limit.
 
         Raises:
             TimeoutError: there is no result after these seconds.
@@ -70,12 +88,18 @@ class Threads(Protocol):
 
 
 class SystemThreads:
-    """The threads of the machine."""
+    """Starts the threads of the operating system; outside of a simulation, all code uses SYSTEM."""
 
     new_event_loop: Callable[[], AbstractEventLoop] | None = None
 
     def start(self, name: str, run: Callable[[], None]) -> Thread:
-        """Start a daemon thread that calls `run`."""
+        """Start a daemon thread that calls a function.
+
+        Args:
+            name: the name of the thread.
+            run: the function.
+
+        """
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
@@ -94,7 +118,16 @@ class SystemThreads:
         return ThreadPoolExecutor(max_threads, name, initializer=begin)
 
     def result(self, future: Future[Result], seconds: float | None = None) -> Result:
-        """Wait for a future, and return its result."""
+        """Wait for a future of another thread, and return its result, or raise its exception.
+
+        Args:
+            future: the future.
+            seconds: how long to wait; None for without a limit.
+
+        Raises:
+            TimeoutError: there is no result after these seconds.
+
+        """
         return future.result(seconds)
 
 

@@ -34,6 +34,8 @@ ERROR = 40  # the value of logging.ERROR; logging takes long to import
 class Note:
     """The content of the file into which a consumer writes the messages in its handler.
 
+    The consumer writes the file before each call; a Watchdog reads it each second.
+
     Attributes:
         until: the deadline of the handler, in the seconds of now(); None while no handler runs;
             ENDED if the watchdog has ended the process.
@@ -51,7 +53,12 @@ class Note:
 
     @classmethod
     def read(cls, descriptor: int) -> Note | None:
-        """Return the note in a file; None if it is empty, incomplete, or of another version."""
+        """Return the note in a file; None if it is empty, incomplete, or of another version.
+
+        Args:
+            descriptor: the descriptor of the open file.
+
+        """
         size = os.fstat(descriptor).st_size
         line, _, _ = os.pread(descriptor, size, 0).partition(b"\n")
         try:
@@ -65,7 +72,7 @@ class Note:
         """Return by how many seconds the handler has exceeded its time limit, or 0.
 
         Args:
-            at: the time, in the seconds of now().
+            at: the time, in seconds, from watchdog.now().
 
         """
         return 0.0 if self.until is None else max(0.0, at - self.until)
@@ -88,7 +95,8 @@ def note_line(
     It is called before each call of a handler.
 
     Args:
-        until: the deadline of the handler, in the seconds of now(); None while no handler runs.
+        until: the deadline of the handler, in seconds, on the clock of now(); None while no handler
+            runs.
         pid: the id of the process that writes the file.
         deaths: for each message that was in the handler at a crash and is not settled yet, by its
             id: how many crashes are counted against this message, and the cause of the last crash.
@@ -103,22 +111,26 @@ def note_line(
 
 
 def until_text(until: float | None) -> bytes:
-    """Return the deadline of the handler in the form of the file, with a fixed length.
+    """Return the deadline of the handler as text for the file, with a fixed length.
 
     Args:
-        until: the deadline, in the seconds of now(); None while no handler runs.
+        until: the deadline, in seconds, on the clock of now(); None while no handler runs.
 
     """
     return b"%-24s" % (b"null" if until is None else repr(until).encode())
 
 
 def now() -> float:
-    """Return the time in seconds, by a clock that all processes of this machine share."""
+    """Return the time in seconds, by a monotonic clock that all processes of this machine share."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Watchdog:
-    """Reads the file of one process, and ends the process if its handler exceeds its limit."""
+    """Reads the file of one process, and ends the process if its handler exceeds its time limit.
+
+    The supervisor has one object for each process of a consumer; without a supervisor, a child
+    process of the consumer has one.
+    """
 
     def __init__(self, path: Path, pid: int) -> None:
         """Create the watchdog for a process.
@@ -192,7 +204,12 @@ class Watchdog:
 
 
 def describe(note: Note) -> str:
-    """Return the text of the event `hangs` for a process that check() has ended."""
+    """Return the text of the event `hangs` for a process that Watchdog.check() has ended.
+
+    Args:
+        note: the messages in the handler and its deadline, which check() has returned.
+
+    """
     return (
         f"the handler has exceeded handler_timeout by {note.overdue(now()):.0f} s while it handles"
         f" {note}; process {note.pid} is ended with SIGABRT and writes the stacks of its threads to"
@@ -202,7 +219,7 @@ def describe(note: Note) -> str:
 
 @contextlib.contextmanager
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
-    """Watch this process in a `with` block.
+    """Watch this process in a `with` block: end it if its handler exceeds its time limit.
 
     The supervisor watches this process. Without a supervisor, a child process is started for it.
 
