@@ -22,8 +22,8 @@ class WaitingCounts(NamedTuple):
     """How many records processes have received from waiting queues, and do not handle yet.
 
     Attributes:
-        waiting: records that wait for an earlier record of their key.
-        retrying: records that have failed, and wait for their next attempt.
+        waiting: the number of records that wait for an earlier record of their key.
+        retrying: the number of records that have failed, and wait for their next attempt.
 
     """
 
@@ -58,7 +58,13 @@ def mark_holding(reason: str) -> None:
 
 
 def mark_waiting(counts: WaitingCounts) -> None:
-    """Write how many records wait in this process; without a slot, do nothing."""
+    """Write to the status file of this process how many records wait; without a slot, do nothing.
+
+    Args:
+        counts: the records in this process that wait for an earlier record or for their next
+            attempt.
+
+    """
     _mark(".waiting", f"{counts.waiting} {counts.retrying}" if any(counts) else "")
 
 
@@ -102,7 +108,7 @@ def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
 
 
 def all_waiting(run_folder: Path) -> dict[str, WaitingCounts]:
-    """Return how many records wait in the processes of each consumer, by its name.
+    """Return how many records wait in the processes of each consumer, by the consumer's name.
 
     Consumers without waiting records are left out.
 
