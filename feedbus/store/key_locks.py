@@ -10,11 +10,12 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 
 
 class KeyLocks:
-    """A lock for each key of the outbox; threads get a lock in the order of their rows.
+    """A lock for each key of the outbox.
 
-    Two threads without these locks could break the order of a key: one thread sends an earlier row,
-    the other thread sends a later row, and then the broker refuses the earlier row. Two threads
-    could also send the same leftover row: a row that an earlier attempt did not send.
+    Threads of a process get a lock in the order of their rows. A key is a pair of an exchange and a
+    routing key. Two threads without these locks could break the order of a key: one thread sends an
+    earlier row, the other thread sends a later row, and then the broker refuses the earlier row.
+    Two threads could also send the same leftover row: a row that an earlier attempt did not send.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class KeyLocks:
 
         Args:
             first_row: the id of the first row of this thread; it identifies the registration.
-            keys: the keys of all rows.
+            keys: the keys of all rows, each as (exchange, routing key).
         """
         with self._condition:
             self._registered_keys[first_row] = set(keys)
@@ -48,15 +49,14 @@ class KeyLocks:
 
     @contextmanager
     def hold(self, first_row: int, keys: Iterable[Key]) -> Iterator[None]:
-        """Hold the locks of keys in a `with` block.
+        """Hold the locks of keys in a `with` block, in which the rows of these keys are sent.
 
         Before the block, wait until no other thread holds one of these locks, and no other thread
         has registered earlier rows of these keys.
 
         Args:
             first_row: the id of the first row to send.
-            keys: the keys of all rows to send.
-
+            keys: the keys of all rows to send, each as (exchange, routing key).
         """
         wanted_keys = set(keys)
         with self._condition:
@@ -74,7 +74,10 @@ class KeyLocks:
                 self._condition.notify_all()
 
     def in_use(self) -> set[Key]:
-        """Return the keys that threads have registered or hold."""
+        """Return the keys that threads have registered or hold, each as (exchange, routing key).
+
+        The relay does not send rows of these keys: another thread is about to send such rows.
+        """
         with self._condition:
             return self._keys_being_sent.union(*self._registered_keys.values())
 

@@ -31,7 +31,13 @@ class LeftoverRows:
 
     A process that starts does not know whether another process has left rows, so it queries the
     outbox once. Later it queries the outbox only if one of its own rows was not sent, or after
-    query_again().
+    query_again(). A process has one object for each part that sends rows: a bus, the dispatch of a
+    queue, or a relay.
+
+    Args:
+        store: the store with the outbox.
+        project: the name of the project; it names the lock of the relay.
+        clock: measures the ages of rows, and waits.
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -57,11 +63,14 @@ class LeftoverRows:
 
     @property
     def may_exist(self) -> bool:
-        """Whether the outbox can contain leftover rows."""
+        """Whether the outbox can contain leftover rows; this does not query the outbox."""
         return self._must_query or self._last_leftover_row != 0
 
     def add(self, row: int) -> None:
-        """Register that rows with this id or a lower one may be leftover rows."""
+        """Register that the row with this id, and earlier rows, may be leftover rows.
+
+        A sender calls it after it could not send its rows.
+        """
         with self._state_lock:
             self._last_leftover_row = max(self._last_leftover_row, row)
 
@@ -121,18 +130,18 @@ class LeftoverRows:
         """Yield the leftover rows that have keys of the new rows; they must be sent first.
 
         If there are leftover rows, the block holds the lock of the relay, so that no relay sends
-        them at the same time. If a row is so young that another process may still be sending it,
+        them at the same time. If a row is so young (1 s) that another process may still be sending
+        it,
         the function first waits.
 
         Yield None if the new rows must stay in the outbox, too, for one of these reasons:
 
-        - There are too many leftover rows.
-        - Another process, such as a relay, holds the lock for longer than LOCK_SECONDS.
+        - There are too many leftover rows: 10,000 or more.
+        - Another process, such as a relay, holds the lock for longer than 5 s.
 
         Args:
             first_row: the id of the first new row.
             last_row: the id of the last new row.
-
         """
         if not self.may_exist or not self.may_contain(first_row):
             yield ()

@@ -47,7 +47,10 @@ VERSION_TABLE = "CREATE TABLE feedbus_version (version integer NOT NULL)"
 
 
 def read_version(database: Database) -> int:
-    """Return the version of the existing tables, or 0 if there are none."""
+    """Return the version of feedbus's existing tables in a database, or 0 if there are none.
+
+    The tables of feedbus 0.1, which have no version, count as version 1.
+    """
     tables = _tables(database)
     if "feedbus_version" in tables:
         return int(database.execute("SELECT version FROM feedbus_version", {}).fetchall()[0][0])
@@ -55,15 +58,14 @@ def read_version(database: Database) -> int:
 
 
 def is_up_to_date(database: Database, where: str) -> bool:
-    """Whether the tables have the version of this feedbus.
+    """Whether feedbus's tables exist and have the version that this feedbus needs.
 
     Args:
         database: the database of the tables.
-        where: the store's file or URL, for errors.
+        where: the store's file or URL, for the text of the error.
 
     Raises:
         UsageError: they are the tables of a newer version.
-
     """
     version = read_version(database)
     if version > VERSION:

@@ -14,7 +14,10 @@ from feedbus.wire.message_options import PublishOptions
 
 
 class NoStore:
-    """The store of a topology without [store]; it has no locks and no transactions."""
+    """The store of a topology without [store]; it has no locks, no transactions and no rows.
+
+    Its methods are those of every store, so callers need not distinguish.
+    """
 
     session_type: type | None = None
 

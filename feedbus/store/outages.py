@@ -53,7 +53,11 @@ POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error is an outage of the store (unavailable, full, no tables)."""
+    """Whether an error is an outage of the store: it is unavailable, full or has no tables.
+
+    The result is False for an error that a message or its handler may have caused. Errors of
+    SQLite, of the drivers of PostgreSQL, and of peewee and SQLAlchemy around them are recognised.
+    """
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))
@@ -66,7 +70,10 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Whether an error means that PostgreSQL has ended a statement because of a timeout."""
+    """Whether an error means that PostgreSQL has ended a statement because of its time limits.
+
+    These are the settings statement_timeout and lock_timeout.
+    """
     return any(
         _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS
         for each in _causes(error)

@@ -25,17 +25,20 @@ MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a r
 
 
 class RelayBus(Protocol):
-    """The methods of a bus that the relay uses."""
+    """The methods of a bus that the relay uses, to publish rows of the outbox."""
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether the exchange selects shards by the routing keys."""
+        """Return whether an exchange of topology.toml has shards, which routing keys select."""
 
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
-        """Publish rows together and wait for their confirms.
+        """Publish the messages of rows together, and wait for their confirms.
+
+        Args:
+            rows: the rows of the outbox; each gives the exchange, the key, the payload and the
+                message id.
 
         Returns:
             For each row, None if the broker has accepted the message; otherwise the error.
-
         """
 
     def close(self) -> None:
@@ -45,7 +48,12 @@ class RelayBus(Protocol):
 def options_of(row: OutboxRow, clock: Clock) -> PublishOptions:
     """Return the options with which the message of a row is published now.
 
-    The time that the row was in the outbox is subtracted from the options expires and delay.
+    The time that the row was in the outbox is subtracted from the options expires and delay, which
+    are in seconds here. A delay that is over becomes None. A message that has expired keeps 1 ms.
+
+    Args:
+        row: the row of the outbox.
+        clock: gives the current time.
     """
     options: PublishOptions = json.loads(row.options) if row.options else {}
     waited = max(now(clock) - row.created_at, 0) / 1_000_000
@@ -68,9 +76,9 @@ def split_into_waves(
     slow. So the first wave has the first row of each key, and the second wave has all other rows.
 
     Args:
-        rows: the rows in their order.
-        selects_shards: returns whether the exchange of a name selects shards by routing keys.
-
+        rows: the rows of the outbox, in the order of their ids.
+        selects_shards: returns whether the exchange with this name has shards, which routing keys
+            select.
     """
     counts = Counter[Key]()
     waves: list[list[OutboxRow]] = []
@@ -89,19 +97,18 @@ def publish_in_waves(
 ) -> Iterator[int]:
     """Publish rows, each key in order; yield the ids of the rows that the broker has accepted.
 
-    The rows are sent in waves; see split_into_waves(). If the broker refuses a row, the rows of the
-    same exchange and key in later waves are not published, so that their order is kept. All other
-    rows are published.
+    The rows are sent in waves, so that rows of the same key on an exchange with shards are sent one
+    after the other. If the broker refuses a row, the rows of the same exchange and key in later
+    waves are not published, so that their order is kept. All other rows are published.
 
     Args:
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
-        refused_keys: rows of these keys are not published, because earlier rows were refused. The
-            function adds the keys of newly refused rows.
+        refused_keys: pairs (exchange, routing key). Rows with these are not published, because
+            earlier rows were refused. The function adds the pairs of newly refused rows.
 
     Raises:
         Outage: the broker is unavailable; the ids of the accepted rows were yielded before.
-
     """
     refused_keys = set() if refused_keys is None else refused_keys
     for wave in split_into_waves(rows, bus.selects_shards):
@@ -143,12 +150,12 @@ def publish_and_remove(
         store: the store with the outbox.
         bus: publishes the messages.
         rows: the rows, in the order of their ids.
-        refused_keys: rows of these keys are not published, because earlier rows were refused. The
-            function adds the keys of newly refused rows.
+        refused_keys: pairs (exchange, routing key). Rows with these are not published, because
+            earlier rows were refused. The function adds the pairs of newly refused rows.
 
     Raises:
-        Outage: the broker is unavailable; rows that were confirmed before are removed.
-
+        Outage: the broker or the store is unavailable. Rows that were confirmed before are removed,
+            if the store is available.
     """
     sent_ids: list[int] = []
     try:
@@ -202,7 +209,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         store: the store with the outbox.
         bus: publishes the messages, with the message ids of the rows, so that repetitions are
             recognised.
-        project: the project of the rows.
+        project: the name of the project, which names the lock.
         limit: the largest number of rows in a round; the last round finds no row.
         older_than_seconds: younger rows are left to the process that added them.
         choose: called with the rows of a round; it returns the rows to publish. The other rows
@@ -210,7 +217,6 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
 
     Raises:
         Outage: the store or the broker is unavailable.
-
     """
     published, after = 0, 0
     # The keys of refused rows. They also hold back rows that are added during the next rounds.

@@ -19,13 +19,12 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
     """Lock a name on PostgreSQL until the caller's transaction ends.
 
     Args:
-        execute: executes a statement in the caller's transaction.
-        name: the name to lock.
+        execute: executes a statement, with its parameters by name, in the caller's transaction.
+        name: the name to lock, such as "relay.shop".
         wait_seconds: how long to wait while another session holds the lock.
 
     Returns:
         Whether the lock is held.
-
     """
     parameters = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 

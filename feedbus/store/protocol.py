@@ -37,7 +37,10 @@ class OutboxRow:
 
 
 class Outbox(Protocol):
-    """The messages that were committed and that the broker has not confirmed yet."""
+    """The messages that are committed in the store, and that the broker has not confirmed yet.
+
+    A store has one object for the rows of its project.
+    """
 
     def put(
         self,
@@ -57,13 +60,13 @@ class Outbox(Protocol):
                 because the key selects the shard; key="" sends all messages to the same shard.
             message_id: the id of the message, for example derived from the message's cause; by
                 default a random id.
-            options: headers, priority, expires and delay; see PublishOptions.
+            options: `headers`, `priority` (0 to 255), `expires` and `delay`. The last two are
+                seconds, or a text such as "30s".
 
         Raises:
             TypeError: an argument has a wrong type.
             UsageError: there is no such exchange; or it has shards, and there is no key.
             ValueError: an option is out of its limits.
-
         """
 
     def put_many(
@@ -77,8 +80,8 @@ class Outbox(Protocol):
         Args:
             exchange: the name of the exchange in topology.toml.
             rows: a (routing key, payload, message id) tuple for each message.
-            options: options of publish() that the caller has checked; they apply to all messages.
-
+            options: the headers, priority, expires and delay of all messages; the caller has
+                checked them. None for no options.
         """
 
     def pending(
@@ -98,9 +101,8 @@ class Outbox(Protocol):
                 be publishing them. But a row whose time is more than these seconds in the future
                 is returned: the clock was set back after the row was added, so its age is unknown.
             after: only rows with a higher id.
-            up_to: only rows with this id or a lower one.
-            keys: only rows with one of these pairs of exchange and routing key.
-
+            up_to: only rows with this id or a lower one; None for all ids.
+            keys: only rows with one of these pairs of exchange and routing key; None for all rows.
         """
 
     def remove(self, ids: Sequence[int]) -> int:
@@ -113,7 +115,10 @@ class Outbox(Protocol):
 
 
 class Inbox(Protocol):
-    """The ids of the messages that a queue's consumers have handled."""
+    """The ids of the messages that the consumers of each queue with `once = true` have handled.
+
+    A store has one object for the rows of its project.
+    """
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return which of the given message ids a queue of topology.toml has handled before."""
@@ -134,21 +139,30 @@ class Inbox(Protocol):
         """Delete ids that add_new() has stored in the same transaction, because handling failed.
 
         These messages will be handled again.
+
+        Args:
+            queue: the name of the queue in topology.toml.
+            ids: the message ids.
         """
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
-        """Delete the oldest rows that are older than a given age; return how many were deleted.
+        """Delete the oldest ids that are older than a given age; return how many were deleted.
+
+        The relay calls it, with the option keep_handled of [store].
 
         Args:
-            older_than_seconds: the age, in seconds, above which a row is deleted.
-            limit: the largest number of rows to delete. With a small number, other transactions
+            older_than_seconds: the age, in seconds, above which an id is deleted.
+            limit: the largest number of ids to delete. With a small number, other transactions
                 wait only a short time for the end of this one.
-
         """
 
 
 class Store(Protocol):
-    """The interface of a database to which the effects of handlers commit."""
+    """The interface of a database to which the effects of handlers commit.
+
+    feedbus has implementations for peewee and SQLAlchemy; a project can write another one. Each
+    process opens one store for its topology.
+    """
 
     @property
     def session_type(self) -> type | None:
@@ -159,11 +173,11 @@ class Store(Protocol):
 
     @property
     def outbox(self) -> Outbox:
-        """The messages that must still be published."""
+        """The table of the messages that are committed and must still be published."""
 
     @property
     def inbox(self) -> Inbox:
-        """The ids of the messages that were handled."""
+        """The table of the ids of the messages that were handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all effects of a `with` block, or none; join a transaction that is already open.
@@ -184,12 +198,13 @@ class Store(Protocol):
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        """Hold a lock in a `with` block; yield whether the lock is held.
+        """Hold a lock in a `with` block; yield whether this process holds the lock.
+
+        Only one process can hold the lock of a name. The lock is released if its holder dies.
 
         Args:
             name: the name of the lock, such as "relay.shop".
             wait_seconds: how long to wait while another process holds the lock.
-
         """
 
     def set_up(self) -> None:
@@ -210,4 +225,4 @@ class Store(Protocol):
         """
 
     def close(self) -> None:
-        """Close all connections; do nothing if none is open."""
+        """Close all connections to the database; do nothing if none is open."""

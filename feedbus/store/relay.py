@@ -47,12 +47,17 @@ class Relay:
     the outbox without an attempt. The thread also removes published rows, many together. It deletes
     rows of the inbox that are older than the option keep_handled of [store].
 
+    Args:
+        topology: the topology of the project.
+        store: the store with the outbox.
+        bus: publishes the messages.
+        clock: gives the time, and waits.
+
     Example:
         with Relay(topology, store, bus) as relay:
             with store.transaction():
                 row = store.outbox.put("orders", {"id": 1}, "chair")
             relay.publish([row])
-
     """
 
     def __init__(
@@ -94,8 +99,7 @@ class Relay:
         If the broker or the store fails, no error is raised: the thread publishes the rows later.
 
         Args:
-            rows: the rows, in the order of their ids.
-
+            rows: the rows that put() has returned, in the order of their ids.
         """
         rows = list(rows)
         if rows:
@@ -142,12 +146,17 @@ class Relay:
         self._thread.join()
 
     def stop(self) -> None:
-        """Make run() return, after it has removed the published rows."""
+        """Make run() return soon, after it has removed the published rows; do not wait for this."""
         self._stop_requested.set()
         self._wake_requested.set()
 
     def run(self) -> None:
-        """Do the work of the thread, in rounds, until stop() is called."""
+        """Do the work of the thread, in rounds, until stop() is called.
+
+        The `with` block starts the thread. A round publishes leftover rows, removes published rows,
+        and deletes old rows of the inbox. An error is logged, and the next round tries again after
+        1 s.
+        """
         while not self._stop_requested.is_set():
             wait_seconds = max(self._check_at - self._clock.monotonic(), 0.0)
             self._clock.wait(self._wake_requested, wait_seconds)

@@ -38,6 +38,9 @@ class OwnStatements:
 
     A timeout of a handler's statement can be caused by the message. But a timeout of these
     statements means that the database is too slow, or that another session keeps a lock.
+
+    Args:
+        store: the store that executes the statements.
     """
 
     def __init__(self, store: SqlStore) -> None:
@@ -49,13 +52,14 @@ class OwnStatements:
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
+        The statement belongs to the caller's transaction; without one, it gets a new transaction.
+
         Args:
             sql: the statement, with parameters of the form :name.
             parameters: maps the names of the parameters to their values.
 
         Raises:
-            StoreOutage: the statement has waited too long.
-
+            StoreOutage: PostgreSQL has ended the statement because of its time limit.
         """
         try:
             return self._store.execute(sql, parameters)
@@ -72,13 +76,18 @@ class OwnStatements:
 class SqlStore(ABC):
     """A store with feedbus's own tables; a subclass executes the statements.
 
-    Attributes:
-        session_type: the type of the session; a handler gets the session if one of its parameters
-            is annotated with this type.
+    Args:
         project: the name of the project; only the rows of this project are used.
         where: the store's file or URL, for errors.
         dialect: "sqlite" or "postgresql".
+        file: the file of an SQLite database; None on PostgreSQL, or for a database in memory.
+        clock: gives the times of the rows.
 
+    Attributes:
+        session_type: the type of the session; a handler gets the session if one of its parameters
+            is annotated with this type. None if the store has no sessions.
+        outbox: the messages that are committed and must still be published.
+        inbox: the ids of the messages that were handled.
     """
 
     session_type: type | None = None
@@ -115,36 +124,44 @@ class SqlStore(ABC):
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all changes of a `with` block, or none; join a transaction that is already open.
 
+        The block gets the session of the transaction, such as a Session of SQLAlchemy.
+
         Raises:
             StoreOutage: the store became unavailable, and nothing was committed. But if the
                 connection was lost during the commit, the result is unknown, so the block must be
                 idempotent.
-
         """
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
-        """Execute a statement with parameters of the form :name, and return its result.
+        """Execute a statement on feedbus's own tables, and return its result.
 
         The statement is executed in the caller's transaction. If the caller has none, it is
         executed in a new transaction.
+
+        Args:
+            sql: the statement, with parameters of the form :name.
+            parameters: maps the names of the parameters to their values.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close all connections; do nothing if none is open."""
+        """Close all connections to the database; do nothing if none is open."""
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error means that the store is unavailable, full or not set up."""
+        """Whether an error means that the store is unavailable, full or not set up.
+
+        The result is False for an error that a message or its handler may have caused.
+        """
         return is_outage(error)
 
     def describe(self, error: BaseException) -> str:
-        """Return one line with the reason of an error of the database, and what to do."""
+        """Return one line for operators: the store, the reason of an error, and what to do."""
         return describe(error, self.where)
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold a lock in a `with` block; yield whether the lock is held.
+        """Hold a lock in a `with` block; yield whether this process holds the lock.
 
         On PostgreSQL, the block is one transaction, and the lock ends with this transaction. So the
         lock is also released behind a connection pooler, which uses a session of the server for
@@ -153,7 +170,6 @@ class SqlStore(ABC):
         Args:
             name: the name of the lock, such as "relay.shop".
             wait_seconds: how long to wait while another process holds the lock.
-
         """
         if self.dialect == "postgresql":
             with self.transaction():
@@ -167,7 +183,10 @@ class SqlStore(ABC):
     def set_up(self) -> None:
         """Create feedbus's own tables, or upgrade the tables of an earlier version.
 
-        See Store.set_up for the errors.
+        Raises:
+            StoreOutage: the store is unavailable, or cannot be written to; or another process sets
+                up the tables for longer than 60 s.
+            UsageError: the tables belong to a newer version.
         """
         with self.transaction():
             is_done = is_up_to_date(self._own, self.where)

@@ -28,9 +28,13 @@ SERVER_SESSION = "feedbus_server_session"  # a key in the pool's data about a co
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """The number of changed rows and the result rows of a statement.
+    """The result of a statement on feedbus's own tables.
 
     All rows are read within the transaction, so the result can be used after its end.
+
+    Attributes:
+        rowcount: the number of rows that the statement has changed.
+        rows: the rows of the result; empty if the statement returns none.
     """
 
     rowcount: int
@@ -42,7 +46,7 @@ class StatementResult:
 
 
 class StoreSession(Session):
-    """The session of a store's transaction; only the store can end the transaction.
+    """The session of a store's transaction, which handlers get; only the store can end it.
 
     If a handler could commit its effects, the rows of the inbox and of the outbox would not be in
     the same transaction as these effects.
@@ -59,15 +63,15 @@ class StoreSession(Session):
             Session.close(session)
 
     def commit(self) -> NoReturn:
-        """Raise an error: the store commits when the handler has returned."""
+        """Raise UsageError: the store commits when the handler has returned."""
         self._refuse("commit")
 
     def rollback(self) -> NoReturn:
-        """Raise an error: an exception rolls back the whole transaction."""
+        """Raise UsageError: if the handler raises an error, the store rolls back."""
         self._refuse("rollback")
 
     def close(self) -> NoReturn:
-        """Raise an error: the store closes the session."""
+        """Raise UsageError: the store closes the session after the handler."""
         self._refuse("close")
 
     def _refuse(self, name: str) -> NoReturn:
@@ -75,7 +79,17 @@ class StoreSession(Session):
 
 
 class SqlAlchemyStore(SqlStore):
-    """A store on SQLAlchemy: its transactions are the transactions of an engine's sessions."""
+    """A store on SQLAlchemy: its transactions are the transactions of an engine's sessions.
+
+    Args:
+        engine: the engine of the project, synchronous and on SQLite or PostgreSQL.
+        project: the name of the project; only the rows of this project are used.
+        waiting: makes a context manager around each wait for the lock of the SQLite file, so that
+            the wait does not count for the time limit of a handler.
+
+    Raises:
+        UsageError: the engine is asynchronous or of another database.
+    """
 
     session_type = Session
 
@@ -147,17 +161,21 @@ class SqlAlchemyStore(SqlStore):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
+        The statement belongs to this thread's transaction; without one, it gets a new transaction.
+
         Args:
             sql: the statement, with parameters of the form :name.
             parameters: maps the names of the parameters to their values.
-
         """
         with self.transaction() as session:
             result = session.connection().execute(_clause(sql), parameters)
             return StatementResult(result.rowcount, result.all() if result.returns_rows else ())
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error means that the store is unavailable, full or not set up."""
+        """Whether an error means that the store is unavailable, full or not set up.
+
+        It is also an outage if no connection of the engine's pool was free in time.
+        """
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return True
         # A TimeoutError: no connection of the engine's pool was free.

@@ -19,6 +19,9 @@ class WriteLock:
     In SQLite itself, a waiting writer sleeps for up to 100 ms and tries again. With a dozen
     writers, some wait for seconds. With this lock, the kernel wakes the next writer directly, and
     releases the lock of a killed process.
+
+    Args:
+        path: the path of the lock file, beside the SQLite file; it is created if it is missing.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,13 +31,19 @@ class WriteLock:
         close_in_forks(self)
 
     def fileno(self) -> int:
-        """Return the descriptor of the lock, or -1 if this connection does not hold it."""
+        """Return the descriptor of the lock file, or -1 if this connection does not hold the lock.
+
+        A forked child uses it to close its copy.
+        """
         return -1 if self._descriptor is None else self._descriptor
 
     def acquire(self, timeout_seconds: float) -> bool:
         """Wait for the lock, at most timeout_seconds; return whether this connection holds it.
 
         After False, the caller may still begin a transaction: SQLite's own lock protects the file.
+
+        Raises:
+            OSError: the lock file cannot be created or opened.
         """
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):

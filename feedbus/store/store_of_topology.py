@@ -25,12 +25,11 @@ def open_store(
     Args:
         topology: the topology of the system.
         application_name: the name of the connections in the server's list.
-        waiting: makes a context manager around each wait for the lock of the SQLite file; see
-            feedbus.clock.Waiting.
+        waiting: makes a context manager around each wait for the lock of the SQLite file, so that
+            the wait does not count for the time limit of a handler.
 
     Raises:
         UsageError: the store cannot be opened as the topology declares it.
-
     """
     store = _make(topology, application_name, waiting)
     _bind(topology, store)

@@ -21,7 +21,7 @@ ROW = ("routing_key", "payload", "message_id")  # the values of a message in put
 
 
 class Cursor(Protocol):
-    """The result of a statement."""
+    """The result of a statement on feedbus's own tables, from any database library."""
 
     @property
     def rowcount(self) -> int:
@@ -32,7 +32,12 @@ class Cursor(Protocol):
 
 
 class Database(Protocol):
-    """The methods of a store that the tables use."""
+    """The methods of a store that the tables of the outbox and the inbox use.
+
+    Attributes:
+        dialect: "sqlite" or "postgresql".
+        clock: gives the times of the rows.
+    """
 
     dialect: Dialect
     clock: Clock
@@ -48,7 +53,12 @@ class Database(Protocol):
 
 
 class Table:
-    """The base class of SqlOutbox and SqlInbox: the rows of one project, lists as parameters."""
+    """The base class of SqlOutbox and SqlInbox: statements for the rows of one project.
+
+    Args:
+        database: executes the statements.
+        project: the name of the project.
+    """
 
     def __init__(self, database: Database, project: str) -> None:
         """Create the object.
@@ -79,7 +89,12 @@ class Table:
 
 
 class SqlOutbox(Table):
-    """The outbox in the table feedbus_outbox."""
+    """The outbox of one project, in the table feedbus_outbox.
+
+    Args:
+        database: executes the statements.
+        project: the name of the project.
+    """
 
     def __init__(self, database: Database, project: str) -> None:
         """Create the object.
@@ -107,10 +122,11 @@ class SqlOutbox(Table):
     def check_exchanges(self, has_shards: Callable[[str], bool]) -> None:
         """Make put() check exchanges as publish() does; before this call, it accepts any exchange.
 
-        Args:
-            has_shards: returns whether an exchange has shards, or raises UsageError if there is no
-                such exchange.
+        It is called once, when the store of a topology is opened.
 
+        Args:
+            has_shards: returns whether the exchange with this name has shards, or raises UsageError
+                if there is no such exchange.
         """
         self._has_shards = has_shards
 
@@ -131,13 +147,13 @@ class SqlOutbox(Table):
             key: the routing key; "" by default. For an exchange with shards it must be given,
                 because the key selects the shard; key="" sends all messages to the same shard.
             message_id: the id of the message; by default a random id.
-            options: headers, priority, expires and delay; see PublishOptions.
+            options: `headers`, `priority` (0 to 255), `expires` and `delay`. The last two are
+                seconds, or a text such as "30s".
 
         Raises:
             TypeError: an argument has a wrong type.
             UsageError: there is no such exchange; or it has shards, and there is no key.
             ValueError: an option is out of its limits.
-
         """
         fields = check_record(exchange, payload, key, message_id)
         has_shards = self._has_shards(exchange)
@@ -161,8 +177,8 @@ class SqlOutbox(Table):
         Args:
             exchange: the name of the exchange in topology.toml.
             rows: a (routing key, payload, message id) tuple for each message.
-            options: options of publish() that the caller has checked; they apply to all messages.
-
+            options: the headers, priority, expires and delay of all messages; the caller has
+                checked them. None for no options.
         """
         ids: list[int] = []
         created_at, remaining = now(self._clock), iter(rows)
@@ -214,9 +230,8 @@ class SqlOutbox(Table):
                 publishing them. But a row whose time is more than these seconds in the future is
                 returned: the clock was set back after the row was added, so its age is unknown.
             after: only rows with a higher id.
-            up_to: only rows with this id or a lower one.
-            keys: only rows with one of these pairs of exchange and routing key.
-
+            up_to: only rows with this id or a lower one; None for all ids.
+            keys: only rows with one of these pairs of exchange and routing key; None for all rows.
         """
         present, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         conditions = [
@@ -278,7 +293,12 @@ class SqlOutbox(Table):
 
 
 class SqlInbox(Table):
-    """The inbox in the table feedbus_inbox."""
+    """The inbox of one project, in the table feedbus_inbox.
+
+    Args:
+        database: executes the statements.
+        project: the name of the project.
+    """
 
     def __init__(self, database: Database, project: str) -> None:
         """Create the object.
@@ -332,7 +352,12 @@ class SqlInbox(Table):
         return [each for each in distinct if each in new]
 
     def remove(self, queue: str, ids: Sequence[str]) -> None:
-        """Delete ids that add_new() has stored in the same transaction, because handling failed."""
+        """Delete ids that add_new() has stored in the same transaction, because handling failed.
+
+        Args:
+            queue: the name of the queue in topology.toml.
+            ids: the message ids.
+        """
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
@@ -340,12 +365,13 @@ class SqlInbox(Table):
         )
 
     def forget(self, older_than_seconds: float, limit: int = ROWS_AT_ONCE) -> int:
-        """Delete the oldest rows that are older than a given age; return how many were deleted.
+        """Delete the oldest ids that are older than a given age; return how many were deleted.
+
+        The relay calls it, with the option keep_handled of [store].
 
         Args:
-            older_than_seconds: the age, in seconds, above which a row is deleted.
-            limit: the largest number of rows to delete.
-
+            older_than_seconds: the age, in seconds, above which an id is deleted.
+            limit: the largest number of ids to delete.
         """
         deleted = self._execute(
             "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"

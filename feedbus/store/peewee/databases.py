@@ -19,14 +19,13 @@ def make_database(
 
     Args:
         url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
-            query string override the defaults here.
+            query string override the defaults of feedbus.
         application_name: the name of the connections in PostgreSQL's list.
-        waiting: makes a context manager around each wait for the lock of the SQLite file; see
-            feedbus.clock.Waiting.
+        waiting: makes a context manager around each wait for the lock of the SQLite file, so that
+            the wait does not count for the time limit of a handler.
 
     Raises:
         UsageError: the URL is not the URL of a store.
-
     """
     if isinstance(url, str):
         try:

@@ -35,14 +35,16 @@ TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 
 
 class Connection(extensions.connection):
-    """A connection whose calls raise an error after the server's timeout and a margin.
+    """A connection of psycopg2 whose calls raise an error if the server does not answer in time.
+
+    The time limit is the server's statement_timeout and 5 s; without a statement_timeout, there is
+    no limit.
 
     Attributes:
-        server_session: the session of the connection on the server, if it is known.
+        server_session: the session of the connection on the server; None if it is not known.
         due: the deadline of the current call, in seconds of time.monotonic(); without a call, or
             without a deadline, it is infinite.
         used_at: the end of the latest call, in the same seconds.
-
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -57,26 +59,38 @@ class Connection(extensions.connection):
         _deadlines.add(self)
 
     def cursor(self, name: str | None = None, *arguments: Any, **options: Any) -> Any:
-        """Return a cursor with a deadline for each call that waits for the server."""
+        """Return a cursor with a deadline for each call that waits for the server.
+
+        Args:
+            name: the name of a cursor on the server; None for an ordinary cursor.
+            arguments: further arguments of psycopg2.
+            options: further options of psycopg2.
+        """
         options.setdefault("cursor_factory", Cursor if name is None else NamedCursor)
         return super().cursor(name, *arguments, **options)
 
     def commit(self) -> None:
-        """Commit the transaction, within the deadline."""
+        """Commit the transaction; raise OperationalError if the server does not answer in time."""
         self.within_deadline(super().commit)
 
     def rollback(self) -> None:
-        """Roll back the transaction, within the deadline."""
+        """Roll back the transaction.
+
+        Raise OperationalError if the server does not answer in time.
+        """
         self.within_deadline(super().rollback)
 
     def within_deadline(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of psycopg2 that waits for the server, and return its result.
 
-        After a long idle time, the connection is first checked with a shorter deadline.
+        If the connection was idle for more than 10 s, it is first checked with a deadline of 5 s.
+
+        Args:
+            function: the function, such as the `execute` of a cursor.
+            arguments: the arguments of the call.
 
         Raises:
             OperationalError: the server did not answer in time, and the connection is closed.
-
         """
         now = time.monotonic()
         if now - self.used_at > PROBE_IDLE_SECONDS:
@@ -84,7 +98,10 @@ class Connection(extensions.connection):
         return self._limited(self._limit_seconds, function, *arguments)
 
     def read_limit(self) -> None:
-        """Read the server's timeout; called after a statement that may have changed it."""
+        """Read the server's statement_timeout.
+
+        Called after a statement that may have changed it.
+        """
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
             text = cursor.fetchone()[0]
@@ -130,26 +147,50 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of a Connection; a fetch needs no deadline, because its rows are on the client."""
+    """A cursor of a Connection, with a deadline for each statement.
+
+    A fetch needs no deadline, because its rows are on the client.
+    """
 
     connection: Connection
 
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 -- psycopg2's name
-        """Execute a statement."""
+        """Execute a statement; raise OperationalError if the server does not answer in time.
+
+        Args:
+            query: the statement.
+            vars: the values of its parameters, as in psycopg2.
+        """
         self.connection.within_deadline(super().execute, query, vars)
         if SETTING in str(query):
             self.connection.read_limit()
 
     def executemany(self, query: Any, vars_list: Any) -> None:
-        """Execute a statement for each of several parameters."""
+        """Execute a statement for each item of a list of parameters, within the deadline.
+
+        Args:
+            query: the statement.
+            vars_list: the values of the parameters for each execution, as in psycopg2.
+        """
         self.connection.within_deadline(super().executemany, query, vars_list)
 
     def callproc(self, procname: Any, parameters: Any = None) -> None:
-        """Call a stored procedure."""
+        """Call a stored procedure, within the deadline.
+
+        Args:
+            procname: the name of the procedure.
+            parameters: the parameters of the call.
+        """
         self.connection.within_deadline(super().callproc, procname, parameters)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-        """Copy rows to or from a file."""
+        """Copy rows to or from a file by COPY, within the deadline.
+
+        Args:
+            sql: the COPY statement.
+            file: the open file to read from or to write to.
+            size: how many bytes are read from the file at a time.
+        """
         self.connection.within_deadline(super().copy_expert, sql, file, size)
 
 
@@ -157,26 +198,31 @@ class NamedCursor(Cursor):
     """A cursor on the server; each fetch is a request to the server, so it has a deadline."""
 
     def fetchone(self) -> Any:
-        """Fetch a row."""
+        """Fetch a row from the server, within the deadline."""
         return self.connection.within_deadline(super().fetchone)
 
     def fetchmany(self, size: int | None = None) -> Any:
-        """Fetch some rows."""
+        """Fetch some rows from the server, within the deadline.
+
+        Args:
+            size: how many rows; None for the attribute `arraysize`.
+        """
         return self.connection.within_deadline(super().fetchmany, size or self.arraysize)
 
     def fetchall(self) -> Any:
-        """Fetch all rows."""
+        """Fetch all remaining rows from the server, within the deadline."""
         return self.connection.within_deadline(super().fetchall)
 
     def close(self) -> None:
-        """Close the cursor on the server."""
+        """Close the cursor on the server, within the deadline."""
         self.connection.within_deadline(super().close)
 
 
 class Deadlines:
     """Calls give_up() for each connection of this process whose call exceeds its deadline.
 
-    One thread checks all connections.
+    A process has one object. One thread checks all connections, every 0.5 s while one of them has a
+    deadline.
     """
 
     def __init__(self) -> None:
@@ -196,7 +242,7 @@ class Deadlines:
             self._connections.add(connection)
 
     def wake(self) -> None:
-        """Make the thread check the connections, because one of them now has a deadline."""
+        """Make the thread check the connections; called when one of them gets a deadline."""
         if not self._has_deadlines.is_set():
             self._has_deadlines.set()
 

@@ -21,6 +21,11 @@ class Database(peewee.Database):
     outage, a connection is dropped, and the next use connects again. Each thread has its own
     connection. When a thread connects, the connections of ended threads are closed. This class is
     not a pool: a pool would check a connection by SELECT 1 before each use.
+
+    Args:
+        database: the name or file of the database, for peewee.
+        where: the store's file or URL, for texts of errors.
+        options: further options of peewee and of the driver.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
@@ -56,7 +61,10 @@ class Database(peewee.Database):
         super()._close(conn)  # type: ignore[misc]  # inner, not in the stubs
 
     def close_all(self) -> None:
-        """Close the connections of all threads for which may_close() is true."""
+        """Close the connections of all threads, when the store is closed.
+
+        On SQLite, the connections of other threads that still run stay open.
+        """
         with self._opened_lock:
             opened, self._opened = list(self._opened.values()), {}
         for thread, connection in opened:
@@ -67,16 +75,23 @@ class Database(peewee.Database):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- subclasses use the argument
-        """Whether the calling thread may close a connection that the given thread opened."""
+        """Whether the calling thread may close a connection that the given thread has opened.
+
+        Here it always may; on SQLite, it may only if the given thread has ended or is the calling
+        thread.
+        """
         return True
 
     def discard(self) -> None:
-        """Close the connection of this thread, also if it is lost."""
+        """Close the connection of this thread, also if it is lost; the next use connects again."""
         with suppress(Exception):  # the connection may be lost
             self.close()
 
     def begin(self, *_: Any) -> None:
-        """Begin a transaction of peewee; in the database it begins with its first statement."""
+        """Begin a transaction of peewee; in the database it begins with its first statement.
+
+        peewee calls it. The arguments are ignored.
+        """
         self._begin_with_next(True)
 
     @contextmanager
@@ -92,13 +107,21 @@ class Database(peewee.Database):
             self._local.kept_whole = False
 
     def commit(self) -> None:
-        """Commit if any statement was executed."""
+        """Commit if any statement was executed in the transaction; peewee calls it.
+
+        Raises:
+            UsageError: the store's own transaction is running, which only the store may end.
+        """
         self._check_owner("commit")
         if not self._begin_with_next(False):
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back if any statement was executed and the connection is not lost."""
+        """Roll back if any statement was executed and the connection is not lost; peewee calls it.
+
+        Raises:
+            UsageError: the store's own transaction is running, which only the store may end.
+        """
         self._check_owner("rollback")
         if not self._begin_with_next(False) and self._begun():
             super().rollback()
@@ -108,7 +131,7 @@ class Database(peewee.Database):
             raise UsageError(cannot_end_transaction(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
-        """Return the driver's connection.
+        """Return the driver's connection of this thread, such as a sqlite3.Connection.
 
         If peewee has begun a transaction, it begins in the database now: the caller can execute
         statements on the connection without this class.
@@ -118,7 +141,7 @@ class Database(peewee.Database):
         return super().connection()
 
     def lost(self) -> bool:
-        """Whether this thread's connection is lost."""
+        """Whether this thread's connection is closed or lost, so that the next use must connect."""
         return self.is_closed()
 
     def _begun(self) -> bool:

@@ -31,6 +31,11 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """PostgreSQL by psycopg2; BEGIN is sent with the first statement of a transaction.
 
     If the connection is lost at this statement, the transaction begins on a new connection.
+
+    Args:
+        database: the name of the database, or a URL.
+        settings: names and values of settings of the server, which each new connection sets.
+        options: further options of the base class, such as `where`, and of libpq, such as `host`.
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
@@ -75,14 +80,19 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
             self._stale_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction; with an isolation level, the server sees it at once."""
+        """Begin a transaction of peewee; in the database it begins with its first statement.
+
+        Args:
+            isolation_level: the isolation level of the transaction. With one, the transaction
+                begins in the database immediately; None for the server's default level.
+        """
         if isolation_level:
             peewee.PostgresqlDatabase.begin(self, isolation_level)
         else:
             super().begin()
 
     def lost(self) -> bool:
-        """Whether the server closed this thread's connection."""
+        """Whether this thread's connection is closed, by this process or by the server."""
         return super().lost() or bool(self.connection().closed)
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
@@ -103,9 +113,8 @@ def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
     """Return the database of a URL; it is not connected yet.
 
     Args:
-        url: the URL; parameters of libpq in its query string override the defaults here.
+        url: the URL; parameters of libpq in its query string override the defaults of feedbus.
         application_name: the name of the connections in PostgreSQL's list.
-
     """
     from feedbus.store.peewee.deadlines import Connection  # only where psycopg2 is installed
 

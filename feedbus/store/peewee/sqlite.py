@@ -31,7 +31,14 @@ PRAGMAS = {
 
 
 class SqliteDatabase(Database, peewee.SqliteDatabase):
-    """SQLite in WAL mode, in a private file; one transaction at a time writes."""
+    """SQLite in WAL mode, in a private file; one transaction at a time writes.
+
+    Args:
+        database: the path of the file.
+        waiting: makes a context manager around each wait for the lock of the file, so that the wait
+            does not count for the time limit of a handler.
+        options: further options of the base class, such as `where`, and of sqlite3.
+    """
 
     def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
         """Create the database of a file.
@@ -86,12 +93,20 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         return self._execute_cursor(sql, params, **options)
 
     def commit(self) -> None:
-        """Commit, and let the next waiting transaction write."""
+        """Commit, and let the next waiting transaction write; peewee calls it.
+
+        Raises:
+            UsageError: the store's own transaction is running, which only the store may end.
+        """
         super().commit()
         self._write_lock().release()
 
     def rollback(self) -> None:
-        """Roll back, and let the next waiting transaction write."""
+        """Roll back, and let the next waiting transaction write; peewee calls it.
+
+        Raises:
+            UsageError: the store's own transaction is running, which only the store may end.
+        """
         self._check_owner("rollback")
         try:
             super().rollback()
@@ -130,9 +145,8 @@ def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
 
     Args:
         file: the absolute path of the file.
-        waiting: makes a context manager around each wait for the lock of the file; see
-            feedbus.clock.Waiting.
-
+        waiting: makes a context manager around each wait for the lock of the file, so that the wait
+            does not count for the time limit of a handler.
     """
     return SqliteDatabase(
         str(file),

@@ -27,7 +27,22 @@ NAMED = re.compile(r"(?<!:):(\w+)")  # a parameter in the SQL of feedbus, such a
 
 
 class PeeweeStore(SqlStore):
-    """A store on peewee: the project's peewee models use the same transactions."""
+    """A store on peewee: the project's peewee models use the same transactions.
+
+    Args:
+        url: sqlite:////absolute/path or postgresql://user@host/name.
+        project: the name of the project; only the rows of this project are used.
+        application_name: the name of the connections in PostgreSQL's list.
+        waiting: makes a context manager around each wait for the lock of the SQLite file, so that
+            the wait does not count for the time limit of a handler.
+
+    Attributes:
+        database: the peewee database.
+        on_postgres: whether it is on PostgreSQL; otherwise it is on SQLite.
+
+    Raises:
+        UsageError: the URL is not the URL of a store.
+    """
 
     session_type = peewee.Database
 
@@ -88,17 +103,22 @@ class PeeweeStore(SqlStore):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement on feedbus's own tables, and return its result.
 
+        The statement belongs to this thread's transaction, if one has begun.
+
         Args:
             sql: the statement, with parameters of the form :name.
             parameters: maps the names of the parameters to their values.
-
         """
         statement = _for_psycopg2(sql) if self.on_postgres else sql
         cursor: Cursor = self.database.execute_sql(statement, parameters)
         return cursor
 
     def ready(self) -> None:
-        """Check that the store answers, on a new connection if the old one is lost."""
+        """Check that the store answers, on a new connection if the old one is lost.
+
+        Raises:
+            StoreOutage: the store does not answer; the text says why and what to do.
+        """
         try:
             super().ready()
         except StoreOutage:
@@ -123,11 +143,10 @@ _binding = _Binding()
 
 
 def bind(store: PeeweeStore) -> PeeweeStore:
-    """Make the models use a store, and close the store that they used before.
+    """Make the project's peewee models use a store, and close the store that they used before.
 
     Returns:
         The store that the models use now, which is the argument.
-
     """
     close_bound()
     _binding.store = store
@@ -136,7 +155,11 @@ def bind(store: PeeweeStore) -> PeeweeStore:
 
 
 def bound() -> PeeweeStore:
-    """Return the store that the models use, or raise UsageError if there is none."""
+    """Return the store that the project's peewee models use.
+
+    Raises:
+        UsageError: no store is open.
+    """
     if _binding.store is None:
         msg = "no store is open: open the topology's with feedbus.store.open_store(topology)"
         raise UsageError(msg)
@@ -144,7 +167,7 @@ def bound() -> PeeweeStore:
 
 
 def close_bound() -> None:
-    """Close the store that the models use; without an open store, do nothing."""
+    """Close the store that the project's peewee models use; without an open store, do nothing."""
     if _binding.store is not None:
         _binding.store.close()
 
@@ -152,17 +175,21 @@ def close_bound() -> None:
 def transaction() -> AbstractContextManager[Database]:
     """Return a context manager that commits all changes of a `with` block, or none.
 
-    The block runs in a transaction of the store that the models use.
+    The block runs in a transaction of the store that the project's peewee models use. The context
+    manager yields the peewee database.
 
     Raises:
         UsageError: no store is open.
-
     """
     return bound().transaction()
 
 
 def on_postgres() -> bool:
-    """Whether the store that the models use is on PostgreSQL; otherwise it is on SQLite."""
+    """Whether the store of the project's peewee models is on PostgreSQL; otherwise it is on SQLite.
+
+    Raises:
+        UsageError: no store is open.
+    """
     return bound().on_postgres
 
 

@@ -29,6 +29,8 @@ QueryResult = tuple[Sequence[str], Iterator[Sequence[Any]]]
 def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
     """Yield the names of the columns of a query, and an iterator of its rows.
 
+    `feedbus balance --query` uses it. On PostgreSQL, the query may run for at most 600 s.
+
     Args:
         url: the URL of the store.
         query: an SQL query; statements that write are refused.
@@ -36,7 +38,6 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[QueryResult]:
     Raises:
         UsageError: the store refused the query, for example because it would write.
         StoreOutage: the store is unavailable, or a table of the query does not exist.
-
     """
     database = make_database(url, "feedbus balance")
     try:
