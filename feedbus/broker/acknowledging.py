@@ -8,7 +8,7 @@ from feedbus.wire.amqp_protocols import Channel
 
 
 def acknowledge(channel: Channel, delivery_tags: Sequence[int]) -> None:
-    """Acknowledge only these deliveries, and no earlier delivery.
+    """Acknowledge only these deliveries, and no earlier delivery; a runner calls it after handling.
 
     The embedded broker acknowledges all of them in one transaction. RabbitMQ gets one frame for
     each delivery.
@@ -16,7 +16,6 @@ def acknowledge(channel: Channel, delivery_tags: Sequence[int]) -> None:
     Args:
         channel: the channel of the deliveries.
         delivery_tags: the tags of the deliveries.
-
     """
     ack_together = getattr(channel, "ack_together", None)
     if ack_together is not None:

@@ -21,10 +21,14 @@ class Alarm:
 
     A publisher that connects again uses the same object. So one alarm is logged only once.
 
+    Args:
+        clock: measures the waits.
+        on_waited: called with the seconds of each wait during an alarm.
+        waiting: makes a context manager, which a publisher enters for each long wait, so that the
+            wait does not count for the time limit of a handler.
+
     Attributes:
         is_active: whether an alarm blocks the publishers of the watched connection now.
-        waiting: returns a context manager, which a publisher enters for each long wait.
-
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class Alarm:
         self.is_active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Subscribe to the alarms of a py-amqp connection.
+        """Subscribe to the alarms of a py-amqp connection; a publisher calls it when it is created.
 
         A second call for the same connection has no effect.
         """
@@ -63,15 +67,15 @@ class Alarm:
 
     @contextmanager
     def during_wait(self, *, long: bool = False) -> Iterator[None]:
-        """Return a context manager for a `with` block in which the publisher waits.
+        """Return a context manager for a `with` block in which the publisher waits for the broker.
 
-        If an alarm is active when the block begins, the block runs within the context manager
-        `waiting`, and the duration of the block in seconds is reported to `on_waited`.
+        If an alarm is active when the block begins, the wait does not count for the time limit of a
+        handler, and its duration in seconds is reported to the function `on_waited` of the
+        constructor.
 
         Args:
-            long: whether the publisher has already waited long for a slow broker. If so, the block
-                runs within `waiting` even without an alarm.
-
+            long: whether the publisher has already waited long for a slow broker. If so, the wait
+                does not count for the time limit of a handler, even without an alarm.
         """
         started, blocked = self._clock.monotonic(), self.is_active
         try:

@@ -31,12 +31,18 @@ def connect(
 
 
 def clock(topology: Topology) -> Clock:
-    """Return the clock of the topology's broker."""
+    """Return the clock by which all users of the topology's broker wait and measure times.
+
+    This is the system's clock; a broker in memory can have a virtual one.
+    """
     return select_broker(topology).clock
 
 
 def load_transport(topology: Topology) -> None:
-    """Import the modules that connect() needs, without connecting."""
+    """Import the modules that connect() needs, without connecting.
+
+    The process that forks the consumers calls it, so that the consumers start faster.
+    """
     select_broker(topology).load()
 
 
@@ -75,7 +81,11 @@ def refusal(topology: Topology) -> str:
 
 
 def queue_written_seconds(topology: Topology) -> float:
-    """Return how long a queue may be missing on the broker's disk after it was declared."""
+    """Return how long a queue may be missing on the broker's disk after it was declared.
+
+    0 for every broker except RabbitMQ. If RabbitMQ is killed in this time, confirmed messages of
+    the queue can be lost.
+    """
     return select_broker(topology).queue_written_seconds
 
 
@@ -85,5 +95,8 @@ def has_many_hosts(topology: Topology) -> bool:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long the broker may take to put a message that it has routed into its queue."""
+    """Return how long the broker may take to put a message that it has routed into its queue.
+
+    0 for every broker except RabbitMQ.
+    """
     return select_broker(topology).in_flight_seconds

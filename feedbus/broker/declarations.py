@@ -30,13 +30,17 @@ events = EventLog(__name__)
 def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; existing objects are not changed.
 
-    External objects must exist; see feedbus.broker.external_objects. The rings of hash exchanges
-    and the queues of their shards are not declared here; see declare_ring(). The module
-    feedbus.generations.switch binds the entry to its ring.
+    `feedbus up` and `feedbus apply` call it, and so does a process that finds the topology missing
+    on the broker. External objects are not declared: another system does this. The rings of hash
+    exchanges and the queues of their shards are not declared here either, because each generation
+    has its own: declare_ring() declares them.
+
+    Args:
+        channel: a channel of the broker.
+        topology: the topology.
 
     Raises:
         UsageError: an exchange or queue exists with other arguments.
-
     """
     names = Names(topology)
     declare_exchanges(channel, names)
@@ -55,9 +59,16 @@ def declare(channel: Channel, topology: Topology) -> None:
 
 
 def declare_exchanges(channel: Channel, names: Names) -> None:
-    """Declare all exchanges that are not external.
+    """Declare all exchanges of a topology that are not external.
 
     For a hash exchange, also declare its exchange for packs and its queue for held messages.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
+
+    Raises:
+        UsageError: an exchange exists with another type or other arguments.
     """
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
@@ -102,9 +113,12 @@ def declare_ring(
         channel: a channel of the broker.
         names: the names of the topology's objects on the broker.
         generation: the generation whose ring is declared.
-        report: if the function has to wait for the disk, it calls this with the reason; by default
-            it logs the reason.
+        report: if the function has to wait for the disk, it calls this with the reason; None to log
+            the reason.
 
+    Raises:
+        UsageError: the ring or a queue exists with other arguments, or the weights have no order
+            that RabbitMQ keeps after a restart.
     """
     topology = names.topology
     ring = names.ring(generation)
@@ -241,6 +255,8 @@ def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None
         names: the names of the topology's objects on the broker.
         schedule: the schedule.
 
+    Raises:
+        UsageError: the queue exists with other arguments.
     """
     quorum = queue_arguments.needs_quorum(names.topology, schedule.exchange)
     declare_auxiliary(channel, names.schedule(schedule.name), {}, quorum=quorum)
@@ -267,6 +283,8 @@ def declare_retry_queue(channel: Channel, names: Names, queue: Queue, millisecon
         queue: the queue whose records are tried again.
         milliseconds: the delay.
 
+    Raises:
+        UsageError: the retry queue exists with other arguments.
     """
     name = names.retry_queue(queue, milliseconds)
     arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
@@ -284,6 +302,8 @@ def declare_waiting_queue(channel: Channel, queue: Queue, name: str) -> None:
         queue: the queue of the records; it determines the queue type.
         name: the name of the waiting queue on the broker.
 
+    Raises:
+        UsageError: the waiting queue exists with other arguments.
     """
     arguments = {"x-single-active-consumer": True}
     declare_auxiliary(channel, name, arguments, quorum=queue.type == "quorum")

@@ -44,8 +44,11 @@ def find_differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Return the different arguments: each name is mapped to the values (found, wanted).
 
-    None stands for a missing argument. A missing argument that has a default (see DEFAULTS) counts
-    as an argument with this default.
+    None stands for a missing argument. A missing x-queue-type counts as "classic", its default.
+
+    Args:
+        found: the arguments of the exchange or queue on the broker.
+        wanted: the arguments with which feedbus declares it.
     """
     values = {
         name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))
@@ -56,14 +59,13 @@ def find_differences(
 
 @contextmanager
 def explain_refusal(name: str) -> Iterator[None]:
-    """Raise UsageError if the broker refuses a declaration (406 or 503) in a `with` block.
+    """Raise UsageError if the broker refuses a declaration (error 406 or 503) in a `with` block.
 
     Args:
         name: the name of the declared exchange or queue, for the text of the error.
 
     Raises:
         UsageError: the object exists with other arguments, or the broker does not know its type.
-
     """
     try:
         yield
@@ -72,16 +74,24 @@ def explain_refusal(name: str) -> Iterator[None]:
 
 
 def refused_argument(error: BaseException | None) -> str:
-    """Return the argument that the broker's 406 error names, or "" if it names none."""
+    """Return the argument because of which the broker has refused a declaration.
+
+    Args:
+        error: the error of the declaration. The broker's error 406 can name the argument; for any
+            other error, and for None, the result is "".
+    """
     match = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return match["argument"] if match else ""
 
 
 def value_on_broker(error: BaseException | None) -> str:
-    """Return the value on the broker of the argument that the broker's 406 error names.
+    """Return the value on the broker of the argument because of which it has refused a declaration.
 
-    The value is "none" if the existing queue does not have the argument. The result is "" if the
-    error names no argument.
+    The value is "none" if the existing queue does not have the argument.
+
+    Args:
+        error: the error of the declaration. The broker's error 406 can name the argument and its
+            value; for any other error, and for None, the result is "".
     """
     match = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(match["argument"], match["got"]) if match else ""

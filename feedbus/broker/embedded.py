@@ -22,7 +22,16 @@ from feedbus.wire import amqp_protocols
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBroker:
-    """The embedded broker of one SQLite file; see feedbus.broker.interface.Broker."""
+    """The embedded broker of one SQLite file, as feedbus uses a kind of broker.
+
+    Attributes:
+        url: the URL of the broker in the topology.
+        file: the path of the file.
+        has_many_hosts: False: only processes of one host can use the file.
+        in_flight_seconds: 0: a routed message is in its queue immediately.
+        queue_written_seconds: 0: a declared queue is on the disk immediately.
+        clock: the clock by which all users of the broker wait and measure times.
+    """
 
     url: BrokerUrl
     file: Path
@@ -37,9 +46,11 @@ class EmbeddedBroker:
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Open a connection to the file; create the folder of the file if it is missing.
 
+        Args:
+            heartbeats: ignored, because a file needs no heartbeats.
+
         Raises:
             BrokerOutage: the folder or the file cannot be created, or the file cannot be read.
-
         """
         del heartbeats
         folder = self.file.parent
@@ -59,12 +70,30 @@ class EmbeddedBroker:
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold the lock on a file next to the broker file; all projects of the broker share it."""
+        """Hold the lock on a file next to the broker file, in a `with` block.
+
+        All projects of the broker share the lock.
+
+        Args:
+            connection: ignored.
+            project: ignored.
+            wait_seconds: how long to wait if another process holds the lock.
+
+        Raises:
+            UsageError: another process holds the lock for longer than wait_seconds.
+        """
         del connection, project
         return locks.hold_file(Path(f"{self.file}.lock"), wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return the objects in the file; the file is read without a connection."""
+        """Return all objects in the file; the file is read without a connection.
+
+        Args:
+            prefixes: ignored: all queues are returned.
+
+        Raises:
+            BrokerOutage: the file cannot be read.
+        """
         del prefixes
         try:
             return survey_of_rows(survey(self.file))
@@ -81,7 +110,7 @@ class EmbeddedBroker:
 
 
 def survey_of_rows(rows: BrokerRows) -> Survey:
-    """Convert the rows of the transport's tables to a survey."""
+    """Return a survey with the rows of the tables of the embedded broker or a broker in memory."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],

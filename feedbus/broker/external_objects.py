@@ -24,10 +24,12 @@ REMEDY = (
 def check_on_broker(connection: Connection, topology: Topology) -> None:
     """Check by passive declarations that every external exchange and queue exists.
 
+    `feedbus up`, and a process that finds the topology missing on the broker, call it before they
+    declare the project's own objects.
+
     Raises:
         UsageError: some are missing; the error names each of them.
         Outage: the cluster node of an external queue is down.
-
     """
     exchanges = partial(lookups.exchange_exists, connection)
     queues = partial(lookups.queue_exists, connection)
@@ -37,9 +39,14 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
 def check_seen(topology: Topology, seen: Inventory) -> None:
     """Check in an inventory that every external exchange and queue exists, with its type.
 
+    `feedbus plan` and `feedbus apply` call it.
+
+    Args:
+        topology: the topology that declares the objects as external.
+        seen: the objects that the broker has.
+
     Raises:
         UsageError: some are missing, or exchanges have another type; the error names each of them.
-
     """
     _refuse(
         [
@@ -51,7 +58,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 
 def missing_queue(queue: Queue) -> str:
-    """Return the error text for an external queue that the broker does not have."""
+    """Return the error text for an external queue of the topology that the broker does not have."""
     return _missing_text("queue", queue)
 
 

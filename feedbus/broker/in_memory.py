@@ -21,7 +21,15 @@ from feedbus.wire import amqp_protocols
 
 @dataclass(frozen=True, slots=True)
 class InMemoryBroker:
-    """A broker in memory, found by its name; see feedbus.broker.interface.Broker."""
+    """A broker in this process's memory, as feedbus uses a kind of broker; tests use it.
+
+    Attributes:
+        url: the URL of the broker in the topology.
+        name: the name of the broker in memory.
+        has_many_hosts: False: only this process can use the broker.
+        in_flight_seconds: 0: a routed message is in its queue immediately.
+        queue_written_seconds: 0: a broker in memory has no disk.
+    """
 
     url: BrokerUrl
     name: str
@@ -38,7 +46,11 @@ class InMemoryBroker:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
-        """Open a connection; create the broker if it does not exist."""
+        """Open a connection; create the broker if there is none with its name.
+
+        Args:
+            heartbeats: ignored, because a broker in memory needs no heartbeats.
+        """
         del heartbeats
         return open_connection(
             Connection(transport=memory.Transport, virtual_host=self.name), self.url
@@ -47,11 +59,20 @@ class InMemoryBroker:
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold the project's lock: a queue that is exclusive to the connection."""
+        """Hold the project's lock in a `with` block: a queue that is exclusive to the connection.
+
+        Args:
+            connection: the connection that gets the lock.
+            project: the name of the project.
+            wait_seconds: how long to wait if another connection holds the lock.
+
+        Raises:
+            UsageError: another connection holds the lock for longer than wait_seconds.
+        """
         return hold_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return all objects of the broker; the prefixes are not used."""
+        """Return all exchanges, queues and bindings of the broker; the prefixes are ignored."""
         del prefixes
         return survey_of_rows(find(self.name).survey())
 

@@ -18,7 +18,7 @@ Kind = Literal["queue", "exchange"]
 
 @dataclass(frozen=True, slots=True)
 class SeenExchange:
-    """An exchange that the broker has."""
+    """An exchange that the broker has, as a survey has found it."""
 
     name: str
     type: str
@@ -27,7 +27,15 @@ class SeenExchange:
 
 @dataclass(frozen=True, slots=True)
 class SeenQueue:
-    """A queue that the broker has, with the numbers of its messages and consumers."""
+    """A queue that the broker has, as a survey has found it.
+
+    Attributes:
+        name: the name of the queue on the broker.
+        arguments: the x-arguments.
+        ready: the number of messages that no consumer has received.
+        unacknowledged: the number of messages that consumers have received and not acknowledged.
+        consumers: the number of consumers.
+    """
 
     name: str
     arguments: Mapping[str, Any]
@@ -63,7 +71,7 @@ class SeenBinding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The exchanges, queues and bindings of a broker."""
+    """The exchanges, queues and bindings of a broker at one time; Broker.survey() makes it."""
 
     exchanges: Sequence[SeenExchange]
     queues: Sequence[SeenQueue]
@@ -92,11 +100,15 @@ class HeartbeatSource(Enum):
 
 
 class Broker(Protocol):
-    """The operations that feedbus needs from a kind of broker in addition to AMQP."""
+    """The operations that feedbus needs from a kind of broker in addition to AMQP.
+
+    RabbitMQ, the embedded broker and a broker in memory implement it. select_broker() makes an
+    object from a topology each time that one is needed.
+    """
 
     @property
     def clock(self) -> Clock:
-        """The clock of everything that uses the broker."""
+        """The clock by which all users of the broker wait and measure times."""
 
     @property
     def in_flight_seconds(self) -> float:
@@ -115,7 +127,10 @@ class Broker(Protocol):
         """
 
     def load(self) -> None:
-        """Import the modules that connect() needs, without connecting."""
+        """Import the modules that connect() needs, without connecting.
+
+        The process that forks the consumers calls it, so that the consumers start faster.
+        """
 
     def connect(self, heartbeats: HeartbeatSource) -> Connection:
         """Return an open connection.

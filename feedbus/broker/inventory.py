@@ -35,17 +35,23 @@ class Inventory:
     timer_bindings: tuple[SeenBinding, ...]
 
     def bound_to(self, kind: Kind, destination: str) -> list[SeenBinding]:
-        """Return the bindings by which a queue or an exchange receives messages."""
+        """Return the bindings by which a queue or an exchange receives messages.
+
+        Args:
+            kind: "queue" or "exchange".
+            destination: the name of the queue or exchange.
+        """
         return [one for one in self.bindings if (one.kind, one.destination) == (kind, destination)]
 
 
 def read_inventory(topology: Topology) -> Inventory:
     """Return the objects whose names begin with the topology's name, and its external objects.
 
+    `feedbus plan` and `feedbus apply` call it.
+
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded broker's file cannot be read.
         UsageError: RabbitMQ's management API does not answer, or refuses this user.
-
     """
     prefix, names = f"{topology.name}.", Names(topology)
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}

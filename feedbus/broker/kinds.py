@@ -8,11 +8,12 @@ from feedbus.topology import Topology
 
 
 def select_broker(topology: Topology) -> Broker:
-    """Return the topology's broker; only the modules that this kind needs are imported.
+    """Return the topology's broker, by the scheme of its URL; nothing is connected.
+
+    Only the modules that this kind of broker needs are imported.
 
     Raises:
         UsageError: the URL is in an environment variable that is not set.
-
     """
     url = topology.broker_url
     if not url.written:

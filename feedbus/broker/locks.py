@@ -20,9 +20,12 @@ QUEUE_POLL_SECONDS = 0.1  # between two attempts to declare the exclusive queue
 def hold_file(path: Path, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock on a file during a `with` block; create the file if it is missing.
 
+    Args:
+        path: the path of the lock file.
+        timeout_seconds: how long to wait while another process holds the lock.
+
     Raises:
         UsageError: another process holds the lock for longer than timeout_seconds.
-
     """
     with file_locks.locked(path, timeout_seconds) as acquired:
         if not acquired:

@@ -12,18 +12,30 @@ from feedbus.wire.amqp_protocols import Connection
 
 
 def queue_exists(connection: Connection, name: str) -> bool:
-    """Whether the broker has a queue of that name."""
+    """Whether the broker has a queue of that name.
+
+    Raises:
+        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+    """
     return _counts(connection, name) is not None
 
 
 def count_messages(connection: Connection, queue: str) -> int | None:
-    """Return the number of ready messages in a queue, or None if the queue does not exist."""
+    """Return the number of ready messages in a queue, or None if the queue does not exist.
+
+    Raises:
+        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+    """
     counts = _counts(connection, queue)
     return None if counts is None else counts[0]
 
 
 def count_consumers(connection: Connection, queue: str) -> int | None:
-    """Return the number of consumers of a queue, or None if the queue does not exist."""
+    """Return the number of consumers of a queue, or None if the queue does not exist.
+
+    Raises:
+        Outage: the queue is on a cluster node that is down, or is exclusive to another connection.
+    """
     counts = _counts(connection, queue)
     return None if counts is None else counts[1]
 

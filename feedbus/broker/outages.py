@@ -15,15 +15,16 @@ from feedbus.wire import amqp_protocols
 
 
 def open_connection(connection: Connection, url: BrokerUrl | Node) -> Connection:
-    """Open a connection and return it.
+    """Open a connection and return it; only one attempt is made.
 
     Args:
         connection: a connection that is not open yet.
         url: the URL of the broker, for the text of an error.
 
     Raises:
-        BrokerOutage: the broker cannot be reached, or refuses the login.
-
+        WrongBrokerSettings: the broker refuses the login, the virtual host or the TLS certificate,
+            so only an operator can help. It is a subclass of BrokerOutage.
+        BrokerOutage: the broker cannot be reached.
     """
     with outage(connection, url):
         # Only one attempt: kombu's connect() would sleep for two seconds and try again.
@@ -34,7 +35,7 @@ def open_connection(connection: Connection, url: BrokerUrl | Node) -> Connection
 
 
 def close(connection: Connection) -> None:
-    """Close a connection to a broker, also if it is lost."""
+    """Close a connection to a broker, also if it is lost; no error is raised."""
     try:
         connection.release()
     except connection_errors(connection):
@@ -42,7 +43,10 @@ def close(connection: Connection) -> None:
 
 
 def drop_connection(connection: Connection) -> None:
-    """Close a connection without the protocol's handshake, which a silent broker never answers."""
+    """Close a connection without the protocol's handshake, which a silent broker never answers.
+
+    No error is raised.
+    """
     with contextlib.suppress(Exception):
         connection.collect()
 
@@ -55,14 +59,16 @@ def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseE
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Raise BrokerOutage for a connection error in a `with` block.
-
-    The error is WrongBrokerSettings, a subclass, if only an operator can correct its cause.
+    """Raise BrokerOutage for a connection error of Kombu or py-amqp in a `with` block.
 
     Args:
         connection: the connection that the block uses.
         url: the URL of the broker, for the text of the error.
 
+    Raises:
+        WrongBrokerSettings: only an operator can correct the cause, such as a wrong password. It is
+            a subclass of BrokerOutage.
+        BrokerOutage: the connection is lost or refused, and a later attempt may succeed.
     """
     from amqp.exceptions import AccessRefused, NotAllowed
 

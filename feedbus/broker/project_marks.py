@@ -20,17 +20,28 @@ PART = ".:part"  # a mark `shop.eu.:part` means: another project may not be name
 
 
 def marks(topology: Topology) -> Iterator[str]:
-    """Yield the names of the exchanges that mark a project on its broker."""
+    """Yield the names of the exchanges that mark a project on its broker.
+
+    Such an exchange has no bindings. One, `shop.:project`, shows that there is a project `shop`.
+    For each part before a dot in the names of the topology, one such as `shop.eu.:part` shows that
+    no other project may be named `shop.eu`.
+    """
     yield f"{topology.name}{PROJECT}"
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
 
 
 def declare_marks(channel: Channel, topology: Topology) -> None:
-    """Declare a project's marks.
+    """Declare a project's marks, after a check of the marks of other projects.
+
+    A mark is an exchange without bindings. It shows other projects on the broker which names this
+    project uses. This function is called before the other objects of the project are declared.
+
+    Args:
+        channel: a channel of the broker.
+        topology: the topology of the project.
 
     Raises:
         UsageError: names of this project and of another project begin with the same prefix.
-
     """
     remedy = "rename one of them, or give each project its own virtual host"
     for part in _parts(topology):
@@ -54,10 +65,12 @@ def declare_marks(channel: Channel, topology: Topology) -> None:
 def other_prefixes(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
     """Return the prefixes of other projects whose names begin with this project's prefix.
 
+    For example, "shop.eu." is the prefix of the project `shop.eu`, and begins with the prefix of
+    the project `shop`. Objects with this prefix do not belong to `shop`.
+
     Args:
         topology: the topology of this project.
-        exchanges: the names of all exchanges of the broker.
-
+        exchanges: the names of all exchanges of the broker, including the marks of projects.
     """
     return tuple(
         name.removesuffix(PROJECT) + "."

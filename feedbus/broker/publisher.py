@@ -36,7 +36,17 @@ class Publisher:
 
     If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
     because of one message, the publisher returns this message as refused, and publishes the others.
-    While the broker blocks publishers, the publisher waits.
+    While the broker blocks publishers, the publisher waits. In a `with` block, the channel is
+    closed at the end, unless an error ends the block.
+
+    Args:
+        connection: an open connection to the broker.
+        timeout_seconds: how long to wait for the confirms of up to 1,000 messages.
+        blocked_seconds: how long to wait while the broker blocks publishers.
+        nacked_seconds: how long to try again with a message that the broker refuses, for example
+            because a queue is full.
+        alarm: the state of the broker's alarm, for a publisher that connects again; None for a new
+            one.
     """
 
     def __init__(
@@ -89,7 +99,7 @@ class Publisher:
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every confirm; return the messages that were not accepted.
 
-        The publisher sends up to WINDOW messages, a window, and waits for their confirms before it
+        The publisher sends up to 1,000 messages, a window, and waits for their confirms before it
         sends the next window. If a full queue refuses a message, the publisher does not send the
         messages of later windows that have the same exchange and routing key, because they would
         overtake the refused message. The result contains these messages, too.
@@ -100,7 +110,6 @@ class Publisher:
             BrokerOutage: messages were not confirmed in time, or their exchange does not exist.
                 The broker may have stored messages without confirming them. The caller must open
                 another connection.
-
         """
         refusals: list[Refusal] = []
         for start in range(0, len(messages), WINDOW):

@@ -14,12 +14,23 @@ AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "rejec
 
 
 def binding_keys(queue: Queue) -> tuple[str, ...]:
-    """Return the binding keys of a queue that is not on a ring; ("",) if it has no routing keys."""
+    """Return the binding keys of a queue that is not on a ring; ("",) if it has no routing keys.
+
+    The queue is bound to its exchange once with each of them.
+    """
     return queue.routing_keys or ("",)
 
 
 def declared_arguments(names: Names, queue: Queue) -> dict[str, Any]:
-    """Return a queue's arguments for the broker; feedbus.topology.DECLARED names them."""
+    """Return the x-arguments with which a queue of the topology is declared on the broker.
+
+    They contain the dead-letter arguments, the queue type, and the options of the queue, such as
+    message_ttl as x-message-ttl. The option `arguments` of the queue overrides them.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        queue: the queue.
+    """
     arguments: dict[str, Any] = {
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": names.dead(queue),
@@ -39,7 +50,12 @@ def declared_arguments(names: Names, queue: Queue) -> dict[str, Any]:
 
 
 def needs_quorum(topology: Topology, exchange: str) -> bool:
-    """Whether the auxiliary queues of an exchange must be quorum queues, like one of its queues."""
+    """Whether the auxiliary queues of an exchange must be quorum queues, like one of its queues.
+
+    Args:
+        topology: the topology.
+        exchange: the name of the exchange in topology.toml.
+    """
     return any(
         queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
     )

@@ -15,7 +15,7 @@ HELD_BACK = "the broker refused an earlier message with the same routing key"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that the broker did not accept.
+    """A message that the broker did not accept; a publisher returns it.
 
     Attributes:
         message: the published message.
@@ -26,7 +26,6 @@ class Refusal:
         pack: None if the caller sent the message itself. Otherwise the caller sent this pack, the
             broker returned the pack because it was for an old generation, and the message contains
             one of its records.
-
     """
 
     message: Outgoing
@@ -77,9 +76,14 @@ def hold_back(
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:
-    """Raise Unroutable if the broker has returned all of these messages, otherwise PublishError.
+    """Raise an error for refused messages, so that the program that published them gets it.
 
-    Without refusals, nothing is raised.
+    Args:
+        refusals: the messages that the broker did not accept; without any, nothing is raised.
+
+    Raises:
+        Unroutable: the broker has returned all of these messages, because no queue matched.
+        PublishError: the broker has refused a message for another reason.
     """
     refusal_list = list(refusals)
     if not refusal_list:

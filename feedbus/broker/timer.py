@@ -54,12 +54,12 @@ ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 def digits_of(milliseconds: int) -> list[int]:
     """Return the digits of a delay, the digit of position 0 first.
 
-    The list ends with the highest digit that is not 0. Delays of up to 4 s are exact, longer ones
-    are rounded up; see ROUNDED.
+    The list ends with the highest digit that is not 0. The digits have the base 16; above position
+    7, each position stands for 49.7 days and its digit is 1. Delays below 4.1 s are exact. Below
+    65.5 s, they are rounded up to a multiple of 16 ms, longer ones to a multiple of 256 ms.
 
     Args:
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
-
     """
     step = next(step for limit, step in ROUNDED if milliseconds < limit)
     rounded = min(-(-milliseconds // step) * step, LONGEST_MILLISECONDS)
@@ -75,24 +75,34 @@ def digits_of(milliseconds: int) -> list[int]:
 
 
 def position_digits(position: int) -> range:
-    """Return the digits except 0 that a delay can have at a position; position 0 is the lowest."""
+    """Return the digits except 0 that a delay can have at a position: 1 to 15, or only 1.
+
+    Args:
+        position: the position of the digit in the delay. The lowest digit has the position 0; the
+            digits of the positions 0 to 7 have the base 16, higher ones are 0 or 1.
+    """
     return range(1, 1 << BASE_BITS if position < LOW_POSITIONS else 2)
 
 
 def queue_milliseconds(position: int, digit: int) -> int:
-    """Return how long a message waits in the queue of a digit at a position."""
+    """Return how long a message waits in the timer's queue for a digit at a position.
+
+    Args:
+        position: the position of the digit in the delay; the lowest digit has the position 0.
+        digit: the digit, from 1 to 15.
+    """
     return digit << BASE_BITS * position if position < LOW_POSITIONS else LONGEST_QUEUE_MILLISECONDS
 
 
 def delay_message(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
-    """Return a message that reaches its target after a delay.
+    """Return a message that reaches its target after a delay, through the queues of the timer.
 
     Two properties of the message become headers, because they would change its delay:
 
     - The priority. In a quorum queue of RabbitMQ 4, messages with a high priority overtake others.
       Then the first message of a queue of the timer would not be the next to expire.
     - The expiration. A message that expired in a queue of the timer because of its own expiration
-      would be due too early. The consumer checks the expiration; see Delivery.expired().
+      would be due too early. The consumer checks the expiration from the header.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -100,7 +110,6 @@ def delay_message(names: Names, message: Outgoing, milliseconds: int, target: st
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
         target: the queue or exchange that gets the message: a result of retry_target() or
             exchange_target().
-
     """
     properties, headers = dict(message.properties), dict(message.headers)
     priority = properties.pop("priority", None)
@@ -120,7 +129,11 @@ def delay_message(names: Names, message: Outgoing, milliseconds: int, target: st
 
 
 def delay_milliseconds_of(headers: Mapping[str, Any]) -> int:
-    """Return the rounded delay of a message in milliseconds, from the headers of the message."""
+    """Return the rounded delay of a message in milliseconds; 0 if it was not delayed.
+
+    Args:
+        headers: the headers of the message, with the digits of the delay.
+    """
     digits = (
         (position, int(headers.get(name, 0))) for position, name in enumerate(TIMER_POSITIONS)
     )
@@ -147,9 +160,12 @@ def retry_target(names: Names, queue: Queue) -> str:
 def exchange_target(names: Names, exchange: str) -> str:
     """Return the target of delayed messages to an exchange: "exchange NAME".
 
+    Args:
+        names: the names of the topology's objects on the broker.
+        exchange: the name of the exchange in topology.toml; NAME is its name on the broker.
+
     Raises:
         UsageError: the exchange is external, so its queues are not known.
-
     """
     if names.topology.exchange(exchange).external_name:
         msg = (
@@ -162,7 +178,7 @@ def exchange_target(names: Names, exchange: str) -> str:
 
 
 def is_declared(connection: Connection, names: Names) -> bool:
-    """Whether the timer is on the broker; the first delayed message declares it."""
+    """Whether the timer's exchanges are on the broker; the first delayed message declares them."""
     return lookups.exchange_exists(connection, names.timer_due)
 
 
@@ -181,7 +197,10 @@ class DelayedCounts:
 
 
 def count_delayed(connection: Connection, names: Names) -> DelayedCounts:
-    """Count the delayed messages, with one request to the broker for each queue."""
+    """Count the delayed messages, with one request to the broker for each queue of the timer.
+
+    Without a timer, both counts are 0.
+    """
     if not is_declared(connection, names):
         return DelayedCounts()
     queues = (

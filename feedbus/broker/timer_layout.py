@@ -17,15 +17,15 @@ from feedbus.wire.constants import TIMER_POSITIONS
 
 
 def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, Any]:
-    """Return the arguments of the queue of the timer for delays with this digit at a position.
+    """Return the arguments of the timer's queue for delays with this digit at a position.
 
-    A message waits in one queue for each digit of its delay; feedbus.broker.timer explains this.
+    A message waits in one queue for each digit of its delay, a number of base 16 in milliseconds.
+    When the message expires, it moves to the exchange of the next lower position.
 
     Args:
         names: the names of the topology's objects on the broker.
         position: the position of the digit in the delay; the lowest digit has the position 0.
-        digit: the digit.
-
+        digit: the digit, from 1 to 15.
     """
     return {
         "x-message-ttl": queue_milliseconds(position, digit),
@@ -34,7 +34,10 @@ def position_arguments(names: Names, position: int, digit: int) -> Mapping[str, 
 
 
 def forward_arguments(queue: Queue) -> Mapping[str, Any]:
-    """Return the arguments of the queue through which due messages reach an external queue."""
+    """Return the arguments of the timer's queue through which retries reach an external queue.
+
+    A message expires there after 1 ms, and is dead-lettered to the external queue.
+    """
     return {
         "x-message-ttl": 1,
         "x-dead-letter-exchange": "",
@@ -43,7 +46,10 @@ def forward_arguments(queue: Queue) -> Mapping[str, Any]:
 
 
 def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
-    """Return the arguments of every queue that a topology's timer may have, by the queue's name."""
+    """Return the arguments of every queue that a topology's timer may have, by the queue's name.
+
+    Queues for delays that no message has needed yet are included, although they are not declared.
+    """
     queues: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
     for position in range(len(TIMER_POSITIONS)):
         for digit in position_digits(position):
@@ -58,7 +64,7 @@ def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
 
 
 def exchanges_of_timer(names: Names) -> set[str]:
-    """Return the names of every exchange that a topology's timer may have."""
+    """Return the names of every exchange that a topology's timer may have, declared or not."""
     exchanges = {names.timer_due, names.timer_undelivered}
     for position in range(len(TIMER_POSITIONS)):
         exchanges |= {names.timer_position(position), names.timer_written(position)}
@@ -87,8 +93,8 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 def has_guard(exchange: Exchange) -> bool:
     """Whether messages that are due reach an exchange through its guard exchange.
 
-    A guard forwards a message to its exchange only if the exchange has a queue for the message; see
-    _declare_guard() of feedbus.broker.timer_objects.
+    A guard forwards a message to its exchange only if the exchange has a queue for the message.
+    Other messages go to the timer's queue for undelivered messages.
 
     Two kinds of exchanges need no guard: a hash exchange, whose entry has an alternate exchange of
     feedbus, and an exchange for which the user has set an alternate exchange. Delayed messages

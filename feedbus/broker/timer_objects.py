@@ -29,7 +29,13 @@ events = EventLog(__name__)
 class Timer:
     """Declares the exchanges, queues and bindings that delayed messages need.
 
-    Each of these objects is declared only once for each connection.
+    Each part that publishes delayed messages, such as a bus, has one object. It declares each of
+    the objects on the broker only once for each connection.
+
+    Args:
+        topology: the topology.
+        waiting: makes a context manager around the wait for the broker's disk, so that the wait
+            does not count for the time limit of a handler.
     """
 
     def __init__(self, topology: Topology, *, waiting: Waiting = nullcontext) -> None:
@@ -59,9 +65,9 @@ class Timer:
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these delayed messages, and wait until they are on the disk.
 
-        The first message that needs a position waits for the disk. Then the exchange `written` of
-        the position is declared. Later messages, also those of other processes, do not wait,
-        because this exchange exists.
+        The first message that needs a position (a digit of the delay) waits for the disk. Then the
+        exchange `written` of the position is declared. Later messages, also those of other
+        processes, do not wait, because this exchange exists.
 
         Args:
             channel: a channel of the broker.
@@ -70,7 +76,6 @@ class Timer:
         Raises:
             UsageError: one of the queues is on the broker with other arguments.
             NotFound: a target does not exist on the broker.
-
         """
         names = self._names
         targets = {str(message.headers[TIMER_TARGET]) for message in messages} - self._targets
@@ -122,11 +127,16 @@ def _positions_of(message: Outgoing) -> Iterator[int]:
 def restore(channel: Channel, names: Names) -> None:
     """Repair the timer: declare missing objects, bind targets, and send undelivered messages.
 
-    `feedbus up` and `feedbus apply` call this function after they have declared other objects. It
-    does nothing if the project has no timer, because no message was ever delayed.
+    `feedbus up`, `feedbus apply`, and a process that finds the topology missing on the broker, call
+    this function after they have declared other objects. It does nothing if the project has no
+    timer, because no message was ever delayed.
 
     A target may be missing on the broker: for example, its queue was removed from the topology.
     Such a target is not bound, and the messages for it stay undelivered.
+
+    Args:
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
     """
     if not is_declared(channel.connection, names):
         return

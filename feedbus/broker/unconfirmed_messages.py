@@ -14,14 +14,17 @@ from feedbus.wire.amqp_protocols import Channel
 class UnconfirmedMessages:
     """The messages of one channel that the broker has not answered yet, by delivery tag.
 
-    Kombu's own confirm_publish accepts any confirm as the confirm of the message. Here each message
-    is identified by its own delivery tag.
+    A publisher makes one for each channel that it opens. The constructor puts the channel into
+    confirm mode. Kombu's own confirm_publish accepts any confirm as the confirm of the message.
+    Here each message is identified by its own delivery tag.
+
+    Args:
+        channel: the channel, on which nothing was published yet.
 
     Attributes:
         messages_by_tag: maps delivery tags, in ascending order, to the messages without an answer.
         last_tag: the delivery tag of the last message that was published.
         refusals: the messages that the broker did not accept.
-
     """
 
     def __init__(self, channel: Channel) -> None:

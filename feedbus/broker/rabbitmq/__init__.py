@@ -42,7 +42,19 @@ QUEUE_WRITTEN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RabbitMQ:
-    """A RabbitMQ node or cluster with its management API; see feedbus.broker.interface.Broker."""
+    """A RabbitMQ node or cluster with its management API, as feedbus uses a kind of broker.
+
+    Attributes:
+        url: the URL of the broker in the topology, with one or more nodes.
+        management_url: the configured URL of the management API; None for the default port on each
+            node.
+        has_many_hosts: True: consumers of several hosts can use the broker.
+        in_flight_seconds: how long RabbitMQ may take to put a message that it has routed into its
+            queue.
+        queue_written_seconds: how long a queue may be missing on RabbitMQ's disk after it was
+            declared.
+        clock: the clock by which all users of the broker wait and measure times.
+    """
 
     url: BrokerUrl
     management_url: ManagementUrl | None = None
@@ -63,7 +75,6 @@ class RabbitMQ:
         Raises:
             WrongBrokerSettings: each node refuses the connection, so only an operator can help.
             BrokerOutage: no node accepts the connection, but one of them may accept it later.
-
         """
         may_answer_later = False
         seconds = CONNECT_TIMEOUT_SECONDS * len(self.url.nodes)
@@ -82,7 +93,16 @@ class RabbitMQ:
     def locked(
         self, connection: amqp_protocols.Connection, project: str, wait_seconds: float
     ) -> AbstractContextManager[None]:
-        """Hold the project's lock: a queue that is exclusive to the connection."""
+        """Hold the project's lock in a `with` block: a queue that is exclusive to the connection.
+
+        Args:
+            connection: the connection that gets the lock.
+            project: the name of the project.
+            wait_seconds: how long to wait if another connection holds the lock.
+
+        Raises:
+            UsageError: another connection holds the lock for longer than wait_seconds.
+        """
         return hold_queue(connection, lock_queue(project), self.clock, wait_seconds)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
@@ -90,6 +110,13 @@ class RabbitMQ:
 
         The method connects by AMQP first. So if the broker is unavailable, the error names the
         broker, and not the management API. Queues that are exclusive to a connection are left out.
+
+        Args:
+            prefixes: queues whose names begin with none of these texts are left out.
+
+        Raises:
+            BrokerOutage: the broker is unavailable.
+            UsageError: the management API does not answer, or refuses this user.
         """
         with self.connect(HeartbeatSource.NONE) as connection, outage(connection, self.url):
             return self._surveyed(connection, prefixes)
@@ -119,7 +146,13 @@ class RabbitMQ:
         )
 
     def refusal(self) -> str:
-        """Return why RabbitMQ accepts no messages now, or "" if it accepts messages."""
+        """Return why RabbitMQ accepts no messages now, or "" if it accepts messages.
+
+        The operations process and `feedbus status` use it.
+
+        Raises:
+            BrokerOutage: the broker is unavailable.
+        """
         connection = self.connect(HeartbeatSource.NONE)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)

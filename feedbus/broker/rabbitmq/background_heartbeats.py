@@ -16,7 +16,15 @@ FRAME = struct.pack(">BHIB", 8, 0, 0, 0xCE)
 
 
 class BackgroundHeartbeats:
-    """Sends the heartbeats of one connection from a thread, until the connection is closed."""
+    """Sends the heartbeats of one connection from a thread, until the connection is closed.
+
+    The thread starts with the object. It also lets only one thread at a time write to the socket.
+
+    Args:
+        transport: the transport of an open connection of py-amqp.
+        interval_seconds: the heartbeat interval that the connection has agreed with the broker;
+            four heartbeats are sent in each interval.
+    """
 
     def __init__(self, transport: Any, interval_seconds: float) -> None:
         """Start the thread.
@@ -42,7 +50,10 @@ class BackgroundHeartbeats:
         thread.start()
 
     def stop(self) -> None:
-        """Make the thread end, without waiting for its end."""
+        """Make the thread end, without waiting for its end.
+
+        Called when the connection is closed.
+        """
         self._stop_requested.set()
 
     def _run(self, transport: weakref.ref[Any]) -> None:

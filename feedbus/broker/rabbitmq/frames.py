@@ -29,10 +29,11 @@ Signature = tuple[int, int]
 class Message(amqp.Message):
     """A message whose properties can be read and written even if they contain invalid data.
 
+    A connection makes one for each delivered or returned message; publishers make one, too.
+
     Attributes:
         undecodable: error texts, one for each part that cannot be decoded: a property, a header,
             the routing key, the exchange or the consumer tag.
-
     """
 
     __slots__ = ("undecodable",)
@@ -59,13 +60,12 @@ class Channel(pyamqp.Channel):
     """A channel whose deliveries can have any routing key, and whose bodies stay bytes."""
 
     def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
-        """Call the callback for a method that the broker has sent.
+        """Call the callback for a method that the broker has sent; py-amqp calls it.
 
         Args:
             method_sig: the method's (class id, method id).
             payload: the bytes of the method frame.
             content: the message that follows the method; None for other methods.
-
         """
         if content is None or self.is_closing:
             super().dispatch_method(method_sig, payload, content)
@@ -84,7 +84,14 @@ class Channel(pyamqp.Channel):
     def basic_publish(
         self, msg: Any, exchange: str = "", routing_key: str | bytes = "", **options: Any
     ) -> Any:
-        """Publish a message; a routing key that is not UTF-8 is sent with its original bytes."""
+        """Publish a message; a routing key that is not UTF-8 is sent with its original bytes.
+
+        Args:
+            msg: the amqp Message.
+            exchange: the exchange; "" for the default exchange.
+            routing_key: the routing key. As text, it contains undecodable bytes as surrogates.
+            options: further arguments of py-amqp, such as `mandatory`.
+        """
         if isinstance(routing_key, str) and not routing_key.isascii():
             routing_key = routing_key.encode(errors="surrogateescape")
         return super().basic_publish(msg, exchange, routing_key, **options)
@@ -99,14 +106,27 @@ class Channel(pyamqp.Channel):
         properties: Any = None,
         _Message: Any = Message,  # noqa: N803 -- the name is Kombu's
     ) -> Any:
-        """Return the message that basic_publish expects."""
+        """Return the amqp Message that basic_publish() expects; Kombu's producer calls it.
+
+        Args:
+            body: the body, as bytes or text.
+            priority: the priority, from 0 to 255; None for no priority.
+            content_type: the content type; None for none.
+            content_encoding: the encoding of the body; None for none.
+            headers: the application headers; None for none.
+            properties: other AMQP properties, such as delivery_mode; None for none.
+            _Message: the class of the result.
+        """
         return super().prepare_message(
             body, priority, content_type, content_encoding, headers, properties, _Message
         )
 
 
 class Connection(pyamqp.Connection):
-    """py-amqp's connection, with the Message and Channel of this module."""
+    """py-amqp's connection, with the Message and Channel of this module.
+
+    So a message with invalid properties does not end the connection.
+    """
 
     Channel = Channel
 

@@ -29,7 +29,12 @@ ListedKind = Literal["exchanges", "queues", "bindings"]
 
 @dataclass(frozen=True, slots=True)
 class ManagementApi:
-    """The management API of one node, for one virtual host."""
+    """The management API of one node, for one virtual host.
+
+    Attributes:
+        url: the address of the API, with the user and the password.
+        virtual_host: the virtual host whose objects are listed.
+    """
 
     url: ManagementUrl
     virtual_host: str
@@ -49,9 +54,11 @@ class ManagementApi:
     def list(self, kind: ListedKind) -> list[dict[str, Any]]:
         """Return the API's descriptions of all objects of one kind in the virtual host.
 
+        Args:
+            kind: "exchanges", "queues" or "bindings".
+
         Raises:
             UsageError: the API does not answer, or refuses the request; the error says what to do.
-
         """
         path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
         try:
@@ -154,11 +161,10 @@ def listed(
     Args:
         url: the URL of the broker.
         management_url: the URL of the API; None for the default port on each node of the broker.
-        kind: the kind of the objects.
+        kind: "exchanges", "queues" or "bindings".
 
     Raises:
         UsageError: no API answers; the error says what to do.
-
     """
     *others, last = ManagementApi.of(url, management_url)
     seconds = TIMEOUT_SECONDS * (len(others) + 1)

@@ -35,6 +35,11 @@ class Connection(frames.Connection):
     The class replaces three behaviours of py-amqp: py-amqp waits without a limit for the answer to
     a method; each heartbeat that arrives restarts its timeout; it opens a closed connection again
     at the next use.
+
+    Args:
+        arguments: the arguments of py-amqp's connection.
+        background_heartbeats: whether a thread sends the heartbeats; otherwise the caller does.
+        options: the options of py-amqp's connection.
     """
 
     clock: Clock = SYSTEM
@@ -56,7 +61,13 @@ class Connection(frames.Connection):
         self._background_heartbeats = background_heartbeats
 
     def connect(self, callback: Any = None) -> Any:
-        """Open the connection; from then on, each read takes all available bytes."""
+        """Open the connection; from then on, each read takes all available bytes.
+
+        Kombu's transport calls it.
+
+        Args:
+            callback: called by py-amqp when the connection is open; None for no call.
+        """
         self._answer_seconds = ANSWER_SECONDS
         self._wakers: select.poll | None = None
         # py-amqp's number of received frames (bytes_recv) at the last check, and when it changed.
@@ -75,13 +86,16 @@ class Connection(frames.Connection):
         return result
 
     def collect(self) -> None:
-        """Close the socket without AMQP's close handshake."""
+        """Close the socket without AMQP's close handshake; called if the connection is lost."""
         if self._background is not None:
             self._background.stop()
         super().collect()
 
     def wake_on(self, descriptor: int) -> None:
-        """Make drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        """Make drain_events() raise TimeoutError as soon as a descriptor can be read.
+
+        feedbus's runner uses it, so that another thread can end the runner's wait.
+        """
         self._wakers = select.poll()
         self._wakers.register(descriptor, select.POLLIN)
         self._wakers.register(self._open_transport().sock, select.POLLIN)
@@ -91,12 +105,11 @@ class Connection(frames.Connection):
 
         Args:
             timeout: seconds to wait. None means that py-amqp waits for the answer to a method; the
-                limit is then ANSWER_SECONDS, or CLOSE_SECONDS during a close.
+                limit is then 40 s, or 5 s during a close.
 
         Raises:
             TimeoutError: nothing was received in time, or the descriptor of wake_on() can be read.
             RecoverableConnectionError: the connection is closed, or the broker is silent.
-
         """
         if timeout is None:
             self._await_answer()
@@ -131,9 +144,10 @@ class Connection(frames.Connection):
     def take_arrived(self) -> None:
         """Process all frames that have arrived, without waiting for others.
 
+        feedbus calls it while a handler runs or messages are published.
+
         Raises:
             RecoverableConnectionError: the connection is closed, or the broker is silent.
-
         """
         while self._has_arrived():
             try:
@@ -165,7 +179,12 @@ class Connection(frames.Connection):
             )
 
     def close(self, *arguments: Any, **options: Any) -> Any:
-        """Close by AMQP's handshake; wait at most CLOSE_SECONDS for the answer of the broker."""
+        """Close by AMQP's handshake; wait at most 5 s for the answer of the broker.
+
+        Args:
+            arguments: the arguments of py-amqp's close().
+            options: the options of py-amqp's close().
+        """
         self._answer_seconds = min(self._answer_seconds, CLOSE_SECONDS)
         return super().close(*arguments, **options)
 

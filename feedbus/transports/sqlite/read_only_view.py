@@ -35,7 +35,7 @@ class BrokerRows:
 def survey(path: Path) -> BrokerRows:
     """Return the rows of a broker file; a file that does not exist yet has none.
 
-    Commands such as `feedbus status` call it, also while other processes use the file.
+    `feedbus plan` and `feedbus apply` use it, also while other processes use the file.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be read, or is of another version of feedbus.
