@@ -69,7 +69,9 @@ def _counts(connection: Connection, queue: str) -> tuple[int, int] | None:
     except NotFound as error:
         if "no queue" in str(error.reply_text):
             return None
-        msg = f"broker: the cluster node of queue {queue} is down: {error.reply_text}"
+        msg = (
+            f"broker: the cluster node of queue {queue} is down: {error.reply_text}; start the node"
+        )
         raise Outage(msg) from error
     except ResourceLocked as error:
         msg = (

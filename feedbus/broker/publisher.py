@@ -241,7 +241,7 @@ class Publisher:
                 ", because the broker is short of memory or disk space and blocks publishers; see"
                 " `rabbitmq-diagnostics alarms`"
                 if blocked
-                else ""
+                else "; check the broker's load and its log"
             )
             count = counted(len(self._unconfirmed.messages_by_tag), "message")
             msg = f"broker: no confirm in time for {count}{why}"

@@ -84,7 +84,10 @@ class ManagementApi:
         if status != HTTPStatus.OK:
             raise self._failure(self._refusal(status, kind))
         if not (isinstance(objects, list) and all(isinstance(one, dict) for one in objects)):
-            hint = f"its answer is not a list of {kind}"
+            hint = (
+                f"its answer is not a list of {kind}; set [broker] management to the address of the"
+                " management API"
+            )
             raise self._failure(hint)
         return objects
 
@@ -126,7 +129,10 @@ class ManagementApi:
                 f"HTTP {status}: it redirects to another address, to which feedbus does not send"
                 " the password; set [broker] management to the address that answers"
             )
-        return f"HTTP {status} for {kind} of '{self.virtual_host}'"
+        return (
+            f"it answers HTTP {status} to the request for the {kind} of the virtual host"
+            f" '{self.virtual_host}'; check the address and RabbitMQ's log"
+        )
 
     def _failure(self, hint: str) -> UsageError:
         return UsageError(f"RabbitMQ's management API at {self.url} cannot be read: {hint}")

@@ -139,7 +139,10 @@ class Connection(extensions.connection):
         except psycopg2.Error as error:
             if not self._gave_up:
                 raise
-            msg = f"no answer within {seconds:g} s; the connection is closed"
+            msg = (
+                f"no answer within {seconds:g} s; feedbus has closed the connection, and connects"
+                " again at the next use"
+            )
             raise psycopg2.OperationalError(msg) from error
         finally:
             self.due = math.inf

@@ -49,7 +49,10 @@ def survey(path: Path) -> BrokerRows:
         if version == 0:  # the file exists, but its tables do not exist yet
             return BrokerRows([], [], [])
         if version != SCHEMA_VERSION:
-            msg = f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}"
+            msg = (
+                f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}; use the"
+                " version of feedbus that wrote it, or another file"
+            )
             raise sqlite3.DatabaseError(msg)
         return read_rows(database)
 
