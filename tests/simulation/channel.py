@@ -6,13 +6,15 @@ from collections.abc import Collection, Sequence
 
 from amqp.exceptions import PreconditionFailed
 
+from feedbus.broker_names import Role, has_role
 from feedbus.transports.sqlite.channel import Channel
-from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
+from feedbus.transports.sqlite.confirms import Confirm, Outcome, PublishedMessage, Returned
 from tests.simulation.network import Network
 from tests.simulation.scheduler import SECONDS
 
 CUT_SHARE = 0.1  # of acknowledgements that are sent together: the connection is cut after them
 SLOW_SHARE = 0.1  # of portions of messages: the next portion is sent later
+SLOW_SECONDS, VERY_SLOW_SECONDS = (0.3, 2.0), (2.0, 8.0)
 NO_MESSAGE = 0  # ids of messages begin at 1
 LATE_ACKNOWLEDGEMENTS = 0.2  # of all
 
@@ -39,16 +41,15 @@ class SimulatedChannel(Channel):
         """Send the buffered data in parts."""
         self.send_acknowledgements()
         self._link.check_open()  # a refused acknowledgement has cut it
+        link, network, first = self._link, self._link.network, True
         while self._outgoing:
-            link = self._link
-            network = link.network
-            size = len(self._outgoing)
-            if network.faulty and size > 1:
-                size = network.scheduler.random.randint(1, size)
-            if link.cut_sending or network.cuts(link):
+            size = self._size_of_portion(first=first)
+            if (link.cut_sending and not (first and size)) or network.cuts(link):
                 link.cut("while messages are on their way")
+            first, size = False, max(size, 1)
             later = self._outgoing[size:]
             del self._outgoing[size:]
+            divided = bool(later) and not _packs(self._outgoing).isdisjoint(_packs(later))
             before = [each for each in self._outgoing if each.tag < self._published]
             try:
                 super().flush()
@@ -61,15 +62,28 @@ class SimulatedChannel(Channel):
                 if Confirm("basic_nack", each.tag, multiple=False) in self._unreported
             ]
             self._outgoing[:0] = later
-            if later and network.chance(SLOW_SHARE):
-                seconds = network.scheduler.random.choice((0.3, 2.0))
-                until = network.scheduler.now + int(seconds * SECONDS)
-                network.slow_senders += 1
-                try:
-                    network.scheduler.wait("sends slowly", until=until)
-                finally:
-                    network.slow_senders -= 1
+            awaited = link.sends_slowly or (divided and network.awaits_slow_sender)
+            if later and (awaited or network.chance(SLOW_SHARE)):
+                seconds = VERY_SLOW_SECONDS if awaited else SLOW_SECONDS
+                link.sends_slowly = False
+                network.send_slowly(seconds, divided=divided)
                 link.check_open()
+        if not first and link.after_sending is not None:
+            after, link.after_sending = link.after_sending, None
+            after()
+            link.check_open()
+
+    def _size_of_portion(self, *, first: bool) -> int:
+        """Return how many messages are sent next; 0 if the connection is to be cut before them."""
+        link, size = self._link, len(self._outgoing)
+        chosen = link.network.scheduler.random
+        if first and link.cut_sending:
+            return chosen.randrange(size)
+        if size == 1:
+            return size
+        if first and (link.sends_slowly or link.network.awaits_slow_sender):
+            return chosen.randrange(1, size)
+        return chosen.randint(1, size) if link.network.faulty else size
 
     def report(self) -> bool:
         """Report answers that have come back by now."""
@@ -119,6 +133,7 @@ class SimulatedChannel(Channel):
         if link is None or not link.connected:
             return  # written to a dead socket
         link.network.scheduler.step(f"acknowledges {delivery_tag}{' and before' * multiple}")
+        link.network.meet()
         if self.connection is None or not link.connected:
             return
         self.unsent.append((delivery_tag, multiple))
@@ -154,6 +169,16 @@ class SimulatedChannel(Channel):
                     link.network.refused_acknowledgements.append(str(error))
                     link.cut("protocol error")
                     return
+
+
+def _packs(messages: Sequence[PublishedMessage]) -> set[tuple[str, str]]:
+    """Return the exchanges and the routing keys of the packs among messages."""
+    contents = [each.content for each in messages]
+    return {
+        (each.exchange, each.routing_key)
+        for each in contents
+        if has_role(each.exchange, {Role.PACKS})
+    }
 
 
 def _shown(outcome: Outcome) -> str:

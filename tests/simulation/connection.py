@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any
 
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
@@ -21,6 +22,7 @@ from tests.simulation.scheduler import SECONDS, Process
 
 LATE_DELIVERIES = 0.03  # of the deliveries that are sent together: they arrive late
 LATE_SECONDS = (0.05, 0.5, 2.0)
+ALL_LATE_SHARE = 0.5  # otherwise, those of one queue are late
 
 
 class LateMessages(ClaimedMessages):
@@ -28,25 +30,47 @@ class LateMessages(ClaimedMessages):
 
     _link: SimulatedConnection
 
+    def __init__(self, link: SimulatedConnection) -> None:
+        """Create the object; no delivery is on its way."""
+        super().__init__(link)
+        # When the deliveries of a consumer that are on their way arrive. Those of other queues can
+        # overtake them.
+        self._late: dict[Consumer, int] = {}
+
     def fetch(self) -> bool:
-        """Let the broker send messages."""
+        """Let the broker send messages, which arrive later now and then."""
+        count = len(self._arrivals)
         found = super().fetch()
         network = self._link.network
         if found and network.chance(LATE_DELIVERIES):
-            seconds = network.scheduler.random.choice(LATE_SECONDS)
-            self._link.deliveries_at = network.scheduler.now + int(seconds * SECONDS)
+            chosen, now = network.scheduler.random, network.scheduler.now
+            sent = [*dict.fromkeys(each.consumer for each in islice(self._arrivals, count, None))]
+            late = sent if chosen.random() < ALL_LATE_SHARE else [chosen.choice(sent)]
+            until = now + int(chosen.choice(LATE_SECONDS) * SECONDS)
+            self._late.update(dict.fromkeys((each for each in late if each is not None), until))
             network.scheduler.note("deliveries are on their way")
         return found
 
+    def next_arrival(self) -> int | None:
+        """Return when the first deliveries that are on their way arrive; None if none are."""
+        now = self._link.network.scheduler.now
+        self._late = {consumer: at for consumer, at in self._late.items() if at > now}
+        return min(self._late.values(), default=None)
+
     def deliver_next(self) -> bool:
         """Deliver the next message that has arrived."""
-        if self._link.network.scheduler.now < self._link.deliveries_at:
-            return False
+        if self._late and self.next_arrival() is not None:
+            arrived = (each for each in self._arrivals if each.consumer not in self._late)
+            first = next(arrived, None)
+            if first is None:
+                return False
+            self._arrivals.remove(first)
+            self._arrivals.appendleft(first)
         return super().deliver_next()
 
     def deliver_all(self, consumer: Consumer) -> None:
         """Deliver what was sent before the answer to a request."""
-        self._link.deliveries_at = 0
+        self._late.pop(consumer, None)
         super().deliver_all(consumer)
 
 
@@ -62,8 +86,9 @@ class SimulatedConnection(Connection):
         clock.link.append(self)
         self.network: Network = clock.backend_of.network
         self.cut_after_next = self.cut_sending = self.cut_acknowledging = False
-        self.deliveries_at = 0  # when the deliveries that are on their way arrive
-        self._claimed: ClaimedMessages = LateMessages(self)
+        self.sends_slowly = False
+        self.after_sending: Callable[[], None] | None = None
+        self._claimed: LateMessages = LateMessages(self)
         self._turnless = self._leaving = False
         thread = self.network.scheduler.current
         self.process: Process | None = thread and (thread.owner or thread)
@@ -88,6 +113,7 @@ class SimulatedConnection(Connection):
                 if channel.unsent:
                     channel.send_acknowledgements()
             self.network.scheduler.step("asks the broker")
+            self.network.meet()
             self.check_open()
         with super().write(durable=durable) as tx:
             yield tx
@@ -108,8 +134,9 @@ class SimulatedConnection(Connection):
             for channel in self.channels.values()
             if channel.answers_at is not None
         ]
-        if self.deliveries_at > now:
-            dues.append(self.deliveries_at)
+        arrival = self._claimed.next_arrival()
+        if arrival is not None:
+            dues.append(arrival)
         wait = max(min(dues) - now, 0) / SECONDS if dues else None
         if wait is None or (timeout is not None and timeout <= wait):
             super().drain_events(timeout)

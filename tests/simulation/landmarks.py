@@ -7,33 +7,46 @@ numbers are a sequence of their own, so the other seeds do the same as without t
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.dead_letters import letters
 from feedbus.dead_letters.requeue import Requeue
+from feedbus.dispatch.concurrent_calls import ConcurrentCalls
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.generations import ring_state, switch
 from feedbus.generations.probes import Probes
 from feedbus.runner import queue_reader, waiting_record_mover
 from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.old_queue_tracking import SwitchProgress
 from feedbus.schedules.fired_moment import FiredMoment
+from feedbus.schedules.scheduler import Scheduler
 from feedbus.store.tables import SqlOutbox
-from tests.simulation import channel
+from tests.simulation import channel, connection, network
 from tests.simulation.replacing import replaced
-from tests.simulation.scenario import Scenario
-from tests.simulation.scheduler import SECONDS, Process
+from tests.simulation.scenario import MOST_CRASHES, Scenario
+from tests.simulation.strikes import Strikes
 from tests.simulation.system import System
 
-SEED_SHARE = 0.7
-LANDMARKS = (1, 2, 9)  # how many of them a seed has at most
-ACKNOWLEDGEMENT_CUT_SHARE = 0.4  # of acknowledgements that are sent together
-MOST = 5  # faults of a seed
-SLOW_SENDER_SECONDS = 10.0  # the longest wait for one
-SHORT_SECONDS = (0.01, 0.3, 2.0)  # of an outage
+SEED_SHARE = 0.8
+LANDMARKS = (1, 99, 99)  # how many of them a seed has at most
+# Shares of the network that are larger in some of the seeds with landmarks.
+BAD_NETWORK: tuple[
+    tuple[Any, str, float, float], ...
+] = (  # module, name, share, in a share of them
+    (channel, "CUT_SHARE", 0.4, 0.7),
+    (channel, "SLOW_SHARE", 0.4, 0.15),
+    (channel, "LATE_ACKNOWLEDGEMENTS", 0.7, 0.1),
+    (connection, "LATE_DELIVERIES", 0.3, 0.2),
+    (network, "LINGER_SHARE", 0.8, 0.1),
+)
+MOST = 8  # faults of a seed
+MOST_OF_ONE = 2  # faults at a landmark
 
-Strike = Callable[["Landmarks"], object]
+Strike = Callable[[Strikes], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +82,14 @@ class Landmarks:
         """Let no fault happen yet."""
         self._system = system
         self._chosen = random.Random(f"landmarks of seed {system.scheduler.seed}")
+        self._strikes = Strikes(system, self._chosen)
         self._left = MOST if system.scenario.faults else 0
+        self._counts: Counter[Landmark] = Counter()
         if self._chosen.random() >= SEED_SHARE:
             self._left = 0
         reached = [each for each in ALL if each.reached(system.scenario)]
         most = min(self._chosen.choice(LANDMARKS), len(reached))
-        self.cuts_acknowledgements = self._chosen.random() < SEED_SHARE
+        self.bad_network = [each for each in BAD_NETWORK if self._chosen.random() < each[-1]]
         self.struck = self._chosen.sample(reached, most) if self._left else []
 
     def replacement(self, landmark: Landmark) -> Any:
@@ -85,7 +100,7 @@ class Landmarks:
             struck = (
                 landmark.when(*arguments, **options)
                 and (not landmark.in_pauses or self._system.process() in self._system.pausing)
-                and self._strikes(landmark)
+                and self._is_struck(landmark)
             )
             if struck and landmark.before:
                 self._strike(landmark)
@@ -96,82 +111,18 @@ class Landmarks:
 
         return call
 
-    def _strikes(self, landmark: Landmark) -> bool:
+    def _is_struck(self, landmark: Landmark) -> bool:
         if not (self._left and self._system.network.faulty):
             return False
-        if self._chosen.random() >= landmark.share:
+        if self._counts[landmark] == MOST_OF_ONE or self._chosen.random() >= landmark.share:
             return False
         self._left -= 1
+        self._counts[landmark] += 1
         return True
 
     def _strike(self, landmark: Landmark) -> None:
         self._system.scheduler.note(f"LANDMARK {landmark.name}")
-        self._chosen.choice(landmark.strikes)(self)
-
-    def kill_consumers(self) -> None:
-        """Kill the processes of all consumers."""
-        self._kill([process for process in self._system.guards if not process.dead])
-
-    def kill(self) -> None:
-        """Kill the process whose turn it is."""
-        process = self._system.process()
-        self._kill([process] if process is not None else [])
-
-    def kill_for_long(self) -> None:
-        """Kill the process whose turn it is; a consumer starts again later than usual."""
-        process = self._system.process()
-        if process is not None:
-            self._system.late_starts.add(process.name)
-        self.kill()
-
-    def _kill(self, processes: list[Process]) -> None:
-        scheduler = self._system.scheduler
-        for process in processes:
-            scheduler.at(scheduler.now, lambda one=process: scheduler.kill(one))  # type: ignore[misc]
-        scheduler.step("is to be killed")
-
-    def cut(self) -> None:
-        """Cut the connections of the process whose turn it is."""
-        for link in self._links():
-            link.cut("at a landmark")
-
-    def cut_sending(self) -> None:
-        """Cut the connections of this process when it publishes the next message."""
-        for link in self._links():
-            link.cut_sending = True
-
-    def cut_acknowledging(self) -> None:
-        """Cut the connections of this process between its next acknowledgements."""
-        for link in self._links():
-            link.cut_acknowledging = True
-
-    def await_slow_sender(self) -> None:
-        """Wait until another process has sent only a part of its messages."""
-        system = self._system
-        system.scheduler.wait(
-            "waits for a slow sender",
-            until=system.scheduler.now + int(SLOW_SENDER_SECONDS * SECONDS),
-            ready=lambda: system.network.slow_senders > 0,
-        )
-
-    def cut_after(self) -> None:
-        """Cut the connections of this process when the broker has done the next request."""
-        for link in self._links():
-            link.cut_after_next = True
-
-    def _links(self) -> list[Any]:
-        process = self._system.process()
-        return [each for each in self._system.network.open_links() if each.process is process]
-
-    def lose_service(self) -> None:
-        """Let the service of the handlers be unavailable for a short time."""
-        scheduler = self._system.scheduler
-        seconds = self._chosen.choice(SHORT_SECONDS)
-        self._system.service_away_until = scheduler.now + int(seconds * SECONDS)
-
-    def lose_answer(self) -> None:
-        """Lose the answer to the commit of the current transaction."""
-        self._system.database.lose_answer = True
+        self._chosen.choice(landmark.strikes)(self._strikes)
 
 
 def _has_decisions(_self: object, opened: Any, **_options: Any) -> bool:
@@ -179,19 +130,34 @@ def _has_decisions(_self: object, opened: Any, **_options: Any) -> bool:
     return any(each.decisions for each in opened)
 
 
+def _blocks_keys(_self: object, opened: Any, **_options: Any) -> bool:
+    """Whether FailedRecordSender.send() has dead letters that block their keys."""
+    return any(each.blocking_message for one in opened for each in one.decisions)
+
+
+def _has_unfinished(self: Any, *_: Any, **_options: Any) -> bool:
+    """Whether a message is finished, and an earlier one that has failed records is not."""
+    return bool(self._finished and self._failed_deliveries)
+
+
+def _has_waiting_records(self: Any, *_: Any) -> bool:
+    """Whether records wait in a consumer that follows old queues."""
+    return len(self._waiting) > 0
+
+
 def _changes(scenario: Scenario) -> bool:
     return len(scenario.shards) > 1
 
 
 ALL = (
-    Landmark(switch, "exit_after_step", 0.15, (Landmarks.kill, Landmarks.cut), _changes),
-    Landmark(switch, "forget_drained", 0.3, (Landmarks.kill_consumers,), _changes),
-    Landmark(queue_reader, "delete_empty_queue", 0.3, (Landmarks.kill,), _changes),
+    Landmark(switch, "exit_after_step", 0.15, (Strikes.kill, Strikes.cut), _changes),
+    Landmark(switch, "forget_drained", 0.3, (Strikes.kill_consumers,), _changes),
+    Landmark(queue_reader, "delete_empty_queue", 0.3, (Strikes.kill,), _changes),
     Landmark(
         Probes,
         "put_probe",
         0.05,
-        (Landmarks.cut,),
+        (Strikes.cut,),
         lambda scenario: _changes(scenario) or scenario.ordered,
         before=True,
     ),
@@ -200,16 +166,16 @@ ALL = (
         "publish_all",
         0.5,
         (
-            *(Landmarks.kill, Landmarks.kill_for_long, Landmarks.cut),
-            *(Landmarks.cut_acknowledging, Landmarks.cut_acknowledging),
+            *(Strikes.kill, Strikes.kill_for_long, Strikes.cut),
+            *(Strikes.cut_acknowledging, Strikes.cut_acknowledging),
         ),
         lambda scenario: _changes(scenario) and scenario.ordered,
     ),
     Landmark(
         switch,
         "_disconnect",
-        0.5,
-        (Landmarks.await_slow_sender,),
+        0.8,
+        (Strikes.await_slow_sender,),
         lambda scenario: _changes(scenario) and scenario.pack > 0,
         before=True,
     ),
@@ -217,14 +183,14 @@ ALL = (
         SqlOutbox,
         "_put",
         0.1,
-        (Landmarks.lose_answer,),
+        (Strikes.lose_answer,),
         lambda scenario: scenario.stored,
     ),
     Landmark(
         FiredMoment,
         "write",
         0.2,
-        (Landmarks.kill, Landmarks.cut, Landmarks.cut_sending),
+        (Strikes.kill, Strikes.cut, Strikes.cut_sending),
         lambda scenario: scenario.schedulers > 0,
         before=True,
     ),
@@ -232,7 +198,7 @@ ALL = (
         ring_state,
         "_delete_replaced",
         0.2,
-        (Landmarks.kill, Landmarks.cut),
+        (Strikes.kill, Strikes.cut),
         _changes,
         before=True,
     ),
@@ -240,7 +206,7 @@ ALL = (
         Requeue,
         "send",
         0.5,
-        (Landmarks.kill, Landmarks.cut, Landmarks.cut_sending),
+        (Strikes.kill, Strikes.cut, Strikes.cut_sending),
         lambda scenario: scenario.block_on_dead,
         before=True,
     ),
@@ -248,7 +214,7 @@ ALL = (
         BatchMode,
         "_handle_in_pause",
         0.3,
-        (Landmarks.lose_service, Landmarks.cut, Landmarks.cut_sending, Landmarks.cut_sending),
+        (Strikes.lose_service, Strikes.cut, Strikes.cut_sending, Strikes.cut_sending),
         lambda scenario: scenario.kind == "stream" and scenario.ordered,
         before=True,
     ),
@@ -256,7 +222,7 @@ ALL = (
         FailedRecordSender,
         "send",
         0.2,
-        (Landmarks.cut_sending, Landmarks.cut_after),
+        (Strikes.cut_sending, Strikes.cut_after),
         before=True,
         when=_has_decisions,
     ),
@@ -264,11 +230,61 @@ ALL = (
         FailedRecordSender,
         "send",
         0.7,
-        (Landmarks.cut_sending,),
+        (Strikes.cut_sending,),
         lambda scenario: scenario.kind == "stream" and scenario.ordered,
         before=True,
         when=_has_decisions,
         in_pauses=True,
+    ),
+    Landmark(
+        FailedRecordSender,
+        "send",
+        0.4,
+        (Strikes.send_slowly, Strikes.send_slowly_and_die),
+        lambda scenario: scenario.block_on_dead,
+        before=True,
+        when=_blocks_keys,
+    ),
+    Landmark(
+        ConcurrentCalls,
+        "send_failed",
+        0.5,
+        (Strikes.kill, Strikes.cut),
+        lambda scenario: scenario.concurrency > 1 and scenario.ordered,
+        when=_has_unfinished,
+    ),
+    Landmark(BatchMode, "_hold", 0.7, (Strikes.kill_soon,), before=True),
+    Landmark(
+        BatchMode,
+        "_call_handler",
+        0.1,
+        (Strikes.lose_service,),
+        lambda scenario: scenario.delivery_limit < MOST_CRASHES,
+        before=True,
+    ),
+    Landmark(Probes, "put_probe", 0.1, (Strikes.cut, Strikes.kill), _changes),
+    Landmark(
+        letters,
+        "release",
+        0.3,
+        (Strikes.kill, Strikes.cut, Strikes.stand_still),
+        lambda scenario: scenario.block_on_dead and scenario.dropping,
+    ),
+    Landmark(
+        SwitchProgress,
+        "check",
+        0.03,
+        (Strikes.cancel,),
+        lambda scenario: _changes(scenario) and scenario.delivery_limit >= MOST_CRASHES,
+        when=_has_waiting_records,
+    ),
+    Landmark(
+        Scheduler,
+        "_fire",
+        0.2,
+        (Strikes.cut_sending,),
+        lambda scenario: scenario.schedulers > 1,
+        before=True,
     ),
 )
 
@@ -281,8 +297,8 @@ def struck_landmarks(system: System) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        if marks.cuts_acknowledgements:
-            stack.enter_context(replaced(channel, "CUT_SHARE", ACKNOWLEDGEMENT_CUT_SHARE))
+        for module, name, share, _ in marks.bad_network:
+            stack.enter_context(replaced(module, name, share))
         for landmark in marks.struck:
             replacement = marks.replacement(landmark)
             stack.enter_context(replaced(landmark.owner, landmark.name, replacement))

@@ -8,12 +8,14 @@ carried out what was asked, so the client does not know which.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
 CUT_SHARE = 0.02  # of the portions of messages
 APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
+LINGER_SHARE = 0.3  # of the changes of exchanges, queues or bindings
 
 
 class Link(Protocol):
@@ -36,6 +38,11 @@ class Network:
     Attributes:
         overtakable: messages that a full queue has refused, or may have refused, while later ones
             of their publisher were on their way.
+        slow_senders: how many processes have sent a part of their packs, and send other packs for
+            the same shard later.
+        awaits_slow_sender: whether the next process that sends several packs for one shard becomes
+            such a sender.
+        meet: called before each request to the broker, portion of messages and acknowledgement.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
 
@@ -49,7 +56,9 @@ class Network:
         self.links: list[Link] = []
         self.refused_acknowledgements: list[str] = []
         self.overtakable: list[Any] = []
-        self.slow_senders = 0  # how many processes send the next portion of their messages later
+        self.slow_senders = 0
+        self.awaits_slow_sender = False
+        self.meet: Callable[[], None] = lambda: None
         self.kept: list[tuple[str, str, bytes]] = []
 
     def chance(self, share: float) -> bool:
@@ -61,10 +70,25 @@ class Network:
         applies = link.process is not None and link.process.name == "apply"
         return self.chance(APPLY_CUT_SHARE if applies else CUT_SHARE)
 
+    def send_slowly(self, seconds: Sequence[float], *, divided: bool) -> None:
+        """Wait before the next portion of messages.
+
+        Args:
+            seconds: how long; one of these.
+            divided: whether packs for one shard are in both portions.
+
+        """
+        until = self.scheduler.now + int(self.scheduler.random.choice(seconds) * SECONDS)
+        self.slow_senders += divided
+        try:
+            self.scheduler.wait("sends slowly", until=until)
+        finally:
+            self.slow_senders -= divided
+
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""
         scheduler = self.scheduler
-        if self.chance(0.3):
+        if self.chance(LINGER_SHARE):
             seconds = scheduler.random.choice((0.01, 0.3, 2.0))
             scheduler.wait("is slow", until=scheduler.now + int(seconds * SECONDS))
 

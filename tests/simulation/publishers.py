@@ -21,11 +21,11 @@ from tests.simulation.scenario import LARGE_PACK, payload, records_of
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
-MOST_RECORDS = 60  # of a publisher
+MOST_RECORDS = 45  # of a publisher
 LEAST_STEPS = 600  # of a seed
 TIMEOUT_SECONDS = 5.0
-REQUEUE_SECONDS = 5.0
-DROPPED_SHARE = 0.3  # of the dead letters, where an operator drops some
+OPERATOR_SECONDS = (1.0, 5.0, 5.0)  # between two looks at the dead letters
+DROPPED_SHARES = (0.3, 0.7)  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
 SIZES = (1, 1, 4, LARGE_PACK)  # records published together
 
@@ -246,6 +246,7 @@ def run_operator(system: System) -> None:
     """Requeue or drop all dead letters of a queue now and then."""
     topology, dropping = system.topology, system.scenario.dropping
     chosen = random.Random(f"drops of seed {system.scheduler.seed}")
+    seconds, share = chosen.choice(OPERATOR_SECONDS), chosen.choice(DROPPED_SHARES)
 
     def requeue(back: Requeue, letter: DeadLetter) -> None:
         if letter.content_type == PACK:
@@ -265,11 +266,11 @@ def run_operator(system: System) -> None:
         system.history.dropped[letter.queue].update(records)
 
     while True:
-        system.clock.sleep(REQUEUE_SECONDS)
+        system.clock.sleep(seconds)
         for queue in topology.queues.values():
             try:
                 with dead_letters.open_channel(topology) as channel:
-                    if dropping and chosen.random() < DROPPED_SHARE:
+                    if dropping and chosen.random() < share:
                         dead_letters.drop(channel, topology, queue, is_dropped, note_dropped)
                         continue
                     with Requeue(topology, queue) as back:

@@ -18,6 +18,7 @@ from feedbus.generations.topology_setup import set_up
 from feedbus.runner.resident_memory import ResidentMemory
 from feedbus.transports import memory
 from feedbus.transports.sqlite import delivery_owners, registration, routing
+from tests.simulation.adversary import opposed
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.checker import errors_of, stuck
 from tests.simulation.consumers import Supervisor, reshard
@@ -99,6 +100,7 @@ def _simulate(seed: int, *, tracing: bool) -> Outcome:
                 noted_pauses(system),
                 slow_switches(system),
                 struck_landmarks(system),
+                opposed(system),
                 simulated(system),
             ):
                 faults = run(system)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,64 @@ NO_LIMIT = 10_000  # waiting records
 LARGE_PACK = 12  # records of a message to a stream, which makes several slices
 
 
+def theme(**options: Any) -> Mapping[str, Any]:
+    """Return a theme: the values to choose from, or the share of the seeds, of some choices."""
+    return options
+
+
+# In a share of the seeds, a theme determines some of the choices: faults that need several settings
+# at once are rare otherwise.
+THEMES: tuple[Mapping[str, Any], ...] = (
+    # Records wait while the ring changes again and again.
+    theme(
+        hosts=(1,),
+        changes=(2, 2, 2, 3),
+        most_shards=2,
+        kind=("ring", "ring", "chain"),
+        full=0.0,
+        ordered=1.0,
+        failing=(3,),
+        faults=(5, 12),
+        patient=0.2,
+    ),
+    # Dead letters block their keys, and are dropped.
+    theme(
+        hosts=(1,),
+        changes=(0, 1, 1, 2),
+        full=0.0,
+        ordered=1.0,
+        block_on_dead=1.0,
+        rejecting=(4,),
+        faults=(5, 12),
+        patient=0.2,
+    ),
+    # There are packs for rings that change, and full queues.
+    theme(
+        hosts=(1,),
+        changes=(1, 1, 2),
+        kind=("ring", "ring", "outbox"),
+        full=0.6,
+        pack=(2,),
+        faults=(5, 12),
+        relayed=0.0,
+    ),
+    # Records of packs are handled at the same time, and fail.
+    theme(
+        batch=0.0,
+        concurrency=(2, 4),
+        ordered=1.0,
+        failing=(3,),
+        full=0.0,
+        pack=(2, 5),
+        faults=(5, 12),
+        slow=0.5,
+    ),
+    # Several hosts fire a schedule, and messages are given up soon.
+    theme(hosts=(1,), schedulers=(2,), delivery_limit=(1, 2), faults=(5, 12)),
+)
+THEME_SHARE = 0.4
+MOST_SHARDS = 3
+
 EXCHANGES = {"work": "work", "middle": "middle", "shard": "ring"}  # by queue
 
 TICK = Schedule("tick", f"*/{TICK_SECONDS} * * * * *", "ticks", payload={"key": "tick", "n": 0})
@@ -40,6 +99,31 @@ class Numbered(Schema):
 
     key = fields.String(required=True)
     n = fields.Integer(strict=True, required=True)
+
+
+class Choices:
+    """The choices of a seed, which its theme can determine.
+
+    Attributes:
+        random: the random numbers of the seed.
+        most_shards: how many shards there are at most.
+
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Choose a theme, or none."""
+        self.random = scheduler.random
+        themes = random.Random(f"theme of seed {scheduler.seed}")
+        self._theme = themes.choice(THEMES) if themes.random() < THEME_SHARE else theme()
+        self.most_shards = self._theme.get("most_shards", MOST_SHARDS)
+
+    def pick(self, name: str, *options: Any) -> Any:
+        """Return one of the options, or of those that the theme has for this name."""
+        return self.random.choice(self._theme.get(name, options))
+
+    def has(self, name: str, share: float) -> bool:
+        """Return True in a share of the seeds, or in the share that the theme has for this name."""
+        return self.random.random() < float(self._theme.get(name, share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,65 +254,64 @@ class Scenario:
     @classmethod
     def of(cls, scheduler: Scheduler) -> Scenario:
         """Choose."""
-        chosen = scheduler.random
-        hosts = chosen.choice((1, 1, 1, 1, 1, 2, 3))
-        changes = chosen.choice((0, 0, 1, 1, 2, 3)) if hosts == 1 else 0
-        kind = chosen.choice(
-            ("ring", "ring", "chain", "once", "once", "outbox", "outbox", "stream")
-        )
-        full = kind != "stream" and chosen.random() < (0.5 if kind == "outbox" else 0.3)
-        failing = 0 if full else chosen.choice((3, 3, 7) if kind == "stream" else (0, 3, 7))
-        ordered = chosen.random() < (0.8 if kind == "stream" else 0.7 if changes > 1 else 0.5)
-        block_on_dead = ordered and chosen.random() < 0.3
-        shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
-        batch = chosen.random() < 0.5
-        single_active = hosts > 1 or chosen.random() < 0.5
-        stages = chosen.choice(STAGES[kind])
-        fan = chosen.choice(FANS[stages])
+        chosen = Choices(scheduler)
+        pick, has = chosen.pick, chosen.has
+        hosts = pick("hosts", 1, 1, 1, 1, 1, 2, 3)
+        changes = pick("changes", 0, 0, 1, 1, 2, 3) if hosts == 1 else 0
+        kind = pick("kind", "ring", "ring", "chain", "once", "once", "outbox", "outbox", "stream")
+        full = kind != "stream" and has("full", 0.5 if kind == "outbox" else 0.3)
+        failing = 0 if full else pick("failing", *((3, 3, 7) if kind == "stream" else (0, 3, 7)))
+        ordered = has("ordered", 0.8 if kind == "stream" else 0.7 if changes > 1 else 0.5)
+        block_on_dead = ordered and has("block_on_dead", 0.3)
+        shards = tuple(chosen.random.randint(1, chosen.most_shards) for _ in range(changes + 1))
+        batch = has("batch", 0.5)
+        single_active = hosts > 1 or has("single_active", 0.5)
+        stages = chosen.random.choice(STAGES[kind])
+        fan = chosen.random.choice(FANS[stages])
         growth = fan**stages if kind != "stream" else 1
-        once_at_shards = kind in {"once", "outbox"} and chosen.random() < 0.4
-        relayed = kind == "outbox" and chosen.random() < 0.3
+        once_at_shards = kind in {"once", "outbox"} and has("once_at_shards", 0.4)
+        relayed = kind == "outbox" and has("relayed", 0.3)
         return cls(
             kind=kind,
             queues=(*("work", "middle")[:stages], "shard"),
             once_at_shards=once_at_shards,
             shards=shards,
             batch=batch,
-            pack=chosen.choice((0, 0, 0, 2, 5, 5)),
+            pack=pick("pack", 0, 0, 0, 2, 5, 5),
             fan=fan,
             ordered=ordered,
             block_on_dead=block_on_dead,
             failing=failing,
-            rejecting=chosen.choice((0, 4, 9) if block_on_dead else (0, 0, 0, 4, 9)),
+            rejecting=pick("rejecting", *((0, 4, 9) if block_on_dead else (0, 0, 0, 4, 9))),
             dropping=random.Random(f"drops of seed {scheduler.seed}").random() < 0.5,
-            delays=chosen.choice((SOON, LATE))
+            delays=pick("delays", SOON, LATE)
             if (failing > 3 or changes > 1) and kind != "stream"
             else SOON,
-            room=chosen.choice((1, 3)) if full else 0,
-            slow=chosen.random() < (0.5 if changes > 1 or full else 0.1),
-            prefetch=chosen.choice((1, 3, 100)),
-            concurrency=1 if batch else chosen.choice((1, 1, 2, 4)),
+            room=pick("room", 1, 3) if full else 0,
+            slow=has("slow", 0.5 if changes > 1 or full else 0.1),
+            prefetch=pick("prefetch", 1, 3, 100),
+            concurrency=1 if batch else pick("concurrency", 1, 1, 2, 4),
             # A handler in a transaction is not async, and an async one has no pauses.
             asynchronous=kind not in {"once", "stream"}
             and not once_at_shards
-            and chosen.random() < 0.3,
-            processes=chosen.choice((1, 2)) if single_active and hosts == 1 else 1,
-            delivery_limit=chosen.choice((1, 2, MOST_CRASHES, MOST_CRASHES)),
+            and has("asynchronous", 0.3),
+            processes=pick("processes", 1, 2) if single_active and hosts == 1 else 1,
+            delivery_limit=pick("delivery_limit", 1, 2, MOST_CRASHES, MOST_CRASHES),
             hosts=hosts,
             single_active=single_active,
-            schedulers=chosen.choice((0, 0, 0, 0, 1, 2, 2)),
-            publishers=chosen.choice((1, 2)),
-            threads=chosen.choice((1, 2)) if kind == "outbox" and not relayed else 1,
+            schedulers=pick("schedulers", 0, 0, 0, 0, 1, 2, 2),
+            publishers=pick("publishers", 1, 2),
+            threads=pick("threads", 1, 2) if kind == "outbox" and not relayed else 1,
             relayed=relayed,
-            records=max(chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1) // growth, 3),
-            faults=chosen.choice((0, 2, 5, 12)),
+            records=max(chosen.random.randint(5, 14) * MORE_RECORDS.get(kind, 1) // growth, 3),
+            faults=pick("faults", 0, 2, 5, 12),
             # During a change of shards, a requeued dead letter can stay behind the backlog of a
             # consumer that holds: see docs/reliability.md.
             waiting_limit=max(
-                chosen.choice((1, 3, NO_LIMIT, NO_LIMIT)),
+                pick("waiting_limit", 1, 3, NO_LIMIT, NO_LIMIT),
                 NO_LIMIT if block_on_dead and changes else 0,
             ),
-            patient=chosen.random() < 0.4,
+            patient=has("patient", 0.4),
         )
 
 

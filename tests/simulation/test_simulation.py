@@ -27,6 +27,7 @@ from feedbus.runner import CrashGuard
 from feedbus.runner.run_state import Run
 from feedbus.transports import memory
 from feedbus.wire import Outgoing
+from tests.simulation.adversary import Adversary, name_of_moment
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.channel import LATE_ACKNOWLEDGEMENTS
 from tests.simulation.clock import SimulatedClock
@@ -37,7 +38,7 @@ from tests.simulation.planted import FAULTS, planted
 from tests.simulation.reached import PATHS, noted_holds
 from tests.simulation.replacing import replaced
 from tests.simulation.runs import QUIET_SECONDS, finishes, simulate
-from tests.simulation.scenario import BROKER, Scenario, topology_of
+from tests.simulation.scenario import BROKER, THEMES, Choices, Scenario, topology_of
 from tests.simulation.scheduler import SECONDS, Scheduler
 
 SEEDS = range(1, 6)
@@ -172,6 +173,81 @@ def test_a_planted_fault_uses_only_attributes_that_its_class_has(name: str):
 @pytest.mark.parametrize("landmark", ALL, ids=lambda landmark: landmark.name)
 def test_a_landmark_is_a_function_of_its_owner(landmark: Landmark):
     assert isinstance(landmark.owner.__dict__[landmark.name], FunctionType)
+
+
+def test_a_theme_determines_only_choices_that_exist(monkeypatch: pytest.MonkeyPatch):
+    names = {"most_shards"}
+    pick, has = Choices.pick, Choices.has
+
+    def noted_pick(self: Choices, name: str, *options: Any) -> Any:
+        names.add(name)
+        return pick(self, name, *options)
+
+    def noted_has(self: Choices, name: str, share: float) -> bool:
+        names.add(name)
+        return has(self, name, share)
+
+    monkeypatch.setattr(Choices, "pick", noted_pick)
+    monkeypatch.setattr(Choices, "has", noted_has)
+    for seed in range(1, MOST):
+        Scenario.of(Scheduler(seed))
+    assert {name for theme in THEMES for name in theme} <= names
+
+
+def test_the_adversary_meets_moments_that_have_names_of_feedbus(monkeypatch: pytest.MonkeyPatch):
+    met = Counter[str]()
+
+    def noted_meet(_self: Adversary) -> None:
+        met[name_of_moment()] += 1
+
+    monkeypatch.setattr(Adversary, "meet", noted_meet)
+    seeds = (seed for seed in range(1, MOST) if has_adversary(seed))
+    simulate(next(seeds))
+    assert any("Publisher" in name for name in met)
+    assert any("settle_up_to" in name for name in met)
+    assert len(met) > 20
+
+
+def has_adversary(seed: int) -> bool:
+    scheduler = Scheduler(seed)
+    system: Any = SimpleNamespace(scheduler=scheduler, scenario=Scenario.of(scheduler))
+    return Adversary(system).exists
+
+
+def test_a_connection_is_cut_between_messages_that_are_sent_together():
+    assert {count_before_a_cut(seed) for seed in range(20)} == {0, 1, 2, 3}
+
+
+def count_before_a_cut(seed: int) -> int:
+    """Return how many of four messages arrive before the cut."""
+    scheduler = Scheduler(seed)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    simulated = SimulatedBroker(BROKER, Network(scheduler), None)
+    messages = [
+        Outgoing("", "q", b"1", "text/plain", str(number), content_encoding=None, stamp=None)
+        for number in range(4)
+    ]
+    failures: list[Exception] = []
+
+    def run() -> None:
+        with broker.connect(topology) as connection:
+            raw: Any = connection.connection
+            raw.channel().queue_declare("q")
+            raw.cut_sending = True
+            try:
+                publish_all(raw, messages)
+            except RecoverableConnectionError as error:
+                failures.append(error)
+
+    memory.create(simulated)
+    try:
+        process = scheduler.start("publisher", run)
+        scheduler.run(lambda: process.dead, most_seconds=60, most_steps=1_000)
+        ((_, _, ready, _, _),) = simulated.survey().queues
+    finally:
+        memory.remove(BROKER)
+    assert len(failures) == 1
+    return int(ready)
 
 
 def test_a_process_that_stood_still_waits_on_for_what_it_has_waited_for():

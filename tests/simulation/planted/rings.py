@@ -222,3 +222,27 @@ def old_rings_drained_from_the_latest() -> list[Change]:
         yield from original(self, connection)
 
     return [(consumer_queues.ConsumerQueues, "lists_to_read", queues)]
+
+
+def records_of_a_waiting_queue_that_is_not_read_kept() -> list[Change]:
+    """Keep the records of a waiting queue whose subscription has ended."""
+
+    def close(self: Any) -> None:
+        self.is_closed = True
+        if self.channel.is_open:
+            self.channel.close()
+
+    return [(waiting_queue.WaitingQueue, "close", close)]
+
+
+def fences_acknowledged_before_the_next_probe() -> list[Change]:
+    """Acknowledge the fence of an old queue before the next probe is in the queue."""
+
+    def publish_next_probe(self: Any) -> None:
+        if self.last_fence_tag:
+            self.channel.basic_ack(self.last_fence_tag)
+            self.last_fence_tag = 0
+        if not self.probes.is_pending or self.probes.is_lost:
+            self.probes.put_probe()
+
+    return [(queue_reader.QueueReader, "_publish_next_probe", publish_next_probe)]
