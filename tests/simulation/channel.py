@@ -42,9 +42,11 @@ class SimulatedChannel(Channel):
         self.send_acknowledgements()
         self._link.check_open()  # a refused acknowledgement has cut it
         link, network, first = self._link, self._link.network, True
+        sending = link.sending
         while self._outgoing:
             size = self._size_of_portion(first=first)
-            if (link.cut_sending and not (first and size)) or network.cuts(link):
+            if (sending.is_cut and not (first and size)) or network.cuts(link):
+                sending.is_cut = False
                 link.cut("while messages are on their way")
             first, size = False, max(size, 1)
             later = self._outgoing[size:]
@@ -62,14 +64,14 @@ class SimulatedChannel(Channel):
                 if Confirm("basic_nack", each.tag, multiple=False) in self._unreported
             ]
             self._outgoing[:0] = later
-            awaited = link.sends_slowly or (divided and network.awaits_slow_sender)
+            awaited = sending.is_slow or (divided and network.awaits_slow_sender)
             if later and (awaited or network.chance(SLOW_SHARE)):
                 seconds = VERY_SLOW_SECONDS if awaited else SLOW_SECONDS
-                link.sends_slowly = False
+                sending.is_slow = False
                 network.send_slowly(seconds, divided=divided)
                 link.check_open()
-        if not first and link.after_sending is not None:
-            after, link.after_sending = link.after_sending, None
+        if not first and sending.after is not None:
+            after, sending.after = sending.after, None
             after()
             link.check_open()
 
@@ -77,11 +79,11 @@ class SimulatedChannel(Channel):
         """Return how many messages are sent next; 0 if the connection is to be cut before them."""
         link, size = self._link, len(self._outgoing)
         chosen = link.network.scheduler.random
-        if first and link.cut_sending:
+        if first and link.sending.is_cut:
             return chosen.randrange(size)
         if size == 1:
             return size
-        if first and (link.sends_slowly or link.network.awaits_slow_sender):
+        if first and (link.sending.is_slow or link.network.awaits_slow_sender):
             return chosen.randrange(1, size)
         return chosen.randint(1, size) if link.network.faulty else size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
@@ -85,13 +85,12 @@ class SimulatedConnection(Connection):
         clock: Any = backend.clock
         clock.link.append(self)
         self.network: Network = clock.backend_of.network
-        self.cut_after_next = self.cut_sending = self.cut_acknowledging = False
-        self.sends_slowly = False
-        self.after_sending: Callable[[], None] | None = None
+        self.cut_after_next = self.cut_acknowledging = False
         self._claimed: LateMessages = LateMessages(self)
         self._turnless = self._leaving = False
         thread = self.network.scheduler.current
         self.process: Process | None = thread and (thread.owner or thread)
+        self.sending = self.network.sending[self.process]
         self.network.links.append(self)
         if self.process is not None:
             self.process.at_death.append(self._on_death)

@@ -8,7 +8,9 @@ carried out what was asked, so the client does not know which.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
@@ -16,6 +18,22 @@ from tests.simulation.scheduler import SECONDS, Process, Scheduler
 CUT_SHARE = 0.02  # of the portions of messages
 APPLY_CUT_SHARE = 0.15  # of those of an apply, which sends few
 LINGER_SHARE = 0.3  # of the changes of exchanges, queues or bindings
+
+
+@dataclass(eq=False)
+class Sending:
+    """What is to happen when a process sends its next messages, on any connection.
+
+    Attributes:
+        is_cut: whether the connection is cut when a part of the messages is sent.
+        is_slow: whether the second part of several messages is sent later.
+        after: called when the messages are sent.
+
+    """
+
+    is_cut: bool = False
+    is_slow: bool = False
+    after: Callable[[], None] | None = None
 
 
 class Link(Protocol):
@@ -42,6 +60,7 @@ class Network:
             the same shard later.
         awaits_slow_sender: whether the next process that sends several packs for one shard becomes
             such a sender.
+        sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
@@ -58,6 +77,7 @@ class Network:
         self.overtakable: list[Any] = []
         self.slow_senders = 0
         self.awaits_slow_sender = False
+        self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
         self.kept: list[tuple[str, str, bytes]] = []
 

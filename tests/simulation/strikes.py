@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from tests.simulation.network import Sending
 from tests.simulation.scheduler import SECONDS, Process
 from tests.simulation.system import System
 
@@ -66,20 +67,20 @@ class Strikes:
             link.cut("at a landmark")
 
     def cut_sending(self) -> None:
-        """Cut a connection of this process when a part of its next messages is sent."""
-        for link in self._links():
-            link.cut_sending = True
+        """Cut the connection on which this process sends a part of its next messages."""
+        self._sending().is_cut = True
 
     def send_slowly(self) -> None:
-        """Let a connection of this process send the second part of its next messages later."""
-        for link in self._links():
-            link.sends_slowly = True
+        """Let this process send the second part of its next messages later."""
+        self._sending().is_slow = True
 
     def send_slowly_and_die(self) -> None:
         """Send the next messages slowly, and kill the process when they are sent."""
-        self.send_slowly()
-        for link in self._links():
-            link.after_sending = self.kill
+        self._sending().is_slow = True
+        self._sending().after = self.kill
+
+    def _sending(self) -> Sending:
+        return self.system.network.sending[self.system.process()]
 
     def cut_acknowledging(self) -> None:
         """Cut the connections of this process between its next acknowledgements."""

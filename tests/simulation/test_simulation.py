@@ -233,7 +233,7 @@ def count_before_a_cut(seed: int) -> int:
         with broker.connect(topology) as connection:
             raw: Any = connection.connection
             raw.channel().queue_declare("q")
-            raw.cut_sending = True
+            raw.sending.is_cut = True
             try:
                 publish_all(raw, messages)
             except RecoverableConnectionError as error:
