@@ -16,12 +16,19 @@ from feedbus.errors import UsageError
 class Unfit(UsageError):  # noqa: N818 -- clear without "Error"
     """A function or class can never work in its role, for example as a handler.
 
-    Attributes:
+    The text of the error contains the name, the file and the line of the function or class.
+
+    Args:
+        marked: the function or class.
         expected: what would work.
-        got: what was found instead, without "is " at the beginning.
+        got: what was found instead, as a phrase that follows the name, such as "is a class".
+        advice: what to write; "" for no advice.
+
+    Attributes:
+        expected: as the argument.
+        got: as the argument, without "is " at the beginning.
         at_import: whether this error prevents the import of the module that contains the function
             or class.
-
     """
 
     at_import = False
@@ -106,7 +113,7 @@ def name_of(marked: object) -> str:
 
 
 def shown(found: Any) -> str:
-    """Return an annotation as it is written in the code."""
+    """Return an annotation as it is written in the code, for the texts of errors."""
     return found.__qualname__ if isinstance(found, type) else str(found)
 
 

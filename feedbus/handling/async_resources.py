@@ -9,9 +9,14 @@ from typing import Any
 
 
 class GeneratorTask:
-    """Runs an async generator from its start to its end in one task.
+    """Runs the async generator of one open resource from its start to its end in one task.
 
-    A task group of anyio must be left in the task that has entered it.
+    One task is necessary: a task group of anyio must be left in the task that has entered it.
+
+    Args:
+        generator: the generator that the function of the resource has returned.
+        on_early_end: called if the generator ends before end() is called, for example because a
+            task of its task group has failed.
     """
 
     def __init__(
@@ -29,12 +34,11 @@ class GeneratorTask:
         self._on_early_end = on_early_end
 
     async def begin(self) -> Any:
-        """Start the task, and return the value that the generator yields.
+        """Start the task, and return the value that the generator yields: the resource is open.
 
         Raises:
             RuntimeError: the generator has yielded no value. Exceptions of the generator are raised
                 here, too.
-
         """
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()

@@ -30,13 +30,12 @@ OTHERS = {
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFunction:
-    """A dead handler.
+    """The function that `dead_handler` of a queue names, and what its parameters request.
 
     Attributes:
         function: the function that is called.
         parameters: the parameters of the function after the first one.
         record_loader: loads the record for the function; None if the function gets the DeadLetter.
-
     """
 
     function: Callable[..., object]

@@ -34,14 +34,19 @@ NOT_THE_PROJECTS = (
 
 
 class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
-    """An async handler took longer than handler_timeout."""
+    """An async handler took longer than the queue's handler_timeout, and was cancelled."""
 
 
 class HandlerLoop:
-    """Runs coroutines in an event loop, which has a thread of its own.
+    """Runs coroutines in an event loop, which has a thread of its own; a process has at most one.
 
     run() waits for the result of a coroutine; start() does not wait. The tasks that a coroutine has
     started continue after the end of the coroutine.
+
+    Args:
+        on_blocked: called repeatedly while a handler blocks the loop, with the seconds of blocking
+            since the last call.
+        clock: gives the time, and starts the thread.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class HandlerLoop:
         self._loop, self._ending = threads.result(started)
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
-        """Run a coroutine; return its result, or raise its exception.
+        """Run a coroutine in the loop and wait for it; return its result, or raise its exception.
 
         Args:
             coroutine: the coroutine.
@@ -79,7 +84,6 @@ class HandlerLoop:
 
         Raises:
             HandlerTimeout: the coroutine exceeded the time limit and was cancelled.
-
         """
         limited = limit(coroutine, timeout_seconds) if timeout_seconds else coroutine
         waiting = asyncio.run_coroutine_threadsafe(self._outcome(limited), self._loop)
@@ -93,10 +97,11 @@ class HandlerLoop:
         return value
 
     def check(self) -> None:
-        """If the loop is blocked, call `on_blocked`, and log each blocking line of code once.
+        """If code blocks the loop, call `on_blocked`, and log each blocking line of code once.
 
-        run() calls this method while it waits. After start(), the caller must call this method more
-        often than every BLOCKED_SECONDS, until the coroutines have ended.
+        The loop counts as blocked if it runs the same piece of code for 1 s. run() calls this
+        method while it waits. After start(), the caller must call this method more often than every
+        second, until the coroutines have ended.
         """
         now = self._clock.monotonic()
         if self._turned:
@@ -129,7 +134,10 @@ class HandlerLoop:
         )
 
     def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Start coroutines as tasks; the coroutines must not raise exceptions."""
+        """Start coroutines as tasks in the loop, without waiting.
+
+        They must not raise exceptions.
+        """
         self._loop.call_soon_threadsafe(self._start, coroutines)
 
     def _start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -139,7 +147,7 @@ class HandlerLoop:
             task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Cancel the running tasks, and end the thread."""
+        """Cancel the running tasks, and end the thread; called when the process ends."""
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
 

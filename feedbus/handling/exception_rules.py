@@ -68,8 +68,8 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
         root: the folder of the topology, from which modules are imported.
 
     Raises:
-        UsageError: the class cannot be imported, is no exception class, or is one of VERDICTS.
-
+        UsageError: the class cannot be imported, is no exception class, or is an exception of
+            feedbus with a fixed meaning: Drop, Outage, Reject or Retry.
     """
     module, _, last = name.replace(":", ".").rpartition(".")
     if module:

@@ -35,19 +35,21 @@ class UnfitHandler(Unfit):
 
 
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
-    """A handler returned a value, which has no meaning for feedbus."""
+    """A handler returned a value other than None, which has no meaning for feedbus.
+
+    The record is then handled as after any other exception of the handler.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler's function, its declared message type, and whether it takes Records.
+    """A function that is marked as a handler, and what its decorator declares.
 
     Attributes:
         function: the function that is called.
         declared: the type that the decorator gives for one record; None if the decorator gives no
             type. Then the annotation of the function's first parameter declares the type.
         batch: whether the function takes Records.
-
     """
 
     function: Callable[..., Coroutine[Any, Any, None] | None]
@@ -152,9 +154,10 @@ class Handler:
 
 
 def refuse_in_transaction(function: Callable[..., object]) -> None:
-    """Raise UnfitHandler if a function is async.
+    """Raise UnfitHandler if a handler or dead handler is async.
 
-    It is called for handlers and dead handlers that run in a transaction of the store.
+    It is called for functions that run in a transaction of the store, because such a transaction
+    can be used in only one thread.
     """
     if is_async(function):
         expected = (
@@ -251,7 +254,7 @@ def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
 
 
 def check_returned(result: object) -> None:
-    """Raise UnexpectedResult if a handler has returned anything except None."""
+    """Raise UnexpectedResult if the result of a handler is not None."""
     if result is not None:
         raise UnexpectedResult(_complaint(result))
 

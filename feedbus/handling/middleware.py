@@ -76,7 +76,12 @@ class Middleware:
 
 
 class SwallowedError(Exception):
-    """A middleware has suppressed an exception of the handler."""
+    """A middleware has suppressed an exception of the handler, so the call counts as failed.
+
+    Args:
+        middleware: the middleware.
+        error: the exception of the handler.
+    """
 
     def __init__(self, middleware: Middleware, error: BaseException) -> None:
         """Create the error with the middleware and the suppressed exception."""
@@ -127,7 +132,13 @@ def parameters_of(middleware: type[Middleware]) -> Parameters:
 
 
 class MiddlewareStack:
-    """The middleware around the handlers of one consumer; the first one is the outermost."""
+    """The middleware around the handlers of one consumer; the first one is the outermost.
+
+    Args:
+        middleware: the classes, in the order of topology.toml.
+        consumer: the consumer; each middleware gets its name with each call.
+        resources: the resources of the process, which open an object of each class.
+    """
 
     def __init__(
         self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
@@ -147,7 +158,12 @@ class MiddlewareStack:
             self._sources.append(resources.value_of(Resource(kind)))
 
     def around(self, caller: Caller) -> Caller:
-        """Return a Caller that calls the given Caller within the middleware."""
+        """Return a function that calls a handler within the middleware.
+
+        Args:
+            caller: calls the handler, with a record or Records, and with the values for its other
+                parameters. The result has the same arguments.
+        """
         if not self._sources:
             return caller
 
@@ -173,7 +189,12 @@ class MiddlewareStack:
         return call
 
     def around_async(self, caller: AsyncCaller) -> AsyncCaller:
-        """Return an AsyncCaller that calls the given AsyncCaller within the middleware."""
+        """Return a coroutine function that calls an async handler within the middleware.
+
+        Args:
+            caller: calls the handler, with a record or Records, and with the values for its other
+                parameters. The result has the same arguments.
+        """
         if not self._sources:
             return caller
 

@@ -59,19 +59,28 @@ _TEXT, _BYTES, _FLAG, _TIME, _FIXED_POINT, _TABLE, _ARRAY, _VOID = b"SxtTDFAV"
 
 
 class Timestamp(int):
-    """Seconds since 1970 that are out of the range of datetime."""
+    """A time in a header that datetime cannot represent, as seconds since 1970.
+
+    read_properties() makes it, so that write_properties() writes the same value back.
+    """
 
 
 class ByteArray(bytes):
-    """A value of AMQP's type byte array; a value of plain `bytes` is a text that is not UTF-8."""
+    """A header's value of AMQP's type byte array.
+
+    A value of plain `bytes` has AMQP's type text, and is not UTF-8.
+    """
 
 
 class Unread(bytes):
-    """A table or array that is nested too deeply: the letter of its type and its encoded bytes."""
+    """A table or array in a header that is nested too deeply: more than 32 levels.
+
+    It contains the letter of its type and its encoded bytes, which write_properties() writes back.
+    """
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Decode the properties of a message, including its headers.
+    """Decode the properties of a message, including its headers; called for each delivered message.
 
     Args:
         buffer: the bytes of a content header.
@@ -82,7 +91,6 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         ValueError: the bytes are not valid AMQP; also IndexError and struct.error.
-
     """
     found: dict[str, Any] = {}
     undecodable: list[str] = []

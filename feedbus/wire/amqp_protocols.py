@@ -49,7 +49,21 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- as above
         arguments: Arguments = None,
     ) -> object:
-        """Declare an exchange."""
+        """Declare an exchange; if an equal one exists, nothing changes.
+
+        Args:
+            exchange: the name.
+            type: the exchange type, such as "topic".
+            passive: True to check only whether the exchange exists.
+            durable: whether the exchange survives a restart of the broker.
+            auto_delete: whether the broker deletes the exchange with its last binding.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the x-arguments; None for none.
+
+        Raises:
+            NotFound: passive is set, and there is no such exchange.
+            PreconditionFailed: the exchange exists with other properties.
+        """
 
     def exchange_delete(self, exchange: str) -> object:
         """Delete an exchange; a missing exchange is not an error."""
@@ -62,7 +76,18 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
         arguments: Arguments = None,
     ) -> object:
-        """Bind an exchange to another exchange."""
+        """Bind an exchange to another exchange.
+
+        Args:
+            destination: the exchange that receives messages.
+            source: the exchange that routes messages.
+            routing_key: the binding key; on an exchange of type x-consistent-hash, the weight.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the arguments of the binding, such as x-match; None for none.
+
+        Raises:
+            NotFound: one of the exchanges does not exist.
+        """
 
     def exchange_unbind(
         self,
@@ -72,7 +97,15 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
         arguments: Arguments = None,
     ) -> object:
-        """Remove a binding between exchanges."""
+        """Remove a binding between exchanges; a missing binding is not an error.
+
+        Args:
+            destination: the exchange that receives messages.
+            source: the exchange that routes messages.
+            routing_key: the binding key.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the arguments with which the binding was made; None for none.
+        """
 
     def queue_declare(  # noqa: PLR0913, PLR0917 -- AMQP's arguments
         self,
@@ -84,7 +117,23 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- as above
         arguments: Arguments = None,
     ) -> Declared:
-        """Declare a queue."""
+        """Declare a queue; return its name and its numbers of messages and consumers.
+
+        Args:
+            queue: the name; "" for a random one.
+            passive: True to check only whether the queue exists.
+            durable: whether the queue survives a restart of the broker.
+            exclusive: whether only this connection may use the queue, which ends with the
+                connection.
+            auto_delete: whether the broker deletes the queue with its last consumer.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the x-arguments, such as x-message-ttl; None for none.
+
+        Raises:
+            NotFound: passive is set, and there is no such queue.
+            PreconditionFailed: the queue exists with other properties.
+            ResourceLocked: the queue is exclusive to another connection.
+        """
 
     def queue_bind(
         self,
@@ -94,7 +143,18 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
         arguments: Arguments = None,
     ) -> object:
-        """Bind a queue to an exchange."""
+        """Bind a queue to an exchange.
+
+        Args:
+            queue: the queue that receives messages.
+            exchange: the exchange that routes messages.
+            routing_key: the binding key; on an exchange of type x-consistent-hash, the weight.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the arguments of the binding, such as x-match; None for none.
+
+        Raises:
+            NotFound: the queue or the exchange does not exist.
+        """
 
     def queue_unbind(
         self,
@@ -104,16 +164,33 @@ class Channel(Protocol):
         nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
         arguments: Arguments = None,
     ) -> object:
-        """Remove a binding of a queue."""
+        """Remove a binding of a queue to an exchange; a missing binding is not an error.
+
+        Args:
+            queue: the queue.
+            exchange: the exchange.
+            routing_key: the binding key.
+            nowait: True to send the method without waiting for the answer.
+            arguments: the arguments with which the binding was made; None for none.
+        """
 
     def queue_purge(self, queue: str = "") -> Any:
         """Delete the ready messages of a queue; return their number."""
 
     def queue_delete(self, queue: str = "") -> Any:
-        """Delete a queue with its messages; return the number of messages."""
+        """Delete a queue with its messages; return the number of messages.
+
+        A missing queue is not an error.
+        """
 
     def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> object:  # noqa: FBT001 -- as above
-        """Limit the number of unacknowledged deliveries (the prefetch)."""
+        """Limit the number of unacknowledged deliveries (the prefetch).
+
+        Args:
+            prefetch_size: must be 0.
+            prefetch_count: the largest number of unacknowledged deliveries; 0 for no limit.
+            a_global: True for one limit of the channel; False for a limit of each later consumer.
+        """
 
     def basic_consume(
         self,
@@ -126,12 +203,20 @@ class Channel(Protocol):
     ) -> Any:
         """Subscribe to a queue; return the consumer tag.
 
-        The callback gets each delivered message. If the broker ends the subscription, on_cancel is
-        called with the consumer tag.
+        Args:
+            queue: the name of the queue.
+            consumer_tag: the tag of the subscription; "" for a random one.
+            exclusive: whether the queue may have no other consumer.
+            callback: called with each delivered message.
+            on_cancel: called with the consumer tag if the broker ends the subscription.
+
+        Raises:
+            NotFound: there is no such queue.
+            AccessRefused: another consumer uses the queue exclusively.
         """
 
     def basic_cancel(self, consumer_tag: str) -> object:
-        """End a subscription."""
+        """End the subscription with this consumer tag."""
 
     def basic_get(self, queue: str = "") -> Any:
         """Return the next ready message of a queue, or None if there is none."""
@@ -140,10 +225,16 @@ class Channel(Protocol):
         """Acknowledge a delivery; with multiple, also all earlier deliveries of the channel."""
 
     def basic_reject(self, delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001 -- as above
-        """Reject a delivery; with requeue, the message returns to its queue."""
+        """Reject a delivery; with requeue, the message returns to its queue.
+
+        Without requeue, the broker dead-letters the message.
+        """
 
     def basic_recover(self, requeue: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
-        """Return all unacknowledged messages to their queues."""
+        """Return all unacknowledged messages of this channel to their queues.
+
+        Requeue must be True.
+        """
 
     def basic_publish(
         self,
@@ -152,7 +243,14 @@ class Channel(Protocol):
         routing_key: str = "",
         mandatory: bool = False,  # noqa: FBT001, FBT002 -- as above
     ) -> object:
-        """Publish a message."""
+        """Publish a message.
+
+        Args:
+            msg: a result of prepare_message().
+            exchange: the exchange; "" for the default exchange.
+            routing_key: the routing key.
+            mandatory: whether the broker returns the message if no queue matches.
+        """
 
     def confirm_select(self) -> object:
         """Make the broker confirm the messages that are published on this channel."""
@@ -166,11 +264,23 @@ class Channel(Protocol):
         headers: Mapping[str, Any] | None = None,
         properties: MutableMapping[str, Any] | None = None,
     ) -> Any:
-        """Return a message that can be published."""
+        """Return a message that basic_publish() can publish.
+
+        Args:
+            body: the body.
+            priority: the priority, from 0 to 255; None for no priority.
+            content_type: the content type; None for none.
+            content_encoding: the encoding of the body; None for none.
+            headers: the application headers; None for none.
+            properties: other AMQP properties, such as delivery_mode; None for none.
+        """
 
 
 class Connection(Protocol):
-    """A connection: Kombu's connection, or the raw connection in it."""
+    """An AMQP connection: Kombu's connection, or the raw connection in it.
+
+    Functions accept it if they need only these methods, which both have.
+    """
 
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
@@ -181,7 +291,7 @@ class Connection(Protocol):
         """The connection errors after which a new connection may succeed."""
 
     def channel(self) -> Channel:
-        """Open a channel."""
+        """Open a channel, and return it."""
 
     def drain_events(self, *, timeout: float | None = None) -> object:
         """Process the next event, such as a delivery, a confirm or the answer to a method.
@@ -212,7 +322,13 @@ class RawConnection(Connection, Protocol):
     is_blocked: bool
 
     def take_arrived(self) -> None:
-        """Process the data that has arrived, without waiting; raise if the connection is lost."""
+        """Process the data that has arrived, without waiting.
+
+        feedbus calls it while a handler runs, and before it publishes over an open connection.
+
+        Raises:
+            RecoverableConnectionError: the connection is closed or lost.
+        """
 
     def wake_on(self, descriptor: int) -> None:
         """Make drain_events() raise TimeoutError as soon as a descriptor can be read.

@@ -84,9 +84,10 @@ class Delivery:
     def of(cls, message: Any) -> Delivery:
         """Return the delivery for a message that a channel has delivered.
 
+        Of a retry, dead letter or delayed message, it has the properties of the original message.
+
         Args:
             message: a message of py-amqp; the channels of all brokers deliver such messages.
-
         """
         info, properties, body = message.delivery_info, message.properties, message.body
         if not isinstance(body, bytes):
@@ -122,15 +123,18 @@ class Delivery:
 
     @property
     def record_count(self) -> int:
-        """The number of records, from the headers of the delivery."""
+        """The number of records, from the headers of the delivery.
+
+        1 if no valid header contains it.
+        """
         count = self.headers.get(RECORD_COUNT, 1)
         return count if type(count) is int and 0 < count <= MAX_RECORDS else 1
 
     @property
     def published_at_microseconds(self) -> int | None:
-        """When the message was first published; None if it is not known.
+        """When the message was first published, in microseconds since 1970.
 
-        A retry and a requeued dead letter keep this time.
+        None if it is not known. A retry and a requeued dead letter keep this time.
         """
         return moment_of(self.headers.get(PUBLISHED_AT))
 
@@ -140,12 +144,22 @@ class Delivery:
         return SENT_AT in self.headers
 
     def lag_seconds(self, now_microseconds: int) -> float | None:
-        """Return the seconds since the message was sent, or sent again; None if not known."""
+        """Return the seconds since the message was sent, or sent again as a retry.
+
+        None if not known.
+
+        Args:
+            now_microseconds: the time now, in microseconds since 1970.
+        """
         sent_at = self.headers.get(SENT_AT if self.sent_again else PUBLISHED_AT)
         return seconds_since(sent_at, now_microseconds)
 
     def age_seconds(self, now_microseconds: int) -> float | None:
-        """Return the seconds since the message was first published; None if not known."""
+        """Return the seconds since the message was first published; None if not known.
+
+        Args:
+            now_microseconds: the time now, in microseconds since 1970.
+        """
         return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
     def expired(self, clock: Clock) -> bool:
@@ -176,7 +190,10 @@ class Delivery:
 
 
 def moment_of(value: object) -> int | None:
-    """Return the microseconds since 1970 in a header; None if they are not a valid time."""
+    """Return the microseconds since 1970 in a header.
+
+    None if they are not a time from 2000 to 2099.
+    """
     if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
         return value
     return None
@@ -185,13 +202,12 @@ def moment_of(value: object) -> int | None:
 def seconds_since(value: object, now_microseconds: int) -> float | None:
     """Return the seconds since the time in a header; None if the time is not plausible.
 
-    Any program can write a header. A time far in the future, or longer ago than a message can
-    wait, is ignored.
+    Any program can write a header. A time more than 60 s in the future, or longer ago than a
+    message can wait, is ignored.
 
     Args:
         value: the value of the header; a valid value is in microseconds since 1970.
         now_microseconds: the time now, in microseconds since 1970.
-
     """
     moment = moment_of(value)
     if moment is None:
@@ -212,7 +228,7 @@ def key_of(headers: Mapping[str, Any], otherwise: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return the text of a header; bytes that are not UTF-8 become lone surrogates."""
+    """Return the value of a header as text; bytes that are not UTF-8 become lone surrogates."""
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 

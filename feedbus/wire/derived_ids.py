@@ -52,10 +52,17 @@ def is_short_text(value: object) -> bool:
 def derived_id(
     body: bytes, routing_key: str, properties: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> str:
-    """Return the id of a message without an id, derived from what the publisher has sent.
+    """Return an id for a message without a valid id, derived from what the publisher has sent.
 
-    The exchange of the delivery is not used, because it can change when a queue is resharded. The
-    headers that the broker or feedbus adds after the publishing are not used either.
+    The id has 32 hexadecimal digits. The exchange of the delivery is not used, because it can
+    change when a queue is resharded. The headers that the broker or feedbus adds after the
+    publishing are not used either.
+
+    Args:
+        body: the body.
+        routing_key: the routing key of the delivery.
+        properties: AMQP's properties; only those that stay unchanged on their way are used.
+        headers: the headers.
     """
     identifying = [
         (name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None

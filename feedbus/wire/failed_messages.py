@@ -43,12 +43,12 @@ KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
 
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the properties and headers that a retry or a dead letter of a delivery gets from it.
+    """Return the properties and the headers that a retry or dead letter gets from a delivery.
 
-    If the broker dead-lettered the message before a consumer received it, the message has the
-    broker's header x-death. The handling fails, the retry waits in a retry queue, and then the
-    broker dead-letters the retry, too. RabbitMQ 4 then overwrites x-death. So the first x-death is
-    kept in a header of feedbus.
+    Both are mappings of names to values. If the broker dead-lettered the message before a consumer
+    received it, the message has the broker's header x-death. The handling fails, the retry waits in
+    a retry queue, and then the broker dead-letters the retry, too. RabbitMQ 4 then overwrites
+    x-death. So the first x-death is kept in a header of feedbus.
     """
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {
@@ -143,7 +143,8 @@ def sent_back(
 def of_record(message: Outgoing) -> Outgoing:
     """Return a message for a record of a pack: a copy of the pack without the headers of packs.
 
-    The caller sets the body, the message id and the key of the record.
+    It is made if one record of the pack becomes a message, such as a dead letter. The caller sets
+    the body, the message id and the key of the record.
     """
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
@@ -151,12 +152,12 @@ def of_record(message: Outgoing) -> Outgoing:
 
 
 def reason_text(reason: str) -> str:
-    """Return a reason as the text of a header, shortened if it is too long."""
+    """Return the reason of a failure as the text of a header, cut after 1,000 bytes."""
     return _cut(reason, REASON_BYTES)
 
 
 def traceback_text(error: BaseException) -> str:
-    """Return the end of an exception's traceback as the text of a header.
+    """Return the end of an exception's traceback as the text of a header of at most 4,096 bytes.
 
     The text contains no values of variables, and no calls of feedbus before those of the handler.
     The message of each exception is shortened like a reason, so that there is room for the calls of
@@ -183,8 +184,11 @@ def _cut(text: str, limit_bytes: int) -> str:
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
     """Return the errors of each field as the text of a header, in JSON.
 
-    Fields that do not fit into ERRORS_BYTES are left out; the entry with the name "" then contains
+    Fields that do not fit into 8,000 bytes are left out; the entry with the name "" then contains
     their number.
+
+    Args:
+        errors: maps the names of fields to the texts of their errors.
     """
     kept: dict[str, list[str]] = {}
     size = 2

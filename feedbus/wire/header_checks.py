@@ -16,12 +16,14 @@ VALUES = (str, int, float, type(None))
 
 
 def checked_headers(headers: object) -> Mapping[str, Any]:
-    """Return a copy of a publisher's headers.
+    """Return a copy of a publisher's headers, after a check of their names and values.
+
+    Args:
+        headers: a mapping of names to texts, numbers, flags or None.
 
     Raises:
         TypeError: the headers are not a mapping with texts as names, or a value has a wrong type.
         ValueError: a name or a value is not within its limits, or a name is reserved.
-
     """
     if not isinstance(headers, Mapping):
         refuse("headers", "a mapping of names to values", headers)
@@ -54,7 +56,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether only feedbus may write a header, or the broker gives it a meaning."""
+    """Whether a program may not set a header, because feedbus or the broker gives it a meaning."""
     return (
         name.startswith(OWN) or name in OF_DELIVERIES or name in OF_OTHER_KEYS or is_of_deaths(name)
     )

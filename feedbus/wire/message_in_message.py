@@ -27,7 +27,14 @@ _LENGTH = struct.Struct(">I")
 
 
 def seal(message: Outgoing) -> Outgoing:
-    """Seal a retry or dead letter: only the headers that feedbus added to it stay outside."""
+    """Return a sealed retry or dead letter: the original message is in its body.
+
+    Only the headers that feedbus added stay outside. It is done if the original properties do not
+    fit into a frame, or contain text that some clients cannot read.
+
+    Args:
+        message: the retry or dead letter.
+    """
     published_headers = {
         name: value for name, value in message.headers.items() if name not in OF_FAILURES
     }
@@ -50,7 +57,7 @@ def seal(message: Outgoing) -> Outgoing:
 
 
 def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
-    """Return the message in a sealed message.
+    """Return the original message that the body of a sealed message contains.
 
     Args:
         body: the body of the sealed message.
@@ -58,7 +65,6 @@ def open_sealed(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
     Returns:
         The properties of the original message, its body, and an error text for each part that
         cannot be decoded. If the body is not that of a sealed message, it is returned unchanged.
-
     """
     try:
         (length,) = _LENGTH.unpack_from(body)

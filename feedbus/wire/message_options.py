@@ -45,7 +45,10 @@ class Envelope:
     delay_milliseconds: int | None = None
 
     def around(self, message: Outgoing) -> Outgoing:
-        """Return a copy of a message with these options, except the delay."""
+        """Return a copy of a message with the headers, priority and expiration of these options.
+
+        The delay is not applied here. A header that the message has already is kept.
+        """
         properties = dict(message.properties)
         if self.priority is not None:
             properties["priority"] = self.priority
@@ -54,7 +57,11 @@ class Envelope:
         return replace(message, headers={**self.headers, **message.headers}, properties=properties)
 
     def options(self) -> PublishOptions:
-        """Return the options as arguments of publish() that JSON can represent."""
+        """Return the options as arguments of publish() that JSON can represent.
+
+        Times are in seconds. The outbox stores them in this form. Options that are not set are left
+        out.
+        """
         found = PublishOptions()
         if self.headers:
             found["headers"] = dict(self.headers)

@@ -48,7 +48,11 @@ class Outgoing:
     records: int = 1
 
     def as_amqp_message(self, channel: Channel) -> Any:
-        """Return the message as the argument of the channel's basic_publish()."""
+        """Return the argument of basic_publish(), with the time of sending as a header.
+
+        Args:
+            channel: the channel on which the message is published.
+        """
         properties = {
             **self.properties,
             "delivery_mode": PERSISTENT,
@@ -85,11 +89,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Outgoing):
-    """A message that was taken from a queue and is published again unchanged.
+    """A message that was taken from a queue and is published again unchanged, to another exchange.
 
     Attributes:
         delivered_message: the message as the broker delivered it.
-
     """
 
     delivered_message: Any = None
@@ -120,6 +123,9 @@ class Moved(Outgoing):
         )
 
     def as_amqp_message(self, channel: Channel) -> Any:
-        """Return the message as the broker delivered it, without the user id."""
+        """Return the message as the broker delivered it, without the user id.
+
+        The channel is ignored.
+        """
         del channel
         return self.delivered_message

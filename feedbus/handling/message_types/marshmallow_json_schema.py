@@ -35,7 +35,12 @@ DESCRIBED = ("title", "description", "examples")  # keys of a field's metadata t
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A JSON Schema in `$defs`, and its name there."""
+    """The JSON Schema of one marshmallow schema, which other schemas refer to by its name.
+
+    Attributes:
+        name: its name in `$defs`.
+        schema: the JSON Schema.
+    """
 
     name: str
     schema: dict[str, Any]

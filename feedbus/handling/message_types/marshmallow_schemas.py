@@ -31,7 +31,7 @@ UNKNOWN_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How to load one field; determined once for each schema.
+    """How to load one field of all records of a pack; determined once for each schema.
 
     Attributes:
         key: the name of the field on the wire.
@@ -39,7 +39,6 @@ class Column:
         declared: the field of the schema.
         bounds: for a field of integers, the smallest and the largest valid integer. None if the
             field has another type, or validators that two such integers do not describe.
-
     """
 
     key: str
@@ -49,7 +48,14 @@ class Column:
 
 
 class SchemaLoader(RecordLoader):
-    """Loads records as dicts by a marshmallow schema."""
+    """Loads records as dicts by a marshmallow schema.
+
+    Args:
+        schema: the class of the schema.
+
+    Raises:
+        UnfitMessageType: the schema, or a schema nested in it, cannot be created.
+    """
 
     def __init__(self, schema: type[Schema]) -> None:
         """Create the loader, with one instance of the schema for all records.
@@ -93,6 +99,12 @@ class SchemaLoader(RecordLoader):
         """Validate and load the records of a pack.
 
         They are loaded by column if fields are independent of each other, otherwise one by one.
+
+        Args:
+            pack: the decoded records.
+
+        Returns:
+            The valid records, and the errors of the others.
         """
         schema, declared = self._schema, self._columns
         if declared is None:

@@ -34,7 +34,7 @@ Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a record.
+    """A field of a message type, as msgspec describes it; determined once for each type.
 
     Attributes:
         key: the name of the field on the wire.
@@ -44,7 +44,6 @@ class Field:
         required: whether a record without the field is invalid.
         default: the value for a record without the field; NODEFAULT if there is no such value.
         factory: creates the value for a record without the field; NODEFAULT if there is no factory.
-
     """
 
     key: str
@@ -57,7 +56,14 @@ class Field:
 
 
 class MsgspecLoader(RecordLoader):
-    """Loads instances of a Struct or a dataclass, or dicts of a TypedDict."""
+    """Loads instances of a Struct or a dataclass, or dicts of a TypedDict.
+
+    Args:
+        declared: the Struct, dataclass or TypedDict, or a union of such types.
+
+    Raises:
+        UnfitMessageType: msgspec cannot load objects of this type from JSON.
+    """
 
     def __init__(self, declared: Any) -> None:
         """Create the loader of a class, which is inspected once.
@@ -90,8 +96,14 @@ class MsgspecLoader(RecordLoader):
     def load(self, pack: Pack) -> Loaded:
         """Validate and load the records of a pack.
 
-        Records of a TypedDict, and several records that _make() can create, are loaded by column.
-        msgspec loads other records one by one.
+        Records of a TypedDict are loaded by column, and so are several records of a Struct or a
+        dataclass without `__post_init__`. msgspec loads other records one by one.
+
+        Args:
+            pack: the decoded records.
+
+        Returns:
+            The valid records, and the errors of the others.
         """
         by_column = self._dicts or (self._make is not None and len(pack) > 1)
         if self._fields is None or not by_column:
@@ -147,7 +159,10 @@ class MsgspecLoader(RecordLoader):
 
 
 def single_of(payload: Mapping[str, Any]) -> Pack:
-    """Return a pack of one record, with an arbitrary id."""
+    """Return a pack of one record with these fields; its message id is "".
+
+    It is used to find the errors of each field of an invalid record.
+    """
     return Pack.numbered("", [""], payload, {})
 
 

@@ -26,7 +26,14 @@ def is_pydantic(declared: object) -> bool:
 
 
 class PydanticLoader(RecordLoader):
-    """Loads instances of a pydantic model; records are validated as JSON."""
+    """Loads instances of a pydantic model or dataclass; records are validated as JSON.
+
+    Args:
+        declared: the class.
+
+    Raises:
+        UnfitMessageType: pydantic cannot build the validator of the class.
+    """
 
     def __init__(self, declared: type) -> None:
         """Create the loader of a model, and build its validator once.
@@ -80,6 +87,12 @@ class PydanticLoader(RecordLoader):
         """Validate and load the records of a pack in one call of pydantic.
 
         If a record is invalid, all records are loaded one by one.
+
+        Args:
+            pack: the decoded records.
+
+        Returns:
+            The valid records, and the errors of the others.
         """
         if len(pack) > 1:
             try:

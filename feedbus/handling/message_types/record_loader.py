@@ -21,13 +21,12 @@ Errors = dict[int, dict[str, list[str]]]
 
 
 class UnfitMessageType(TypeError):  # noqa: N818 -- clear without "Error"
-    """A type cannot be used as a message type.
+    """A type cannot be used as a message type; the class of the type's loader raises it.
 
     Attributes:
         expected: a description of the possible message types.
         got: the given object.
-        advice: what to write.
-
+        advice: what to write; "" for no advice.
     """
 
     def __init__(self, expected: str, got: str, advice: str = "") -> None:
@@ -38,13 +37,12 @@ class UnfitMessageType(TypeError):  # noqa: N818 -- clear without "Error"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pack's valid records, and the errors of its invalid records.
+    """The result of loading a pack: its valid records, and the errors of its invalid records.
 
     Attributes:
         chunk: the valid records.
         errors: maps the index of an invalid record in the pack to the errors of this record. They
             are a mapping of field names to lists of texts. The name "" stands for the whole record.
-
     """
 
     chunk: Chunk
@@ -52,12 +50,13 @@ class Loaded:
 
 
 class RecordLoader(ABC):
-    """Validates and loads the records of one message type.
+    """Validates the records of one message type, and creates the objects that a handler gets.
+
+    Each handler of a process has one loader for its message type.
 
     Attributes:
         reads: what the body of a message is decoded to for this type, if there is no codec:
             "object" (a mapping of fields), "text" or "bytes".
-
     """
 
     reads: Reads = "object"
@@ -65,7 +64,7 @@ class RecordLoader(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the message type, or "" if it has none."""
+        """The name of the message type, or "" if it has none; the AsyncAPI document contains it."""
 
     @abstractmethod
     def json_schema(self) -> dict[str, Any]:
@@ -76,12 +75,12 @@ class RecordLoader(ABC):
         """Return the names of the fields in the body of a message.
 
         Fields that the type ignores are left out. The result is None if the type accepts fields
-        whose names are not known.
+        whose names are not known. `feedbus check` uses it to check the option order_by.
         """
 
     @abstractmethod
     def load(self, pack: Pack) -> Loaded:
-        """Validate and load the records of a pack.
+        """Validate and load the records of a pack, before the handler is called.
 
         The result is the same as if the records were loaded one by one. But a value that the
         records of a pack share can be the same object in all of them.
@@ -89,16 +88,20 @@ class RecordLoader(ABC):
         Args:
             pack: the decoded records.
 
+        Returns:
+            The valid records, and the errors of the others.
         """
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:
     """Return the errors of a record whose validator has raised an exception, under the key "".
 
+    Args:
+        error: the exception.
+
     Raises:
         Outage: the validator raised it. The record may be valid.
         KeyboardInterrupt: the validator raised it.
-
     """
     if isinstance(error, Outage | KeyboardInterrupt):
         raise error

@@ -36,7 +36,11 @@ class DictLoader(RecordLoader):
 
 
 class BodyLoader(RecordLoader):
-    """Loads the whole body of a message as text or bytes."""
+    """Loads the whole body of a message as text or bytes, for a handler of str or bytes.
+
+    Args:
+        kind: str or bytes.
+    """
 
     def __init__(self, kind: type[str | bytes]) -> None:
         """Create the loader for str or for bytes."""
@@ -57,7 +61,14 @@ class BodyLoader(RecordLoader):
         return ()
 
     def load(self, pack: Pack) -> Loaded:
-        """Load the body; it is invalid if the exchange's codec has returned another type."""
+        """Load the body; it is invalid if the exchange's codec has returned a record with fields.
+
+        Args:
+            pack: the decoded body, as a record with one field.
+
+        Returns:
+            The text or bytes, or the error.
+        """
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
             return Loaded(chunk, {})

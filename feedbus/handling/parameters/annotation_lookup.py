@@ -28,8 +28,9 @@ def find_request(
 ) -> Requested | None:
     """Return what a parameter requests by its annotation; None if its default is used.
 
-    A parameter without a type requests the bus if it is the first one after the message, and its
-    name is `bus`, `_bus` or `_`.
+    The result is the name of a given value, such as "bus", or a resource. A parameter without a
+    type requests the bus if it is the first one after the message, and its name is `bus`, `_bus` or
+    `_`.
 
     Args:
         function: the function that has the parameter.
@@ -39,7 +40,6 @@ def find_request(
 
     Raises:
         Unfit: there is no value for the parameter, and it has no default.
-
     """
     has_default = parameter.default is not inspect.Parameter.empty
     try:

@@ -38,13 +38,13 @@ Call = Callable[[Any, Given], object]
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the parameters of a function request: resources, and other values by their names.
+    """What the parameters of one function request: resources, and other values by their names.
 
     Attributes:
-        positions: what the arguments request that are passed by position, in order.
+        positions: what the arguments request that are passed by position, in order: resources, or
+            names of values such as "bus".
         keywords: maps the name of a parameter to what it requests, for arguments that are passed by
             name.
-
     """
 
     positions: tuple[Requested, ...] = ()
@@ -94,12 +94,12 @@ class Parameters:
 
     @property
     def wants(self) -> Iterator[Requested]:
-        """What the parameters request; a value can occur twice."""
+        """What the parameters request: resources, and names such as "bus"; each can occur twice."""
         yield from self.positions
         yield from self.keywords.values()
 
     def asks_for(self, name: str) -> bool:
-        """Whether a parameter requests the given value of a name, such as BUS or SESSION."""
+        """Whether a parameter requests the value with this name, such as "bus" or "session"."""
         return name in self.wants
 
     def resources(self, asking: tuple[Resource, ...] = ()) -> list[Resource]:
@@ -130,7 +130,9 @@ class Parameters:
     def sources(
         self, value_of: Callable[[Resource], Source]
     ) -> tuple[list[Source], dict[str, Source]]:
-        """Return a Source for each parameter.
+        """Return, for each parameter, a function that returns its argument (a Source).
+
+        A Source is called with the values that are offered to the function, such as the bus.
 
         Args:
             value_of: returns the Source for the value of a resource.
@@ -138,7 +140,6 @@ class Parameters:
         Returns:
             The Sources of the arguments that are passed by position, and the Sources of the
             arguments that are passed by name.
-
         """
 
         def source(want: Requested) -> Source:
@@ -150,12 +151,14 @@ class Parameters:
     def call_of(
         self, function: Callable[..., object], value_of: Callable[[Resource], Source]
     ) -> Call:
-        """Return a Call that calls a function with its first argument and its other arguments.
+        """Return a callable that calls a function with its first argument and its other arguments.
+
+        The callable gets the first argument, such as the record, and the values that are offered to
+        the function, such as the bus. It returns the function's result.
 
         Args:
             function: the function with these parameters.
-            value_of: returns the Source for the value of a resource.
-
+            value_of: returns, for a resource, a function that returns the value of the resource.
         """
         if not self.keywords:
             if not self.positions:
@@ -197,7 +200,11 @@ def _refuse_bus(
 
 
 def of_resource(resource: Resource) -> Parameters:
-    """Return what the parameters of a resource's function request."""
+    """Return what the parameters of a resource's function request: resources, or the Topology.
+
+    Raises:
+        Unfit: a parameter without a default requests an unknown value.
+    """
     return Parameters.of(resource.function, OPENING)
 
 
@@ -211,7 +218,7 @@ def refuse_async_resources(function: Callable[..., object], parameters: Paramete
 
 
 def check_result(function: Callable[..., object]) -> None:
-    """Raise Unfit if the return annotation of a handler names the type of a value."""
+    """Raise Unfit if the return annotation of a handler names a type other than None."""
     try:
         written = inspect.signature(function).return_annotation
         found = annotation(function, "return", written)
