@@ -25,13 +25,27 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The values that a resource or a middleware can request, in addition to resources."""
+    """The values that a resource or a middleware can request when it is opened, besides resources.
+
+    Attributes:
+        topology: the topology of the project.
+    """
 
     topology: Topology
 
 
 class Resources:
-    """The resources of a process's handlers and middleware, with the values of open resources."""
+    """The resources of a process's handlers and middleware, with the values of open resources.
+
+    A process has one object. It opens the resources before the first message, and closes them when
+    the process ends.
+
+    Args:
+        topology: the topology, which functions of resources can request.
+        on_blocked: called while an async handler blocks the event loop, with the seconds of
+            blocking since the last call.
+        clock: gives the time, and starts the thread of the event loop.
+    """
 
     def __init__(
         self,
@@ -71,7 +85,10 @@ class Resources:
         return self._all_open and not self._dead
 
     def value_of(self, resource: Resource) -> Source:
-        """Return a function that returns the value of a resource while the resource is open."""
+        """Return a function that returns the value of a resource while the resource is open.
+
+        The function has one argument, which it ignores.
+        """
         values = self._values
         return lambda _given: values[resource]
 

@@ -53,12 +53,11 @@ class HandlerRoutes:
     def wrapped(
         self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
     ) -> HandlerRoutes:
-        """Return routes in which wrap() has replaced each handler.
+        """Return routes in which wrap() has replaced each handler; a test system uses it.
 
         Args:
             wrap: called with a handler and the consumer; returns the handler to use instead.
             consumer: the consumer.
-
         """
         return replace(self, handlers=[wrap(handler, consumer) for handler in self.handlers])
 
@@ -83,12 +82,11 @@ class HandlerRoutes:
         return _first_match(self.patterns, routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
-        """Return the error text for a message that no handler matches.
+        """Return the error text for a message that no handler matches, with what was expected.
 
         Args:
             routing_key: the routing key with which the message was first published.
             properties: AMQP's properties of the message.
-
         """
         if self.types:
             kind = properties.get("type")

@@ -25,7 +25,13 @@ SHOWN = {
 
 
 class Given:
-    """The values for one call of a handler; a value that is expensive is created on demand."""
+    """The values that the parameters of a handler can get in one call.
+
+    Args:
+        bus: the bus of the call.
+        session: the session of the store's transaction; None if there is none.
+        records: the Records of the call; the message of a record is created on demand.
+    """
 
     __slots__ = ("bus", "records", "session")
 
@@ -49,7 +55,14 @@ class Given:
 
 
 class GivenDeadLetter(Given):
-    """The values for one call of a dead handler."""
+    """The values that the parameters of a dead handler can get in one call.
+
+    Args:
+        bus: the bus of the call.
+        session: the session of the store's transaction; None if there is none.
+        records: the Records with the record of the dead letter.
+        dead_letter: the DeadLetter.
+    """
 
     __slots__ = ("dead_letter",)
 
@@ -69,14 +82,13 @@ class GivenDeadLetter(Given):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The values that functions of one kind can request, in addition to resources.
+    """The values that functions of one kind, such as handlers, can request besides resources.
 
     Attributes:
-        names: the names of the values, such as BUS. The session is not among them.
+        names: the names of the values, such as "bus". The session is not among them.
         session_type: the type of the store's session; None if there is no store.
         refused: maps the name of a value that functions of this kind cannot request to the text
             of the error that says what to write instead.
-
     """
 
     names: tuple[str, ...]

@@ -30,11 +30,10 @@ FORMS = "with 'def' or 'async def', which returns the value, or yields it once"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A function that opens a resource.
+    """A function that opens a resource: an object that the handlers of a process share.
 
     Attributes:
         function: returns the value, or yields it once and closes it afterwards.
-
     """
 
     function: Callable[..., Any]
