@@ -30,7 +30,7 @@ SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A record that was published.
+    """A record that was published in a test; `published` of a TestSystem or RecordingBus has it.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -39,7 +39,6 @@ class Published:
         message_id: the id of the record; "" on a RecordingBus, which sends nothing.
         options: the checked options of publish(): headers, priority, expires and delay. The last
             two are in seconds.
-
     """
 
     exchange: str
@@ -55,14 +54,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """A record that a handler received.
+    """A record that a handler received in a test; TestSystem.handled() returns it.
 
     Attributes:
         queue: the name of the queue in topology.toml.
         consumer: the name of the consumer: of the queue, or of its shard.
         payload: the record, as the handler got it.
         error: the exception or verdict of the handler for this record; None for success.
-
     """
 
     queue: str
@@ -86,7 +84,12 @@ def _shown(observed: Published | Handled) -> str:
 
 
 class RecordingSender(Sender):
-    """Sends messages, and records the messages that the broker has accepted."""
+    """Sends messages for a TestSystem, and records the messages that the broker has accepted.
+
+    Args:
+        topology: the topology of the system.
+        published: the list to which each accepted record is appended.
+    """
 
     def __init__(self, topology: Topology, published: list[Published]) -> None:
         """Create the sender; send() appends the accepted records to the list `published`."""
@@ -96,7 +99,11 @@ class RecordingSender(Sender):
         self._exchanges = topology.exchanges.keys()
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
-        """Send messages in order, and return the messages that the broker did not accept."""
+        """Send messages in order, and return the messages that the broker did not accept.
+
+        Records of accepted messages of tests and handlers are appended to the list `published`;
+        retries and dead letters are not.
+        """
         sent = list(messages)
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}
@@ -135,11 +142,12 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
     """Return a handler that calls another handler, and appends the records to a list.
 
+    A TestSystem puts it in place of each handler.
+
     Args:
         handler: the handler to call.
         consumer: the consumer of the handler's queue.
-        handled: the list.
-
+        handled: the list; it gets a Handled for each record of a call, after the call.
     """
     function: Callable[..., Any] = handler.function
 

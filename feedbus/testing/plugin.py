@@ -15,7 +15,11 @@ OPTION = "feedbus_topology"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of pytest's configuration file that names the topology."""
+    """Add the option `feedbus_topology` of pytest's configuration file; pytest calls this function.
+
+    The option is the path of the topology, relative to the configuration file; "topology.toml" by
+    default.
+    """
     text = "the topology of the fixtures feedbus_system and feedbus_bus, relative to this file"
     parser.addini(OPTION, text, default="topology.toml")
 
@@ -26,7 +30,10 @@ def _topology(config: pytest.Config) -> Path:
 
 @pytest.fixture
 def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
-    """A whole system in memory; each test gets a new one."""
+    """A TestSystem: a whole system in memory; each test gets a new one, which is closed after it.
+
+    Its topology is the option `feedbus_topology` of pytest's configuration file.
+    """
     from feedbus.testing import TestSystem
 
     with TestSystem(_topology(request.config)) as system:
@@ -35,7 +42,11 @@ def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
 
 @pytest.fixture
 def feedbus_bus(request: pytest.FixtureRequest) -> RecordingBus:
-    """A bus that records published messages, for tests of one handler."""
+    """A RecordingBus: a bus that records published messages, for tests of one handler.
+
+    Its topology is the option `feedbus_topology` of pytest's configuration file. Each test gets a
+    new bus.
+    """
     from feedbus.testing import RecordingBus
 
     return RecordingBus(_topology(request.config))

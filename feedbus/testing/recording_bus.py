@@ -26,7 +26,7 @@ from feedbus.wire.message_options import Envelope
 
 
 class RecordingBus(Bus):
-    """Appends the published records to the list `published`, in order.
+    """A bus for tests of one handler: it sends nothing, and appends the records to `published`.
 
     Example:
         >>> bus = RecordingBus("topology.toml")
@@ -34,6 +34,12 @@ class RecordingBus(Bus):
         >>> [each.key for each in bus.published]
         ['mail.ann']
 
+    Args:
+        topology: the file, or the parsed topology, for the check of exchanges, payloads and keys.
+            None to accept any exchange.
+
+    Attributes:
+        published: the published records, in order.
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:
@@ -57,10 +63,13 @@ class RecordingBus(Bus):
     ) -> int:
         """Append (payload, key) pairs to `published`; return their number.
 
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            pairs: the payload and the routing key of each record.
+
         Raises:
             TypeError: an argument has a wrong type, or an item is not a (payload, key) pair.
             UsageError: there is no such exchange, or a payload or key cannot be published.
-
         """
         check_many(exchange, pairs)
         found = as_mappings(list(pairs))
@@ -78,7 +87,19 @@ class RecordingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Append one record for each key to `published`; return their number."""
+        """Append one record for each key to `published`; return their number.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            columns: maps the names of fields to their values, one value for each record.
+            keys: the routing key of each record, or the name of the column that contains the keys.
+            shared: maps the names of fields to values that all records have; None for none.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: there is no such exchange, a column has another length than the keys, or a
+                payload or key cannot be published.
+        """
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered("", keys, shared or {}, columns)
         rows = map(pack.payload, range(len(pack)))
@@ -92,9 +113,16 @@ class RecordingBus(Bus):
         self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
 
     def publish_part(self, part: Part) -> None:
-        """Append the messages of a part: the messages that Records publish by one call.
+        """Append the messages of a part to `published`.
 
-        Records.of([…], bus=bus) creates Records that publish to this bus.
+        Records call it when a batch handler publishes. Records.of([…], bus=bus) creates Records
+        that publish to this bus.
+
+        Args:
+            part: the messages of one call of publish() or publish_many() of Records.
+
+        Raises:
+            UsageError: there is no such exchange, or a payload or key cannot be published.
         """
         if part.lacks_key:
             part.key = without_key(part.exchange, has_shards=self._has_shards(part.exchange))

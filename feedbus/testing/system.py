@@ -34,12 +34,19 @@ class TestSystem:
     production. The broker is in memory. Time is virtual, so the test need not wait for a retry in
     ten minutes. A SQLite store is replaced by an empty file in a temporary folder.
 
+    Args:
+        topology: the file, or the parsed topology.
+        now: the time at which the virtual clock starts; None for the present time.
+        store: an open store to use instead of the store of the topology; None for the latter.
+
+    Raises:
+        TopologyError: the file has problems; the error lists all of them.
+
     Example:
         >>> with TestSystem("topology.toml") as system:
         ...     system.publish("orders", {"id": 1, "product": "chair"}, key="chair")
         ...     system.run()
         ...     assert system.dead_letters() == []
-
     """
 
     __test__ = False  # pytest must not collect this class as a class of tests
@@ -154,16 +161,16 @@ class TestSystem:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            payload: the payload of the record.
-            key: the routing key.
+            payload: the payload of the record: a mapping, or an instance of a message type.
+            key: the routing key; "" by default. For an exchange with shards it must be given.
             message_id: the id of the record; by default, a new id. A queue with `once = true`
                 handles only one of several records with the same id.
-            options: headers, priority, expires and delay.
+            options: `headers`, `priority` (0 to 255), `expires` and `delay`. The last two are
+                seconds, or a text such as "30s".
 
         Raises:
             Unroutable: no queue matches.
             UsageError: there is no such exchange, or the record cannot be published.
-
         """
         self._system.bus.publish(exchange, payload, key, message_id=message_id, **options)
 
@@ -258,10 +265,12 @@ class TestSystem:
         `run()` and `advance()` fire no schedules. Messages that are due earlier are handled first;
         call `run()` to handle the schedule's message.
 
+        Args:
+            schedule: the name of the schedule in topology.toml.
+
         Raises:
             UsageError: there is no such schedule.
             Unroutable: no queue matches.
-
         """
         chosen = self.topology.schedule(schedule)
         now = self.clock.now()
@@ -270,22 +279,28 @@ class TestSystem:
         fire(self._system.bus, self.topology, chosen, moment)
 
     def published(self, exchange: str | None = None) -> list[Published]:
-        """Return the records that tests and handlers published to an exchange, or to all exchanges.
+        """Return the records that tests and handlers have published, in order.
+
+        Args:
+            exchange: the name of the exchange in topology.toml; None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.
-
         """
         if exchange is not None:
             self.topology.exchange(exchange)
         return [each for each in self._published if exchange in {None, each.exchange}]
 
     def handled(self, queue: str | None = None) -> list[Handled]:
-        """Return the records that the handlers of a queue, or of all queues, received, in order.
+        """Return the records that handlers have received, in order.
+
+        A retried record occurs repeatedly.
+
+        Args:
+            queue: the name of the queue in topology.toml; None for all queues.
 
         Raises:
             UsageError: there is no such queue.
-
         """
         self._system.check_queue(queue)
         return [each for each in self._handled if queue in {None, each.queue}]
@@ -293,9 +308,11 @@ class TestSystem:
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
         """Return the dead letters of a queue, or of all queues; the oldest of a queue comes first.
 
+        Args:
+            queue: the name of the queue in topology.toml; None for all queues.
+
         Raises:
             UsageError: there is no such queue.
-
         """
         return self._system.dead_letters(queue)
 
@@ -312,10 +329,12 @@ class TestSystem:
         return self._system.delayed(exchange)
 
     def retries(self, queue: str | None = None) -> int:
-        """Return how many records of a queue, or of all queues, wait for their next attempt.
+        """Return how many records wait for their next attempt.
+
+        Args:
+            queue: the name of the queue in topology.toml; None for all queues.
 
         Raises:
             UsageError: there is no such queue.
-
         """
         return self._system.retries(queue)
