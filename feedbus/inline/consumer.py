@@ -21,7 +21,22 @@ from feedbus.wire.amqp_protocols import Connection
 
 
 class InlineConsumer:
-    """Reads the queue of one consumer; each call of handle() handles one batch."""
+    """Reads the queue of one consumer of an InlineSystem; each call of handle() handles one batch.
+
+    It is true, as a bool, while there is a batch to handle.
+
+    Args:
+        topology: the topology.
+        consumer: the consumer.
+        handlers: the handlers of its queue.
+        sender: sends the messages of the handlers, retries and dead letters.
+        metrics: the metrics of the consumer.
+        store: the store to which the handlers' effects commit.
+        resources: the values that handlers can request.
+        clock: the clock of the system.
+        connection: the connection from which the messages arrive.
+        queue: the name of the queue on the broker.
+    """
 
     def __init__(  # noqa: PLR0913 -- a consumer's parts, each given by name
         self,
@@ -106,7 +121,10 @@ class InlineConsumer:
 
     @property
     def queue(self) -> Queue:
-        """The queue that the consumer reads."""
+        """The queue of topology.toml that the consumer reads.
+
+        For a shard, the table of all shards.
+        """
         return self._consumer.queue
 
     def _full(self) -> bool:

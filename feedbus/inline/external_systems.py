@@ -21,7 +21,10 @@ ELSEWHERE = "elsewhere"
 
 
 def declare(topology: Topology) -> None:
-    """Declare the external exchanges and queues of a topology on the broker of the topology."""
+    """Declare the external exchanges and queues of a topology on its broker in memory.
+
+    It is called once, when a system of the topology is created for the first time.
+    """
     with broker.connect(topology) as connection:
         channel: Channel = connection.default_channel
         exchanges = [one for one in topology.exchanges.values() if one.external_name]
@@ -47,14 +50,13 @@ def declare(topology: Topology) -> None:
 
 
 def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
-    """Put a message into an external queue.
+    """Put a message into an external queue, as the other system does.
 
     Args:
         channel: a channel of the broker.
         queue: the external queue.
         payload: a mapping, which becomes JSON, or a body of text or bytes.
         key: the routing key.
-
     """
     if isinstance(payload, str | bytes):
         body = payload.encode() if isinstance(payload, str) else payload

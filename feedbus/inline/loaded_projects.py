@@ -28,13 +28,19 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """What all systems of one topology share; each property is computed at its first use."""
+    """What all InlineSystem objects of one topology share.
+
+    Each property is computed at its first use.
+
+    Attributes:
+        topology: the topology.
+    """
 
     topology: Topology
 
     @cached_property
     def handlers(self) -> dict[str, HandlerRoutes]:
-        """The handlers of each queue."""
+        """The imported handlers of each queue, by the queue's name in topology.toml."""
         root = self.topology.root
         return {
             queue.name: HandlerRoutes.of(queue, root) for queue in self.topology.queues.values()
@@ -42,7 +48,7 @@ class Project:
 
     @cached_property
     def metrics(self) -> ConsumerMetrics:
-        """The metrics of all consumers; no program reads them."""
+        """The metrics that all consumers write; no program reads them."""
         return Metrics.none().consumer("inline")
 
     @cached_property
@@ -62,7 +68,10 @@ class Project:
 
     @cached_property
     def empty_store(self) -> bytes:
-        """The content of an empty SQLite store, prepared as `feedbus up` prepares it."""
+        """The content of an empty SQLite store, prepared as `feedbus up` prepares it.
+
+        A new TestSystem writes it into a file, instead of preparing a store again.
+        """
         with tempfile.TemporaryDirectory(prefix="feedbus-") as folder:
             file = Path(folder) / "store.db"
             own = on_store(self.topology, file)
@@ -89,7 +98,7 @@ _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 
 def project(topology: str | Path | Topology) -> Project:
-    """Return the project of a topology.
+    """Return the project of a topology: its topology and handlers, for systems in memory.
 
     The project of a file is created again only if the file has changed, or an environment variable
     that it names.
@@ -99,7 +108,6 @@ def project(topology: str | Path | Topology) -> Project:
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.
-
     """
     if isinstance(topology, Topology):
         return Project(topology)
@@ -116,14 +124,18 @@ def project(topology: str | Path | Topology) -> Project:
 
 
 def unused_name() -> str:
-    """Return a name that no broker in memory has."""
+    """Return a name that no broker in memory of this process has had before."""
     return f"inline-{os.getpid()}-{next(_numbers)}"
 
 
 def on_store(topology: Topology, file: Path) -> Topology:
-    """Return a copy of the topology whose store is this SQLite file.
+    """Return a copy of the topology whose store is an SQLite file.
 
     A topology without a store is returned unchanged.
+
+    Args:
+        topology: the topology.
+        file: the absolute path of the file.
     """
     if topology.store is None:
         return topology

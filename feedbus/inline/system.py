@@ -32,7 +32,7 @@ MOST_DELIVERIES = 100_000  # the default limit of handle_ready()
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- clear without "Error"
-    """handle_ready() was stopped after many deliveries, because it may never end.
+    """handle_ready(), run() or advance() was stopped after many deliveries: it may never end.
 
     For example, handlers publish to each other without end, or a record fails again and again.
     """
@@ -47,7 +47,21 @@ class InlineSystem:
 
     Messages are routed, validated, handled, retried and dead-lettered by the same code as in the
     consumers' processes. Time is virtual: a retry waits until the clock is advanced. The system has
-    no messages at first. When it is closed, the remaining messages are lost.
+    no messages at first. When it is closed, the remaining messages are lost. A TestSystem contains
+    one.
+
+    Args:
+        project: the topology and its handlers.
+        store: the store to which the handlers' effects commit.
+        clock: the clock of the system; None for a new virtual clock.
+        make_sender: returns the sender of all messages of the system, for its topology.
+        wrap: called with each handler and its consumer; returns the handler to use instead.
+
+    Attributes:
+        bus: a bus that publishes to the system.
+        clock: the clock.
+        resources: the values that handlers can request.
+        topology: the topology, with the broker in memory.
     """
 
     def __init__(
@@ -125,7 +139,7 @@ class InlineSystem:
         self.close()
 
     def close(self) -> None:
-        """Close the consumers and remove the broker."""
+        """Close the consumers and remove the broker; its messages are lost."""
         self._ends.close()
 
     def deliver(self, queue: str, payload: Any, key: str) -> None:
@@ -205,11 +219,13 @@ class InlineSystem:
         return seconds if seconds < math.inf else None
 
     def retries(self, queue: str | None = None) -> int:
-        """Return how many records of a queue, or of all queues, wait for their next attempt.
+        """Return how many records wait for their next attempt.
+
+        Args:
+            queue: the name of the queue in topology.toml; None for all queues.
 
         Raises:
             UsageError: there is no such queue.
-
         """
         prefixes = self._delay_prefixes(queue)
         found = self._broker.survey().queues
@@ -220,14 +236,14 @@ class InlineSystem:
         return waiting + self._timed(queue) + in_order
 
     def delayed(self, exchange: str | None = None) -> int:
-        """Return how many messages wait because of the option `delay`.
+        """Return how many messages wait because of the option `delay` of publish().
 
         Args:
-            exchange: the exchange to which the messages will be sent; None for all exchanges.
+            exchange: the name of the exchange in topology.toml to which the messages will be sent;
+                None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.
-
         """
         if exchange is not None:
             self.topology.exchange(exchange)
@@ -271,9 +287,11 @@ class InlineSystem:
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
         """Return the dead letters of a queue, or of all queues; the oldest of a queue comes first.
 
+        Args:
+            queue: the name of the queue in topology.toml; None for all queues.
+
         Raises:
             UsageError: there is no such queue.
-
         """
         self.check_queue(queue)
         channel = self._connection.channel()
@@ -289,7 +307,10 @@ class InlineSystem:
             channel.close()  # the dead letters return to their positions in the queues
 
     def check_queue(self, queue: str | None) -> None:
-        """Raise UsageError for a queue that the topology does not have; None means all queues."""
+        """Raise UsageError if the topology has no queue of this name.
+
+        None, for all queues, is accepted.
+        """
         if queue is not None:
             self.topology.queue(queue)
 
@@ -304,7 +325,13 @@ class InlineSystem:
 
 
 class InlineBus(LiveBus):
-    """A program's bus that publishes through the system's sender."""
+    """The bus of an InlineSystem, by which programs and tests publish to the system.
+
+    Args:
+        topology: the topology, with the broker in memory.
+        sender: sends the messages.
+        store: the store of the system; its outbox is used in transaction().
+    """
 
     def __init__(self, topology: Topology, sender: Sender, store: Store) -> None:
         """Create a bus that publishes through a sender.
@@ -320,7 +347,7 @@ class InlineBus(LiveBus):
 
     @property
     def in_transaction(self) -> bool:
-        """Whether this thread is within transaction()."""
+        """Whether this thread is within a `with` block of the bus's method transaction()."""
         return self._current_transaction.transaction is not None
 
     def _new_sender(self) -> Sender:

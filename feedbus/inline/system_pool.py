@@ -16,6 +16,10 @@ class InlinePool:
 
     A program uses the pool if it needs an empty system many times, for example for each test. The
     pool has as many systems as were used at the same time.
+
+    Args:
+        project: the topology and its handlers.
+        store: the store of all systems of the pool.
     """
 
     def __init__(self, project: Project, store: Store) -> None:
