@@ -31,7 +31,7 @@ DECLARED = (
 
 @dataclass(frozen=True)
 class Generation:
-    """One ring of an x-consistent-hash exchange.
+    """One ring of an x-consistent-hash exchange; two rings with the same digest are the same one.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -40,8 +40,7 @@ class Generation:
         number: counts the generations of the exchange: 0 for the first one, and each switch
             increases the number by 1.
         shape: a digest of the arguments of the ring's exchange and queues; "" if all have the
-            default values. See shape_of().
-
+            default values.
     """
 
     exchange: str
@@ -51,7 +50,10 @@ class Generation:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the members, the number and the shape, as eight hexadecimal digits."""
+        """A digest of the members, the number and the shape, as eight hexadecimal digits.
+
+        It is a part of the names of the ring and of its queues on the broker.
+        """
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.number, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]

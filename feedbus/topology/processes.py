@@ -16,9 +16,19 @@ OPERATIONS_PORT = 8672
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A supervised process that is not a consumer, such as a web server.
+    """A table [processes.NAME]: a supervised process that is not a consumer, such as a web server.
 
-    The reference of topology.toml describes each option under [processes.NAME].
+    Attributes:
+        name: the name in topology.toml.
+        command: the program and its arguments; it is started in the folder of topology.toml.
+        processes: how many such processes run on each host.
+        user: the user that the process runs as; None for the user who starts feedbus.
+        start_retries: how many times in a row a process may end right after its start before it is
+            not restarted any more.
+        stop_timeout_seconds: how long the process may take to end before it is killed; None for
+            5 s.
+        memory_limit_bytes: a process that uses more memory is restarted; None for no limit.
+        environment: environment variables, in addition to the inherited ones.
     """
 
     name: str
@@ -34,13 +44,12 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """The HTTP address of the operations process on each host.
+    """The table [operations]: the HTTP address of the operations process on each host.
 
     Attributes:
         host: the address; if other machines can reach it, a token is needed.
-        port: the port. With None, it is OPERATIONS_PORT, or a free port if OPERATIONS_PORT is in
-            use. With 0, it is any free port.
-
+        port: the port. With None, it is 8672, or a free port if 8672 is in use. With 0, it is any
+            free port.
     """
 
     host: str = "127.0.0.1"
@@ -49,11 +58,10 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
-    """The format of the logs of feedbus's processes.
+    """The options of the table [logging]: the format of the logs of feedbus's processes.
 
     Attributes:
         format: `text` or `json`.
-
     """
 
     format: str = "text"
@@ -61,7 +69,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A message that is published at the times of a cron expression.
+    """A table [schedules.NAME]: a message that is published at the times of a cron expression.
 
     Attributes:
         name: the name in topology.toml.
@@ -72,7 +80,6 @@ class Schedule:
         headers: the headers of the message.
         timezone: the IANA name of the expression's time zone.
         catch_up_seconds: how late the message of a missed moment may still be published.
-
     """
 
     name: str

@@ -15,13 +15,13 @@ WAITING_LIMIT = 10_000
 
 
 def empty_mapping() -> Mapping[str, Any]:
-    """Return an empty mapping that cannot be changed."""
+    """Return an empty mapping that cannot be changed: the default of options that are tables."""
     return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange.
+    """A table [exchanges.NAME]: an exchange.
 
     Attributes:
         name: the name in topology.toml.
@@ -31,7 +31,6 @@ class Exchange:
         content_type: the content type of the messages that feedbus publishes to the exchange; None
             for JSON.
         external_name: the whole name on the broker, if another system declares it; otherwise "".
-
     """
 
     name: str
@@ -54,15 +53,15 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The delays between the attempts to handle a record, and what happens after the last one.
+    """The option `retry` of a queue: the delays between attempts, and what follows the last one.
 
     Attributes:
         delays_seconds: the delay before the second attempt, before the third attempt, and so on.
         then: what happens if the attempt after the last delay fails, too. "repeat" tries again
             without end, each time after the last delay.
         retry_on: dotted names of the exceptions after which a record is retried; () for all.
-        reject_on: dotted names of the exceptions after which a record is a dead letter.
-
+        reject_on: dotted names of the exceptions after which a record becomes a dead letter
+            immediately.
     """
 
     delays_seconds: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0)
@@ -78,13 +77,12 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How many records a handler gets in one call.
+    """The option `batch` of a queue: how many records a handler gets in one call.
 
     Attributes:
         size: a batch is full with this number of records.
         wait_seconds: the shortest time between the starts of two calls of the handler. Only a full
             batch is handled before this time is over.
-
     """
 
     size: int = 1
@@ -93,7 +91,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """The limits of a queue's dead letters; None means no limit.
+    """The option `dead_letters` of a queue: the limits of its dead letters; None means no limit.
 
     Attributes:
         max_age_seconds: the age above which a dead letter is dropped.
@@ -108,21 +106,52 @@ class DeadLetters:
 class Queue:
     """A table [queues.NAME]: one queue, or several shards that share one declaration.
 
-    Exactly one of the attributes `handler`, `handlers` and `handlers_by_type` has a value. The
-    reference of topology.toml describes every option. Options whose names need an explanation are:
+    Exactly one of the attributes `handler`, `handlers` and `handlers_by_type` has a value. None
+    means that an option is not set, or that there is no limit.
 
     Attributes:
-        handlers: maps patterns of routing keys to the dotted names of handlers.
-        handlers_by_type: maps values of the message property `type` to handlers.
+        name: the name in topology.toml.
+        exchange: the name of the exchange to which the queue is bound.
+        handler: the dotted name of the handler.
+        routing_keys: the binding keys.
+        shards: the number of shards; None for a queue without shards.
+        weights: how many buckets of the ring each shard has, in the order of the shards.
+        batch: how many records the handler gets in one call.
+        retry: the delays between attempts, and what follows the last one.
+        dead_letters: the limits of the queue's dead letters.
+        dead_handler: the dotted name of the function that is called with each new dead letter.
+        prefetch: how many unacknowledged messages the broker delivers to a consumer.
+        concurrency: how many records a process handles at the same time.
         order_by: records with the same value of this field stay in order; True stands for the
             routing key, False for no order.
+        store: whether the handlers run in transactions of the store, if there is one.
         waiting_limit: how many records of one consumer may wait for earlier records of their keys.
         block_on_dead: whether a dead letter stops the later records of its key, until an operator
             requeues or deletes it.
-        store: whether the handlers run in transactions of the store, if there is one.
+        once: whether a message that is delivered twice has its effects once.
+        stream: whether messages of the handler are sent while it runs, without a transaction.
+        type: the queue type on RabbitMQ.
+        single_active_consumer: whether only one process reads the queue at a time.
+        delivery_limit: after how many crashes of its process a message becomes a dead letter.
+        message_ttl_seconds: how long a message may wait in the queue.
+        max_length: how many messages may wait in the queue.
+        overflow: whether a full queue drops the oldest message or refuses new ones.
+        arguments: the broker's own arguments, for the declaration.
+        handlers: maps patterns of routing keys to the dotted names of handlers.
+        handlers_by_type: maps values of the message property `type` to handlers.
+        idle_timeout_seconds: a consumer that gets no message for this time is restarted.
+        max_runtime_seconds: a consumer is restarted after this time.
+        max_messages: a consumer is restarted after this number of messages.
+        handler_timeout_seconds: the time limit of a call of the handler.
+        memory_limit_bytes: a process that uses more memory is restarted.
+        processes: how many processes read the queue, or each shard.
+        user: the user that the processes run as; None for the user who starts feedbus.
+        start_retries: how many times in a row a process may end right after its start before it is
+            not restarted any more.
+        stop_timeout_seconds: how long a process may take to end before it is killed; None for
+            handler_timeout and 5 s.
         external_name: the whole name on the broker, if another system declares the queue; such a
-            queue has no exchange.
-
+            queue has no exchange. Otherwise "".
     """
 
     name: str

@@ -16,17 +16,16 @@ KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """The store in which the handlers' effects commit.
+    """The table [store]: the options of the store in which the handlers' effects commit.
 
     Attributes:
         adapter: "peewee", "sqlalchemy", or the dotted name of a function that creates the store of
             a topology.
-        url: the URL of the store; the sqlalchemy adapter has none.
-        engine: the dotted name of the project's SQLAlchemy engine.
+        url: the URL of the store; None with the adapter sqlalchemy.
+        engine: the dotted name of the project's SQLAlchemy engine; None with other adapters.
         prepare: the dotted name of a function that is called with the topology before any process
-            starts.
+            starts; None for none.
         keep_handled_seconds: how long rows of the inbox are kept.
-
     """
 
     adapter: str = PEEWEE

@@ -20,19 +20,30 @@ from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 @dataclass(frozen=True)
 class Topology:
-    """The checked content of topology.toml.
+    """The checked content of topology.toml; most functions of feedbus get it.
 
-    The reference of topology.toml describes every option. Some attributes need an explanation.
+    feedbus.config.load() creates it from the file. Functions of resources and middleware can
+    request it.
 
     Attributes:
+        name: the name of the project, which is the prefix of every name on the broker.
         path: the absolute path of topology.toml.
-        var: the folder for logs, locks and the file of the embedded broker.
+        broker_url: the URL of the broker.
+        exchanges: the exchanges by name.
+        queues: the queues by name; a queue with shards is one entry.
+        processes: the processes of the tables [processes.NAME], by name.
         commands: maps the names of the project's own commands to dotted names.
+        var: the folder for logs, locks and the file of the embedded broker.
+        store: the options of the store; None if there is no store.
+        management_url: the URL of RabbitMQ's management API; None for the default port on each
+            node.
         consumer_timeout_seconds: RabbitMQ closes the channel of a consumer that does not
             acknowledge a delivery in this time; infinite for the embedded broker.
+        operations: the address of the operations process; None if it is disabled.
         middleware: dotted names, the outermost middleware first.
         codecs: maps content types to dotted names of codecs.
-
+        schedules: the schedules by name.
+        logging: the format of the logs.
     """
 
     # A parameter of a resource can request the Topology.
@@ -67,7 +78,10 @@ class Topology:
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
-        """Every consumer by name, in the order of topology.toml; shards in the order of numbers."""
+        """Every consumer by name, in the order of topology.toml.
+
+        Shards are in the order of numbers.
+        """
         found: dict[str, Consumer] = {}
         for queue in self.queues.values():
             if queue.shards is None:
@@ -80,7 +94,11 @@ class Topology:
 
     @cached_property
     def supervised(self) -> Mapping[str, Process]:
-        """Every supervised process that is not a consumer; the operations process is the last."""
+        """Every supervised process that is not a consumer, by name.
+
+        The operations process is the last. Without [operations], only the processes of
+        topology.toml are there.
+        """
         if self.operations is None:
             return self.processes
         return {**self.processes, OPERATIONS: Process(OPERATIONS, ("feedbus", OPERATIONS))}
@@ -115,7 +133,10 @@ class Topology:
         return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
 
     def on_ring(self, queue: Queue) -> bool:
-        """Whether the exchange of a queue has a ring."""
+        """Whether the exchange of a queue has a ring: it is of type x-consistent-hash.
+
+        The result is False for an external queue.
+        """
         return not queue.external_name and self.exchanges[queue.exchange].hashed
 
     def generation(self, exchange: str) -> Generation:
@@ -123,6 +144,9 @@ class Topology:
 
         The shards are in the order of their numbers, so that additional shards at the end move the
         fewest keys. The number of the generation is 0; a switch sets another number.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
         """
         members = [
             (consumer.name, consumer.weight)
