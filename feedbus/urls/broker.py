@@ -79,12 +79,15 @@ class BrokerUrl:
 
     @classmethod
     def in_memory(cls, name: str) -> Self:
-        """Return the URL of the broker with this name in the memory of this process."""
+        """Return the URL of the broker in memory with this name.
+
+        Only tests and inline systems use it.
+        """
         return cls(f"memory://{name}", memory=name)
 
     @classmethod
     def unknown(cls) -> Self:
-        """Return a URL that cannot be used, in place of a URL whose variables are not set."""
+        """Return a URL that cannot be used, for one whose environment variables are not set."""
         return cls("")
 
     @property
@@ -93,7 +96,11 @@ class BrokerUrl:
         return not self.nodes
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths resolved against the folder `root`."""
+        """Return the same URL with relative paths made absolute.
+
+        They are relative to the folder `root`. The paths are the file of the embedded broker, and
+        the files of certificates and keys.
+        """
         if self.file is not None:
             file = absolute(self.file, root)
             return replace(self, written=f"{SQLITE}:///{file}", file=file)
@@ -101,7 +108,7 @@ class BrokerUrl:
         return replace(self, nodes=tuple(nodes))
 
     def reveal(self) -> str:
-        """Return the original URL, with its passwords."""
+        """Return the original URL, with its passwords; str() and repr() do not show them."""
         return self.written
 
     def __str__(self) -> str:

@@ -42,19 +42,24 @@ class ManagementUrl:
     tls: Tls | None = None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with relative paths resolved against the folder `root`."""
+        """Return the same URL with relative paths of certificates made absolute.
+
+        They are relative to the folder `root`.
+        """
         return replace(self, tls=self.tls and self.tls.within(root))
 
     def clear_text_to_others(self) -> bool:
-        """Whether a password would leave this machine without encryption."""
+        """Whether the password would be sent unencrypted: the URL is http to another host.
+
+        `feedbus check` refuses such a URL if the broker's own URL uses TLS.
+        """
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL; it gets the user and the certificates of a node if it has none itself.
+        """Return this URL; what it lacks of user and certificates is taken from a node.
 
         Args:
             node: the node of the broker on which the API is used.
-
         """
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:

@@ -25,12 +25,13 @@ HIDDEN = "***"  # replaces a password in the printed URL
 class UrlError(UsageError):
     """A text is not the expected URL; the error contains no part of the text except its scheme.
 
+    So a password in the text is never printed.
+
     Attributes:
         expected: what was expected.
         got: what was found, without secrets.
         name: an unknown name, which may be misspelt; "" for none.
         known: the names that are allowed instead.
-
     """
 
     def __init__(
@@ -56,9 +57,17 @@ def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The decoded parts of a URL; `public` is the URL without its password and options.
+    """The decoded parts of a URL.
 
-    `path` is "" or begins with a slash. `options` are the pairs NAME=VALUE after the question mark.
+    Attributes:
+        scheme: the text before "://".
+        host: the name or the address of the host.
+        port: the port; None if the URL has none.
+        user: the user; "" if the URL has none.
+        password: the password; "" if the URL has none.
+        path: the path: "", or a text that begins with a slash.
+        options: the pairs NAME=VALUE after the question mark.
+        public: the URL without its password and options, to be printed.
     """
 
     scheme: str
@@ -72,11 +81,14 @@ class Parts:
 
 
 def scheme_of(text: str, schemes: Sequence[str]) -> str:
-    """Return the scheme of a URL.
+    """Return the scheme of a URL: the text before "://".
+
+    Args:
+        text: the URL.
+        schemes: the possible schemes.
 
     Raises:
         UrlError: the scheme is not one of `schemes`, or the text has spaces or control characters.
-
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in schemes:
@@ -95,17 +107,20 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return the text that an error shows instead of a URL that may contain a password."""
+    """Return 'SCHEME://…', which an error shows instead of a URL with a password."""
     return f"'{scheme}://…'"
 
 
 def split(text: str, schemes: Sequence[str]) -> Parts:
     """Return the parts of a URL of one of the schemes.
 
+    Args:
+        text: the URL.
+        schemes: the possible schemes.
+
     Raises:
         UrlError: the text is not a well-formed URL. Within a part, a character that separates parts
             must be written as %XX. For example, a '/' in a password would end the host.
-
     """
     scheme = scheme_of(text, schemes)
     rest = text.partition("://")[2]
@@ -146,7 +161,7 @@ def check_escapes(scheme: str, text: str) -> None:
 
 
 def decode(scheme: str, text: str) -> str:
-    """Return a part of a URL without its escapes.
+    """Return a part of a URL without its %XX escapes.
 
     Args:
         scheme: the scheme of the URL, for the error.
@@ -154,7 +169,6 @@ def decode(scheme: str, text: str) -> str:
 
     Raises:
         UrlError: the result is not UTF-8, or contains a NUL character.
-
     """
     decoded = unquote(text, errors="replace")
     if "\0" in decoded or "\ufffd" in decoded:
@@ -195,7 +209,12 @@ def _options(scheme: str, query: str) -> dict[str, str]:
 
 
 def refuse_unknown_options(options: dict[str, str], known: Sequence[str]) -> None:
-    """Raise UrlError if a URL has an option that is not in `known`."""
+    """Raise UrlError if a URL has an option, NAME=VALUE after the question mark, that is not known.
+
+    Args:
+        options: the options of the URL.
+        known: the names of the known options.
+    """
     for name in options:
         if name not in known:
             listed = f"{', '.join(known[:-1])} or {known[-1]}"
@@ -224,10 +243,15 @@ def file_of(text: str) -> Path:
 
 
 def absolute(path: Path, root: Path) -> Path:
-    """Return a path relative to a folder as an absolute path; symbolic links are kept."""
+    """Return a path as an absolute path; symbolic links are kept.
+
+    Args:
+        path: the path; if it is relative, it is relative to the folder `root`.
+        root: the folder.
+    """
     return Path(os.path.abspath(root / path))  # noqa: PTH100 -- resolve() would follow links
 
 
 def escaped(text: str) -> str:
-    """Return a text with the escapes that it needs as a part of a URL."""
+    """Return a text as a part of a URL: each character with a meaning in URLs is written as %XX."""
     return quote(text, safe="")

@@ -62,7 +62,10 @@ class StoreUrl:
         return self.file is not None
 
     def within(self, root: Path) -> Self:
-        """Return the same URL with a relative file resolved against the folder `root`."""
+        """Return the same URL with a relative file made absolute.
+
+        It is relative to the folder `root`.
+        """
         if self.file is None:
             return self
         file = absolute(self.file, root)
@@ -70,7 +73,7 @@ class StoreUrl:
         return replace(self, written=url, public=url, file=file)
 
     def reveal(self) -> str:
-        """Return the original URL, with its password."""
+        """Return the original URL, with its password; str() and repr() do not show it."""
         return self.written
 
     def __str__(self) -> str:

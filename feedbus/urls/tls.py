@@ -41,9 +41,11 @@ class Tls:
     def of(cls, options: dict[str, str]) -> Self:
         """Return the TLS options among all options of a URL.
 
+        Args:
+            options: the pairs NAME=VALUE after the question mark; those of TLS begin with "ssl_".
+
         Raises:
             UrlError: the options contradict each other, or a value is empty or unknown.
-
         """
         for name in TLS_OPTIONS:
             if options.get(name) == "":
@@ -66,7 +68,10 @@ class Tls:
         )
 
     def within(self, root: Path) -> Self:
-        """Return the same options with relative paths resolved against the folder `root`."""
+        """Return the same options with relative paths made absolute.
+
+        They are relative to `root`.
+        """
 
         def absolute_or_none(path: Path | None) -> Path | None:
             return None if path is None else absolute(path, root)
