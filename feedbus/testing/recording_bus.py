@@ -28,18 +28,18 @@ from feedbus.wire.message_options import Envelope
 class RecordingBus(Bus):
     """A bus for tests of one handler: it sends nothing, and appends the records to `published`.
 
-    Example:
-        >>> bus = RecordingBus("topology.toml")
-        >>> reserve(order, bus)
-        >>> [each.key for each in bus.published]
-        ['mail.ann']
-
     Args:
         topology: the file, or the parsed topology, for the check of exchanges, payloads and keys.
             None to accept any exchange.
 
     Attributes:
         published: the published records, in order.
+
+    Example:
+        >>> bus = RecordingBus("topology.toml")
+        >>> reserve(order, bus)
+        >>> [each.key for each in bus.published]
+        ['mail.ann']
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:

@@ -30,11 +30,11 @@ CHECK_SECONDS = 0.05  # the smallest time between two checks of take_arrived()
 class RegisteredConnection:
     """The base of a connection: registers in the tables, writes to them, and waits for events.
 
-    Attributes:
-        owner: the id of this connection in the file; None until register() has registered it.
-
     Args:
         backend: the tables of the broker, with the objects for time, wake-ups and locks.
+
+    Attributes:
+        owner: the id of this connection in the file; None until register() has registered it.
     """
 
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
