@@ -57,8 +57,8 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
         handled: maps each consumer to its settled records, from the metrics.
         depths: maps each consumer to its queue depths; empty while the broker is unavailable.
         holding: maps each consumer that holds, so reads no messages, to the reasons.
-        waiting: maps each consumer to the number of records that wait for earlier records of their
-            keys, in the processes of this host.
+        waiting: maps each consumer to the number of its waiting records in the processes of this
+            host.
 
     """
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
