@@ -49,7 +49,12 @@ class Announcement:
 
 
 def decode(body: bytes | str) -> Announcement | None:
-    """Return the announcement in the body of a message; None if the body contains none."""
+    """Return the announcement in the body of a received message; None if the body contains none.
+
+    Args:
+        body: the JSON text that Announcement.encode() has returned, or the body of another program.
+
+    """
     try:
         content: Any = json.loads(body)
         assignment = content["assignment"]

@@ -18,10 +18,11 @@ MAX_KEPT = 1_000
 
 
 class AnnouncementLink:
-    """An exclusive queue of this host, bound to the exchange for the announcements of all hosts.
+    """The connection of this host to the exchange for the announcements of all hosts.
 
-    The broker deletes the queue when the connection is closed, and the exchange when the last queue
-    is deleted.
+    The host has an exclusive queue that is bound to the exchange. The broker deletes the queue when
+    the connection is closed, and the exchange when the last queue is deleted. After a lost
+    connection, the Announcer makes a new object.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -58,10 +59,10 @@ class AnnouncementLink:
         self._bodies.append(message.body)
 
     def announce(self, body: bytes) -> None:
-        """Send an announcement to all hosts, and a heartbeat to the broker.
+        """Send an announcement to all hosts, and a heartbeat to the broker; called each second.
 
         Args:
-            body: the body of the message; see Announcement.encode().
+            body: the body of the message, from Announcement.encode().
 
         Raises:
             BrokerOutage: the connection is lost.
@@ -78,6 +79,9 @@ class AnnouncementLink:
         """Wait some seconds; return the announcements of other hosts that have arrived.
 
         Messages that were not sent by a host are ignored.
+
+        Args:
+            seconds: how long to wait; the call takes this time also if announcements arrive.
 
         Raises:
             BrokerOutage: the connection is lost.
@@ -111,5 +115,5 @@ class AnnouncementLink:
         return queue in self._queues_of_hosts
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; the broker then deletes the queue of this host."""
         broker.close(self._connection)

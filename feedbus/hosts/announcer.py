@@ -30,9 +30,10 @@ JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more
 
 
 class Announcer:
-    """Announces this host to the other hosts, and writes the assignment file.
+    """Announces this host to the other hosts, and writes the assignment file, in a thread.
 
-    The consumers of this host read in this file which shards are assigned to this host.
+    The operations process has one object. The consumers of this host read in the assignment file
+    which shards are assigned to this host.
 
     Example:
         with Announcer(topology):

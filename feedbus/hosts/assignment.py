@@ -12,7 +12,7 @@ MIN_DIFFERENCE = 2  # a move makes two hosts more even only if their numbers dif
 
 
 def assign(ready_hosts: ReadyHosts, previous: Mapping[str, str]) -> dict[str, str]:
-    """Return the host of each consumer.
+    """Return the host of each consumer; the leader of the hosts calls it again and again.
 
     This is a pure function: the same arguments give the same result on each host.
 

@@ -39,7 +39,7 @@ class SeenHost:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """The hosts, and the assignment of shards to them.
+    """The hosts of a project, and the assignment of shards to them: the content of the file.
 
     Attributes:
         host: the id of this host.
@@ -54,7 +54,10 @@ class Sharing:
 
 
 def assignment_path(topology: Topology) -> Path:
-    """Return the path of the assignment file."""
+    """Return the path of the assignment file in the run folder of a topology.
+
+    In the file, the consumers of a host read which shards are assigned to the host.
+    """
     return run_folder(topology) / "hosts.json"
 
 
@@ -80,6 +83,11 @@ def write(path: Path, sharing: Sharing) -> None:
 
     Only the operations process calls this, because the file names the calling process as its
     writer.
+
+    Args:
+        path: the path of the file, from assignment_path().
+        sharing: the new content.
+
     """
     beside = path.with_suffix(".new")
     text = json.dumps(asdict(sharing) | {"writer": os.getpid(), "supervisor": os.getppid()})
@@ -91,7 +99,14 @@ def write(path: Path, sharing: Sharing) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the assignment file; then the assignment is unknown."""
+    """Remove the assignment file, if it exists; then the assignment is unknown.
+
+    The broker then decides which host reads a shard.
+
+    Args:
+        path: the path of the file, from assignment_path().
+
+    """
     path.unlink(missing_ok=True)
 
 
@@ -104,7 +119,12 @@ def read_assignment(topology: Topology) -> Sharing | None:
 
 
 def read(path: Path) -> Sharing | None:
-    """Return the content of an assignment file; None if the file is missing or its writer ended."""
+    """Return the content of an assignment file; None if it is missing or its writer has ended.
+
+    Args:
+        path: the path of the file, from assignment_path().
+
+    """
     content = _content(path)
     if content is None or not _process_exists(int(content["writer"])):
         return None
@@ -118,8 +138,9 @@ def read(path: Path) -> Sharing | None:
 class AssignedConsumer:
     """A function that returns whether a consumer's shard is assigned to this host.
 
-    It checks the assignment file twice a second. In these cases the shard counts as assigned, and
-    the broker decides which host reads the shard:
+    The process of the consumer has one object, and calls it again and again. It checks the
+    assignment file twice a second. In these cases the shard counts as assigned, and the broker
+    decides which host reads the shard:
 
     - There is no readable file, or the operations process of another supervisor has written it.
     - The operations process that wrote the file has ended more than 15 seconds ago.

@@ -13,15 +13,24 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 
 
 def is_assigned(topology: Topology, queue: Queue) -> bool:
-    """Whether the consumers of a queue are assigned to hosts.
+    """Whether each consumer of a queue is assigned to one host.
 
-    If they are not, the consumers of all hosts read the queue at the same time.
+    This is so for queues with a ring or with a single active consumer. Otherwise, the consumers of
+    all hosts read the queue at the same time.
+
+    Args:
+        topology: the topology of the queue.
+        queue: the queue.
+
     """
     return topology.on_ring(queue) or queue.single_active_consumer
 
 
 class ReadyConsumers:
-    """Finds the consumers that are ready on this host, in the files that their processes write."""
+    """Finds the consumers that are ready on this host, in the files that their processes write.
+
+    The Announcer of the host has one object.
+    """
 
     def __init__(self, topology: Topology) -> None:
         """Create the object for the consumers of a topology that are assigned to hosts."""
@@ -42,8 +51,10 @@ class ReadyConsumers:
     ) -> dict[str, tuple[str, ...]]:
         """Map each queue to its consumers that are ready, or were ready a short time ago.
 
+        Only consumers that are assigned to hosts are in the result.
+
         Args:
-            now: the time of the monotonic clock.
+            now: the time, in seconds of the monotonic clock.
             patience_seconds: how long a consumer that is no longer ready still counts as ready.
 
         """

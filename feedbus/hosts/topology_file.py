@@ -19,7 +19,7 @@ from feedbus.topology import Topology
 
 
 def host_id(topology: Topology) -> str:
-    """Return the id of this host: the machine's name and the folder `var`."""
+    """Return the id of this host: the machine's name and the folder `var`, joined by a colon."""
     return f"{socket.gethostname()}:{topology.var}"
 
 
@@ -37,7 +37,7 @@ def digest_in_use(topology: Topology) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopologyFile:
-    """A topology file of a host.
+    """A topology file of a host, as the state of a ring names the file that asked for the ring.
 
     Attributes:
         host: the id of the host.
