@@ -19,14 +19,14 @@ OUTAGE_PARTS: tuple[OutagePart, ...] = ("broker", "store", "handler")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. For each combination of label values, it has one series of numbers.
+    """The declaration of one metric, which has one series of numbers for each set of label values.
 
     Attributes:
         name: the name in Prometheus.
         kind: the kind in Prometheus.
         meaning: the help text.
         labels: the names of the labels.
-        bounds: the upper ends of a histogram's buckets, without +Inf.
+        bounds: the upper ends of a histogram's buckets, without +Inf; empty for other kinds.
 
     """
 

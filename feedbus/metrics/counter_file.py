@@ -38,10 +38,10 @@ events = EventLog("feedbus.metrics")
 
 
 class Counts:
-    """Counters in a file, each with a key.
+    """The counters of one process, in a file; each series of numbers has a key.
 
-    Without a file, all counters are only in memory. If the file cannot grow, for example on a full
-    disk, new counters are only in memory.
+    The values stay in the file when the process ends. Without a file, all counters are only in
+    memory. If the file cannot grow, for example on a full disk, new counters are only in memory.
 
     Attributes:
         lock: the lock that a thread holds while it changes numbers.
@@ -79,7 +79,7 @@ class Counts:
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
-        """Open the metric file of a process as its only writer.
+        """Open the metric file of a process as its only writer, and return its counters.
 
         If the file is in use by another process, a file with an additional number is used. A
         damaged file is renamed: its values are lost, and the values of all other files are kept.
@@ -136,7 +136,7 @@ class Counts:
             return known
 
     def read(self) -> dict[str, tuple[float, ...]]:
-        """Return the current numbers of every key."""
+        """Return the current numbers of every series, by the key of the series."""
         with self.lock:
             return {key: tuple(numbers) for key, numbers in self._numbers.items()}
 
@@ -198,7 +198,12 @@ class Counts:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """Yield each key of a metric file and its numbers; a process may write the file meanwhile.
+    """Yield the key and the numbers of each series in a metric file.
+
+    Its process may write the file meanwhile.
+
+    Args:
+        path: the metric file.
 
     Raises:
         ValueError: the file is damaged.
@@ -211,7 +216,10 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Yield each entry of a segment: its key, its numbers, and their positions.
+    """Yield each entry of a segment of a metric file: its key, its numbers, and their positions.
+
+    Args:
+        segment: the bytes of the segment.
 
     Yields:
         The key; the position of the first byte of the numbers in the segment, and of the byte after

@@ -70,7 +70,12 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
 
 
 def totals(directory: Path) -> dict[str, dict[str, int]]:
-    """Return how many records have been settled, by consumer and verdict, from all metric files."""
+    """Return how many records have been settled, by consumer and verdict.
+
+    Args:
+        directory: the directory of the metric files; the values of all files are added.
+
+    """
     merged, _ = _merge(directory)
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
@@ -94,7 +99,12 @@ class Settled:
 
 
 def settled(directory: Path) -> dict[str, Settled]:
-    """Return the settled records and the lag of each consumer, from all metric files."""
+    """Return the settled records and the lag of each consumer.
+
+    Args:
+        directory: the directory of the metric files; the values of all files are added.
+
+    """
     merged, _ = _merge(directory)
     records: Counter[str] = Counter()
     for (consumer, _verdict), (count,) in merged.get(RECORDS.name, {}).items():
@@ -107,12 +117,22 @@ def settled(directory: Path) -> dict[str, Settled]:
 
 
 def dropped_dead_letters(directory: Path) -> dict[str, int]:
-    """Return how many dead letters each consumer has deleted because of max_age or max_length."""
+    """Return how many dead letters each consumer has deleted because of max_age or max_length.
+
+    Args:
+        directory: the directory of the metric files; the values of all files are added.
+
+    """
     return _count_by_consumer(directory, DROPPED.name)
 
 
 def deliveries(directory: Path) -> dict[str, int]:
-    """Return how many deliveries each consumer has settled, from all metric files."""
+    """Return how many deliveries each consumer has settled.
+
+    Args:
+        directory: the directory of the metric files; the values of all files are added.
+
+    """
     return _count_by_consumer(directory, DELIVERIES.name)
 
 

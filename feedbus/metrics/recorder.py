@@ -36,7 +36,7 @@ events = EventLog("feedbus.metrics")
 
 
 class Metrics:
-    """Counts the metrics of one process; threads may share it."""
+    """Counts the metrics of one process, which has one object; threads may share it."""
 
     def __init__(self, counts: Counts) -> None:
         """Create the metrics; callers usually call open() or none().
@@ -80,9 +80,14 @@ class Metrics:
         return cls(Counts())
 
     def consumer(self, name: str) -> ConsumerMetrics:
-        """Return the metrics of a consumer; all of its series exist from the start.
+        """Return the object that counts the metrics of a consumer.
 
-        The same object is returned for each call with the same name.
+        All series of the consumer exist from the start. The same object is returned for each call
+        with the same name.
+
+        Args:
+            name: the name of the consumer.
+
         """
         known = self._consumers.get(name)
         if known is None:
@@ -90,7 +95,15 @@ class Metrics:
         return known
 
     def schedule(self, name: str) -> ScheduleMetrics:
-        """Return the metrics of a schedule; all of its series exist from the start."""
+        """Return the object that counts the metrics of a schedule.
+
+        All series of the schedule exist from the start. The same object is returned for each call
+        with the same name.
+
+        Args:
+            name: the name of the schedule.
+
+        """
         known = self._schedules.get(name)
         if known is None:
             known = self._schedules.setdefault(name, ScheduleMetrics(self._counts, name))
@@ -103,7 +116,9 @@ class Metrics:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            outcome: the answer of the broker.
+            outcome: the answer of the broker: "confirmed"; "returned", because no queue matched;
+                "nacked", because the broker refused the record; "unconfirmed", because no answer
+                came.
             count: the number of records.
 
         """
@@ -116,17 +131,20 @@ class Metrics:
         known.add(count)
 
     def publisher_blocked(self, seconds: float) -> None:
-        """Count the time for which the broker has blocked a publisher."""
+        """Count the time for which the broker has blocked a publisher, in seconds."""
         if self._blocked is None:
             self._blocked = _Counter(self._counts, catalogue.BLOCKED)
         self._blocked.add(max(0.0, seconds))
 
     def value(self, name: str, *labels: str) -> float:
-        """Return a counter, or the number of observations of a histogram; 0 if there are none.
+        """Return a counter, or the number of observations of a histogram; for tests and tools.
 
         Args:
             name: the name of the metric.
             labels: the values of its labels, in the order of the catalogue.
+
+        Returns:
+            The present value; 0 if nothing was counted yet.
 
         """
         numbers = self._counts.read().get(series_key(RECORDED[name], labels), (0.0,))
@@ -151,7 +169,7 @@ class Metrics:
 
 
 class ConsumerMetrics:
-    """Counts the metrics of one consumer; a call takes less than a microsecond."""
+    """Counts the metrics of one consumer in its process; a call takes less than a microsecond."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0, so that rates are correct from the first event.
@@ -184,7 +202,7 @@ class ConsumerMetrics:
         """Count deliveries that were settled with one verdict, and the records in them.
 
         Args:
-            verdict: the verdict.
+            verdict: the verdict: "ack", "reject", "retry", "dead_letter", "invalid" or "drop".
             deliveries: the number of deliveries.
             records: the number of records in these deliveries.
 
@@ -205,48 +223,98 @@ class ConsumerMetrics:
         self._batch.observe(records)
 
     def lag(self, seconds: float, count: int = 1) -> None:
-        """Count `count` deliveries with this time from sending to settling."""
+        """Count deliveries by the time from the sending of the message to its settlement.
+
+        Args:
+            seconds: this time.
+            count: the number of deliveries with this time.
+
+        """
         self._lag.observe(seconds, count)
 
     def age(self, seconds: float) -> None:
-        """Count a settled retry or requeued message, with the time since its first publish."""
+        """Count a settled retry or requeued message by its age.
+
+        Args:
+            seconds: the time since the message was first published.
+
+        """
         self._age.observe(seconds)
 
     def redelivered(self, deliveries: int = 1) -> None:
-        """Count deliveries that had been delivered before."""
+        """Count deliveries that the broker has delivered before.
+
+        Args:
+            deliveries: their number.
+
+        """
         self._redelivered.add(deliveries)
 
     def taken_for_repeats(self, deliveries: int = 1) -> None:
-        """Count skipped redelivered messages without ids; an equal message was handled before."""
+        """Count redelivered messages without ids that are skipped, as an equal one was handled.
+
+        Args:
+            deliveries: their number.
+
+        """
         self._taken_for_repeats.add(deliveries)
 
     def unidentified(self, deliveries: int = 1) -> None:
-        """Count deliveries whose publisher gave no message id."""
+        """Count deliveries whose publisher gave no message id.
+
+        Args:
+            deliveries: their number.
+
+        """
         self._unidentified.add(deliveries)
 
     def dropped(self, limit: Limit, dead_letters: int = 1) -> None:
-        """Count dead letters that were deleted because of a limit."""
+        """Count dead letters that were deleted because of a limit of `dead_letters`.
+
+        Args:
+            limit: "max_age" or "max_length".
+            dead_letters: their number.
+
+        """
         self._dropped[limit].add(dead_letters)
 
     def misplaced(self, deliveries: int = 1) -> None:
-        """Count deliveries with records that belong to another shard."""
+        """Count deliveries with records that belong to another shard.
+
+        Args:
+            deliveries: their number.
+
+        """
         self._misplaced.add(deliveries)
 
     def loop_blocked(self, seconds: float) -> None:
-        """Count time for which an async handler blocked the event loop."""
+        """Count time for which an async handler blocked the event loop, in seconds."""
         self._loop_blocked.add(seconds)
 
     def outage(self, part: OutagePart) -> None:
-        """Count one outage, when it begins."""
+        """Count one outage, when it begins.
+
+        Args:
+            part: what is unavailable: "broker", "store" or "handler" (a service that the handler
+                needs).
+
+        """
         self._outages[part].add(1)
 
     def held(self, part: OutagePart, seconds: float) -> None:
-        """Add the duration of one pause of a consumer in an outage, which can have many pauses."""
+        """Add the duration of one pause of the consumer in an outage, which can have many pauses.
+
+        Args:
+            part: what is unavailable: "broker", "store" or "handler" (a service that the handler
+                needs).
+            seconds: the duration.
+
+        """
         self._held[part].add(max(0.0, seconds))
 
 
 class ScheduleMetrics:
-    """Counts the metrics of one schedule."""
+    """Counts the metrics of one schedule in the operations process."""
 
     def __init__(self, counts: Counts, name: str) -> None:
         """Create every series with 0."""
@@ -254,7 +322,12 @@ class ScheduleMetrics:
         self._lateness = _Histogram(counts, catalogue.SCHEDULE_LATENESS, name)
 
     def fired(self, late_seconds: float) -> None:
-        """Count one firing, and how late it was."""
+        """Count one firing, and how late it was.
+
+        Args:
+            late_seconds: the time from the moment of the schedule to its firing.
+
+        """
         self._fired.add(1)
         self._lateness.observe(late_seconds)
 
@@ -294,5 +367,11 @@ class _Histogram:
 
 
 def series_key(family: Family, labels: tuple[str, ...]) -> str:
-    """Return the key of a series in a metric file, for a metric and the values of its labels."""
+    """Return the key of a series in a metric file: JSON of the metric's name and label values.
+
+    Args:
+        family: the metric.
+        labels: the values of its labels, in the order of the catalogue.
+
+    """
     return json.dumps([family.name, *labels], separators=(",", ":"))
