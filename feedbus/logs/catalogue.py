@@ -211,7 +211,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
 
 
 def markdown() -> str:
-    """Return a table of the events for each group."""
+    """Return the events of all groups as tables in Markdown, for the documentation."""
     parts = []
     for group, events in EVENTS.items():
         rows = [f"| `{name}` | {meaning} |" for name, meaning in events.items()]

@@ -19,6 +19,8 @@ STACK_LEVEL = 3
 class Event:
     """A named event with a message and fields, for one line of the log.
 
+    An EventLog makes one for each line; a formatter writes it as text or JSON.
+
     Attributes:
         name: one of feedbus.logs.catalogue.EVENTS.
         message: a sentence: what happened, to which object, and what to do next.
@@ -59,7 +61,7 @@ class Event:
 
 
 class EventLog:
-    """Writes events to a logger of the standard library.
+    """Writes events to a logger of the standard library; each module of feedbus that logs has one.
 
     Example:
         events = EventLog(__name__)
@@ -72,19 +74,40 @@ class EventLog:
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event of normal operation; write() describes the arguments."""
+        """Log an event of normal operation.
+
+        Args:
+            event: the name of the event, one of feedbus.logs.catalogue.EVENTS.
+            message: a sentence.
+            fields: values to search for, and `exc_info` and `detail` as in write().
+
+        """
         self._write(logging.INFO, event, message, **fields)
 
     def warning(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that an operator should know about; write() describes the arguments."""
+        """Log an event that an operator should know about.
+
+        Args:
+            event: the name of the event, one of feedbus.logs.catalogue.EVENTS.
+            message: a sentence.
+            fields: values to search for, and `exc_info` and `detail` as in write().
+
+        """
         self._write(logging.WARNING, event, message, **fields)
 
     def error(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event that an operator must act on; write() describes the arguments."""
+        """Log an event that an operator must act on.
+
+        Args:
+            event: the name of the event, one of feedbus.logs.catalogue.EVENTS.
+            message: a sentence.
+            fields: values to search for, and `exc_info` and `detail` as in write().
+
+        """
         self._write(logging.ERROR, event, message, **fields)
 
     def write(self, level: int, event: str, message: str, /, **fields: Any) -> None:
-        """Log an event.
+        """Log an event with a level that the caller gives.
 
         Args:
             level: a level of the module logging.
@@ -114,7 +137,10 @@ class EventLog:
 
 
 def indented(text: str) -> str:
-    """Return lines with an indent, so that they cannot be read as lines of events."""
+    """Return the lines of a text with an indent, so that they cannot be read as lines of events.
+
+    The log has further lines of an event, such as a traceback, in this form.
+    """
     return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 

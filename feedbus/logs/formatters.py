@@ -19,7 +19,10 @@ FOREIGN = "log"  # the name of the event of lines that libraries and handlers lo
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as `TIME LEVEL event=… consumer=… key=value … message="…"`."""
+    """Formats a log record as `TIME LEVEL event=… consumer=… key=value … message="…"`.
+
+    A process has one, if [logging] format is "text".
+    """
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
         """Create the formatter with fields that are added to each line that does not have them."""
@@ -27,7 +30,7 @@ class TextFormatter(logging.Formatter):
         self.context = dict(context or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, followed by its traceback."""
+        """Return the line of a log record, followed by its traceback in indented lines."""
         event = event_of(record)
         line = f"{_time(record)} {record.levelname} {event.text(self.context)}"
         more = _more(self, record, event)
@@ -35,7 +38,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object on one line."""
+    """Formats a log record as one JSON object on one line.
+
+    A process has one, if [logging] format is "json".
+    """
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
         """Create the formatter with fields that are added to each line that does not have them."""
@@ -43,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         self.context = dict(context or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON text of a record; its key `detail` has the traceback or stack."""
+        """Return the JSON text of a log record; its key `detail` has the traceback or stack."""
         event = event_of(record)
         found = {"time": _time(record), "level": record.levelname, **event.pairs(self.context)}
         found["message"] = event.message
@@ -56,12 +62,20 @@ class JsonFormatter(logging.Formatter):
 
 
 def formatter_of(log_format: str, context: Mapping[str, Any] | None = None) -> logging.Formatter:
-    """Return the formatter of a format, `text` or `json`."""
+    """Return the formatter of a log format.
+
+    Args:
+        log_format: "text" or "json".
+        context: fields that are added to each line that does not have them; None for none.
+
+    """
     return JsonFormatter(context) if log_format == JSON else TextFormatter(context)
 
 
 def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) -> None:
     """Configure the log of this process: its format, its level INFO, and Python's warnings.
+
+    Each process of feedbus calls the function at its start.
 
     Args:
         log_format: `text` or `json`.
@@ -85,7 +99,12 @@ def _is_useful(record: logging.LogRecord) -> bool:
 
 
 def change_format(log_format: str) -> None:
-    """Change the format of this process's log to `text` or `json`."""
+    """Change the format of this process's log, after `feedbus apply` with another topology.
+
+    Args:
+        log_format: "text" or "json".
+
+    """
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, TextFormatter | JsonFormatter):
             handler.setFormatter(formatter_of(log_format, handler.formatter.context))
@@ -107,7 +126,10 @@ def log_line(log_format: str, level: int, event: Event) -> str:
 
 
 def event_of(record: logging.LogRecord) -> Event:
-    """Return the event of a record; a record of other code becomes the event `log`."""
+    """Return the event of a log record; a record of another library becomes the event `log`.
+
+    Formatters call the function for each record.
+    """
     if isinstance(record.msg, Event):
         return record.msg
     return Event(FOREIGN, record.getMessage(), {"logger": record.name})

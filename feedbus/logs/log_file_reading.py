@@ -74,8 +74,8 @@ def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
 class LogFile:
     """The log file of one process, with its older files, and the position up to which it was read.
 
-    The supervisor appends whole lines. It renames a file that is full to NAME.log.1, and creates a
-    new one.
+    `feedbus logs` has one object for each shown process. The supervisor appends whole lines. It
+    renames a file that is full to NAME.log.1, and creates a new one.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -117,7 +117,10 @@ class LogFile:
         return found[-count:] if count else []
 
     def new(self) -> list[LogEntry]:
-        """Return the entries that were added since the last call of this method or of last()."""
+        """Return the entries that were added since the last call of this method or of last().
+
+        A file that has replaced the read one is read from its beginning.
+        """
         found = self._rest() if self._file is not None else []
         if self._replaced():
             self._open()
@@ -133,7 +136,7 @@ class LogFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if it is open."""
         if self._file is not None:
             self._file.close()
             self._file = None

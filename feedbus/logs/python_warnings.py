@@ -20,7 +20,10 @@ OWN_FOLDER = str(Path(__file__).parents[1])
 
 
 def log_warnings() -> None:
-    """Log the warnings of this process, and record where this thread creates coroutines."""
+    """Log the warnings of this process as events, and record where this thread creates coroutines.
+
+    configure() calls the function at the start of a process.
+    """
     warnings.showwarning = _log
     note_coroutines()
 
@@ -28,8 +31,9 @@ def log_warnings() -> None:
 def note_coroutines() -> None:
     """Let Python record where this thread creates coroutines, for its warnings.
 
-    The record costs time for each coroutine that this thread creates. So this function is not
-    called in the thread of the event loop, which creates many.
+    Each thread that runs handlers calls the function. The record costs time for each coroutine that
+    this thread creates. So this function is not called in the thread of the event loop, which
+    creates many.
     """
     sys.set_coroutine_origin_tracking_depth(1)
 
