@@ -40,7 +40,7 @@ DROPPED_AT_ONCE = 500  # the most dead letters whose keys drop() releases togeth
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter, with the reason of its failure.
+    """A dead letter, with the reason of its failure; a dead handler gets it as its argument.
 
     Attributes:
         message_id: the id of the record, or of the message if its body could not be read.
@@ -95,7 +95,7 @@ class DeadLetter:
 
     @property
     def payload(self) -> Any:
-        """The decoded body; None if it is not JSON."""
+        """The body, decoded from JSON; None if it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -104,9 +104,12 @@ class DeadLetter:
 
 @contextmanager
 def open_channel(topology: Topology) -> Iterator[Channel]:
-    """Open a channel for a `with` block that reads dead letters.
+    """Open a connection and a channel for a `with` block that reads dead letters.
 
     At the end of the block, dead letters that are not settled return to their queue.
+
+    Args:
+        topology: the topology; its objects on the broker are declared if they are missing.
 
     Raises:
         BrokerOutage: the broker is unavailable.
@@ -167,7 +170,7 @@ def settle(
     chosen: Callable[[DeadLetter], bool],
     act: Callable[[DeadLetter], None],
 ) -> int:
-    """Process and acknowledge some dead letters of a queue, and return their number.
+    """Process and acknowledge chosen dead letters of a queue, and return their number.
 
     Args:
         channel: a channel of open_channel().
@@ -225,7 +228,7 @@ def drop(
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
-    """Return the dead letter of a record that has just failed.
+    """Return the dead letter of a record that has just failed, for the dead handler.
 
     Args:
         queue: the queue of the record.

@@ -28,7 +28,10 @@ UNDATED_AT_ONCE = 100  # the most dead letters without a time that one check rea
 
 
 class Pruning:
-    """Deletes a queue's old dead letters periodically, if the queue has limits for them."""
+    """Deletes a queue's old dead letters periodically, if the queue has limits for them.
+
+    The process of each consumer has one object; only that of the first shard deletes anything.
+    """
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
         """Create the object for a consumer's process.
@@ -54,6 +57,10 @@ class Pruning:
         """Delete the dead letters that exceed the limits, if it is time for the next check.
 
         The runner calls this again and again.
+
+        Args:
+            connection: the consumer's connection to the broker.
+
         """
         if self._clock.monotonic() < self._next:
             return

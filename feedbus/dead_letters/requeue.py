@@ -36,7 +36,7 @@ WaitingQueueOfKey = Callable[[str], str]
 
 
 class Requeue:
-    """Publishes a queue's dead letters again, with no attempt counted.
+    """Publishes a queue's dead letters again, with no attempt counted, for `feedbus dead requeue`.
 
     The exchange depends on the queue:
 
