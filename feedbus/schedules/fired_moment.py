@@ -23,10 +23,12 @@ READ_PAUSE_SECONDS = 0.03  # between two such attempts
 
 
 class FiredMoment:
-    """The last fired moment of a schedule; hold the topology's lock to change it.
+    """The last fired moment of a schedule, which the broker keeps in a queue with one message.
 
-    write() publishes the new message before it acknowledges the old one. After a crash in between,
-    the queue has both messages. Then the latest moment counts, so the old message has no effect.
+    A moment is a time that the cron expression matches. The caller holds the topology's lock to
+    change it. write() publishes the new message before it acknowledges the old one. After a crash
+    in between, the queue has both messages. Then the latest moment counts, so the old message has
+    no effect.
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
@@ -44,7 +46,7 @@ class FiredMoment:
         declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Take the message out of the queue; return its moment.
+        """Take the message out of the queue; return its moment, in UTC.
 
         No other process can take the message until write() or give_back().
 
@@ -65,7 +67,18 @@ class FiredMoment:
         return None
 
     def write(self, moment: datetime) -> None:
-        """Replace the moment on the broker; return when the broker has confirmed it."""
+        """Replace the moment on the broker; return when the broker has confirmed it.
+
+        The scheduler calls the method after take(). For a new schedule, the moment is the present
+        time.
+
+        Args:
+            moment: the new moment, with a time zone.
+
+        Raises:
+            BrokerOutage: the broker did not confirm the message in time.
+
+        """
         body = write_moment(moment).encode()
         message = Outgoing(
             "", self._queue, body, "text/plain", "", content_encoding=None, stamp=None
@@ -85,7 +98,13 @@ class FiredMoment:
 def fired_moments(connection: Connection, topology: Topology) -> dict[str, datetime]:
     """Return the last fired moment of each schedule, by the name of the schedule.
 
-    Schedules whose queue does not exist are left out; no queue is declared.
+    A moment is a time that the cron expression matches, in UTC. Schedules whose queue does not
+    exist are left out; no queue is declared.
+
+    Args:
+        connection: a connection to the broker.
+        topology: the topology with the schedules.
+
     """
     names, found = Names(topology), {}
     for schedule in topology.schedules.values():
@@ -102,12 +121,22 @@ def fired_moments(connection: Connection, topology: Topology) -> dict[str, datet
 
 
 def write_moment(moment: datetime) -> str:
-    """Return a moment as text, such as 2026-01-31T02:00:00Z."""
+    """Return a moment as text in UTC, such as 2026-01-31T02:00:00Z.
+
+    Args:
+        moment: a time with a time zone.
+
+    """
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_moment(body: bytes | str) -> datetime | None:
-    """Return the moment in the body of a message; None if the body contains none."""
+    """Return the moment in the body of a message, in UTC; None if the body contains none.
+
+    Args:
+        body: the text that write_moment() has returned, or any other body.
+
+    """
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     try:
         moment = datetime.fromisoformat(text)

@@ -31,7 +31,7 @@ def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime)
         bus: publishes the message.
         topology: the topology of the schedule.
         schedule: the schedule.
-        moment: the point in time at which the schedule was due.
+        moment: the point in time at which the schedule was due, with a time zone.
 
     Raises:
         PublishError: no queue gets the message, or the broker refused it.

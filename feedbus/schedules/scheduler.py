@@ -85,7 +85,7 @@ class Scheduler:
     def fire_due(self) -> float:
         """Fire the schedules that are due; return the seconds until the next call.
 
-        The thread calls this method again and again.
+        The scheduler's thread calls this method again and again.
 
         Raises:
             Outage: the broker is unavailable; the caller can call this method again.
