@@ -27,7 +27,7 @@ PACKED = (
 
 
 def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
-    """Return the AsyncAPI document of a topology.
+    """Return the AsyncAPI 3 document of a topology, for `feedbus asyncapi`, as JSON values.
 
     In the document, the project sends to a channel for each exchange, and receives from a channel
     for each queue.

@@ -19,7 +19,7 @@ DEFINITIONS = "#/$defs/"
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """The messages of a topology, and the messages of each queue.
+    """The messages of a topology in its AsyncAPI document, and the messages of each queue.
 
     Attributes:
         components: maps the name of each message in the document to its message object.
@@ -52,7 +52,13 @@ class Messages:
         return found
 
     def of_exchange(self, topology: Topology, exchange: str) -> list[str]:
-        """Return the names of the messages that the queues of an exchange receive."""
+        """Return the names of the messages that the queues of an exchange receive, each once.
+
+        Args:
+            topology: the topology of the messages.
+            exchange: the name of the exchange.
+
+        """
         queues = [each for each in topology.queues.values() if each.exchange == exchange]
         return list(dict.fromkeys(name for each in queues for name in self.of_queue[each.name]))
 
