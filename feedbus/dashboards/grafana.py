@@ -19,7 +19,10 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard(topology: Topology) -> dict[str, Any]:
-    """Return a dashboard in Grafana's JSON; equal topologies have equal dashboards."""
+    """Return the dashboard of a topology in Grafana's JSON, for `feedbus grafana`.
+
+    Equal topologies have equal dashboards.
+    """
     drawn: list[dict[str, Any]] = []
     top = 0
     for title, panels in rows(topology):
@@ -51,10 +54,14 @@ def dashboard(topology: Topology) -> dict[str, Any]:
 
 
 def dashboard_uid(name: str) -> str:
-    """Return the dashboard's uid for a topology of that name.
+    """Return the uid of a topology's dashboard: the id by which Grafana knows it.
 
     Grafana allows at most 40 letters, digits, '-' and '_'. A name that does not fit is shortened,
     and gets a digest of the whole name, so that it differs from other shortened names.
+
+    Args:
+        name: the name of the topology.
+
     """
     uid = f"feedbus-{name}"
     if UID.fullmatch(uid):

@@ -19,7 +19,13 @@ FULL, HALF, THIRD = 24, 12, 8  # widths of panels in Grafana's units
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query in PromQL, and the legend of its results."""
+    """A query of a panel to Prometheus.
+
+    Attributes:
+        expr: the query in PromQL.
+        legend: the legend of its results, in Grafana's notation, such as "{{consumer}}".
+
+    """
 
     expr: str
     legend: str
@@ -35,8 +41,9 @@ class Panel:
         queries: the queries whose results the panel shows.
         unit: Grafana's name of the unit of the values.
         kind: Grafana's name of the kind of panel.
-        width: the width in Grafana's units; 24 fills a row.
-        height: the height in Grafana's units.
+        width: the width in units of Grafana's grid; 24 fills a row.
+        height: the height in units of Grafana's grid.
+
     """
 
     title: str
@@ -49,7 +56,12 @@ class Panel:
 
 
 def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
-    """Yield the title and the panels of each row, the most important row first."""
+    """Yield the title and the panels of each row of a dashboard, the most important row first.
+
+    Args:
+        topology: the topology that the dashboard shows.
+
+    """
     yield "Consumers, side by side", _consumers(topology)
     for queue in topology.queues.values():
         if queue.shards is not None:
