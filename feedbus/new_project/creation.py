@@ -42,7 +42,7 @@ MINIMAL: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A project that was written.
+    """A project that create() has written.
 
     Attributes:
         folder: the folder of the project.
@@ -55,7 +55,7 @@ class Created:
 
 
 def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
-    """Write a new project into a folder that has the project's name.
+    """Write a new project into a folder that has the project's name, for `feedbus init`.
 
     Args:
         name: the name of the project, of its topology and of its folder.
@@ -84,9 +84,10 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
 
 
 def templates() -> dict[str, str]:
-    """Return the text of each template, sorted by the path of the written file.
+    """Return the text of each template of a new project, by the path of the written file.
 
-    The keys are these paths. In the result, values such as `{{name}}` are not replaced yet.
+    The paths are relative to the project's folder, and sorted. Values such as `{{name}}` are not
+    replaced yet.
     """
     return dict(sorted(_templates(files("feedbus.new_project") / "files", "")))
 
