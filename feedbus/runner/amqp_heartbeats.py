@@ -20,7 +20,12 @@ BEATS_PER_INTERVAL = 4  # the broker drops a connection after two intervals with
 
 
 class Heartbeats:
-    """Sends the heartbeats of one connection from a thread."""
+    """Sends the heartbeats of a consumer's connection from a thread, while handlers run.
+
+    While no handler runs, the consumer's thread itself calls wait() or beat(). The runner has one
+    object and uses it as a context manager: the thread starts with the run, and ends with it. If
+    the clock is virtual, as in tests, no thread is started.
+    """
 
     def __init__(self, clock: Clock) -> None:
         """Create the object; __enter__() starts the thread."""
@@ -49,7 +54,14 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def on_connection(self, connection: RawConnection) -> Iterator[None]:
-        """Send heartbeats only on this py-amqp connection while a `with` block runs."""
+        """Send heartbeats on this connection, and on no other one, while a `with` block runs.
+
+        The runner calls this for each new connection to the broker.
+
+        Args:
+            connection: the py-amqp connection on which the consumer reads its queues.
+
+        """
         self._raw, self._last_beat = connection, self._clock.monotonic()
         try:
             yield
@@ -58,7 +70,11 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def while_working(self) -> Iterator[None]:
-        """Let the thread send heartbeats in a `with` block."""
+        """Let the thread send heartbeats while a `with` block calls handlers.
+
+        The runner's modes use it around each batch. No other thread may write to the connection in
+        the block, except within paused().
+        """
         self._longest_gap = 0.0
         self._may_send = True
         self._wake_requested.set()
@@ -73,9 +89,10 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within while_working(), stop the thread's heartbeats in a `with` block.
+        """Stop the thread's heartbeats in a `with` block inside a while_working() block.
 
-        The block can use the connection, and can call while_working() again.
+        The block can use the connection, and can call while_working() again. It is used when a
+        handler on a queue with `stream = true` pauses, and deliveries of other keys are handled.
         """
         with self._write_lock:
             self._may_send = False
@@ -89,14 +106,25 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """The longest time without a heartbeat in the last while_working() block.
+        """The longest time without a heartbeat in the last while_working() block, in seconds.
 
         It is 0 if this time was not longer than the interval of the heartbeats.
+
+        It is used for the log line about a lost connection: a handler can block all threads of the
+        process.
         """
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:
-        """Wait until `over` is set, at most `seconds`; send heartbeats in the meantime."""
+        """Wait until `over` is set, at most `seconds`; send heartbeats in the meantime.
+
+        The consumer's thread calls this during an outage.
+
+        Args:
+            over: the event that ends the wait, such as the request to stop the run.
+            seconds: the longest time to wait.
+
+        """
         deadline = self._clock.monotonic() + seconds
         while not self._clock.wait(over, self._step_seconds(deadline)):
             if self._clock.monotonic() >= deadline:
@@ -104,7 +132,11 @@ class Heartbeats:
             self.beat()
 
     def beat(self) -> None:
-        """Send a heartbeat if one is due and the connection has heartbeats."""
+        """Send a heartbeat if one is due and the connection has heartbeats.
+
+        The consumer's thread calls this while it waits for deliveries, and the heartbeat thread
+        while a handler runs. A broken connection raises no error here: the next read finds it.
+        """
         raw, now = self._raw, self._clock.monotonic()
         gap = now - self._last_beat
         if gap < _interval_seconds(raw) / BEATS_PER_INTERVAL:

@@ -14,6 +14,9 @@ class BatchDurations:
     commit, and the wait for other processes that use the same database. The costs of a record are
     the slope of a line: a linear regression of the durations over the numbers of records, in which
     later batches have a higher weight.
+
+    OldQueueBatches has one object. It computes from it how large the next batch of an old queue may
+    be.
     """
 
     def __init__(self) -> None:
@@ -24,11 +27,11 @@ class BatchDurations:
         self._records_squared = self._products = 0.0
 
     def add(self, records: int, seconds: float) -> None:
-        """Add a batch; the weight of the earlier ones decreases.
+        """Add a batch that was handled; the weight of the earlier ones decreases.
 
         Args:
-            records: the number of its records.
-            seconds: how long it took.
+            records: the number of records in the batch.
+            seconds: how long the handling of the batch took.
 
         """
         self._count = self._count * KEPT_SHARE + 1
@@ -43,6 +46,10 @@ class BatchDurations:
         The result is infinity if more records do not make a batch longer. If all batches so far had
         the same number of records, the fixed costs are not known. Then the whole duration of a
         batch counts as costs of its records.
+
+        Args:
+            seconds: the time that the handling of the records may take, without the fixed costs.
+
         """
         # Variance and covariance have the same factor, which cancels out.
         variance = self._records_squared * self._count - self._records**2

@@ -33,7 +33,8 @@ class BatchMode:
     """A mode of the runner that handles and settles a batch before the next one begins.
 
     The other modes are subclasses. They use this mode for a message that may have ended a process:
-    such a message is handled alone, as a batch of one message.
+    such a message is handled alone, as a batch of one message. A process has one mode for its whole
+    run.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
@@ -62,29 +63,44 @@ class BatchMode:
 
     @property
     def has_unsettled(self) -> bool:
-        """Whether deliveries are decoded and not settled while the runner waits for others.
+        """Whether deliveries are decoded and not settled while the runner waits for deliveries.
 
         This is possible only in the concurrent mode.
         """
         return False
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:  # noqa: ARG002 -- for other modes
-        """Whether deliveries of a subscription are being handled and are not settled."""
+        """Whether deliveries of a subscription are being handled and are not settled.
+
+        It is called before an old queue is deleted.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+
+        """
         return False
 
     def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when a call has ended.
+        """Return a descriptor that becomes readable when a handler call has ended.
 
         The result is None if no call runs while the runner waits for deliveries.
+
+        The runner watches the descriptor while it waits for data of the broker.
         """
         return None
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait until a batch is complete, or until a limit; return whether there is work.
+        """Wait until a batch is complete, or until a limit; return whether deliveries have arrived.
 
         A batch is complete when it is full. It is also complete when both of these are true: all
         records that have arrived are in it, and the handling of the previous batch began at least
         `batch.wait` ago. So a record that arrives after a quiet time is handled immediately.
+
+        The runner calls this in a loop, before handle_next().
+
+        Args:
+            raw: the connection of the consumer.
+
         """
         run = self._run
         batch, buffer, already_buffered = run.consumer.queue.batch, run.buffer, bool(run.buffer)
@@ -124,6 +140,11 @@ class BatchMode:
     def handle_waiting_records(self, raw: RawConnection) -> bool:
         """Handle the records of waiting queues that may be handled now.
 
+        The runner calls this after each receive().
+
+        Args:
+            raw: the connection of the consumer.
+
         Returns:
             False if all deliveries must be returned to the broker, because the broker's consumer
             timeout would expire.
@@ -154,6 +175,11 @@ class BatchMode:
     def handle_next(self, raw: RawConnection) -> bool:
         """Handle a batch, or process a fence, which marks the end of an old queue.
 
+        The runner calls this after receive(), if deliveries have arrived.
+
+        Args:
+            raw: the connection of the consumer.
+
         Returns:
             False if all unsettled deliveries must be returned to the broker, because the broker's
             consumer timeout would expire.
@@ -178,17 +204,30 @@ class BatchMode:
     def on_cancel(self) -> None:
         """Register that the broker has cancelled a subscription.
 
-        This mode does nothing: if the latest batch was the cause, _settle() has registered it.
+        The runner calls this when the broker has cancelled a subscription of the consumer. This
+        mode does nothing: if the latest batch was the cause, it was already counted against its
+        messages.
         """
 
     def on_channel_close(self, error: BaseException) -> None:
-        """Register the exception with which the broker closed a channel."""
+        """Register the exception with which the broker closed a channel.
+
+        The runner calls this before it connects again. If the latest handler call was the cause, it
+        is counted against the messages of this call.
+
+        Args:
+            error: the exception that contains the broker's reason.
+
+        """
         self._run.timeout.learn(error)
 
     def finish_running(self) -> None:
         """Finish and settle the running records; the broker delivers the others again.
 
         In this mode, no record runs when this method is called.
+
+        The runner calls this when it stops reading: at the end of the run, or before the queues are
+        divided again among the consumers.
         """
 
     def update_crash_guard(self) -> None:

@@ -46,12 +46,14 @@ class _Lane:
 
 
 class Buffer:
-    """Deliveries in the order of their arrival, with their arrival times and record counts.
+    """Deliveries of one consumer, in the order of their arrival, until they are handled.
 
     The prefetch limits the number of deliveries from each queue. While a consumer also reads queues
     of older generations, the deliveries of each generation are in a separate lane. The lanes are
     used in rotation, so that new records do not wait for the backlog of an old queue. A method uses
     the current lane, except where its docstring names other lanes.
+
+    A run has one buffer. The inline system of the tests has one for each consumer.
     """
 
     def __init__(self) -> None:
@@ -79,7 +81,16 @@ class Buffer:
     # -- lanes -----------------------------------------------------------------------------------
 
     def assign_lane(self, consumer_tag: str, generation_number: int) -> None:
-        """From now on, put deliveries with this consumer tag into the lane of this generation."""
+        """From now on, put deliveries with this consumer tag into the lane of this generation.
+
+        It is called when the consumer subscribes to a queue, and reads queues of several
+        generations.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+            generation_number: the number of the queue's generation.
+
+        """
         lanes = [each for each in self._lanes if each.generation_number == generation_number]
         if not lanes:
             if not self._lane_by_tag:  # the first lane has no generation yet
@@ -93,18 +104,23 @@ class Buffer:
 
     @property
     def has_lanes(self) -> bool:
-        """Whether the deliveries of generations are in separate lanes."""
+        """Whether the deliveries of each generation are in a separate lane."""
         return bool(self._lane_by_tag)
 
     @property
     def in_old_lane(self) -> bool:
-        """Whether the current lane has the deliveries of an old generation."""
+        """Whether the current lane has the deliveries of an old generation of the ring."""
         return self._current_lane is not self._lanes[0]
 
     def exclude_generations_after(self, generation_number: int | None) -> None:
         """Exclude the lanes of generations later than this one; with None, exclude no lane.
 
-        It is called while too many records of newer generations wait for old queues.
+        No delivery is taken from an excluded lane. It is called while too many records of newer
+        generations wait for old queues.
+
+        Args:
+            generation_number: the number of the latest generation that is not excluded.
+
         """
         self._last_generation_number = generation_number
         if self._lane_by_tag and not (
@@ -113,7 +129,10 @@ class Buffer:
             self.next_lane()
 
     def next_lane(self) -> None:
-        """Go to the next lane that has deliveries and is not excluded, if there is one."""
+        """Go to the next lane that has deliveries and is not excluded, if there is one.
+
+        It is called before each batch, so that the lanes take turns.
+        """
         if not self._lane_by_tag:
             return
         index = self._lanes.index(self._current_lane) + 1
@@ -123,7 +142,11 @@ class Buffer:
                 return
 
     def go_to_lane_without_fence(self) -> None:
-        """If the next delivery is a fence, go to a lane whose next delivery is not a fence."""
+        """If the next delivery is a fence, go to a lane whose next delivery is not a fence.
+
+        It is called when the fence cannot be processed yet. If there is no such lane, the current
+        lane stays.
+        """
         for lane in (
             self._included_lanes if self._lane_by_tag and self._current_lane.next_is_fence else ()
         ):
@@ -151,7 +174,13 @@ class Buffer:
     # -- deliveries ------------------------------------------------------------------------------
 
     def add(self, delivery: Delivery, arrived_at: float) -> None:
-        """Append a delivery to its lane; arrived_at is a time of the monotonic clock."""
+        """Append a delivery that has arrived to its lane.
+
+        Args:
+            delivery: the delivery. Its consumer tag selects the lane.
+            arrived_at: when it arrived, as a time of the monotonic clock in seconds.
+
+        """
         lane = self._lane_for(delivery.consumer_tag) if self._lane_by_tag else self._current_lane
         lane.deliveries.append(delivery)
         lane.arrivals.append(arrived_at)
@@ -162,7 +191,7 @@ class Buffer:
             self.next_lane()
 
     def clear(self) -> None:
-        """Remove all deliveries, and use a single lane from now on.
+        """Remove all deliveries, and use a single lane from now on; called when a connection ends.
 
         The channels of the deliveries are closed, so the broker delivers the messages again.
         """
@@ -172,7 +201,14 @@ class Buffer:
         self._last_generation_number = None
 
     def remove(self, consumer_tag: str) -> None:
-        """Remove the deliveries of one subscription."""
+        """Remove the deliveries of one subscription.
+
+        It is called when the consumer stops reading a queue.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+
+        """
         lane = self._lane_for(consumer_tag)
         remaining = [
             (delivery, arrived_at)
@@ -186,6 +222,8 @@ class Buffer:
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
         """Put taken deliveries back into their lanes, before later deliveries of their queues.
+
+        It is called if an outage has prevented the handling of the deliveries.
 
         Args:
             deliveries: the deliveries.
@@ -206,7 +244,16 @@ class Buffer:
         self._leave_empty_lane()
 
     def pick(self, choose: Choose, max_deliveries: float) -> list[Delivery]:
-        """Remove and return deliveries that a function chooses, at most the given number."""
+        """Remove and return deliveries that a function chooses, at most the given number.
+
+        SmallDeliveries uses it to take small deliveries that are behind large ones.
+
+        Args:
+            choose: called with the deliveries of the current lane in order, and the number of their
+                records. It returns the indexes of the deliveries to take, in rising order.
+            max_deliveries: the largest number of deliveries to take.
+
+        """
         lane = self._current_lane
         indexes = choose(lane.deliveries, lane.records)
         indexes = indexes[: int(max(min(max_deliveries, len(lane.deliveries)), 0))]
@@ -218,35 +265,54 @@ class Buffer:
         return picked
 
     def has_before(self, consumer_tag: str, tag: int) -> bool:
-        """Whether the buffer has a delivery of a subscription with a lower delivery tag."""
+        """Whether the buffer has a delivery of a subscription with a lower delivery tag.
+
+        Then the later delivery cannot be acknowledged together with all earlier ones.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+            tag: the delivery tag of the later delivery.
+
+        """
         deliveries = self._lane_for(consumer_tag).deliveries
         tags = (each.tag for each in deliveries if each.consumer_tag == consumer_tag)
         return next(tags, tag) < tag
 
     def has_deliveries_of(self, consumer_tag: str) -> bool:
-        """Whether the buffer has a delivery of this subscription."""
+        """Whether the buffer has a delivery of this subscription.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+
+        """
         deliveries = self._lane_for(consumer_tag).deliveries
         return any(each.consumer_tag == consumer_tag for each in deliveries)
 
     @property
     def next_delivery(self) -> Delivery:
-        """The next delivery."""
+        """The next delivery of the current lane; it stays in the buffer.
+
+        The buffer must not be empty.
+        """
         return self._current_lane.deliveries[0]
 
     @property
     def next_is_fence(self) -> bool:
-        """Whether the next delivery is marked as a fence."""
+        """Whether the next delivery is marked as a fence: the end of an old queue."""
         return self._current_lane.next_is_fence
 
     @property
     def oldest_at(self) -> float:
-        """When the oldest delivery of all lanes arrived; the buffer must not be empty."""
+        """When the oldest delivery of all lanes arrived; the buffer must not be empty.
+
+        The value is a time of the monotonic clock in seconds.
+        """
         if not self._lane_by_tag:
             return self._current_lane.arrivals[0]
         return min(each.arrivals[0] for each in self._lanes if each.arrivals)
 
     def pop(self) -> Delivery:
-        """Remove and return the next delivery."""
+        """Remove and return the next delivery of the current lane; the buffer must not be empty."""
         delivery = self._current_lane.pop()
         if self._lane_by_tag:
             self._leave_empty_lane()

@@ -28,7 +28,11 @@ MAX_ENDED_IDS = 64
 
 
 class ConcurrentDeliveries:
-    """Keeps the deliveries of one consumer from their decoding until they are settled."""
+    """The deliveries of the concurrent mode, from their decoding until they are settled.
+
+    The concurrent mode, in which records of several keys are handled at the same time, has one
+    object for the whole run.
+    """
 
     def __init__(
         self, calls: ConcurrentCalls, crash_guard: CrashGuard, handler_seconds: float, clock: Clock
@@ -59,12 +63,17 @@ class ConcurrentDeliveries:
         return len(self._arrived_at)
 
     def has_deliveries_of(self, consumer_tag: str) -> bool:
-        """Whether there is a delivery of a subscription."""
+        """Whether a delivery of a subscription is decoded and not settled.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+
+        """
         return any(tag == consumer_tag for tag, _ in self._arrived_at)
 
     @property
     def has_running_calls(self) -> bool:
-        """Whether any record was started and is not finished."""
+        """Whether a handler call was started and has not been finished by finish()."""
         return bool(self._calls.running)
 
     @property
@@ -74,28 +83,31 @@ class ConcurrentDeliveries:
 
     @property
     def has_ended_calls(self) -> bool:
-        """Whether a call has ended, so that finish() must be called next."""
+        """Whether a handler call has ended, so that finish() must be called next."""
         return self._calls.has_ended_calls
 
     def take_outage(self) -> Outage | None:
-        """Return and forget the outage of the latest finish(), or None.
+        """Return and forget the outage that a handler call has raised, or None.
 
-        The records whose calls raised the outage run again.
+        The consumer then holds. The records whose calls raised the outage run again.
         """
         outage, self._calls.outage = self._calls.outage, None
         return outage
 
     @property
     def oldest_at(self) -> float:
-        """The arrival time of the oldest delivery; infinity if there is none."""
+        """The arrival time of the oldest delivery; infinity if there is none.
+
+        The value is a time of the monotonic clock in seconds.
+        """
         return next(iter(self._arrived_at.values()), math.inf)
 
     def fileno(self) -> int:
-        """Return a descriptor that becomes readable when a call has ended."""
+        """Return a descriptor that becomes readable when a handler call has ended."""
         return self._calls.waker.fileno()
 
     def update_crash_guard(self) -> None:
-        """Write the deadline of the running calls to the crash guard's file; called often.
+        """Write the deadline of the running handler calls to the crash guard's file; called often.
 
         If no call runs, the messages are removed from the file.
         """
@@ -140,7 +152,7 @@ class ConcurrentDeliveries:
             self._crash_guard.set_time_limit(started_at + self._handler_seconds - now)
 
     def check_event_loop(self) -> None:
-        """Log an async handler that blocks the event loop; this method is called often."""
+        """Log a warning if an async handler blocks the event loop; this method is called often."""
         self._calls.check_event_loop()
 
     def ignore_wakes(self) -> None:
@@ -154,13 +166,18 @@ class ConcurrentDeliveries:
         self._calls.waker.sleep()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a call has ended, at most the given time."""
+        """Wait until a handler call has ended.
+
+        Args:
+            seconds: the longest time to wait.
+
+        """
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno(), selectors.EVENT_READ)
             self._clock.select(selector, seconds)
 
     def decode(self, delivery: Delivery, arrived_at: float) -> None:
-        """Decode a delivery that arrived after all others, and add its records.
+        """Decode a delivery that arrived after all others; start() then starts its records.
 
         Args:
             delivery: the delivery.
@@ -176,7 +193,7 @@ class ConcurrentDeliveries:
         self._calls.decode([delivery])
 
     def start(self) -> None:
-        """Start the calls for the records whose earlier records of the same key have ended.
+        """Start the handler calls for the records whose earlier records of the same key have ended.
 
         Raises:
             StoreOutage: the store is unavailable, so deliveries could not be decoded.
@@ -190,7 +207,9 @@ class ConcurrentDeliveries:
             self._calls.start(calls)
 
     def finish(self) -> list[Delivery]:
-        """Finish the ended calls; return the deliveries that may be acknowledged now.
+        """Send the results of ended handler calls; return the deliveries to acknowledge now.
+
+        The results are the messages that the handlers published, retries and dead letters.
 
         Raises:
             Outage: the broker or the store is unavailable; the next call of finish() continues.
@@ -215,7 +234,7 @@ class ConcurrentDeliveries:
         return finished
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
-        """Count slow messages as the reason why the broker closed the channel.
+        """Count slow messages as the reason why the broker closed the channel after its timeout.
 
         A slow message is handled alone when it is delivered again. The other messages are not
         counted as the cause.
@@ -228,7 +247,16 @@ class ConcurrentDeliveries:
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.cause_of_close)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
-        """Count the slowest message as the reason why the broker cancelled the consumer."""
+        """Count the slowest message as the reason why the broker cancelled the consumer.
+
+        RabbitMQ gives no reason when it cancels a subscription. So the crash is counted against
+        this message: it is handled alone when it is delivered again. The slowest message is the one
+        with the longest handler call.
+
+        Args:
+            timeout: the broker's consumer timeout, for the text of the reason.
+
+        """
         slowest = sorted(self._calls.slow_messages, key=lambda each: each[1])[-1:]
         self._blame(slowest, timeout.cause_of_cancel)
 
@@ -244,11 +272,11 @@ class ConcurrentDeliveries:
         self._calls.forget_slow_messages()
 
     def settle(self, readers: Mapping[str, QueueReader]) -> None:
-        """Acknowledge the deliveries that finish() has returned.
+        """Acknowledge the deliveries that finish() has returned, at the broker.
 
         Args:
-            readers: the readers of the queues, by consumer tag. A waiting queue has no reader: it
-                acknowledges its deliveries itself.
+            readers: the readers of the queues, by consumer tag. A waiting queue has no reader: its
+                deliveries are acknowledged elsewhere.
 
         """
         for consumer_tag, settlement in self._settlements.items():
@@ -259,7 +287,11 @@ class ConcurrentDeliveries:
                 settlement.take_acknowledgeable()
 
     def forget_all(self) -> None:
-        """Wait until no call runs, and forget all deliveries: the broker delivers them again."""
+        """Wait until no handler call runs, and forget all deliveries.
+
+        The broker delivers them again. It is called when the connection has ended, or deliveries
+        are to be returned to the broker.
+        """
         while self._calls.running:
             self._calls.forget()
             if self._calls.running:
@@ -274,6 +306,9 @@ class ConcurrentDeliveries:
         self.ignore_wakes()
 
     def close(self) -> None:
-        """Wait until no handler call runs, forget all deliveries, and end the calls' threads."""
+        """Wait until no handler call runs, forget all deliveries, and end the calls' threads.
+
+        It is called once, at the end of the run.
+        """
         self.forget_all()
         self._calls.close()

@@ -20,7 +20,11 @@ events = EventLog(__name__)
 
 
 class ConcurrentMode(BatchMode):
-    """A mode of the runner: up to `concurrency` records of the queue run at the same time."""
+    """A mode of the runner: up to `concurrency` records of the queue run at the same time.
+
+    The runner selects it for queues with `concurrency` above 1, and has one for its whole run.
+    Records of one key are handled one after the other.
+    """
 
     def __init__(
         self, run: Run, subscriptions: Subscriptions, concurrent: ConcurrentDeliveries
@@ -44,21 +48,40 @@ class ConcurrentMode(BatchMode):
         return bool(self._concurrent)
 
     def has_unsettled_of(self, consumer_tag: str) -> bool:
-        """Whether deliveries of a subscription are decoded and not settled."""
+        """Whether deliveries of a subscription are decoded and not settled.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription.
+
+        """
         return self._concurrent.has_deliveries_of(
             consumer_tag
         ) or self._concurrent.has_deliveries_of(consumer_tag + WAITING_SUFFIX)
 
     def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when a call has ended."""
+        """Return a descriptor that becomes readable when a handler call has ended.
+
+        The runner watches the descriptor while it waits for data of the broker.
+        """
         return self._concurrent.fileno()
 
     def on_cancel(self) -> None:
-        """Count the cancelled subscription against the message whose handler runs longest."""
+        """Count the cancelled subscription against the message whose handler runs longest.
+
+        The runner calls this when the broker has cancelled a subscription of the consumer. RabbitMQ
+        gives no reason. The probable one is a handler call that exceeded the consumer timeout.
+        """
         self._concurrent.blame_slowest(self._run.timeout)
 
     def on_channel_close(self, error: BaseException) -> None:
-        """If the broker's timeout closed the channel, count this against the slow messages."""
+        """If the broker's timeout closed the channel, count this against the slow messages.
+
+        The runner calls this before it connects again.
+
+        Args:
+            error: the exception that contains the broker's reason.
+
+        """
         if self._run.timeout.learn(error):
             self._concurrent.blame_slow(self._run.timeout)
 
@@ -84,7 +107,15 @@ class ConcurrentMode(BatchMode):
         self._concurrent.close()
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait for a delivery or the end of a call; return whether there is work."""
+        """Wait for a delivery or the end of a handler call; return whether there is work.
+
+        The runner calls this in a loop. There is work if handle_next() has something to decode, to
+        start or to settle.
+
+        Args:
+            raw: the connection of the consumer.
+
+        """
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
@@ -112,6 +143,10 @@ class ConcurrentMode(BatchMode):
 
         handle_next() starts the records that are due. So the result is always True: no delivery
         must be returned to the broker.
+
+        Args:
+            raw: the connection of the consumer.
+
         """
         if self._run.waiting is not None:
             self._run.waiting.renew(self._run.timeout.seconds)
@@ -119,6 +154,11 @@ class ConcurrentMode(BatchMode):
 
     def handle_next(self, raw: RawConnection) -> bool:
         """Settle the deliveries whose records have ended, and start other records.
+
+        The runner calls this after receive(), if there is work.
+
+        Args:
+            raw: the connection of the consumer.
 
         Returns:
             False if all unsettled deliveries must be returned to the broker, because the broker's
@@ -241,7 +281,11 @@ class ConcurrentMode(BatchMode):
             run.outage_pause.record_success()
 
     def finish_running(self) -> None:
-        """Finish and settle the running records; the broker delivers the others again."""
+        """Finish and settle the running records; the broker delivers the others again.
+
+        The runner calls this when it stops reading: at the end of the run, or before the queues are
+        divided again among the consumers.
+        """
         run, concurrent = self._run, self._concurrent
         while concurrent.has_running_calls:
             concurrent.wait(POLL_SECONDS)

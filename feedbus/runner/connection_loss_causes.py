@@ -12,6 +12,9 @@ from feedbus.runner.consumer_timeout import ConsumerTimeout
 class ConnectionLoad:
     """How long the latest handler call kept the connection without heartbeats and settlements.
 
+    The runner uses it to explain, in the log, why the broker has closed the channel or the
+    connection.
+
     Attributes:
         seconds: the duration of the call.
         missed_seconds: the longest time without a heartbeat; 0 if it was shorter than the interval
@@ -25,7 +28,14 @@ class ConnectionLoad:
     message_ids: Sequence[str]
 
     def cause(self, timeout: ConsumerTimeout) -> str:
-        """Return why the broker may have closed the channel or connection, or ""."""
+        """Return a text: why the broker has probably closed the channel or the connection.
+
+        The result is "" if the handler call was probably not the cause.
+
+        Args:
+            timeout: the broker's consumer timeout.
+
+        """
         if self.seconds >= timeout.seconds:
             return timeout.cause_of_close(self.seconds)
         if self.missed_seconds:

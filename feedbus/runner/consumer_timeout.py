@@ -15,10 +15,12 @@ TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+)
 
 
 class ConsumerTimeout:
-    """The timeout, if it is known, and whether a delivery will probably be settled in time.
+    """The broker's consumer timeout, and whether a delivery will probably be settled in time.
 
     The broker counts the time from the delivery of a message. So a message that only waits in the
     consumer can exceed the timeout, too.
+
+    A run has one object. Its attribute `seconds` is infinity as long as the timeout is not known.
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
@@ -28,11 +30,20 @@ class ConsumerTimeout:
         self._expected_seconds = 0.0  # the expected duration of the next batch
 
     def add_duration(self, seconds: float) -> None:
-        """Register how long a batch took."""
+        """Register how long a batch took.
+
+        It is called after each batch. would_expire() uses the duration for the next batch.
+
+        Args:
+            seconds: the time from the start of the batch to its settlement.
+
+        """
         self._expected_seconds = max(seconds, self._expected_seconds * FORGOTTEN_SHARE)
 
     def would_expire(self, arrived_at: float) -> bool:
         """Whether a delivery would probably exceed the timeout, if it were handled now.
+
+        Then the runner returns its deliveries to the broker instead.
 
         Args:
             arrived_at: when the delivery arrived, as a time of the monotonic clock.
@@ -64,7 +75,7 @@ class ConsumerTimeout:
         consumer timeout is over, or the leader of the queue has moved to another node.
 
         Args:
-            took_seconds: how long a message was handled.
+            took_seconds: how long the handling of a message took.
 
         """
         return (
@@ -73,7 +84,12 @@ class ConsumerTimeout:
         )
 
     def cause_of_close(self, took_seconds: float) -> str:
-        """Return a text: handling a message took this long, and the timeout is shorter."""
+        """Return a text for the log: the handling took longer than the broker's consumer timeout.
+
+        Args:
+            took_seconds: how long the handling of a message took.
+
+        """
         return (
             f"handling the message took {took_seconds:.0f} s, and the broker waits only"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"

@@ -49,6 +49,9 @@ class CrashGuard:
 
     If the handling of a message causes the loss of the connection to the broker, this counts as a
     crash. This file is needed because a classic queue does not count the deliveries of a message.
+
+    Each consumer process has one object for its whole life. The next process in the same slot reads
+    the file.
     """
 
     def __init__(
@@ -96,11 +99,13 @@ class CrashGuard:
         os.close(self._descriptor)
 
     def is_suspected(self, message_id: str) -> bool:
-        """Whether this message may have ended a consumer, so that it is handled alone."""
+        """Whether this message may have ended an earlier process, so that it is handled alone."""
         return message_id in self._crashes
 
     def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message becomes a dead letter, or "" if it may still be handled.
+
+        The runner calls this before it calls a handler with a suspected message.
 
         Args:
             message_id: the id of the message.
@@ -118,9 +123,11 @@ class CrashGuard:
     def set_messages(self, message_ids: Sequence[str], seconds: float) -> None:
         """Write into the file which messages a handler is about to handle, and their deadline.
 
+        If a handler still runs at the deadline, the watchdog ends the process.
+
         Args:
             message_ids: the ids of the messages.
-            seconds: the time limit of the handler, which begins now.
+            seconds: the time limit of the handler, which begins now, in seconds.
 
         """
         self._in_handler = message_ids
@@ -130,8 +137,12 @@ class CrashGuard:
     def add_messages(self, message_ids: Sequence[str]) -> None:
         """Add messages that handlers are about to get to the messages of set_messages().
 
-        Only the ids of the new messages are written to the file. The deadline does not change; see
-        set_time_limit().
+        Only the ids of the new messages are written to the file. The deadline does not change. The
+        concurrent mode calls this when it starts more handler calls.
+
+        Args:
+            message_ids: the ids of the new messages.
+
         """
         self._in_handler = [*self._in_handler, *message_ids]
         end_of_line = f", {json.dumps(message_ids)[1:]}]\n".encode()
@@ -139,7 +150,14 @@ class CrashGuard:
         self._line_length += len(end_of_line) - len(b"]]\n")
 
     def set_time_limit(self, seconds: float) -> None:
-        """Set the time limit of the messages in the handler; the time begins now."""
+        """Set the time limit of the messages in the handler; the time begins now.
+
+        The concurrent mode calls this when another handler call has become the oldest one.
+
+        Args:
+            seconds: the time until the watchdog ends the process, if the handler still runs then.
+
+        """
         self._until = self._now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
@@ -148,7 +166,8 @@ class CrashGuard:
         """Do not count the time of a `with` block as time of the handler.
 
         In another thread than the thread of set_messages(), the time is counted: there, several
-        handlers can run at the same time, and the file has one deadline for all of them.
+        handlers can run at the same time, and the file has one deadline for all of them. It is used
+        while a handler waits for the broker or for the store during an outage.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -167,6 +186,8 @@ class CrashGuard:
 
         The block gets the ids of the earlier messages. The time of the block does not count for
         the time limit of the earlier messages.
+
+        It is used when a handler pauses, and other messages are handled in the pause.
         """
         outer, until = self._in_handler, self._until
         left_seconds = (until if until is not None else self._now()) - self._now()
@@ -179,6 +200,9 @@ class CrashGuard:
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
         """Suspect messages of having ended a process; if there is only one, count a crash.
 
+        It is called at the start of a process, with the messages in the file, and when the handling
+        of a message has caused the loss of the connection.
+
         Args:
             message_ids: the ids of the messages that were in the handler.
             cause: what has ended, and why; a text for the reason of the dead letter.
@@ -190,7 +214,7 @@ class CrashGuard:
             self._crashes[message_id] = (crashes + is_single, cause)
 
     def release(self, *, settled: bool = False) -> None:
-        """Register that the handler has returned.
+        """Register that the handler has returned, so that the file names no message any more.
 
         Args:
             settled: whether the messages were also settled. Then they are no longer suspected.

@@ -33,7 +33,10 @@ WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records o
 
 
 class Fences:
-    """Processes the fences that a consumer receives, and deletes the old queues that are empty."""
+    """Processes the fences that a consumer receives, and deletes the old queues that are empty.
+
+    QueuesToRead has one object, for one connection.
+    """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
         """Create the object; it has no state of its own.
@@ -58,10 +61,10 @@ class Fences:
         return buffer.next_is_fence
 
     def process_next(self, raw: RawConnection) -> bool:
-        """Process the next delivery, which is a fence. If it is not due yet, wait for a moment.
+        """Process the next delivery, a fence; if it cannot be processed yet, wait for a moment.
 
         Args:
-            raw: the connection.
+            raw: the connection of the consumer.
 
         Returns:
             False if the queue is not an old queue. Then another program has published this
@@ -121,6 +124,12 @@ class Fences:
         """Put a fence into each old queue that may have none.
 
         An old queue has no fence if it was full during the switch, or if its fence has expired.
+
+        The runner calls this often.
+
+        Args:
+            raw: the connection of the consumer.
+
         """
         for reader in [*self._subscriptions.readers.values()]:
             if not reader.probes.is_fence_due:
@@ -140,6 +149,8 @@ class Fences:
         """Delete the old queues that are proved to be empty.
 
         If another consumer has subscribed to such a queue meanwhile, the queue is left to it.
+
+        The runner calls this often.
 
         Args:
             has_unsettled_of: called with the consumer tag of a subscription; returns whether a

@@ -23,7 +23,10 @@ CHECK_SECONDS = 0.005  # the time between two checks of the connection
 
 
 class Arrived(Protocol):
-    """Deliveries from which groups are taken: a Buffer, or TakenDeliveries."""
+    """Deliveries from which groups are taken: a Buffer, or TakenDeliveries.
+
+    Group.handle() removes the deliveries that it handles.
+    """
 
     def __len__(self) -> int:
         """Count the deliveries."""
@@ -43,6 +46,9 @@ class Arrived(Protocol):
 class TakenDeliveries:
     """Deliveries of waiting queues that were taken to be handled; none is a fence.
 
+    The group mode creates one object each time that it takes waiting records, which wait for
+    earlier records of their keys.
+
     Attributes:
         remaining: the deliveries that are not part of a group yet, in order.
 
@@ -60,20 +66,23 @@ class TakenDeliveries:
 
     @property
     def next_delivery(self) -> Delivery:
-        """The next delivery."""
+        """The first of the remaining deliveries; it is not removed."""
         return self.remaining[0]
 
     def pop(self) -> Delivery:
-        """Remove and return the next delivery."""
+        """Remove and return the first of the remaining deliveries."""
         return self.remaining.popleft()
 
 
 class Group:
-    """Deliveries that were handled and are not settled yet.
+    """Deliveries that were handled one after the other, and are acknowledged together.
 
     The crash guard's file names the message that is in the handler, so a crash is counted only
     against this message. While finish() sends the messages of the calls, the file names all
     messages of the group. A crash at that time is counted against none of several messages.
+
+    The group mode has one object for its whole run. It is empty again after each finish() or
+    forget().
     """
 
     def __init__(  # noqa: PLR0913 -- a group's parts, each given by name
@@ -124,7 +133,7 @@ class Group:
         is_stopped: Callable[[], bool],
         max_deliveries: float,
     ) -> Outage | None:
-        """Handle arrived deliveries until the group is complete.
+        """Call the handler with arrived deliveries until the group is complete.
 
         The group is also complete if the next delivery has not arrived, or cannot be part of it.
 
@@ -217,6 +226,8 @@ class Group:
 
     def finish(self) -> list[Delivery]:
         """Publish the messages of all handled records, and return the deliveries to acknowledge.
+
+        The group is then empty. The caller acknowledges the deliveries.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be

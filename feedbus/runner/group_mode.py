@@ -16,7 +16,11 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 
 class GroupMode(BatchMode):
-    """A mode of the runner for queues without transactions: messages are settled in groups."""
+    """A mode of the runner for queues without transactions: messages are acknowledged in groups.
+
+    The messages of a group are handled one after the other, and then acknowledged together. A
+    process has one mode for its whole run.
+    """
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
         """Create the mode for the deliveries of a run; the sender sends the handler's messages."""

@@ -48,7 +48,8 @@ class PublishingPauses:
     The handler's messages are sent in slices of 20,000 while it runs. After each slice, the running
     call pauses: the handler is called for small deliveries, those with few records, that have
     arrived. The keys of these deliveries differ from the keys of all records that are being
-    handled. So the records of each key stay in order. A call in a pause can pause, too.
+    handled. So the records of each key stay in order. A call in a pause can pause, too. A run has
+    one object.
     """
 
     def __init__(
@@ -77,7 +78,11 @@ class PublishingPauses:
 
     @property
     def paused_tags(self) -> set[str]:
-        """The consumer tags of the deliveries whose handler has not returned."""
+        """The consumer tags of the deliveries that are in a handler, running or paused.
+
+        Other deliveries of these subscriptions are acknowledged one by one, because an earlier
+        delivery is not handled yet.
+        """
         return {each.consumer_tag for call in self._calls for each in call.deliveries}
 
     @contextmanager

@@ -29,7 +29,10 @@ class Limits:
 
 
 class RemainingLimits:
-    """What is left of the limits of a run."""
+    """What is left of the limits of a run.
+
+    The run counts from the creation of the object. Each run has one.
+    """
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         """Create the object; from now on, handled messages and time count against the limits."""
@@ -40,7 +43,7 @@ class RemainingLimits:
         self._started = self._idle_since = self._clock.monotonic()
 
     def close(self) -> None:
-        """Close the file from which the memory is read."""
+        """Close the file from which the resident memory is read; called at the end of the run."""
         self._memory.close()
 
     def restart_idle_time(self, now: float) -> None:
@@ -48,32 +51,43 @@ class RemainingLimits:
 
         It is called when a delivery has arrived or was handled, and when the consumer begins to
         wait for deliveries.
+
+        Args:
+            now: the present time of the monotonic clock, in seconds.
+
         """
         self._idle_since = now
 
     def count_handled(self, deliveries: int) -> None:
-        """Count handled deliveries."""
+        """Count handled deliveries.
+
+        It is called after each batch.
+
+        Args:
+            deliveries: the number of deliveries that were settled.
+
+        """
         self._handled += deliveries
 
     @property
     def remaining_messages(self) -> float:
-        """The number of deliveries that may still be handled."""
+        """The number of deliveries that may still be handled; infinity if there is no limit."""
         return (self._limits.max_messages or math.inf) - self._handled
 
     @property
     def remaining_seconds(self) -> float:
-        """The number of seconds that the run may still last."""
+        """The number of seconds that the run may still last; infinity if there is no limit."""
         ends_at = self._started + (self._limits.max_runtime_seconds or math.inf)
         return ends_at - self._clock.monotonic()
 
     @property
     def remaining_idle_seconds(self) -> float:
-        """The number of seconds that the run may still wait for a delivery."""
+        """How many seconds the run may still wait for a delivery; infinity if there is no limit."""
         idle = self._limits.idle_timeout_seconds or math.inf
         return self._idle_since + idle - self._clock.monotonic()
 
     def reached_limit(self, *, waiting: bool) -> str | None:
-        """Return a text that names a limit that is reached, or None.
+        """Return a text for the log that names a reached limit; None if no limit is reached.
 
         Args:
             waiting: whether deliveries wait to be handled, so that the run is not idle.

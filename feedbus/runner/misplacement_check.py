@@ -27,6 +27,8 @@ class MisplacementCheck:
     When a broker restarts, it can bind the queues of a ring in another order than feedbus. Then the
     records of a key reach another shard than before. No operation fails in this case: only the keys
     of the arriving messages show the error.
+
+    Each consumer process has one object for its whole run.
     """
 
     def __init__(self, topology: Topology, metrics: ConsumerMetrics) -> None:
@@ -50,8 +52,11 @@ class MisplacementCheck:
     def use_rings(self, states: Iterable[RingState]) -> None:
         """From now on, check the messages of the current and the old rings in these states.
 
+        The runner calls this each time that it connects.
+
         Args:
-            states: the states of the rings; only rings that hash routing keys are checked.
+            states: the states of the rings: which generations have queues. Only rings that hash
+                routing keys are checked.
 
         """
         for state in states:
@@ -64,7 +69,9 @@ class MisplacementCheck:
                     self._members[queue] = (generation, member)
 
     def check(self, queue: str, delivery: Delivery) -> None:
-        """Count a delivery that was received from a wrong queue; report the first one of a ring.
+        """Count a delivery that came to a wrong shard; log the first one of each ring.
+
+        A shard is wrong if it does not own the key of the message.
 
         Args:
             queue: the name of the queue on the broker that has delivered the message.

@@ -17,9 +17,9 @@ STEP = 2.0  # the largest factor by which the size changes
 class OldQueueBatches:
     """Computes the largest number of records in the next batch from an old queue.
 
-    The records of a batch may take ADDED_SECONDS. The fixed costs of a batch, such as a commit, are
-    not included in this limit: otherwise batches would be so small that the fixed costs take most
-    of the time.
+    An old queue belongs to an older generation of a ring. The records of a batch may take
+    ADDED_SECONDS. The fixed costs of a batch, such as a commit, are not included in this limit:
+    otherwise batches would be so small that the fixed costs take most of the time.
 
     Attributes:
         size: the largest number of records in the next batch.
@@ -38,12 +38,12 @@ class OldQueueBatches:
         self.size = FIRST_RECORDS
 
     def add(self, records: int, seconds: float, *, old: bool) -> None:
-        """Add a batch that was handled; after a batch of an old queue, adjust the size.
+        """Add the duration of a batch; after a batch of an old queue, adjust the size.
 
         Args:
-            records: the number of its records.
-            seconds: how long it took.
-            old: whether it came from a queue of an older generation.
+            records: the number of records in the batch.
+            seconds: how long the handling of the batch took.
+            old: whether the batch came from a queue of an older generation.
 
         """
         self._durations.add(records, seconds)

@@ -34,6 +34,9 @@ class SwitchProgress:
     a message with a random id, to each waiting queue that it reads. When all probes have returned,
     the moved records have arrived, too. Only then are the records of the key handled, in the order
     of their positions.
+
+    The runner creates one object for each connection, if old queues are read. It is used until no
+    record waits for an old queue any more.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class SwitchProgress:
     def begin(
         cls, run: Run, consumer_queues: ConsumerQueues, raw: RawConnection
     ) -> SwitchProgress | None:
-        """Follow the old queues on a new connection; from now on, records wait for these queues.
+        """Begin to follow the old queues of a ring; from now on, records wait for these queues.
 
         Args:
             run: the run of the consumer.
@@ -92,7 +95,7 @@ class SwitchProgress:
     def finish(self) -> None:
         """Stop following old queues: from now on, no record waits for one, and no lane is excluded.
 
-        The caller calls this when is_over is true.
+        QueuesToRead calls this when is_over is true.
         """
         self._waiting.set_predecessors(None)
         self._run.check_seconds = math.inf
@@ -104,7 +107,14 @@ class SwitchProgress:
         return self._is_over
 
     def must_restart(self, raw: RawConnection) -> bool:
-        """Whether the ring has changed again: the consumers must divide its old queues again."""
+        """Whether the ring has changed again: the consumers must divide its old queues again.
+
+        The runner calls this often. If the result is True, it connects again.
+
+        Args:
+            raw: the connection of the consumer.
+
+        """
         now = self._run.clock.monotonic()
         if now < self._state_at:
             return False

@@ -17,7 +17,10 @@ LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 
 
 class OutagePause:
-    """Lets a consumer wait during an outage, longer after each failed attempt."""
+    """Lets a consumer wait during an outage, longer after each failed attempt.
+
+    A run has one object.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,13 @@ class OutagePause:
     ) -> None:
         """Wait before the next attempt.
 
+        The first call in an outage logs the reason. The same reason is not logged again for a
+        while.
+
         Args:
-            error: the cause.
+            error: the error that ended the latest attempt.
             wait: called with a number of seconds; waits for this time, or until the run must end.
-            max_seconds: the time until a limit ends the run.
+            max_seconds: the time until a limit ends the run; the pause is not longer.
 
         """
         part = unavailable_part(error)
@@ -71,6 +77,8 @@ class OutagePause:
     def record_success_after(self, subscribed_at: float) -> None:
         """Register a success if the subscription has lasted longer than the last pause.
 
+        The runner calls this while nothing is to be handled.
+
         Args:
             subscribed_at: when the subscription began, as a time of the monotonic clock.
 
@@ -79,7 +87,10 @@ class OutagePause:
             self.record_success()
 
     def record_success(self) -> None:
-        """Register a success, so that the next outage starts with a short pause."""
+        """Register a success: log that the outage is over.
+
+        The next outage starts with a short pause. If there was no outage, this method does nothing.
+        """
         if not self.failures:
             return
         seconds = self._clock.monotonic() - self._since

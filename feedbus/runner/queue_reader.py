@@ -21,7 +21,10 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 @dataclass(slots=True)
 class QueueReader:
-    """A subscription to one queue on a separate channel, so that an error closes no other channel.
+    """A subscription of a consumer to one queue, on a separate channel.
+
+    An error that closes this channel closes no other one. The object is used until the subscription
+    ends, or the connection.
 
     A queue is *ending* if it is to be deleted when it is empty. An ending queue always contains a
     fence, a message that marks the end, unless the queue is full. The reader publishes the next
@@ -70,7 +73,8 @@ class QueueReader:
             source: the queue, and how it is read.
             tag: the consumer tag of the subscription.
             prefetch: how many unsettled deliveries the broker may send.
-            pause_seconds: the time between two probes; see Probes.
+            pause_seconds: the time between two probes. A message that is still on its way in a
+                cluster arrives in this time.
             on_message: called with each message that is delivered.
             on_cancel: called with the tag when the broker cancels the subscription.
 
@@ -116,12 +120,22 @@ class QueueReader:
         return self.probes.is_lost or (self.probes.is_proved and not self.probes.is_pending)
 
     def settle_up_to(self, delivery_tag: int) -> None:
-        """Acknowledge the delivery with this tag and all earlier deliveries of the queue."""
+        """Acknowledge the delivery with this tag and all earlier deliveries of the queue.
+
+        Args:
+            delivery_tag: the delivery tag of the latest delivery to acknowledge.
+
+        """
         self.channel.basic_ack(delivery_tag, multiple=True)
         self.probes.restart_proof()
 
     def settle_each(self, delivery_tags: Sequence[int]) -> None:
-        """Acknowledge these deliveries, and none that came before them."""
+        """Acknowledge these deliveries, and none that came before them.
+
+        Args:
+            delivery_tags: the delivery tags.
+
+        """
         acknowledge(self.channel, delivery_tags)
         self.probes.restart_proof()
 
@@ -142,13 +156,14 @@ class QueueReader:
             self.probes.restart_proof()
 
     def count_consumers(self) -> int:
-        """Count the queue's consumers, including this one; 0 if the broker cannot answer."""
+        """Count the queue's consumers, including this one; 0 if the queue's leader is down."""
         return self._count()[1]
 
     def accept_fence(self, delivery_tag: int, message_id: str) -> None:
         """Process a fence of an ending queue: publish a probe, unless two probes have returned.
 
-        All earlier deliveries of the queue must be settled before this call.
+        All earlier deliveries of the queue must be settled before this call. The consumer calls
+        this when it receives the fence.
 
         Args:
             delivery_tag: the delivery tag of the fence.
@@ -161,6 +176,8 @@ class QueueReader:
 
     def delete_if_empty(self, in_flight: Callable[[], bool]) -> bool:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
+
+        It is called when may_be_empty is true.
 
         Args:
             in_flight: returns whether deliveries of this queue wait for the handler, or are in it.

@@ -24,7 +24,11 @@ RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped r
 
 
 class QueuesToRead:
-    """The queues that one run reads at the same time, on one connection."""
+    """The queues that one run reads at the same time, on one connection.
+
+    The runner creates one object after each connect, and another one if the old queues are read
+    before the own queue. It is true while a queue is left to read.
+    """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
         self,
@@ -94,7 +98,10 @@ class QueuesToRead:
         return True
 
     def ring_has_changed(self) -> bool:
-        """Whether there is a newer ring, so that the consumers must divide the queues again."""
+        """Whether there is a newer ring, so that the consumers must divide the queues again.
+
+        The runner calls this often. After a change, it connects again.
+        """
         waiting = self._run.waiting
         # A notice is a message in a waiting queue; it reports that the ring has changed.
         notice = None if waiting is None else waiting.take_notice()
@@ -103,7 +110,11 @@ class QueuesToRead:
         return self._progress is not None and self._progress.must_restart(self._raw)
 
     def check_old_queues(self) -> None:
-        """Check the old queues that records wait for, and put a fence where one is missing."""
+        """Check which old queues are deleted, and put a fence into each old queue without one.
+
+        The records that waited for a deleted queue can then be handled. The runner calls this
+        often.
+        """
         if self._progress is not None:
             self._progress.check(self._raw)
             if self._progress.is_over:
@@ -114,8 +125,11 @@ class QueuesToRead:
     def end_queues(self) -> bool:
         """Delete old queues that are empty; stop reading queues whose subscription was cancelled.
 
+        The runner calls this after each batch.
+
         Returns:
-            Whether the queues must be divided among the consumers again.
+            True if the queues must be divided among the consumers again: the runner then connects
+            again.
 
         """
         must_divide = self._fences.delete_empty_queues(self._mode.has_unsettled_of)
@@ -149,10 +163,11 @@ class QueuesToRead:
             self._return_deliveries("it has cancelled the subscription to a queue")
 
     def return_before_timeout(self) -> None:
-        """Return deliveries, because the broker's consumer timeout would expire.
+        """Return deliveries to the broker, because its consumer timeout would expire.
 
-        The running records are finished, and all other deliveries are returned to the broker. All
-        queues that were read are to be read again.
+        The runner calls this when the broker would soon close the channel. The running records are
+        finished, and all other deliveries are returned to the broker. Then all queues that were
+        read are read again.
         """
         timeout_seconds = self._run.timeout.seconds
         self._return_deliveries(f"its consumer_timeout ({timeout_seconds:g} s) would expire")

@@ -10,7 +10,10 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ResidentMemory:
-    """The resident memory of this process, read from a file that stays open."""
+    """The resident memory of this process, read from a file that stays open.
+
+    RemainingLimits has one object, for the option `memory_limit`.
+    """
 
     def __init__(self) -> None:
         """Open /proc/self/statm; on a system without it, only the kernel limits the memory."""
@@ -19,7 +22,7 @@ class ResidentMemory:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def exceeds(self, limit_bytes: int) -> bool:
-        """Whether this process uses more memory than a number of bytes.
+        """Whether the resident memory of this process is larger than a number of bytes.
 
         On a system without /proc/self/statm, the result is False.
         """
@@ -28,7 +31,7 @@ class ResidentMemory:
         return int(os.pread(self._statm, STATM_BYTES, 0).split()[1]) * PAGE_BYTES > limit_bytes
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file from which the memory is read."""
         if self._statm is not None:
             os.close(self._statm)
             self._statm = None

@@ -37,7 +37,7 @@ MIN_WAIT_SECONDS = 0.0001  # the time limit for reading data that has already ar
 
 @dataclass(slots=True)
 class Run:
-    """One run of a consumer.
+    """One run of a consumer: what its parts share. A process has one, until it ends.
 
     Attributes:
         topology: the topology of the system.
@@ -84,10 +84,10 @@ class Run:
     check_seconds: float = math.inf
 
     def end_reason(self, *, has_unsettled: bool = False) -> str | None:
-        """Return why the run is over, or None if it continues.
+        """Return why the run is over, as a text for the log, or None if it continues.
 
         Args:
-            has_unsettled: whether deliveries are handled now, so that the run is not idle.
+            has_unsettled: whether deliveries are being handled, so that the run is not idle.
 
         """
         if self.stop_requested.is_set():
@@ -100,13 +100,17 @@ class Run:
         """Whether the run continues, and the shard of the consumer is assigned to this host.
 
         Args:
-            has_unsettled: whether deliveries are handled now, so that the run is not idle.
+            has_unsettled: whether deliveries are being handled, so that the run is not idle.
 
         """
         return self.end_reason(has_unsettled=has_unsettled) is None and self.is_assigned()
 
     def await_assignment(self) -> None:
-        """Wait while another host works on the queue; this process can begin at any time."""
+        """Wait until the shard is assigned to this host, or until the run is over.
+
+        The runner calls this while another host works on the shard. The wait does not count as idle
+        time.
+        """
         name = self.consumer.name
         text = f"{name} does not read its queue now: its shard is assigned to another host"
         events.info("standing_by", text, consumer=name)
@@ -143,8 +147,8 @@ class Run:
         signal soon.
 
         Args:
-            raw: the connection.
-            has_unsettled: whether deliveries are handled now, so that the run is not idle.
+            raw: the connection of the consumer.
+            has_unsettled: whether deliveries are being handled, so that the run is not idle.
             takes_waiting_records: whether a waiting record can be handled as soon as it is due.
 
         """
@@ -176,9 +180,15 @@ class Run:
         return self.waiting is not None and self.waiting.may_have_unknown_messages
 
     def receive(self, raw: RawConnection, timeout: float) -> None:
-        """Wait for a delivery, at most `timeout` seconds; then read all that have arrived.
+        """Wait for a delivery, and then read all deliveries that have arrived into the buffer.
 
-        raw.take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
+        The modes of the runner call this. raw.take_arrived() does not suffice here: on the embedded
+        broker it fetches nothing new.
+
+        Args:
+            raw: the connection of the consumer.
+            timeout: the longest time to wait, in seconds.
+
         """
         while not self.stop_requested.is_set():
             try:
@@ -188,10 +198,12 @@ class Run:
             timeout = 0.0
 
     def hold(self, error: Outage | UsageError, update: Callable[[], None] = lambda: None) -> None:
-        """Wait before the next attempt, longer each time, at most until a limit or a signal.
+        """Wait during an outage, longer after each failure, at most until a limit or a signal.
+
+        The caller then tries again.
 
         Args:
-            error: the cause.
+            error: the outage or the usage error that ended the latest attempt.
             update: a function that is called now, and often during the wait.
 
         """

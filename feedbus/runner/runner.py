@@ -47,7 +47,10 @@ CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was c
 
 
 class Runner:
-    """Runs one consumer in the foreground."""
+    """Runs one consumer in the foreground: it connects, receives, handles and settles deliveries.
+
+    `feedbus run` creates one object and calls run() once.
+    """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
         self,
@@ -131,13 +134,17 @@ class Runner:
         self._mode = select_mode(self._run, self._subscriptions, handlers, self._sender)
 
     def stop(self) -> None:
-        """Request a clean end: messages in the handler are settled, the others are returned."""
+        """Request a clean end: messages in the handler are settled, the others are returned.
+
+        The handler of SIGTERM and SIGINT calls this. run() then returns.
+        """
         self._run.stop_requested.set()
 
     def run(self) -> str:
-        """Consume until the run is over; return why it ended, as a text for the log.
+        """Read the consumer's queue until the run is over; return the reason for the log.
 
-        A signal or a limit ends the run, or the removal of the consumer's shard.
+        A signal or a limit ends the run, or the removal of the consumer's shard. During an outage
+        of the broker or the store, the method waits and tries again.
         """
         with self._heartbeats:
             try:

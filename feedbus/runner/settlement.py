@@ -10,7 +10,11 @@ from collections import deque
 
 
 class Settlement:
-    """The delivery tags of a channel in the order of arrival, and which of them are done."""
+    """The delivery tags of a channel in the order of arrival, and which of them are done.
+
+    A subscription has one object. A delivery is *done* when its records are handled, and the
+    messages that result from them are confirmed.
+    """
 
     def __init__(self) -> None:
         """Create the object without deliveries."""
@@ -20,11 +24,21 @@ class Settlement:
         self._acknowledged: set[int] = set()
 
     def add(self, tag: int) -> None:
-        """Add a delivery; its tag must be higher than all earlier ones."""
+        """Add a delivery that has arrived.
+
+        Args:
+            tag: its delivery tag, which must be higher than all earlier ones.
+
+        """
         self._tags.append(tag)
 
     def mark_done(self, tag: int) -> None:
-        """Register that a delivery may be acknowledged."""
+        """Register that a delivery may be acknowledged: its records are handled.
+
+        Args:
+            tag: the delivery tag of a delivery that was added.
+
+        """
         self._done.add(tag)
 
     def take_acknowledgeable(self) -> tuple[int, list[int]]:

@@ -26,7 +26,10 @@ Keys = frozenset[Hashable]  # the keys of the records of one delivery, or of sev
 
 
 class SmallDeliveries:
-    """Chooses small deliveries that are handled before larger ones of other keys."""
+    """Chooses small deliveries, with few records, to be handled before larger ones of other keys.
+
+    Each batch mode has one object if the queue has `order_by`.
+    """
 
     def __init__(self, queue: Queue) -> None:
         """Create the object for the order of a queue."""
@@ -53,6 +56,8 @@ class SmallDeliveries:
         - all deliveries of the buffer fit into one batch;
         - the first delivery of the buffer is small;
         - the previous call returned deliveries: the large deliveries must be handled, too.
+
+        The batch mode calls this before each batch.
 
         Args:
             buffer: the deliveries that wait.
@@ -151,7 +156,10 @@ class SmallDeliveries:
         return chosen
 
     def keys(self, deliveries: Iterable[Delivery]) -> Keys | None:
-        """Return the keys of all records of these deliveries; None if a body cannot be decoded."""
+        """Return the keys of all records of these deliveries; None if a body cannot be decoded.
+
+        The keys are the values by which `order_by` keeps records in order.
+        """
         try:
             return frozenset().union(*map(self._keys_of, deliveries))
         except InvalidBody:

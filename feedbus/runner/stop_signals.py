@@ -11,10 +11,16 @@ from types import FrameType
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call stop() at the first SIGTERM or SIGINT, and ignore further signals.
+    """Call stop() at the first SIGTERM or SIGINT in a `with` block, and ignore further signals.
 
     A signal that the process ignores already stays ignored. A signal to a process that a handler
     has forked ends the forked process.
+
+    `feedbus run` uses it around the run of a consumer.
+
+    Args:
+        stop: requests the end of the run; it is called within the signal handler.
+
     """
     consumer_pid, called = os.getpid(), False
 

@@ -31,6 +31,8 @@ LARGEST_PREFETCH_FOR_BATCH = 1000  # a larger batch size does not raise the pref
 class Subscriptions:
     """The queues that the consumer of this process reads now.
 
+    A run has one object, for all its connections.
+
     Attributes:
         readers: maps the consumer tag of each subscription to the reader of its queue.
         unsubscribed: the queues that are to be read, and have no subscription yet.
@@ -57,6 +59,8 @@ class Subscriptions:
     def begin(self, queues: Sequence[ReadableQueue], *, separate_generations: bool) -> None:
         """Forget all queues of an earlier connection, and take over the queues to read from now on.
 
+        QueuesToRead calls this for each new connection.
+
         Args:
             queues: the queues to read.
             separate_generations: whether the buffer keeps the deliveries of each generation in a
@@ -73,6 +77,11 @@ class Subscriptions:
 
     def subscribe(self, connection: Connection) -> None:
         """Subscribe to the queues without a subscription, except those that other consumers read.
+
+        It is called often, until each queue has a subscription.
+
+        Args:
+            connection: the connection of the consumer.
 
         Raises:
             BrokerOutage: another program has subscribed to an external queue exclusively.
@@ -196,6 +205,10 @@ class Subscriptions:
         """Count a delivery as misplaced if it came to a shard that does not own its key.
 
         This method is called with the first delivery of each batch.
+
+        Args:
+            delivery: the delivery to check.
+
         """
         reader = self.readers.get(delivery.consumer_tag)
         if reader is not None:
@@ -207,6 +220,10 @@ class Subscriptions:
         """Stop reading a queue and its waiting queue.
 
         The broker returns the unsettled deliveries to the queues, unless a queue was deleted.
+
+        Args:
+            tag: the consumer tag of the subscription to the queue.
+
         """
         self._close_reader(tag)
         self.close_waiting_queue(tag)
@@ -215,6 +232,13 @@ class Subscriptions:
         """Stop reading a queue, but keep reading its waiting queue.
 
         If it is an old queue, this consumer subscribes again when no other consumer reads it.
+
+        It is called when other consumers read an old queue, too, or the broker has cancelled the
+        subscription.
+
+        Args:
+            tag: the consumer tag of the subscription to the queue.
+
         """
         reader = self._close_reader(tag)
         if reader is not None and reader.source.only_without_reader:
@@ -229,12 +253,19 @@ class Subscriptions:
         return reader
 
     def close_waiting_queue(self, tag: str) -> None:
-        """Stop reading the waiting queue of a queue; `tag` is the tag of the queue."""
+        """Stop reading the waiting queue of a queue.
+
+        Args:
+            tag: the consumer tag of the subscription to the queue that has this waiting queue.
+
+        """
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
     def return_deliveries(self) -> None:
-        """Give back all unsettled deliveries; all queues that were read are to be read again.
+        """Return all unsettled deliveries to the broker; all queues are to be read again.
+
+        The runner calls this when the broker's consumer timeout would expire.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the broker
         would deliver later messages to the next consumer. The unsettled messages return to the
@@ -246,7 +277,7 @@ class Subscriptions:
         self.unsubscribed = [*sources, *self.unsubscribed]
 
     def close(self) -> None:
-        """Stop reading all queues."""
+        """Stop reading all queues, at the end of a connection or of the run."""
         for reader in self.readers.values():
             reader.close()
         if self._run.waiting is not None:

@@ -19,7 +19,7 @@ RESUME_SHARE = 0.9  # share of the limit at which a consumer that has reached th
 
 
 class WaitingLimit(ABC):
-    """Whether too many records of one consumer wait; changes are logged.
+    """Checks whether too many records of one consumer wait, and logs when this changes.
 
     The limit counts as reached until the number of waiting records has fallen to RESUME_SHARE of
     the limit. Otherwise the consumer could hold and continue with each record.
@@ -33,6 +33,8 @@ class WaitingLimit(ABC):
 
     def check(self, count: int) -> bool:
         """Return whether the limit is reached; log if this has changed since the last call.
+
+        The consumer calls this often.
 
         Args:
             count: the number of records that wait now.
@@ -57,7 +59,9 @@ class WaitingLimit(ABC):
 
 
 class RetryLimit(WaitingLimit):
-    """The limit of records that wait for earlier records; when it is reached, the consumer holds.
+    """The limit of records that wait for earlier records of their keys.
+
+    When the limit is reached, the consumer holds.
 
     While it holds, the consumer handles only waiting records. Records that wait for old queues do
     not count: the consumer must still handle the deliveries of the old queues.
@@ -75,7 +79,10 @@ class RetryLimit(WaitingLimit):
         self._report = report
 
     def forget(self) -> None:
-        """Forget that the limit was reached, because the waiting records are read again."""
+        """Forget that the limit was reached, because the waiting records are read again.
+
+        It is called when the connection is lost: the waiting records are then delivered again.
+        """
         if self.reached:
             self.reached = False
             self._report("")
@@ -105,7 +112,7 @@ class RetryLimit(WaitingLimit):
 
 
 class SwitchLimit(WaitingLimit):
-    """The limit of records that wait for old queues.
+    """The limit of records that wait for old queues, those of older generations of a ring.
 
     While it is reached, only the deliveries of the oldest generation are handled.
     """

@@ -30,6 +30,9 @@ PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue
 class WaitingQueue:
     """A subscription to one waiting queue, on a separate channel.
 
+    In a waiting queue, records wait until an earlier record of their key has succeeded or has
+    become a dead letter. The object is used until the subscription or the connection ends.
+
     Only one consumer at a time reads the waiting queue: the broker lets one consumer be active, and
     a consumer does not subscribe if there is another. A consumer first reads all records in the
     waiting queue of a shard. Only then does it subscribe to the shard's queue.
@@ -81,16 +84,16 @@ class WaitingQueue:
         generation_number: int = 0,
         on_notice: Callable[[Any], None] = lambda _: None,
     ) -> WaitingQueue | None:
-        """Subscribe, and return when all waiting records were delivered.
+        """Subscribe to a waiting queue, and return when all waiting records were delivered.
 
         Args:
             connection: the connection of the consumer.
-            queue: the waiting queue.
-            tag: the tag of the subscription.
+            queue: the name of the waiting queue on the broker.
+            tag: the consumer tag of the subscription.
             deliveries: gets the deliveries of the queue.
             on_cancel: called with the tag when the broker cancels the subscription.
             generation_number: the number of the queue's generation.
-            on_notice: called with the body of a notice.
+            on_notice: called with the body of a notice, which reports that the ring has changed.
 
         Returns:
             The subscription; None if another consumer reads the queue.
@@ -146,6 +149,8 @@ class WaitingQueue:
 
         The first call marks the queue as ending: no consumer moves a record here any more. But a
         record that was moved here earlier may not have been delivered yet. So a probe follows it.
+
+        WaitingRecordMover calls this, often, before it moves the records to another shard.
         """
         if not self.is_ending:
             self.is_ending = True
@@ -155,13 +160,21 @@ class WaitingQueue:
     def apply_releases(self) -> None:
         """Release the keys that the requests in `releases` name.
 
+        The dead letters that blocked these keys were dropped.
+
         The requests stay in `releases`: WaitingRecordMover moves and acknowledges them later.
+
+        It is called before the records of an ending queue are moved to other shards.
         """
         for message in self.releases:
             self.acknowledge(self.deliveries.release_keys(Delivery.of(message)))
 
     def check_probe(self) -> bool:
-        """Return whether the probe has returned; publish it again if it is lost or was refused."""
+        """Return whether the probe, a fence with a random id, has returned from the queue.
+
+        All messages that were in the queue before the probe have then arrived. If the probe is lost
+        or was refused, it is published again. The method is called often.
+        """
         if self.is_closed:
             return True  # nothing to wait for: the next subscription reads all records again
         if self.probes.fence_needed or (self.probes.is_lost and self.is_silent):
@@ -191,20 +204,27 @@ class WaitingQueue:
             self.acknowledge(self.deliveries.add(message))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge deliveries of this queue."""
+        """Acknowledge deliveries of this queue.
+
+        Args:
+            deliveries: deliveries of this subscription, whose records no longer wait. If the broker
+                has cancelled the subscription, the call does nothing.
+
+        """
         if self.is_cancelled:
             return  # the broker delivers these messages again, and their records run again
         if deliveries:
             acknowledge(self.channel, [delivery.tag for delivery in deliveries])
 
     def renew(self, older_than: float) -> None:
-        """Return deliveries that arrived before a time; the broker delivers them again.
+        """Return old deliveries to the broker, which delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long. Records that
         handlers have now are not returned.
 
         Args:
-            older_than: a time of the monotonic clock.
+            older_than: a time of the monotonic clock, in seconds. Deliveries that arrived before it
+                are returned.
 
         """
         for record in self.deliveries.records.records_in(self.queue):
@@ -214,7 +234,7 @@ class WaitingQueue:
                 record.arrival = None  # until the broker delivers it again
 
     def close(self) -> None:
-        """Return all waiting records to the queue, and forget them."""
+        """End the subscription: the waiting records return to the queue, and are forgotten here."""
         self.is_closed = True
         self.deliveries.forget_subscription(self.tag)
         if self.channel.is_open:

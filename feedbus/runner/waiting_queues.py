@@ -35,6 +35,8 @@ class WaitingQueues:
 
     After a change of the ring, a consumer also reads old queues, those of older generations. Each
     old queue has a waiting queue, too.
+
+    A run of a consumer whose queue has `order_by` has one object, for all its connections.
     """
 
     def __init__(
@@ -79,28 +81,40 @@ class WaitingQueues:
         return bool(self._deliveries.requeued_dead_letters) or len(self) > 0
 
     def set_predecessors(self, old_queues: Predecessors | None) -> None:
-        """Let records wait for these old queues; with None, records wait for no queue."""
+        """Let records wait for these old queues, in addition to the earlier records of their keys.
+
+        It is called when the consumer begins and ends to follow the old queues of a ring.
+
+        Args:
+            old_queues: determines the old queues of a key. With None, records wait for no queue.
+
+        """
         self._deliveries.predecessors = old_queues
 
     @property
     def awaited_queues(self) -> Collection[str]:
-        """The old queues that records wait for."""
+        """The names of the old queues, those of older generations, that records wait for."""
         return self._deliveries.records.awaited_queues.queues
 
     @property
     def count_behind_old_queues(self) -> int:
-        """How many records wait for old queues."""
+        """How many records wait for old queues, those of older generations of the ring."""
         return self._deliveries.records.awaited_queues.record_count
 
     def put_probes(self) -> None:
-        """Publish a probe, a fence with a random id, to each waiting queue."""
+        """Publish a probe, a fence with a random id, to each waiting queue.
+
+        It is called when old queues were deleted: the records that were moved from them are in the
+        waiting queues before the probes.
+        """
         for waiting_queue in self._waiting_queues.values():
             waiting_queue.probes.put_probe()
 
     def check_probes(self) -> bool:
-        """Return whether all probes have returned.
+        """Return whether all probes of put_probes() have returned.
 
-        Then all records that were moved to the waiting queues before put_probes() have arrived.
+        Then all records that were moved to the waiting queues before put_probes() have arrived. It
+        is called often; a lost probe is published again.
         """
         # all() with a generator would end at the first queue whose probe has not returned. But
         # check_probe() must be called for each queue, because it also publishes a lost probe again.
@@ -108,11 +122,20 @@ class WaitingQueues:
         return all(returned)
 
     def release_records(self, queues: Collection[str]) -> None:
-        """Let records run if they wait only for these queues, which were deleted."""
+        """Let records run if they wait only for old queues that were deleted.
+
+        Args:
+            queues: the names of the deleted queues on the broker.
+
+        """
         self._deliveries.records.forget_deleted_queues(queues)
 
     def take_notice(self) -> bytes | str | None:
-        """Return the body of the latest notice that has arrived since the last call, or None."""
+        """Return the body of the latest notice that has arrived since the last call, or None.
+
+        A notice is a message in a waiting queue. It reports that the ring has changed, and its body
+        contains the new generation.
+        """
         notice, self._notice = self._notice, None
         return notice
 
@@ -127,15 +150,19 @@ class WaitingQueues:
         on_cancel: Callable[[str], None],
         generation_number: int = 0,
     ) -> bool:
-        """Read the waiting queue of a queue; return False if another consumer reads it.
+        """Read the waiting queue of a queue, until its waiting records have arrived.
 
         Args:
             connection: the connection of the consumer.
-            queue: the queue to read.
-            tag: the tag of the subscription to the queue.
+            queue: the name of the queue on the broker whose waiting queue is read.
+            tag: the consumer tag of the subscription to the queue.
             on_cancel: called with that tag when the broker cancels the subscription to the waiting
                 queue.
             generation_number: the number of the queue's generation.
+
+        Returns:
+            False if another consumer reads the waiting queue, so that this must be tried again
+            later.
 
         Raises:
             NotFound: the queue to read does not exist. Its waiting queue is not declared then.
@@ -175,7 +202,7 @@ class WaitingQueues:
         """Stop reading the waiting queue of a deleted old queue, and delete it if it is empty.
 
         Args:
-            tag: the tag of the subscription to the old queue.
+            tag: the consumer tag of the subscription to the old queue.
 
         """
         waiting_queue = self._waiting_queues.get(tag)
@@ -189,7 +216,7 @@ class WaitingQueues:
         """Stop reading a waiting queue, or all of them.
 
         Args:
-            tag: the tag of the subscription to the queue that is read with the waiting queue; ""
+            tag: the consumer tag of the subscription to the queue that has the waiting queue; ""
                 for all.
 
         """
@@ -216,7 +243,7 @@ class WaitingQueues:
     def has_reached_limit(self) -> bool:
         """Whether `waiting_limit` is reached: then only waiting records are handled.
 
-        Changes are logged.
+        Changes are logged. The runner calls this before it handles deliveries of the other queues.
         """
         if not len(self) and not any(self._counts) and not self._limit.reached:
             return False
@@ -235,11 +262,21 @@ class WaitingQueues:
         return self._deliveries.take(max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put taken records back that were not handled; they wait again."""
+        """Let taken records wait again, because they were not handled.
+
+        Args:
+            deliveries: deliveries that take() has returned.
+
+        """
         self._deliveries.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge the deliveries of waiting queues that were handled."""
+        """Acknowledge the deliveries of waiting queues that were handled.
+
+        Args:
+            deliveries: deliveries that take() has returned.
+
+        """
         settled: defaultdict[str, list[Delivery]] = defaultdict(list)
         for delivery in self._deliveries.finish(deliveries):
             settled[delivery.consumer_tag.removesuffix(WAITING_SUFFIX)].append(delivery)
@@ -250,9 +287,10 @@ class WaitingQueues:
     def may_have_unknown_messages(self) -> bool:
         """Whether a waiting queue may contain a message that this process does not know.
 
-        It is called after an outage. The process may have sent messages to a waiting queue that the
-        broker has not confirmed. Or a delivery will be handled again, and some of its failed
-        records may already be in a waiting queue.
+        It is called after an outage. If the result is True, the consumer connects again, and reads
+        its waiting queues from their start. The process may have sent messages to a waiting queue
+        that the broker has not confirmed. Or a delivery will be handled again, and some of its
+        failed records may already be in a waiting queue.
         """
         return self._deliveries.has_unconfirmed or self._deliveries.repetition_expected
 
@@ -269,10 +307,12 @@ class WaitingQueues:
             self._on_count(counts)
 
     def renew(self, timeout_seconds: float) -> None:
-        """Return old deliveries to the broker, which delivers the messages again; called often.
+        """Return old deliveries to the broker, which delivers them again; called often.
+
+        So no delivery of a waiting record exceeds the broker's consumer timeout.
 
         Args:
-            timeout_seconds: the broker's consumer timeout; infinity if it is not known.
+            timeout_seconds: the broker's consumer timeout in seconds; infinity if it is not known.
 
         """
         self._report_counts()
@@ -285,6 +325,8 @@ class WaitingQueues:
 
     def move_records(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
+
+        It is called before the ending queue is deleted.
 
         Args:
             connection: the connection of the consumer.

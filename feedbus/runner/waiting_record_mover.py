@@ -58,6 +58,8 @@ class WaitingRecordMover:
     the old waiting queue can arrive after the record has left, and the request in the new waiting
     queue before the record arrives. So the requests in the old waiting queue are moved, too, after
     the records.
+
+    The object WaitingQueues of a run has one.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:
@@ -75,7 +77,7 @@ class WaitingRecordMover:
         self._records = records
 
     def move(self, connection: Connection, queue: str, waiting_queue: WaitingQueue) -> bool:
-        """Move the waiting records of an ending queue.
+        """Move the waiting records of an ending queue to the shards that own their keys now.
 
         Args:
             connection: the connection of the consumer.
