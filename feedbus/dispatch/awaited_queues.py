@@ -11,7 +11,9 @@ from collections.abc import KeysView
 
 
 class AwaitedQueues:
-    """Counts the records that wait for each queue.
+    """Counts, for each queue of an older generation, the records that wait for it.
+
+    WaitingRecords, the waiting records of one consumer, has one object.
 
     Attributes:
         record_count: how many records wait for at least one queue.
@@ -25,15 +27,15 @@ class AwaitedQueues:
 
     @property
     def queues(self) -> KeysView[str]:
-        """The names of the queues that records wait for."""
+        """The names of the older queues, on the broker, that records wait for."""
         return self._record_counts.keys()
 
     def update(self, queues: frozenset[str], change: int) -> None:
-        """Add or remove one record that waits for these queues.
+        """Count one more or one fewer record that waits for these queues.
 
         Args:
             queues: the names of the queues. If there are none, nothing is counted.
-            change: 1 to add the record, -1 to remove it.
+            change: 1 if a record begins to wait, -1 if it no longer waits.
 
         """
         if queues:
@@ -44,6 +46,6 @@ class AwaitedQueues:
                     del self._record_counts[queue]
 
     def clear(self) -> None:
-        """Remove all records."""
+        """Set all counts to 0, because the waiting records are forgotten."""
         self.record_count = 0
         self._record_counts.clear()

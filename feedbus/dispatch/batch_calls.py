@@ -26,7 +26,10 @@ MAX_CALLS = 3
 
 
 class BatchCalls:
-    """Calls handlers in the consumer's own thread, and sends the messages of each call."""
+    """Calls handlers in the consumer's own thread, and sends the messages of each call.
+
+    The dispatch of a consumer has one object, and uses it for handlers in transactions.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,13 @@ class BatchCalls:
         self._overtaken_records = overtaken_records
 
     def call(self, wrapped: WrappedHandler, records: Records) -> Failures:
-        """Call the handler with records, and send the messages that it publishes.
+        """Call a handler with records, and send the messages that it publishes.
+
+        If a batch handler raises an exception, it is called again for each record alone.
+
+        Args:
+            wrapped: the handler, with the middleware.
+            records: the records of a batch; for a handler of one record, a batch of one.
 
         Returns:
             Maps the index of a record to its exception, for the records that failed, were dropped

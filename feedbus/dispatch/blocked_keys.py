@@ -24,7 +24,7 @@ class BlockedKeys:
     """The keys of records that have failed in the deliveries that are handled now.
 
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
-    delivery.
+    delivery. The dispatch of a consumer has one object.
     """
 
     def __init__(self, decoder: Decoder, order_decisions: OrderDecisions | None) -> None:
@@ -45,30 +45,61 @@ class BlockedKeys:
         return self._order_decisions is not None
 
     def key(self, decoded: DecodedDelivery, row: int) -> Any:
-        """Return a record's ordering key, or None if the queue has no `order_by`."""
+        """Return a record's ordering key, or None if the queue has no `order_by`.
+
+        Records with the same ordering key are handled in order.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+
+        """
         return self._decoder.key(decoded, row)
 
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
         """Return the ordering keys of the records of a delivery; {None} without `order_by`.
 
         A record whose ordering key is invalid has no key in the result.
+
+        Args:
+            decoded: the delivery of the records.
+
         """
         return self._decoder.keys(decoded)
 
     def is_blocked(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an unsettled earlier record of its key has failed."""
+        """Whether a record must wait, because an unsettled earlier record of its key has failed.
+
+        The modules that call handlers ask this before each call.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+
+        """
         if self._waiting is None or not self._waiting.has_unconfirmed:
             return False
         return self.must_wait(decoded, row)
 
     def is_blocked_in(self, records: Records, index: int) -> bool:
-        """Return the result of is_blocked() for the record at an index of a batch."""
+        """Whether a record of a batch must wait, because an earlier record of its key has failed.
+
+        Args:
+            records: the records of the batch.
+            index: the index of the record in the batch.
+
+        """
         if self._waiting is None or not self._waiting.has_unconfirmed:
             return False
         return self.must_wait(*locate(records, index))
 
     def any_blocked(self, records: Records) -> bool:
-        """Whether is_blocked() is true for any record of a batch."""
+        """Whether any record of a batch must wait, because an earlier record of its key has failed.
+
+        Args:
+            records: the records of the batch.
+
+        """
         if self._waiting is None or not self._waiting.has_unconfirmed:
             return False
         return any(self.must_wait(*locate(records, index)) for index in range(len(records)))
@@ -78,11 +109,22 @@ class BlockedKeys:
 
         Unlike is_blocked(), this method does not use the flag. Concurrent calls need this: some
         deliveries are settled, which resets the flag, while records of others still run.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+
         """
         return self._order_decisions is not None and self._order_decisions.must_wait(decoded, row)
 
     def defer(self, decoded: DecodedDelivery, row: int) -> None:
-        """Let a record wait for earlier records of its key: add this decision to its delivery."""
+        """Let a record wait for earlier records of its key: add this decision to its delivery.
+
+        Args:
+            decoded: the delivery of the record, which gets the decision.
+            row: the index of the record in the delivery.
+
+        """
         self._decoder.fail(decoded, row, EarlierRecordWaits())
 
     def decide(self, invalid: InvalidRecord) -> None:
@@ -90,6 +132,11 @@ class BlockedKeys:
 
         It becomes a dead letter. If its key is blocked, it waits for the earlier records instead.
         But a delivery that cannot be decoded becomes a dead letter at once.
+
+        Args:
+            invalid: the record, such as one whose fields have wrong types. Its delivery gets the
+                decision.
+
         """
         if invalid.decision is None and self.is_blocked(invalid.decoded, invalid.row):
             self.defer(invalid.decoded, invalid.row)
@@ -99,8 +146,13 @@ class BlockedKeys:
     def expect_repetition(self, decoded: DecodedDelivery) -> None:
         """If records of a delivery have failed, register that the delivery is handled again.
 
-        Called when an outage has interrupted the handling of the delivery; see
-        WaitingDeliveries.repetition_expected.
+        Called when an outage has interrupted the handling of the delivery. Records that have failed
+        count as waiting already, although nothing was sent for them. So the consumer must read its
+        waiting queues again.
+
+        Args:
+            decoded: the delivery.
+
         """
         if self._waiting is not None and decoded.decisions:
             self._waiting.repetition_expected = True

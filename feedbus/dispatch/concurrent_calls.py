@@ -36,7 +36,9 @@ from feedbus.wire import Delivery
 
 
 class ConcurrentCalls:
-    """The unfinished records of one consumer; only the consumer's thread may use it.
+    """The unfinished records of one consumer in the concurrent mode.
+
+    Only the consumer's thread may use the object. It exists as long as the consumer's process.
 
     Attributes:
         outage: an outage with which a call has ended, as set by the latest finish(); None if there
@@ -87,32 +89,46 @@ class ConcurrentCalls:
 
     @property
     def running(self) -> set[RecordCall]:
-        """The records that were started and are not finished."""
+        """The records whose calls were started, and were not finished by finish()."""
         # An invalid record never runs: take_startable() ends it.
         return cast("set[RecordCall]", self._sequencer.running)
 
     @property
     def in_handlers(self) -> list[RecordCall]:
-        """The records whose calls are running or about to start."""
+        """The records whose handler calls are running or about to start."""
         return [call for call in self.running if not call.has_ended]
 
     @property
     def oldest_started_at(self) -> float | None:
-        """The start of the oldest call, by the monotonic clock; None if no call runs."""
+        """When the oldest running call started; None if no call runs.
+
+        The value is a time of the monotonic clock in seconds.
+        """
         return self._slow_calls.oldest_started_at
 
     @property
     def slow_messages(self) -> list[tuple[str, float]]:
-        """(message id, seconds) of each call that takes long, or has just taken long."""
+        """(message id, seconds) of each slow call that runs or has just ended.
+
+        A slow call takes so long that the broker may close the channel. When the broker has closed
+        it, these messages are the possible causes.
+        """
         return self._slow_calls.durations(self.in_handlers)
 
     def forget_slow_messages(self) -> None:
-        """Remove the ended calls from `slow_messages`, and each running call when it ends."""
+        """Remove the ended calls from `slow_messages`, and each running call when it ends.
+
+        The runner calls this when it has counted the lost channel against the slow messages.
+        """
         self._slow_calls.forget(self.in_handlers)
 
     @property
     def for_dead_handler(self) -> list[DecodedDelivery]:
-        """The finished deliveries for which send_failed() may call the dead handler."""
+        """The finished deliveries for which send_failed() may call the dead handler.
+
+        The runner writes their message ids into the crash guard's file first, because the dead
+        handler, a function of the project, can end the process.
+        """
         return [
             each for each in self._finished if self._dispatch.has_dead_handler and each.decisions
         ]
@@ -137,6 +153,9 @@ class ConcurrentCalls:
 
     def decode(self, deliveries: Sequence[Delivery]) -> None:
         """Decode deliveries that arrived after all earlier ones, and add their records.
+
+        Args:
+            deliveries: the deliveries in the order of their arrival.
 
         Raises:
             StoreOutage: the store is unavailable. The next call of this method also decodes these
@@ -180,9 +199,9 @@ class ConcurrentCalls:
         self._release_finished()
 
     def take_startable(self) -> list[RecordCall]:
-        """Return the records that may start now; the caller then calls start().
+        """Return the records whose handler calls may start now; the caller then calls start().
 
-        Invalid records are not returned: this method decides on them.
+        Invalid records, which no handler gets, are not returned: this method decides on them.
 
         If a resource has ended, it must be opened again. It is opened when no call runs. Until
         then, no record may start.
@@ -199,17 +218,22 @@ class ConcurrentCalls:
         return startable
 
     def start(self, calls: Sequence[RecordCall]) -> None:
-        """Start the calls of records that take_startable() has returned."""
+        """Start the handler calls of records, in threads or as tasks of the event loop.
+
+        Args:
+            calls: the records that take_startable() has returned.
+
+        """
         self._slow_calls.start(calls, self._clock.monotonic())
         self._calls.start(calls)
 
     def check_event_loop(self) -> None:
-        """Log an async handler that blocks the event loop; call this method often."""
+        """Log a warning if an async handler blocks the event loop; called often."""
         if any(call.wrapped.call_async is not None for call in self.running):
             self._resources.loop.check()
 
     def finish(self) -> None:
-        """Publish the messages of calls that have ended; the caller then calls send_failed().
+        """Publish the messages of calls that have ended; the runner then calls send_failed().
 
         If a call ended with an outage, its record runs again, and self.outage is set to the outage.
 
@@ -231,7 +255,7 @@ class ConcurrentCalls:
         self._ended_calls = []
 
     def send_failed(self, only: DecodedDelivery | None = None) -> None:
-        """Send the retries and dead letters of finished deliveries.
+        """Send the retries and dead letters of deliveries whose records have all ended.
 
         Args:
             only: one delivery of for_dead_handler, whose messages are sent; None to send the
@@ -250,7 +274,7 @@ class ConcurrentCalls:
         self._to_acknowledge += [each.delivery for each in finished]
 
     def take_acknowledgeable(self) -> list[Delivery]:
-        """Return the deliveries that must be acknowledged; each is returned once."""
+        """Return the deliveries that the runner must acknowledge; each is returned once."""
         deliveries, self._to_acknowledge = self._to_acknowledge, []
         return deliveries
 
@@ -344,7 +368,10 @@ class ConcurrentCalls:
         self._failed_deliveries = unfinished
 
     def forget(self) -> None:
-        """Forget all records that do not run: the broker delivers their messages again."""
+        """Forget all records that do not run, when the connection ends.
+
+        The broker delivers their messages again. Records that still run stay until their calls end.
+        """
         self._undecoded, self._to_acknowledge = [], []
         self._finished, self._failed_deliveries = [], []
         self._sequencer.forget_waiting()
@@ -362,5 +389,8 @@ class ConcurrentCalls:
         }
 
     def close(self) -> None:
-        """Wait until no call runs, and end the threads in which handlers are called."""
+        """Wait until no call runs, and end the threads in which handlers are called.
+
+        The runner calls this at the end of the run.
+        """
         self._calls.close()

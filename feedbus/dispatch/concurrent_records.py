@@ -13,7 +13,7 @@ from feedbus.records import Records
 
 @dataclass(slots=True, eq=False)
 class UnfinishedDelivery:
-    """A delivery, and the number of its unfinished records.
+    """A delivery some of whose records are not handled yet, in the concurrent mode.
 
     Attributes:
         decoded: the delivery.
@@ -67,13 +67,22 @@ class RecordCall:
 
     @property
     def message_id(self) -> str:
-        """The id of the message that contained the record."""
+        """The id of the delivered message that contains the record."""
         return self.delivery.decoded.delivery.message_id
 
 
 @dataclass(slots=True, eq=False)
 class DeferredInvalidRecord:
-    """An invalid record that waits until the earlier records of its key have ended."""
+    """An invalid record, which no handler gets, until the earlier records of its key have ended.
+
+    It is used in the concurrent mode. Then a decision on the record is made, such as a dead letter.
+
+    Attributes:
+        key: the ordering key; None if the queue has no `order_by`.
+        delivery: the delivery of the record.
+        record: the invalid record.
+
+    """
 
     key: Hashable
     delivery: UnfinishedDelivery

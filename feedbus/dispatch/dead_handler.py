@@ -39,6 +39,9 @@ events = EventLog(__name__)
 class DeadLetterCause:
     """A dead letter as the cause of the messages that the dead handler publishes.
 
+    The ids of these messages are derived from it. An object is created for each call of the dead
+    handler.
+
     Attributes:
         consumer: the consumer that handled the record.
         delivery: the delivery of the record.
@@ -53,7 +56,14 @@ class DeadLetterCause:
     routing_key: str
 
     def message(self, row: int) -> Message:
-        """Return the message of the record; the index has no effect, because there is only one."""
+        """Return the message of the dead letter.
+
+        It is called for each message that the dead handler publishes.
+
+        Args:
+            row: an index that has no effect, because there is only one record.
+
+        """
         del row
         return Message.of(
             self.delivery,
@@ -65,7 +75,10 @@ class DeadLetterCause:
 
 
 class DeadHandler:
-    """Calls the function that a queue names as `dead_handler`."""
+    """Calls the function of the project that a queue names as `dead_handler`.
+
+    The dispatch of a consumer has one object if the queue sets `dead_handler`.
+    """
 
     def __init__(  # noqa: PLR0913 -- its parts, all of which are needed
         self,
@@ -110,7 +123,7 @@ class DeadHandler:
         self._call = dead_letter_function.parameters.call_of(function, resources.value_of)
 
     def call_before(self, delivery: Delivery, decision: Decision) -> Decision:
-        """Call the function if the decision is a dead letter; return the decision to carry out.
+        """If the decision is a dead letter, call the function; return the decision to carry out.
 
         If the function raises an exception, the returned decision has a dead letter whose reason
         includes this exception. Otherwise the decision is returned unchanged.

@@ -18,6 +18,8 @@ from feedbus.wire.constants import PACK
 class DecodedDelivery:
     """A decoded delivery: its records, and the decisions on its failed records.
 
+    The decoder creates one object for each delivery. It exists until the delivery is settled.
+
     Attributes:
         consumer: the consumer that received the delivery.
         delivery: the delivery.
@@ -41,12 +43,22 @@ class DecodedDelivery:
         return self.delivery.identified or self.delivery.content_type == PACK
 
     def routing_key(self, row: int) -> str:
-        """Return the routing key of one record of the delivery."""
+        """Return the routing key with which one record of the delivery was published.
+
+        Args:
+            row: the index of the record in the delivery.
+
+        """
         is_pack = self.delivery.content_type == PACK
         return self.pack.key(row) if is_pack else self.delivery.original_key
 
     def message(self, row: int) -> Message:
-        """Return the Message of one record of the delivery."""
+        """Return the properties of one record of the delivery, as a handler gets them.
+
+        Args:
+            row: the index of the record in the delivery.
+
+        """
         return Message.of(
             self.delivery,
             routing_key=self.routing_key(row),
@@ -58,7 +70,7 @@ class DecodedDelivery:
 
 @dataclass(slots=True)
 class HandlerInput:
-    """Consecutive records for the same handler, in chunks.
+    """Consecutive records for the same handler, in chunks; the decoder creates it.
 
     Attributes:
         wrapped: the handler, with the middleware.

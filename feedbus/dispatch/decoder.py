@@ -31,7 +31,7 @@ class Decoder:
     """Decodes the deliveries of one consumer, and adds the decisions on their records.
 
     A decision is the verdict on a record that was not acknowledged, with the message that is sent
-    for it. It is added to DecodedDelivery.decisions.
+    for it. It is added to DecodedDelivery.decisions. The dispatch of a consumer has one object.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
@@ -70,11 +70,14 @@ class Decoder:
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[DecodedDelivery], Inputs]:
         """Decode deliveries, in the order of their arrival.
 
+        Args:
+            deliveries: the deliveries in the order of their arrival.
+
         Returns:
             The decoded deliveries, and their records for the handlers, in order. A record is left
             out if the decision on it has been added to its delivery, for example because it must
             wait. Each item of the second value is either records for one handler, or an invalid
-            record; see InvalidRecord.
+            record, which no handler gets.
 
         """
         decoded_deliveries: list[DecodedDelivery] = []
@@ -93,13 +96,25 @@ class Decoder:
         return decoded_deliveries, inputs
 
     def key(self, decoded: DecodedDelivery, row: int) -> Any:
-        """Return a record's ordering key, or None if the queue has no `order_by`."""
+        """Return a record's ordering key, or None if the queue has no `order_by`.
+
+        Records with the same ordering key are handled in order.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery. The record must not be invalid.
+
+        """
         return self._order.key(decoded.delivery, decoded.pack, row)
 
     def keys(self, decoded: DecodedDelivery) -> set[Any]:
         """Return the ordering keys of the records of a delivery; {None} without `order_by`.
 
         A record whose ordering key is invalid has no key in the result.
+
+        Args:
+            decoded: the delivery of the records.
+
         """
         return self._order.keys(decoded.delivery, decoded.pack)
 
@@ -273,7 +288,15 @@ class Decoder:
         )
 
     def with_decision(self, delivery: Delivery, decision: Decision) -> DecodedDelivery:
-        """Return a decoded delivery without records, with one decision on the whole delivery."""
+        """Return a decoded delivery without records, with one decision on the whole delivery.
+
+        It is used for a delivery that cannot be decoded, or that must not be handled any more.
+
+        Args:
+            delivery: the delivery.
+            decision: the decision, such as a dead letter.
+
+        """
         decoded = DecodedDelivery(self._consumer, delivery, _empty_pack(delivery))
         self._add_decision(decoded, decision)
         return decoded
@@ -284,14 +307,23 @@ class Decoder:
         decoded.decisions.append(decision)
 
     def decide(self, invalid: InvalidRecord) -> None:
-        """Decide on a record that no handler gets; called after the earlier records of its key."""
+        """Add the decision on an invalid record, which no handler gets, to its delivery.
+
+        Called when the earlier records of its key have been handled.
+
+        Args:
+            invalid: the record.
+
+        """
         if invalid.decision is not None:
             self._add_decision(invalid.decoded, invalid.decision)
         elif invalid.error is not None:
             self.fail(invalid.decoded, invalid.row, invalid.error)
 
     def fail(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
-        """Add the decision on a record to its delivery.
+        """Add the decision on a failed or waiting record to its delivery.
+
+        The decision is the verdict, such as a retry, with the message that is sent for it.
 
         Args:
             decoded: the delivery.

@@ -44,6 +44,8 @@ class Dispatch:
     In the runner's batch mode, handle() does the whole work. In the other modes, SingleCalls or
     ConcurrentCalls calls the handlers, and uses decode(), end_record() and finish().
 
+    A consumer's process has one object.
+
     Attributes:
         clock: the clock of the broker.
         waiting_deliveries: the deliveries of the waiting queues; None if the queue has no
@@ -147,6 +149,11 @@ class Dispatch:
         The broker has then confirmed all messages that result from them: messages of the handler,
         retries and dead letters.
 
+        The runner calls this in the batch mode.
+
+        Args:
+            deliveries: the deliveries of a batch, in the order of their arrival.
+
         Raises:
             Outage: the store or the broker is unavailable; handle the same deliveries again later.
 
@@ -172,6 +179,12 @@ class Dispatch:
         On a queue with `stream = true`, messages are sent in slices while the handler runs. After
         each slice, `pause` calls handle() with other deliveries. The time of these calls is not
         counted as time of the handler that has published the slice.
+
+        The runner calls this once, at its start.
+
+        Args:
+            pause: the function, without arguments.
+
         """
 
         def timed_pause() -> None:
@@ -186,7 +199,10 @@ class Dispatch:
 
     @property
     def has_store(self) -> bool:
-        """Whether handlers are called in transactions of a store."""
+        """Whether handlers are called in transactions of a store.
+
+        Then the runner uses the batch mode.
+        """
         return not isinstance(self._store, NoStore)
 
     def end_record(
@@ -196,11 +212,13 @@ class Dispatch:
 
         The decision is the verdict, with the message that is sent for it.
 
+        SingleCalls and ConcurrentCalls call this after each call of a handler.
+
         Args:
             decoded: the delivery of the record, which gets the decision.
             row: the index of the record in the delivery.
             error: the exception, as calls.classify_error() returns it; None if the call succeeded.
-            seconds: the duration of the call.
+            seconds: the duration of the call in seconds.
 
         """
         self._metrics.handled(seconds, 1)

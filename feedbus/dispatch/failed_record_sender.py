@@ -16,7 +16,10 @@ events = EventLog(__name__)
 
 
 class FailedRecordSender:
-    """Sends the retries and dead letters of one consumer, before their deliveries are settled."""
+    """Sends the retries and dead letters of one consumer, before their deliveries are settled.
+
+    The dispatch of a consumer has one object.
+    """
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
         """Create the object.
@@ -40,6 +43,8 @@ class FailedRecordSender:
         before_dead_handler: Callable[[str], None] | None = None,
     ) -> None:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
+
+        The dead handler, a function of the project, is called before each new dead letter is sent.
 
         Args:
             decoded_deliveries: the deliveries, with the decisions on their failed records.

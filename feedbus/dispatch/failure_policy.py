@@ -69,13 +69,15 @@ class Decision:
 
     @property
     def is_dead_letter(self) -> bool:
-        """Whether the message is a dead letter."""
+        """Whether the record becomes a dead letter: a dead letter is sent for it."""
         return self.message is not None and self.verdict in DEAD_LETTER_VERDICTS
 
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """The retry policy of one consumer.
+    """The retry policy of one consumer: it decides what happens to each record that failed.
+
+    The dispatch of a consumer has one object.
 
     Attributes:
         names: the names of the objects on the broker.
@@ -97,6 +99,10 @@ class FailurePolicy:
 
         The dead letter is a sealed message: it contains these properties in its body, because they
         cannot be sent unchanged.
+
+        Args:
+            delivery: the delivery of the message.
+
         """
         parts = [*delivery.undecodable[:MAX_NAMED_PARTS]]
         if len(delivery.undecodable) > MAX_NAMED_PARTS:
@@ -105,17 +111,33 @@ class FailurePolicy:
         return Decision("invalid", seal(letter))
 
     def reject_invalid_body(self, delivery: Delivery, error: InvalidBody) -> Decision:
-        """Return the decision to dead-letter a message whose body is not valid, unchanged."""
+        """Return the decision to dead-letter a message whose body is not valid.
+
+        The dead letter has the same body and properties as the message.
+
+        Args:
+            delivery: the delivery of the message.
+            error: what is wrong with the body; it becomes the reason of the dead letter.
+
+        """
         extra = {ERRORS: errors_text(error.errors)}
         return Decision("invalid", self._letter_of_delivery(delivery, text_of(error), extra))
 
     def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
-        """Return the decision to dead-letter a whole delivery, unchanged."""
+        """Return the decision to dead-letter a whole delivery without decoding it.
+
+        It is used for an expired message, and for one that ended its process too often.
+
+        Args:
+            delivery: the delivery of the message, which becomes the dead letter unchanged.
+            reason: the reason of the dead letter.
+
+        """
         letter = self._letter_of_delivery(delivery, reason)
         return Decision("dead_letter", seal(letter) if delivery.undecodable else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
-        """Return the decision on one record of a delivery.
+        """Return the decision on one failed record: a retry, a drop or a dead letter.
 
         Args:
             delivery: the delivery.

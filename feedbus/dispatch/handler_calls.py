@@ -29,6 +29,8 @@ events = EventLog(__name__)
 class HandlerCalls:
     """Calls the handlers of one consumer, in any thread.
 
+    The dispatch of a consumer has one object.
+
     Attributes:
         after_slice: called after each slice of messages, on a queue with `stream = true`.
 
@@ -65,14 +67,27 @@ class HandlerCalls:
         self.after_slice: Callable[[], None] = lambda: None
 
     def query_outbox_again(self) -> None:
-        """Before the next messages are sent, look for leftover rows of other processes."""
+        """Before the next messages are sent, look for leftover rows of other processes.
+
+        The rows are in the outbox. A leftover row is committed, and its message was not sent. The
+        runner calls this when it has subscribed to a queue: until then, another process may have
+        read the queue.
+        """
         if self._leftovers is not None:
             self._leftovers.query_again()
 
     def call(
         self, wrapped: WrappedHandler, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
-        """Call a handler; return the messages that it publishes, or the exception of the call.
+        """Call a handler in one transaction, and return its messages or the exception of the call.
+
+        Args:
+            wrapped: the handler, with the middleware.
+            records: the records of a batch; for a handler of one record, a batch of one.
+
+        Returns:
+            Two values: the messages that the handler published and None, or None and the exception.
+            The caller sends the messages.
 
         Raises:
             Outage: the store, or something else that the handler needs, is unavailable; no
@@ -91,6 +106,8 @@ class HandlerCalls:
 
         The result is usually `error`. If the handler itself has ended the connection to the store,
         the result is a ConnectionClosed. The result is logged, unless it is a verdict.
+
+        Each module that calls handlers passes the exception of a failed call to this method.
 
         Args:
             records: the records of the call.
@@ -138,6 +155,10 @@ class HandlerCalls:
         With `once = true`, records that were handled before are left out. With `stream = true`,
         there is no transaction, and slices of messages are sent while the handler runs.
 
+        Args:
+            wrapped: the handler, with the middleware.
+            records: the records of a batch; for a handler of one record, a batch of one.
+
         Raises:
             FailedRecordsOvertaken: later records of a batch have overtaken a failed record.
             BaseException: an exception of the handler or the store; nothing was committed, or it is
@@ -181,9 +202,14 @@ class HandlerCalls:
         return publications
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
-        """Await a handler of one record; return the messages that must be sent afterwards.
+        """Await an async handler of one record; return the messages that must be sent afterwards.
 
         There is no transaction. The handler runs in the thread of the event loop.
+
+        Args:
+            call: the handler as a coroutine function, with the middleware.
+            records: the record, as a batch of one.
+
         """
         publications = self._publications()
         try:

@@ -11,11 +11,18 @@ MAX_CALLS = 1_000  # if more calls have lost the connection, all of them are for
 
 
 class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
-    """A handler has closed the store's connection, or its statements have ended the connection."""
+    """A handler has closed the store's connection, or its statements have ended the connection.
+
+    feedbus raises it and logs it in place of the store's exception; the queue's retry policy then
+    applies to the records.
+    """
 
 
 class LostStoreConnections:
-    """The calls that lost the connection to the store while the store was available."""
+    """The calls that lost the connection to the store while the store was available.
+
+    HandlerCalls, which calls the handlers of a consumer, has one object.
+    """
 
     def __init__(self, store: Store) -> None:
         """Create the object without calls."""
@@ -28,6 +35,8 @@ class LostStoreConnections:
         When a call loses the connection for the first time, the server may have closed it, for
         example at a restart of the server. So the call is repeated. If the repeated call loses the
         connection, too, although the store answers, the handler is the cause.
+
+        It is called after each call that ended with an outage of the store.
 
         Args:
             records: the records of the call.

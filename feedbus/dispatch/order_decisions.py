@@ -43,6 +43,8 @@ class OrderDecisions:
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
     delivery.
 
+    The dispatch of a consumer whose queue has `order_by` has one object.
+
     Attributes:
         waiting: the waiting records of the consumer.
 
@@ -78,7 +80,7 @@ class OrderDecisions:
         """Whether every record may be handled when it arrives.
 
         This is so if no record waits, no record waited when the consumer began to read, and no old
-        queue exists.
+        queue exists. Then the decoder checks no keys.
         """
         waiting = self.waiting
         return waiting.predecessors is None and not (
@@ -86,7 +88,13 @@ class OrderDecisions:
         )
 
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
-        """Whether a record must wait, because an earlier record of its key waits or has failed."""
+        """Whether a record must wait, because an earlier record of its key waits or has failed.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+
+        """
         record = self._taken_records.record_of(decoded.delivery)
         if record is not None:
             return self._taken_records.is_blocked(record.key)
@@ -105,6 +113,13 @@ class OrderDecisions:
         - The record is in the waiting queue already. Nothing is sent: the delivery is a repetition.
 
         A record that was taken from the waiting records may be handled.
+
+        The decoder calls this for each record that has arrived, unless is_idle is true.
+
+        Args:
+            decoded: the delivery of the record.
+            row: the index of the record in the delivery.
+
         """
         delivery, waiting = decoded.delivery, self.waiting
         if self._taken_records.record_of(delivery) is not None:
@@ -137,8 +152,18 @@ class OrderDecisions:
     def keep_delivery_in_order(self, decoded: DecodedDelivery, decision: Decision) -> Decision:
         """Keep the order after the decision on a whole delivery, which no handler receives.
 
-        If the key of the delivery is known without its body, the result is that of keep_in_order().
-        Otherwise no key is blocked, and the decision is returned without a change.
+        Such a delivery cannot be decoded, or ended its process too often. If its key is known
+        without its body, the dead letter can block the key, so that later records wait. Otherwise
+        no key is blocked, and the decision is returned without a change.
+
+        Args:
+            decoded: the delivery.
+            decision: the decision of FailurePolicy on the delivery.
+
+        Returns:
+            The decision. If the dead letter blocks the key, the decision also has a
+            `blocking_message` for the waiting queue.
+
         """
         key_is_known = (
             self._order.by_routing_key and decoded.delivery.content_type != PACK

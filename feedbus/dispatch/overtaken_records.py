@@ -20,7 +20,11 @@ RecordLocation = tuple[DecodedDelivery, int]  # a delivery, and the index of one
 
 
 class OvertakenRecords:
-    """Finds the overtaken records of batches of one queue."""
+    """Finds the overtaken records of batches of one queue.
+
+    The dispatch of a consumer has one object. A batch handler has overtaken a failed record if it
+    has handled a later record of the same key.
+    """
 
     def __init__(self, order: Order, policy: FailurePolicy, *, block_on_dead: bool) -> None:
         """Create the object.
@@ -40,7 +44,8 @@ class OvertakenRecords:
     def find(self, records: Records) -> list[RecordLocation]:
         """Return the first failed record of each key, if at least one of them was overtaken.
 
-        If none was overtaken, the result is empty.
+        If none was overtaken, the result is empty. It is called within the transaction, after the
+        handler has returned. If the result is not empty, the transaction is rolled back.
 
         Args:
             records: the records of a batch after the call of the handler, with their verdicts.
@@ -71,6 +76,8 @@ class OvertakenRecords:
     def find_later(self, records: Records, failed_records: Sequence[RecordLocation]) -> set[int]:
         """Return the indexes in the batch of records that follow a failed record of their key.
 
+        The handler is called again without these records, which wait.
+
         Args:
             records: the records of the batch.
             failed_records: the result of find().
@@ -94,7 +101,13 @@ class OvertakenRecords:
 
 
 def locate(records: Records, index: int) -> RecordLocation:
-    """Return the delivery of a record of a batch, and the index of the record in the delivery."""
+    """Return the delivery of a record of a batch, and the index of the record in the delivery.
+
+    Args:
+        records: the records of the batch.
+        index: the index of the record in the batch.
+
+    """
     number, row = records.batch.find(index)
     decoded = records.batch.origins[number]
     assert isinstance(decoded, DecodedDelivery)  # noqa: S101 -- for the type checker

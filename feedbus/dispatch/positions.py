@@ -16,25 +16,46 @@ POSITIONS_PER_GENERATION = 2**40
 
 
 def generation_of(position: int) -> int:
-    """Return the number of the generation whose range contains a position."""
+    """Return the number of the generation whose range contains a position.
+
+    Each generation of queues has a range of 2**40 positions.
+
+    Args:
+        position: the position of a waiting record.
+
+    """
     return position // POSITIONS_PER_GENERATION
 
 
 class Positions:
-    """Assigns the next position to each record of a consumer that begins to wait."""
+    """Assigns the next position to each record of a consumer that begins to wait.
+
+    The records of a key are handled in the order of their positions. WaitingRecords, the waiting
+    records of one consumer, has one object.
+    """
 
     def __init__(self) -> None:
         """Start without positions."""
         self._last_positions: dict[int, int] = {}  # by the number of the generation
 
     def next(self, generation_number: int) -> int:
-        """Return a new position, above all earlier positions of a generation."""
+        """Return a new position for a record, above all earlier positions of its generation.
+
+        Args:
+            generation_number: the number of the generation whose queue has delivered the record.
+
+        """
         first = generation_number * POSITIONS_PER_GENERATION + 1
         position = self._last_positions.get(generation_number, first - 1) + 1
         self._last_positions[generation_number] = position
         return position
 
     def register(self, position: int) -> None:
-        """Register a position that a record already has, so that next() returns higher ones."""
+        """Register the position of a record that already waits, so that next() returns higher ones.
+
+        Args:
+            position: the position.
+
+        """
         number = generation_of(position)
         self._last_positions[number] = max(self._last_positions.get(number, 0), position)

@@ -32,7 +32,11 @@ STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 
 class Publications(Spool):
-    """The messages of one call, which wait for the commit of its transaction."""
+    """The messages of one call, which wait for the commit of its transaction.
+
+    The object is created for each call of a handler, and is used until the messages are sent or
+    discarded.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,8 @@ class Publications(Spool):
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Add records that a bus publishes; with `stream`, send a slice if it is complete.
 
+        The bus that the handler uses calls this for each publish().
+
         Args:
             exchange: the name of the exchange.
             pack: the records.
@@ -89,7 +95,9 @@ class Publications(Spool):
                 self._after_slice()
 
     def send(self) -> None:
-        """Send all messages; return when the broker has confirmed them.
+        """Send all messages, after the commit; return when the broker has confirmed them.
+
+        A leftover row is a committed row of the outbox whose message was not sent.
 
         Leftover rows with the same keys are sent first. If they cannot be sent now, these messages
         are not sent either. Their rows stay in the outbox, and the relay sends all of them in
@@ -113,7 +121,7 @@ class Publications(Spool):
         self._rows = []
 
     def leave_in_outbox(self) -> None:
-        """Register the rows that are still in the outbox as leftover rows.
+        """Leave the rows that are still in the outbox to a later call or to the relay.
 
         Called when the messages of these rows are not sent now.
         """
@@ -122,7 +130,10 @@ class Publications(Spool):
             self._leftovers.add(self._rows[-1])
 
     def discard(self) -> None:
-        """Forget all messages; rows whose messages were not sent are left in the outbox."""
+        """Forget all messages; rows of unsent messages stay in the outbox for the relay.
+
+        It is called when a call has failed, or its messages were sent.
+        """
         self.leave_in_outbox()
         self.clear()
 

@@ -27,6 +27,8 @@ MISSING = object()
 class Order:
     """The order of one queue.
 
+    Records with the same ordering key are handled in the order of their publication.
+
     Attributes:
         by_routing_key: whether the ordering key is the routing key (`order_by = true`).
         field: the field that contains the ordering key, by its name in JSON; "" if `order_by` names
@@ -39,7 +41,12 @@ class Order:
 
     @classmethod
     def of(cls, queue: Queue) -> Order:
-        """Return the order that a queue's `order_by` declares."""
+        """Return the order that a queue's `order_by` declares.
+
+        Args:
+            queue: the queue as the topology declares it.
+
+        """
         named = isinstance(queue.order_by, str)
         return cls(queue.order_by is True, str(queue.order_by) if named else "")
 
@@ -63,6 +70,11 @@ class Order:
         """Return the ordering keys of all records of a delivery.
 
         Records with an error in key_errors() have no key. Without `order_by`, the only key is None.
+
+        Args:
+            delivery: the delivery that contains the records.
+            pack: the records of the delivery.
+
         """
         errors = self.key_errors(pack) if self.field else {}
         return {self.key(delivery, pack, row) for row in range(len(pack)) if row not in errors}
@@ -73,7 +85,10 @@ class Order:
         return self.by_routing_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
-        """Return a record's ordering key as the text with which the record waits.
+        """Return a record's ordering key as a text, as the message of a waiting record contains it.
+
+        A value that is not a routing key is written as JSON: `7` for a number, `"7"` for a text. If
+        the JSON is too long for a header, its digest is used.
 
         Args:
             delivery: the delivery that contains the record.
@@ -95,6 +110,10 @@ class Order:
         """Return the errors of records without a usable ordering key, if `order_by` names a field.
 
         The result maps the index of such a record to a mapping of the field to its errors.
+
+        Args:
+            pack: the records of a delivery.
+
         """
         values = self._values(pack)
         if values is None:

@@ -23,7 +23,10 @@ from feedbus.dispatch.waiting_record import WaitingRecord
 
 
 class RecordsAtStart:
-    """The records that waited when the consumer began to read.
+    """The ids of the records that waited when the consumer began to read.
+
+    With them, the consumer recognises a record that its queue delivers although the record is in
+    the waiting queue already. WaitingDeliveries has one object.
 
     Attributes:
         ids: for each record, the number of the generation whose queue delivered it first, and the
@@ -36,7 +39,12 @@ class RecordsAtStart:
         self.ids: set[tuple[int, str]] = set()
 
     def add(self, records: Iterable[WaitingRecord]) -> None:
-        """Add the records of a waiting queue that was read completely."""
+        """Add the ids of records in a waiting queue that was read completely.
+
+        Args:
+            records: the waiting records. Derived ids and ids of dead letters are left out.
+
+        """
         self.ids |= {
             (generation_of(record.position), record.message_id)
             for record in records
@@ -56,5 +64,5 @@ class RecordsAtStart:
         return (generation_number, message_id) in self.ids
 
     def clear(self) -> None:
-        """Remove all records."""
+        """Forget all ids; called when the connection ends."""
         self.ids.clear()

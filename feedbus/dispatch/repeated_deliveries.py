@@ -24,7 +24,11 @@ events = EventLog(__name__)
 
 
 class RepeatedDeliveries:
-    """Distinguishes equal messages of one queue from repeated deliveries, as far as possible."""
+    """Distinguishes equal messages of one queue from repeated deliveries, as far as possible.
+
+    It is used for messages without ids on queues with `once = true`: feedbus derives the id from
+    the content. The dispatch of a consumer has one object.
+    """
 
     def __init__(
         self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique_digits: Callable[[], str]
@@ -52,6 +56,8 @@ class RepeatedDeliveries:
         """Return the deliveries; a new message gets another id if an earlier one has the same id.
 
         If the same deliveries are handled again after an outage, the result is the same.
+
+        The dispatch calls this before it decodes the deliveries.
 
         Args:
             deliveries: the deliveries in the order of their arrival.

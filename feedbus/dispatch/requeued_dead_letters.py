@@ -14,7 +14,10 @@ from feedbus.wire import Delivery
 
 
 class RequeuedDeadLetters:
-    """The requeued dead letters of one consumer, which are handled before its waiting records."""
+    """The requeued dead letters of a consumer, from their delivery by a waiting queue to their end.
+
+    They are handled before the waiting records. WaitingDeliveries has one object.
+    """
 
     def __init__(self) -> None:
         """Start without dead letters."""
@@ -26,7 +29,12 @@ class RequeuedDeadLetters:
         return bool(self._arrived)
 
     def add(self, delivery: Delivery) -> None:
-        """Add a dead letter that a waiting queue has delivered."""
+        """Add a dead letter that a waiting queue has delivered.
+
+        Args:
+            delivery: the delivery of the dead letter.
+
+        """
         self._arrived.append(delivery)
 
     def take(self, max_messages: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
@@ -51,13 +59,22 @@ class RequeuedDeadLetters:
         return messages
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put back the taken dead letters among these deliveries, which were not handled."""
+        """Let dead letters wait again, because they were not handled.
+
+        Args:
+            deliveries: deliveries that were not handled. Those that take() has not returned are
+                ignored.
+
+        """
         self._arrived[:0] = self.finish(deliveries)
 
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return the taken dead letters among these deliveries, and forget them.
+        """Forget dead letters that were handled; return their deliveries to acknowledge.
 
-        Called when they were handled; the caller then acknowledges them.
+        Args:
+            deliveries: deliveries that were handled. Those that take() has not returned are
+                ignored.
+
         """
         if not self._taken:
             return []
@@ -65,7 +82,14 @@ class RequeuedDeadLetters:
         return [each for each in finished if each is not None]
 
     def contains(self, consumer_tag: str) -> bool:
-        """Whether a dead letter of the subscription with this tag is not settled."""
+        """Whether a dead letter of the subscription with this tag is not settled.
+
+        Then the waiting queue cannot be deleted yet.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription to a waiting queue.
+
+        """
         unsettled = (*self._arrived, *self._taken.values())
         return any(each.consumer_tag == consumer_tag for each in unsettled)
 
@@ -73,6 +97,10 @@ class RequeuedDeadLetters:
         """Forget the dead letters of a subscription, when the subscription ends.
 
         The broker delivers the dead letters again, because they were not acknowledged.
+
+        Args:
+            consumer_tag: the consumer tag of the subscription to a waiting queue.
+
         """
         self._arrived = [each for each in self._arrived if each.consumer_tag != consumer_tag]
         self._taken = {tags: each for tags, each in self._taken.items() if tags[0] != consumer_tag}

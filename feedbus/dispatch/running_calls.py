@@ -20,6 +20,8 @@ from feedbus.topology import Queue
 class RunningCalls:
     """Starts calls of handlers, and reports their ends to the consumer's thread.
 
+    ConcurrentCalls has one object, for the whole life of the consumer's process.
+
     Attributes:
         ended_calls: the records whose calls have ended; other threads append to it.
         waker: wakes the consumer's thread when a call has ended.
@@ -49,7 +51,12 @@ class RunningCalls:
         self.waker = Waker()
 
     def start(self, calls: Sequence[RecordCall]) -> None:
-        """Start the calls of records: of async handlers as tasks, of all others in threads."""
+        """Start the calls of records: of async handlers as tasks, of all others in threads.
+
+        Args:
+            calls: the records, each with its handler.
+
+        """
         coroutines = []
         for call in calls:
             if call.wrapped.call_async is not None:
@@ -63,7 +70,10 @@ class RunningCalls:
             self._resources.loop.start(coroutines)
 
     def close(self) -> None:
-        """Wait until no call runs, and end the threads in which handlers are called."""
+        """Wait until no call runs, and end the threads in which handlers are called.
+
+        It is called at the end of the consumer's run.
+        """
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

@@ -19,7 +19,7 @@ Item = TypeVar("Item", bound=Keyed)
 
 
 class Sequencer(Generic[Item]):
-    """The unfinished records of a consumer; this class does no I/O and uses no threads.
+    """Decides which records of a consumer may run now: one record of each key at a time, in order.
 
     A record waits, then it is ready to run, then it runs. While a record of a key is ready or runs,
     the later records of the key wait. When a record has run, the caller calls one of these methods:
@@ -28,6 +28,8 @@ class Sequencer(Generic[Item]):
     - remove_key(): the record has failed and blocks its key. Its later records are removed, because
       the caller sends them to the waiting queue on the broker.
     - repeat(): the call ended with an outage. The record becomes ready again.
+
+    The class does no I/O and uses no threads. The concurrent mode has one object.
     """
 
     def __init__(self, max_running: int) -> None:
@@ -55,7 +57,12 @@ class Sequencer(Generic[Item]):
         return len(self._ready) + len(self._running) < self._max_running
 
     def add(self, item: Item) -> None:
-        """Add a record that arrived after all earlier ones."""
+        """Add a record that arrived after all earlier ones.
+
+        Args:
+            item: the record, with its ordering key.
+
+        """
         key = item.key
         if key is None:
             self._ready.append(item)
@@ -69,7 +76,10 @@ class Sequencer(Generic[Item]):
             line.append(item)
 
     def take(self) -> list[Item]:
-        """Return the ready records that may run now, and count them as running."""
+        """Return the ready records that may run now, and count them as running.
+
+        The result has at most as many records as may still run at the same time.
+        """
         items: list[Item] = []
         while self._ready and len(self._running) < self._max_running:
             item = self._ready.popleft()
@@ -78,7 +88,14 @@ class Sequencer(Generic[Item]):
         return items
 
     def end(self, item: Item) -> None:
-        """End a record, so that the next record of its key becomes ready."""
+        """End a record, so that the next record of its key becomes ready.
+
+        It is called when the record was handled, or has failed without blocking its key.
+
+        Args:
+            item: a running record.
+
+        """
         self._running.remove(item)
         if item.key is None:
             return
@@ -89,16 +106,31 @@ class Sequencer(Generic[Item]):
             del self._waiting[item.key]
 
     def remove_key(self, item: Item) -> list[Item]:
-        """End a record; remove and return the later records of its key."""
+        """End a record; remove and return the later records of its key.
+
+        It is called when the record has failed and blocks its key. The caller sends the later
+        records to the waiting queue.
+
+        Args:
+            item: a running record.
+
+        """
         self._running.remove(item)
         return list(self._waiting.pop(item.key, None) or ())
 
     def repeat(self, item: Item) -> None:
-        """Make a record ready again, before the later records of its key."""
+        """Make a record ready again, before the later records of its key.
+
+        It is called when the call of the record ended with an outage.
+
+        Args:
+            item: a running record.
+
+        """
         self._running.remove(item)
         self._ready.appendleft(item)
 
     def forget_waiting(self) -> None:
-        """Remove every record that does not run."""
+        """Remove every record that does not run; called when the connection ends."""
         self._ready.clear()
         self._waiting = {item.key: None for item in self._running if item.key is not None}

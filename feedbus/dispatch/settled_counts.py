@@ -18,7 +18,10 @@ from feedbus.wire.constants import PACK
 
 
 class SettledCounts:
-    """The metrics of one consumer's deliveries that are about to be acknowledged."""
+    """Updates the metrics of one consumer for deliveries that are about to be acknowledged.
+
+    The dispatch of a consumer has one object.
+    """
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
         """Create the object with the metrics, and with the clock that determines lag and age."""
@@ -26,7 +29,12 @@ class SettledCounts:
         self._clock = clock
 
     def add(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
-        """Count deliveries whose retries and dead letters have been sent."""
+        """Count deliveries whose retries and dead letters have been sent.
+
+        Args:
+            decoded_deliveries: the deliveries, with the decisions on their failed records.
+
+        """
         now = self._clock.wall_nanoseconds() // 1000
         acknowledged_deliveries = acknowledged_records = 0
         for decoded in decoded_deliveries:

@@ -26,6 +26,8 @@ from feedbus.wire import Delivery
 class HandledRecord:
     """A record that was handled, and the messages that its handler published.
 
+    SingleCalls keeps it until finish() sends the messages.
+
     Attributes:
         decoded: the delivery of the record.
         row: the index of the record in the delivery.
@@ -41,7 +43,11 @@ class HandledRecord:
 
 
 class SingleCalls:
-    """Calls a handler for one record at a time, and keeps the deliveries until they are settled."""
+    """Calls a handler for one record at a time, and keeps the deliveries until they are settled.
+
+    The group mode of the runner uses it: deliveries are handled one after the other, and then
+    acknowledged together. Each consumer process has one object.
+    """
 
     def __init__(
         self, dispatch: Dispatch, sender: Sender, before_call: Callable[[str], None]
@@ -70,7 +76,7 @@ class SingleCalls:
 
     @property
     def message_ids(self) -> list[str]:
-        """The message ids of the deliveries."""
+        """The message ids of the deliveries that were handled and are not settled."""
         return [decoded.delivery.message_id for decoded in self._decoded_deliveries]
 
     @property
@@ -87,6 +93,9 @@ class SingleCalls:
 
     def call(self, delivery: Delivery) -> None:
         """Handle the records of a delivery that arrived after all earlier ones.
+
+        Args:
+            delivery: the delivery.
 
         Raises:
             Outage: the broker, or something else that the handler needs, is unavailable. No attempt

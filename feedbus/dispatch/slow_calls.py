@@ -19,7 +19,10 @@ KEPT_SECONDS = 5.0
 
 
 class SlowCalls:
-    """Registers the starts and ends of calls, and finds the slow calls among them."""
+    """Registers the starts and ends of calls, and finds the slow calls among them.
+
+    The broker may close the channel because of a slow call. ConcurrentCalls has one object.
+    """
 
     def __init__(self, clock: Clock) -> None:
         """Create the object without calls."""
@@ -29,19 +32,33 @@ class SlowCalls:
         self._ended_messages: deque[tuple[float, str, float]] = deque()
 
     def start(self, calls: Iterable[RecordCall], now: float) -> None:
-        """Register that calls start now; `now` is the time of the monotonic clock in seconds."""
+        """Register that handler calls start now.
+
+        Args:
+            calls: the records whose calls start.
+            now: the present time of the monotonic clock, in seconds.
+
+        """
         for call in calls:
             call.started_at = now
             self._started.append((now, call))
 
     def end(self, call: RecordCall) -> None:
-        """Register that a call has ended."""
+        """Register that a handler call has ended.
+
+        Args:
+            call: the record of the call.
+
+        """
         if call.seconds >= LEAST_TIMEOUT_SECONDS and not call.is_known_as_slow:
             self._ended_messages.append((self._clock.monotonic(), call.message_id, call.seconds))
 
     @property
     def oldest_started_at(self) -> float | None:
-        """The start of the oldest call, by the monotonic clock; None if no call runs."""
+        """When the oldest running call started; None if no call runs.
+
+        The value is a time of the monotonic clock in seconds.
+        """
         started = self._started
         # Calls that have ended are removed, and earlier starts of calls that were started again.
         while started and (started[0][1].has_ended or started[0][1].started_at != started[0][0]):
@@ -66,6 +83,8 @@ class SlowCalls:
 
     def forget(self, running: Iterable[RecordCall]) -> None:
         """Remove the ended calls from durations(), and each running call when it ends.
+
+        It is called when the loss of the channel was counted against the slow calls.
 
         Args:
             running: the calls that have started and have not ended.

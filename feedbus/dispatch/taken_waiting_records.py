@@ -32,7 +32,7 @@ Result = Literal["handled", "failed again", "not run"]
 
 @dataclass(slots=True)
 class Taken:
-    """A taken record and its result.
+    """A waiting record that was taken to be handled, and the result.
 
     Attributes:
         record: the record.
@@ -47,7 +47,10 @@ class Taken:
 
 
 class TakenRecords:
-    """The records that were taken from the waiting records of one consumer, to be handled."""
+    """The records that were taken from the waiting records of one consumer, to be handled.
+
+    WaitingDeliveries has one object.
+    """
 
     def __init__(self, records: WaitingRecords) -> None:
         """Create the object; records are taken from these waiting records."""
@@ -79,12 +82,19 @@ class TakenRecords:
         return deliveries
 
     def record_of(self, delivery: Delivery) -> WaitingRecord | None:
-        """Return the record of a delivery that take() has returned; None for other deliveries."""
+        """Return the record of a delivery that take() has returned; None for other deliveries.
+
+        Args:
+            delivery: a delivery of a waiting queue, or of any other queue.
+
+        """
         taken = self._taken.get((delivery.consumer_tag, delivery.tag))
         return None if taken is None else taken.record
 
     def mark_failed_again(self, delivery: Delivery, due_at: float) -> None:
         """Register that the record of a delivery has failed again.
+
+        finish() then lets the record wait again.
 
         Args:
             delivery: the delivery, which take() has returned.
@@ -95,11 +105,25 @@ class TakenRecords:
         self._set_result(delivery, "failed again", due_at)
 
     def mark_not_run(self, delivery: Delivery) -> None:
-        """Register that the record of a delivery is not handled, because its key is blocked."""
+        """Register that the record of a delivery is not handled, because its key is blocked.
+
+        finish() then lets the record wait again.
+
+        Args:
+            delivery: the delivery, which take() has returned.
+
+        """
         self._set_result(delivery, "not run")
 
     def is_blocked(self, key: str) -> bool:
-        """Whether a taken record of this key has failed again or was not run."""
+        """Whether a taken record of this key has failed again or was not run.
+
+        Then the later taken records of the key are not run.
+
+        Args:
+            key: the ordering key, as the text that waiting messages contain.
+
+        """
         return self._failures_by_key.get(key, 0) > 0
 
     def finish(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -110,6 +134,10 @@ class TakenRecords:
 
         Before this call, the broker must have confirmed the new messages of records that have
         failed again.
+
+        Args:
+            deliveries: deliveries that were handled.
+
         """
         acknowledgeable: list[Delivery] = []
         for delivery in deliveries:
@@ -131,6 +159,10 @@ class TakenRecords:
         """Let the records of these deliveries wait again, because they were not handled.
 
         Deliveries that take() has not returned are ignored.
+
+        Args:
+            deliveries: deliveries that were not handled.
+
         """
         for delivery in deliveries:
             taken = self._remove(delivery.consumer_tag, delivery.tag)
@@ -141,6 +173,10 @@ class TakenRecords:
         """Forget the records of a waiting queue, when the consumer stops reading the queue.
 
         The broker delivers the unacknowledged messages of the records again.
+
+        Args:
+            waiting_queue: the name of the waiting queue on the broker.
+
         """
         for tags, taken in [*self._taken.items()]:
             if taken.record.queue == waiting_queue:

@@ -52,6 +52,8 @@ class OrderedQueue:
 class WaitingDeliveries:
     """The waiting records and requeued dead letters that a consumer has received.
 
+    The dispatch of a consumer whose queue has `order_by` has one object, for all connections.
+
     Attributes:
         records: the waiting records.
         records_at_start: the records that waited when the consumer began to read.
@@ -103,11 +105,18 @@ class WaitingDeliveries:
         self._queues[consumer_tag] = OrderedQueue(waiting_queue, generation_number)
 
     def queue_of(self, delivery: Delivery) -> OrderedQueue:
-        """Return the data of the subscription by which a message was delivered."""
+        """Return the data of the subscription by which a message was delivered.
+
+        Args:
+            delivery: the delivery; its consumer tag names the subscription.
+
+        """
         return self._queues[delivery.consumer_tag]
 
     def awaited_queues(self, delivery: Delivery, routing_key: str) -> frozenset[str]:
         """Return the old queues that can still contain earlier records of a record's key.
+
+        The record waits until these queues are deleted.
 
         Args:
             delivery: the delivery of the record.
@@ -120,9 +129,10 @@ class WaitingDeliveries:
         return self.predecessors.queues_before(generation_number, routing_key)
 
     def mark_complete(self) -> None:
-        """Add the waiting records to `records_at_start`.
+        """Register that all messages of a waiting queue have arrived.
 
-        Called when the consumer begins to read, and all messages of a waiting queue have arrived.
+        It is called when the consumer begins to read. The ids of the waiting records are added to
+        `records_at_start`. So a record is recognised that the consumer's own queue delivers, too.
         """
         self.records_at_start.add(self.records)
 
@@ -157,10 +167,13 @@ class WaitingDeliveries:
     # -- deliveries ----------------------------------------------------------------------------
 
     def add(self, message: Any) -> list[Delivery]:
-        """Add a message that a waiting queue has delivered; return the deliveries to acknowledge.
+        """Add a message that a waiting queue has delivered, such as a waiting record.
 
         Args:
             message: the message, as py-amqp returns it.
+
+        Returns:
+            The deliveries to acknowledge at once, in order; often none, because the record waits.
 
         """
         delivery = Delivery.of(message)
@@ -219,7 +232,7 @@ class WaitingDeliveries:
         return [delivery for request in requests for delivery in self._apply(request)]
 
     def now(self) -> float:
-        """Return the time, in seconds since 1970."""
+        """Return the present time in seconds since 1970; next attempts have such times."""
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:
@@ -245,7 +258,12 @@ class WaitingDeliveries:
         ) or self.taken_records.take(self.now(), max_records, is_suspected)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put back deliveries that take() has returned, and that were not handled."""
+        """Let records and dead letters wait again, because they were not handled.
+
+        Args:
+            deliveries: deliveries that take() has returned.
+
+        """
         self.requeued_dead_letters.put_back(deliveries)
         self.taken_records.put_back(deliveries)
 
@@ -253,6 +271,11 @@ class WaitingDeliveries:
         """Finish handled deliveries; return the deliveries to acknowledge in waiting queues.
 
         Before this call, the broker must have confirmed all messages that result from them.
+
+        Args:
+            deliveries: deliveries that were handled. Those that take() has not returned are
+                ignored.
+
         """
         self.has_unconfirmed = False
         return self.taken_records.finish(deliveries) + self.requeued_dead_letters.finish(deliveries)

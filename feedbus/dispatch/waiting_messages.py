@@ -30,7 +30,9 @@ MAX_POSITION = 2**62  # a header with a higher number is ignored
 def decode_waiting_message(
     arrival: Arrival, order: Order, waiting_queue: str, generation_number: int
 ) -> WaitingRecord:
-    """Return the record of a delivery; its position is 0 if the message contains no position.
+    """Return the waiting record that a delivered message of a waiting queue contains.
+
+    Its position is 0 if the message contains no position.
 
     Args:
         arrival: the delivery.

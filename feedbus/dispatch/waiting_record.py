@@ -24,7 +24,7 @@ NO_QUEUES: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A delivery of a waiting record.
+    """A delivery of a waiting record, as its waiting queue delivered it.
 
     Attributes:
         delivery: the decoded properties and the body of the message.
@@ -83,8 +83,8 @@ class WaitingRecord:
     def is_ready(self) -> bool:
         """Whether the record may be handled as soon as it is due and the first record of its key.
 
-        The broker must have delivered its message, no handler has the record, and the record does
-        not wait for older queues.
+        This is so if the broker has delivered its message, no handler has the record, and the
+        record does not wait for older queues.
         """
         return self.arrival is not None and not self.is_taken and not self.awaited_queues
 
@@ -94,7 +94,7 @@ class WaitingRecord:
         return self.attempt == DEAD_LETTER_ATTEMPT
 
     def with_copies(self) -> Iterator[WaitingRecord]:
-        """Yield the record and its copies, in the order of their generations."""
+        """Yield the record and its copies: one object for each message, oldest first."""
         each: WaitingRecord | None = self
         while each is not None:
             yield each
@@ -102,6 +102,11 @@ class WaitingRecord:
 
     def with_message(self, message: WaitingRecord) -> WaitingRecord:
         """Add a message of this record in another waiting queue.
+
+        It is called when a copy of a known waiting record has arrived.
+
+        Args:
+            message: the message in another waiting queue, which has another generation.
 
         Returns:
             The message of the oldest generation, which is the record from now on.
@@ -114,7 +119,16 @@ class WaitingRecord:
         return self
 
     def without_message(self, message: WaitingRecord) -> WaitingRecord | None:
-        """Remove this message or one of its copies; return the remaining record, or None."""
+        """Remove one of the messages of this record, because it has left its waiting queue.
+
+        Args:
+            message: this record, or one of its copies.
+
+        Returns:
+            The message of the oldest generation that is left, which is the record from now on; None
+            if none is left.
+
+        """
         if self is message:
             remaining, self.copy = self.copy, None
             return remaining

@@ -40,7 +40,10 @@ position_of = attrgetter("position")
 
 
 class WaitingRecords:
-    """The waiting records of one consumer. It does no I/O and has no clock: its owner calls it.
+    """The waiting records of one consumer, in order, and when each is due.
+
+    The class does no I/O and has no clock. WaitingDeliveries, the deliveries of the consumer's
+    waiting queues, has one object and calls it.
 
     Attributes:
         awaited_queues: the queues of older generations that records wait for.
@@ -92,7 +95,15 @@ class WaitingRecords:
         )
 
     def find_dead_letter(self, key: str, message_id: str) -> WaitingRecord | None:
-        """Return the dead letter with this id that blocks this key (`block_on_dead`), or None."""
+        """Return the dead letter with this id that blocks this key (`block_on_dead`), or None.
+
+        It is called for each record that arrives: the dead letter may have been requeued.
+
+        Args:
+            key: the ordering key, as the text that waiting messages contain.
+            message_id: the id of the dead letter.
+
+        """
         for record in self._records_by_key.get(key, ()):
             if record.is_dead_letter and record.message_id == message_id:
                 return record
@@ -111,8 +122,8 @@ class WaitingRecords:
     def release_keys(self, message_id: str, queue: str) -> list[Arrival]:
         """Remove the dead letters with an id, so that they no longer block their keys.
 
-        A dead letter stays if its message is still being sent to its waiting queue: see
-        is_sending_dead_letter().
+        A dead letter stays if its message is still being sent to its waiting queue. The method is
+        called when an operator has dropped dead letters.
 
         Args:
             message_id: the id of the dead letters; "" stands for any id.
@@ -150,6 +161,10 @@ class WaitingRecords:
         When a record begins to wait, its message is still being sent to the waiting queue. When the
         waiting queue has delivered this message, the caller passes the delivered record to
         add_arrived().
+
+        Args:
+            record: the record, which has its position.
+
         """
         self.positions.register(record.position)
         key_records = self._records_by_key.setdefault(record.key, [])
@@ -164,6 +179,14 @@ class WaitingRecords:
         If a record with the same position and id is known, no second record is added. The delivery
         is then the message that was sent for this record, a message that a crash has left in the
         same queue, or a copy.
+
+        Args:
+            record: the record, with its delivery.
+
+        Returns:
+            The deliveries to acknowledge, because another message of the same record was kept;
+            often none.
+
         """
         # The search begins at the end, because most records belong there: a key can have tens of
         # thousands of records.
@@ -196,7 +219,12 @@ class WaitingRecords:
         return [] if replaced is None else [replaced]
 
     def forget_deleted_queues(self, queues: Collection[str]) -> None:
-        """Register that queues were deleted: records no longer wait for them."""
+        """Register that queues were deleted: records no longer wait for them.
+
+        Args:
+            queues: the names of the deleted queues, which belonged to older generations.
+
+        """
         if self.awaited_queues.queues.isdisjoint(queues):
             return
         for key_records in self._records_by_key.values():
@@ -271,6 +299,10 @@ class WaitingRecords:
         """Remove a record that was handled, and its copies; return the deliveries of the copies.
 
         The caller acknowledges these deliveries.
+
+        Args:
+            record: a record that take() has returned.
+
         """
         copies = [each for each in record.with_copies() if each is not record]
         record.copy = None
@@ -278,7 +310,12 @@ class WaitingRecords:
         return [each.arrival for each in copies if each.arrival is not None]
 
     def put_back(self, record: WaitingRecord) -> None:
-        """Register that a taken record was not handled, and waits again."""
+        """Register that a taken record was not handled, and waits again.
+
+        Args:
+            record: a record that take() has returned.
+
+        """
         record.is_taken = False
         self._add_head(self._records_by_key[record.key])
 
@@ -297,7 +334,12 @@ class WaitingRecords:
     # -- records that leave their queues -------------------------------------------------------
 
     def records_in(self, queue: str) -> list[WaitingRecord]:
-        """Return the records and the copies that are in this waiting queue, in order."""
+        """Return the records and the copies that are in this waiting queue, in order.
+
+        Args:
+            queue: the name of the waiting queue on the broker.
+
+        """
         records = (each for record in self for each in record.with_copies() if each.queue == queue)
         return sorted(records, key=position_of)
 
@@ -305,6 +347,12 @@ class WaitingRecords:
         """Remove a message that has left its queue: a record, or one of its copies.
 
         If a record with copies leaves its queue, its oldest copy becomes the record.
+
+        For example, the record was handled, or was moved to another waiting queue.
+
+        Args:
+            record: the object of this message: the record, or one of its copies.
+
         """
         key_records, index = self._find(record)
         known = key_records[index]
@@ -325,6 +373,10 @@ class WaitingRecords:
         """Remove the messages of a waiting queue, when the consumer stops reading the queue.
 
         The broker delivers the messages again, because they were not acknowledged.
+
+        Args:
+            queue: the name of the waiting queue on the broker.
+
         """
         for record in self.records_in(queue):
             self.remove(record)

@@ -10,6 +10,8 @@ class Waker:
     """A socket that another thread can make readable.
 
     The consumer's thread waits until this socket or the connection to the broker is readable.
+    RunningCalls, which calls handlers in threads, has one object; a thread wakes the consumer's
+    thread when a call has ended.
     """
 
     def __init__(self) -> None:
@@ -20,11 +22,11 @@ class Waker:
         self._awake = False  # whether wake() was called since the last sleep()
 
     def fileno(self) -> int:
-        """Return the descriptor of the socket."""
+        """Return the descriptor of the socket, which is readable after wake()."""
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Make the socket readable; do nothing if the waker is closed."""
+        """Make the socket readable; any thread may call it. Do nothing if the waker is closed."""
         if not self._awake and self._writer.fileno() != -1:
             self._awake = True
             with suppress(BlockingIOError):
@@ -38,6 +40,6 @@ class Waker:
         self._awake = False
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, at the end of the run."""
         self._reader.close()
         self._writer.close()
