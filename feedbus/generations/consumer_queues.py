@@ -23,7 +23,7 @@ CHECKS_PER_STATE = 10
 
 @dataclass(frozen=True, slots=True)
 class ReadableQueue:
-    """A queue to read.
+    """A queue on the broker that a consumer is to read, and how it is read.
 
     Attributes:
         queue: the name of the queue on the broker.
@@ -51,6 +51,8 @@ class ConsumerQueues:
     to its fence, then deleted. A consumer reads its share of the old queues together with its own
     queue. A record waits until the old queues that can have earlier records of its key are deleted.
     If these queues are not known, the consumer reads its own queue when all old queues are deleted.
+
+    The runner creates one object for each connection.
     """
 
     def __init__(
@@ -87,6 +89,14 @@ class ConsumerQueues:
     def removal_reason(self, connection: Connection) -> str | None:
         """Return why this consumer must end: its shard was removed. None if it has a queue.
 
+        The runner calls this after each connect.
+
+        Args:
+            connection: the connection of the consumer.
+
+        Returns:
+            A text for the log, or None.
+
         Raises:
             BrokerOutage: the consumer's queue is missing.
 
@@ -106,10 +116,14 @@ class ConsumerQueues:
         return None
 
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
-        """Yield lists of queues, one list after the other.
+        """Yield lists of queues that the consumer reads one list after the other.
 
-        The consumer reads all queues of a list until they have ended; then it asks for the next
-        list.
+        The consumer reads all queues of a list at the same time until they have ended; then it asks
+        for the next list.
+
+        Args:
+            connection: the connection of the consumer.
+
         """
         if self._state is None:
             # If the queue was declared again with other arguments, its earlier messages are in the
@@ -139,7 +153,11 @@ class ConsumerQueues:
 
     @property
     def reads_all_at_once(self) -> bool:
-        """Whether the queues of all generations are read at the same time."""
+        """Whether the queues of all generations are read at the same time.
+
+        This is so if the exchange has old generations, and it is known which old queue can have
+        earlier records of a key.
+        """
         return (
             self._state is not None
             and bool(self._state.draining)
@@ -147,7 +165,14 @@ class ConsumerQueues:
         )
 
     def predecessors(self, connection: Connection) -> Predecessors | None:
-        """Return the old queues for which records can wait; None if no record waits for a queue."""
+        """Return the old queues for which records wait; None if no record waits for a queue.
+
+        The runner calls this when it begins to follow the old queues.
+
+        Args:
+            connection: used to find out which old queues exist.
+
+        """
         if self._state is None or not self.reads_all_at_once:
             return None
         old = [each for old in self._state.draining for each in self._names.members(old)]
@@ -155,10 +180,14 @@ class ConsumerQueues:
         return Predecessors(self._names, self._state, existing_queues)
 
     def forget_drained(self, connection: Connection) -> bool:
-        """Remove the draining generations from the state, after all their queues were deleted.
+        """Remove the old generations from the state of the ring, after their queues were deleted.
+
+        Args:
+            connection: the connection of the consumer.
 
         Returns:
-            False if this has to be repeated, because another process changes the state.
+            True if they were removed. False if this has to be repeated, because another process
+            changes the state at this moment.
 
         """
         assert self._state is not None  # noqa: S101 -- for the type checker
@@ -169,6 +198,8 @@ class ConsumerQueues:
         """The index of this consumer among the members of its current ring.
 
         The consumer must be a member.
+
+        Consumers divide old queues among them by this index, from 0.
         """
         members = () if self._state is None else self._state.current.members
         return [name for name, _ in members].index(self._consumer.name)
@@ -176,7 +207,8 @@ class ConsumerQueues:
     def is_announced(self, connection: Connection, notice: bytes | str) -> bool:
         """Whether a notice announces a newer ring with a queue of this consumer.
 
-        A notice is a fence in the waiting queue. It contains the generation of the newer ring.
+        A notice is a fence in the waiting queue. It contains the generation of the newer ring. If
+        the result is True, the runner connects again, and reads the queue of the newer ring, too.
 
         Args:
             connection: used to read the state of the ring if the notice contains no generation.
@@ -191,7 +223,14 @@ class ConsumerQueues:
         return current.number > self._state.current.number and self._reads_queue_of(current)
 
     def has_switched(self, connection: Connection) -> bool:
-        """Whether there is a newer ring, and this consumer reads its queue of that ring, too."""
+        """Whether there is a newer ring, and this consumer reads its queue of that ring, too.
+
+        The runner calls this often while it reads old queues.
+
+        Args:
+            connection: used to read the state of the ring.
+
+        """
         if self._state is None:
             return False
         state = ring_state.states(connection, self._topology).get(self._state.current.exchange)

@@ -36,6 +36,8 @@ def append_held(
 ) -> None:
     """Append held messages, in their order, to the first of these generations that has queues.
 
+    It is called during and after a switch of rings: messages that arrive meanwhile are held.
+
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
         names: the names of the topology's objects on the broker.
@@ -82,7 +84,15 @@ def append_held(
 
 
 def may_refuse(topology: Topology, generation: Generation) -> bool:
-    """Whether a queue of a ring may refuse messages, because it is full."""
+    """Whether a queue of a ring may refuse messages, because it is full.
+
+    This depends on the arguments of the queues, such as a maximal length.
+
+    Args:
+        topology: the topology of the ring.
+        generation: the generation of the ring.
+
+    """
     exchange = generation.exchange
     if generation.shape != topology.generation(exchange).shape:
         return True  # the arguments of its queues are not known here

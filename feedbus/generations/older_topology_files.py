@@ -15,7 +15,9 @@ MAX_REPLACED = 20  # the number of replaced rings that a state contains
 
 
 def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
-    """Refuse a file whose rings would replace the rings of another host's newer file.
+    """Raise an error if this host's file would replace the ring of another host's newer file.
+
+    `feedbus up` and `feedbus apply` call this before they change the broker.
 
     Args:
         states: the states of all rings, read under the topology's lock before anything is changed.
@@ -32,7 +34,7 @@ def refuse_older(states: Iterable[RingState], topology: Topology) -> None:
 
 
 def refusal_reason(state: RingState, topology: Topology) -> str:
-    """Return why this host's file must not replace the current ring of an exchange, "" if it may.
+    """Return why this host's file must not replace the current ring; "" if it may.
 
     If the current ring is from a file of the same host, the answer is always "": a host may return
     to an earlier file of its own. A file of another host is refused if it is older. But a
@@ -69,7 +71,15 @@ def refusal_reason(state: RingState, topology: Topology) -> str:
 
 
 def with_newer_source(state: RingState, topology: Topology) -> RingState:
-    """Return the state with this host's file as its source, if this file is newer."""
+    """Return the state with this host's file as its source, if this file is newer.
+
+    It is used if the current ring is the one that this file declares, or is the first ring.
+
+    Args:
+        state: the state of the ring of the exchange.
+        topology: the topology of this host's file.
+
+    """
     own_file = TopologyFile.of(topology)
     if own_file is None or (
         state.source is not None and own_file.modified <= state.source.modified
@@ -79,7 +89,7 @@ def with_newer_source(state: RingState, topology: Topology) -> RingState:
 
 
 def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation) -> RingState:
-    """Return the state with this host's file as its source; list the current ring as replaced.
+    """Return the state with this host's file as its source, and the current ring as replaced.
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
     unchanged.

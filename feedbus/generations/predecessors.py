@@ -21,6 +21,13 @@ def are_known(topology: Topology, queue: Queue) -> bool:
     - The queue has no `order_by`, so it has no waiting queue.
     - The queue has `block_on_dead`. A requeued dead letter takes the position of the record that
       blocks its key, so both must be in the same queue.
+
+    If it is True, consumers read old queues together with new ones.
+
+    Args:
+        topology: the topology of the queue.
+        queue: the queue, which is bound to a hash exchange.
+
     """
     if not topology.on_ring(queue) or not queue.order_by or queue.block_on_dead:
         return False
@@ -31,7 +38,7 @@ class Predecessors:
     """The queues of older generations that exist, and which of them can have records of a key.
 
     A record waits until all queues that had its key in older generations are deleted. It waits for
-    no other queue.
+    no other queue. A consumer has one object while it follows the old queues.
     """
 
     def __init__(self, names: Names, state: RingState, queues: Iterable[str]) -> None:
@@ -70,7 +77,14 @@ class Predecessors:
         return queues
 
     def forget_deleted(self, queues: Collection[str]) -> None:
-        """Register that queues were deleted."""
+        """Register that queues were deleted.
+
+        The consumer calls this when it has found that they are deleted.
+
+        Args:
+            queues: the names of the deleted queues on the broker.
+
+        """
         self.queues.difference_update(queues)
 
     def by_generation(self) -> Iterator[list[str]]:

@@ -47,7 +47,10 @@ def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b""
 
 
 class Probes:
-    """The probes in one queue, which has only one reader; the reader settles in order.
+    """The probes in one queue; they prove that the queue is empty or was read completely.
+
+    A probe is a fence with an id that nobody can guess. The queue has only one reader, which
+    settles in order. The object is used as long as the subscription of this reader.
 
     A full queue may refuse a probe until the reader has settled messages. So the reader must not
     wait for room: it continues to read, and puts a fence later.
@@ -84,12 +87,12 @@ class Probes:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the probe should already have returned."""
+        """Whether a probe has not returned for so long that it counts as lost."""
         return self.is_pending and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
     def is_fence_due(self) -> bool:
-        """Whether the missing fence should be put into the queue now."""
+        """Whether to publish a fence now, because the queue may have none."""
         return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
@@ -119,10 +122,10 @@ class Probes:
             self._pending_id = ""
 
     def put_fence(self) -> None:
-        """Publish the missing fence.
+        """Publish a fence to a queue that may have none, for example because it was full.
 
-        The fence is not a probe. A consumer that receives it checks the phase of the queue; see
-        feedbus.generations.queue_phases.
+        The fence is not a probe: it has no id. A consumer that receives it finds out whether the
+        queue is old and gets no more messages.
 
         Raises:
             Outage: the broker does not confirm the fence.
@@ -131,7 +134,7 @@ class Probes:
         self._publish("")
 
     def postpone_fence(self) -> None:
-        """Make is_fence_due False for FULL_SECONDS, because the queue is still full."""
+        """Make is_fence_due False for FULL_SECONDS, because the queue still gets messages."""
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:
@@ -141,7 +144,14 @@ class Probes:
         self._put_at = self._clock.monotonic()
 
     def count_if_probe(self, message_id: object) -> bool:
-        """Return whether a message is the awaited probe, and count it if it is."""
+        """Return whether a message is the awaited probe, and count it if it is.
+
+        The reader calls this for each fence that it receives.
+
+        Args:
+            message_id: the id of the fence.
+
+        """
         if not self._pending_id or message_id != self._pending_id:
             return False
         self._pending_id = ""
@@ -149,9 +159,9 @@ class Probes:
         return True
 
     def restart_proof(self) -> None:
-        """Register that a message other than a probe has arrived; the reader calls this each time.
+        """Begin the proof again, because a message other than a probe has been settled.
 
-        Then two further probes must return.
+        The reader calls this each time. Then two further probes must return.
         """
         self._returned = 0
 
@@ -161,6 +171,11 @@ def delete_empty_queue(channel: Channel, queue: str) -> None:
 
     These messages are not from feedbus, which publishes nothing to such a queue any more. A program
     has published them directly to the queue, between the proof and the deletion.
+
+    Args:
+        channel: a channel to the broker.
+        queue: the name of the queue on the broker.
+
     """
     deleted = channel.queue_delete(queue)
     if deleted:

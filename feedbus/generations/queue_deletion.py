@@ -13,7 +13,8 @@ def remove_queue(
 ) -> str:
     """Delete a queue that has no consumer; return why it was not deleted, or "".
 
-    The reason is a text for the operator.
+    The reason is a text for the operator. `feedbus apply` calls this for a queue that the topology
+    no longer has.
 
     Args:
         connection: a connection to the queue's broker.

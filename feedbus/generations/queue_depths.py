@@ -13,7 +13,7 @@ from feedbus.wire.amqp_protocols import Connection
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """The messages that wait for one consumer.
+    """The numbers of messages that wait for one consumer; depths_of() returns it.
 
     The consumer of a shard has a queue of its own, but all shards of a `[queues.NAME]` table share
     the retry queues and the queue of dead letters.
@@ -34,7 +34,15 @@ class Depths:
 
 
 def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
-    """Return the depths of each consumer by its name; a queue that is missing counts as empty."""
+    """Return the depths of each consumer by its name; a queue that is missing counts as empty.
+
+    `feedbus status` and the operations process call this.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology, which declares the consumers.
+
+    """
     names = Names(topology)
     current = {
         name: state.current for name, state in ring_state.states(connection, topology).items()

@@ -41,11 +41,14 @@ class QueueEmptier:
     Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
     message count may be 0 because the leader did not answer. A quorum queue with a single active
     consumer refuses basic.get. For such a queue, a probe that returns proves that the queue is
-    empty. See feedbus.generations.probes.
+    empty.
 
     This object consumes from the queue. The leader no longer counts messages that are on their way
     to this object. They arrive before the broker's answer to basic.cancel. So when the queue seems
     to be empty, the object cancels its consumer, and begins again if messages have arrived.
+
+    It is used to delete a queue that gets no more messages, and to move messages back to another
+    queue.
     """
 
     def __init__(
@@ -84,7 +87,9 @@ class QueueEmptier:
     def delete(self, pause_seconds: float) -> str:
         """Empty and delete the queue; return why it was not deleted, or "".
 
-        The reason is IN_USE, REFILLED or NO_ANSWER. A queue that does not exist counts as deleted.
+        The reason is IN_USE (the queue has a consumer), REFILLED (it has messages that must not be
+        moved, or it gets new ones) or NO_ANSWER (the broker does not answer). A queue that does not
+        exist counts as deleted.
 
         Args:
             pause_seconds: the pause between two checks of an empty queue, from
@@ -205,7 +210,11 @@ class QueueEmptier:
 
 
 class MessageMover:
-    """Moves messages to an exchange, in order; a call returns after the broker's confirms."""
+    """Moves messages to an exchange, in order; a call returns after the broker's confirms.
+
+    QueueEmptier calls the object with lists of messages. Each message keeps its body and
+    properties.
+    """
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
         """Create the object.

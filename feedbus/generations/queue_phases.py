@@ -21,11 +21,17 @@ Phase = Literal["ending", "switching", "in use"]
 def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
     """Return the phase of a consumer's queue, according to the objects on the broker.
 
+    A consumer that receives a fence calls this.
+
     Args:
         connection: a connection to the topology's broker.
         topology: the topology.
         consumer: the consumer that reads the queue.
         queue: the name of the queue on the broker.
+
+    Returns:
+        "in use" if the queue is not old, "switching" if it is old and can still get messages,
+        "ending" if it is old and gets no more messages.
 
     """
     names = Names(topology)
@@ -61,6 +67,8 @@ def generations_since(
 
     The caller holds the topology's lock. The result is empty if the queue is not old, or if the
     switch that made it old is not complete.
+
+    It is called before the waiting records of an old queue are moved to later generations.
 
     Args:
         channel: a channel to the broker.

@@ -62,6 +62,8 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring.
 
+    Then the queue has to be replaced.
+
     Args:
         topology: the topology, which declares the arguments.
         consumer: the consumer.
@@ -93,6 +95,14 @@ def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, 
 
     The first is the name of the queue in topology.toml, the second is the name of the retry queue
     on the broker.
+
+    Retries are parked in another queue while their retry queue is declared again. After an
+    interruption, unpark() must still move them back.
+
+    Args:
+        topology: the topology.
+        seen: the objects that the broker has.
+
     """
     parked = []
     for name in seen.queues:
@@ -133,7 +143,7 @@ def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> lis
 def replace_retry_queue(
     connection: Connection, topology: Topology, queue: Queue, retry_queue: str
 ) -> None:
-    """Delete a retry queue with wrong arguments, after its retries were parked.
+    """Delete a retry queue with wrong arguments, after its retries were moved to another queue.
 
     The caller then declares the queue again, and calls unpark(). Until then, a consumer that sends
     a retry to the queue holds.
@@ -206,7 +216,9 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue
 
 @dataclass(slots=True)
 class QueueReplacement:
-    """The replacement of one queue.
+    """The replacement of a consumer's queue by a queue with other arguments.
+
+    `feedbus up` and `feedbus apply` create one object for each such queue, and call carry_out().
 
     Attributes:
         connection: a connection to the topology's broker.
@@ -221,6 +233,9 @@ class QueueReplacement:
 
     def carry_out(self) -> None:
         """Replace the queue, or finish a replacement that was interrupted.
+
+        No message is lost, and the order is kept. The caller holds the topology's lock, and has
+        stopped the consumers of the queue.
 
         Raises:
             UsageError: a consumer still uses the queue.

@@ -47,7 +47,7 @@ MAX_STATES = 100
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """The state of an exchange's ring.
+    """The state of an exchange's ring, as a message on the broker contains it.
 
     Attributes:
         current: the generation to which the entry sends messages.
@@ -102,6 +102,12 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
 
     A ring is missing in the result if another reader has taken its message for all READ_ATTEMPTS.
 
+    Consumers and publishers call this, without the topology's lock.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
+
     Raises:
         UsageError: a queue `….generations` has a message that feedbus did not write.
 
@@ -119,11 +125,15 @@ def states(connection: Connection, topology: Topology) -> dict[str, RingState]:
 
 
 def exact_states(connection: Connection, topology: Topology) -> dict[str, RingState]:
-    """Return the state of each ring; unlike in states(), no ring is missing in the result.
+    """Return the state of each ring that the broker knows, by the name of its exchange.
 
-    A process that was stopped while it read the state, for example in a debugger, keeps the
-    message. Then states() does not find it. In this case, the states are read from the ledgers,
-    under the topology's lock.
+    Unlike in states(), no ring is missing in the result. A process that was stopped while it read
+    the state, for example in a debugger, keeps the message. Then states() does not find it. In this
+    case, the states are read from the ledgers, under the topology's lock.
+
+    Args:
+        connection: a connection to the topology's broker.
+        topology: the topology.
 
     Raises:
         UsageError: another process holds the lock for too long.
@@ -145,7 +155,7 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
 
 
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
-    """Return the state of an exchange from the readers' queue; None if no message was found.
+    """Return the state of an exchange's ring, without the topology's lock; None if none was found.
 
     The queue has no message if the broker has no generation of the exchange yet, or while another
     reader has taken the message.
@@ -163,8 +173,8 @@ def read(channel: Channel, topology: Topology, exchange: str) -> RingState | Non
 def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange; None if the broker has no generation of the exchange yet.
 
-    The caller holds the topology's lock. The state is read from the ledger or, if the ledger has
-    none, from the readers' queue.
+    The caller holds the topology's lock. The state is read from the ledger, a second copy of the
+    state. If the ledger has none, it is read from the queue that consumers and publishers read.
 
     Args:
         channel: a channel to the broker.
@@ -172,7 +182,7 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
         exchange: the name of the exchange in topology.toml.
 
     Raises:
-        UsageError: neither the ledger nor the readers' queue has a state that feedbus has written.
+        UsageError: neither queue has a state that feedbus has written.
 
     """
     names = Names(topology)
@@ -205,7 +215,11 @@ def read_locked(channel: Channel, topology: Topology, exchange: str) -> RingStat
 def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState]:
     """Read the state of each ring that has one, by the name of its exchange.
 
-    The caller holds the topology's lock.
+    The caller holds the topology's lock, and is about to change the rings.
+
+    Args:
+        channel: a channel to the broker.
+        topology: the topology.
 
     Raises:
         UsageError: neither the ledger nor the readers' queue of a ring has a state that feedbus has
@@ -218,14 +232,25 @@ def read_all_locked(channel: Channel, topology: Topology) -> dict[str, RingState
 
 
 def declare(channel: Channel, topology: Topology, exchange: str) -> None:
-    """Declare the queues that keep the state of an exchange: the readers' queue and the ledger."""
+    """Declare the queues that keep the state of an exchange: the readers' queue and the ledger.
+
+    The ledger is a second copy for processes that change the state. Existing queues stay unchanged.
+
+    Args:
+        channel: a channel to the broker.
+        topology: the topology.
+        exchange: the name of the exchange in topology.toml.
+
+    """
     names = Names(topology)
     for queue in (names.ledger(exchange), names.generations(exchange)):
         _declare(channel, topology, exchange, queue)
 
 
 def repair(channel: Channel, names: Names, state: RingState) -> None:
-    """Write the state again if the readers' queue does not contain it.
+    """Write the state again if the queue that consumers and publishers read does not contain it.
+
+    An interrupted write can have left only the ledger, the second copy, up to date.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -245,7 +270,13 @@ def repair(channel: Channel, names: Names, state: RingState) -> None:
 def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Write a state with the next serial number to both queues, and return the written state.
 
-    The caller holds the topology's lock. Older states are deleted last.
+    The caller holds the topology's lock. The two queues are the one that consumers and publishers
+    read, and the ledger. Older states are deleted last.
+
+    Args:
+        channel: a channel to the broker.
+        names: the names of the topology's objects on the broker.
+        state: the state to write; its serial number is ignored.
 
     Raises:
         BrokerOutage: another program has deleted one of the queues meanwhile.
@@ -389,12 +420,26 @@ def _decode(exchange: str, body: bytes | str) -> RingState | None:
 
 
 def encode_generation(generation: Generation) -> bytes:
-    """Return a generation as the body of a message."""
+    """Return a generation as the body of a notice, a message that reports a change of the ring.
+
+    decode_generation() reads it. The body is JSON: the number, the members with their weights, and
+    the digest of the queue arguments, if any.
+
+    Args:
+        generation: the generation.
+
+    """
     return json.dumps(_as_json(generation)).encode()
 
 
 def decode_generation(exchange: str, body: bytes | str) -> Generation | None:
-    """Return the generation that a body contains, or None."""
+    """Return the generation that the body of a notice contains; None if the body is not valid.
+
+    Args:
+        exchange: the name of the exchange in topology.toml.
+        body: the body, as encode_generation() has written it.
+
+    """
     try:
         return _generation(exchange, json.loads(body))
     except (ValueError, TypeError, AttributeError, RecursionError):

@@ -42,7 +42,8 @@ def switch_ring(
     If the process is killed, call the function again: every step can be repeated. The new call
     first completes the interrupted switch, even if the topology has changed since.
 
-    The current ring is also replaced if it is disordered: see record_disorder().
+    The current ring is also replaced if it is disordered: a restarted broker has bound its queues
+    in another order than feedbus.
 
     After this function, the caller calls switch_notices.notify_consumers().
 
@@ -124,7 +125,13 @@ def _carry_out(channel: Channel, names: Names, state: RingState) -> RingState:
 
 
 def next_generation(state: RingState, wanted: Generation) -> Generation:
-    """Return the generation that follows the current one."""
+    """Return the wanted ring as the generation that follows the current one.
+
+    Args:
+        state: the state of the ring, with the current generation.
+        wanted: the generation that the topology declares; its number is replaced.
+
+    """
     # No two generations of an exchange have the same number. The digest of a generation is a hash
     # of its number and its shards. Packs are routed by keys that contain this digest. So a pack
     # that arrives late cannot reach the queues of a later generation, even if that generation has
@@ -133,18 +140,35 @@ def next_generation(state: RingState, wanted: Generation) -> Generation:
 
 
 def same_ring(one: Generation, other: Generation) -> bool:
-    """Whether two generations have the same shards, weights and arguments of queues."""
+    """Whether two generations have the same shards, weights and arguments of queues.
+
+    The numbers of the generations are not compared.
+
+    Args:
+        one: a generation of an exchange.
+        other: another generation of the same exchange.
+
+    """
     return (one.members, one.shape) == (other.members, other.shape)
 
 
 def exit_after_step(name: str) -> None:
-    """End the process after this step if FEEDBUS_EXIT_AT names the step; tests use it."""
+    """End the process, as a crash would, if the variable FEEDBUS_EXIT_AT names this step.
+
+    Tests of interrupted switches set the variable.
+
+    Args:
+        name: the name of the step of the switch that has just been done.
+
+    """
     if os.environ.get(EXIT_AT) == name:
         os._exit(EXIT_CODE)
 
 
 def forget_drained(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Remove a generation from the state after its queues were deleted, and delete its ring.
+
+    A consumer calls this when it has found that all queues of the generation are deleted.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -212,8 +236,8 @@ def record_disorder(channel: Channel, topology: Topology, generation: Generation
     """Mark a ring as disordered in its state.
 
     In a disordered ring, a restarted broker has bound the shards in another order than feedbus. So
-    keys reach shards that do not own them. The next call of switch_ring() makes a new generation
-    with the same shards.
+    keys reach shards that do not own them. A consumer calls this function when it finds such a
+    ring. The next call of switch_ring() makes a new generation with the same shards.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.

@@ -25,6 +25,8 @@ def set_up(
 ) -> dict[str, RingState]:
     """Declare a whole topology and make its rings current; return the state of each ring.
 
+    `feedbus up` calls this at its start. Existing queues keep their messages.
+
     Args:
         topology: the topology of the file.
         on_full: called if held messages wait for room in a full queue of a ring. The caller then
@@ -143,6 +145,11 @@ def set_up_if_missing(topology: Topology) -> dict[str, RingState]:
 
     Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a
     process that was started before a change does not undo the change.
+
+    Consumers, publishers and commands call this when they connect.
+
+    Args:
+        topology: the topology of the file.
 
     Raises:
         Outage: the broker is unavailable.
