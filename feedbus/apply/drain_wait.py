@@ -22,6 +22,8 @@ def await_drained(
 ) -> None:
     """Wait until old generations, removed queues and replaced queues are empty.
 
+    `feedbus apply --wait` calls this. There is no time limit.
+
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
@@ -41,6 +43,9 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
 
     The queue of an old generation, or `before` of a replaced queue, is drained only when its
     consumer has deleted it.
+
+    A queue that drains gets no new messages, and its consumer empties it. The caller calls this
+    until the result is None.
 
     Args:
         connection: a connection to the broker.

@@ -35,12 +35,20 @@ NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Ro
 
 
 class Supervisor(Protocol):
-    """The methods of the supervisor that apply() calls."""
+    """The methods of the supervisor that apply() calls.
+
+    `feedbus apply` passes an object that sends these requests to the supervisor, the process that
+    starts and stops the consumers.
+    """
 
     def pause(self, consumers: tuple[str, ...]) -> None:
         """Stop these consumers, because their queues will be replaced.
 
         change_topology() starts them again.
+
+        Args:
+            consumers: the names of the consumers.
+
         """
 
     def change_topology(self) -> None:
@@ -48,15 +56,25 @@ class Supervisor(Protocol):
 
         A consumer that is not in the new topology continues to run, so that it empties its queue.
         finish() ends such consumers.
+
+        A watcher is the supervisor's object for the processes of one consumer.
         """
 
     def finish(self) -> None:
-        """End the consumers that are not in the new topology."""
+        """End the consumers that are not in the new topology.
+
+        apply() calls this when their queues are empty.
+        """
 
 
 @contextmanager
 def exclusive(topology: Topology) -> Iterator[None]:
     """Hold, during a `with` block, the lock of `feedbus apply` in the `var` folder.
+
+    `feedbus apply` makes and carries out its plan in the block, so only one runs on a host.
+
+    Args:
+        topology: the topology; the folder is that of its project.
 
     Raises:
         UsageError: another `feedbus apply` is running.
@@ -86,7 +104,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     progress: Callable[[int], None],
     allow_older_file: bool = False,
 ) -> bool:
-    """Carry out a plan.
+    """Carry out a plan of changes on the broker and in the supervisor; `feedbus apply` calls this.
 
     Args:
         topology: the wanted state.
