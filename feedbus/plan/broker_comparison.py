@@ -35,6 +35,8 @@ BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 class Comparison:
     """Compares a topology with the broker's inventory and the states of its rings.
 
+    make_plan() creates one object, and calls compare() once.
+
     Attributes:
         topology: the wanted state.
         seen: the objects that the broker has.

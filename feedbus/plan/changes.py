@@ -23,12 +23,15 @@ class Change:
     The deletion of a queue with messages is dangerous if no consumer empties the queue. If
     --delete-nonempty names the queue, the action is "delete" instead.
 
+    `feedbus plan` prints the changes.
+
     Attributes:
         action: what is done with the object, or "dangerous" for a deletion that loses messages.
         kind: the kind of the object, such as "queue".
         name: the name of the object.
         reason: why the plan changes the object.
         messages: the number of messages in the queue; 0 for other objects.
+
     """
 
     action: Action
@@ -40,12 +43,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """How evenly keys spread over the shards of a ring.
+    """How evenly keys are predicted to spread over the shards of a ring; part of a RingChange.
 
     Attributes:
         shards: the number of shards.
         max_over_share: the predicted number of keys of the busiest shard, divided by the number
             that it should have by its weight.
+
     """
 
     shards: int
@@ -54,7 +58,9 @@ class Evenness:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An old shard with messages. Later records of its keys wait until its queue is empty.
+    """An old shard with messages, for a plan that changes a ring.
+
+    Later records of its keys wait until its queue is empty.
 
     Attributes:
         shard: the name of the consumer of the old shard.
@@ -75,7 +81,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """A key that has more records than an average shard of the new ring.
+    """A key of a sample that has more records than an average shard of the new ring.
 
     Attributes:
         key: the routing key.
@@ -153,6 +159,9 @@ class Draining:
 class Watchers:
     """The differences between the watchers of the supervisor and of the topology.
 
+    A watcher is the supervisor's object for the processes of one consumer or of one other process
+    of the topology. Its name is the name of the consumer or process.
+
     Attributes:
         supervisor_pid: the supervisor's process id.
         added: names that are in the topology, and not in the supervisor.
@@ -177,6 +186,8 @@ class Watchers:
 @dataclass(frozen=True, slots=True)
 class ObjectsToChange:
     """The names of the objects on the broker that `feedbus apply` changes.
+
+    It is part of a Plan.
 
     Attributes:
         exchanges: the exchanges to declare again.
@@ -210,6 +221,8 @@ class ObjectsToChange:
 class Plan:
     """The differences between a topology, its broker and its supervisor.
 
+    `feedbus plan` prints it, and `feedbus apply` carries it out.
+
     Attributes:
         changes: the changes of single objects, consumers and processes.
         rings: the hash exchanges that get a new generation.
@@ -238,14 +251,20 @@ class Plan:
         return tuple(change for change in self.changes if change.action == "dangerous")
 
     def counts(self) -> dict[str, int]:
-        """Count the changes, including the changes of rings, by action."""
+        """Count the changes, including the changes of rings, by action.
+
+        The result maps "create", "change", "delete" and "dangerous" to a number, which can be 0.
+        """
         counts: dict[str, int] = dict.fromkeys(("create", "change", "delete", "dangerous"), 0)
         for action in (*(one.action for one in self.changes), *(one.action for one in self.rings)):
             counts[action] += 1
         return counts
 
     def report(self) -> dict[str, Any]:
-        """Return the plan as `feedbus plan --json` prints it."""
+        """Return the plan as `feedbus plan --json` prints it.
+
+        The result contains only values that JSON can represent.
+        """
         watchers = self.watchers
         return {
             "changes": [asdict(change) for change in self.changes],

@@ -19,7 +19,14 @@ from feedbus.topology import Consumer, Exchange, Topology
 
 
 def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
-    """Yield the consumers whose queue is on no ring and is not external."""
+    """Yield the consumers whose queue is on no ring, and is declared by feedbus.
+
+    The topology declares an external queue as existing, so its consumer is left out.
+
+    Args:
+        topology: the topology.
+
+    """
     for consumer in topology.consumers.values():
         if not consumer.queue.external_name and not topology.on_ring(consumer.queue):
             yield consumer
@@ -28,6 +35,8 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
 @dataclass(slots=True)
 class DeclaredObjects:
     """Compares the declared objects with the broker's objects, and adds each change to a list.
+
+    The comparison of a topology with its broker, for a plan, has one object.
 
     Attributes:
         topology: the wanted state.
@@ -121,7 +130,7 @@ class DeclaredObjects:
             self._note("change", "queue", name, reason)
 
     def retry_queues(self) -> Iterator[tuple[str, str]]:
-        """Add the changes of retry queues and dead-letter queues to the plan.
+        """Add the changes of retry queues and of queues for dead letters to `changes`.
 
         Yields:
             For each retry queue that must be declared again: the name of its queue in
@@ -176,7 +185,13 @@ class DeclaredObjects:
             yield one
 
     def bindings(self) -> Iterator[tuple[str, str, str]]:
-        """Add changes of bindings; yield each binding to remove as (queue, exchange, key)."""
+        """Add the changes of bindings between exchanges and queues to `changes`.
+
+        Yields:
+            Each binding that must be removed, as (queue on the broker, exchange on the broker,
+            binding key).
+
+        """
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)

@@ -30,6 +30,8 @@ class Rates:
 
     The creation of the object starts the measurement.
 
+    The prediction of a plan has one object, which is used once.
+
     Attributes:
         folder: the folder in which the consumers' processes write their metrics.
 
@@ -44,9 +46,10 @@ class Rates:
         self._before.update(deliveries(self.folder))
 
     def measure(self) -> dict[str, float]:
-        """Return the messages per second of each consumer that has handled any.
+        """Return how many messages per second each consumer handles, by its name.
 
-        The method waits until the measurement has lasted for SAMPLE_SECONDS.
+        Consumers that have handled none are left out. The method waits until the measurement has
+        lasted for SAMPLE_SECONDS.
         """
         time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
         after, seconds = deliveries(self.folder), time.monotonic() - self._started
@@ -55,7 +58,9 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the number of messages of each shard of a generation, without empty shards.
+    """Return the numbers of messages in the shards of a generation; empty shards are left out.
+
+    The result maps the name of a shard to its number of messages.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -72,9 +77,15 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
 
 
 def shares(old: Generation, new: Generation) -> Shares:
-    """Map each pair (old shard, new shard) to the share of all keys that move between them.
+    """Return the share of all keys, from 0 to 1, that move from each old shard to each new shard.
 
-    The result is empty if a ring has no shards, or if no key moves.
+    The result maps the pair (old shard, new shard) to the share. It is empty if a ring has no
+    shards, or if no key moves.
+
+    Args:
+        old: the current generation.
+        new: the next generation.
+
     """
     rings = Ring.of(old.members), Ring.of(new.members)
     if not all(rings) or rings[0].buckets == rings[1].buckets:
@@ -95,7 +106,8 @@ def waits(
         backlogs: maps each generation to its shards, and each shard to its number of messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
-        moving: shares() of the current and the next generation.
+        moving: the share of all keys, from 0 to 1, for each pair (shard of the current generation,
+            shard of the next generation) between which they move.
         rates: maps each consumer to the number of messages that it handles per second.
 
     """

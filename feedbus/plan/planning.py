@@ -29,6 +29,8 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a topology; nothing is declared, changed or deleted.
 
+    `feedbus plan` and `feedbus apply` call this.
+
     Args:
         topology: the wanted state.
         watchers: the differences between the supervisor's watchers and the topology; None if no

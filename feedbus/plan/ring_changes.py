@@ -22,7 +22,7 @@ KEYS = 10_000  # how many keys are placed to predict the evenness of a ring
 def changes(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState], *, predict: bool
 ) -> Iterator[RingChange]:
-    """Yield the hash exchanges that get a new generation.
+    """Yield the changes of rings: the hash exchanges that get a new generation.
 
     Args:
         topology: the wanted state.
@@ -144,7 +144,7 @@ def _evenness(generation: Generation) -> Evenness | None:
 def list_draining(
     topology: Topology, seen: Inventory, states: Mapping[str, RingState]
 ) -> list[Draining]:
-    """Return the old generations that are not deleted yet.
+    """Return the old generations, those before the current ones, that are not deleted yet.
 
     Args:
         topology: the wanted state.
@@ -162,6 +162,8 @@ def list_draining(
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
     """Return a hot key of a ring; None if the key has no more records than an average shard.
+
+    `feedbus plan` calls this if a sample of keys is given.
 
     Args:
         generation: the generation of the ring.
