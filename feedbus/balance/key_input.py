@@ -20,6 +20,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Keys:
     """A source of routing keys; reading raises UsageError at the first line that is not a key.
 
+    `feedbus spread` and `feedbus balance` read their keys from it by iteration.
+
     Attributes:
         source: a range of numbers such as "1..1000", the path of a file with one key in each line,
             or "-" for standard input.
@@ -41,7 +43,12 @@ class Keys:
         return RANGE.fullmatch(self.source) is not None
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the position (file:line) and the text of each line that is not empty."""
+        """Yield the position (file:line) and the text of each line that is not empty.
+
+        Raises:
+            UsageError: the source cannot be read, or a line is not in UTF-8.
+
+        """
         name = "standard input" if self.source == "-" else self.source
         try:
             standard = nullcontext(sys.stdin.buffer)
@@ -67,6 +74,8 @@ def _decode(line: bytes, where: str) -> str:
 
 def check_key(key: str, where: str) -> str:
     """Return a routing key if it is short enough.
+
+    It is called for each key that `feedbus spread` or `feedbus balance` reads.
 
     Args:
         key: the routing key.

@@ -26,9 +26,11 @@ class Tally:
     The traffic is counted in units, as integers. A unit is one record. If the traffic of a key has
     decimals, a unit is a millionth of a record.
 
+    `feedbus balance` and `feedbus plan` fill one object with all keys that they read.
+
     Attributes:
-        loads: maps each class of keys, a result of key_class(), to its traffic, in units. All keys
-            of a class are always on the same shard.
+        loads: maps the number of each class of keys to its traffic, in units. All keys of a class
+            are always on the same shard of a ring.
         unit: how many units a record has: 1, or UNIT if the traffic of a key has decimals.
         keys: the number of pairs that were added; a key on two lines counts twice.
         heaviest: one key of the class with the most traffic; "" if there are no keys.
@@ -42,7 +44,12 @@ class Tally:
     _heaviest_load: int = 0
 
     def add(self, pairs: Iterable[Pair]) -> None:
-        """Add (key, traffic) pairs; the traffic of a key is its number of records."""
+        """Add the traffic of keys.
+
+        Args:
+            pairs: the pairs (key, traffic); the traffic of a key is its number of records.
+
+        """
         for key, traffic in pairs:
             if self.unit == 1 and traffic != int(traffic):
                 self._refine()
@@ -66,7 +73,10 @@ class Tally:
 
     @property
     def heaviest_load(self) -> int:
-        """The traffic of the class of keys with the most traffic, in units."""
+        """The traffic of the class of keys with the most traffic, in units.
+
+        All keys of a class are always on the same shard.
+        """
         return self._heaviest_load
 
 

@@ -21,6 +21,8 @@ AT_ONCE = 10_000  # how many keys are counted together
 class Spread:
     """A ring, and how many records each of its shards gets.
 
+    `feedbus spread` and `feedbus balance` create one object for each ring that they compare.
+
     Attributes:
         ring: the ring.
         members: (name of the shard, weight), in the order of the topology.
@@ -34,7 +36,13 @@ class Spread:
 
     @classmethod
     def over(cls, topology: Topology, generation: Generation) -> Self:
-        """Return the spread of no records over the ring of a generation."""
+        """Return a spread without records over the ring of a generation; count_records() adds them.
+
+        Args:
+            topology: the topology of the ring.
+            generation: the generation, with its shards and weights.
+
+        """
         weights = dict(generation.members)
         shown = [(name, weights[name]) for name in topology.consumers if name in weights]
         return cls(Ring.of(generation.members), shown)
@@ -47,12 +55,12 @@ class Spread:
 
     @property
     def max_over_share(self) -> float:
-        """The largest ratio of a shard's records to its share by weight; 1 is even."""
+        """The largest ratio of a shard's records to its share by weight; 1 if it is even."""
         return max_over_share(self.records, self.members)
 
     @property
     def equal_weights(self) -> bool:
-        """Whether all members have the same weight."""
+        """Whether all shards of the ring have the same weight."""
         return len({weight for _, weight in self.members}) == 1
 
     def report(self) -> dict[str, Any]:
@@ -76,6 +84,8 @@ class Spread:
 
 def find_ring(topology: Topology, name: str, path: Path) -> Generation:
     """Return the generation that topology.toml declares for a hash exchange.
+
+    `feedbus spread` and `feedbus balance` call this with the name that the user gives.
 
     Args:
         topology: the topology.
@@ -145,7 +155,7 @@ def report_of_moves(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
     """Return the records that move, as `feedbus spread --json` prints them, the largest move first.
 
     Args:
-        pairs: the result of count_records().
+        pairs: the number of records for each pair (old shard, new shard), from count_records().
 
     """
     largest_first = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))

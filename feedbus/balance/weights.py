@@ -24,6 +24,8 @@ CLOSE = 0.005
 class Proposal:
     """The weights that feedbus proposes for a ring, with the spread before and after the change.
 
+    find() returns it for `feedbus balance`.
+
     Attributes:
         exchange: the exchange of the ring.
         tally: the traffic of the counted keys.
@@ -46,11 +48,11 @@ class Proposal:
 
     @property
     def changes(self) -> bool:
-        """Whether other weights than the current ones are proposed."""
+        """Whether weights are proposed that differ from the current ones."""
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return how even the ring is with one of the choices; 1 is even.
+        """Return how even the ring would be with one of the choices; 1 is perfectly even.
 
         The result is the load of the busiest shard, divided by the mean load of the shards.
 
@@ -62,7 +64,11 @@ class Proposal:
 
     @property
     def floor(self) -> float:
-        """The lowest possible evenness(); above 1 if one class of keys alone exceeds the mean."""
+        """The lowest evenness that is possible with any weights, as evenness() defines it.
+
+        It is above 1 if one class of keys alone exceeds the mean load: all keys of a class are on
+        one shard.
+        """
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 
@@ -79,13 +85,16 @@ def find(
     Nothing is proposed if the current weights reach the target, or if no weights with at most
     `max_buckets` buckets are more even.
 
+    `feedbus balance` calls this.
+
     Args:
         topology: the topology of the ring.
         generation: the current ring.
         tally: the traffic of the counted keys.
         max_buckets: the largest sum of the weights.
-        target: the largest accepted max/mean. None for at most CLOSE above the lowest max/mean that
-            is possible with `max_buckets`.
+        target: the largest accepted max/mean, the load of the busiest shard divided by the mean
+            load. None for at most CLOSE above the lowest max/mean that is possible with
+            `max_buckets`.
 
     """
     shards = len(generation.members)
@@ -134,7 +143,12 @@ def _by_queue(topology: Topology, generation: Generation, chosen: Balance) -> di
 
 
 def toml(found: Proposal) -> str:
-    """Return the proposed weights as tables of topology.toml; "" if nothing is proposed."""
+    """Return the proposed weights as tables of topology.toml; "" if nothing is proposed.
+
+    Args:
+        found: the proposal.
+
+    """
     return "\n".join(
         f"[{write(('queues', queue))}]\n{write_weights(weights)}"
         for queue, weights in found.weights.items()
