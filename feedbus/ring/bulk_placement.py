@@ -37,7 +37,15 @@ Longs = NDArray[np.uint64]
 
 
 def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
-    """Return the bucket of each key on a ring with the given number of buckets."""
+    """Return the number of the bucket of each key on a ring.
+
+    Ring uses it if many keys are given at once.
+
+    Args:
+        keys: the routing keys.
+        buckets: the number of buckets of the ring, at least 1.
+
+    """
     if not keys:
         return []
     (placed,) = jump(_hash([key.encode() for key in keys]), buckets)
@@ -137,8 +145,10 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
 def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
     """Return the bucket of each hash, in rings of several sizes.
 
+    Each step is one of jump consistent hashing, for all hashes at once.
+
     Args:
-        hashes: the hashes of routing keys.
+        hashes: the hashes of routing keys, as an array of 32-bit integers.
         sizes: the numbers of buckets of the rings, in ascending order.
 
     Returns:

@@ -26,9 +26,11 @@ Cut = tuple[int, ...]  # the number of buckets of each run
 class Balance:
     """The weights of a ring, and the load of its busiest queue.
 
+    frontier() returns it as one of the choices for a ring.
+
     Attributes:
         weights: the weight of each queue, in the order in which the queues are bound.
-        busiest_load: the largest load of a queue with these weights.
+        busiest_load: the largest load of a queue with these weights: its number of records.
 
     """
 
@@ -42,12 +44,27 @@ class Balance:
 
 
 def key_class(key: str) -> int:
-    """Return the class of a key; all keys of one class are on the same bucket of every ring."""
+    """Return the class of a key; all keys of one class are in the same bucket of every ring.
+
+    Traffic is counted by class, because no weights can separate the keys of a class.
+
+    Args:
+        key: the routing key.
+
+    Returns:
+        The number of the class: the 21 low bits of the key's hash.
+
+    """
     return phash2(key.encode()) % CLASSES
 
 
 def placer(ring: Ring) -> Callable[[int], str]:
-    """Return a function that returns the queue for a class of keys, a result of key_class().
+    """Return a function that returns the name of the queue for a class of keys.
+
+    The argument of the function is the number of the class, a result of key_class().
+
+    Args:
+        ring: the ring that selects the queue.
 
     Raises:
         UsageError: the ring has no buckets.

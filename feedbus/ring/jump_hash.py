@@ -37,7 +37,14 @@ Jump = Callable[[int, int], int]
 
 
 def draws(key_hash: int) -> Iterator[int]:
-    """Yield the 64-bit outputs of the exs1024 (xorshift1024*) generator that a hash seeds."""
+    """Yield the 64-bit outputs of the exs1024 (xorshift1024*) generator that a hash seeds.
+
+    They are the random numbers of jump consistent hashing for this hash, and do not end.
+
+    Args:
+        key_hash: the hash of a routing key, of which 21 bits are used.
+
+    """
     seed = key_hash % CLASSES + 1
     first, second, third = (seed * factor % CLASSES for factor in SEED_FACTORS)
     words = [
@@ -107,6 +114,8 @@ def jumper() -> Jump:
 
     The function contains the values of constants, because it runs for every message to a ring, and
     Python reads a literal faster than a global name.
+
+    Ring calls the function for each key. Its arguments are the hash and the number of buckets.
     """
     low, first, second, third = tables()
     steps = (None,) * (STATE_WORDS - 1)
@@ -154,7 +163,7 @@ def visits(key_hash: int, buckets: int) -> list[int]:
     bucket 1 on a ring with 2 to 5 buckets, and in bucket 5 on a ring with 6 and more buckets.
 
     Args:
-        key_hash: the hash.
+        key_hash: the hash of a routing key.
         buckets: the number of buckets of the largest ring.
 
     """

@@ -19,6 +19,10 @@ def phash2(data: bytes) -> int:
     The algorithm is Bob Jenkins' lookup2 (https://burtleburtle.net/bob/hash/evahash.html). The nine
     steps that mix three words are written out, because the value is computed for every message to a
     ring.
+
+    Args:
+        data: the routing key in UTF-8.
+
     """
     if not data:
         return SEED & RESULT

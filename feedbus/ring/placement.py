@@ -33,6 +33,9 @@ class Ring:
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
         """Return a ring to which these (queue, weight) pairs are bound in this order.
 
+        Args:
+            members: the name and the weight, its number of buckets, of each queue.
+
         Raises:
             UsageError: a weight is not a positive integer.
 
@@ -57,6 +60,10 @@ class Ring:
 
         If the queue already has buckets, nothing changes, as on RabbitMQ.
 
+        Args:
+            queue: the name of the queue.
+            weight: the number of buckets.
+
         Raises:
             UsageError: the weight is not a positive integer.
 
@@ -65,12 +72,22 @@ class Ring:
             self._rebuild()
 
     def unbind(self, queue: str) -> None:
-        """Remove all buckets of a queue; the following buckets move down."""
+        """Remove all buckets of a queue; the following buckets move down.
+
+        If the queue has no buckets, nothing changes.
+
+        Args:
+            queue: the name of the queue.
+
+        """
         if self._weights.pop(queue, None) is not None:
             self._rebuild()
 
     def route(self, routing_key: str | bytes) -> str:
-        """Return the queue of a routing key; a text is encoded as UTF-8.
+        """Return the name of the queue to which RabbitMQ routes a key.
+
+        Args:
+            routing_key: the routing key; a text is encoded as UTF-8.
 
         Raises:
             UsageError: the ring has no buckets.
@@ -94,7 +111,12 @@ class Ring:
         return queue
 
     def route_many(self, routing_keys: Sequence[str]) -> list[str]:
-        """Return the queue of each of the given routing keys.
+        """Return the name of the queue for each key, in the order of the keys.
+
+        With many keys, it is faster than route().
+
+        Args:
+            routing_keys: the routing keys.
 
         Raises:
             UsageError: the ring has no buckets.
