@@ -56,7 +56,8 @@ class AsyncBus:
 
     The bus has a thread that encodes, sends and waits, so the event loop is never blocked. Messages
     that several tasks publish at the same time are sent together, with one wait for their confirms.
-    A cancelled task stops waiting; its messages may arrive anyway.
+    A cancelled task stops waiting; its messages may arrive anyway. A program usually creates one
+    bus, and closes it at its end.
     """
 
     # How many pairs publish_many() packs before other tasks of the event loop can run.
@@ -117,7 +118,9 @@ class AsyncBus:
             message_id: the id of the record. A queue with `once = true` handles only one of several
                 records with the same id. Without it, the record gets an id that no other record
                 has.
-            options: headers, priority, expires and delay; see PublishOptions.
+            options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
+                from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`
+                how long feedbus delays it: a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -142,7 +145,8 @@ class AsyncBus:
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable; it is never kept in memory as a whole.
+            pairs: any iterable of (payload, routing key) pairs; it is never kept in memory as a
+                whole.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -161,7 +165,10 @@ class AsyncBus:
         return count
 
     async def close(self) -> None:
-        """Send the messages that tasks have published, and close the connection."""
+        """Send the messages that tasks have published, and close the connection.
+
+        After close(), a publish connects again. After an `async with` block, it raises UsageError.
+        """
         if self._thread is not None and self._process == os.getpid():
             await self._put_job((), last=True)
 

@@ -26,7 +26,11 @@ MAX_AT_ONCE = 50_000
 
 
 class Collect(Protocol):
-    """A function that receives the records that a bus publishes."""
+    """A function that receives the records that a bus publishes.
+
+    The buses of handlers call it. The records are sent after the commit of the handler's
+    transaction.
+    """
 
     def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:
         """Receive records for an exchange, with their common options."""
@@ -42,7 +46,11 @@ def _refuse_late(*_: object) -> NoReturn:
 
 
 class CollectingBus(Bus):
-    """The bus of a handler of one record; message ids are derived from that record's id."""
+    """The bus of a handler of one record; it collects messages, which are sent after the commit.
+
+    The ids of the messages are derived from the id of this record. An object is created for each
+    call of a handler.
+    """
 
     def __init__(
         self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
@@ -64,7 +72,18 @@ class CollectingBus(Bus):
         return self._shards(exchange) > 0
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
-        """Collect (payload, routing key) pairs, and return their number."""
+        """Collect (payload, routing key) pairs until the handler returns, and return their number.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            pairs: any iterable of pairs.
+
+        Raises:
+            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
+            UsageError: there is no such exchange, a record cannot be encoded, or the handler has
+                returned.
+
+        """
         check_many(exchange, pairs)
         collected = list(pairs)
         for pack in pack_pairs(collected, ""):
@@ -89,6 +108,11 @@ class CollectingBus(Bus):
                 them.
             shared: maps each other field to the value that all records have.
 
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: columns differ in length, there is no column with the name `keys`, there is
+                no such exchange, a record cannot be encoded, or the handler has returned.
+
         """
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered(self._next_origin(exchange), keys, shared or {}, columns)
@@ -112,7 +136,11 @@ class CollectingBus(Bus):
         return derive_origin(call, *self._records.ids)
 
     def flush(self) -> None:
-        """Refuse calls from now on, because the handler has returned."""
+        """Refuse calls from now on, because the handler has returned.
+
+        feedbus calls this after each call of the handler. Later calls of publishing methods raise
+        UsageError.
+        """
         self._collect = _refuse_late
 
 
@@ -120,6 +148,8 @@ class BatchBus(Bus):
     """The bus of a batch handler: the methods of Records publish on it.
 
     The n-th message that a record causes for an exchange has the same id in every batch.
+
+    An object is created for each call of a batch handler.
     """
 
     def __init__(
@@ -170,6 +200,11 @@ class BatchBus(Bus):
     def publish_part(self, part: Part) -> None:
         """Collect the messages of a part; small parts are merged later.
 
+        The publishing methods of Records call this.
+
+        Args:
+            part: the messages that the handler publishes by one call.
+
         Raises:
             UsageError: there is no such exchange, it has shards and there is no key, or the handler
                 has returned.
@@ -194,7 +229,11 @@ class BatchBus(Bus):
                 self._flush(exchange)
 
     def flush(self) -> None:
-        """Pass all parts that are still waiting to `collect`, and refuse calls from now on."""
+        """Pass all parts that are still waiting to `collect`, and refuse calls from now on.
+
+        `collect` is the function that sends them after the commit. feedbus calls this method after
+        each call of the handler. Later calls of publishing methods raise UsageError.
+        """
         for exchange in self._parts_by_exchange:
             self._flush(exchange)
         self._parts_by_exchange.clear()

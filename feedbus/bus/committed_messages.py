@@ -32,7 +32,10 @@ RETRY_SECONDS = 5.0
 
 
 class CommittedMessages:
-    """Sends the messages of a bus's transactions after their commit; each key stays in order."""
+    """Sends the messages of a bus's transactions after their commit; each key stays in order.
+
+    A LiveBus has one object after its first transaction.
+    """
 
     def __init__(
         self, store: Store, topology: Topology, clock: Clock, sender: SharedSender
@@ -59,23 +62,35 @@ class CommittedMessages:
 
         They wait in send(), and only if a row has a key of this transaction. Call register() before
         the commit.
+
+        Args:
+            transaction: the rows that the transaction has added to the outbox.
+
         """
         if transaction.requests:
             self._locks.register(transaction.first_row, transaction.keys)
 
     def withdraw(self, transaction: Transaction) -> None:
-        """End the effect of register(); call it when the transaction has ended.
+        """Let other threads no longer wait for a transaction, because it has ended.
 
-        A call after send() changes nothing, because send() has ended the effect already.
+        Before that, register() has made them wait. After send(), a call changes nothing.
+
+        Args:
+            transaction: the transaction that was passed to register().
+
         """
         if transaction.requests:
             self._locks.withdraw(transaction.first_row)
 
     def leave_in_outbox(self, transaction: Transaction) -> None:
-        """Note that the rows of a transaction may be left in the outbox.
+        """Register that the rows of a transaction may be in the outbox, and are not sent now.
 
         Then they are sent before later rows of the same keys. Call it if it is not known whether
         the commit has succeeded.
+
+        Args:
+            transaction: the rows that the transaction has added to the outbox.
+
         """
         if transaction.requests:
             self._leftovers.add(transaction.last_row)
@@ -86,6 +101,10 @@ class CommittedMessages:
         Rows with the same keys that are left in the outbox are sent first. A row that cannot be
         sent now stays in the outbox. This bus sends it before the next message of its key, unless
         the relay has sent it by then.
+
+        Args:
+            committed: the rows that the transaction has added to the outbox.
+
         """
         if committed.requests:
             with self._locks.hold(committed.first_row, committed.keys):

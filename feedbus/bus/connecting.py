@@ -25,8 +25,8 @@ def connect(
     Args:
         topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
             or topology.toml in the current folder.
-        metrics: counts the records.
-        timeout_seconds: how long a publish waits for a broker that is unavailable.
+        metrics: counts the published records; None to count nothing.
+        timeout_seconds: how long a publish waits for a broker that is unavailable, in seconds.
         store: an open store for bus.transaction(); the bus does not close it. By default the bus
             opens the topology's store.
 
@@ -52,8 +52,8 @@ async def connect_async(
     Args:
         topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
             or topology.toml in the current folder.
-        metrics: counts the records.
-        timeout_seconds: how long a publish waits for a broker that is unavailable.
+        metrics: counts the published records; None to count nothing.
+        timeout_seconds: how long a publish waits for a broker that is unavailable, in seconds.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.

@@ -13,9 +13,11 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 
 class Bus(ABC):
-    """Publishes records; the names of exchanges are the names in topology.toml.
+    """The interface of a bus, which publishes records.
 
-    In a batch handler, call records.publish(…) instead.
+    A handler gets a bus by a parameter with this annotation: its messages are sent after the
+    commit. A program gets one from feedbus.connect(): it sends at once. In a batch handler, call
+    records.publish(…) instead.
     """
 
     __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus
@@ -23,14 +25,16 @@ class Bus(ABC):
     def publish(
         self, exchange: str, payload: Payload, key: str = NO_KEY, **options: Unpack[PublishOptions]
     ) -> None:
-        """Publish one record.
+        """Publish one record: in a handler after the commit, in a program at once.
 
         Args:
             exchange: the name of the exchange in topology.toml.
             payload: the payload of the record.
             key: the routing key; "" by default. An exchange with shards needs one, because it
                 selects the shard; key="" sends all messages to the same shard.
-            options: headers, priority, expires and delay; see PublishOptions.
+            options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
+                from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`
+                how long feedbus delays it: a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -76,7 +80,11 @@ class Bus(ABC):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable; outside a handler, it is never kept in memory as a whole.
+            pairs: any iterable of pairs; outside a handler, it is never kept in memory as a whole.
+
+        Raises:
+            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
+            UsageError: there is no such exchange, or a record cannot be encoded.
 
         """
 

@@ -45,7 +45,8 @@ class LiveBus(Bus):
 
     It connects at the first publish, declares the topology if the broker has none of its objects,
     and reconnects after an outage. Messages that several threads publish at the same time are sent
-    together, with one wait for their confirms. A forked process gets its own connection.
+    together, with one wait for their confirms. A forked process gets its own connection. A program
+    usually creates one bus, and closes it at its end.
     """
 
     PAIRS_AT_ONCE = 5_000  # how many of its pairs publish_many() reads before it sends them
@@ -95,7 +96,7 @@ class LiveBus(Bus):
         self._committed_messages: CommittedMessages | None = None
 
     def unique(self) -> str:
-        """Return a message id that no other message has."""
+        """Return a message id that no other message has; publish() can get it."""
         return self._clock.unique()
 
     def _new_sender(self) -> Sender:
@@ -137,7 +138,9 @@ class LiveBus(Bus):
             message_id: the id of the record. A queue with `once = true` handles only one of several
                 records with the same id. Without it, the record gets an id that no other record
                 has.
-            options: headers, priority, expires and delay; see PublishOptions.
+            options: `headers` maps names to texts, numbers, flags or None. `priority` is a number
+                from 0 to 255. `expires` is how long the message may wait in a queue, and `delay`
+                how long feedbus delays it: a text such as "10m", or a number of seconds.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -172,7 +175,8 @@ class LiveBus(Bus):
 
         Args:
             exchange: the name of the exchange in topology.toml.
-            pairs: any iterable; it is never kept in memory as a whole.
+            pairs: any iterable of (payload, routing key) pairs; it is never kept in memory as a
+                whole.
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
@@ -311,9 +315,13 @@ class LiveBus(Bus):
         request.raise_error()
 
     def selects_shards(self, exchange: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True for an unknown name.
+        """Whether an exchange selects shards by routing keys; True for an unknown name.
 
-        The relay uses this method and publish_rows().
+        The relay, which publishes rows of the outbox, calls this to keep the order of each key.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+
         """
         return self._topology.selects_shards(exchange)
 
@@ -322,6 +330,8 @@ class LiveBus(Bus):
 
         Rows with the same key stay in order, except if the broker refuses one of them: later rows
         of this key can be published all the same.
+
+        The relay calls this with committed rows whose messages were not sent.
 
         Args:
             rows: the rows, in the order in which they are published.
@@ -336,6 +346,12 @@ class LiveBus(Bus):
 
         The method raises no BrokerOutage: an outage becomes the outcome of each request that could
         not be sent.
+
+        AsyncBus calls this with the messages that several tasks publish at the same time.
+
+        Args:
+            requests: the records of each publish call.
+
         """
         self._shared_sender.send_together(requests)
 

@@ -15,7 +15,7 @@ from feedbus.wire.message_options import Envelope
 
 
 def request_of(row: OutboxRow, clock: Clock) -> Request:
-    """Return the request that publishes a row of the outbox.
+    """Return the request that publishes a row of the outbox, which a transaction has committed.
 
     Args:
         row: the row.
@@ -35,7 +35,7 @@ def put_records(
         outbox: the outbox of the store, in whose transaction the caller is.
         exchange: the name of the exchange in topology.toml.
         pack: the records.
-        envelope: the checked options of publish(); None if no option is set.
+        envelope: the checked options of publish(), such as the delay; None if no option is set.
 
     """
     rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
@@ -45,6 +45,8 @@ def put_records(
 
 def confirmed_rows(rows: Sequence[OutboxRow], requests: Sequence[Request]) -> list[int]:
     """Return the ids of the rows whose requests the broker has confirmed.
+
+    The caller then removes these rows from the outbox.
 
     Args:
         rows: rows of the outbox.

@@ -20,6 +20,8 @@ from feedbus.records.published_parts import Part
 class PartGroup:
     """Parts that are merged into one pack.
 
+    merge() creates it. A part is the messages that a batch handler publishes by one call.
+
     Attributes:
         field_names: the names of the shared fields and of the columns of each part, and the name of
             the column with the keys.
@@ -41,7 +43,12 @@ class PartGroup:
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 
     def pack(self, ids: Ids) -> Pack:
-        """Return a pack of the messages, with these ids; shared fields are stored once."""
+        """Return a pack of the messages, with these ids; shared fields are stored once.
+
+        Args:
+            ids: the ids of the messages of this group, in the order of its parts.
+
+        """
         parts, first = self.parts, self.parts[0]
         if len(parts) == 1:
             return first.pack(ids)
@@ -69,6 +76,8 @@ def merge(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
     Parts are merged if they have the same field names. A large part is not merged: it fills whole
     packs, in which its shared fields are stored only once.
+
+    A part is the messages that a batch handler publishes by one call.
 
     Args:
         parts: the parts in the order of publishing.

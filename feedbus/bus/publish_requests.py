@@ -16,6 +16,8 @@ from feedbus.wire.message_options import Envelope
 def refuse_closed() -> NoReturn:
     """Raise the error of a bus that is used after its `with` block.
 
+    The publishing methods of the buses call this.
+
     Raises:
         UsageError: always.
 
@@ -29,7 +31,7 @@ def refuse_closed() -> NoReturn:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """The records of one publish call, and its outcome: the refused messages, or an error.
+    """The records of one publish call, and the outcome: the refused messages, or an error.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.
@@ -52,7 +54,11 @@ class Request:
         return {(self.exchange, key) for key in self.pack.keys}
 
     def refused_keys(self) -> set[Key]:
-        """Return the keys of the records that the broker may not have accepted."""
+        """Return the keys of the records that the broker may not have accepted.
+
+        The result is a set of (exchange, routing key). Later requests with these keys can be held
+        back, so that each key stays in order.
+        """
         if not isinstance(self.outcome, list):
             return self.keys
         if not self.outcome:
@@ -64,7 +70,10 @@ class Request:
         return {(self.exchange, key) for key, message_id in pairs if message_id in ids}
 
     def error(self) -> Exception | None:
-        """Return the error that raise_error() would raise, or None."""
+        """Return the error of the request; None if the broker has confirmed every record.
+
+        The error is an Unroutable, a PublishError or a BrokerOutage.
+        """
         try:
             self.raise_error()
         except Exception as error:  # noqa: BLE001 -- the caller decides
@@ -73,6 +82,8 @@ class Request:
 
     def raise_error(self) -> None:
         """Raise the error of the request; return if every record was confirmed.
+
+        It is called after the request was sent.
 
         Raises:
             Unroutable: messages were returned, because no queue matches; the others were published.

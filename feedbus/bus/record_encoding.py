@@ -29,7 +29,14 @@ ID_DIGITS = 24  # the length of an origin
 
 
 def derive_origin(*causes: str) -> str:
-    """Return an origin (the beginning of message ids) that depends only on these texts."""
+    """Return the beginning of message ids, which depends only on the given texts.
+
+    If a handler is called again, its messages get the same ids as before.
+
+    Args:
+        causes: the texts, such as the ids of the records that cause the messages.
+
+    """
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
@@ -37,7 +44,7 @@ def pack_pairs(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int 
     """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
 
     Args:
-        pairs: adjacent pairs with the same field names make one pack.
+        pairs: the pairs; adjacent ones with the same field names make one pack.
         origin: the beginning of the message ids; the records are numbered from 0.
         first: the index of the first pair in the argument of publish_many(), for the text of an
             error.
@@ -90,6 +97,8 @@ class Encoder:
 
     A pack contains records of one shard. So the encoder predicts the shard of each record: it
     computes the shard from the routing key and the ring of the exchange.
+
+    Each Sender, which has a connection for publishing, has one object.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -105,15 +114,35 @@ class Encoder:
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
     def use_generation(self, generation: Generation) -> None:
-        """Predict the shards of the generation's exchange by this generation from now on."""
+        """From now on, predict the shards of an exchange by this generation of its ring.
+
+        It is called when the state of the ring was read from the broker.
+
+        Args:
+            generation: the generation, which names its exchange.
+
+        """
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def selects_shards(self, exchange_name: str) -> bool:
-        """Return whether an exchange selects shards by routing keys; True for an unknown name."""
+        """Whether an exchange selects shards by routing keys; True for an unknown name.
+
+        Args:
+            exchange_name: the name of the exchange in topology.toml.
+
+        """
         return self._topology.selects_shards(exchange_name)
 
     def shard_count(self, exchange_name: str) -> int:
-        """Return the number of shards of an exchange, or 0 if the exchange has no ring."""
+        """Return the number of shards of an exchange, or 0 if the exchange has no ring.
+
+        Args:
+            exchange_name: the name of the exchange in topology.toml.
+
+        Raises:
+            UsageError: there is no such exchange.
+
+        """
         exchange = self._topology.exchange(exchange_name)
         return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
 
@@ -125,7 +154,8 @@ class Encoder:
         Args:
             exchange_name: the name of the exchange in topology.toml.
             pack: the records. The messages contain them in packs only if the exchange has `pack`.
-            envelope: the options of publish(). With options, each record gets its own message.
+            envelope: the checked options of publish(), None if there are none. With options, each
+                record gets its own message.
 
         Raises:
             UsageError: there is no such exchange, or a record cannot be published.
@@ -181,6 +211,8 @@ class Encoder:
 
     def split_pack(self, message: Outgoing) -> list[Outgoing]:
         """Return the records of a pack as plain messages for the entry of its exchange.
+
+        It is used when the broker has returned the pack, because the ring has changed.
 
         Args:
             message: a pack for the queue of one shard.

@@ -39,7 +39,11 @@ from feedbus.wire.constants import PACK, TIMER_TARGET
 
 
 class Sender:
-    """A connection that only publishes, opened on the first send."""
+    """A connection that only publishes, opened on the first send.
+
+    A consumer has one for the messages of its handlers, and a LiveBus has one. It connects again
+    after an outage. Only one thread at a time may use it.
+    """
 
     def __init__(  # noqa: PLR0913 -- a sender's limits, each given by name
         self,
@@ -81,6 +85,9 @@ class Sender:
         The messages are sent in windows. If a full queue refuses a message, messages with the same
         routing key in later windows are not sent, because they would overtake it. They are
         returned, too.
+
+        Args:
+            messages: the messages. An iterable is read window by window.
 
         Raises:
             BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
@@ -143,6 +150,7 @@ class Sender:
         """Close a connection that may be lost, without AMQP's close handshake.
 
         The next send connects again. The broker may have stored messages that it has not confirmed.
+        It is called after an outage of the consumer's connection, for example.
         """
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:

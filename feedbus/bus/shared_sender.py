@@ -25,6 +25,8 @@ class SharedSender:
 
     Any thread may call the methods. The object declares the topology if the broker has no objects
     of the topology, for example because the broker was replaced.
+
+    A LiveBus has one object.
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
@@ -47,13 +49,27 @@ class SharedSender:
         self._unsent_requests: list[Request] = []  # requests that no thread has begun to send
 
     def check(self, request: Request) -> None:
-        """Raise UsageError if a request can never be sent, because it cannot be encoded."""
+        """Raise UsageError if a request can never be sent, because it cannot be encoded.
+
+        LiveBus calls this before the records become rows of the outbox.
+
+        Args:
+            request: the records of a publish call.
+
+        Raises:
+            UsageError: there is no such exchange, or a record cannot be published.
+
+        """
         self._encode(request)
 
     def send(self, request: Request) -> None:
         """Send a request, and set its `outcome`.
 
         Requests that several threads make at the same time are sent together.
+
+        Args:
+            request: the records of a publish call.
+
         """
         with self._request_lock:
             self._unsent_requests.append(request)
@@ -76,11 +92,12 @@ class SharedSender:
         *,
         hold_back: bool = False,
     ) -> None:
-        """Send several requests in order, and set the `outcome` of each request.
+        """Send several requests in order, and set the `outcome` of each.
 
         Args:
             requests: the requests.
-            timeout_seconds: how long to try again during an outage; by default as long as send().
+            timeout_seconds: how long to try again during an outage, in seconds; by default as long
+                as the bus allows for each publish.
             hold_back: whether a refusal of a message holds back the later requests with the same
                 key. A request that is held back is not sent, and its outcome is a PublishError.
                 Messages that were sent at the same time as the refused message are not held back.
@@ -91,7 +108,7 @@ class SharedSender:
             self._send(requests, seconds, set() if hold_back else None)
 
     def close(self) -> None:
-        """Close the connection; the next request connects again."""
+        """Close the connection, at the end of the program; the next request would connect again."""
         with self._lock:
             self._sender.close()
 

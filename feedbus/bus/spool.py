@@ -13,7 +13,10 @@ MEMORY_BYTES = 4_000_000  # above this size, bodies are kept in a file
 
 
 class Spool:
-    """A list of messages that uses a limited amount of memory."""
+    """A list of messages; many messages are in a temporary file, to save memory.
+
+    It keeps the messages of a handler call until the commit of its transaction.
+    """
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         """Create an empty list.
@@ -49,7 +52,7 @@ class Spool:
         return self._bytes_in_file + self._bytes_in_memory
 
     def clear(self) -> None:
-        """Remove all messages."""
+        """Remove all messages, and delete the temporary file."""
         self._in_memory, self._bytes_in_memory = [], 0
         self._bytes_in_file = self._count = 0
         if self._file is not None:
@@ -57,7 +60,12 @@ class Spool:
             self._file = None
 
     def add(self, messages: Sequence[Outgoing]) -> None:
-        """Append messages."""
+        """Append messages; with many messages, they are written to a temporary file.
+
+        Args:
+            messages: the messages, in order.
+
+        """
         self._in_memory += messages
         self._count += len(messages)
         self._bytes_in_memory += sum(len(message.body) for message in messages)

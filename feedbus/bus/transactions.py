@@ -19,7 +19,11 @@ events = EventLog(__name__)
 
 
 class Transaction:
-    """The rows that one LiveBus.transaction() adds to the outbox, and the requests for them."""
+    """The rows that one LiveBus.transaction() adds to the outbox, and the requests for them.
+
+    An object exists from the begin of the transaction until its messages are sent or left to the
+    relay.
+    """
 
     def __init__(self, store: Store) -> None:
         """Create the object for a transaction of this store."""
@@ -27,40 +31,49 @@ class Transaction:
         self._requests_with_ids: list[tuple[Request, list[int]]] = []
 
     def add(self, request: Request) -> None:
-        """Add the records of a publish call to the outbox."""
+        """Add the records of a publish call to the outbox.
+
+        It is called for each publish in the block of the transaction.
+
+        Args:
+            request: the records of the publish call.
+
+        """
         outbox = self._store.outbox
         ids = put_records(outbox, request.exchange, request.pack, request.envelope)
         self._requests_with_ids.append((request, ids))
 
     @property
     def requests(self) -> list[Request]:
-        """The requests to send, in order."""
+        """The requests to send after the commit, in the order of publishing."""
         return [request for request, _ in self._requests_with_ids]
 
     @property
     def rows(self) -> list[int]:
-        """The ids of all rows."""
+        """The ids of all rows that the transaction has added to the outbox, ascending."""
         return [row_id for _, ids in self._requests_with_ids for row_id in ids]
 
     @property
     def keys(self) -> set[Key]:
-        """The keys of the rows, each as (exchange, routing key)."""
+        """The keys of the records, each as (exchange, routing key)."""
         return {key for request, _ in self._requests_with_ids for key in request.keys}
 
     @property
     def first_row(self) -> int:
-        """The id of the first row; there must be one."""
+        """The id of the first row in the outbox; the transaction must have published something."""
         return self._requests_with_ids[0][1][0]
 
     @property
     def last_row(self) -> int:
-        """The id of the last row; there must be one."""
+        """The id of the last row in the outbox; the transaction must have published something."""
         return self._requests_with_ids[-1][1][-1]
 
     def remove_sent(self) -> bool:
-        """Remove the rows that the broker has confirmed; return whether no row is left.
+        """Remove the confirmed rows from the outbox; return whether no row is left.
 
-        The rows that stay are published later, under the same message ids.
+        It is called after the requests were sent. A row is confirmed if the broker has stored its
+        message. The rows that stay are published later by the relay or by this bus, with the same
+        message ids.
         """
         sent_rows: list[int] = []
         for request, ids in self._requests_with_ids:
@@ -114,6 +127,9 @@ def _reason(request: Request) -> str:
 
 
 class CurrentTransaction(threading.local):
-    """The open transaction of each thread; None if the thread has none."""
+    """The open transaction of the current thread; None if the thread has none.
+
+    A LiveBus has one object. Each thread sees its own value of `transaction`.
+    """
 
     transaction: Transaction | None = None
