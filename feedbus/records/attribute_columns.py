@@ -14,6 +14,9 @@ class Attributes(Mapping[str, Sequence[Any]]):
 
     Each access reads the attribute of all instances.
 
+    It is used for records that handlers get as instances of a class, so that columns are read only
+    when a handler uses them.
+
     Attributes:
         instances: the records.
         names: the names of the attributes that every instance has.
@@ -46,6 +49,10 @@ def attributes_of(instance: object) -> Sequence[str]:
     """Return the field names of an instance of a dataclass, Struct or pydantic model.
 
     For any other object, return the names of its attributes.
+
+    Args:
+        instance: the object.
+
     """
     kind = type(instance)
     for attribute in ("__pydantic_fields__", "__struct_fields__", "__dataclass_fields__"):

@@ -44,13 +44,26 @@ class Chunk:
         return len(self.ids)
 
     def column(self, name: str) -> Iterable[Any]:
-        """Return the value of a field for each record; raise KeyError if there is no such field."""
+        """Return the values of a field, one for each record, in order.
+
+        Args:
+            name: the name of the field.
+
+        Raises:
+            KeyError: there is no such field.
+
+        """
         if name in self.columns:
             return self.columns[name]
         return repeat(self.shared[name], len(self))
 
     def row(self, index: int) -> Any:
-        """Return one record: a new dict, or an instance of the message type."""
+        """Return one record: a new dict, or an instance of the message type.
+
+        Args:
+            index: the index of the record in the chunk.
+
+        """
         if self.instances is not None:
             return self.instances[index]
         row = dict(self.shared)
@@ -59,7 +72,12 @@ class Chunk:
         return row if self.make is None else self.make(row)
 
     def select(self, indexes: Sequence[int]) -> Chunk:
-        """Return a chunk of the records at these indexes, in this order."""
+        """Return a chunk of the records at these indexes, in this order.
+
+        Args:
+            indexes: indexes in this chunk.
+
+        """
         if len(indexes) == len(self):
             return self
         ids, rows = self.ids.select(indexes), pick(self.rows, indexes)
@@ -75,12 +93,19 @@ class Origin(Protocol):
     """The delivery that contained the records of a chunk."""
 
     def message(self, row: int) -> Message:
-        """Return the message of the record at an index of the delivery."""
+        """Return the properties of one record's message, as a handler gets them.
+
+        Args:
+            row: the index of the record in the delivery.
+
+        """
 
 
 @dataclass(slots=True)
 class Batch:
     """All records of one call of a handler; Records objects are views of it.
+
+    It exists as long as the call, and is not public: a handler gets Records.
 
     Attributes:
         chunks: the records, grouped by the message that contained them.
@@ -107,12 +132,24 @@ class Batch:
         return self.starts[-1]
 
     def find(self, index: int) -> tuple[int, int]:
-        """Return the number of a record's chunk, and the index of the record in the chunk."""
+        """Return the number of a record's chunk, and the index of the record in the chunk.
+
+        Both numbers begin at 0.
+
+        Args:
+            index: the index of the record in the batch.
+
+        """
         number = bisect_right(self.starts, index) - 1
         return number, index - self.starts[number]
 
     def message(self, index: int) -> Message:
-        """Return the message of the record at an index."""
+        """Return the properties of a record's message, such as its routing key and headers.
+
+        Args:
+            index: the index of the record in the batch.
+
+        """
         number, index_in_chunk = self.find(index)
         chunk = self.chunks[number]
         if self.origins:
@@ -120,12 +157,20 @@ class Batch:
         return Message(message_id=chunk.ids[index_in_chunk])
 
     def row(self, index: int) -> Any:
-        """Return the record at an index."""
+        """Return one record: a dict, or an instance of the message type.
+
+        Args:
+            index: the index of the record in the batch.
+
+        """
         number, index_in_chunk = self.find(index)
         return self.chunks[number].row(index_in_chunk)
 
     def column(self, name: str) -> Sequence[Any]:
         """Return the values of a field, one per record; the caller must not change the list.
+
+        Args:
+            name: the name of the field.
 
         Raises:
             KeyError: a record has no such field; the error lists the fields of the record.
@@ -142,7 +187,15 @@ class Batch:
         return cached
 
     def check(self, *names: str) -> None:
-        """Raise KeyError if a record lacks one of the named fields; the error lists all fields."""
+        """Check that all records have the named fields.
+
+        Args:
+            names: the names of the fields.
+
+        Raises:
+            KeyError: a record lacks one of the fields; the error lists all fields of the record.
+
+        """
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -152,11 +205,18 @@ class Batch:
 
     @property
     def has_small_chunks(self) -> bool:
-        """Whether the chunks are so small that access by record is faster than by chunk."""
+        """Whether the chunks are so small that access by record is faster than by chunk.
+
+        Records.where() and Records.group_by() then read the column record by record.
+        """
         return len(self.chunks) * SMALL_CHUNK > len(self)
 
     def values(self, name: str, indexes: Sequence[int]) -> Sequence[Any]:
         """Return the values of a field for the records at these ascending indexes.
+
+        Args:
+            name: the name of the field.
+            indexes: indexes in the batch, ascending.
 
         Raises:
             KeyError: a record of the batch has no such field; the error lists the fields of the
@@ -174,7 +234,10 @@ class Batch:
         return values if len(indexes) == len(values) else pick(values, indexes)
 
     def extents(self) -> Iterator[tuple[Chunk, range]]:
-        """Yield each chunk with the range of its records' indexes in the batch."""
+        """Yield each chunk with the range of its records' indexes in the batch.
+
+        The ranges of successive chunks follow one another, from 0 on.
+        """
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             yield chunk, range(start, start + len(chunk))
 

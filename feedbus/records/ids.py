@@ -19,6 +19,8 @@ Value = TypeVar("Value")
 class Ids(Sequence[str]):
     """The message ids of records, in order.
 
+    An id is `origin-ordinal`. So many ids with one origin need little memory.
+
     Attributes:
         origins: the beginning of the ids: one for all records, or one per record.
         ordinals: the number at the end of each id; None if there is one record, whose id is the
@@ -34,6 +36,10 @@ class Ids(Sequence[str]):
         """Return the ids of the single record of a plain message.
 
         The id can have an origin and an ordinal, because the record may have been in a pack before.
+
+        Args:
+            message_id: the id of the record.
+
         """
         origin, dash, ordinal = message_id.rpartition("-")
         if dash and ORDINAL.fullmatch(ordinal):
@@ -65,7 +71,12 @@ class Ids(Sequence[str]):
         return iter([f"{origin}-{ordinal}" for origin, ordinal in pairs])
 
     def select(self, indexes: Sequence[int]) -> Ids:
-        """Return the ids of the records at these indexes, in this order."""
+        """Return the ids of the records at these indexes, in this order.
+
+        Args:
+            indexes: the indexes of the records, from 0.
+
+        """
         if self.ordinals is None:
             return self if indexes else Ids(self.origins, [])
         origins = self.origins if isinstance(self.origins, str) else pick(self.origins, indexes)
@@ -87,6 +98,8 @@ def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
     result in digits of 32 bits. Then the highest digit is n, and the other digits are the ordinal
     of the parent.
 
+    The messages that a handler publishes for a record get their ids in this way.
+
     Args:
         ordinal: the ordinal of the record.
         first: the number of the first of these children, below 2**32.
@@ -102,7 +115,15 @@ def child_ordinals(ordinal: int, first: int, count: int) -> Sequence[int]:
 
 
 def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
-    """Return the values at these indexes, in this order."""
+    """Return the values at these indexes, in this order.
+
+    If the indexes select all values, the sequence itself can be returned.
+
+    Args:
+        values: the values.
+        indexes: indexes of values, from 0.
+
+    """
     if isinstance(indexes, range) and indexes.step == 1:
         return values[indexes.start : indexes.stop]
     if len(indexes) < 2:  # noqa: PLR2004 -- for one index, itemgetter returns no tuple

@@ -30,6 +30,9 @@ Kind = TypeVar("Kind")
 class Pack:
     """The records of a message before they are validated.
 
+    Each decoded delivery has one; a plain message makes a pack with one record. Each call of a
+    publishing method makes one or more.
+
     Attributes:
         ids: the message id of each record.
         keys_or_column: a list with the routing key of each record; or, as a text, the name of the
@@ -54,11 +57,14 @@ class Pack:
     ) -> Self:
         """Return a pack of records whose ids are numbered from 0.
 
+        It is used for records that a bus publishes. The n-th record has the id `origin-n`.
+
         Args:
             origin: the beginning of all ids.
-            keys_or_column: see Pack.
-            shared: see Pack.
-            columns: see Pack.
+            keys_or_column: a list with the routing key of each record; or, as a text, the name of
+                the column that contains the routing keys.
+            shared: maps each field to the value that all records have.
+            columns: maps each field to a list with one value per record.
 
         """
         count = len(columns[keys_or_column] if isinstance(keys_or_column, str) else keys_or_column)
@@ -80,13 +86,23 @@ class Pack:
         return self.keys_or_column
 
     def key(self, index: int) -> str:
-        """Return the routing key of one record."""
+        """Return the routing key of one record.
+
+        Args:
+            index: the index of the record in the pack.
+
+        """
         if isinstance(self.keys_or_column, str):
             return str(self.columns[self.keys_or_column][index])
         return self.keys_or_column[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
-        """Return a pack of the records at these indexes, in this order."""
+        """Return a pack of the records at these indexes, in this order.
+
+        Args:
+            indexes: indexes in this pack.
+
+        """
         if isinstance(indexes, range) and indexes == range(len(self)):
             return self
         columns = {name: pick(values, indexes) for name, values in self.columns.items()}
@@ -98,14 +114,24 @@ class Pack:
         return Pack(self.ids.select(indexes), keys_or_column, self.shared, columns)
 
     def payload(self, index: int) -> dict[str, Any]:
-        """Return the payload of one record, as in a plain message."""
+        """Return the payload of one record, a new dict of its fields, as in a plain message.
+
+        Args:
+            index: the index of the record in the pack.
+
+        """
         varying = {name: values[index] for name, values in self.columns.items()}
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body of the pack.
+        """Return the body of the pack: JSON, in which shared fields are stored once.
 
         If a column contains the routing keys, the body has only the name of the column as `keys`.
+
+        Raises:
+            ValueError: a value has no form in JSON, such as NaN.
+            TypeError: a value has a type that JSON lacks.
+
         """
         origins, origin_indexes = _distinct_origins(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
@@ -155,6 +181,8 @@ def decode(
 ) -> Pack:
     """Return the records in a message's body, and check that each can become a plain message.
 
+    The dispatch calls this for each delivery with a JSON body.
+
     Args:
         body: the bytes of the message.
         content_type: PACK for a pack; a body of any other type is read as one JSON object.
@@ -185,6 +213,8 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
     Each plain message would repeat the shared fields. So their size is multiplied by the number of
     records. The other fields are not counted, because they have about the same size in the pack.
+
+    A publisher divides such a pack. A consumer that receives one refuses it.
 
     Args:
         body_bytes: the size of the pack's body.

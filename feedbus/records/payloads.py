@@ -37,16 +37,22 @@ PLAIN = (str, int, float, type(None))  # the types of values that are not dicts 
 
 
 class DataclassInstance(Protocol):
-    """An instance of a dataclass, including pydantic's dataclasses."""
+    """An instance of a dataclass, including pydantic's dataclasses.
+
+    It is a part of the type Payload, for type checkers.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class ModelInstance(Protocol):
-    """An instance of a pydantic model."""
+    """An instance of a pydantic model.
+
+    It is a part of the type Payload, for type checkers.
+    """
 
     def model_dump(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the fields of the instance."""
+        """Return the fields of the instance: a method of pydantic, for type checkers."""
 
 
 Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Struct | ModelInstance"
@@ -84,7 +90,14 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable_field(payload: Mapping[str, Any]) -> str:
-    """Return an error text for the first field that JSON cannot represent; "" if there is none."""
+    """Return an error text for the first field that JSON cannot represent; "" if there is none.
+
+    It is called when the JSON encoder has refused a payload.
+
+    Args:
+        payload: the fields of the record.
+
+    """
     for name, value in payload.items():
         reason = _why_not_encodable(value, str(name), 0)
         if reason:
@@ -122,6 +135,12 @@ def encode_simple(payload: Mapping[str, Any]) -> bytes:
 
     The payload must not contain other values. For some of them, msgspec writes unexpected JSON, for
     example null for NaN.
+
+    It is faster than encode_payload().
+
+    Args:
+        payload: the fields of the record.
+
     """
     try:
         return _write_simple(payload)
@@ -130,7 +149,16 @@ def encode_simple(payload: Mapping[str, Any]) -> bytes:
 
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON; raise ValueError or TypeError for values that JSON lacks."""
+    """Return a payload as compact JSON in UTF-8.
+
+    Args:
+        payload: the fields of the record.
+
+    Raises:
+        ValueError: a value has no form in JSON, such as NaN.
+        TypeError: a value has a type that JSON lacks.
+
+    """
     try:
         return _write(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair: JSON can contain it only as an escape
@@ -142,7 +170,7 @@ def _write(payload: Mapping[str, Any], *, ensure_ascii: bool) -> str:
 
 
 def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, Any]:
-    """Return the JSON object in a body.
+    """Return the JSON object in the body of a plain message, as a dict.
 
     If an object has a name twice, the last value is used.
 
@@ -194,7 +222,7 @@ def _read_slowly(body: bytes) -> Any:
 
 
 def text_of(body: bytes, content_encoding: object = None) -> str:
-    """Return a body's text.
+    """Return the body of a message as a text.
 
     Args:
         body: the bytes of the message.

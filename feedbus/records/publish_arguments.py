@@ -27,6 +27,8 @@ NO_KEY: str = _NoKey()  # the default of `key`; it differs from "", which a call
 def without_key(exchange: str, *, has_shards: bool) -> str:
     """Return "", the routing key of messages that are published without a key.
 
+    The publishing methods call this if the caller has given no key.
+
     Args:
         exchange: the name of the exchange.
         has_shards: whether the exchange has shards.
@@ -48,6 +50,12 @@ def check_record(
     exchange: object, payload: object, key: object, message_id: object = None
 ) -> Mapping[str, Any]:
     """Check the arguments of publish(), and return the payload as a mapping.
+
+    Args:
+        exchange: the argument `exchange`, which must be a text.
+        payload: the payload: a mapping, an instance of a message type, or Raw.
+        key: the routing key, which must be a text.
+        message_id: the id of the record, a text or None.
 
     Raises:
         TypeError: an argument has a wrong type; the error names the expected and the given type.
@@ -95,6 +103,10 @@ def _as_mapping(name: str, payload: object, key: object, hint: str = "") -> Mapp
 def check_many(exchange: object, pairs: object) -> None:
     """Check the arguments of publish_many() before the pairs are read.
 
+    Args:
+        exchange: the argument `exchange`, which must be a text.
+        pairs: the argument `pairs`, which must be an iterable, and no mapping, text or bytes.
+
     Raises:
         TypeError: an argument has a wrong type; the error names the expected and the given type.
 
@@ -134,6 +146,12 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
 def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:
     """Check the arguments of publish_columns(), except the values in the columns.
 
+    Args:
+        exchange: the argument `exchange`, which must be a text.
+        columns: the argument `columns`, which must map names of fields to lists.
+        keys: the argument `keys`: a list of routing keys, or the name of a column.
+        shared: the argument `shared`: a mapping, or None.
+
     Raises:
         TypeError: an argument has a wrong type; the error names the expected and the given type.
         UsageError: a column is missing, or has more or fewer values than there are keys.
@@ -160,7 +178,17 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
 
 
 def refuse_keys(keys: Iterable[object]) -> None:
-    """Raise TypeError if one of the routing keys is not a text."""
+    """Raise an error if one of the routing keys is not a text.
+
+    It is called when the records are encoded.
+
+    Args:
+        keys: the routing keys of the records.
+
+    Raises:
+        TypeError: a key is not a text; the error names its index and type.
+
+    """
     for number, key in enumerate(keys):
         if not isinstance(key, str):
             refuse(f"keys[{number}]", "str", key)

@@ -16,7 +16,7 @@ HIGHEST_PRIORITY = 255
 
 
 def envelope_of(options: Mapping[str, Any], *other_arguments: str) -> Envelope | None:
-    """Return the checked options, or None if no option is set.
+    """Return the checked options of one publish() call, or None if no option is set.
 
     Args:
         options: the keyword arguments that publish() takes as options.

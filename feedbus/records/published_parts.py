@@ -47,7 +47,7 @@ class Part:
         return len(self.causes)
 
     def check(self) -> Part:
-        """Check the part, and return it.
+        """Check the arguments of the call, and return the part itself.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -80,7 +80,12 @@ class Part:
         return self
 
     def split(self, max_messages: int) -> Iterator[Part]:
-        """Split the messages, in order, into parts of similar sizes, each up to max_messages."""
+        """Split the messages, in order, into parts of similar sizes, each up to max_messages.
+
+        Args:
+            max_messages: the largest number of messages in a part.
+
+        """
         count = len(self)
         if count <= max_messages:
             yield self
@@ -105,12 +110,23 @@ class Part:
         return [self.key] * len(self) if isinstance(self.key, str) else self.key
 
     def pack(self, ids: Ids) -> Pack:
-        """Return a pack of the messages, with these ids."""
+        """Return a pack of the messages, with these ids.
+
+        Args:
+            ids: the ids of the messages, in order.
+
+        """
         return Pack(ids, self.keys_or_column, self.shared, self.columns)
 
 
 def check_fields(columns: object, shared: object) -> None:
     """Check that the arguments `columns` and `shared` are mappings or None.
+
+    The publishing methods of Records call this.
+
+    Args:
+        columns: the argument `columns` of the method.
+        shared: the argument `shared` of the method.
 
     Raises:
         TypeError: an argument is anything else.
@@ -123,10 +139,17 @@ def check_fields(columns: object, shared: object) -> None:
 
 
 class PartPublisher(Protocol):
-    """Receives the messages that a batch publishes."""
+    """Receives the messages that a batch handler publishes: the bus of the handler."""
 
     def publish_part(self, part: Part) -> None:
-        """Publish the messages of a part, in order."""
+        """Publish the messages of a part, in order.
+
+        The publishing methods of Records call this.
+
+        Args:
+            part: the messages of one call.
+
+        """
 
 
 # A check against an abstract class takes ten times as long as a comparison of types. So the usual

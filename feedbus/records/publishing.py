@@ -15,7 +15,10 @@ from feedbus.wrong_argument import refuse
 
 
 class PublishingRecords:
-    """The publishing methods of Records."""
+    """The publishing methods of Records.
+
+    It is only a base class of Records, the records that a batch handler gets.
+    """
 
     __slots__ = ("_batch", "_indexes")
 
@@ -43,10 +46,10 @@ class PublishingRecords:
             columns: the fields that differ between the messages. It maps the name of a message's
                 field to the name of a record's field, or to a list with one value for each record.
             shared: the fields that are the same in all messages.
-            options: headers, priority, expires and delay, the same for all messages. With options,
-                each message is sent separately, without packs.
-
-        Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
+            options: the same for all messages. `headers` maps names to texts, numbers, flags or
+                None. `priority` is a number from 0 to 255. `expires` is how long a message may wait
+                in a queue, and `delay` how long feedbus delays it: a text such as "10m", or a
+                number of seconds. With options, each message is sent separately, without packs.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -131,6 +134,10 @@ class PublishingRecords:
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs that this one record causes; return their number.
+
+        Args:
+            exchange: the name of the exchange in topology.toml.
+            pairs: any iterable of (payload, routing key) pairs.
 
         Raises:
             TypeError: a payload or a key has a wrong type.

@@ -16,7 +16,15 @@ BASE64 = "base64"
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Text or bytes to publish unchanged: `bus.publish("legacy", Raw("hello"), key="k")`."""
+    """Text or bytes to publish unchanged: `bus.publish("legacy", Raw("hello"), key="k")`.
+
+    The exchange must set `content_type`. A dict or an instance of a message type is published
+    without Raw.
+
+    Attributes:
+        value: the text or the bytes.
+
+    """
 
     value: str | bytes
 
@@ -29,6 +37,8 @@ class Raw:
         """Return the content as a mapping that JSON can represent, with the single field RAW.
 
         Its value is the text, or for bytes a mapping with their base64 form.
+
+        Within feedbus and in the outbox, a Raw payload has this form.
         """
         value = self.value
         return {

@@ -104,7 +104,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def first(self) -> Row:
-        """The first record; raises IndexError if there is none."""
+        """The first record, a dict or an instance of the message type.
+
+        It raises IndexError if there is none.
+        """
         return self[0]
 
     @property
@@ -125,6 +128,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     def column(self, name: str) -> list[Any]:
         """Return the value of a field for every record, in a list that the caller may change.
+
+        Args:
+            name: the name of the field.
 
         Raises:
             KeyError: a record of the batch has no such field.
@@ -168,7 +174,13 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(indexes)
 
     def where_contains(self, name: str, item: Any) -> Records[Row]:
-        """Return the records in which a field contains an item; the field is a text or a list."""
+        """Return the records in which a field contains an item; the field is a text or a list.
+
+        Args:
+            name: the name of the field.
+            item: a part of the text, or an item of the list.
+
+        """
 
         def flags(values: Sequence[Any]) -> list[bool]:
             return [value is not None and item in value for value in values]
@@ -199,7 +211,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return {key: _view(self._batch, indexes) for key, indexes in groups.items()}
 
     def singles(self) -> Iterator[Records[Row]]:
-        """Yield each record as Records of one record."""
+        """Yield each record as Records of one record.
+
+        In a batch handler, the methods for one record, such as publish_many(), can then be called.
+        """
         for index in self._indexes:
             yield _view(self._batch, [index])
 
@@ -237,7 +252,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Args:
             reason: the reason for the log and for the headers of the message.
-            after_seconds: the delay; by default the next delay of the queue's retry policy.
+            after_seconds: the delay in seconds; by default the next delay of the queue's retry
+                policy.
 
         """
         verdict = Retry(reason, after_seconds=after_seconds)
@@ -260,15 +276,28 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def batch(self) -> Batch:
-        """The batch that contains these records."""
+        """The batch that contains these records; only feedbus uses it."""
         return self._batch
 
     def bind(self, publisher: PartPublisher) -> None:
-        """Set the publisher for the messages that these records publish."""
+        """Set the bus on which these records publish; only feedbus uses it, before each call.
+
+        Args:
+            publisher: receives the messages.
+
+        """
         self._batch.publisher = publisher
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
-        """Return a new batch of the records with the given ids, one record for each id."""
+        """Return a new batch of the records with the given ids, one record for each id.
+
+        feedbus uses it to leave out records that were handled before, on a queue with `once =
+        true`.
+
+        Args:
+            ids: the message ids.
+
+        """
         wanted_ids = set(ids)
         chunks: list[Chunk] = []
         origins: list[Origin] = []
@@ -284,7 +313,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def at(self, indexes: Sequence[int]) -> Records[Row]:
-        """Return a new batch of the records at these ascending indexes of this batch."""
+        """Return a new batch of the records at these ascending indexes of this batch.
+
+        feedbus uses it to call a handler again without some of the records.
+
+        Args:
+            indexes: indexes in this batch, ascending.
+
+        """
         by_chunk: dict[int, list[int]] = {}
         for index in indexes:
             number, index_in_chunk = self._batch.find(index)
@@ -294,7 +330,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:
-        """Yield each record as a batch of one record."""
+        """Yield each record as a batch of one record.
+
+        feedbus uses it to call a batch handler for each record alone, after an exception.
+        """
         for number, chunk in enumerate(self._batch.chunks):
             origins = self._batch.origins[number : number + 1]
             for index in range(len(chunk)):

@@ -18,6 +18,8 @@ Condition = Callable[[Sequence[Any]], Iterable[object]]
 def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition) -> Sequence[int]:
     """Return the indexes of the records in which the value of a field meets a condition.
 
+    Records.where() and similar methods call this.
+
     Args:
         batch: the batch of the records.
         indexes: the indexes of the records to choose from, ascending.
@@ -42,6 +44,8 @@ def group(
     batch: Batch, indexes: Sequence[int], names: Sequence[str]
 ) -> Mapping[Any, Sequence[int]]:
     """Group records by the values of one or several fields.
+
+    Records.group_by() calls this.
 
     Args:
         batch: the batch of the records.
