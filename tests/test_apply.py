@@ -189,6 +189,27 @@ def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., 
     assert nothing_to_do(wanted)
 
 
+def test_up_refuses_each_object_that_only_apply_replaces_and_names_apply(
+    tmp_path: Path,
+) -> None:
+    system = System.at(tmp_path, queue())
+    ordered = system.changed(queue(order_by="n", single_active_consumer=True))
+    moved = system.changed(queue(exchange="ring", routing_keys=(), shards=1, weights=(1,)))
+    topic = system.changed(queue(), work=Exchange("work", "topic"))
+    back = system.changed(queue())
+    for topology, reason in (
+        (ordered, "work: x-single-active-consumer is not set on the broker, but true in the"),
+        (moved, "20: x-dead-letter-exchange is '' on the broker, but "),
+        (topic, "type is direct on the broker, but topic in the topology;"),
+        (back, "type is topic on the broker, but direct in the topology;"),
+    ):
+        with pytest.raises(UsageError, match=f"{reason}.*run `feedbus apply`, which"):
+            topology_setup.set_up(topology)
+        plan, _, _ = carry_out(topology)
+        assert not any(" None" in one.reason or "True" in one.reason for one in plan.changes)
+        topology_setup.set_up(topology)
+
+
 def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., System]) -> None:
     system = make(sharded(2, batch=BATCH))
     with system.bus() as bus:

@@ -117,7 +117,7 @@ def test_a_mismatch_with_what_the_broker_has_is_reported_and_not_a_traceback(
     system = System.at(tmp_path, queue())
     with pytest.raises(
         UsageError,
-        match=r"\.work: expected x-max-length = 5, got none on the broker; change max_length",
+        match=r"\.work: x-max-length is not set on the broker, but 5 in the topology",
     ):
         system.reshaped(queue(max_length=5))
     names = Names(system.topology)

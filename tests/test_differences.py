@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from amqp.exceptions import InvalidCommand, PreconditionFailed
 
-from feedbus.broker.differences import explain_refusal, find_differences
+from feedbus.broker.differences import differences_text, explain_refusal, find_differences
 from feedbus.errors import UsageError
 
 
@@ -44,3 +44,25 @@ def test_an_exchange_type_that_a_plugin_brings_is_refused_with_the_plugins_name(
     wanted = pytest.raises(UsageError, match="enable rabbitmq_consistent_hash_exchange")
     with wanted, explain_refusal("an exchange"):
         raise error(reply)
+
+
+def test_an_object_that_apply_does_not_replace_is_to_be_deleted():
+    reply = (
+        "inequivalent arg 'x-expires' for queue 'a.b.dead' in vhost '/': received none but current"
+        " is the value '5' of type 'long'"
+    )
+    wanted = pytest.raises(
+        UsageError,
+        match="x-expires is 5 on the broker, but not set in the topology; `feedbus apply` cannot"
+        r" replace it: delete it \(on RabbitMQ: rabbitmqctl delete_queue a.b.dead\), and run",
+    )
+    with wanted, explain_refusal("a.b.dead"):
+        raise PreconditionFailed(reply)
+
+
+def test_arguments_are_shown_as_topology_toml_writes_them():
+    found = {"x-single-active-consumer": True, "x-max-length": 5, "x-a": "", "x-b": "text"}
+    assert differences_text(found, {}) == (
+        "x-a: '' -> not set, x-b: text -> not set, x-max-length: 5 -> not set,"
+        " x-single-active-consumer: true -> not set"
+    )

@@ -92,7 +92,7 @@ def test_every_kind_of_difference_is_reported_with_its_reason(make: Callable[...
         ("delete", "queue", "gone.dead"),
     }
     reasons = {one.name.removeprefix(f"{wanted.name}."): one.reason for one in plan.changes}
-    assert reasons["kept"].startswith("x-max-length none to 7: replaced by a new queue")
+    assert reasons["kept"].startswith("x-max-length: not set -> 7; replaced by a new queue")
     assert reasons["gone"] == "no longer in the topology; it is empty"
     assert plan.counts()["dangerous"] == 0
 
@@ -134,7 +134,7 @@ def test_an_argument_without_a_value_is_shown_in_quotes(make: Callable[..., Syst
         channel.queue_declare(name, durable=True, auto_delete=False)
         changed = [one for one in quick(wanted).changes if one.action == "change"]
         assert [one.name for one in changed] == [name]
-        assert changed[0].reason.startswith("x-dead-letter-exchange none to '', x-dead-letter-")
+        assert changed[0].reason.startswith("x-dead-letter-exchange: not set -> '', x-dead-letter-")
         channel.queue_delete(name)
 
 

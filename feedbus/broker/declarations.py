@@ -73,7 +73,7 @@ def declare_exchanges(channel: Channel, names: Names) -> None:
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
-        with explain_refusal(names.exchange(exchange.name)):
+        with explain_refusal(names.exchange(exchange.name), replaceable=True):
             _declare_exchange(channel, names, exchange)
 
 
@@ -192,15 +192,17 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 
     """
     arguments = queue_arguments.declared_arguments(names, consumer.queue)
+    replaceable = not names.topology.on_ring(consumer.queue)
     try:
-        with explain_refusal(name):
+        with explain_refusal(name, replaceable=replaceable):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
     except UsageError as error:
         if refused_argument(error.__cause__) != "x-delivery-limit":
             raise
         limit = value_on_broker(error.__cause__)
         arguments |= {"x-delivery-limit": int(limit) if limit.isdecimal() else None}
-        with explain_refusal(name):  # after the error, the client opens the channel again
+        # After the error, the client opens the channel again.
+        with explain_refusal(name, replaceable=replaceable):
             channel.queue_declare(
                 name,
                 durable=True,
@@ -209,7 +211,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             )
         events.warning(
             "delivery_limit_differs",
-            f"queue {name} has a delivery limit of '{limit}' on the broker, so the broker may"
+            f"queue {name}: its delivery limit is {limit} on the broker, so the broker may"
             " dead-letter messages that no handler has seen; run `feedbus apply`, which replaces"
             " the queue and keeps its messages",
             queue=name,
@@ -218,7 +220,12 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 
 
 def declare_auxiliary(
-    channel: Channel, name: str, arguments: Mapping[str, Any], *, quorum: bool
+    channel: Channel,
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    quorum: bool,
+    replaceable: bool = False,
 ) -> None:
     """Declare an auxiliary queue: for dead letters, retries, held messages or the state of a ring.
 
@@ -229,6 +236,7 @@ def declare_auxiliary(
         name: the name of the queue on the broker.
         arguments: the arguments that both queue types have.
         quorum: True for a quorum queue, False for a classic queue.
+        replaceable: whether `feedbus apply` replaces a queue that exists with other arguments.
 
     Raises:
         UsageError: the queue exists with other arguments.
@@ -238,12 +246,13 @@ def declare_auxiliary(
         queue_arguments.auxiliary_arguments(arguments, quorum=each) for each in (quorum, not quorum)
     )
     try:
-        with explain_refusal(name):
+        with explain_refusal(name, replaceable=replaceable):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
         if refused_argument(error.__cause__) not in find_differences(wanted, of_other_type):
             raise
-        with explain_refusal(name):  # after the error, the client opens the channel again
+        # After the error, the client opens the channel again.
+        with explain_refusal(name, replaceable=replaceable):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=of_other_type)
 
 
@@ -290,7 +299,8 @@ def declare_retry_queue(channel: Channel, names: Names, queue: Queue, millisecon
     arguments = queue_arguments.retry_queue_arguments(names, queue, milliseconds)
     with explain_refusal(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
-    declare_auxiliary(channel, name, arguments, quorum=queue.type == "quorum")
+    quorum = queue.type == "quorum"
+    declare_auxiliary(channel, name, arguments, quorum=quorum, replaceable=True)
     channel.queue_bind(name, name, "")
 
 

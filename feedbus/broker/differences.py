@@ -27,15 +27,15 @@ UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(?P<type>[^']+)'"
 # For each argument, the value that means the same as a missing argument. If a queue was declared
 # without a type, RabbitMQ 4.x reports "classic", and RabbitMQ 3.x reports no type.
 DEFAULTS = {"x-queue-type": "classic"}
+NOT_SET = "not set"  # the text for a missing argument
 
-# The names of these arguments in topology.toml.
+# The options in topology.toml that set these arguments.
 OPTIONS = {
     "x-queue-type": "type",
-    "x-single-active-consumer": "single_active_consumer",
-    "x-message-ttl": "message_ttl, or the delays of retry",
+    "x-single-active-consumer": "single_active_consumer or order_by",
+    "x-message-ttl": "message_ttl or retry",
     "x-max-length": "max_length",
     "x-overflow": "overflow",
-    "type": "type",
 }
 
 
@@ -57,12 +57,31 @@ def find_differences(
     return {name: (old, new) for name, (old, new) in values.items() if old != new}
 
 
+def differences_text(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the different arguments as text: "x-max-length: 5 -> not set"."""
+    return ", ".join(
+        f"{name}: {value_text(old)} -> {value_text(new)}"
+        for name, (old, new) in find_differences(found, wanted).items()
+    )
+
+
+def value_text(value: object) -> str:
+    """Return the value of an argument, as it would be in TOML, or "not set" if it is missing.
+
+    A text has no quotation marks, unless it is empty.
+    """
+    if value is None:
+        return NOT_SET
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
+
+
 @contextmanager
-def explain_refusal(name: str) -> Iterator[None]:
+def explain_refusal(name: str, *, replaceable: bool = False) -> Iterator[None]:
     """Raise UsageError if the broker refuses a declaration (error 406 or 503) in a `with` block.
 
     Args:
         name: the name of the declared exchange or queue, for the text of the error.
+        replaceable: whether `feedbus apply` replaces the existing object.
 
     Raises:
         UsageError: the object exists with other arguments, or the broker does not know its type.
@@ -70,7 +89,7 @@ def explain_refusal(name: str) -> Iterator[None]:
     try:
         yield
     except (InvalidCommand, PreconditionFailed) as error:
-        raise UsageError(_refusal(name, str(error.reply_text))) from error
+        raise UsageError(_refusal(name, str(error.reply_text), replaceable)) from error
 
 
 def refused_argument(error: BaseException | None) -> str:
@@ -87,7 +106,7 @@ def refused_argument(error: BaseException | None) -> str:
 def value_on_broker(error: BaseException | None) -> str:
     """Return the value on the broker of the argument because of which it has refused a declaration.
 
-    The value is "none" if the existing queue does not have the argument.
+    The value is "not set" if the existing queue does not have the argument.
 
     Args:
         error: the error of the declaration. The broker's error 406 can name the argument and its
@@ -97,7 +116,7 @@ def value_on_broker(error: BaseException | None) -> str:
     return _value(match["argument"], match["got"]) if match else ""
 
 
-def _refusal(name: str, reply: str) -> str:
+def _refusal(name: str, reply: str, replaceable: bool) -> str:  # noqa: FBT001 -- of explain_refusal
     unknown = UNKNOWN_TYPE.search(reply)
     if unknown is not None:
         return f"the broker refuses {name}: {reply}; {_type_remedy(unknown['type'])}"
@@ -106,16 +125,21 @@ def _refusal(name: str, reply: str) -> str:
         return f"the broker refuses {name}: {reply}; change the topology's arguments"
     argument, kind, named = match["argument"], match["kind"], match["name"]
     wanted, got = (_value(argument, match[side]) for side in ("wanted", "got"))
-    remedy = (
-        f"empty and delete the queue (rabbitmqctl delete_queue {named})"
-        if kind == "queue"
-        else "delete the exchange"
-    )
+    by = f" (by {OPTIONS[argument]})" if argument in OPTIONS else ""
     return (
-        f"{kind} {named}: expected {argument} = {wanted}, got {got} on the broker; change"
-        f" {OPTIONS.get(argument, 'arguments')} in the topology to this value, or {remedy},"
-        " and run the command again"
+        f"{kind} {named}: {argument} is {got} on the broker, but {wanted} in the topology{by};"
+        f" {_replacement(kind, named, replaceable)}"
     )
+
+
+def _replacement(kind: str, name: str, replaceable: bool) -> str:  # noqa: FBT001 -- of explain_refusal
+    """Return how an object with other arguments is replaced."""
+    if not replaceable:
+        command = f" (on RabbitMQ: rabbitmqctl delete_queue {name})" if kind == "queue" else ""
+        return f"`feedbus apply` cannot replace it: delete it{command}, and run the command again"
+    if kind == "queue":
+        return "run `feedbus apply`, which replaces the queue and moves its messages"
+    return "run `feedbus apply`, which deletes the exchange and declares it again"
 
 
 def _type_remedy(exchange_type: str) -> str:
@@ -125,7 +149,9 @@ def _type_remedy(exchange_type: str) -> str:
 
 
 def _value(argument: str, text: str) -> str:
+    """Return a value in the broker's error as value_text() does."""
     match = VALUE.fullmatch(text.strip())
-    if match is None and argument == "x-queue-type":
-        return "classic"
-    return match["value"] if match else text.strip()
+    if match is not None:
+        return value_text(match["value"])
+    value = value_text(DEFAULTS.get(argument))
+    return value if text.strip() == "none" else text.strip()

@@ -70,9 +70,12 @@ Examples:
 def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) -> None:
     """Start every consumer and process of the topology, and restart a process that ends.
 
-    First it prepares the store, and declares exchanges and queues on the broker. Only one
-    supervisor can run for a folder `var`. Ctrl-C or SIGTERM stops it: each handler finishes the
-    message that it is handling. A second Ctrl-C stops it without waiting for handlers.
+    First it prepares the store, and declares the missing exchanges and queues on the broker. If
+    shards or their weights have changed, it switches their ring to a new generation. If another
+    queue or an exchange has changed, it ends with an error: only `feedbus apply` replaces a queue.
+
+    Only one supervisor can run for a folder `var`. Ctrl-C or SIGTERM stops it: each handler
+    finishes the message that it is handling. A second Ctrl-C stops it without waiting for handlers.
 
     Log lines of consumers and processes are always written to the files in var/log.
     """

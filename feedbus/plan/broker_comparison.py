@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.broker import project_marks, timer_layout
-from feedbus.broker.differences import find_differences
+from feedbus.broker.differences import differences_text, find_differences
 from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import (
@@ -291,11 +291,8 @@ class Comparison:
         """Return why a queue or an exchange is deleted."""
         wanted = self.timer_queues.get(name)
         if wanted is not None:
-            found = find_differences(self.seen.queues[name].arguments, wanted)
-            changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
-            return (
-                f"declared again with {', '.join(changes)}, so that messages can be delayed again"
-            )
+            changes = differences_text(self.seen.queues[name].arguments, wanted)
+            return f"declared again with {changes}, so that messages can be delayed again"
         if name in self.waiting_queues:  # the plan deletes only waiting queues without `order_by`
             return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)

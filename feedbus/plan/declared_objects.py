@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from feedbus.broker import queue_arguments, timer_bindings, timer_layout
-from feedbus.broker.differences import find_differences
-from feedbus.broker.interface import SeenBinding, SeenQueue
+from feedbus.broker.differences import differences_text, find_differences
+from feedbus.broker.interface import SeenBinding
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
 from feedbus.cron import Cron
@@ -105,20 +105,14 @@ class DeclaredObjects:
                 self._note("create", "queue", name, f"new in the topology, bound to {on}")
             elif queue_replacement.has_other_arguments(self.topology, consumer, self.seen):
                 found = self.seen.queues[name]
+                wanted = queue_arguments.declared_arguments(self._names, consumer.queue)
                 self._note(
                     *("change", "queue", name),
-                    f"{self._difference(consumer, found)}: replaced by a new queue, which gets"
-                    " its messages",
+                    f"{differences_text(found.arguments, wanted)}; replaced by a new queue, which"
+                    " gets its messages",
                     found.messages,
                 )
                 yield consumer.name
-
-    def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
-        wanted = queue_arguments.declared_arguments(self._names, consumer.queue)
-        return ", ".join(
-            f"{name} {_as_text(old)} to {_as_text(new)}"
-            for name, (old, new) in find_differences(found.arguments, wanted).items()
-        )
 
     def parked_retry_queues(self) -> None:
         """Add a change to `changes` for each queue with parked retries, which are moved back.
@@ -209,8 +203,3 @@ class DeclaredObjects:
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key
-
-
-def _as_text(value: object) -> str:
-    """Return the value of an argument as text: "none" if it is missing, "''" if it is empty."""
-    return "none" if value is None else f"{value}" or "''"

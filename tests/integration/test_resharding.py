@@ -202,7 +202,7 @@ def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
         changed = system.write(2, f"max_length = 100_000\n{more}")
         plan = system.feedbus("plan")
         assert re.search(
-            rf"~ queue +{system.name}\.mail +x-max-length none to 100000: replaced by a new queue",
+            rf"~ queue +{system.name}\.mail +x-max-length: not set -> 100000; replaced by a",
             plan,
         )
         assert re.search(

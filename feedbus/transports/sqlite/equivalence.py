@@ -23,13 +23,9 @@ def check_same(object_text: str, name: str, received: bool | str, current: bool 
         current: the value of the existing object.
     """
     if received != current:
-        values = (
-            str(value).lower() if isinstance(value, bool) else value
-            for value in (received, current)
-        )
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {object_text} in vhost '/':"
-            " received '{}' but current is '{}'".format(*values)
+            f" received '{_text(received)}' but current is '{_text(current)}'"
         )
         raise PreconditionFailed(
             msg, DECLARE_EXCHANGE if "exchange" in object_text else DECLARE_QUEUE
@@ -61,4 +57,8 @@ def _written(arguments: Arguments, name: str) -> str:
         return "none"
     value = arguments[name]
     kind = {bool: "bool", int: "signedint", str: "longstr"}.get(type(value), type(value).__name__)
-    return f"the value '{value}' of type '{kind}'"
+    return f"the value '{_text(value)}' of type '{kind}'"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
