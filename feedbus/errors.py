@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Literal
 
 from feedbus.printable import printable, printable_lines, shortened
+from feedbus.units import counted
 from feedbus.wrong_argument import refuse
 
 OutagePart = Literal["broker", "store", "handler"]  # what can be unavailable
@@ -118,7 +119,9 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
             for field, texts in islice(errors.items(), FIELDS_KEPT)
         }
         if len(errors) > FIELDS_KEPT:
-            self.errors.setdefault("", []).append(f"and {len(errors) - FIELDS_KEPT} more fields")
+            self.errors.setdefault("", []).append(
+                f"and {counted(len(errors) - FIELDS_KEPT, 'more field')}"
+            )
         listed = "; ".join(
             f"{field or 'body'}: {' '.join(texts)}" for field, texts in self.errors.items()
         )
@@ -132,9 +135,8 @@ class PublishError(FeedbusError):
         """Create the error; its text has the number of messages and the first reasons."""
         self.failures = tuple(failures)
         reasons = sorted({reason for _, reason in self.failures})
-        more = f"; and {len(reasons) - 5} more reasons" if len(reasons) > 5 else ""  # noqa: PLR2004
-        count = len(self.failures)
-        messages = f"{count:,} message{' was' if count == 1 else 's were'} not published"
+        more = f"; and {counted(len(reasons) - 5, 'more reason')}" if len(reasons) > 5 else ""  # noqa: PLR2004
+        messages = f"{counted(len(self.failures), 'message was', 'messages were')} not published"
         super().__init__(f"{messages}: {'; '.join(reasons[:5])}{more}")
 
 
@@ -211,5 +213,6 @@ def error_text(error: Exception) -> str:
     problems = error.problems if isinstance(error, TopologyError) else ()
     if not problems:
         return f"error: {printable_lines(str(error))}"
-    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-    return f"error: {count} in the topology\n{printable_lines(str(error))}"
+    return (
+        f"error: {counted(len(problems), 'problem')} in the topology\n{printable_lines(str(error))}"
+    )

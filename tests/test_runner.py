@@ -21,6 +21,7 @@ from feedbus.errors import BrokerOutage, Outage, StoreOutage
 from feedbus.process.watchdog import Note
 from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
+from feedbus.units import counted
 from tests.small_topologies import queue
 from tests.system_fixtures import closing_store, systems_on_either_broker
 from tests.systems import System
@@ -276,7 +277,7 @@ def test_no_more_messages_are_handled_than_asked_for(
 ) -> None:
     system = make(queue())
     system.publish(range(5))
-    assert system.run(system.note, max_messages=limit) == f"handled {limit} messages"
+    assert system.run(system.note, max_messages=limit) == f"handled {counted(limit, 'message')}"
     assert system.seen == list(range(limit))
     assert system.ready() == {"work": 5 - limit}
 

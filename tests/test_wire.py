@@ -300,7 +300,7 @@ def test_only_the_first_of_too_many_errors_are_kept():
     errors = {f"field{n}" + "x" * 300: ["unknown " * 100] * 10 for n in range(5000)}
     found = InvalidBody(errors)
     assert len(found.errors) == 21
-    assert found.errors[""] == ["and 4980 more fields"]
+    assert found.errors[""] == ["and 4,980 more fields"]
     assert len(str(found)) < 50_000
 
 

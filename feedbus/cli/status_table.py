@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from feedbus.printable import printable
+from feedbus.units import counted
 
 COLOURS = {
     "running": "green",
@@ -16,6 +17,7 @@ COLOURS = {
     "leaving": "yellow",
     "holding": "yellow",
     "waiting": "yellow",
+    "not applied": "yellow",
     "gave up": "red",
 }
 
@@ -57,7 +59,7 @@ def table(system: dict[str, Any]) -> str:
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in system["consumers"].items():
         if one["dead_dropped"]:
-            letters = f"{one['dead_dropped']:,} dead letter{'s' * (one['dead_dropped'] != 1)}"
+            letters = counted(one["dead_dropped"], "dead letter")
             lines.append(f"{name}: {letters} deleted because of max_age or max_length")
     lines += [printable(note) for note in system["notes"]]
     for name in ("broker", "store"):
@@ -104,8 +106,7 @@ def _delayed(counts: dict[str, int]) -> list[str]:
     """Return a line with the number of delayed messages, if there are any."""
     lines = []
     if counts.get("waiting"):
-        waiting = counts["waiting"]
-        text = "1 message waits" if waiting == 1 else f"{waiting:,} messages wait"
+        text = counted(counts["waiting"], "message waits", "messages wait")
         lines.append(f"{'delayed':<10}  {text} for the end of the delay")
     if counts.get("undelivered"):
         lines.append(

@@ -18,6 +18,7 @@ from feedbus.errors import FeedbusError, UsageError
 from feedbus.logs import JSON, EventLog
 from feedbus.printable import printable
 from feedbus.process import interrupts
+from feedbus.units import counted
 
 if TYPE_CHECKING:
     from feedbus.supervisor.forkserver_client import ForkServer
@@ -159,9 +160,8 @@ def _supervise(
         if detached is not None:
             detached.report_start(failures, holds, took_seconds)
 
-    text = (
-        f"starting {total} processes of {topology.path}; their logs are in {topology.var / 'log'}"
-    )
+    processes = counted(total, "process", "processes")
+    text = f"starting {processes} of {topology.path}; their logs are in {topology.var / 'log'}"
     events.info("starting", text, consumer=SUPERVISOR)
     copies = None
     if options.logs and detached is None:

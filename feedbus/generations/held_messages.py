@@ -13,6 +13,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations.queue_emptying import MAX_AT_ONCE, QueueEmptier
 from feedbus.topology import Generation, Topology
+from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.outgoing_message import Moved
 
@@ -75,7 +76,10 @@ def append_held(
             refused = {id(each.message) for each in refusals}
             moved = [each for each in moved if id(each) in refused]
         if moved:
-            msg = f"broker: no shard accepts {len(moved)} messages of queue {names.held(exchange)}"
+            msg = (
+                f"broker: no shard accepts {counted(len(moved), 'message')} of queue"
+                f" {names.held(exchange)}"
+            )
             raise Outage(msg)
 
     at_once = 1 if one_by_one else MAX_AT_ONCE

@@ -19,6 +19,7 @@ import math
 
 from feedbus.broker.publisher import publish_all
 from feedbus.logs import EventLog
+from feedbus.units import counted
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
@@ -179,10 +180,11 @@ def delete_empty_queue(channel: Channel, queue: str) -> None:
     """
     deleted = channel.queue_delete(queue)
     if deleted:
+        count = counted(deleted, "message is", "messages are")
         events.error(
             "messages_lost",
-            f"{deleted} messages are lost: a program published them directly to queue {queue} while"
-            " feedbus deleted it; publish to the queue's exchange instead",
+            f"{count} lost: a program published directly to queue {queue} while feedbus deleted it;"
+            " publish to the queue's exchange instead",
             queue=queue,
             messages=deleted,
         )

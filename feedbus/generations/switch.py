@@ -20,6 +20,7 @@ from feedbus.generations.held_messages import append_held
 from feedbus.generations.ring_state import RingState
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
+from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE, KEY, RELEASE
 
@@ -202,10 +203,11 @@ def _delete_waiting(channel: Channel, queue: str, exchange: str) -> None:
     if count and not _delete_control_messages(channel, queue):
         events.error(
             "waiting_queue_kept",
-            f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
-            " their shard does not exist (an operator or feedbus 0.1 has deleted it); publish each"
-            f" message to exchange {exchange} with the value of its header {KEY} as the routing"
-            " key, and remove it from the queue; `feedbus plan` lists the queue until it is empty",
+            f"the waiting queue {queue} was not deleted: it has {counted(count, 'message')}, but"
+            " the queue of the shard does not exist (an operator or feedbus 0.1 has deleted it);"
+            f" publish each message to exchange {exchange} with the value of its header {KEY} as"
+            " the routing key, and remove it from the queue; `feedbus plan` lists the queue until"
+            " it is empty",
             queue=queue,
             exchange=exchange,
             messages=count,

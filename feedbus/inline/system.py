@@ -25,6 +25,7 @@ from feedbus.store import Store
 from feedbus.store.no_store import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
+from feedbus.units import counted
 from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 
@@ -185,7 +186,8 @@ class InlineSystem:
                 if consumer:
                     done += consumer.handle()
             if done > most:
-                waiting = f" ({self.retries()} retries wait)" if self.retries() else ""
+                count = self.retries()
+                waiting = f" ({counted(count, 'retry waits', 'retries wait')})" if count else ""
                 msg = (
                     f"stopped after {done} deliveries{waiting}: handlers publish to each other"
                     " without end, or a record of a queue with repeat = true fails each time"

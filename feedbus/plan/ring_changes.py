@@ -15,6 +15,7 @@ from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
 from feedbus.plan.key_waits import Rates, messages, shares, waits
 from feedbus.ring import max_over_share
 from feedbus.topology import Exchange, Generation, Queue, Topology
+from feedbus.units import counted
 
 KEYS = 10_000  # how many keys are placed to predict the evenness of a ring
 
@@ -112,7 +113,7 @@ def _reason(state: RingState, wanted: Generation) -> str:
     new = dict(wanted.members)
     reasons = []
     if len(old) != len(new):
-        reasons.append(f"{len(old)} shards become {len(new)}")
+        reasons.append(f"{counted(len(old), 'shard becomes', 'shards become')} {len(new)}")
     elif old.keys() != new.keys():
         reasons.append("the names of the shards have changed")
     reweighted = [name for name in new if name in old and old[name] != new[name]]

@@ -10,6 +10,7 @@ from feedbus.records.batch import Batch
 from feedbus.records.payloads import Payload, mapping_of
 from feedbus.records.publish_arguments import NO_KEY
 from feedbus.records.published_parts import Part, check_fields
+from feedbus.units import counted
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
@@ -158,7 +159,8 @@ class PublishingRecords:
         if len(self._indexes) != 1:
             msg = (
                 f"{method}: expected Records with exactly one record, the cause of the messages,"
-                f" got {len(self._indexes)} records; call it on each of records.singles()"
+                f" got {counted(len(self._indexes), 'record')}; call it on each of"
+                " records.singles()"
             )
             raise UsageError(msg)
         return self._indexes[0]

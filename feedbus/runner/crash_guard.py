@@ -17,6 +17,7 @@ from typing import Self
 from feedbus.process import watchdog
 from feedbus.process.private_files import open_private, private_folder
 from feedbus.process.watchdog import ENDED, UNTIL_AT, Note, note_line, until_text
+from feedbus.units import counted
 
 DIED = "the process ended"
 HUNG = "the handler took longer than handler_timeout"
@@ -116,7 +117,8 @@ class CrashGuard:
         if crashes < delivery_limit:
             return ""
         return (
-            f"while the message was handled, the process or its connection ended {crashes} times;"
+            "while the message was handled, the process or its connection ended"
+            f" {counted(crashes, 'time')};"
             f" the last time, {cause}"
         )
 

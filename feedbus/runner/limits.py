@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from feedbus.clock import Clock
 from feedbus.runner.resident_memory import ResidentMemory
+from feedbus.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class RemainingLimits:
         """
         limits = self._limits
         if self.remaining_messages <= 0:
-            return f"handled {self._handled} messages"
+            return f"handled {counted(self._handled, 'message')}"
         if self.remaining_seconds <= 0:
             return f"ran for {limits.max_runtime_seconds:g} s"
         if not waiting and self.remaining_idle_seconds <= 0:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from feedbus.logs import EventLog
 from feedbus.topology import Consumer
+from feedbus.units import counted
 
 events = EventLog(__name__)
 
@@ -89,7 +90,7 @@ class RetryLimit(WaitingLimit):
 
     def _log_reached(self, count: int) -> None:
         reason = (
-            f"{count} records wait for earlier records of their keys, and waiting_limit is"
+            f"{_records_wait(count)} for earlier records of their keys, and waiting_limit is"
             f" {self._limit}; it continues when enough of them are handled or have become dead"
             " letters"
         )
@@ -104,7 +105,7 @@ class RetryLimit(WaitingLimit):
     def _log_resumed(self, count: int) -> None:
         events.info(
             "waiting_resumed",
-            f"{self._consumer} continues: only {count} records wait now",
+            f"{self._consumer} continues: only {_records_wait(count)} now",
             consumer=self._consumer,
             records=count,
         )
@@ -120,7 +121,7 @@ class SwitchLimit(WaitingLimit):
     def _log_reached(self, count: int) -> None:
         events.warning(
             "switch_limit",
-            f"{self._consumer}: {count} records wait for old queues of their keys, and"
+            f"{self._consumer}: {_records_wait(count)} for old queues of their keys, and"
             f" waiting_limit is {self._limit}; until fewer wait, it reads only the oldest queues",
             consumer=self._consumer,
             records=count,
@@ -129,8 +130,12 @@ class SwitchLimit(WaitingLimit):
     def _log_resumed(self, count: int) -> None:
         events.info(
             "switch_limit_over",
-            f"{self._consumer} reads all its queues again: only {count} records wait for old"
+            f"{self._consumer} reads all its queues again: only {_records_wait(count)} for old"
             " queues of their keys",
             consumer=self._consumer,
             records=count,
         )
+
+
+def _records_wait(count: int) -> str:
+    return counted(count, "record waits", "records wait")

@@ -17,6 +17,7 @@ from feedbus.runner.waiting_limit import RetryLimit
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.runner.waiting_record_mover import WaitingRecordMover
 from feedbus.topology import Consumer, Topology
+from feedbus.units import counted
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection
 
@@ -187,10 +188,11 @@ class WaitingQueues:
                 return False
             self._waiting_queues[tag] = waiting_queue
             if len(self):
+                count = counted(len(self), "record waits", "records wait")
                 events.info(
                     "waiting_read",
-                    f"{self._consumer.name}: {len(self)} records wait for an earlier record of"
-                    " their key, or for their retry",
+                    f"{self._consumer.name}: {count} for an earlier record of the same key, or for"
+                    " a retry",
                     consumer=self._consumer.name,
                     queue=name,
                     records=len(self),

@@ -19,6 +19,7 @@ from feedbus.process.private_files import open_private
 from feedbus.process.process_setup import SUPERVISED
 from feedbus.supervisor.watcher_options import applied_path, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
+from feedbus.units import counted
 
 PROTOCOL = 2  # version of the supervisor's requests and answers; feedbus 0.1 sends none
 OPTIONS_CHANGED = "its options have changed since it was started"
@@ -144,7 +145,8 @@ def why_restarted(state: Mapping[str, Any], count: int) -> str:
     if doing == "gave up":
         return "the supervisor had given it up; it is started again"
     if state.get("wanted_processes", count) != count:
-        return f"it runs {state['wanted_processes']} processes instead of {count}"
+        running = counted(state["wanted_processes"], "process", "processes")
+        return f"it runs {running} instead of {count}"
     return ""
 
 

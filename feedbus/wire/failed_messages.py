@@ -9,6 +9,7 @@ from traceback import TracebackException
 from typing import Any
 
 from feedbus.shortened_tracebacks import from_user_code
+from feedbus.units import counted
 from feedbus.wire.constants import (
     DEATHS,
     DEATHS_BEFORE,
@@ -195,7 +196,7 @@ def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
     for field, texts in errors.items():
         entry = len(json.dumps({field: list(texts)}))
         if size + entry > ERRORS_BYTES:
-            kept.setdefault("", []).append(f"and {len(errors) - len(kept)} more fields")
+            kept.setdefault("", []).append(f"and {counted(len(errors) - len(kept), 'more field')}")
             break
         kept[field] = list(texts)
         size += entry
