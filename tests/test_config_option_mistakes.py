@@ -54,6 +54,20 @@ WRONG_OPTIONS = {
         "▸weight = 2",
         "weight: has no effect on an exchange of type direct: only x-consistent-hash has a ring",
     ),
+    "a handler timeout that is too long for RabbitMQ, on the embedded broker": (
+        'handler_timeout = ▸"45m"\n[broker]\nconsumer_timeout = "40m"',
+        (
+            "handler_timeout: the broker would deliver the message again while its handler runs;"
+            " expected less than consumer_timeout in [broker] (40m)"
+        ),
+    ),
+    "a handler timeout that is too long for RabbitMQ": (
+        'handler_timeout = ▸"45m"\n[broker]\nurl = "amqp://localhost"',
+        (
+            "handler_timeout: the broker would deliver the message again while its handler runs;"
+            " expected less than consumer_timeout in [broker] (30m)"
+        ),
+    ),
     "a batch of nothing": (
         "batch = { size = ▸0 }",
         "batch.size: expected a positive integer, got 0",

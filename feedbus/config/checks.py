@@ -198,14 +198,16 @@ def _management(draft: Draft) -> Faults:
 def consumer_timeout_of(broker: Options) -> float:
     """Return the broker's consumer timeout in seconds: how long it waits for an acknowledgement.
 
-    The result is infinite for the embedded broker, which waits without a limit.
+    The embedded broker waits without a limit. For it, the result is infinite if the file has no
+    consumer timeout. If it has one, the file is checked in the same way for both brokers, because
+    the project uses RabbitMQ, too.
 
     Args:
         broker: the loaded options of [broker].
 
     """
     url = broker.get("url")
-    if url is None or url.embedded:  # the default URL is a URL of the embedded broker
-        return math.inf
-    given: float = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
+    embedded = url is None or url.embedded  # the default URL is a URL of the embedded broker
+    default = math.inf if embedded else CONSUMER_TIMEOUT_SECONDS
+    given: float = broker.get("consumer_timeout_seconds", default)
     return given

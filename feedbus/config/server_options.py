@@ -45,9 +45,11 @@ class BrokerTable(TableSchema):
     consumer_timeout = Duration(
         "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
         "configuration); "
-        "a consumer returns messages that it cannot handle within that time.",
+        "a consumer returns messages that it cannot handle within that time. The embedded broker "
+        "waits without a limit. If this option is set, feedbus treats it like RabbitMQ, so that "
+        "`feedbus check` finds a `handler_timeout` that is too long for RabbitMQ.",
         attribute="consumer_timeout_seconds",
-        default='"30m"',
+        default='"30m"; no limit on the embedded broker',
     )
 
 
