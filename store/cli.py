@@ -60,8 +60,10 @@ def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: 
     from store import migrations
 
     url = _url(context)
-    if not yes:
-        click.confirm("Tables and all of their rows will be deleted. Continue?", abort=True)
+    question = "Tables and all of their rows will be deleted. Continue?"
+    if not yes and not click.confirm(question):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(1)
     _report("reverted", migrations.back(url, name))
 
 

@@ -117,7 +117,7 @@ class Project:
             self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def publish(self, *numbers: int) -> None:
+    def publish(self, *numbers: int | str) -> None:
         """Publish numbered messages."""
         lines = self.folder / "lines.jsonl"
         lines.write_text("".join(json.dumps({"n": number}) + "\n" for number in numbers))

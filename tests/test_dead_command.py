@@ -41,12 +41,17 @@ def test_a_dead_letter_of_a_full_queue_names_the_option() -> None:
 
 
 @pytest.mark.usefixtures("dropped")
-@pytest.mark.parametrize("typed", ["", "n\n"])
-def test_a_question_without_a_yes_deletes_nothing_and_names_the_option(typed: str) -> None:
-    done = run("dead", "purge", "work", typed=typed)
+def test_a_question_without_an_answer_deletes_nothing_and_names_the_option() -> None:
+    done = run("dead", "purge", "work")
     assert done.exit_code == 1
     assert "error: nothing was deleted, because the question was not answered" in done.output
     assert "add --yes" in done.output
+
+
+@pytest.mark.usefixtures("dropped")
+def test_a_question_answered_with_no_deletes_nothing_and_says_so() -> None:
+    done = run("dead", "purge", "work", typed="n\n")
+    assert (done.exit_code, done.stderr) == (1, "nothing was deleted\n")
     assert run("dead", "purge", "work", typed="y\n").output.endswith("1 dead letter dropped\n")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import pty
 import signal
 import subprocess
 import termios
@@ -51,6 +53,42 @@ def test_an_interrupted_apply_says_that_the_next_one_continues(
         patched.setattr(feedbus.apply, "exclusive", interrupt)
         assert invoke(project, "apply").stderr == "interrupted; nothing was changed\n"
     assert project.feedbus("apply").returncode == 0
+
+
+def answer(project: Project, typed: bytes) -> tuple[int, str]:
+    """Run `feedbus apply` on a terminal and answer its question; return exit code and stderr."""
+    keyboard, terminal = pty.openpty()
+    command = project.command("apply")
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.write(keyboard, typed)
+        _, reported = process.communicate()
+    os.close(keyboard)
+    os.close(terminal)
+    return process.returncode, reported.strip()
+
+
+def test_an_apply_that_is_answered_with_no_says_that_nothing_was_changed(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    assert answer(project, b"n\n") == (1, "nothing was changed")
+    assert answer(project, b"\x04") == (1, "nothing was changed")  # Ctrl-D
+    assert project.feedbus("plan", "--check", code=1)
+    assert answer(project, b"y\n") == (0, "")
+
+
+def test_logs_that_are_followed_end_cleanly_at_ctrl_c(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    folder = tmp_path / "var" / "log"
+    folder.mkdir(parents=True)
+    (folder / "work.log").write_text("printed\n")
+    command = project.command("logs", "-f", "work")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"printed\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
 
 
 def test_an_interrupted_requeue_reports_how_many_dead_letters_it_has_sent_back(

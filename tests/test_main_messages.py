@@ -131,8 +131,9 @@ MESSAGES = {
     ),
     "process/slots.py": (
         (
-            "{} already runs as process {} in slot {}; stop that process first (circusctl stop {},"
-            " or feedbus down), or choose another --slot"
+            "{} already runs as process {} in slot {}; choose another --slot, or stop that process"
+            " first: `feedbus down` stops all processes, and `circusctl --endpoint ipc://{} stop"
+            " {}` stops only this one"
         ),
     ),
     "process/watchdog.py": (
@@ -172,6 +173,7 @@ MESSAGES = {
             "the supervisor, process {}, is of another version of feedbus: run `feedbus down`, then"
             " `feedbus up`"
         ),
+        "{} {} in the topology, but not applied: {}",
         "code has changed ({}) since {} started: {}",
         "run `feedbus restart` to run the current code",
         "`feedbus up --reload` restarts processes with changed code",

@@ -130,7 +130,7 @@ def test_the_command_goes_forward_and_back_and_lists(empty_store_url):
 def test_the_command_asks_before_it_drops_tables(empty_store_url):
     run_command(empty_store_url)
     refused = run_command(empty_store_url, "down", answer="n\n")
-    assert refused.exit_code == 1
+    assert (refused.exit_code, refused.stderr) == (1, "nothing was changed\n")
     assert tables(empty_store_url) == TABLES
 
 

@@ -30,7 +30,7 @@ UNUSABLE = {
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 # These commands clean up after Ctrl-C, or report what they have done. All others end at once.
-INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish", "dead", "balance"}
+INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish", "dead", "balance", "logs"}
 
 # One line of help for each command, so that --help imports no command. The module of a command has
 # the name of the command.

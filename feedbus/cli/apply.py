@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.confirmation import confirm
 from feedbus.cli.interruption import reported
 from feedbus.cli.plan import compute_plan, show
 from feedbus.cli.progress import BusyLines
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 REPORT_SECONDS = 2.0  # the shortest time between two lines about the messages that are left
+NOTHING_CHANGED = "nothing was changed"
 CONTINUES = "run `feedbus apply` again: it continues where it stopped"
 # If no message was handled for this time, the line about the messages that are left reports it.
 PATIENCE_SECONDS = 60.0
@@ -62,7 +64,7 @@ def command(context: Context, /, **options: Any) -> None:
     run it again: it completes the changes that it has begun.
     """
     progress = Progress()
-    with reported(lambda: CONTINUES if progress.begun else "nothing was changed"):
+    with reported(lambda: CONTINUES if progress.begun else NOTHING_CHANGED):
         _apply(context, progress, **options)
 
 
@@ -96,7 +98,7 @@ def _apply(  # noqa: PLR0913 -- an option each
                 _supervisor(topology, text).change_topology()
             return
         if not (yes or plan.dangers or plan.empty) and sys.stdin.isatty():
-            click.confirm("Make these changes?", abort=True)
+            confirm("Make these changes?", NOTHING_CHANGED)
         supervisor = _supervisor(topology, text) if plan.watchers is not None else None
         progress.begun = True
         done = apply(

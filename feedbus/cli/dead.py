@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.confirmation import confirm
 from feedbus.cli.interruption import reported
 from feedbus.cli.name_completion import QUEUE
-from feedbus.errors import UsageError
+from feedbus.errors import FeedbusError, UsageError
 from feedbus.name_list import listed
 from feedbus.printable import printable, printable_json
 from feedbus.units import counted
@@ -92,7 +92,10 @@ Example:
 @click.argument("message_id")
 @click.pass_obj
 def show(context: Context, queue: str, message_id: str) -> None:
-    """Show one dead letter of QUEUE: its reason, traceback, errors of fields, and body."""
+    """Show one dead letter of QUEUE: its reason, traceback, errors of fields, and body.
+
+    The output is a JSON object with the same fields as in `feedbus dead list --json`.
+    """
     from feedbus.dead_letters import letters
 
     topology = context.load()
@@ -155,6 +158,8 @@ def requeue(
             send_back,
         )
     click.echo(f"{counted(count, 'dead letter')} sent back to {queue}")
+    if count and (note := _outdated_note(topology, queue)):
+        click.echo(printable(note), err=True)
     _refuse_missing(queue, missing)
 
 
@@ -221,7 +226,8 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     ):
         count = letters.count(channel, topology, chosen)
         if count and not yes:
-            _confirm(f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.")
+            question = f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be"
+            confirm(f"{question} restored.", "nothing was deleted")
         if count and chosen.block_on_dead:
             letters.drop(channel, topology, chosen, lambda _: True, note)
         elif count:
@@ -230,6 +236,16 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
             # The empty id releases the keys of all dead letters, also of deleted ones.
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(dropped, 'dead letter')} dropped")
+
+
+def _outdated_note(topology: Topology, queue: str) -> str:
+    """Return a note if consumers of the queue run old code, so that the records may fail again."""
+    from feedbus.supervisor.outdated_processes import outdated_consumers_note
+
+    try:
+        return outdated_consumers_note(topology, queue)
+    except FeedbusError:  # the supervisor does not answer; the dead letters were sent back anyway
+        return ""
 
 
 def _interrupted(count: int, what: str) -> str:
@@ -242,20 +258,8 @@ def _interrupted(count: int, what: str) -> str:
     """
     if not count:
         return "the dead letters are unchanged; run the command again"
-    were = "was" if count == 1 else "were"
-    return f"{counted(count, 'dead letter')} {were} {what}; run the command again for the others"
-
-
-def _confirm(question: str) -> None:
-    """Ask a question; end the command if the answer is no, or if there is no answer."""
-    try:
-        click.confirm(question, abort=True)
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise
-        click.echo(err=True)
-        msg = "nothing was deleted, because the question was not answered with yes; add --yes"
-        raise UsageError(msg) from None
+    letters = counted(count, "dead letter was", "dead letters were")
+    return f"{letters} {what}; run the command again for the others"
 
 
 def _refuse_missing(queue: str, missing: Iterable[str]) -> None:
@@ -285,8 +289,8 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         "errors": letter.errors,
         "traceback": letter.traceback.splitlines(),
         "attempts": letter.attempts,
-        "failedAt": _when(letter),
-        "contentType": letter.content_type,
+        "failed_at": _when(letter),
+        "content_type": letter.content_type,
         "properties": {
             name: _shown(value)
             for name, value in delivery.properties.items()
@@ -299,7 +303,7 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         },
         "faults": list(delivery.undecodable),
         "body": shown,
-        "bodyBytes": len(letter.body),
+        "body_bytes": len(letter.body),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -84,7 +85,13 @@ def command(
     with ExitStack() as stack:
         for log in logs:
             stack.enter_context(log)
-        _show(logs, count, least, width, follow=follow)
+        try:
+            _show(logs, count, least, width, follow=follow)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+            if sys.stdout.isatty():
+                click.echo()  # the terminal has shown ^C on the current line
 
 
 def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow: bool) -> None:

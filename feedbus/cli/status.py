@@ -80,9 +80,12 @@ def gather(topology: Topology) -> dict[str, Any]:
     except FeedbusError as error:
         answer, trouble = None, str(error)
     watchers = answer["watchers"] if answer else {}
-    changed, note = _outdated(topology, answer)
+    unapplied, changed, notes = _outdated(topology, answer)
     for name, one in watchers.items():
         one["changed_code"] = changed.get(name, [])
+    states = dict.fromkeys((*topology.consumers, *topology.supervised), NOT_RUNNING)
+    states |= {name: NOT_RUNNING | {"state": "not applied"} for name in unapplied}
+    states |= watchers
     consumers = {}
     for name in topology.consumers:
         found = asdict(depths[name]) if name in depths else UNKNOWN
@@ -91,7 +94,7 @@ def gather(topology: Topology) -> dict[str, Any]:
             # The broker does not count the waiting records that a consumer has received.
             counts["waiting"] += received[name].waiting
         counts["dead_dropped"] = dropped.get(name, 0)
-        consumers[name] = watchers.get(name, NOT_RUNNING) | counts
+        consumers[name] = states[name] | counts
     _add_retrying(topology, consumers, received)
     return {
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
@@ -99,11 +102,11 @@ def gather(topology: Topology) -> dict[str, Any]:
         "store": _store(topology),
         "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
-        "processes": {name: watchers.get(name, NOT_RUNNING) for name in topology.supervised},
+        "processes": {name: states[name] for name in topology.supervised},
         "hosts": _hosts(topology),
         "schedules": _schedules(topology, fired),
         "operations": {"url": _operations_url(topology)},
-        "notes": [note] if note else [],
+        "notes": notes,
     }
 
 
@@ -147,16 +150,28 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
-) -> tuple[dict[str, list[str]], str]:
-    """Return the changed files of each watcher, and a note about old code or another version."""
+) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Compare what runs with the topology and the code.
+
+    Returns:
+        The consumers and processes that are not applied yet, the changed files of each watcher, and
+        notes about both or about another version of feedbus.
+
+    """
     from feedbus.supervisor import outdated_processes
 
     if answer is None:
-        return {}, ""
+        return [], {}, []
     changed = outdated_processes.changed_files_by_watcher(topology, answer)
+    if other := outdated_processes.other_version(answer):
+        return [], changed, [other]
     reloads = outdated_processes.reloads(answer)
-    note = outdated_processes.outdated_note(changed, reloads=reloads)
-    return changed, outdated_processes.other_version(answer) or note
+    unapplied = outdated_processes.unapplied_names(topology, answer)
+    notes = (
+        outdated_processes.unapplied_note(unapplied, reloads=reloads),
+        outdated_processes.outdated_note(changed, reloads=reloads),
+    )
+    return unapplied, changed, [note for note in notes if note]
 
 
 def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:

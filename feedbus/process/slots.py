@@ -24,6 +24,8 @@ from feedbus.process.process_setup import SUPERVISED
 
 # The environment variable with the file in which this process records that it is ready.
 READY_FILE = "FEEDBUS_READY_FILE"
+# The socket in run_folder() on which a supervisor takes commands.
+SUPERVISOR_SOCKET = "circus.sock"
 PATIENCE_SECONDS = 15.0  # how long a supervised process waits for its slot
 SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 
@@ -132,8 +134,10 @@ def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> in
         lock = take_lock(slot_path(folder, name, slot, "lock"), patience_seconds=patience_seconds)
     except BlockingIOError as error:
         msg = (
-            f"{name} already runs as process {error.args[1]} in slot {slot}; stop that process"
-            f" first (circusctl stop {name}, or feedbus down), or choose another --slot"
+            f"{name} already runs as process {error.args[1]} in slot {slot}; choose another --slot,"
+            " or stop that process first: `feedbus down` stops all processes, and `circusctl"
+            f" --endpoint ipc://{os.path.relpath(folder / SUPERVISOR_SOCKET)} stop {name}` stops"
+            " only this one"
         )
         raise SlotTaken(msg) from None
     os.environ[READY_FILE] = str(slot_path(folder, name, slot, "ready"))

@@ -74,6 +74,39 @@ def reloads(answer: Mapping[str, Any]) -> bool:
     return bool(answer.get("reloads"))
 
 
+def unapplied_names(topology: Topology, answer: Mapping[str, Any]) -> list[str]:
+    """Return the consumers and processes of a topology that the supervisor does not have yet.
+
+    Args:
+        topology: the topology of the file.
+        answer: the result of state().
+
+    """
+    applied = answer.get("settings")
+    if not applied:  # the supervisor is still starting
+        return []
+    return [
+        name
+        for name in (*topology.consumers, *topology.supervised)
+        if name not in applied["watchers"]
+    ]
+
+
+def unapplied_note(names: Sequence[str], *, reloads: bool) -> str:
+    """Return a note about the names of unapplied_names(), and what applies them, or "".
+
+    Args:
+        names: the names.
+        reloads: whether the supervisor applies changes of the file without a command.
+
+    """
+    if not names:
+        return ""
+    applies = "`feedbus up --reload` applies the file" if reloads else "run `feedbus apply`"
+    verb = "is" if len(names) == 1 else "are"
+    return f"{listed(names)} {verb} in the topology, but not applied: {applies}"
+
+
 def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> dict[str, list[str]]:
     """Map the name of each watcher to the code files that have changed since its processes started.
 
@@ -96,6 +129,29 @@ def changed_files_by_watcher(topology: Topology, answer: Mapping[str, Any]) -> d
         if files:
             changed[name] = sorted(files)
     return changed
+
+
+def outdated_consumers_note(topology: Topology, queue: str) -> str:
+    """Return outdated_note() about the consumers of a queue that run here, or "".
+
+    Args:
+        topology: the topology.
+        queue: the name of the queue in topology.toml.
+
+    Raises:
+        FeedbusError: a supervisor runs, but does not answer.
+
+    """
+    answer = state(topology)
+    if answer is None:
+        return ""
+    changed = changed_files_by_watcher(topology, answer)
+    of_queue = {
+        name: changed[name]
+        for name, consumer in topology.consumers.items()
+        if consumer.queue.name == queue and name in changed
+    }
+    return outdated_note(of_queue, reloads=reloads(answer))
 
 
 def outdated_note(changed: Mapping[str, Sequence[str]], *, reloads: bool) -> str:

@@ -18,7 +18,7 @@ from feedbus.config import APPLIED
 from feedbus.errors import UsageError
 from feedbus.process.private_files import private_folder
 from feedbus.process.process_setup import RUN_FOLDER, SUPERVISED
-from feedbus.process.slots import run_folder
+from feedbus.process.slots import SUPERVISOR_SOCKET, run_folder
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
@@ -188,7 +188,7 @@ def own_log(topology: Topology) -> RotatedLog:
     )
 
 
-def endpoint(topology: Topology, socket: str = "circus.sock") -> str:
+def endpoint(topology: Topology, socket: str = SUPERVISOR_SOCKET) -> str:
     """Return the address of one of the supervisor's sockets.
 
     The address can be relative to the topology's root folder. The user of the address must work in
@@ -196,7 +196,7 @@ def endpoint(topology: Topology, socket: str = "circus.sock") -> str:
 
     Args:
         topology: the topology.
-        socket: "circus.sock" for commands, or "pubsub.sock" for circus's events.
+        socket: SUPERVISOR_SOCKET for commands, or "pubsub.sock" for circus's events.
 
     Raises:
         UsageError: the path of the socket is too long for a unix socket.

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 
+from tests.json_outputs import compare
 from tests.projects import wait_until
 from tests.supervised_handler import READY, SLOW, System
 
@@ -54,6 +55,11 @@ def test_restart_without_a_name_restarts_and_a_removed_watcher_is_seen_and_broug
         assert not set(before) & set(after)
         assert system.circusctl("rm", "work", "--waiting") == "ok"
         assert system.circusctl("stop", "other", "--waiting") == "ok"
+        note = "work is in the topology, but not applied: run `feedbus apply`"
+        shown = system.status()
+        assert shown["notes"] == [note]
+        assert shown["consumers"]["work"]["state"] == "not applied"
+        assert shown["processes"]["other"]["state"] == "stopped"
         planned = system.project.feedbus("plan", "--check", code=1).stdout
         assert "+ consumer  work" in planned
         assert "~ process   other  it was stopped and is started" in planned
@@ -79,9 +85,19 @@ def test_restart_runs_the_code_as_it_is_now_and_status_and_plan_say_that_it_has_
         assert note in system.project.feedbus("status").stdout
         assert note in system.project.feedbus("plan").stdout
         assert system.status()["consumers"]["work"]["changed_code"] == ["small_handlers.py"]
+        system.project.publish("invalid")
+        wait_until(system.project.dead)
+        requeued = system.project.feedbus("dead", "requeue", "work", "--all")
+        assert (requeued.stdout, note in requeued.stderr) == (
+            "1 dead letter sent back to work\n",
+            True,
+        )
+        assert not compare("status", system.status())[0]
         done = json.loads(system.project.feedbus("restart", "work", "--json").stdout)
+        assert compare("restart", done) == (set(), set())
         (one,) = done["restarted"]
         assert (one["name"], one["ready"], done["error"]) == ("work", True, "")
+        assert not system.project.feedbus("dead", "requeue", "work", "--all").stderr
         assert one["pids"] == system.pids("work") != [before]
         system.project.publish(1)
         wait_until(lambda: system.project.seen() == ["new"])

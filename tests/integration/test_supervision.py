@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,13 @@ def test_a_consumer_run_by_hand_beside_its_supervised_one_is_refused(running):
     refused = running.feedbus("run", "feed_0")
     assert refused.returncode == 1
     assert "feed_0 already runs as process" in refused.stderr
+    _, _, command = refused.stderr.partition("`circusctl ")
+    stop, _, _ = command.partition("`")
+    circusctl = Path(sys.executable).with_name("circusctl")
+    subprocess.run([circusctl, *stop.split()], cwd=running.root, check=True)
+    wait_until(lambda: running.circusctl("status", "feed_0") == "stopped")
+    running.circusctl("start", "feed_0")
+    running.wait_for_running(["feed_0"])
     assert "Traceback" not in refused.stderr
 
 
