@@ -14,8 +14,9 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.cli import main
+from feedbus.cli.plan import _lines
 from feedbus.generations import topology_setup
-from feedbus.plan import Plan, Watchers
+from feedbus.plan import Draining, Plan, Watchers
 from feedbus.plan.planning import make_plan
 from feedbus.topology import Exchange, RetryPolicy, Topology
 from servers import versions
@@ -268,6 +269,19 @@ def test_apply_shows_every_line_that_plan_shows(tmp_path: Path) -> None:
         assert any(line.startswith("    load  ") for line in planned)
         assert any(line.startswith("    keys  ") for line in planned) is (shards > 2)
         assert run("apply", "--no-wait")[: len(planned)] == planned
+
+
+def test_the_line_about_a_draining_generation_says_what_ends_it() -> None:
+    watchers = Watchers(supervisor_pid=1)
+    two, none = (Draining("orders", "0bf535f2", messages) for messages in (2, 0))
+    plan = Plan(draining=(two, none), watchers=watchers)
+    text = "  generation 0bf535f2 of orders drains:"
+    delete = "its queues, without another command"
+    assert list(_lines(plan)) == [
+        f"{text} 2 messages left; the consumers handle them, then delete {delete}",
+        f"{text} 0 messages left; the consumers delete {delete}",
+        "nothing to change",
+    ]
 
 
 def test_help_shows_examples() -> None:

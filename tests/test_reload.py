@@ -161,6 +161,10 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
         up.replace("topology.toml", '["mail.#"]', '["mail.#", "post.#"]')
         up.wait_for("applied")
         assert up.output.count("event=ready consumer=reserve_0 ") == 2
+        up.replace("topology.toml", "= 1 ", "= 2 ")
+        up.wait_for("applied", times=2)
+        up.wait_for("event=ready consumer=reserve_1 ")
+        assert "still empty old queues" not in up.output
         up.replace("app.py", "receipt posted to", "receipt sent to")
         up.replace("topology.toml", '"post.#"]', '"sent.#"]')
         up.wait_for("event=ready consumer=reserve_0 ", times=3)

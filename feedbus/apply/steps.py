@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from feedbus import broker
-from feedbus.apply.drain_wait import await_drained, messages_left
+from feedbus.apply.drain_wait import await_drained, is_drained
 from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
@@ -159,7 +159,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         if supervisor is not None:
             supervisor.change_topology()
             exit_after_step("followed")
-            if not wait and messages_left(connection, topology, emptied) is not None:
+            if not wait and not is_drained(connection, topology, emptied, progress):
                 return False
             await_drained(connection, topology, emptied, progress)
             exit_after_step("drained")

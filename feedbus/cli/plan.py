@@ -155,7 +155,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for ring in plan.rings:
         yield from _ring(ring)
     for one in plan.draining:
-        yield _draining(one)
+        yield _draining(one, runs=plan.watchers is not None)
     if plan.watchers is not None and plan.watchers.kept and not plan.empty:
         kept = len(plan.watchers.kept)
         names = counted(kept, "other consumer or process", "other consumers and processes")
@@ -256,6 +256,16 @@ def _hot_key(hot: HotKey) -> str:
     )
 
 
-def _draining(one: Draining) -> str:
-    left = f"{counted(one.messages, 'message')} left"
-    return f"  generation {one.digest} of {one.exchange} drains: {left}"
+def _draining(one: Draining, *, runs: bool) -> str:
+    """Return the line about an old generation.
+
+    Args:
+        one: the generation.
+        runs: whether consumers run here. If not, a note of the plan names the next command.
+
+    """
+    left = f"  generation {one.digest} of {one.exchange} drains: {counted(one.messages, 'message')}"
+    if not runs:
+        return f"{left} left"
+    first = "the consumers handle them, then delete" if one.messages else "the consumers delete"
+    return f"{left} left; {first} its queues, without another command"
