@@ -33,6 +33,8 @@ def commands() -> str:
 
 
 def _commands(command: click.Command, context: click.Context) -> Iterator[str]:
+    from feedbus.cli import json_fields
+
     yield f"## `{context.command_path}`\n"
     if command.help:
         yield f"{_unwrapped(command.help)}\n"
@@ -48,6 +50,9 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[str]:
     if command.epilog:
         examples = command.epilog.replace("\b\n", "").partition("\n")[2]
         yield f"Examples:\n\n```text\n{textwrap.dedent(examples).rstrip()}\n```\n"
+    name = context.command_path.removeprefix("feedbus ")
+    if name in json_fields.FIELDS:
+        yield json_fields.markdown(name)
     if isinstance(command, click.Group):
         for name in _built_in(command, context):
             child = command.get_command(context, name)
