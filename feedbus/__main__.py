@@ -16,7 +16,7 @@ from feedbus.process.interrupts import INTERRUPTED, end_at_once
 
 
 def main() -> None:
-    """Run the command of the command line, and exit.
+    """Run the command of the command line, and exit; the script `feedbus` calls the function.
 
     A command can set handlers that end it with KeyboardInterrupt. Before and after the command,
     signals end the process at once.

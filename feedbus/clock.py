@@ -30,11 +30,13 @@ Waiting = Callable[[], AbstractContextManager[None]]
 
 
 class NothingToWaitFor(FeedbusError):  # noqa: N818 -- clear without "Error"
-    """A wait without a limit on a virtual clock would never end."""
+    """A wait without a limit on a virtual clock would never end, so it raises this error."""
 
 
 class Clock(Protocol):
-    """The interface for time, waiting and random numbers.
+    """The interface for time, waiting and random numbers; a broker's clock is `broker.clock`.
+
+    SystemClock and VirtualClock implement it.
 
     Attributes:
         takes_time: whether a wait takes real time. If it does, a signal must be able to end it.
@@ -51,15 +53,18 @@ class Clock(Protocol):
         """Return a time in seconds that never goes back; only differences have a meaning."""
 
     def wall_nanoseconds(self) -> int:
-        """Return the nanoseconds since 1970."""
+        """Return the present time, in nanoseconds since 1970 (UTC)."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for a number of seconds."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait until an event is set, at most `seconds`; return whether it is set.
+        """Wait until an event is set, or until a time is over; return whether the event is set.
 
-        With None, the wait has no limit.
+        Args:
+            event: the event, which another thread can set.
+            seconds: the longest time to wait; None for no limit.
+
         """
 
     def unique(self) -> str:
@@ -77,7 +82,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine, and its random numbers."""
+    """The clock of the machine, and its random numbers; feedbus uses it outside of tests."""
 
     takes_time = True
 
@@ -92,15 +97,28 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait until an event is set, at most `seconds`; return whether it is set."""
+        """Wait until an event is set, or until a time is over; return whether the event is set.
+
+        Args:
+            event: the event, which another thread can set.
+            seconds: the longest time to wait; None for no limit.
+
+        """
         return event.wait(seconds)
 
     def unique(self) -> str:
-        """Return 128 random bits as hexadecimal digits."""
+        """Return 128 random bits as 32 hexadecimal digits, for ids that nobody can guess."""
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait until a registered file is ready, at most `seconds`; return the ready files."""
+        """Wait until a registered file is ready, and return the ready files with their events.
+
+        Args:
+            selector: the selector with the registered files.
+            seconds: the longest time to wait; None to wait without a limit. After this time, the
+                result is empty.
+
+        """
         return selector.select(seconds)
 
 
@@ -148,7 +166,7 @@ class VirtualClock:
         return self._passed / NANOSECONDS
 
     def wall_nanoseconds(self) -> int:
-        """Return the nanoseconds since 1970."""
+        """Return the present time of this clock, in nanoseconds since 1970 (UTC)."""
         return self._start + self._passed
 
     def sleep(self, seconds: float) -> None:
@@ -159,7 +177,11 @@ class VirtualClock:
                 self._passed += math.ceil(seconds * NANOSECONDS)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Return whether an event is set; if it is not set, first advance by the seconds.
+        """Return whether an event is set; if it is not set, first advance the clock by the seconds.
+
+        Args:
+            event: the event.
+            seconds: the longest time to wait; None for no limit.
 
         Raises:
             NothingToWaitFor: the event is not set, and there is no limit.
@@ -176,11 +198,15 @@ class VirtualClock:
         return event.is_set()
 
     def unique(self) -> str:
-        """Return 128 random bits as hexadecimal digits."""
+        """Return 128 random bits as 32 hexadecimal digits; with a seed, they can be repeated."""
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Return the files that are ready; if there are none, advance by the seconds.
+        """Return the files that are ready with their events; if none is, advance the clock.
+
+        Args:
+            selector: the selector with the registered files.
+            seconds: by how many seconds the clock advances; None for a wait without a limit.
 
         Raises:
             NothingToWaitFor: nothing is ready, and there is no limit.

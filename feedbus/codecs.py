@@ -28,13 +28,16 @@ EXPECTED = "a class, or an object, with decode(body, content_type, headers) and 
 
 @runtime_checkable
 class Codec(Protocol):
-    """The interface of a project's codec; `[codecs]` in topology.toml names it by content type."""
+    """The interface of a project's codec, which decodes and encodes bodies that are not JSON.
+
+    `[codecs]` in topology.toml names a class or object with it for each content type.
+    """
 
     def decode(self, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
         """Return the content of a body: a mapping of fields, a text or bytes.
 
-        If it raises an Outage, the consumer holds. After any other exception, the message becomes a
-        dead letter.
+        feedbus calls it for each delivery with the content type, before the handler. If it raises
+        an Outage, the consumer holds. After any other exception, the message becomes a dead letter.
 
         Args:
             body: the bytes of the message.
@@ -44,7 +47,12 @@ class Codec(Protocol):
         """
 
     def encode(self, payload: Any) -> bytes:
-        """Return the body for a payload: a mapping of fields, a text or bytes."""
+        """Return the body of a message that is published to an exchange with the content type.
+
+        Args:
+            payload: a mapping of fields, a text or bytes.
+
+        """
 
 
 def resolve_codec(dotted: str, root: Path) -> Codec:
@@ -71,7 +79,15 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
 
 
 def reads_of(content_type: str) -> Reads:
-    """Return what bodies of a content type without a codec contain: an object, a text or bytes."""
+    """Return to what bodies without a codec are decoded, by their content type.
+
+    Args:
+        content_type: the content type, with or without parameters.
+
+    Returns:
+        "object" (a mapping of fields, from JSON), "text" or "bytes".
+
+    """
     bare = bare_type(content_type)
     if bare.startswith("text/"):
         return "text"
@@ -80,7 +96,7 @@ def reads_of(content_type: str) -> Reads:
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """Reads and writes the bodies of a topology's messages.
+    """Reads and writes the bodies of a topology's messages; a bus and a consumer have one object.
 
     Attributes:
         codecs: maps content types, without parameters, to the project's codecs.
@@ -91,7 +107,7 @@ class Codecs:
 
     @classmethod
     def of(cls, topology: Topology) -> Codecs:
-        """Import the codecs of a topology, and return them.
+        """Import the codecs that a topology names in [codecs], and return them.
 
         Raises:
             UsageError: a codec cannot be imported, or is not a codec.

@@ -18,12 +18,14 @@ from feedbus.topology import Schedule
 
 
 class WrongCron(ValueError):  # noqa: N818 -- clear without "Error"
-    """A text that is not a cron expression, with the reason."""
+    """A text is not a cron expression, or no date matches it; the error says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression in a time zone; all arguments and results of its methods are in UTC.
+    """A cron expression in a time zone; it computes the times that match.
+
+    All arguments and results of its methods are in UTC.
 
     Attributes:
         line: the cron expression.
@@ -36,12 +38,15 @@ class Cron:
 
     @classmethod
     def of(cls, schedule: Schedule) -> Cron:
-        """Return the cron expression of a schedule."""
+        """Return the cron expression of a schedule, with the schedule's time zone."""
         zone = UTC if schedule.timezone == "UTC" else ZoneInfo(schedule.timezone)
         return cls(schedule.cron, zone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first matching time after a given time.
+        """Return the first matching time after a given time, in UTC.
+
+        Args:
+            moment: the given time, in UTC; the result is later.
 
         Raises:
             WrongCron: the line cannot be parsed, or no time matches it.
@@ -61,7 +66,7 @@ class Cron:
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
-        """Return the latest matching time in a period, or None if no time in it matches.
+        """Return the latest matching time in a period, in UTC, or None if no time in it matches.
 
         Args:
             after: the start of the period, which does not belong to the period.

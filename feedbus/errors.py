@@ -20,7 +20,7 @@ FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 
 
 class FeedbusError(Exception):
-    """The base class of every error; the text of an error is meant for the operator."""
+    """The base class of feedbus's errors; the text of an error is meant for the operator."""
 
 
 class UsageError(FeedbusError):
@@ -29,7 +29,7 @@ class UsageError(FeedbusError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem in a topology file, and its position.
+    """A problem in a topology file, and its position; TopologyError contains all of them.
 
     Attributes:
         file: the name of the file.
@@ -39,8 +39,9 @@ class Problem:
         key: the option in the table; "" if the problem is the table itself.
         message: the text of the problem.
         expected: the expected value, in words.
-        got: the found value.
-        suggestion: a known name that is similar to the found name.
+        got: the found value, as text.
+        suggestion: a known name that is similar to the found name; "" if there is none.
+
     """
 
     file: str
@@ -63,7 +64,7 @@ class Problem:
 
 
 class TopologyError(FeedbusError):
-    """A topology file has problems; the error lists all of them."""
+    """A topology file cannot be read or has problems; `problems` contains all of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         """Create the error with problems in the order of their positions in the file."""
@@ -72,7 +73,7 @@ class TopologyError(FeedbusError):
 
 
 class Outage(FeedbusError):  # noqa: N818 -- an outage is a state
-    """Something that a handler needs is unavailable; the message is not the cause.
+    """Something that a handler needs is unavailable; the record itself is not the cause.
 
     A handler may raise it. Then the consumer holds: it waits, and handles the same messages again
     later, without counting an attempt.
@@ -80,7 +81,10 @@ class Outage(FeedbusError):  # noqa: N818 -- an outage is a state
 
 
 class BrokerOutage(Outage):
-    """The broker is unavailable, refuses the connection, or lacks declared objects."""
+    """The broker is unavailable, refuses the connection, or lacks declared objects.
+
+    A consumer that gets this error holds and tries again.
+    """
 
 
 class WrongBrokerSettings(BrokerOutage):
@@ -92,13 +96,19 @@ class WrongBrokerSettings(BrokerOutage):
 
 
 class StoreOutage(Outage):
-    """The store is unavailable, full or not set up."""
+    """The store is unavailable, full or not set up; a consumer holds and tries again."""
 
 
 def unavailable_part(error: FeedbusError) -> OutagePart:
-    """Return what is unavailable: the store, something else that a handler needs, or the broker.
+    """Return what an error says is unavailable, for logs and metrics.
 
-    For a usage error, the result is the broker: for example, the topology's lock is on the broker.
+    Args:
+        error: an error that a consumer treats as an outage.
+
+    Returns:
+        "store", "broker" or "handler" (something else that a handler needs). For a usage error, the
+        result is "broker": for example, the topology's lock is on the broker.
+
     """
     if isinstance(error, StoreOutage):
         return "store"
@@ -108,7 +118,10 @@ def unavailable_part(error: FeedbusError) -> OutagePart:
 
 
 class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
-    """A body cannot be decoded or validated; `errors` maps each field to its errors."""
+    """A body cannot be decoded or validated, so its message becomes a dead letter.
+
+    Its attribute `errors` maps each field to the texts of its errors; "" stands for the whole body.
+    """
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
         """Create the error; the key "" stands for the whole body. Long lists are shortened."""
@@ -129,7 +142,10 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- a state of the delivery
 
 
 class PublishError(FeedbusError):
-    """The broker did not accept messages; `failures` has (message id, reason) pairs."""
+    """The broker did not accept messages that a bus published.
+
+    Its attribute `failures` has a pair (message id, reason) for each message.
+    """
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         """Create the error; its text has the number of messages and the first reasons."""
@@ -141,11 +157,14 @@ class PublishError(FeedbusError):
 
 
 class Unroutable(PublishError):  # noqa: N818 -- the broker's own word
-    """The broker returned messages, because no queue matches them."""
+    """The broker returned messages that a bus published, because no queue matches them.
+
+    Its attribute `failures` has a pair (message id, reason) for each message.
+    """
 
 
 class Reject(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler to dead-letter the record immediately."""
+    """Raised by a handler so that the record becomes a dead letter immediately, without a retry."""
 
     def __init__(self, reason: str) -> None:
         """Create the verdict with the reason, which the dead letter contains."""
@@ -166,7 +185,7 @@ class Drop(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 class Retry(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler to have the record handled again later."""
+    """Raised by a handler to have the record handled again later, as another attempt."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
         """Create the verdict.
@@ -201,7 +220,10 @@ def text_of(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return the type and the text of an error."""
+    """Return the type and the text of an error, such as "ValueError: no such key".
+
+    If str() of the error raises an exception, the text reports it.
+    """
     name, text = type(error).__name__, text_of(error)
     if text.startswith(f"{name}, whose text raised "):
         return text
@@ -209,7 +231,12 @@ def described(error: BaseException) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text that a command prints for an error, one line for each problem."""
+    """Return the text that a command prints for an error, with one line for each problem.
+
+    Args:
+        error: the error that ends the command.
+
+    """
     problems = error.problems if isinstance(error, TopologyError) else ()
     if not problems:
         return f"error: {printable_lines(str(error))}"

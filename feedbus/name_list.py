@@ -18,7 +18,9 @@ def listed(names: Sequence[str], limit: int = 3) -> str:
 
 
 def expected_one_of(name: str, known: Collection[str], limit: int = 50) -> str:
-    """Return which names were expected instead of an unknown name, and the most similar one.
+    """Return which names were expected instead of an unknown name, for the text of an error.
+
+    The text also suggests the most similar name, if one is similar.
 
     Args:
         name: the unknown name.

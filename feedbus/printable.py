@@ -19,17 +19,23 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a text in which all characters except line ends are printable."""
+    """Return a text in which an escape replaces each unprintable character except line ends."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def one_line(text: object) -> str:
-    """Return a text in one line; one space replaces each run of white space."""
+    """Return the text of an object in one line; one space replaces each run of white space."""
     return " ".join(str(text).split())
 
 
 def shortened(text: str, characters: int) -> str:
-    """Return a text, or its beginning and an ellipsis if it has more than so many characters."""
+    """Return a text, or its beginning and an ellipsis if it is too long.
+
+    Args:
+        text: the text.
+        characters: the largest number of characters, without the ellipsis.
+
+    """
     return text if len(text) <= characters else f"{text[:characters]}…"
 
 
@@ -38,7 +44,13 @@ def _escaped(character: str) -> str:
 
 
 def printable_json(value: Any, *, indent: int | None = None) -> str:
-    """Return readable JSON in which each character that is not printable is escaped."""
+    """Return readable JSON in which each character that is not printable is escaped.
+
+    Args:
+        value: the JSON value.
+        indent: the spaces of each level of indentation; None for JSON on one line.
+
+    """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 
 def words_of(routing_key: str) -> Sequence[str]:
-    """Split a routing key at its dots; return the words. The empty key has no words."""
+    """Split a routing key at its dots; return the words. The empty key has no words.
+
+    The result is for topic_matches().
+    """
     return routing_key.split(".") if routing_key else []
 
 

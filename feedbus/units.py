@@ -22,7 +22,10 @@ SPOKEN = re.compile(r"\s*(\d+)\s*(ms|msec|[smhd]|sec|min|second|minute|hour|hr|d
 
 
 def read_duration(text: str) -> float | None:
-    """Return the number of seconds in a text such as "1h30m", or None if it is not a duration."""
+    """Return the number of seconds in a text such as "1h30m", or None if it is not a duration.
+
+    The notation is that of durations in topology.toml.
+    """
     parts = DURATION.fullmatch(text)
     if not (text and parts):
         return None
@@ -33,9 +36,11 @@ def read_duration(text: str) -> float | None:
 
 
 def write_duration(seconds: float) -> str:
-    """Return the shortest text of a duration that read_duration() can read.
+    """Return the shortest text of a duration, such as "1h30m", that read_duration() can read.
 
-    The duration is rounded to milliseconds.
+    Args:
+        seconds: the duration; it is rounded to milliseconds.
+
     """
     left = round(seconds * 1000)
     written = ""
@@ -46,9 +51,11 @@ def write_duration(seconds: float) -> str:
 
 
 def guess_duration(value: object) -> str:
-    """Return the duration that a wrong value probably means, or "".
+    """Return the duration that a wrong value probably means, or "", for the text of an error.
 
-    Examples of such values are the text "5 minutes" and the number 5, which means seconds.
+    Args:
+        value: the wrong value, such as "5 minutes", or 5, which means seconds.
+
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return write_duration(value) if 0 < value <= LONGEST_SECONDS else ""
@@ -65,7 +72,10 @@ def read_size(text: str) -> int | None:
 
 
 def guess_size(value: object) -> str:
-    """Return the size that a wrong value such as "1 gb" or "512m" probably means, or ""."""
+    """Return the size that a wrong value such as "1 gb" or "512m" probably means, or "".
+
+    An error about the value suggests the size.
+    """
     if not isinstance(value, str):
         return ""
     squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")

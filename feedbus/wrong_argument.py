@@ -10,13 +10,13 @@ SHOWN_CHARACTERS = 60
 
 
 def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoReturn:
-    """Raise TypeError with the argument, the expected and the given value.
+    """Raise TypeError for an argument of a public function, with the expected and the given value.
 
     Args:
         argument: the name of the argument.
         expected: the expected type or value.
         given: the given value.
-        hint: what to do, if that is not obvious.
+        hint: what to do, if that is not obvious; "" for no hint.
 
     Raises:
         TypeError: always.
