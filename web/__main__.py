@@ -73,7 +73,13 @@ def main(host: str, port: int, threads: int, path: Path) -> None:
 
 
 def serve(host: str, port: int, threads: int, path: Path) -> None:
-    """Serve until a signal.
+    """Serve the API until SIGTERM or SIGINT; main() calls the function.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 stands for any free port.
+        threads: how many requests are answered at the same time.
+        path: the path of the topology file.
 
     Raises:
         UsageError: other machines can reach the address, and no token is set.
@@ -98,7 +104,13 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
 
 
 def run(server: Server, host: str) -> None:
-    """Run a server until SIGTERM or SIGINT."""
+    """Run a server until SIGTERM or SIGINT, then finish the current requests.
+
+    Args:
+        server: the server, whose socket listens already.
+        host: the address of the server, for the log.
+
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name

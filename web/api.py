@@ -39,7 +39,11 @@ KEY = re.compile(rf"[!-~]{{1,{schemas.KEY_CHARACTERS}}}")
 
 
 class Api:
-    """The functions that answer the requests of each route."""
+    """The functions that answer the requests of each route; the server has one object.
+
+    Each method reads the current request of Bottle, and returns the body of the answer. It raises a
+    bottle.HTTPResponse with a problem document (RFC 9457) if the request is wrong.
+    """
 
     def __init__(self, topology: Topology, relay: Relay) -> None:
         """Create it with the relay, which publishes the work that is not done in the request."""
@@ -49,7 +53,12 @@ class Api:
         self._recent = Recent()
 
     def create_user(self) -> bytes:
-        """Create a user and return the id."""
+        """Answer POST /api/v2/user: create a user, and return the id as JSON, with status 201.
+
+        Raises:
+            bottle.HTTPResponse: with status 400 if the body is wrong, or 409 if the login is taken.
+
+        """
         user = read_body(USER)
         try:
             made = queries.create_user(user["login"], user.get("email"), user.get("phone"))
@@ -59,7 +68,15 @@ class Api:
         return answer({"id": made}, 201)
 
     def add_followers(self) -> bytes:
-        """Create followers and return their number, or publish a message that creates them."""
+        """Answer POST /api/v1/add-followers: let generated users follow a user.
+
+        With `async = false`, the followers are created before the answer 200, which has their
+        number. Otherwise, a message is published to create them, and the answer is 202.
+
+        Raises:
+            bottle.HTTPResponse: with status 400 if the body is wrong, or 404 for an unknown user.
+
+        """
         body = read_body(FOLLOWERS)
         author, login, count = body["user_id"], body["follower_login"], body["count"]
         try:
@@ -75,7 +92,17 @@ class Api:
         return answer({"accepted": True}, 202)
 
     def post_tweet(self) -> bytes:
-        """Store a tweet and its message together; fill the feeds here or publish the message."""
+        """Answer POST /api/v1/post-tweet: store a tweet, and put it into the followers' feeds.
+
+        With `async = false`, the feeds are filled before the answer 201. Otherwise, or if this
+        fails, a message is published to fill them, and the answer is 202. The message is stored in
+        the transaction of the tweet.
+
+        Raises:
+            bottle.HTTPResponse: with status 400 if the body is wrong, 404 for an unknown user, or
+                409 if the key of the request belongs to another tweet.
+
+        """
         key = request_key(bottle.request.environ)
         body = read_body(TWEET)
         try:
@@ -100,7 +127,17 @@ class Api:
         return answer(made, 202)
 
     def get_feed(self, user: str) -> bytes:
-        """Return the latest tweets of a feed, or the latest before a given one, oldest first."""
+        """Answer GET /api/v1/get-feed/USER: return the latest tweets of a feed, oldest first.
+
+        The query can limit their number, and select the tweets before a given tweet.
+
+        Args:
+            user: the id of the user, as text from the path.
+
+        Raises:
+            bottle.HTTPResponse: with status 400 if the query is wrong, or 404 for an unknown user.
+
+        """
         query = read_query(FEED)
         count = query["count"]
         reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
@@ -113,7 +150,14 @@ class Api:
         return typed(JSON, b'{"tweets":[' + b",".join(tweets) + b'],"next":' + cursor + b"}")
 
     def get_tweets(self) -> bytes:
-        """Return a page of all tweets, or the latest before a given one, newest first."""
+        """Answer GET /api/v1/get-tweets: return a page of all tweets, newest first.
+
+        The query selects the page, or the tweets before a given tweet.
+
+        Raises:
+            bottle.HTTPResponse: with status 400 if the query is wrong.
+
+        """
         query = read_query(PAGE)
         count, before = query["per_page"], query["before"]
         if before is None:
@@ -164,7 +208,14 @@ class Api:
 
 
 def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:
-    """Add the routes to an app."""
+    """Add the routes of the API to an application.
+
+    Args:
+        app: the application.
+        topology: the topology whose handlers can run within a request.
+        relay: publishes the messages that requests store; it also has the store.
+
+    """
     api = Api(topology, relay)
     app.route("/api/v2/user", "POST", api.create_user)
     app.route("/api/v1/add-followers", "POST", api.add_followers)
@@ -174,7 +225,18 @@ def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:
 
 
 def request_key(environ: Mapping[str, Any]) -> str | None:
-    """Return the key by which a repeated request is recognised, or None if it has none."""
+    """Return the header Idempotency-Key, which is the same in a request and its repetitions.
+
+    Args:
+        environ: the WSGI environment of the request.
+
+    Returns:
+        The key; None if the request has none.
+
+    Raises:
+        bottle.HTTPResponse: with status 400, because the key is too long or has other characters.
+
+    """
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None or KEY.fullmatch(key):
         return key
@@ -183,5 +245,11 @@ def request_key(environ: Mapping[str, Any]) -> str | None:
 
 
 def nobody(error: queries.UnknownUser, field: str) -> bottle.HTTPResponse:
-    """Return the problem document for a user that does not exist."""
+    """Return the response 404, with a problem document, for a user that does not exist.
+
+    Args:
+        error: the error, which has the id of the user.
+        field: the name of the field of the request with this id.
+
+    """
     return problem(NOT_FOUND, "There is no such user.", {field: [f"No user {error.user_id}."]})

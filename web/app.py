@@ -18,7 +18,7 @@ NOT_FOUND = "There is nothing here; /openapi.json lists what there is."
 
 
 def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Application:
-    """Return the application.
+    """Return the WSGI application of the API: its routes, metrics, health check and description.
 
     Args:
         topology: the topology of the broker and the store; the store is open.
@@ -51,7 +51,14 @@ def make_app(topology: Topology, relay: Relay, guard: Guard | None = None) -> Ap
 
 @cache
 def openapi_document(*, locked: bool) -> bytes:
-    """Return the OpenAPI document; it is created once, and its library is imported then."""
+    """Return the OpenAPI document of the API, as JSON; it is created at the first call.
+
+    Its library is imported only then.
+
+    Args:
+        locked: whether requests need a token.
+
+    """
     from web.openapi import build
 
     return json.dumps(build(locked=locked), ensure_ascii=False).encode()

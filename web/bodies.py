@@ -23,7 +23,13 @@ MOST_PARAMETERS = 20
 
 
 class MalformedError(ValueError):
-    """A body is not valid JSON for this API; errors is keyed by field, "" is the whole body."""
+    """The body or query of a request is malformed; read_body() converts it to a response 400.
+
+    Attributes:
+        detail: what is wrong, for the sender of the request.
+        errors: maps each field to its errors; "" stands for the whole body; None for no errors.
+
+    """
 
     def __init__(self, detail: str, errors: Errors | None = None) -> None:
         """Create the error with the text for the sender of the request."""
@@ -33,7 +39,16 @@ class MalformedError(ValueError):
 
 
 def read_body(schema: Schema) -> dict[str, Any]:
-    """Return the request's JSON body as the schema loads it, or raise its problem document."""
+    """Return the JSON body of Bottle's current request, checked and loaded by a schema.
+
+    Args:
+        schema: the marshmallow schema of the body.
+
+    Raises:
+        bottle.HTTPResponse: the body is wrong; it has a problem document, and the status 400, 411,
+            413 or 415.
+
+    """
     environ = bottle.request.environ
     check_content_type(environ.get("CONTENT_TYPE", ""))
     try:
@@ -44,7 +59,16 @@ def read_body(schema: Schema) -> dict[str, Any]:
 
 
 def read_query(schema: Schema) -> Mapping[str, Any]:
-    """Return the query parameters as the schema loads them, or raise a problem document."""
+    """Return the query parameters of Bottle's current request, checked and loaded by a schema.
+
+    Args:
+        schema: the marshmallow schema of the parameters.
+
+    Raises:
+        bottle.HTTPResponse: the parameters are wrong; it has a problem document, and the status
+            400.
+
+    """
     return _load_query(schema, bottle.request.environ.get("QUERY_STRING", ""))
 
 
@@ -68,7 +92,17 @@ def _load_query(schema: Schema, raw: str) -> Mapping[str, Any]:
 
 
 def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, Any]:
-    """Load fields, or raise a problem document that names each wrong field."""
+    """Return fields of a request as a schema loads them.
+
+    Args:
+        schema: the marshmallow schema.
+        fields: the fields, by name.
+        detail: the detail of the problem document, if a field is wrong.
+
+    Raises:
+        bottle.HTTPResponse: with status 400 and the errors of each wrong field.
+
+    """
     try:
         loaded: dict[str, Any] = schema.load(fields)
     except ValidationError as error:
@@ -77,7 +111,7 @@ def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, An
 
 
 def by_field(error: ValidationError) -> dict[str, list[str]]:
-    """Return marshmallow's messages by field; "" is the whole input."""
+    """Return the texts of marshmallow's error by field; "" stands for the whole input."""
     messages = error.normalized_messages()
     return {
         "" if field == "_schema" else str(field): list(texts) for field, texts in messages.items()
@@ -85,7 +119,17 @@ def by_field(error: ValidationError) -> dict[str, list[str]]:
 
 
 def check_content_type(header: str) -> None:
-    """Refuse a body without the content type of JSON, which a form of another site cannot send."""
+    """Refuse a body whose content type is not JSON in UTF-8.
+
+    A form of another web site cannot send a body with this content type.
+
+    Args:
+        header: the value of the header Content-Type; "" if the request has none.
+
+    Raises:
+        bottle.HTTPResponse: with status 415.
+
+    """
     parsed = Message()
     parsed["Content-Type"] = header
     media_type = parsed.get_content_type()
@@ -112,9 +156,17 @@ def is_utf8(charset: str) -> bool:
 
 
 def read_bytes(environ: Mapping[str, Any]) -> bytes:
-    """Read the body, at most one byte more than the limit.
+    """Return the body of a request.
 
     The stream of some servers ends only with the connection, so no more than the length is read.
+
+    Args:
+        environ: the WSGI environment of the request.
+
+    Raises:
+        bottle.HTTPResponse: with status 411 if the request has no Content-Length, or 413 if the
+            body is too large.
+
     """
     length = environ.get("CONTENT_LENGTH", "")
     if not length.isdecimal():
@@ -127,7 +179,17 @@ def read_bytes(environ: Mapping[str, Any]) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raise MalformedError also for JSON that parsers read differently."""
+    """Return the fields of a JSON object.
+
+    JSON that different parsers read differently is refused, too: for example, a repeated name.
+
+    Args:
+        body: the body of the request.
+
+    Raises:
+        MalformedError: the body is not such an object.
+
+    """
     try:
         parsed = json.loads(
             body.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant
@@ -153,7 +215,12 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dict; refuse a repeated name, because parsers differ on which value counts."""
+    """Return a dict of (name, value) pairs, as the parser of JSON calls it for each object.
+
+    Raises:
+        MalformedError: a name is given twice; parsers differ on which of the values counts.
+
+    """
     fields = dict(pairs)
     if len(fields) < len(pairs):
         counts = Counter(name for name, _ in pairs)
@@ -164,13 +231,21 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which Python accepts, but JSON does not have."""
+    """Refuse NaN and the infinities; Python's parser calls the function for these constants.
+
+    Args:
+        name: the constant. JSON does not have it.
+
+    Raises:
+        MalformedError: always.
+
+    """
     detail = f"The body is not JSON: {name} is not a JSON number."
     raise MalformedError(detail)
 
 
 def name_of(value: Any) -> str:
-    """Return the name of a value's type in JSON."""
+    """Return the name of a value's JSON type for an error, such as "an array"."""
     if value is None:
         return "null"
     names = {list: "an array", str: "a string", bool: "a boolean"}

@@ -15,7 +15,7 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 class Whole(fields.Integer):
-    """An integer in JSON, which has one type of number: 1.0 is 1, and true is not a number."""
+    """The field of an integer in JSON: 1.0 is accepted as 1, and true is not a number."""
 
     default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
 
@@ -30,7 +30,7 @@ class Whole(fields.Integer):
 
 
 class WholeText(fields.Integer):
-    """An integer in a path or a query, where every value is a text."""
+    """The field of an integer in a path or a query, where every value is a text."""
 
     default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
 
@@ -44,7 +44,7 @@ class WholeText(fields.Integer):
 
 
 class Flag(fields.Boolean):
-    """True or false; no other value is accepted."""
+    """The field of a value true or false; no other value is accepted."""
 
     default_error_messages = {"invalid": "Expected true or false."}  # noqa: RUF012 -- marshmallow's
 
@@ -62,7 +62,7 @@ class Flag(fields.Boolean):
 
 
 class Text(fields.String):
-    """A text that every store can contain, and that UTF-8 can encode."""
+    """The field of a text that every store can contain, and that UTF-8 can encode."""
 
     default_error_messages = {  # noqa: RUF012 -- marshmallow's
         "invalid": "Expected text.",
@@ -84,7 +84,7 @@ class Text(fields.String):
 
 
 class Login(Text):
-    """A login, in the form in which it is stored and compared."""
+    """The field of a login; it is loaded in the form in which it is stored and compared."""
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -93,7 +93,10 @@ class Login(Text):
 
 
 class Shape(validate.Validator):
-    """The whole text must match a pattern; unlike Regexp, this refuses a newline at its end."""
+    """A validator: the whole text must match a pattern.
+
+    Unlike marshmallow's Regexp, it refuses a newline at the end of the text.
+    """
 
     def __init__(self, pattern: str, expected: str) -> None:
         """Create it with the pattern, and its description for errors."""

@@ -35,7 +35,12 @@ WITH_BODY = (400, 411, 413, 415)
 
 
 def build(*, locked: bool) -> dict[str, Any]:
-    """Return the document of a server that requires a token, or of one that does not."""
+    """Return the OpenAPI document of the API, as JSON values.
+
+    Args:
+        locked: whether the server requires a token.
+
+    """
     plugin = MarshmallowPlugin(schema_name_resolver=name_of)
     spec = APISpec(
         title="feedbus reference application",
@@ -63,14 +68,21 @@ def build(*, locked: bool) -> dict[str, Any]:
 
 
 def name_of(schema: Any) -> str:
-    """Return the name of a component: that of its schema's class."""
+    """Return the name of a schema among the components: its class's name without "Answer"."""
     kind = schema if isinstance(schema, type) else type(schema)
     name: str = kind.__name__
     return name.removesuffix("Answer")
 
 
 def refine(components: dict[str, Any]) -> None:
-    """Add the rules that marshmallow checks in code: unknown fields, and the channels of a user."""
+    """Add the rules that marshmallow checks in code, and apispec does not find.
+
+    These are the refusal of unknown fields, and that a user needs an e-mail address or a phone.
+
+    Args:
+        components: the schemas of the document by name; they are changed.
+
+    """
     for name, component in components.items():
         if name != "Problem":
             component["additionalProperties"] = False
@@ -79,12 +91,22 @@ def refine(components: dict[str, Any]) -> None:
 
 
 def problems(*statuses: int) -> dict[str, Any]:
-    """Return references to an operation's errors, which are described in the components."""
+    """Return the error responses of an operation, each as a reference to the components.
+
+    Args:
+        statuses: the HTTP statuses of its own errors; those of all operations are added.
+
+    """
     return {str(status): HTTPStatus(status).name for status in sorted({*statuses, *EVERYWHERE})}
 
 
 def answers(content: Mapping[int, type[Schema]]) -> dict[str, Any]:
-    """Describe an operation's successes."""
+    """Return the responses of an operation for success, by status.
+
+    Args:
+        content: maps each HTTP status to the schema of its body.
+
+    """
     return {
         str(status): {
             "description": HTTPStatus(status).phrase,
@@ -102,7 +124,17 @@ def post(
     *statuses: int,
     parameters: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe an operation that takes a body."""
+    """Return the description of an operation that takes a JSON body.
+
+    Args:
+        operation: the id of the operation.
+        summary: what it does.
+        body: the schema of the body.
+        content: maps the HTTP status of each success to the schema of its answer.
+        statuses: the HTTP statuses of its own errors.
+        parameters: its headers and other parameters.
+
+    """
     return {
         "operationId": operation,
         "summary": summary,
@@ -119,7 +151,16 @@ def get(
     content: Mapping[int, type[Schema]],
     *statuses: int,
 ) -> dict[str, Any]:
-    """Describe an operation that reads."""
+    """Return the description of an operation that only reads.
+
+    Args:
+        operation: the id of the operation.
+        summary: what it does.
+        parameters: the parameters of the path and the query.
+        content: maps the HTTP status of each success to the schema of its answer.
+        statuses: the HTTP statuses of its own errors.
+
+    """
     return {
         "operationId": operation,
         "summary": summary,
@@ -131,7 +172,15 @@ def get(
 def plain(
     operation: str, summary: str, media_type: str, schema: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describe an operation without parameters that is not made of schemas."""
+    """Return the description of an operation without parameters, whose answer has no schema class.
+
+    Args:
+        operation: the id of the operation.
+        summary: what it does.
+        media_type: the content type of the answer.
+        schema: the JSON Schema of the answer.
+
+    """
     success = {"description": "OK", "content": {media_type: {"schema": dict(schema)}}}
     return {
         "operationId": operation,
@@ -141,7 +190,12 @@ def plain(
 
 
 def public(operation: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an operation that needs no token."""
+    """Return the description of an operation, changed so that it needs no token.
+
+    Args:
+        operation: the description.
+
+    """
     return {**operation, "security": []}
 
 

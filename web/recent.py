@@ -17,11 +17,11 @@ Load = Callable[[Iterable[int]], Sequence[Mapping[str, Any]]]
 
 
 class Recent:
-    """A cache of tweets in two generations; the older generation is dropped as a whole.
+    """A cache of tweets as JSON, for the feeds of one server process.
 
-    A tweet never changes; a deleted tweet is shown for twice SECONDS at most. Threads use the cache
-    without a lock: if two of them begin a generation at the same time, some tweets are only read
-    again.
+    It has two generations; the older generation is dropped as a whole. A tweet never changes; a
+    deleted tweet is shown for twice SECONDS at most. Threads use the cache without a lock: if two
+    of them begin a generation at the same time, some tweets are only read again.
     """
 
     def __init__(
@@ -45,7 +45,13 @@ class Recent:
         self._ends_at = 0.0
 
     def read(self, tweet_ids: Sequence[int]) -> list[bytes]:
-        """Return the JSON of the tweets that exist, the oldest first."""
+        """Return the JSON of the tweets that exist, the oldest first.
+
+        Args:
+            tweet_ids: the ids of the tweets; those that are not in the cache are read from the
+                store.
+
+        """
         young, old = self._generations
         now = self._clock()
         if now >= self._ends_at or len(young) >= self._most:

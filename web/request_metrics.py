@@ -9,7 +9,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class RequestMetrics:
-    """Counts requests by method, route and status since the start of this process."""
+    """Counts the requests of one server process by method, route and status."""
 
     def __init__(self) -> None:
         """Create the metrics with 0, in a separate registry."""
@@ -24,11 +24,19 @@ class RequestMetrics:
         )  # fmt: skip
 
     def measure(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; a method that is not in use counts as "other"."""
+        """Count a request; the application calls the method after each one.
+
+        Args:
+            method: the method; a method that is not in use counts as "other".
+            route: the path of the route as it is declared, or "none".
+            status: the HTTP status of the answer.
+            seconds: the duration of the request.
+
+        """
         known = method if method in METHODS else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(known, route).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Return the metrics in Prometheus's text format."""
+        """Return the metrics in Prometheus's text format, for GET /metrics."""
         return generate_latest(self._registry)

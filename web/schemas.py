@@ -32,12 +32,20 @@ IDS = validate.Range(1, LARGEST)
 
 
 def identifier(**options: Any) -> Whole:
-    """Return a field for the id of a user or a tweet."""
+    """Return a new field for the id of a user or a tweet.
+
+    Args:
+        options: the options of the field for marshmallow, such as `required`.
+
+    """
     return Whole(validate=IDS, **options)
 
 
 class UserBody(Schema):
-    """A user to create; notifications go to the e-mail address, or else to the phone."""
+    """The body of a request that creates a user.
+
+    Notifications go to the e-mail address, or else to the phone.
+    """
 
     login = Login(
         required=True,
@@ -55,14 +63,22 @@ class UserBody(Schema):
 
     @validates_schema
     def reachable(self, loaded: dict[str, Any], **_: Any) -> None:
-        """Refuse a user who has neither an e-mail address nor a phone."""
+        """Refuse a user who has neither an e-mail address nor a phone; marshmallow calls it.
+
+        Raises:
+            ValidationError: both are missing.
+
+        """
         if "email" not in loaded and "phone" not in loaded:
             msg = "Expected email or phone."
             raise ValidationError(msg, "email")
 
 
 class FollowersBody(Schema):
-    """Followers to create for a user, named by followerLogin and a number."""
+    """The body of a request that lets users follow a user.
+
+    The logins of the followers are followerLogin, an underscore and a number.
+    """
 
     user_id = identifier(data_key="userId", required=True)
     follower_login = Login(
@@ -80,7 +96,7 @@ class FollowersBody(Schema):
 
 
 class TweetBody(Schema):
-    """A tweet to post."""
+    """The body of a request that posts a tweet."""
 
     user_id = identifier(data_key="userId", required=True)
     text = Text(
@@ -96,19 +112,19 @@ class TweetBody(Schema):
 
 
 class UserPath(Schema):
-    """The user that a path names."""
+    """The parameter of a path that names a user by the id."""
 
     user_id = WholeText(data_key="id", required=True, validate=IDS)
 
 
 def cursor() -> WholeText:
-    """Return the field with which a list continues after the last tweet of an answer."""
+    """Return a new field for the parameter `before`, with which a list is continued."""
     description = "Only tweets before this id: the value of `next` in the previous answer."
     return WholeText(load_default=None, validate=IDS, metadata={"description": description})
 
 
 class FeedQuery(Schema):
-    """How much of a feed to read."""
+    """The query parameters of a request that reads a feed."""
 
     before = cursor()
 
@@ -120,7 +136,7 @@ class FeedQuery(Schema):
 
 
 class PageQuery(Schema):
-    """Which of all tweets to read."""
+    """The query parameters of a request that reads all tweets."""
 
     before = cursor()
     page = WholeText(
@@ -137,25 +153,25 @@ class PageQuery(Schema):
 
 
 class IdAnswer(Schema):
-    """The id of what was created."""
+    """The answer with the id of a created user or tweet."""
 
     id = identifier(required=True)
 
 
 class CreatedAnswer(Schema):
-    """How many followers were created."""
+    """The answer with the number of followers that were created."""
 
     created = Whole(required=True, validate=validate.Range(min=0))
 
 
 class AcceptedAnswer(Schema):
-    """The followers will be created."""
+    """The answer to a request whose followers will be created later."""
 
     accepted = Flag(required=True)
 
 
 class TweetEntry(Schema):
-    """A tweet as it is read."""
+    """A tweet in an answer."""
 
     id = identifier(required=True)
     author = fields.String(required=True, metadata={"description": "The author's login."})
@@ -164,7 +180,7 @@ class TweetEntry(Schema):
 
 
 class TweetsAnswer(Schema):
-    """Tweets, and the cursor of the next page."""
+    """The answer with a list of tweets, and the cursor with which the list continues."""
 
     tweets = fields.List(fields.Nested(TweetEntry), required=True)
     next = identifier(
@@ -178,7 +194,7 @@ class TweetsAnswer(Schema):
 
 
 class ProblemAnswer(Schema):
-    """What went wrong (RFC 9457), and with which field."""
+    """The answer to a request that failed: a problem document (RFC 9457)."""
 
     type = fields.String(required=True)
     title = fields.String(required=True)

@@ -87,7 +87,7 @@ def demo(context: Context, authors: int, followers: int, tweets: int) -> None:
 
 
 def free_port() -> int:
-    """Return a free port of the loopback address."""
+    """Return a TCP port of the loopback address on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -95,7 +95,15 @@ def free_port() -> int:
 
 
 def surroundings(port: int) -> dict[str, str]:
-    """Return the environment of a demo: its own folder of state, and the user's servers, if set."""
+    """Return the environment variables for the processes of a demo.
+
+    The demo has a folder of its own. It uses the broker and the store of the user's environment if
+    they are set there; otherwise, the embedded ones.
+
+    Args:
+        port: the port of the HTTP API.
+
+    """
     embedded = {
         "FEEDBUS_BROKER_URL": f"sqlite:///{FOLDER}/broker.db",
         "FEEDBUS_DATABASE_URL": f"sqlite:///{FOLDER}/feeds.db",
@@ -112,7 +120,15 @@ def surroundings(port: int) -> dict[str, str]:
 
 
 def finish(tally: Tally, expected: Counts, report: Report, running: Running) -> None:
-    """Wait until everything is stored, or until there is no more progress."""
+    """Wait until everything is stored, or until there is no more progress for PATIENCE_SECONDS.
+
+    Args:
+        tally: counts the stored rows.
+        expected: the number of rows at the end.
+        report: shows the progress.
+        running: the system, which is started again if it ends.
+
+    """
     last, since = tally.stored(), time.monotonic()
     while last != expected and time.monotonic() - since < PATIENCE_SECONDS:
         running.keep_up()

@@ -24,11 +24,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class Taken(FeedbusError):  # noqa: N818 -- what is the case
-    """The object to create exists already."""
+    """The server answered 409: the login of a user, or the key of a tweet, is already used."""
 
 
 class Load:
-    """A few HTTP clients."""
+    """Sends the requests of a demo over HTTP, with a few clients at the same time."""
 
     def __init__(self, port: int, keep_up: Callable[[], None]) -> None:
         """Send requests to a port of this machine; keep_up is called if it does not answer."""
@@ -38,7 +38,18 @@ class Load:
         self._authors: list[int] = []
 
     def seed(self, authors: int, followers: int, progress: Progress) -> int:
-        """Create authors and their followers; return the number of followers."""
+        """Create authors and their followers; return the number of followers.
+
+        Args:
+            authors: the number of authors.
+            followers: the number of followers of the first author; the others have fewer and fewer.
+            progress: called with the name of what is created, the number so far, and the number in
+                total.
+
+        Raises:
+            FeedbusError: the server does not answer for PATIENCE_SECONDS, or refuses a request.
+
+        """
         counts = [max(1, round(followers / rank**POWER)) for rank in range(1, authors + 1)]
         for index, count in enumerate(counts):
             author = self._author(f"author{index}")
@@ -60,7 +71,17 @@ class Load:
                 taken += 1
 
     def post(self, tweets: int, progress: Progress) -> None:
-        """Post tweets of random authors; each has a request key, so a repetition is harmless."""
+        """Post tweets of random authors; each has a request key, so a repetition is harmless.
+
+        Args:
+            tweets: the number of tweets.
+            progress: called with the name of what is created, the number so far, and the number in
+                total.
+
+        Raises:
+            FeedbusError: the server does not answer for PATIENCE_SECONDS, or refuses a request.
+
+        """
         posts = [
             (
                 index,

@@ -17,7 +17,7 @@ PLAIN_TICK_SECONDS = 5.0
 
 
 class Report:
-    """Writes to standard output."""
+    """Prints what a demo does and finds to stdout; a demo has one object."""
 
     def __init__(self) -> None:
         """Start the clock of the demo."""
@@ -25,13 +25,25 @@ class Report:
         self._live = sys.stdout.isatty()
 
     def step(self, text: str) -> None:
-        """Print that a step is done."""
+        """Print a line with the time since the start: a step of the demo is done.
+
+        Args:
+            text: what was done.
+
+        """
         self._clear()
         clock = click.style(f"{time.monotonic() - self._started:5.1f} s", dim=True)
         click.echo(f"{clock}  {text}")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show the progress of a step: a bar on a terminal, otherwise a line from time to time."""
+        """Show the progress of a step: a bar on a terminal, otherwise a line from time to time.
+
+        Args:
+            what: the name of what is created.
+            done: the number so far.
+            total: the number at the end.
+
+        """
         now = time.monotonic()
         if now - self._reported < (TICK_SECONDS if self._live else PLAIN_TICK_SECONDS):
             return
@@ -44,7 +56,13 @@ class Report:
         click.echo(f"\r         {'█' * filled}{'·' * (BAR - filled)}  {text}\033[K", nl=False)
 
     def spread(self, topology: Topology, tally: Tally) -> None:
-        """Show each shard's feed entries by the ring, and the records that it has handled."""
+        """Print for each shard the feed entries that it owns, and the records that it has handled.
+
+        Args:
+            topology: the topology of the demo.
+            tally: counts the feed entries of each shard.
+
+        """
         owned = tally.by_shard()
         handled = metrics.totals(topology.var / "metrics")
         highest = max(owned.values(), default=1)
@@ -59,7 +77,15 @@ class Report:
         click.echo(f"max/mean {highest / max(mean, 1):.2f}\n")
 
     def figures(self, stored: Counts, expected: Counts, tweets: int, seconds: float) -> None:
-        """Show the stored rows, whether their number is correct, and the rates."""
+        """Print the numbers of stored rows, whether they are as expected, and the rates.
+
+        Args:
+            stored: the numbers of stored rows.
+            expected: the numbers that result from the tweets.
+            tweets: the number of posted tweets.
+            seconds: the time from the first post to the last row.
+
+        """
         right = stored == expected
         verdict = click.style("as expected", fg="green") if right else f"expected {expected}"
         click.echo(f"{stored}: {verdict}")

@@ -22,7 +22,10 @@ MOST_STARTS = 20
 
 
 class Running:
-    """`feedbus up` as a child process, which is started again if it is killed."""
+    """`feedbus up` as a child process of a demo, in a `with` block.
+
+    If the child process is killed, keep_up() starts it again.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class Running:
         self._start()
 
     def wait_until_ready(self) -> int:
-        """Wait until every process is ready; return their number.
+        """Wait until every process of the system is ready; return their number.
 
         Raises:
             FeedbusError: some are not ready in time, or the supervisor gave some up.

@@ -17,7 +17,14 @@ from store.models import EmailNotification, FeedEntry, Follower, SmsNotification
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of each kind."""
+    """The numbers of rows that a demo stores.
+
+    Attributes:
+        entries: the entries of feeds.
+        emails: the notifications by e-mail.
+        messages: the notifications by SMS.
+
+    """
 
     entries: int
     emails: int
@@ -29,7 +36,7 @@ class Counts:
 
 
 class Tally:
-    """Counts the rows in the store of the demo."""
+    """Counts the rows in the store of the demo, in a `with` block that opens the store."""
 
     def __init__(self, topology: Topology) -> None:
         """Open the topology's store."""
@@ -45,7 +52,7 @@ class Tally:
         self._store.close()
 
     def expected(self) -> Counts:
-        """Return the numbers of rows that result from the tweets and the graph."""
+        """Return the numbers of rows that result from the stored tweets, users and followers."""
         totals = (
             Tweet.select(fn.COUNT(Follower.follower), fn.COUNT(User.email), fn.COUNT(User.phone))
             .join(Follower, on=(Follower.author == Tweet.author))
@@ -63,7 +70,7 @@ class Tally:
         )
 
     def by_shard(self) -> dict[str, int]:
-        """Return the number of feed entries that each shard owns by the ring."""
+        """Return the number of feed entries that each shard owns by the ring, by consumer."""
         ring = Ring.of(self._topology.generation("update_feed").members)
         owned: Counter[str] = Counter()
         feeds = FeedEntry.select(FeedEntry.reader_id, fn.COUNT(FeedEntry.tweet_id)).group_by(
