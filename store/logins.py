@@ -25,5 +25,5 @@ EXPECTED = "no blanks, no control characters and none that cannot be seen"
 
 
 def normalized(login: str) -> str:
-    """Return a login as it is stored and compared."""
+    """Return a login in the form in which it is stored and compared: normalization form C."""
     return unicodedata.normalize("NFC", login)

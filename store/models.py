@@ -19,7 +19,10 @@ SMS_TEXT_CHARACTERS = 60
 
 
 class User(peewee.Model):
-    """A user, who can write tweets, follow others, and be notified by e-mail or SMS."""
+    """A row of the table `users`: a user, who can write tweets and follow others.
+
+    Notifications reach the user by e-mail or SMS.
+    """
 
     id = peewee.BigAutoField()
     login = peewee.CharField(LOGIN_CHARACTERS, unique=True)
@@ -28,20 +31,23 @@ class User(peewee.Model):
     created_at = peewee.BigIntegerField()
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database and its table."""
 
         database = database
         table_name = "users"
 
 
 class Follower(peewee.Model):
-    """One user follows another; the rows of an author's followers are stored together, in order."""
+    """A row of the table `follower`: one user follows another.
+
+    The rows of an author's followers are stored together, in the order of their ids.
+    """
 
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
     follower = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database, its table and its key."""
 
         database = database
         table_name = "follower"
@@ -50,7 +56,10 @@ class Follower(peewee.Model):
 
 
 class Tweet(peewee.Model):
-    """A tweet of an author; request_key distinguishes a repeated request from a second tweet."""
+    """A row of the table `tweet`: a tweet of an author.
+
+    The column request_key is the same for a request and its repetitions, which are no second tweet.
+    """
 
     id = peewee.BigAutoField()
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
@@ -59,7 +68,7 @@ class Tweet(peewee.Model):
     request_key = peewee.TextField(null=True)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database, its table and its indexes."""
 
         database = database
         table_name = "tweet"
@@ -67,17 +76,17 @@ class Tweet(peewee.Model):
 
 
 class FeedEntry(peewee.Model):
-    """A tweet in a reader's feed. It has no foreign keys: checking them would cost too much.
+    """A row of the table `feed`: a tweet in a reader's feed.
 
-    The key has the order in which a feed is read. So the last entries of a feed are stored
-    together.
+    It has no foreign keys: checking them would cost too much. The key has the order in which a feed
+    is read. So the last entries of a feed are stored together.
     """
 
     reader_id = peewee.BigIntegerField()
     tweet_id = peewee.BigIntegerField()
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database, its table and its key."""
 
         database = database
         table_name = "feed"
@@ -86,9 +95,10 @@ class FeedEntry(peewee.Model):
 
 
 class EmailNotification(peewee.Model):
-    """An e-mail to a user. The source is its cause: a tweet, or a message of another system.
+    """A row of the table `email_notification`: an e-mail to a user.
 
-    The key begins with the source, so the notifications of one tweet are stored together.
+    The source is its cause: a tweet, or a message of another system. The key begins with the
+    source, so the notifications of one tweet are stored together.
     """
 
     source = peewee.TextField()
@@ -97,7 +107,7 @@ class EmailNotification(peewee.Model):
     text = peewee.CharField(EMAIL_TEXT_CHARACTERS)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database, its table and its key."""
 
         database = database
         table_name = "email_notification"
@@ -105,7 +115,10 @@ class EmailNotification(peewee.Model):
 
 
 class SmsNotification(peewee.Model):
-    """A short message to a user's phone; its key has the same form as that of an e-mail."""
+    """A row of the table `sms_notification`: a short message to a user's phone.
+
+    The key begins with the source (a tweet, or a message of another system), as that of an e-mail.
+    """
 
     source = peewee.TextField()
     user_id = peewee.BigIntegerField()
@@ -113,7 +126,7 @@ class SmsNotification(peewee.Model):
     text = peewee.CharField(SMS_TEXT_CHARACTERS)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database, its table and its key."""
 
         database = database
         table_name = "sms_notification"
@@ -121,24 +134,30 @@ class SmsNotification(peewee.Model):
 
 
 class DeletedUser(peewee.Model):
-    """A user who was deleted; triggers write it. Messages for this user are dropped."""
+    """A row of the table `deleted_user`: a user who was deleted; triggers write it.
+
+    Messages for this user are dropped.
+    """
 
     id = peewee.BigIntegerField(primary_key=True)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database and its table."""
 
         database = database
         table_name = "deleted_user"
 
 
 class DeletedTweet(peewee.Model):
-    """A tweet that was deleted; triggers write it. Later updates of feeds with it are dropped."""
+    """A row of the table `deleted_tweet`: a tweet that was deleted; triggers write it.
+
+    Later messages that put the tweet into feeds are dropped.
+    """
 
     id = peewee.BigIntegerField(primary_key=True)
 
     class Meta:
-        """Where it is stored."""
+        """peewee's settings of the model: its database and its table."""
 
         database = database
         table_name = "deleted_tweet"

@@ -11,17 +11,22 @@ EPOCH_SHOWN = EPOCH.replace(tzinfo=None)  # without a zone it is written in half
 
 
 def now_us() -> int:
-    """Return the current time."""
+    """Return the current time, in microseconds since 1970 (UTC)."""
     return time.time_ns() // 1_000
 
 
 def to_text(moment_us: int) -> str:
-    """Return a time in ISO 8601, in UTC with six decimals, so that texts sort in time order."""
+    """Return a time in ISO 8601, in UTC with six decimals, so that texts sort in time order.
+
+    Args:
+        moment_us: the time, in microseconds since 1970 (UTC).
+
+    """
     moment = EPOCH_SHOWN + timedelta(0, 0, moment_us)
     # Faster than a format, and a feed has many.
     return moment.isoformat(timespec="microseconds") + "Z"
 
 
 def to_us(moment: datetime) -> int:
-    """Return the microseconds of an aware datetime."""
+    """Return a datetime, which has a time zone, in microseconds since 1970 (UTC)."""
     return (moment - EPOCH) // MICROSECOND

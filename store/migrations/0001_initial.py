@@ -70,7 +70,13 @@ TABLES = ("sms_notification", "email_notification", "feed", "tweet", "follower",
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Create all tables."""
+    """Create all tables; the runner of migrations calls the function.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """
     words = POSTGRES if on_postgres() else SQLITE
     for statement in STATEMENTS:
         for word, meaning in words.items():
@@ -79,6 +85,12 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Drop all tables with their rows."""
+    """Drop all tables with their rows; the runner calls it to revert the migration.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """
     for table in TABLES:
         db.execute_sql(f"DROP TABLE {table}")

@@ -1,4 +1,4 @@
-"""Remember which users and tweets were deleted.
+"""Add tables with the ids of users and tweets that were deleted.
 
 A message about a deleted user or tweet may arrive later. Without these tables, its id would look
 like a wrong id.
@@ -42,12 +42,24 @@ SQLITE_BACK = ("DROP TRIGGER {deleted}_note", "DROP TABLE {deleted}")
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Create the tables, and the triggers that fill them."""
+    """Create the tables, and the triggers that fill them; the runner of migrations calls it.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """
     _run(db, POSTGRES if on_postgres() else SQLITE)
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Drop the tables and the triggers."""
+    """Drop the tables and the triggers; the runner calls it to revert the migration.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """
     _run(db, POSTGRES_BACK if on_postgres() else SQLITE_BACK)
 
 

@@ -17,7 +17,15 @@ SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Convert the logins; a login that would become another user's stays, and is logged."""
+    """Convert the logins; the runner of migrations calls the function.
+
+    A login that would be equal to another user's login afterwards is not changed, and is logged.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """
     mark = "%s" if on_postgres() else "?"
     update = (
         f"UPDATE users SET login = {mark} WHERE id = {mark}"  # noqa: S608 -- of constants
@@ -34,4 +42,12 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:
-    """Do nothing: the original form is not known, and both versions can read the logins."""
+    """Do nothing; the runner calls it to revert the migration.
+
+    The original form is not known, and both versions of the application can read the logins.
+
+    Args:
+        migrator: not used.
+        db: the database.
+
+    """

@@ -31,7 +31,13 @@ class CannotMigrate(FeedbusError):  # noqa: N818 -- says what cannot be done
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A migration; `applied` is the local time when it was applied, or "" if it was not."""
+    """One migration of the store's tables, as `feedbus migrate status` lists it.
+
+    Attributes:
+        name: the name of its file, without ".py".
+        applied: the local time when it was applied, as text; "" if it was not.
+
+    """
 
     name: str
     applied: str
@@ -51,7 +57,12 @@ def migrate(topology: Topology) -> None:
 
 
 def url_of(topology: Topology) -> StoreUrl:
-    """Return the URL of the tables' database; raise UsageError if the topology has none."""
+    """Return the URL of the database with the tables.
+
+    Raises:
+        UsageError: the topology has no such URL.
+
+    """
     if topology.store_url is None:
         msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
         raise UsageError(msg)
@@ -59,7 +70,17 @@ def url_of(topology: Topology) -> StoreUrl:
 
 
 def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
-    """Apply pending migrations up to and including target; return the names of these."""
+    """Apply the pending migrations; return the names of those that were applied.
+
+    Args:
+        url: the URL of the store.
+        target: the name of the last migration to apply; None to apply all.
+
+    Raises:
+        Outage: the store is unavailable, or another process has been migrating for two minutes.
+        CannotMigrate: a migration does not exist or has failed; it was rolled back.
+
+    """
     with _runner(url) as runner:
         applied: list[str] = runner.up(target)
     for name in applied:
@@ -68,7 +89,17 @@ def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
 
 def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
-    """Revert the last migration, or all back to and including target; return their names."""
+    """Revert migrations; return the names of those that were reverted.
+
+    Args:
+        url: the URL of the store.
+        target: the name of the earliest migration to revert; None to revert only the last one.
+
+    Raises:
+        Outage: the store is unavailable, or another process has been migrating for two minutes.
+        CannotMigrate: a migration does not exist or cannot be reverted; it was rolled back.
+
+    """
     with _runner(url) as runner:
         reverted: list[str] = runner.down(target)
     for name in reverted:
@@ -77,7 +108,15 @@ def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
 
 
 def steps(url: StoreUrl | str) -> list[Step]:
-    """Return every migration in order, also applied ones whose file is missing."""
+    """Return every migration in order, also applied ones whose file is missing.
+
+    Args:
+        url: the URL of the store.
+
+    Raises:
+        Outage: the store is unavailable.
+
+    """
     with _opened(url) as store:
         return [
             Step(each.name, f"{each.applied:%Y-%m-%d %H:%M:%S}" if each.applied else "")

@@ -10,14 +10,28 @@ from store.queries.sql import numbers, rows
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """The ids of users and tweets that were deleted."""
+    """The ids of users and tweets that were deleted; the result of deleted().
+
+    Attributes:
+        users: the ids of the users.
+        tweets: the ids of the tweets.
+
+    """
 
     users: frozenset[int]
     tweets: frozenset[int]
 
 
 def deleted(*, users: Iterable[int] = (), tweets: Iterable[int] = ()) -> Deleted:
-    """Return which of these users and tweets were deleted."""
+    """Return which of some users and tweets were deleted.
+
+    Handlers call the function for ids that they do not find.
+
+    Args:
+        users: the ids of users.
+        tweets: the ids of tweets.
+
+    """
     return Deleted(_among(users, "deleted_user"), _among(tweets, "deleted_tweet"))
 
 

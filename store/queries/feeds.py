@@ -41,8 +41,8 @@ def add_feed_entries(readers: Mapping[int, Sequence[int]]) -> set[int]:
     """Put tweets into feeds; return the ids of the tweets that exist.
 
     Args:
-        readers: for each tweet's id, the ids of the readers whose feeds get the tweet. For a tweet
-            that does not exist, nothing is added. Existing entries stay.
+        readers: maps the id of each tweet to the ids of the readers whose feeds get the tweet. For
+            a tweet that does not exist, nothing is added. Existing entries stay.
 
     """
     # In one order everywhere, so that two processes that write the same entries cannot deadlock,
@@ -79,7 +79,12 @@ def _numbers(lines: Sequence[str]) -> tuple[str, str]:
 
 
 def read_feed(reader_id: int, count: int, before: int | None = None) -> list[int]:
-    """Return the ids of the last count tweets of a feed (before an id), the newest first.
+    """Return the ids of the last tweets of a feed, the newest first.
+
+    Args:
+        reader_id: the id of the user whose feed it is.
+        count: the largest number of tweets.
+        before: only tweets with a lower id are returned; None for all.
 
     Raises:
         UnknownUser: no user has the id of the reader.

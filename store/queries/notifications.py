@@ -14,15 +14,23 @@ def add_email_notifications(groups: Sequence[Group]) -> set[int]:
     """Store e-mails; return the ids of users who do not exist or have no e-mail address.
 
     Args:
-        groups: (source, text of at most 512 characters, ids of the users). Each user's address is
-            looked up here. A user who was notified of a source is not notified again.
+        groups: for each notification, its source, its text of at most 512 characters, and the ids
+            of the users. Each user's address is looked up here. A user who was notified of a source
+            is not notified again.
 
     """
     return _add("email_notification", "address", "email", groups)
 
 
 def add_sms_notifications(groups: Sequence[Group]) -> set[int]:
-    """Store short messages of at most 60 characters; see add_email_notifications."""
+    """Store short messages; return the ids of users who do not exist or have no phone.
+
+    Args:
+        groups: for each notification, its source, its text of at most 60 characters, and the ids of
+            the users. Each user's phone is looked up here. A user who was notified of a source is
+            not notified again.
+
+    """
     return _add("sms_notification", "phone", "phone", groups)
 
 
@@ -75,7 +83,10 @@ def _lines(start: str, middles: Sequence[str], end: str) -> str:
 def _add_missing(
     table: str, column: str, addresses: Mapping[int, str], notices: Sequence[Group]
 ) -> None:
-    """Return one statement for all groups: it has each text once, and the group of each user."""
+    """Add the rows that are missing with one statement for all groups.
+
+    The statement has each text only once, and the number of the group of each user.
+    """
     users = [user for group in notices for user in group[2]]
     run(
         f"""

@@ -1,4 +1,4 @@
-"""SQL for both databases: one statement, in which the differing words are replaced."""
+"""SQL for both databases: one statement, in which the words that differ are replaced."""
 
 from __future__ import annotations
 
@@ -34,12 +34,25 @@ def _words(sql: str, postgres: bool) -> str:  # noqa: FBT001 -- a key of the cac
 
 
 def run(sql: str, *values: Any) -> Any:
-    """Execute a statement whose parameters are question marks; return the cursor."""
+    """Execute a statement on SQLite or PostgreSQL; return the cursor.
+
+    Args:
+        sql: the statement, with question marks for parameters; $NUMBERS, $ROWS(table) and $LIST are
+            replaced by the words of the database.
+        values: the parameters.
+
+    """
     return database.execute_sql(_words(sql, on_postgres()), values)
 
 
 def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> None:
-    """Execute a statement on SQLite once for each tuple of parameters."""
+    """Execute a statement on SQLite once for each tuple of parameters, in one transaction.
+
+    Args:
+        sql: the statement, with question marks for parameters.
+        parameters: the tuples.
+
+    """
     with transaction():
         database.connection().executemany(sql, parameters)
 
@@ -47,13 +60,14 @@ def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> None:
 def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
     """Add rows to a table of PostgreSQL that probably has none of these rows.
 
-    Asking for each row whether it is there, as ON CONFLICT does, takes longer than adding it; where
-    one is, the server undoes all and logs it as an error, and they are added with care.
+    A statement with ON CONFLICT checks each row, so it takes longer than COPY. If a row exists, the
+    server undoes the whole COPY and logs it as an error; then the rows are added by `otherwise`.
 
     Args:
         into: the table and its columns, such as "feed (reader_id, tweet_id)".
-        text: a line a row, values separated by tabs, texts escaped().
-        otherwise: adds those that are missing, when one of the rows is there or comes twice.
+        text: one line for each row; the values are separated by tabs, and texts are escaped().
+        otherwise: adds the missing rows; it is called if a row exists or is given twice, or if
+            there are few rows.
 
     """
     from psycopg2.errors import UniqueViolation
@@ -73,7 +87,7 @@ def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
 
 
 def escaped(texts: Iterable[str]) -> list[str]:
-    """Return texts in the form that copy() expects."""
+    """Return texts in the form that copy() expects, with escapes for tabs and line ends."""
     given = list(texts)
     if not COPY_SPECIAL.search("".join(given)):
         return given  # as nearly always, and looking is cheap
@@ -81,24 +95,39 @@ def escaped(texts: Iterable[str]) -> list[str]:
 
 
 def rows(sql: str, *values: Any) -> Sequence[tuple[Any, ...]]:
-    """Return all rows of a statement's result."""
+    """Execute a statement, and return all rows of its result.
+
+    Args:
+        sql: the statement, in the notation of run().
+        values: the parameters.
+
+    """
     found: Sequence[tuple[Any, ...]] = run(sql, *values).fetchall()
     return found
 
 
 def first(sql: str, *values: Any) -> tuple[Any, ...] | None:
-    """Return the first row of a statement's result, or None."""
+    """Execute a statement, and return the first row of its result, or None if there is none.
+
+    Args:
+        sql: the statement, in the notation of run().
+        values: the parameters.
+
+    """
     found: tuple[Any, ...] | None = run(sql, *values).fetchone()
     return found
 
 
 def numbers(values: Iterable[int | str]) -> str:
-    """Return integers as one parameter for $NUMBERS or $ROWS, which is faster than many."""
+    """Return integers as one parameter for $NUMBERS or $ROWS in a statement.
+
+    One parameter is faster than one for each integer.
+    """
     text = ",".join(map(str, values))
     return f"{{{text}}}" if on_postgres() else f"[{text}]"
 
 
 def listed(value: Any) -> list[int]:
-    """Return the integers in a value that $LIST has made of a column."""
+    """Return the integers in a column of a result that $LIST has made."""
     found: list[int] = value if on_postgres() else json.loads(value)
     return found

@@ -1,4 +1,4 @@
-"""Tweets: those that were posted here, and those that other systems publish."""
+"""Tweets that were posted here, and tweets that other systems publish."""
 
 from __future__ import annotations
 
@@ -63,7 +63,13 @@ class KeyReused(FeedbusError):  # noqa: N818 -- what is the case
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A tweet in the form of publish_tweet, and whether a repeated request has posted it."""
+    """The result of create_tweet().
+
+    Attributes:
+        tweet: the tweet in the form of a message of publish_tweet.
+        repeated: whether an earlier request with the same key has stored it.
+
+    """
 
     tweet: dict[str, Any]
     repeated: bool
@@ -140,8 +146,11 @@ def _wire(
 def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
     """Store the tweets that do not exist yet; return the ids of all that exist afterwards.
 
-    Each is as publish_tweet's schema loads it. Not stored are tweets of an unknown author, and
-    tweets that were deleted.
+    Tweets of an unknown author, and tweets that were deleted, are not stored.
+
+    Args:
+        tweets: the fields of each tweet, as the schema PublishTweet loads them.
+
     """
     asked = {tweet["id"]: tweet for tweet in tweets}
     there = stored_tweets(asked)
@@ -157,12 +166,15 @@ def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
 
 
 def stored_tweets(tweet_ids: Iterable[int]) -> set[int]:
-    """Return which of these tweets exist."""
+    """Return which of some tweets exist, by their ids."""
     return {row[0] for row in rows("SELECT tweet.id FROM $ROWS(tweet)", numbers(tweet_ids))}
 
 
 def read_tweets(tweet_ids: Iterable[int]) -> list[dict[str, Any]]:
-    """Return the tweets with these ids that exist, in any order."""
+    """Return the tweets with some ids that exist, in any order.
+
+    Each tweet has the keys "id", "author" (the login), "text" and "createdAt" (ISO 8601).
+    """
     found = rows(
         "SELECT tweet.id, users.login, tweet.text, tweet.created_at"
         " FROM $ROWS(tweet) JOIN users ON users.id = tweet.author_id",
@@ -172,13 +184,29 @@ def read_tweets(tweet_ids: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
-    """Return a page of all tweets, the newest first; the first page is 0."""
+    """Return a page of all tweets, the newest first.
+
+    Each tweet has the keys "id", "author" (the login), "text" and "createdAt" (ISO 8601).
+
+    Args:
+        page: the number of the page, from 0.
+        per_page: the number of tweets on a page.
+
+    """
     newest = "SELECT id FROM tweet ORDER BY id DESC LIMIT ? OFFSET ?"
     return _listed(newest, per_page, page * per_page)
 
 
 def list_tweets_before(tweet_id: int, count: int) -> list[dict[str, Any]]:
-    """Return the latest tweets before a given one, newest first; it may have been deleted."""
+    """Return the latest tweets before a given tweet, the newest first.
+
+    Each tweet has the keys "id", "author" (the login), "text" and "createdAt" (ISO 8601).
+
+    Args:
+        tweet_id: the id of the given tweet, which may have been deleted.
+        count: the largest number of tweets.
+
+    """
     return _listed("SELECT id FROM tweet WHERE id < ? ORDER BY id DESC LIMIT ?", tweet_id, count)
 
 

@@ -1,4 +1,4 @@
-"""Users, and who follows whom."""
+"""Users, and which users follow them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,17 @@ class UnknownUser(FeedbusError):  # noqa: N818 -- what is the case
 
 
 def create_user(login: str, email: str | None = None, phone: str | None = None) -> int:
-    """Create a user and return the id, or raise LoginTaken."""
+    """Create a user and return the id.
+
+    Args:
+        login: the login, in normalization form C.
+        email: the e-mail address; None if the user has none.
+        phone: the phone number; None if the user has none.
+
+    Raises:
+        LoginTaken: a user with this login exists already.
+
+    """
     with transaction():
         found = first(
             "INSERT INTO users (login, email, phone, created_at) VALUES (?, ?, ?, ?)"
@@ -105,7 +115,12 @@ def create_user(login: str, email: str | None = None, phone: str | None = None) 
 
 
 def login_of(user_id: int) -> str:
-    """Return a user's login, or raise UnknownUser."""
+    """Return the login of a user.
+
+    Raises:
+        UnknownUser: no user has this id.
+
+    """
     found = first("SELECT login FROM users WHERE id = ?", user_id)
     if found is None:
         raise UnknownUser(user_id)
@@ -115,14 +130,14 @@ def login_of(user_id: int) -> str:
 def add_followers(author_id: int, follower_login: str, count: int, start: int = 0) -> int:
     """Let users FOLLOWERLOGIN_0, FOLLOWERLOGIN_1, … follow an author; return how many are new.
 
-    Users that are missing are created, those of an even number with an e-mail address, the others
-    with a phone. To repeat it changes nothing.
+    Users that are missing are created: those of an even number with an e-mail address, the others
+    with a phone. A repeated call changes nothing.
 
     Args:
-        author_id: the user whom they follow; nobody follows themselves.
-        follower_login: the beginning of their logins.
+        author_id: the id of the author. If one of the logins is the author's, it is left out.
+        follower_login: the beginning of the followers' logins.
         count: the number of followers.
-        start: the number of the first, for work that is done in parts.
+        start: the number of the first follower, for work that is done in parts.
 
     Raises:
         UnknownUser: there is no such author.
@@ -145,7 +160,17 @@ def add_followers(author_id: int, follower_login: str, count: int, start: int = 
 
 
 def followers_of(author_ids: Iterable[int], most: int) -> dict[int, Audience]:
-    """Return the followers of each of many authors: those with the lowest ids, up to a limit."""
+    """Return the followers of each of many authors, up to a limit.
+
+    Args:
+        author_ids: the ids of the authors.
+        most: the largest number of followers of each author: those with the lowest ids.
+
+    Returns:
+        Maps each author to the ids of the followers by how they can be notified: "", "email",
+        "phone" or "email phone".
+
+    """
     if not on_postgres():
         return {author: next(stream_followers(author, most), {}) for author in author_ids}
     groups: dict[int, list[Sequence[Any]]] = {author: [] for author in author_ids}
@@ -158,6 +183,14 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
     """Yield an author's followers in the order of their ids, in chunks of a given size.
 
     Each chunk starts where the last one ended, so only one chunk is in memory.
+
+    Args:
+        author_id: the id of the author.
+        chunk: the number of followers in a chunk.
+
+    Yields:
+        The ids of the followers by how they can be notified: "", "email", "phone" or "email phone".
+
     """
     last, count = 0, chunk
     while count == chunk:
@@ -169,7 +202,16 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
 
 
 def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
-    """Yield the followers of many authors in parts of at most AT_ONCE for each author."""
+    """Yield the followers of many authors in parts of at most AT_ONCE for each author.
+
+    Args:
+        author_ids: the ids of the authors.
+
+    Yields:
+        The id of an author, and ids of followers by how they can be notified: "", "email", "phone"
+        or "email phone".
+
+    """
     many = []
     for author, audience in followers_of(author_ids, FEW + 1).items():
         if sum(map(len, audience.values())) <= FEW:
@@ -188,7 +230,14 @@ def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
 
 
 def channels_of(user_ids: Iterable[int]) -> dict[int, str]:
-    """Return by which of "email" and "phone" each user can be notified, without unknown users."""
+    """Return how users can be notified: "", "email", "phone" or "email phone", by their ids.
+
+    Unknown users are left out.
+
+    Args:
+        user_ids: the ids of the users.
+
+    """
     asked = numbers(sorted(set(user_ids)))
     found: dict[int, str] = dict(rows(f"SELECT users.id, {CHANNELS} FROM $ROWS(users)", asked))  # noqa: S608 -- of constants
     return found
