@@ -11,7 +11,15 @@ from store import queries
 
 @handler(AddFollowers)
 def add_followers(message: dict[str, Any]) -> None:
-    """Add the missing followers; a repeated message adds none, and a deleted user gets none."""
+    """Handle a message of add_followers: let generated users follow a user.
+
+    A repeated message adds none. A message for a deleted user is dropped; for an unknown user, it
+    becomes a dead letter.
+
+    Args:
+        message: the fields, as AddFollowers loads them.
+
+    """
     try:
         queries.add_followers(message["user_id"], message["follower_login"], message["count"])
     except queries.UnknownUser as error:

@@ -11,7 +11,12 @@ COPIED = {"id": "id", "author": "author", "authorId": "author_id", "text": "text
 
 @handler(PublishTweet, batch=True)
 def publish_tweet(tweets: Records) -> None:
-    """Publish an update_feed message for each follower of each tweet's author."""
+    """Handle tweets: publish an update_feed message for each follower of each tweet's author.
+
+    Args:
+        tweets: the records of a batch, as PublishTweet loads them.
+
+    """
     set_aside(tweets.where_not("id", queries.ensure_tweets(tweets)))
     by_author = tweets.remaining().group_by("author_id")
     for author, audience in queries.audiences(by_author):
@@ -27,7 +32,12 @@ def publish_tweet(tweets: Records) -> None:
 
 
 def set_aside(lost: Records) -> None:
-    """Drop records of deleted tweets or authors; reject records of unknown authors."""
+    """Drop records of deleted tweets or authors; reject records of unknown authors.
+
+    Args:
+        lost: the records whose tweets could not be stored.
+
+    """
     gone = queries.deleted(tweets=lost.column("id"), users=lost.column("author_id"))
     for some in (lost.where("id", gone.tweets), lost.where("author_id", gone.users)):
         some.drop(lambda t: f"tweet {t['id']} or its author was deleted")

@@ -20,35 +20,45 @@ YEARS = validate.Range(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, 
 
 
 def check_text(text: str) -> None:
-    """Refuse text that is blank, or that no database stores."""
+    """Check that a text is not blank, and that every database can store it.
+
+    Raises:
+        ValidationError: the text is blank, has a NUL, or has half of a surrogate pair.
+
+    """
     if not text.strip() or "\0" in text or text.encode(errors="ignore").decode() != text:
         msg = "Must not be blank, contain NUL, or have half of a surrogate pair."
         raise ValidationError(msg)
 
 
 def text(characters: int) -> fields.Str:
-    """Return the field of a text with at most this number of characters."""
+    """Return a new field for a required text.
+
+    Args:
+        characters: the largest number of characters.
+
+    """
     return fields.Str(required=True, validate=[validate.Length(max=characters), check_text])
 
 
 class Login(fields.Str):
-    """A login, in the form in which it is stored and compared."""
+    """The field of a login; it is loaded in the form in which it is stored and compared."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         return logins.normalized(super()._deserialize(value, *args, **kwargs))
 
 
 class Message(Schema):
-    """The base of all messages."""
+    """The base of the schemas of all messages; it ignores unknown fields."""
 
     class Meta:
-        """Ignore unknown fields."""
+        """marshmallow's settings of the schema: it ignores unknown fields."""
 
         unknown = EXCLUDE
 
 
 class AddFollowers(Message):
-    """add_followers: let a number of generated users follow a user."""
+    """The schema of a message of add_followers: let generated users follow a user."""
 
     user_id = fields.Int(data_key="userId", required=True, **ID)
     follower_login = Login(
@@ -60,7 +70,7 @@ class AddFollowers(Message):
 
 
 class PublishTweet(Message):
-    """publish_tweet: send a tweet to its author's followers."""
+    """The schema of a message of publish_tweet: send a tweet to its author's followers."""
 
     id = fields.Int(required=True, **ID)
     author = text(models.LOGIN_CHARACTERS)
@@ -72,14 +82,18 @@ class PublishTweet(Message):
 
 
 class UpdateFeed(PublishTweet):
-    """update_feed: put a tweet into one follower's feed; channels is None if it is not known."""
+    """The schema of a message of update_feed: put a tweet into one follower's feed.
+
+    `channels` says how the follower can be notified: "", "email", "phone" or "email phone". It is
+    None if this is not known.
+    """
 
     follower_id = fields.Int(data_key="followerId", required=True, **ID)
     channels = fields.Str(load_default=None, allow_none=True, validate=validate.OneOf(CHANNELS))
 
 
 class SendNotification(Message):
-    """send_notification: notify a user of a tweet, or of anything else."""
+    """The schema of a message of send_notification: notify a user of a tweet or another event."""
 
     user_id = fields.Int(data_key="userId", required=True, **ID)
     text = text(models.EMAIL_TEXT_CHARACTERS)

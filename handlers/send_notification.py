@@ -9,13 +9,28 @@ from store import models, queries
 
 @handler(SendNotification, batch=True)
 def send_email(records: Records) -> None:
-    """Store an e-mail for each record."""
+    """Handle notifications: store an e-mail for each record.
+
+    Records of deleted users are dropped. Records of users without an e-mail address become dead
+    letters.
+
+    Args:
+        records: the records of a batch, as SendNotification loads them.
+
+    """
     _drop_or_reject(records, queries.add_email_notifications(_grouped(records)), "e-mail address")
 
 
 @handler(SendNotification, batch=True)
 def send_sms(records: Records) -> None:
-    """Store a short message for each record."""
+    """Handle notifications: store a short message for each record.
+
+    Records of deleted users are dropped. Records of users without a phone become dead letters.
+
+    Args:
+        records: the records of a batch, as SendNotification loads them.
+
+    """
     groups = [(source, shorten(text), users) for source, text, users in _grouped(records)]
     _drop_or_reject(records, queries.add_sms_notifications(groups), "phone")
 

@@ -12,7 +12,14 @@ NOTIFICATION = {"userId": "follower_id", "text": "text", "tweetId": "id"}
 
 @handler(UpdateFeed, batch=True)
 def update_feed(updates: Records) -> None:
-    """Add each tweet to its followers' feeds, then publish a notification for each of them."""
+    """Handle updates: put each tweet into its followers' feeds, and publish notifications.
+
+    Records of deleted readers are dropped; records of unknown readers become dead letters.
+
+    Args:
+        updates: the records of a batch, as UpdateFeed loads them.
+
+    """
     unsaid = updates.where("channels", {None})
     found = queries.channels_of(unsaid.column("follower_id")) if unsaid else {}
     lost = unsaid.where_not("follower_id", found)
