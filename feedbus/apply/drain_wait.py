@@ -24,7 +24,7 @@ def await_drained(
 ) -> None:
     """Wait until old generations, removed queues and replaced queues are empty.
 
-    `feedbus apply --wait` calls this. There is no time limit.
+    `feedbus apply` calls this, unless the option --no-wait is given. There is no time limit.
 
     Args:
         connection: a connection to the broker.
