@@ -99,6 +99,8 @@ class HotKey:
 class RingChange:
     """A hash exchange that gets a new generation, with the consequences.
 
+    It is part of a Plan.
+
     Attributes:
         exchange: the name of the exchange in topology.toml.
         old: the digest of the current generation; None if there is none yet.
@@ -144,10 +146,13 @@ class RingChange:
 class Draining:
     """An old generation whose queues are not all deleted yet.
 
+    It is part of a Plan.
+
     Attributes:
         exchange: the name of the exchange in topology.toml.
         digest: the digest of the generation.
         messages: the number of messages in its queues.
+
     """
 
     exchange: str
