@@ -118,6 +118,8 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
     One sequence of jumps gives the buckets of both rings: on the ring with fewer buckets, the
     sequence only ends earlier.
 
+    `feedbus plan` predicts with it which keys a change of a ring moves.
+
     Args:
         old: a list with one item for each bucket of the old ring: the number of the bucket's queue,
             0 or more.

@@ -84,6 +84,8 @@ def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]
     three multiples depend only on the low bits of the seed. So the low bits of the seed are the
     index in the first table. The high bits of the three multiples are the indexes in the other
     three tables.
+
+    jumper() uses them; they are computed once.
     """
 
     def words_of(bit: int) -> int:

@@ -17,6 +17,9 @@ class Ring:
     """The ring of an x-consistent-hash exchange; it finds the same queue for a key as RabbitMQ.
 
     The object caches the queues of the latest keys, so a repeated key costs one look-up.
+
+    A publisher has one for each exchange with shards, to make packs. `feedbus plan`, `feedbus
+    spread` and `feedbus balance` use it for predictions.
     """
 
     __slots__ = ("_buckets", "_fresh_count", "_jump", "_placed", "_weights")
