@@ -247,6 +247,8 @@ class Dispatch:
     ) -> None:
         """Send the retries and dead letters of deliveries, which may then be acknowledged.
 
+        SingleCalls and ConcurrentCalls call this.
+
         Args:
             decoded_deliveries: deliveries whose records have all been handled.
             before_dead_handler: called before the dead handler can get records of a message, with
@@ -269,6 +271,8 @@ class Dispatch:
         The second value is a list. Each item is either the records for one handler, or an invalid
         record, which no handler gets.
 
+        handle(), SingleCalls and ConcurrentCalls call this.
+
         Args:
             deliveries: the deliveries in the order of their arrival.
             running: the ids of messages that are being handled now. If feedbus derives one of these
@@ -290,6 +294,8 @@ class Dispatch:
 
     def give_up(self, delivery: Delivery, reason: str, *, skip_dead_handler: bool = False) -> None:
         """Make a delivery a dead letter without decoding it; it may then be acknowledged.
+
+        The runner calls this in place of handle().
 
         Args:
             delivery: a message. While it was handled, the process has ended, or has lost its

@@ -139,6 +139,8 @@ class FailurePolicy:
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
         """Return the decision on one failed record: a retry, a drop or a dead letter.
 
+        The decoder calls this for each record that failed or is invalid.
+
         Args:
             delivery: the delivery.
             pack: the records of the delivery.
@@ -165,7 +167,7 @@ class FailurePolicy:
     def defer(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
         """Return the decision that a record waits for earlier records of its key.
 
-        This does not count as an attempt.
+        This does not count as an attempt. The decoder calls this on a queue with `order_by`.
 
         Args:
             delivery: the delivery that contains the record.

@@ -228,6 +228,8 @@ class Publications(Spool):
 def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Exception | None]:
     """Send the messages of several calls, in the order of the calls.
 
+    The concurrent mode calls this when calls of handlers have ended.
+
     Args:
         sender: sends the messages.
         calls: the messages of each call.
@@ -248,6 +250,8 @@ def send_with_one_wait(
     sender: Sender, calls: Sequence[Publications]
 ) -> deque[Exception | None] | None:
     """Send the messages of several calls with one wait for the broker, in the order of the calls.
+
+    The group mode and send_together() call this.
 
     Args:
         sender: sends the messages.

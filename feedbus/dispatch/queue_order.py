@@ -56,8 +56,8 @@ class Order:
         Args:
             delivery: the delivery that contains the record.
             pack: the records of the delivery.
-            row: the index of the record in the delivery. Its key must have no error in
-                key_errors().
+            row: the index of the record in the delivery. The record must have a usable key:
+                key_errors() does not contain the index.
 
         """
         if self.by_routing_key:
@@ -69,7 +69,8 @@ class Order:
     def keys(self, delivery: Delivery, pack: Pack) -> set[Any]:
         """Return the ordering keys of all records of a delivery.
 
-        Records with an error in key_errors() have no key. Without `order_by`, the only key is None.
+        A record without a usable key, such as one that lacks the field, has no key in the result.
+        Without `order_by`, the only key is None.
 
         Args:
             delivery: the delivery that contains the records.

@@ -94,6 +94,8 @@ class SingleCalls:
     def call(self, delivery: Delivery) -> None:
         """Handle the records of a delivery that arrived after all earlier ones.
 
+        The group mode calls this for each delivery of a group.
+
         Args:
             delivery: the delivery.
 
@@ -165,6 +167,8 @@ class SingleCalls:
 
     def finish(self) -> list[Delivery]:
         """Publish the messages of all handled records, and return the deliveries to acknowledge.
+
+        The group mode calls this at the end of a group.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be

@@ -239,6 +239,8 @@ class WaitingDeliveries:
         """Return in how many seconds take() may return a delivery.
 
         The result is 0 or negative if it may now, and infinity if no delivery waits.
+
+        The runner waits for data of the broker at most for this time.
         """
         return 0.0 if self.requeued_dead_letters else self.records.next_due_at() - self.now()
 

@@ -142,6 +142,9 @@ class WaitingRecord:
         The message with the later attempt is kept. If both have the same attempt, the message that
         arrived first is kept.
 
+        This is needed after a crash: a record that has failed again then has its old message and
+        its new one.
+
         Args:
             message: the message that arrived last.
 

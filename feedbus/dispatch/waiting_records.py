@@ -73,7 +73,15 @@ class WaitingRecords:
             yield from key_records
 
     def counts(self) -> WaitingCounts:
-        """Count the records by what they wait for; dead letters that block a key are left out."""
+        """Count the records by what they wait for; dead letters that block a key are left out.
+
+        The process writes the counts into its status file, for `feedbus status` and the metrics.
+
+        Returns:
+            Two numbers of records: those that only wait for earlier records of their keys, and
+            those that have failed and wait for their next attempt.
+
+        """
         # `due_at` is 0 if a record only waits for others, and infinity if it is a dead letter.
         due = [record.due_at for record in self if record.due_at]
         retrying = sum(each < math.inf for each in due)
@@ -111,6 +119,9 @@ class WaitingRecords:
 
     def is_sending_dead_letter(self, message_id: str, queue: str) -> bool:
         """Whether a message that blocks a key has not arrived in its waiting queue yet.
+
+        It is asked when a request to release keys arrives: the request is then kept until the
+        message has arrived.
 
         Args:
             message_id: the id of the dead letter; "" stands for any id.

@@ -53,6 +53,8 @@ def wrap_handlers(
 ) -> list[WrappedHandler]:
     """Return the handlers of a consumer's queue, in the order of the routes.
 
+    The dispatch calls this once, when it is created.
+
     Args:
         topology: the topology, whose middleware runs around each call.
         consumer: the consumer.
