@@ -22,6 +22,8 @@ LARGE_BATCH = 100  # at least this many records of a chunk are published as a pa
 class Chunk:
     """The records of one message; values that all records share are stored once, others by column.
 
+    The decoder creates it for a handler; a batch has one or more.
+
     Attributes:
         ids: the message id of each record.
         shared: maps each of these fields to the value that all records have.
@@ -90,7 +92,10 @@ class Chunk:
 
 
 class Origin(Protocol):
-    """The delivery that contained the records of a chunk."""
+    """The delivery that contained the records of a chunk.
+
+    In a consumer, it is the decoded delivery. A test has none.
+    """
 
     def message(self, row: int) -> Message:
         """Return the properties of one record's message, as a handler gets them.

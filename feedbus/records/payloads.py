@@ -61,6 +61,8 @@ Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Stru
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
     """Return the fields of an instance by their names in JSON; None for another object.
 
+    It is called for each payload that is published and is not a dict.
+
     Args:
         payload: an instance of a dataclass, a msgspec.Struct or a pydantic model; or a mapping.
 

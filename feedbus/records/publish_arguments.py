@@ -122,6 +122,8 @@ def check_many(exchange: object, pairs: object) -> None:
 def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[str, Any], str]]:
     """Return (payload, key) pairs in which each payload is converted to a mapping.
 
+    publish_many() calls this for each run of pairs.
+
     Args:
         pairs: the pairs that publish_many() got, or some of them.
         first: the index of the first of them in the argument of publish_many(), for errors.

@@ -20,6 +20,8 @@ COLUMN = "a field's name or a list of values"
 class Part:
     """The messages that one call in a batch handler publishes.
 
+    The publishing methods of Records create it, and pass it to the bus.
+
     Attributes:
         exchange: the name of the exchange in topology.toml.
         key: the routing key of all messages, or a list with one for each. If the caller gave no

@@ -52,6 +52,8 @@ class PublishingRecords:
                 in a queue, and `delay` how long feedbus delays it: a text such as "10m", or a
                 number of seconds. With options, each message is sent separately, without packs.
 
+        Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
+
         Raises:
             TypeError: an argument has a wrong type.
             KeyError: a record has no field of a name in `columns`.
