@@ -34,6 +34,8 @@ LOST_SECONDS = 5.0  # a probe that has not returned after this time counts as lo
 def fence_message(queue: str, mark: str, message_id: str = "", body: bytes = b"") -> Outgoing:
     """Return a message that marks the end of a queue.
 
+    It is used for the fences of a switch, for probes and for notices.
+
     Args:
         queue: the name of the queue on the broker.
         mark: the value of the header that marks the fence: the name of the queue for a probe,

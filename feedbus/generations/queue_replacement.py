@@ -51,6 +51,8 @@ KEPT_ARGUMENTS = (
 def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
     """Whether a queue was declared with these arguments.
 
+    If not, the queue has to be replaced.
+
     Args:
         found: the queue on the broker.
         wanted: the arguments; an argument with the value of its default may be missing.
@@ -117,6 +119,8 @@ def parked_retry_queues(topology: Topology, seen: Inventory) -> list[tuple[str, 
 
 def wrong_retry_queues(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
     """Return the names on the broker of a queue's retry queues that have wrong arguments.
+
+    `feedbus apply` replaces them.
 
     Args:
         topology: the topology, which declares the arguments.
@@ -193,6 +197,8 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue
 
     If the topology has no such retry queue any more, the retries go to the queue of their records
     instead, or to the entry of its ring. Then a consumer handles them immediately.
+
+    `feedbus up` and `feedbus apply` call this after the retry queue was declared again.
 
     Args:
         connection: a connection to the topology's broker.

@@ -157,7 +157,8 @@ def exact_states(connection: Connection, topology: Topology) -> dict[str, RingSt
 def read(channel: Channel, topology: Topology, exchange: str) -> RingState | None:
     """Return the state of an exchange's ring, without the topology's lock; None if none was found.
 
-    The queue has no message if the broker has no generation of the exchange yet, or while another
+    The state is the message in the queue `….generations`, which consumers and publishers read. The
+    queue has no message if the broker has no generation of the exchange yet, or while another
     reader has taken the message.
 
     Args:
@@ -301,7 +302,10 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
         _declare(channel, names.topology, state.current.exchange, queue)
         message = Outgoing("", queue, body.encode(), JSON, "", content_encoding=None, stamp=None)
         if publish_all(channel.connection, [message]):
-            msg = f"broker: queue {queue} was deleted while the state of its ring was written"
+            msg = (
+                f"broker: queue {queue} was deleted while the state of its ring was written; run"
+                " `feedbus apply`, which declares the queue again"
+            )
             raise BrokerOutage(msg)
     for queue in queues:
         _delete_replaced(channel, written, queue)
