@@ -53,7 +53,8 @@ class Fences:
         """Whether the next delivery is a fence.
 
         This fence may have to be processed later. Then the buffer continues with deliveries from
-        queues of another generation, if any have arrived, and the result is False.
+        queues of another generation, if any have arrived, and the result is False. The runner asks
+        this before each batch.
         """
         buffer = self._run.buffer
         if buffer.next_is_fence and self._seconds_until(self._next_reader()) > 0:

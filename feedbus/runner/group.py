@@ -33,7 +33,7 @@ class Arrived(Protocol):
 
     @property
     def next_delivery(self) -> Delivery:
-        """The next delivery."""
+        """The next delivery; it is not removed."""
 
     @property
     def next_is_fence(self) -> bool:

@@ -89,6 +89,8 @@ class PublishingPauses:
     def allow(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
         """Let pause() handle other deliveries during a `with` block that calls the handler.
 
+        The batch mode uses it around each call of the handler.
+
         Args:
             raw: the connection of the deliveries.
             deliveries: the deliveries with which the block calls the handler.

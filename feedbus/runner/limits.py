@@ -14,6 +14,8 @@ from feedbus.units import counted
 class Limits:
     """The limits that end a run; None means no limit.
 
+    `feedbus run` takes them from its options and the topology.
+
     Attributes:
         max_messages: the largest number of handled deliveries.
         idle_timeout_seconds: the longest time since the last delivery.

@@ -127,6 +127,8 @@ class Run:
 
         The time doubles with each check, up to POLL_SECONDS.
 
+        The runner calls this each time that it has tried to subscribe.
+
         Args:
             stands_by: whether this consumer waits for a queue that another consumer reads.
 
@@ -145,6 +147,8 @@ class Run:
 
         If signals do not wake the connection, the wait is short, so that the run notices each
         signal soon.
+
+        The modes of the runner call this before each wait for data of the broker.
 
         Args:
             raw: the connection of the consumer.

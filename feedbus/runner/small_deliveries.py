@@ -43,7 +43,14 @@ class SmallDeliveries:
 
     @classmethod
     def of(cls, queue: Queue) -> SmallDeliveries | None:
-        """Return the object for a queue, or None if the queue has no `order_by`."""
+        """Return the object for a queue, or None if the queue has no `order_by`.
+
+        The batch mode calls this once.
+
+        Args:
+            queue: the queue as the topology declares it.
+
+        """
         return cls(queue) if queue.order_by else None
 
     def take_first(

@@ -183,7 +183,10 @@ class WaitingQueue:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has arrived for so long that a probe counts as lost."""
+        """Whether nothing has arrived for so long that a probe counts as lost.
+
+        check_probe() and open() use it: with a long queue, a probe returns late.
+        """
         return self.channel.connection.clock.monotonic() > self.arrived_at + LOST_SECONDS
 
     def _on_message(self, message: Any) -> None:

@@ -255,6 +255,8 @@ class WaitingQueues:
     def take(self, max_records: int, is_suspected: Callable[[str], bool]) -> list[Delivery]:
         """Return the deliveries of waiting queues that the caller handles now.
 
+        The modes of the runner call this when a waiting record is due.
+
         Args:
             max_records: the largest number of deliveries; each has one record.
             is_suspected: called with a message id; returns whether this message may have ended a

@@ -146,7 +146,10 @@ class WaitingRecordMover:
         ]
         refusals = publish_all(connection, moved)
         if refusals:
-            msg = f"broker: {len(refusals)} waiting records cannot be moved: {refusals[0].reason}"
+            msg = (
+                f"broker: {len(refusals)} waiting records cannot be moved from the waiting queue of"
+                f" {queue}: {refusals[0].reason}"
+            )
             raise BrokerOutage(msg)
         # The last records are acknowledged first. If a crash interrupts this, the first records of
         # each key are still in this waiting queue.
