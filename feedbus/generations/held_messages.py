@@ -78,8 +78,8 @@ def append_held(
         if moved:
             msg = (
                 f"broker: no shard accepts {counted(len(moved), 'message')} of queue"
-                f" {names.held(exchange)}; they stay there; run `feedbus apply`, which declares"
-                " missing shards"
+                f" {names.held(exchange)}; the queue keeps its messages; run `feedbus apply`, which"
+                " declares missing shards"
             )
             raise Outage(msg)
 
