@@ -46,10 +46,17 @@ def is_drained(
     leaving: Iterable[str],
     progress: Callable[[int], None],
 ) -> bool:
-    """Whether await_drained() would return at once; the arguments are the same.
+    """Return whether old generations, removed queues and replaced queues are empty.
 
-    If the queues have no messages except their fences, the function waits a short time, in which
-    the consumers delete the queues.
+    `feedbus apply --no-wait` calls this. If the queues have no messages except their fences, the
+    function waits a short time, in which the consumers delete the queues.
+
+    Args:
+        connection: a connection to the broker.
+        topology: the topology as the file declares it now.
+        leaving: the names of removed queues that are to be deleted when they are empty.
+        progress: called once with the number of messages that are left, if the result is False.
+
     """
     fences = sum(1 for _ in _queues_to_drain(connection, topology))
     clock = broker.clock(topology)

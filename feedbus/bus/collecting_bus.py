@@ -28,7 +28,8 @@ MAX_AT_ONCE = 50_000
 class Collect(Protocol):
     """A function that receives the records that a bus publishes.
 
-    The buses of handlers call it. The records are sent after the commit of the handler's
+    The buses of handlers call it with the name of the exchange, the records, and their common
+    options; None if there are none. The records are sent after the commit of the handler's
     transaction.
     """
 

@@ -107,8 +107,9 @@ class BlockedKeys:
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key waits.
 
-        Unlike is_blocked(), this method does not use the flag. Concurrent calls need this: some
-        deliveries are settled, which resets the flag, while records of others still run.
+        Concurrent calls use this method in place of is_blocked(), which is faster: it first looks
+        at a flag that is set when a record fails, and reset when deliveries are settled. With
+        concurrent calls, some deliveries are settled while records of others still run.
 
         Args:
             decoded: the delivery of the record.

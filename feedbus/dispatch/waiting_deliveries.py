@@ -39,6 +39,8 @@ from feedbus.wire.constants import RELEASE, REQUEUED
 class OrderedQueue:
     """The data of a subscription, either to a queue with `order_by` or to its waiting queue.
 
+    WaitingDeliveries has one object for each subscription.
+
     Attributes:
         waiting_queue: the name of the waiting queue.
         generation_number: the number of the generation that both queues belong to.

@@ -131,7 +131,14 @@ class QueueEmptier:
         return ""
 
     def move_all(self) -> None:
-        """Move all messages; the queue is not deleted."""
+        """Move all messages; the queue itself is kept.
+
+        With a queue that gets no more messages, it is empty then.
+
+        Raises:
+            Outage: the target does not accept a message.
+
+        """
         while True:
             self._consume()
             while self._drain() or not self._check_empty():

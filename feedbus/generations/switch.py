@@ -57,6 +57,8 @@ def switch_ring(
     Raises:
         NoRoomError: a full queue has no room for a held message. The switch is interrupted. The
             caller releases the lock for a moment, and calls the function again.
+        Outage: no shard accepts a held message.
+        UsageError: the queues with the state of the ring have messages that feedbus did not write.
 
     """
     names = Names(topology)

@@ -71,7 +71,10 @@ class Comparison:
         self.parked_queues = {self._names.parked_retries(delay) for _, delay in parked}
 
     def compare(self) -> ObjectsToChange:
-        """Add all changes to `changes`; return the names of the objects for `feedbus apply`."""
+        """Add all changes to `changes`; return the names of the objects that change.
+
+        make_plan() calls this. `feedbus apply` then changes these objects.
+        """
         declared = DeclaredObjects(self.topology, self.seen, self.changes)
         exchanges = tuple(declared.exchanges())
         replaced = tuple(declared.queues())

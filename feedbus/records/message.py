@@ -62,6 +62,8 @@ class Message:
     ) -> Message:
         """Return the message of one record of a delivery.
 
+        feedbus calls this when a handler, a middleware or the dead handler reads the message.
+
         Args:
             delivery: the delivery.
             routing_key: the routing key of the record.

@@ -149,6 +149,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Raises:
             TypeError: values is a text; write where("channel", {"email"}).
+            KeyError: a record of the batch has no such field.
 
         """
         if _is_empty(values):
@@ -165,6 +166,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Raises:
             TypeError: values is a text; write where_not("channel", {"email"}).
+            KeyError: a record of the batch has no such field.
 
         """
         if _is_empty(values):
@@ -179,6 +181,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         Args:
             name: the name of the field.
             item: a part of the text, or an item of the list.
+
+        Raises:
+            KeyError: a record of the batch has no such field.
 
         """
 
@@ -202,6 +207,10 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
                 several fields: then the keys are tuples of their values.
 
         Example: `for (product, size), some in orders.group_by("product", "size").items(): …`
+
+        Raises:
+            TypeError: no field is named.
+            KeyError: a record of the batch has no such field.
 
         """
         if not names:

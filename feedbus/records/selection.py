@@ -27,6 +27,9 @@ def choose(batch: Batch, indexes: Sequence[int], name: str, condition: Condition
         condition: a function that gets values. It returns for each value whether the condition is
             true.
 
+    Raises:
+        KeyError: a record of the batch has no such field.
+
     """
     if len(indexes) < len(batch) or batch.has_small_chunks:
         return list(compress(indexes, condition(batch.values(name, indexes))))
@@ -55,6 +58,9 @@ def group(
     Returns:
         Maps each value to the indexes of its records, in order. With several fields, the keys are
         tuples of values.
+
+    Raises:
+        KeyError: a record of the batch has no such field.
 
     """
     groups: defaultdict[Any, list[int]] = defaultdict(list)

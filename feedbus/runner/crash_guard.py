@@ -100,7 +100,12 @@ class CrashGuard:
         os.close(self._descriptor)
 
     def is_suspected(self, message_id: str) -> bool:
-        """Whether this message may have ended an earlier process, so that it is handled alone."""
+        """Whether this message may have ended an earlier process, so that it is handled alone.
+
+        Args:
+            message_id: the id of the message.
+
+        """
         return message_id in self._crashes
 
     def reason_to_give_up(self, message_id: str, delivery_limit: int) -> str:

@@ -25,6 +25,10 @@ class ResidentMemory:
         """Whether the resident memory of this process is larger than a number of bytes.
 
         On a system without /proc/self/statm, the result is False.
+
+        Args:
+            limit_bytes: the number of bytes.
+
         """
         if self._statm is None:
             return False

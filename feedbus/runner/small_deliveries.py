@@ -166,6 +166,10 @@ class SmallDeliveries:
         """Return the keys of all records of these deliveries; None if a body cannot be decoded.
 
         The keys are the values by which `order_by` keeps records in order.
+
+        Args:
+            deliveries: the deliveries, which are decoded for this.
+
         """
         try:
             return frozenset().union(*map(self._keys_of, deliveries))

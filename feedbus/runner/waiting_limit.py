@@ -24,6 +24,8 @@ class WaitingLimit(ABC):
 
     The limit counts as reached until the number of waiting records has fallen to RESUME_SHARE of
     the limit. Otherwise the consumer could hold and continue with each record.
+
+    The option `waiting_limit` of the queue sets the limit.
     """
 
     def __init__(self, consumer: Consumer) -> None:
@@ -66,6 +68,8 @@ class RetryLimit(WaitingLimit):
 
     While it holds, the consumer handles only waiting records. Records that wait for old queues do
     not count: the consumer must still handle the deliveries of the old queues.
+
+    WaitingQueues, the waiting queues of a consumer, has one object.
     """
 
     def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:
@@ -116,6 +120,8 @@ class SwitchLimit(WaitingLimit):
     """The limit of records that wait for old queues, those of older generations of a ring.
 
     While it is reached, only the deliveries of the oldest generation are handled.
+
+    SwitchProgress, which follows the old queues, has one object.
     """
 
     def _log_reached(self, count: int) -> None:
