@@ -52,7 +52,7 @@ def locked(
     *,
     wait_seconds: float = WAIT_SECONDS,
 ) -> AbstractContextManager[None]:
-    """Hold the topology's lock during a `with` block.
+    """Hold the topology's lock on the broker during a `with` block.
 
     A process that changes the topology's objects on the broker needs the lock. If the process that
     holds the lock is killed, the broker releases the lock.
@@ -65,7 +65,6 @@ def locked(
 
     Raises:
         UsageError: another process holds the lock for longer than wait_seconds.
-
     """
     return select_broker(topology).locked(connection, topology.name, wait_seconds)
 
@@ -73,9 +72,11 @@ def locked(
 def refusal(topology: Topology) -> str:
     """Return why the topology's broker accepts no messages now, or "" if it accepts messages.
 
+    For example, RabbitMQ is short of memory or disk space. The operations process and `feedbus
+    status` call it.
+
     Raises:
         BrokerOutage: the broker is unavailable.
-
     """
     return select_broker(topology).refusal()
 

@@ -51,15 +51,14 @@ class SeenQueue:
 
 @dataclass(frozen=True, slots=True)
 class SeenBinding:
-    """A binding that the broker has.
+    """A binding that the broker has, as a survey has found it.
 
     Attributes:
         source: the name of the exchange that sends the messages.
-        kind: whether the destination is a queue or an exchange.
+        kind: whether the destination is a "queue" or an "exchange".
         destination: the name of the queue or exchange that receives the messages.
         key: the binding key.
         arguments: the arguments of the binding.
-
     """
 
     source: str

@@ -146,9 +146,13 @@ def retry_target(names: Names, queue: Queue) -> str:
     A retry is a failed record that is to be handled again. A retry for a ring reaches the shard
     that owns its key at the end of the delay.
 
-    feedbus does not bind external queues, so the exchange `due` cannot send a retry to an external
-    queue. The target of such a retry is a queue of the timer. This queue dead-letters the retry to
-    the external queue through the default exchange.
+    feedbus does not bind external queues, so the timer cannot send a retry to an external queue
+    directly. The target of such a retry is a queue of the timer. This queue dead-letters the retry
+    to the external queue through the default exchange.
+
+    Args:
+        names: the names of the topology's objects on the broker; NAME is one of them.
+        queue: the queue whose records are tried again.
     """
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)

@@ -108,8 +108,11 @@ def has_guard(exchange: Exchange) -> bool:
 def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
     """Yield the binding keys with which the guard of an exchange is bound to the exchange.
 
-    They are the binding keys of the queues of the exchange. The exchange has a guard: has_guard()
-    has returned True for it.
+    They are the binding keys of the queues of the exchange.
+
+    Args:
+        names: the names of the topology's objects on the broker.
+        exchange: an exchange for which has_guard() is true.
     """
     for queue in names.topology.queues.values():
         if queue.exchange == exchange.name and not queue.external_name:

@@ -88,7 +88,10 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
 
 
 def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
-    """Return the names, with their objects, of the module that defines a function or class."""
+    """Return the names, with their objects, of the module that defines a function or class.
+
+    Annotations of the function are evaluated with these names.
+    """
     if isinstance(function, type):
         module = sys.modules.get(function.__module__)
         return vars(module) if module is not None else {}
@@ -118,7 +121,10 @@ def shown(found: Any) -> str:
 
 
 def file_and_line(marked: object) -> str:
-    """Return the text " (file:line)" for a function or class, or "" if its file is not known."""
+    """Return the text " (file:line)" for a function or class, or "" if its file is not known.
+
+    Texts of errors contain it after the name of the function or class.
+    """
     try:
         home: Any = inspect.unwrap(marked) if callable(marked) else marked
         file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]

@@ -38,9 +38,10 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 
 
 class HandlerLoop:
-    """Runs coroutines in an event loop, which has a thread of its own; a process has at most one.
+    """Runs coroutines in an event loop, which has a thread of its own.
 
-    run() waits for the result of a coroutine; start() does not wait. The tasks that a coroutine has
+    The Resources of a process start one when the first async handler or resource needs it. run()
+    waits for the result of a coroutine; start() does not wait. The tasks that a coroutine has
     started continue after the end of the coroutine.
 
     Args:

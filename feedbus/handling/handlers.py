@@ -244,7 +244,7 @@ def _check_function(function: object) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether the result of a function must be awaited."""
+    """Whether the result of a function, or of an object with __call__, must be awaited."""
     called = getattr(function, "__call__", None)  # noqa: B004 -- the method that a call of the object runs
     return _any(inspect.iscoroutinefunction, function, called)
 

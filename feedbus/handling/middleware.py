@@ -27,13 +27,12 @@ EXPECTED = "a class derived from feedbus.Middleware"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a handler, as a middleware gets it.
+    """One call of a handler; each middleware gets it for the duration of the call.
 
     Attributes:
         queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.
         records: the number of records of the call.
-
     """
 
     queue: str
@@ -66,10 +65,14 @@ class Middleware:
     ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
         """Return a context manager in which the handler is called.
 
-        An exception of the context manager has the same effect as an exception of the handler.
+        Feedbus calls it before each call. An exception of the context manager has the same effect
+        as an exception of the handler.
         The context manager must not suppress an exception of the handler, because the message was
         perhaps not handled. If it does, SwallowedError is raised. An asynccontextmanager can be
         used only around async handlers.
+
+        Args:
+            call: the queue, the consumer and the messages of the call of the handler.
         """
         del call
         return nullcontext()
@@ -93,7 +96,7 @@ class SwallowedError(Exception):
 
 
 def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[Middleware]:
-    """Return the class of a middleware by its dotted name.
+    """Import the class of a middleware by its dotted name, check it, and return it.
 
     Args:
         dotted: "package.module:name".
@@ -102,7 +105,6 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
 
     Raises:
         UsageError: the class cannot be imported, or cannot be a middleware of these handlers.
-
     """
     found = resolve_object(dotted, root)
     if not (isinstance(found, type) and issubclass(found, Middleware)):

@@ -37,7 +37,10 @@ class NoStore:
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False: the lock is not acquired, because without a store no work needs a lock."""
+        """Yield False: the lock is not acquired, because without a store no work needs a lock.
+
+        The arguments are ignored.
+        """
         del name, wait_seconds
         yield False
 
@@ -52,7 +55,7 @@ class NoStore:
 
 
 class NoOutbox:
-    """An outbox that is always empty and accepts no messages."""
+    """The outbox of a project without a store: it is always empty and accepts no messages."""
 
     def put(
         self,
@@ -97,7 +100,7 @@ class NoOutbox:
 
 
 class NoInbox:
-    """An inbox that is always empty and cannot record messages."""
+    """The inbox of a project without a store: it is always empty and cannot record messages."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return an empty list: nothing was recorded."""

@@ -64,7 +64,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_connection_loss(error: BaseException) -> bool:
-    """Whether an error, or the cause of an outage, means that the connection is closed or lost."""
+    """Whether an error, or the cause of an outage, means that the store's connection is lost."""
     cause = error.__cause__ if isinstance(error, StoreOutage) else error
     return cause is not None and any(map(_is_lost, _causes(cause)))
 

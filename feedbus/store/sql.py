@@ -203,11 +203,12 @@ class SqlStore(ABC):
                 upgrade(self._own, self.project)
 
     def refusal(self) -> str:
-        """Return why this version of feedbus cannot use the tables; "" if it can use them.
+        """Return why this version of feedbus cannot use the store's tables; "" if it can use them.
+
+        ping() calls it; nothing is changed.
 
         Raises:
             StoreOutage: the store does not answer.
-
         """
         try:
             is_up_to_date(self._own, self.where)

@@ -55,7 +55,10 @@ class StoreSession(Session):
     @classmethod
     @contextmanager
     def open_session(cls, engine: Engine) -> Iterator[Self]:
-        """Yield a new session, and close it at the end of the `with` block."""
+        """Yield a new session of an engine, and close it at the end of the `with` block.
+
+        The store calls it at the beginning of each transaction.
+        """
         session = cls(engine)
         try:
             yield session

@@ -119,9 +119,11 @@ class BrokerUrl:
 def parse_broker_url(text: str) -> BrokerUrl:
     """Return the parsed URL of a broker, or of several nodes, separated by semicolons.
 
+    Args:
+        text: such as "sqlite:///var/broker.db" or "amqp://user:password@host:5672/shop".
+
     Raises:
         UrlError: the text is not a broker's URL; the error has no part of it except the scheme.
-
     """
     written = NEXT_NODE.split(text)
     schemes = [scheme_of(each, BROKER_SCHEMES) for each in written]

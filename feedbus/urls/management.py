@@ -85,9 +85,11 @@ class ManagementUrl:
 def parse_management_url(text: str) -> ManagementUrl:
     """Return the parsed URL of a management API.
 
+    Args:
+        text: such as "http://user:password@host:15672".
+
     Raises:
         UrlError: the text is not such a URL; the error has no part of it except the scheme.
-
     """
     parts = split(text, MANAGEMENT_SCHEMES)
     encrypted = parts.scheme == "https"

@@ -43,14 +43,13 @@ class UrlError(UsageError):
 
 
 def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """Raise a UrlError.
+    """Raise a UrlError: each function that parses URLs calls it.
 
     Args:
         expected: what was expected.
         got: what was found, without secrets.
         name: an unknown name, which may be misspelt; "" for none.
         known: the names that are allowed instead.
-
     """
     raise UrlError(expected, got, name=name, known=known)
 
@@ -229,9 +228,11 @@ def address(host: str) -> str:
 def file_of(text: str) -> Path:
     """Return the file of an sqlite URL: relative after three slashes, absolute after four.
 
+    Args:
+        text: the URL, such as "sqlite:////var/lib/app/broker.db".
+
     Raises:
         UrlError: the URL names no file.
-
     """
     rest = text.removeprefix(f"{SQLITE}://")
     name = rest.removeprefix("/")

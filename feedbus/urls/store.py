@@ -84,9 +84,11 @@ class StoreUrl:
 def parse_store_url(text: str) -> StoreUrl:
     """Return the parsed URL of a store.
 
+    Args:
+        text: such as "sqlite:///var/store.db" or "postgresql://user:password@host/shop".
+
     Raises:
         UrlError: the text is not a store's URL; the error has no part of it except the scheme.
-
     """
     scheme = scheme_of(text, STORE_SCHEMES)
     if scheme == SQLITE:

@@ -23,7 +23,15 @@ class Declared(Protocol):
 
 
 class Channel(Protocol):
-    """A channel; its methods have the names and arguments of the AMQP methods."""
+    """A channel; its methods have the names and arguments of the AMQP methods.
+
+    The channels of all kinds of brokers have these methods. They raise the exceptions of py-amqp.
+
+    Attributes:
+        auto_decode: whether the body of a delivered message becomes text if its properties declare
+            an encoding; feedbus sets it to False.
+        events: sets of callbacks by event, such as "basic_ack", "basic_nack" and "basic_return".
+    """
 
     @property
     def connection(self) -> RawConnection:
@@ -297,11 +305,12 @@ class Connection(Protocol):
         """Process the next event, such as a delivery, a confirm or the answer to a method.
 
         Args:
-            timeout: seconds to wait for the event; None to wait without a limit.
+            timeout: seconds to wait for the event; None for the limit of the kind of broker: 40 s
+                on RabbitMQ, no limit on other brokers.
 
         Raises:
             TimeoutError: no event has arrived in time.
-
+            RecoverableConnectionError: the connection is closed or lost.
         """
 
 

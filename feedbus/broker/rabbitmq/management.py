@@ -41,12 +41,12 @@ class ManagementApi:
 
     @classmethod
     def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
-        """Return the APIs of a broker: the configured one, or one on the host of each node.
+        """Return the management APIs of a broker, one for each of its nodes.
 
         Args:
             url: the URL of the broker.
-            management_url: the configured URL of the API; None for the default port on each node.
-
+            management_url: the configured URL of the API, which is used for each node; None for the
+                default port on each node.
         """
         pairs = management_of(url, management_url)
         return [cls(api_url, node.virtual_host) for api_url, node in pairs]

@@ -247,6 +247,6 @@ class Connection(frames.Connection):
 
 
 class Transport(pyamqp.Transport):
-    """Kombu's transport for RabbitMQ, with feedbus's Connection."""
+    """Kombu's transport for RabbitMQ, with feedbus's Connection, on which no call waits forever."""
 
     Connection = Connection

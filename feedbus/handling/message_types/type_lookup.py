@@ -25,14 +25,13 @@ EXPECTED = (
 
 
 def loader_of(declared: Any) -> RecordLoader:
-    """Return an object that loads records of a message type.
+    """Return a new object that validates and loads the records of a message type.
 
     Args:
         declared: the message type: a class or an annotation.
 
     Raises:
         UnfitMessageType: feedbus cannot load records of this type.
-
     """
     if _is_untyped(declared):
         return DictLoader()

@@ -209,7 +209,12 @@ def of_resource(resource: Resource) -> Parameters:
 
 
 def refuse_async_resources(function: Callable[..., object], parameters: Parameters) -> None:
-    """Raise Unfit if a function that is not async needs an async resource."""
+    """Raise Unfit if a function that is not async needs an async resource, also indirectly.
+
+    Args:
+        function: a handler or dead handler that is not async.
+        parameters: what its parameters request.
+    """
     for resource in parameters.resources():
         if resource.is_async:
             name = f"{name_of(resource.function)}{file_and_line(resource.function)}"

@@ -50,7 +50,7 @@ class Given:
 
     @property
     def message(self) -> Any:
-        """The Message of the record, if a single record is handled."""
+        """The Message of the record; only for a handler of single records."""
         return self.records.messages[0]
 
 

@@ -116,7 +116,7 @@ def resource(function: Function) -> Function:
 
 
 def declared(found: object) -> Resource | None:
-    """Return the Resource of a function that is marked as one, or None."""
+    """Return the Resource of a function with the decorator @resource; None for any other object."""
     # type(), not isinstance(): names of a module may be proxies, which raise an exception when an
     # attribute is read.
     mark = vars(found).get(MARK) if type(found) is FunctionType else None

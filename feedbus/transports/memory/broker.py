@@ -98,7 +98,10 @@ class MemoryBroker:
         )
 
     def close(self) -> None:
-        """Delete everything in the broker; open connections cannot be used any more."""
+        """Delete everything in the broker; open connections cannot be used any more.
+
+        remove() calls it, after it has unregistered the broker.
+        """
         with self.tables.use:
             self.tables.database.close()
 
@@ -322,7 +325,7 @@ def find(name: str) -> MemoryBroker:
 
 
 def remove(name: str) -> None:
-    """Close and unregister a broker; ignore an unknown name."""
+    """Unregister the broker with this name, and delete its content; ignore an unknown name."""
     with _registration:
         broker = _brokers.pop(name, None)
     if broker is not None:

@@ -14,11 +14,10 @@ SCHEME = "memory://"
 
 
 class Transport(transport.Transport):
-    """Connects to a broker in memory by its name; the first connection creates the broker.
+    """Kombu's transport for brokers in memory; the first connection to a name creates the broker.
 
     Example:
         >>> kombu.Connection(transport=Transport, virtual_host="tests")
-
     """
 
     def _open(

@@ -136,7 +136,10 @@ class ClaimedMessages:
         return arrivals
 
     def deliver_next(self) -> bool:
-        """Call a consumer's callback with the next message; return False if there is none."""
+        """Call a consumer's callback with the next claimed message; return False if there is none.
+
+        It is called when events are drained.
+        """
         while self._arrivals:
             if self._arrivals[0].content is None:
                 self._load_bodies()
@@ -151,7 +154,10 @@ class ClaimedMessages:
         return False
 
     def deliver_all(self, consumer: Consumer) -> None:
-        """Call a consumer's callback with all messages that it has claimed."""
+        """Call a consumer's callback with all messages that are claimed for it.
+
+        Called when it ends.
+        """
         self._arrivals = deque(
             sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
         )

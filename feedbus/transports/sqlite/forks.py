@@ -34,12 +34,12 @@ _on_hold: list[Inherited] = []
 
 
 def note_open(connection: Inherited) -> None:
-    """Register a connection, so that forked children close their copy of it."""
+    """Register a new connection, so that forked children close their copy of it."""
     _open.add(connection)
 
 
 def note_closed(connection: Inherited) -> None:
-    """Unregister a connection."""
+    """Unregister a connection, because it is closed."""
     _open.discard(connection)
 
 

@@ -216,7 +216,12 @@ def put_back(
 
 
 def purge(tx: Transaction, queue: Queue) -> int:
-    """Delete the ready messages of a queue; return how many there were."""
+    """Delete the ready messages of a queue; return how many there were.
+
+    Args:
+        tx: the transaction.
+        queue: the queue.
+    """
     tx.execute(
         "DELETE FROM messages WHERE id IN (SELECT message FROM ready WHERE queue = ?)", (queue.id,)
     )
@@ -250,6 +255,10 @@ def head_expiry(tx: Transaction, queue_id: int) -> int | None:
     """Return when the first message of a queue expires, in ms of the broker's time.
 
     None means that the queue is empty, or that the message does not expire.
+
+    Args:
+        tx: the transaction.
+        queue_id: the id of the queue.
     """
     row = tx.execute(
         "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue_id,)

@@ -63,7 +63,10 @@ class RegisteredConnection:
         return f"{self._random.getrandbits(128):032x}"
 
     def check_open(self) -> None:
-        """Raise RecoverableConnectionError if this connection is closed."""
+        """Raise RecoverableConnectionError if this connection is closed.
+
+        Each use calls it first.
+        """
         if not self.connected:
             msg = (
                 "the connection to the broker is closed or belongs to a parent process; connect"
@@ -165,7 +168,7 @@ class RegisteredConnection:
     def check_seconds(self) -> float | None:
         """Return after how many seconds an event loop must check, even if no wake-up arrives.
 
-        None means that it need not check.
+        None means that it need not check. The transport calls it when no event is left.
         """
         due = self._read_state()
         watched = self._watch.check_seconds() if self._watch else None
@@ -272,7 +275,11 @@ class RegisteredConnection:
             self._watch.refresh(process_namespace(), others)
 
     def read_connections_again(self) -> None:
-        """Make the next check() read the connections again."""
+        """Make the next check() read again which connections exist.
+
+        It is called after an ended consumer has raised ConsumerCancelled: other ones may have
+        ended, too.
+        """
         self._owners_seen = -1
 
     def _react(self, happened: set[str]) -> None:

@@ -27,7 +27,16 @@ Match = Callable[[str], Iterable[Destination]]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange with the properties of its declaration."""
+    """An exchange with the properties of its declaration.
+
+    Attributes:
+        name: the name.
+        type: the exchange type, such as "topic".
+        durable: whether it was declared as durable; each exchange of a broker file survives a
+            restart.
+        auto_delete: whether it is deleted with its last binding.
+        arguments: the arguments, such as alternate-exchange.
+    """
 
     name: str
     type: str
@@ -292,12 +301,13 @@ TYPES = frozenset({*MATCHES, HEADERS})
 
 
 def load_routes(database: Connection, version: int) -> Routes:
-    """Read the routing tables in the caller's transaction.
+    """Return the exchanges, queues and bindings of a broker, read in the caller's transaction.
+
+    It is called when another connection has changed them.
 
     Args:
         database: the connection to the file, with an open transaction.
-        version: the version of the tables in this transaction.
-
+        version: the version of the tables in this transaction: a count of changes.
     """
     exchanges = [
         Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))

@@ -76,9 +76,12 @@ CREATE INDEX consumers_queue ON consumers (queue);
 
 
 def live_folder(path: Path) -> Path:
-    """Return the folder for the locks and sockets of a broker file's connections.
+    """Return the folder for the locks and sockets of the connections to a broker file.
 
-    It is beside the file.
+    It is beside the file, and has the name of the file with ".live" at its end.
+
+    Args:
+        path: the broker file.
     """
     return path.with_name(f"{path.name}.live")
 

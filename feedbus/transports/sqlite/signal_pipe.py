@@ -32,7 +32,10 @@ class SignalPipe:
             self._users += 1
 
     def listen(self) -> int:
-        """Make signals write to the pipe; return its reading end, or -1 outside the main thread."""
+        """Make signals write to the pipe; return its reading end, or -1 outside the main thread.
+
+        A connection calls it before each wait.
+        """
         if threading.current_thread() is not threading.main_thread():
             return -1
         if self.reader < 0:

@@ -82,7 +82,7 @@ class Transaction:
             self.queues_to_check[queue.id] = queue
 
     def write_added(self) -> None:
-        """Write the messages that add() collected, so that SQL statements see them."""
+        """Write the messages that add() collected, so that later SQL statements see them."""
         if self._messages:
             self.database.executemany("INSERT INTO messages VALUES (?,?,?,?,?)", self._messages)
             self.database.executemany("INSERT INTO ready VALUES (?,?,0,?)", self._ready)

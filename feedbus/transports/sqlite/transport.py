@@ -55,16 +55,17 @@ class Management(base.Management):
 class Transport(base.Transport):
     """Kombu's transport for the embedded broker; Kombu's virtual transports poll, but it does not.
 
-    Its channels have the methods, messages and errors of py-amqp, so its driver type is amqp.
-
-    Example:
-        >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
-        >>> kombu.Connection(transport=Transport, virtual_host="/var/lib/app/broker.db")
+    Its channels have the methods, messages and errors of py-amqp, so its driver type is amqp. Kombu
+    makes one object for each `kombu.Connection`, the client.
 
     The transport options are `busy_timeout_seconds` and `confirm_publish`. The first is the time
     limit of a wait for a locked file. The second is the same as in py-amqp: a publish returns when
     its message is stored durably. It raises amqp.exceptions.MessageNacked when a queue refuses the
     message.
+
+    Example:
+        >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
+        >>> kombu.Connection(transport=Transport, virtual_host="/var/lib/app/broker.db")
     """
 
     Management = Management
@@ -180,7 +181,10 @@ class Transport(base.Transport):
         return connection.connected
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
-        """Return False: a prefetch without a_global is for later consumers, as on RabbitMQ 3."""
+        """Return False: a prefetch without a_global is for later consumers, as on RabbitMQ 3.
+
+        Kombu calls it before it sets a prefetch.
+        """
         del connection
         return False
 
