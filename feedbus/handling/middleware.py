@@ -66,10 +66,9 @@ class Middleware:
         """Return a context manager in which the handler is called.
 
         Feedbus calls it before each call. An exception of the context manager has the same effect
-        as an exception of the handler.
-        The context manager must not suppress an exception of the handler, because the message was
-        perhaps not handled. If it does, SwallowedError is raised. An asynccontextmanager can be
-        used only around async handlers.
+        as an exception of the handler. The context manager must not suppress an exception of the
+        handler, because the message was perhaps not handled. If it does, SwallowedError is raised.
+        An asynccontextmanager can be used only around async handlers.
 
         Args:
             call: the queue, the consumer and the messages of the call of the handler.

@@ -131,8 +131,7 @@ class LeftoverRows:
 
         If there are leftover rows, the block holds the lock of the relay, so that no relay sends
         them at the same time. If a row is so young (1 s) that another process may still be sending
-        it,
-        the function first waits.
+        it, the function first waits.
 
         Yield None if the new rows must stay in the outbox, too, for one of these reasons:
 

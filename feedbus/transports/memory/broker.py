@@ -141,8 +141,7 @@ class MemoryBroker:
         """Return for each queue its name and the time at which its first ready message expires.
 
         The times are in milliseconds of the broker's time. Queues whose first message never expires
-        are
-        not in the list. The inline system reads the list to find how far its clock must move.
+        are not in the list. The inline system reads the list to find how far its clock must move.
         """
         return self.tables.read(
             "SELECT name, expires_ms FROM queues JOIN ready ON queue = queues.id WHERE expiring"
@@ -181,8 +180,7 @@ class WakeUpSocketPairs:
     """Wakes other connections of a broker in memory, and receives the wake-ups for one connection.
 
     Each connection has one object. A connection that consumes has a pair of sockets: other
-    connections
-    write to one, and the connection reads from the other.
+    connections write to one, and the connection reads from the other.
 
     Args:
         broker: has the writing sockets of all connections.

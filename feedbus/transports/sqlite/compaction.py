@@ -71,8 +71,7 @@ class Compaction:
         """Rewrite the file if most of it is free, and nobody has changed it since seconds().
 
         If another process has changed it, the quiet time starts again. Errors of a busy file or a
-        full disk
-        are ignored.
+        full disk are ignored.
         """
         self._due = None
         # SQLite raises this error if the file is busy, or if the disk has no room for the copy.

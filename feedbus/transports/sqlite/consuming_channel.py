@@ -37,8 +37,7 @@ class ConsumingChannel(BaseChannel):
             prefetch_size: must be 0, as on RabbitMQ.
             prefetch_count: the largest number of unsettled deliveries; 0 for no limit.
             a_global: True for one limit of the whole channel; False for a limit of each consumer
-                that is
-                started later.
+                that is started later.
 
         Raises:
             AMQPNotImplementedError: prefetch_size is not 0.
@@ -80,8 +79,7 @@ class ConsumingChannel(BaseChannel):
         Raises:
             NotFound: there is no such queue.
             AccessRefused: an exclusive consumer has the queue, or `exclusive` is set and the queue
-                has a
-                consumer.
+                has a consumer.
             ResourceLocked: the queue is exclusive to another connection.
             NotAllowed: a consumer of this channel has the same tag.
         """
@@ -129,8 +127,7 @@ class ConsumingChannel(BaseChannel):
 
         On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
         This channel must still settle the deliveries that the callback has received. An unknown tag
-        is
-        ignored.
+        is ignored.
 
         Args:
             consumer_tag: the tag of the consumer.

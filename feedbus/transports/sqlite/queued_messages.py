@@ -19,8 +19,7 @@ def expire_head(tx: Transaction, queue: Queue) -> None:
     """Dead-letter the expired messages at the head of a queue, at most 1,000 in one call.
 
     If more are expired, the expiry check stays due until the last one is removed. Other connections
-    can
-    write between the calls.
+    can write between the calls.
     """
     tx.write_added()
     rows = tx.execute(
@@ -274,8 +273,7 @@ def schedule_expiry(tx: Transaction, at_ms: int | None) -> None:
     Args:
         tx: the transaction.
         at_ms: the time when something expires, in ms of the broker's time. None, or a time after
-            the
-            planned check, changes nothing.
+            the planned check, changes nothing.
     """
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms

@@ -23,8 +23,7 @@ class BrokerRows:
         queues: name, arguments, and the numbers of ready messages, unacknowledged messages and
             consumers of each queue.
         bindings: source, kind of the destination ("queue" or "exchange"), destination, binding key
-            and
-            arguments of each binding, in the order in which they were declared.
+            and arguments of each binding, in the order in which they were declared.
     """
 
     exchanges: list[tuple[str, str, Mapping[str, Any]]]

@@ -124,8 +124,7 @@ class RegisteredConnection:
         """Register this connection as an owner of deliveries; return its id.
 
         It is called before the connection consumes, waits or declares an exclusive queue. A second
-        call
-        only returns the id.
+        call only returns the id.
         """
         if self.owner is not None:
             return self.owner
@@ -195,8 +194,7 @@ class RegisteredConnection:
         """Process the events that have occurred, without waiting; return their names.
 
         WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
-        ended.
-        SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable.
+        ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable.
         """
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)

@@ -98,11 +98,9 @@ class Watch:
         """Wait for events and return their names; the set is empty after the timeout.
 
         WAKE_UP: another connection has sent a wake-up. DIED: the process of another connection has
-        ended.
-        SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable. If the time
-        of
-        check_seconds() is over first, WAKE_UP and DIED are returned, so that the caller checks the
-        file.
+        ended. SIGNALLED: a signal was handled. WOKEN: the descriptor of wake_on() is readable. If
+        the time of check_seconds() is over first, WAKE_UP and DIED are returned, so that the caller
+        checks the file.
 
         Args:
             timeout_seconds: the longest wait; None to wait without a limit.
