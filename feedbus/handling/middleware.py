@@ -65,7 +65,7 @@ class Middleware:
     ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
         """Return a context manager in which the handler is called.
 
-        Feedbus calls it before each call. An exception of the context manager has the same effect
+        feedbus calls it before each call. An exception of the context manager has the same effect
         as an exception of the handler. The context manager must not suppress an exception of the
         handler, because the message was perhaps not handled. If it does, SwallowedError is raised.
         An asynccontextmanager can be used only around async handlers.

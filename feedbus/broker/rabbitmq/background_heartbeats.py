@@ -52,7 +52,7 @@ class BackgroundHeartbeats:
     def stop(self) -> None:
         """Make the thread end, without waiting for its end.
 
-        Called when the connection is closed.
+        It is called when the connection is closed.
         """
         self._stop_requested.set()
 

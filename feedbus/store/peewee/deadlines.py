@@ -100,7 +100,7 @@ class Connection(extensions.connection):
     def read_limit(self) -> None:
         """Read the server's statement_timeout.
 
-        Called after a statement that may have changed it.
+        It is called after a statement that may have changed it.
         """
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")

@@ -89,7 +89,7 @@ class Liveness(Protocol):
     def begin(self, connection_id: int) -> None:
         """Show that this connection is live, under the given id.
 
-        Called before others can see the id.
+        It is called before others can see the id.
         """
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ class Maintenance(Protocol):
     def postpone(self) -> None:
         """Start the quiet time before run() again.
 
-        Called when this connection has used the broker.
+        It is called when this connection has used the broker.
         """
 
     def seconds(self) -> float | None:

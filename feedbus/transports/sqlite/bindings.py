@@ -145,7 +145,7 @@ def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
 def drop_unbound(tx: Transaction, source: str) -> None:
     """Delete the exchange `source` if it has auto-delete and no bindings.
 
-    Called after an unbinding.
+    It is called after a binding of the exchange was removed.
     """
     exchange = tx.routes.exchanges.get(source)
     if exchange is None or not exchange.auto_delete:

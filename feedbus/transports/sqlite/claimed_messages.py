@@ -156,7 +156,7 @@ class ClaimedMessages:
     def deliver_all(self, consumer: Consumer) -> None:
         """Call a consumer's callback with all messages that are claimed for it.
 
-        Called when it ends.
+        It is called when the consumer ends.
         """
         self._arrivals = deque(
             sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
