@@ -214,7 +214,8 @@ def without_properties(message: Outgoing, why: str) -> Outgoing:
 
     """
     headers = {name: value for name, value in message.headers.items() if name in KEPT_ALWAYS}
-    reason = f"{headers.get(REASON, '')}; the rest of the dead letter is left out: {why}"
+    left_out = f"the properties and other headers of the message are left out: {why}"
+    reason = f"{headers.get(REASON, '')}; {left_out}"
     reduced = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
     if message.content_type != SEALED:
         return reduced
