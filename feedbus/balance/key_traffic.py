@@ -83,6 +83,8 @@ class Tally:
 def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
     """Yield a pair (key, traffic) for each key.
 
+    `feedbus balance` and `feedbus plan` fill a Tally with the pairs.
+
     Args:
         keys: the source of the keys.
         traffic: the number of the column of that source that has the traffic, from 2; or the path
@@ -108,6 +110,8 @@ def pairs_of_rows(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], traffic: str | None
 ) -> Iterator[Pair]:
     """Yield a pair (key, traffic) for each row of a query.
+
+    `feedbus balance` fills a Tally with the pairs, if the keys come from the store.
 
     Args:
         columns: the names of the columns; the first column has the keys.

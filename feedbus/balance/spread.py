@@ -129,6 +129,8 @@ def count_records(
 ) -> Counter[tuple[str, str]]:
     """Add one record for each key to the shard that gets it, in one or two spreads.
 
+    `feedbus spread` calls this.
+
     Args:
         keys: the routing keys of the records.
         spread: the spread over a ring.

@@ -17,6 +17,8 @@ from feedbus.wire.message_options import Envelope
 def request_of(row: OutboxRow, clock: Clock) -> Request:
     """Return the request that publishes a row of the outbox, which a transaction has committed.
 
+    The bus, the relay and the dispatch call this for leftover rows.
+
     Args:
         row: the row.
         clock: the clock of the broker, for the rest of the row's delay and expiration.
@@ -30,6 +32,8 @@ def put_records(
     outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
 ) -> list[int]:
     """Add records to an outbox with their common options; return the ids of the rows.
+
+    It is called for each publish within a transaction.
 
     Args:
         outbox: the outbox of the store, in whose transaction the caller is.

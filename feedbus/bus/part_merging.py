@@ -38,7 +38,10 @@ class PartGroup:
     starts: list[int] = field(default_factory=list)
 
     def indexes(self) -> Sequence[int]:
-        """Return the index of each message of this group among all messages that are merged."""
+        """Return the index of each message of this group among all messages that are merged.
+
+        merge() selects the ids of the group with it.
+        """
         pairs = zip(self.starts, self.parts, strict=True)
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 

@@ -151,6 +151,8 @@ class Encoder:
     ) -> list[Outgoing]:
         """Return the messages for some records; messages of one key stay in order.
 
+        It is called for each publish, before the messages are sent.
+
         Args:
             exchange_name: the name of the exchange in topology.toml.
             pack: the records. The messages contain them in packs only if the exchange has `pack`.

@@ -131,6 +131,8 @@ class Sender:
 
         The sender closes the channel with its connection.
 
+        It is used when dead letters are requeued.
+
         Raises:
             BrokerOutage: the broker is unavailable.
 

@@ -84,6 +84,8 @@ class BlockedKeys:
     def is_blocked_in(self, records: Records, index: int) -> bool:
         """Whether a record of a batch must wait, because an earlier record of its key has failed.
 
+        It is asked before each call, when a batch handler is called for each record alone.
+
         Args:
             records: the records of the batch.
             index: the index of the record in the batch.
@@ -95,6 +97,8 @@ class BlockedKeys:
 
     def any_blocked(self, records: Records) -> bool:
         """Whether any record of a batch must wait, because an earlier record of its key has failed.
+
+        If none is blocked, the batch is handled by one call.
 
         Args:
             records: the records of the batch.
@@ -120,6 +124,8 @@ class BlockedKeys:
 
     def defer(self, decoded: DecodedDelivery, row: int) -> None:
         """Let a record wait for earlier records of its key: add this decision to its delivery.
+
+        The modules that call handlers do this with each blocked record.
 
         Args:
             decoded: the delivery of the record, which gets the decision.

@@ -257,6 +257,8 @@ class ConcurrentCalls:
     def send_failed(self, only: DecodedDelivery | None = None) -> None:
         """Send the retries and dead letters of deliveries whose records have all ended.
 
+        The runner calls this after finish().
+
         Args:
             only: one delivery of for_dead_handler, whose messages are sent; None to send the
                 messages of all finished deliveries.

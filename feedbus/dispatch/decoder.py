@@ -70,6 +70,8 @@ class Decoder:
     def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[DecodedDelivery], Inputs]:
         """Decode deliveries, in the order of their arrival.
 
+        The dispatch calls this for the deliveries of a batch, or for one delivery.
+
         Args:
             deliveries: the deliveries in the order of their arrival.
 
@@ -324,6 +326,8 @@ class Decoder:
         """Add the decision on a failed or waiting record to its delivery.
 
         The decision is the verdict, such as a retry, with the message that is sent for it.
+
+        It is called after a call of the handler, or in place of it.
 
         Args:
             decoded: the delivery.

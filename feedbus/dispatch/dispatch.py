@@ -231,6 +231,8 @@ class Dispatch:
         The handler of the record raised an exception (Drop is one, too), or the broker refused the
         messages of the handler.
 
+        SingleCalls and end_record() call this.
+
         Args:
             decoded: the delivery of the record.
             row: the index of the record in the delivery.

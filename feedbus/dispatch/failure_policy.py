@@ -50,6 +50,8 @@ ATTEMPT_HEADERS = frozenset({FAILED_AT, REASON})
 class Decision:
     """What happens to a record that was not acknowledged: its verdict, and the message to send.
 
+    The decoder adds it to the delivery; the message is sent before the delivery is acknowledged.
+
     Attributes:
         verdict: "reject", "invalid", "retry", "dead_letter" or "drop"; "wait" if the record was not
             handled, because earlier records of its key wait.
@@ -100,6 +102,8 @@ class FailurePolicy:
         The dead letter is a sealed message: it contains these properties in its body, because they
         cannot be sent unchanged.
 
+        The decoder calls this.
+
         Args:
             delivery: the delivery of the message.
 
@@ -114,6 +118,8 @@ class FailurePolicy:
         """Return the decision to dead-letter a message whose body is not valid.
 
         The dead letter has the same body and properties as the message.
+
+        The decoder calls this.
 
         Args:
             delivery: the delivery of the message.

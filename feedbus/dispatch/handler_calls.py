@@ -206,6 +206,8 @@ class HandlerCalls:
 
         There is no transaction. The handler runs in the thread of the event loop.
 
+        The concurrent mode calls this.
+
         Args:
             call: the handler as a coroutine function, with the middleware.
             records: the record, as a batch of one.

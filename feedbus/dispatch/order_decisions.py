@@ -90,6 +90,8 @@ class OrderDecisions:
     def must_wait(self, decoded: DecodedDelivery, row: int) -> bool:
         """Whether a record must wait, because an earlier record of its key waits or has failed.
 
+        It is asked before each call of a handler.
+
         Args:
             decoded: the delivery of the record.
             row: the index of the record in the delivery.

@@ -103,6 +103,8 @@ class OvertakenRecords:
 def locate(records: Records, index: int) -> RecordLocation:
     """Return the delivery of a record of a batch, and the index of the record in the delivery.
 
+    It connects a record of a batch with the decisions on its delivery.
+
     Args:
         records: the records of the batch.
         index: the index of the record in the batch.

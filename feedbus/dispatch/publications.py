@@ -208,6 +208,8 @@ class Publications(Spool):
     def try_to_send(self) -> Exception | None:
         """Send all messages, as send() does, but return the error if the messages are refused.
 
+        The group mode and the concurrent mode use it, so that a refusal concerns one call only.
+
         Returns:
             None if the messages were sent. Otherwise PublishError, because the broker did not
             accept a message, or the error of the store.

@@ -112,6 +112,8 @@ class Order:
 
         The result maps the index of such a record to a mapping of the field to its errors.
 
+        The decoder makes these records dead letters.
+
         Args:
             pack: the records of a delivery.
 

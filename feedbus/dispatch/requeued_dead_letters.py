@@ -61,6 +61,8 @@ class RequeuedDeadLetters:
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Let dead letters wait again, because they were not handled.
 
+        It is called after an outage, for example.
+
         Args:
             deliveries: deliveries that were not handled. Those that take() has not returned are
                 ignored.

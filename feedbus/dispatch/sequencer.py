@@ -53,7 +53,10 @@ class Sequencer(Generic[Item]):
 
     @property
     def has_capacity(self) -> bool:
-        """Whether more records may run than are running or ready to run."""
+        """Whether more records may run than are running or ready to run.
+
+        Then further deliveries are decoded.
+        """
         return len(self._ready) + len(self._running) < self._max_running
 
     def add(self, item: Item) -> None:

@@ -31,6 +31,8 @@ class SettledCounts:
     def add(self, decoded_deliveries: Sequence[DecodedDelivery]) -> None:
         """Count deliveries whose retries and dead letters have been sent.
 
+        The dispatch calls this before the deliveries are acknowledged.
+
         Args:
             decoded_deliveries: the deliveries, with the decisions on their failed records.
 

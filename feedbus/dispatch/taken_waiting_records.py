@@ -84,6 +84,8 @@ class TakenRecords:
     def record_of(self, delivery: Delivery) -> WaitingRecord | None:
         """Return the record of a delivery that take() has returned; None for other deliveries.
 
+        So the decisions on a record are made with its old position.
+
         Args:
             delivery: a delivery of a waiting queue, or of any other queue.
 
@@ -94,7 +96,7 @@ class TakenRecords:
     def mark_failed_again(self, delivery: Delivery, due_at: float) -> None:
         """Register that the record of a delivery has failed again.
 
-        finish() then lets the record wait again.
+        finish() then lets the record wait again. OrderDecisions calls this.
 
         Args:
             delivery: the delivery, which take() has returned.

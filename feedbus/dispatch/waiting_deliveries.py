@@ -98,6 +98,8 @@ class WaitingDeliveries:
     ) -> None:
         """Register the subscription to a queue with `order_by`, or to its waiting queue.
 
+        The runner calls this when it subscribes.
+
         Args:
             consumer_tag: the tag of the subscription.
             waiting_queue: the name of the waiting queue.
@@ -171,6 +173,8 @@ class WaitingDeliveries:
     def add(self, message: Any) -> list[Delivery]:
         """Add a message that a waiting queue has delivered, such as a waiting record.
 
+        The runner calls this for each message of a waiting queue, except fences.
+
         Args:
             message: the message, as py-amqp returns it.
 
@@ -200,6 +204,8 @@ class WaitingDeliveries:
 
     def release_keys(self, request: Delivery) -> list[Delivery]:
         """Release the keys that a request names, except keys whose messages have not arrived yet.
+
+        It is called when such a request arrives, and before waiting records are moved.
 
         Args:
             request: the delivery of a message that `feedbus dead drop`, `feedbus dead purge` or a

@@ -32,7 +32,8 @@ def decode_waiting_message(
 ) -> WaitingRecord:
     """Return the waiting record that a delivered message of a waiting queue contains.
 
-    Its position is 0 if the message contains no position.
+    Its position is 0 if the message contains no position. It is called for each delivery of a
+    waiting queue.
 
     Args:
         arrival: the delivery.
@@ -60,6 +61,8 @@ def encode_waiting_message(
     record: WaitingRecord, due_at: float, order: Order, waiting_queue: str, message: Outgoing
 ) -> Outgoing:
     """Return the message with which a record waits, or with which a dead letter blocks its key.
+
+    OrderDecisions calls this; the message is sent to the waiting queue.
 
     Args:
         record: the waiting record, or the dead letter.

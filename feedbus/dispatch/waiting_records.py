@@ -92,6 +92,8 @@ class WaitingRecords:
 
         A record does not wait for records that came first from queues of newer generations.
 
+        It is asked for each record that a queue delivers.
+
         Args:
             key: the ordering key.
             generation_number: the number of the generation whose queue delivers the record.
@@ -309,7 +311,8 @@ class WaitingRecords:
     def remove_handled(self, record: WaitingRecord) -> list[Arrival]:
         """Remove a record that was handled, and its copies; return the deliveries of the copies.
 
-        The caller acknowledges these deliveries.
+        The caller acknowledges these deliveries. It is called when the result of the record is
+        known.
 
         Args:
             record: a record that take() has returned.

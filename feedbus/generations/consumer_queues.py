@@ -25,6 +25,8 @@ CHECKS_PER_STATE = 10
 class ReadableQueue:
     """A queue on the broker that a consumer is to read, and how it is read.
 
+    ConsumerQueues creates one object for each queue; it exists as long as the connection.
+
     Attributes:
         queue: the name of the queue on the broker.
         exclusive: whether to subscribe exclusively: the broker then refuses other consumers.

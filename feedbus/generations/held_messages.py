@@ -21,6 +21,8 @@ from feedbus.wire.outgoing_message import Moved
 class NoRoomError(Exception):
     """A queue is full, so that a held message cannot be appended to it yet.
 
+    append_held() raises it. The switch is then repeated until the queue has room.
+
     Attributes:
         generation: the ring of the queue.
 
@@ -91,7 +93,8 @@ def append_held(
 def may_refuse(topology: Topology, generation: Generation) -> bool:
     """Whether a queue of a ring may refuse messages, because it is full.
 
-    This depends on the arguments of the queues, such as a maximal length.
+    This depends on the arguments of the queues, such as a maximal length. Messages are then
+    appended one by one, so that none overtakes a refused one.
 
     Args:
         topology: the topology of the ring.

@@ -41,6 +41,8 @@ def refusal_reason(state: RingState, topology: Topology) -> str:
     deployment can set the same modification time on every file. So a file that is not older is
     refused, too, if the ring that it declares was already replaced.
 
+    `feedbus plan` shows the reason, and refuse_older() raises it.
+
     Args:
         state: the state of the ring of the exchange.
         topology: the topology of this host's file.
@@ -93,6 +95,8 @@ def with_replaced_ring(state: RingState, topology: Topology, wanted: Generation)
 
     If the wanted ring has the same members and arguments as the current one, the state is returned
     unchanged.
+
+    switch_ring() writes this state. A file that declares a replaced ring is refused later.
 
     Args:
         state: the state of the ring on the broker.

@@ -63,6 +63,8 @@ class Predecessors:
     def queues_before(self, generation_number: int, routing_key: str) -> frozenset[str]:
         """Return the existing queues of older generations that can have records of a key.
 
+        It is called for each record of a newer queue: the record waits for these queues.
+
         Args:
             generation_number: the queues of earlier generations are returned.
             routing_key: the key by which the rings select a shard.
@@ -88,7 +90,10 @@ class Predecessors:
         self.queues.difference_update(queues)
 
     def by_generation(self) -> Iterator[list[str]]:
-        """Yield the existing queues of each generation, the oldest generation first."""
+        """Yield the existing queues of each generation, the oldest generation first.
+
+        A consumer checks in this order which queues are deleted.
+        """
         for _, members, _ in self._rings:
             existing = [each for each in members.values() if each in self.queues]
             if existing:
@@ -96,7 +101,10 @@ class Predecessors:
 
     @property
     def oldest_generation_number(self) -> int | None:
-        """The number of the oldest generation with a queue, or None if no queue is left."""
+        """The number of the oldest generation with a queue, or None if no queue is left.
+
+        While too many records wait, only deliveries of this generation are handled.
+        """
         for number, members, _ in self._rings:
             if not self.queues.isdisjoint(members.values()):
                 return number

@@ -95,7 +95,10 @@ class Probes:
 
     @property
     def is_fence_due(self) -> bool:
-        """Whether to publish a fence now, because the queue may have none."""
+        """Whether to publish a fence now, because the queue may have none.
+
+        The reader asks this often.
+        """
         return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
@@ -111,6 +114,8 @@ class Probes:
         """Publish the next probe to the end of the queue.
 
         If the queue is full, put_fence() later publishes a fence in place of the probe.
+
+        The reader calls this when it receives a fence, or when a probe is lost.
 
         Raises:
             Outage: the broker does not confirm the probe.

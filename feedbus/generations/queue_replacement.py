@@ -64,7 +64,7 @@ def has_arguments(found: SeenQueue, wanted: dict[str, Any]) -> bool:
 def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer exists with other arguments; False for a queue of a ring.
 
-    Then the queue has to be replaced.
+    Then the queue has to be replaced: `feedbus plan` shows this, and `feedbus apply` does it.
 
     Args:
         topology: the topology, which declares the arguments.
@@ -81,7 +81,8 @@ def has_other_arguments(topology: Topology, consumer: Consumer, seen: Inventory)
 def is_begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether a replacement of a consumer's queue was begun, but not finished.
 
-    Then the broker has the gate of the queue: the exchange in front of the queue.
+    Then the broker has the gate of the queue: the exchange in front of the queue. `feedbus up` and
+    `feedbus apply` then finish the replacement.
 
     Args:
         topology: the topology.

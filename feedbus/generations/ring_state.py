@@ -49,6 +49,8 @@ MAX_STATES = 100
 class RingState:
     """The state of an exchange's ring, as a message on the broker contains it.
 
+    Processes read it when they connect; a switch writes the next one.
+
     Attributes:
         current: the generation to which the entry sends messages.
         draining: earlier generations whose queues are not all deleted yet, the oldest first.
@@ -237,6 +239,8 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
 
     The ledger is a second copy for processes that change the state. Existing queues stay unchanged.
 
+    switch_ring() calls this before it writes the state.
+
     Args:
         channel: a channel to the broker.
         topology: the topology.
@@ -251,7 +255,8 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
 def repair(channel: Channel, names: Names, state: RingState) -> None:
     """Write the state again if the queue that consumers and publishers read does not contain it.
 
-    An interrupted write can have left only the ledger, the second copy, up to date.
+    An interrupted write can have left only the ledger, the second copy, up to date. switch_ring()
+    and the consumers of old queues call this.
 
     Args:
         channel: a channel to the broker; the caller holds the topology's lock.
@@ -272,7 +277,7 @@ def write(channel: Channel, names: Names, state: RingState) -> RingState:
     """Write a state with the next serial number to both queues, and return the written state.
 
     The caller holds the topology's lock. The two queues are the one that consumers and publishers
-    read, and the ledger. Older states are deleted last.
+    read, and the ledger. Older states are deleted last. It is called for each change of the state.
 
     Args:
         channel: a channel to the broker.

@@ -147,6 +147,8 @@ def same_ring(one: Generation, other: Generation) -> bool:
 
     The numbers of the generations are not compared.
 
+    If so, no switch is needed.
+
     Args:
         one: a generation of an exchange.
         other: another generation of the same exchange.

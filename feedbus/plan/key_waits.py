@@ -102,6 +102,8 @@ def waits(
 ) -> tuple[Wait, ...]:
     """Return the wait for each old shard with messages, the shard with most messages first.
 
+    The plan shows how long the records of these keys wait after the switch.
+
     Args:
         backlogs: maps each generation to its shards, and each shard to its number of messages.
         state: the state of the ring: its current generation, and the generations that drain.

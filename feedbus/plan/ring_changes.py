@@ -25,6 +25,8 @@ def changes(
 ) -> Iterator[RingChange]:
     """Yield the changes of rings: the hash exchanges that get a new generation.
 
+    make_plan() calls this.
+
     Args:
         topology: the wanted state.
         seen: the objects that the broker has.

@@ -139,7 +139,7 @@ class Batch:
     def find(self, index: int) -> tuple[int, int]:
         """Return the number of a record's chunk, and the index of the record in the chunk.
 
-        Both numbers begin at 0.
+        Both numbers begin at 0. The other methods use it.
 
         Args:
             index: the index of the record in the batch.
@@ -253,6 +253,8 @@ class Batch:
 
         Records of one chunk are a run of their own if they are at least LARGE_BATCH, and one of the
         given fields is in `shared` of the chunk. The part then contains its value only once.
+
+        Records.publish() calls this.
 
         Args:
             indexes: the indexes of the records, ascending.

@@ -214,7 +214,8 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
     Each plain message would repeat the shared fields. So their size is multiplied by the number of
     records. The other fields are not counted, because they have about the same size in the pack.
 
-    A publisher divides such a pack. A consumer that receives one refuses it.
+    It is asked for each pack. A publisher divides such a pack. A consumer that receives one refuses
+    it.
 
     Args:
         body_bytes: the size of the pack's body.
@@ -229,6 +230,8 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
 def pack_of_one(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     """Return a pack with one record, as a plain message contains it.
+
+    publish() calls this, and decode() for a plain message.
 
     Args:
         message_id: the id of the record.

@@ -226,6 +226,8 @@ def _read_slowly(body: bytes) -> Any:
 def text_of(body: bytes, content_encoding: object = None) -> str:
     """Return the body of a message as a text.
 
+    It is used for bodies with a text content type.
+
     Args:
         body: the bytes of the message.
         content_encoding: the property of the message: the encoding of the body's text. None and an

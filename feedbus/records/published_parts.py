@@ -84,6 +84,8 @@ class Part:
     def split(self, max_messages: int) -> Iterator[Part]:
         """Split the messages, in order, into parts of similar sizes, each up to max_messages.
 
+        The bus of a batch handler calls this, so that packs do not become too large.
+
         Args:
             max_messages: the largest number of messages in a part.
 

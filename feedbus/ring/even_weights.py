@@ -83,6 +83,8 @@ def frontier(loads: Loads, queues: int, max_buckets: int) -> list[Balance]:
 
     A number of buckets is left out if a smaller number allows weights that are as even.
 
+    `feedbus balance` calls this, and chooses one of the results.
+
     Args:
         loads: maps each class of keys to its load, an integer from 0.
         queues: the number of queues, at least 1.

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, int]]) -> float:
     """Return the largest ratio of a queue's load to its share by weight; 1 means that all are even.
 
+    `feedbus plan` and `feedbus spread` print it.
+
     Args:
         records: maps the name of a queue to its load, the number of its records. A missing queue
             has the load 0. At least one load is not 0.

@@ -29,6 +29,8 @@ class BatchDurations:
     def add(self, records: int, seconds: float) -> None:
         """Add a batch that was handled; the weight of the earlier ones decreases.
 
+        It is called after each batch.
+
         Args:
             records: the number of records in the batch.
             seconds: how long the handling of the batch took.
@@ -46,6 +48,8 @@ class BatchDurations:
         The result is infinity if more records do not make a batch longer. If all batches so far had
         the same number of records, the fixed costs are not known. Then the whole duration of a
         batch counts as costs of its records.
+
+        OldQueueBatches determines with it the size of the next batch of an old queue.
 
         Args:
             seconds: the time that the handling of the records may take, without the fixed costs.

@@ -109,7 +109,10 @@ class Buffer:
 
     @property
     def in_old_lane(self) -> bool:
-        """Whether the current lane has the deliveries of an old generation of the ring."""
+        """Whether the current lane has the deliveries of an old generation of the ring.
+
+        Batches of old queues have another size.
+        """
         return self._current_lane is not self._lanes[0]
 
     def exclude_generations_after(self, generation_number: int | None) -> None:
@@ -267,7 +270,8 @@ class Buffer:
     def has_before(self, consumer_tag: str, tag: int) -> bool:
         """Whether the buffer has a delivery of a subscription with a lower delivery tag.
 
-        Then the later delivery cannot be acknowledged together with all earlier ones.
+        Then the later delivery cannot be acknowledged together with all earlier ones. It is asked
+        before a batch is acknowledged.
 
         Args:
             consumer_tag: the consumer tag of the subscription.
@@ -280,6 +284,8 @@ class Buffer:
 
     def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether the buffer has a delivery of this subscription.
+
+        It is asked before an old queue is deleted.
 
         Args:
             consumer_tag: the consumer tag of the subscription.

@@ -65,6 +65,8 @@ class ConcurrentDeliveries:
     def has_deliveries_of(self, consumer_tag: str) -> bool:
         """Whether a delivery of a subscription is decoded and not settled.
 
+        It is asked before a fence is processed, and before an old queue is deleted.
+
         Args:
             consumer_tag: the consumer tag of the subscription.
 
@@ -98,7 +100,8 @@ class ConcurrentDeliveries:
     def oldest_at(self) -> float:
         """The arrival time of the oldest delivery; infinity if there is none.
 
-        The value is a time of the monotonic clock in seconds.
+        The value is a time of the monotonic clock in seconds. If the consumer timeout would expire
+        for this delivery, the runner returns deliveries to the broker.
         """
         return next(iter(self._arrived_at.values()), math.inf)
 
@@ -273,6 +276,8 @@ class ConcurrentDeliveries:
 
     def settle(self, readers: Mapping[str, QueueReader]) -> None:
         """Acknowledge the deliveries that finish() has returned, at the broker.
+
+        The concurrent mode calls this after finish().
 
         Args:
             readers: the readers of the queues, by consumer tag. A waiting queue has no reader: its

@@ -86,6 +86,8 @@ class ConsumerTimeout:
     def cause_of_close(self, took_seconds: float) -> str:
         """Return a text for the log: the handling took longer than the broker's consumer timeout.
 
+        It is used when the broker has closed the channel of a slow handler.
+
         Args:
             took_seconds: how long the handling of a message took.
 

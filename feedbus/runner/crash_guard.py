@@ -102,6 +102,8 @@ class CrashGuard:
     def is_suspected(self, message_id: str) -> bool:
         """Whether this message may have ended an earlier process, so that it is handled alone.
 
+        It is asked before a message is added to a batch or to a group.
+
         Args:
             message_id: the id of the message.
 
@@ -130,7 +132,8 @@ class CrashGuard:
     def set_messages(self, message_ids: Sequence[str], seconds: float) -> None:
         """Write into the file which messages a handler is about to handle, and their deadline.
 
-        If a handler still runs at the deadline, the watchdog ends the process.
+        If a handler still runs at the deadline, the watchdog ends the process. The modes of the
+        runner call this before they call handlers.
 
         Args:
             message_ids: the ids of the messages.
@@ -222,6 +225,8 @@ class CrashGuard:
 
     def release(self, *, settled: bool = False) -> None:
         """Register that the handler has returned, so that the file names no message any more.
+
+        The modes of the runner call this after each batch.
 
         Args:
             settled: whether the messages were also settled. Then they are no longer suspected.

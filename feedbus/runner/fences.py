@@ -64,6 +64,8 @@ class Fences:
     def process_next(self, raw: RawConnection) -> bool:
         """Process the next delivery, a fence; if it cannot be processed yet, wait for a moment.
 
+        The mode of the runner calls this when next_is_fence() is true.
+
         Args:
             raw: the connection of the consumer.
 

@@ -92,6 +92,8 @@ class RemainingLimits:
     def reached_limit(self, *, waiting: bool) -> str | None:
         """Return a text for the log that names a reached limit; None if no limit is reached.
 
+        The runner asks this before each batch, and while it waits.
+
         Args:
             waiting: whether deliveries wait to be handled, so that the run is not idle.
 

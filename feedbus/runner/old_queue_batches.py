@@ -21,6 +21,8 @@ class OldQueueBatches:
     ADDED_SECONDS. The fixed costs of a batch, such as a commit, are not included in this limit:
     otherwise batches would be so small that the fixed costs take most of the time.
 
+    The batch mode has one object.
+
     Attributes:
         size: the largest number of records in the next batch.
 
@@ -39,6 +41,8 @@ class OldQueueBatches:
 
     def add(self, records: int, seconds: float, *, old: bool) -> None:
         """Add the duration of a batch; after a batch of an old queue, adjust the size.
+
+        The batch mode calls this after each batch, while it reads queues of several generations.
 
         Args:
             records: the number of records in the batch.

@@ -73,6 +73,8 @@ class SwitchProgress:
     ) -> SwitchProgress | None:
         """Begin to follow the old queues of a ring; from now on, records wait for these queues.
 
+        The runner calls this after each connect.
+
         Args:
             run: the run of the consumer.
             consumer_queues: knows the state of the ring.
@@ -103,7 +105,10 @@ class SwitchProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether no record waits for an old queue, and all old generations are removed."""
+        """Whether no record waits for an old queue, and all old generations are removed.
+
+        Then finish() must be called.
+        """
         return self._is_over
 
     def must_restart(self, raw: RawConnection) -> bool:

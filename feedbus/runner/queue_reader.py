@@ -68,6 +68,8 @@ class QueueReader:
     ) -> QueueReader | None:
         """Subscribe to a queue.
 
+        It is called for each queue to read, and again later if the result was None.
+
         Args:
             connection: the connection of the consumer.
             source: the queue, and how it is read.
@@ -122,6 +124,8 @@ class QueueReader:
     def settle_up_to(self, delivery_tag: int) -> None:
         """Acknowledge the delivery with this tag and all earlier deliveries of the queue.
 
+        The batch mode calls this after a batch, if no earlier delivery waits.
+
         Args:
             delivery_tag: the delivery tag of the latest delivery to acknowledge.
 
@@ -142,6 +146,8 @@ class QueueReader:
     def settle_done(self, settlement: Settlement) -> None:
         """Acknowledge the deliveries of the queue that are done.
 
+        The concurrent mode calls this when deliveries are done.
+
         Args:
             settlement: the deliveries of this subscription, and which of them are done: their
                 records are handled, and the resulting messages are confirmed.
@@ -156,7 +162,10 @@ class QueueReader:
             self.probes.restart_proof()
 
     def count_consumers(self) -> int:
-        """Count the queue's consumers, including this one; 0 if the queue's leader is down."""
+        """Count the queue's consumers, including this one; 0 if the queue's leader is down.
+
+        It is asked before an old queue is deleted: only its last reader may delete it.
+        """
         return self._count()[1]
 
     def accept_fence(self, delivery_tag: int, message_id: str) -> None:
@@ -206,7 +215,10 @@ class QueueReader:
             self.last_fence_tag = 0
 
     def close(self) -> None:
-        """End the subscription; the broker puts all unsettled deliveries back into the queue."""
+        """End the subscription; the broker puts all unsettled deliveries back into the queue.
+
+        It is called when the consumer stops reading the queue.
+        """
         if self.channel.is_open:
             self.channel.close()
 

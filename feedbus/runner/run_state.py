@@ -86,6 +86,8 @@ class Run:
     def end_reason(self, *, has_unsettled: bool = False) -> str | None:
         """Return why the run is over, as a text for the log, or None if it continues.
 
+        The runner asks this between batches.
+
         Args:
             has_unsettled: whether deliveries are being handled, so that the run is not idle.
 
@@ -98,6 +100,9 @@ class Run:
 
     def must_continue(self, *, has_unsettled: bool = False) -> bool:
         """Whether the run continues, and the shard of the consumer is assigned to this host.
+
+        The runner asks this between batches. If the shard is assigned to another host, it stops
+        reading.
 
         Args:
             has_unsettled: whether deliveries are being handled, so that the run is not idle.
@@ -170,7 +175,10 @@ class Run:
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
     def has_reached_waiting_limit(self) -> bool:
-        """Whether `waiting_limit` is reached: then the consumer handles only waiting records."""
+        """Whether `waiting_limit` is reached: then the consumer handles only waiting records.
+
+        The modes of the runner ask this before each batch.
+        """
         return self.waiting is not None and self.waiting.has_reached_limit()
 
     @property

@@ -26,6 +26,8 @@ class Settlement:
     def add(self, tag: int) -> None:
         """Add a delivery that has arrived.
 
+        It is called for each delivery, in the order of arrival.
+
         Args:
             tag: its delivery tag, which must be higher than all earlier ones.
 
@@ -43,6 +45,8 @@ class Settlement:
 
     def take_acknowledgeable(self) -> tuple[int, list[int]]:
         """Return the tags to acknowledge now; each tag is returned only once.
+
+        The reader of the queue then acknowledges these deliveries.
 
         Returns:
             Two values. The first is the tag for one multiple acknowledgement, or 0 for none. The

@@ -127,6 +127,8 @@ class SmallDeliveries:
         The search ends at a delivery that no other delivery may overtake: a fence, a message that
         must be handled alone, or a message that cannot be decoded.
 
+        take_first() and take_independent() call this.
+
         Args:
             keys_in_handlers: the keys of the records that are being handled.
             deliveries: the deliveries that wait, in the order of their arrival.

@@ -187,6 +187,8 @@ class Subscriptions:
     ) -> None:
         """Acknowledge deliveries of a subscription, unless the subscription has ended.
 
+        The batch mode calls this after each batch.
+
         Args:
             consumer_tag: the tag of the subscription.
             delivery_tags: the tags of the deliveries, in the order of arrival.
@@ -219,7 +221,8 @@ class Subscriptions:
     def stop_reading(self, tag: str) -> None:
         """Stop reading a queue and its waiting queue.
 
-        The broker returns the unsettled deliveries to the queues, unless a queue was deleted.
+        The broker returns the unsettled deliveries to the queues, unless a queue was deleted. It is
+        called when an old queue was deleted, or when all deliveries are returned.
 
         Args:
             tag: the consumer tag of the subscription to the queue.
@@ -254,6 +257,8 @@ class Subscriptions:
 
     def close_waiting_queue(self, tag: str) -> None:
         """Stop reading the waiting queue of a queue.
+
+        It is called when the consumer stops reading the queue, or leaves it to another consumer.
 
         Args:
             tag: the consumer tag of the subscription to the queue that has this waiting queue.

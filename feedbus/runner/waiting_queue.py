@@ -223,7 +223,7 @@ class WaitingQueue:
         """Return old deliveries to the broker, which delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long. Records that
-        handlers have now are not returned.
+        handlers have now are not returned. It is called often.
 
         Args:
             older_than: a time of the monotonic clock, in seconds. Deliveries that arrived before it
@@ -237,7 +237,10 @@ class WaitingQueue:
                 record.arrival = None  # until the broker delivers it again
 
     def close(self) -> None:
-        """End the subscription: the waiting records return to the queue, and are forgotten here."""
+        """End the subscription: the waiting records return to the queue, and are forgotten here.
+
+        It is called when the consumer stops reading the queue of these records.
+        """
         self.is_closed = True
         self.deliveries.forget_subscription(self.tag)
         if self.channel.is_open:

@@ -125,6 +125,8 @@ class WaitingQueues:
     def release_records(self, queues: Collection[str]) -> None:
         """Let records run if they wait only for old queues that were deleted.
 
+        It is called when the moved records of these queues have arrived.
+
         Args:
             queues: the names of the deleted queues on the broker.
 
@@ -203,6 +205,8 @@ class WaitingQueues:
     def delete(self, tag: str) -> None:
         """Stop reading the waiting queue of a deleted old queue, and delete it if it is empty.
 
+        It is called when the old queue does not exist any more.
+
         Args:
             tag: the consumer tag of the subscription to the old queue.
 
@@ -216,6 +220,8 @@ class WaitingQueues:
 
     def close(self, tag: str = "") -> None:
         """Stop reading a waiting queue, or all of them.
+
+        It is called when the consumer stops reading a queue, and at the end of a connection.
 
         Args:
             tag: the consumer tag of the subscription to the queue that has the waiting queue; ""
@@ -268,6 +274,8 @@ class WaitingQueues:
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Let taken records wait again, because they were not handled.
 
+        The modes call this, for example, if another record must be handled alone first.
+
         Args:
             deliveries: deliveries that take() has returned.
 
@@ -276,6 +284,8 @@ class WaitingQueues:
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the deliveries of waiting queues that were handled.
+
+        The modes call this when the results of the records are sent.
 
         Args:
             deliveries: deliveries that take() has returned.
