@@ -21,7 +21,7 @@ REFUSED = (
     "\U000e0000-\U000e0fff"
 )
 PATTERN = rf"^[^{REFUSED}]+$"
-EXPECTED = "no blanks, no control characters and none that cannot be seen"
+EXPECTED = "a text without blanks, control characters and invisible characters"
 
 
 def normalized(login: str) -> str:

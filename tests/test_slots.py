@@ -147,5 +147,8 @@ def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
     run = slots.run_folder(folder)
     command = [*in_slot(run), "--", "nope"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.stderr == "error: cannot start nope: No such file or directory\n"
+    assert ended.stderr == (
+        "error: cannot start nope: No such file or directory; install the program, or correct"
+        " `command` in [processes.web]\n"
+    )
     assert ended.returncode == 1

@@ -114,7 +114,9 @@ def run(server: Server, host: str) -> None:
 
     def stop(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        events.info("stopping", f"{name}: stopping after the current requests", signal=name)
+        events.info(
+            "stopping", f"received {name}; the server stops after the current requests", signal=name
+        )
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):

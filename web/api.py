@@ -118,7 +118,7 @@ class Api:
         except queries.UnknownUser as error:
             raise nobody(error, USER_ID) from None
         except queries.KeyReused:
-            errors = {KEY_HEADER: ["This key came with another text before."]}
+            errors = {KEY_HEADER: ["An earlier request with this key had another text."]}
             raise problem(CONFLICT, "Another tweet needs another key.", errors) from None
         made = {"id": posted.tweet["id"]}
         if not body["asynchronous"] and self._fill_feeds(row, posted.tweet):
@@ -140,7 +140,9 @@ class Api:
         """
         query = read_query(FEED)
         count = query["count"]
-        reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
+        reader = load(USER_PATH, {"id": user}, "The path does not contain the id of a user.")[
+            "user_id"
+        ]
         try:
             found = queries.read_feed(reader, count, query["before"])
             tweets = self._recent.read(found)
@@ -176,7 +178,8 @@ class Api:
         except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
             events.warning(
                 "left_to_consumers",
-                "the handlers failed here, so the consumers handle this row of the outbox",
+                "the handlers failed within the request, so its message is published, and the"
+                " consumers handle it",
                 row=row.id,
                 error=one_line(error),
             )
@@ -201,7 +204,7 @@ class Api:
             for letter in system.dead_letters():
                 events.warning(
                     "rejected",
-                    "a handler rejected a record",
+                    "a handler rejected a record within a request; the record is not handled again",
                     queue=letter.queue,
                     reason=letter.reason,
                 )
@@ -241,7 +244,7 @@ def request_key(environ: Mapping[str, Any]) -> str | None:
     if key is None or KEY.fullmatch(key):
         return key
     expected = f"Expected 1 to {schemas.KEY_CHARACTERS} visible ASCII characters."
-    raise problem(BAD_REQUEST, f"The {KEY_HEADER} is none.", {KEY_HEADER: [expected]})
+    raise problem(BAD_REQUEST, f"The header {KEY_HEADER} is not valid.", {KEY_HEADER: [expected]})
 
 
 def nobody(error: queries.UnknownUser, field: str) -> bottle.HTTPResponse:

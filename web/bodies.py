@@ -206,7 +206,7 @@ def parse(body: bytes) -> dict[str, Any]:
     except MalformedError:
         raise
     except ValueError:  # the interpreter's limit on digits
-        detail = "The body holds a number that is too long."
+        detail = "The body contains a number that is too long."
         raise MalformedError(detail) from None
     if not isinstance(parsed, dict):
         detail = f"Expected a JSON object, got {name_of(parsed)}."

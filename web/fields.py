@@ -66,8 +66,8 @@ class Text(fields.String):
 
     default_error_messages = {  # noqa: RUF012 -- marshmallow's
         "invalid": "Expected text.",
-        "nul": "May not hold the NUL character.",
-        "surrogate": "May not hold half of a surrogate pair.",
+        "nul": "Must not contain the NUL character.",
+        "surrogate": "Must not contain half of a surrogate pair.",
     }
 
     def _deserialize(

@@ -47,7 +47,10 @@ def become(arguments: Sequence[str]) -> None:
     try:
         os.execvp(asked.command[0], asked.command)  # noqa: S606 -- no shell is wanted
     except OSError as error:
-        msg = f"cannot start {asked.command[0]}: {error.strerror}"
+        msg = (
+            f"cannot start {asked.command[0]}: {error.strerror}; install the program, or correct"
+            f" `command` in [processes.{asked.name}]"
+        )
         raise UsageError(msg) from None
 
 

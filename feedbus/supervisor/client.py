@@ -202,9 +202,9 @@ class ApplyClient:
         )
         if answer is None:
             return  # the supervisor has ended; the next `feedbus up` reads the new topology.toml
-        refused = answer.get("refused", answer.get("reason", "it does not say why"))
+        refused = answer.get("refused", answer.get("reason", "it gave no reason"))
         if refused:
-            msg = f"the supervisor refuses: {refused}"
+            msg = f"the supervisor refused the change: {refused}"
             raise FeedbusError(msg)
 
 

@@ -61,7 +61,10 @@ def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
         else:
             pid = fork_server.fork(Program(command, environment, str(Path.cwd())), 1, 2)
     except OSError as error:
-        msg = f"cannot start the process that prepares the store and the broker: {error}"
+        msg = (
+            f"cannot start the process that prepares the store and the broker: {error}; correct the"
+            " cause, then start again"
+        )
         raise FeedbusError(msg) from None
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)

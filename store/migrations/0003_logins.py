@@ -36,7 +36,8 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
         if wanted != login and not db.execute_sql(update, (wanted, user, wanted)).rowcount:
             events.warning(
                 "login_kept",
-                "a login was not normalised: another user already has the normalised form",
+                "a login was not normalised, because another user already has the normalised form;"
+                " give one of the two users another login",
                 user=user,
             )
 

@@ -130,7 +130,10 @@ def _runner(url: StoreUrl | str) -> Iterator[Runner]:
     with _opened(url) as store:
         with store.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
             if not held:
-                msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
+                msg = (
+                    f"another process has been migrating the store for {WAIT_SECONDS:.0f} s;"
+                    " try again when it has ended"
+                )
                 raise Outage(msg)
             if store.on_postgres:  # a migration may take its time
                 store.database.execute_sql("SET LOCAL statement_timeout = 0")

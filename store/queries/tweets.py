@@ -99,7 +99,7 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
             if earlier is None:
                 run(SKIP_TAKEN)
             elif earlier["text"] != text:
-                msg = f"the request key '{request_key}' came with another text before"
+                msg = f"an earlier request with the key '{request_key}' had another text"
                 raise KeyReused(msg)
             else:
                 return Posted(earlier, repeated=True)

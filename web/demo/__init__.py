@@ -82,7 +82,7 @@ def demo(context: Context, authors: int, followers: int, tweets: int) -> None:
     report.step("stopped everything")
     report.where_to_look()
     if stored != expected:
-        msg = f"expected {expected}, got {stored}; look into {FOLDER}/log"
+        msg = f"expected {expected}, got {stored}; the logs are in {FOLDER}/log"
         raise FeedbusError(msg)
 
 
