@@ -124,7 +124,14 @@ class Text(Option):
     expected = "a text that is not empty"
 
     def read(self, value: Any) -> str:
-        """Return the text; raise ValidationError if the value is no text, is empty or has a NUL."""
+        """Check a value of topology.toml, and return it if it is a text.
+
+        It is a text that is not empty and has no NUL.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             self.refuse()
         return value
@@ -145,7 +152,14 @@ class Name(Text):
     pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError for any other value, and for other characters."""
+        """Check a value of topology.toml, and return it if it is a name.
+
+        It has letters, digits, '_', '-' and '.', and does not begin with '-' or '.'.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -163,9 +177,14 @@ class Dotted(Text):
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; raise ValidationError for any other value.
+        """Check a value of topology.toml, and return it if it is a dotted name.
 
-        The object is not imported; handler_imports.check_imports() checks it later.
+        Its form is `package.module:name`. The object is not imported;
+        handler_imports.check_imports() checks it later.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
         """
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
             guess = ":".join(value.rsplit(".", 1)) if isinstance(value, str) else ""
@@ -184,7 +203,12 @@ class Flag(Option):
     expected = "true or false"
 
     def read(self, value: Any) -> bool:
-        """Return True or False; raise ValidationError for any other value."""
+        """Check a value of topology.toml, and return it if it is true or false.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, bool):
             self.refuse()
         return value
@@ -227,7 +251,12 @@ class Whole(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> int | None:
-        """Return the integer, or None for "unlimited"; otherwise raise ValidationError."""
+        """Check a value of topology.toml; return the integer, or None for "unlimited".
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if self.unlimited and value == "unlimited":
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < self.minimum:
@@ -273,7 +302,12 @@ class Duration(Option):
             self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> float | None:
-        """Return the seconds, or None for "never"; otherwise raise ValidationError."""
+        """Check a value of topology.toml; return the duration in seconds, or None for "never".
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if self.never and value == "never":
             return None
         seconds = units.read_duration(value) if isinstance(value, str) else None
@@ -308,7 +342,12 @@ class Size(Option):
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
-        """Return the number of bytes, or None for "unlimited"; otherwise raise ValidationError."""
+        """Check a value of topology.toml; return the size in bytes, or None for "unlimited".
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if value == "unlimited":
             return None
         size = units.read_size(value) if isinstance(value, str) else None
@@ -335,7 +374,12 @@ class Choice(Option):
         self.kind = ", ".join(f'`"{choice}"`' for choice in choices)
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError for any value that is not a fixed name."""
+        """Check a value of topology.toml, and return it if it is one of the fixed names.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or value not in self.choices:
             self.refuse(suggestion=nearest(value, self.choices) if isinstance(value, str) else "")
         return value

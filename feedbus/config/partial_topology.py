@@ -78,7 +78,12 @@ class Draft:
         return found if isinstance(found, str) else None
 
     def queue_type(self, queue: str) -> str | None:
-        """Return the type of a queue, "classic" by default, or None if it is invalid."""
+        """Return the type of a queue, "classic" by default, or None if the type is invalid.
+
+        Args:
+            queue: the name of the queue.
+
+        """
         for table in (("queues", queue), INHERITED):
             if self.report.has((*table, "type")):
                 found = lookup(self.loaded, (*table, "type"))

@@ -153,7 +153,10 @@ def describe(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value, such as "a text", for a value that must not be printed."""
+    """Return the kind of a value of topology.toml, such as "a text", for an error.
+
+    The value itself must not be printed, because it may be a secret.
+    """
     if isinstance(value, str):
         return "an empty text" if not value else "a text"
     if isinstance(value, bool | Mapping | list) or value is MISSING:

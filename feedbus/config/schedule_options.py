@@ -38,7 +38,14 @@ class CronLine(Text):
     )
 
     def read(self, value: Any) -> str:
-        """Return the cron expression; raise ValidationError if it is wrong or matches no date."""
+        """Check a value of topology.toml, and return it if it is a cron expression.
+
+        A cron expression that matches no date is not valid.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -60,7 +67,14 @@ class TimeZone(Text):
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:
-        """Return the name of the time zone; raise ValidationError if no time zone has this name."""
+        """Check a value of topology.toml, and return it if it is the name of a time zone.
+
+        The IANA database must have the name.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -78,9 +92,13 @@ class JsonTable(Option):
     expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the table; raise ValidationError for any other value.
+        """Check a value of topology.toml, and return it if it is a table.
 
-        The error also reports values in the table that JSON does not have, such as dates.
+        Each value in it must be a value that JSON has; dates are not.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains a Fault for each mistake.
+
         """
         if not isinstance(value, dict):
             self.refuse()
@@ -99,7 +117,14 @@ class HeaderTable(JsonTable):
     expected = "a table of header names, each with a text, a number or a flag"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the headers; raise ValidationError for a header that publish() does not accept."""
+        """Check a value of topology.toml, and return it if it is a table of headers.
+
+        publish() must accept the headers.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains a Fault for each mistake.
+
+        """
         if not isinstance(value, dict):
             self.refuse()
         wrong = {name: [fault] for name in value if (fault := _wrong_header(name, value[name]))}

@@ -91,7 +91,12 @@ class Table(Option):
         self.table = table()
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the values of the table by option; raise ValidationError if one is wrong."""
+        """Check a table of topology.toml, and return its values by option.
+
+        Raises:
+            ValidationError: the value is no table, or has faults; the error has all of them.
+
+        """
         return load_table(self.table, value)
 
     def schema(self) -> dict[str, Any]:
@@ -161,9 +166,12 @@ class Array(Many):
     container = "array"
 
     def read(self, value: Any) -> tuple[Any, ...]:
-        """Return the values in order; raise ValidationError if any of them is wrong.
+        """Check an array of topology.toml, and return its values in order.
 
-        A value that is no array is wrong, too, and an empty array if the option does not allow it.
+        Raises:
+            ValidationError: the value is no array, or has faults; the error has all of them, by
+                index.
+
         """
         if not isinstance(value, list) or not (value or self.empty):
             self.refuse()
@@ -207,7 +215,13 @@ class Tables(Many):
         self.keys = keys or Name("")
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the entries by name; raise ValidationError if a name or a value is wrong."""
+        """Check a table of topology.toml whose keys users choose; return its values by key.
+
+        Raises:
+            ValidationError: the value is no table, or has faults in keys or values; the error has
+                all of them.
+
+        """
         if not isinstance(value, dict) or not (value or self.empty):
             self.refuse()
         errors: dict[str, Any] = {}

@@ -54,6 +54,10 @@ class Places:
         """Return the line and column, from 1, of the key at the end of a path.
 
         If the path has no key in the text, the result is the position of the nearest key above it.
+
+        Args:
+            path: the keys and indexes from the root of the document.
+
         """
         return _closest(self._keys, path, self._values[()])
 
@@ -62,6 +66,10 @@ class Places:
 
         If the path has no value in the text, the result is the position of the nearest table above
         it.
+
+        Args:
+            path: the keys and indexes from the root of the document.
+
         """
         return _closest(self._values, path, self._values[()])
 

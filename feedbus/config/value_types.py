@@ -37,7 +37,12 @@ class Url(Text):
         )
 
     def read(self, value: Any) -> Any:
-        """Return the parsed URL; raise ValidationError if the parser does not accept the value."""
+        """Check a value of topology.toml, and return the parsed URL.
+
+        Raises:
+            ValidationError: the parser of the URL does not accept the value.
+
+        """
         if not isinstance(value, str):
             self.refuse()
         try:
@@ -65,7 +70,14 @@ class Adapter(Dotted):
         self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError if it is neither an adapter nor a dotted name."""
+        """Check a value of topology.toml, and return it if it is the name of an adapter.
+
+        It is one of feedbus's own names, or a dotted name.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if value in self.own:
             return str(value)
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
@@ -87,9 +99,13 @@ class ExceptionName(Option):
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; raise ValidationError for any other value.
+        """Check a value of topology.toml, and return it if it is the dotted name of an exception.
 
         The class is not imported; other_imports.check_other_imports() checks it later.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
         """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
@@ -109,9 +125,13 @@ class Command(Option):
     expected = 'a command such as "python -m web" or an array of its words'
 
     def read(self, value: Any) -> tuple[str, ...]:
-        """Return the words of the command; raise ValidationError for any other value.
+        """Check a value of topology.toml, and return the words of the command.
 
-        A command line is split into words as by a shell; an empty command is refused.
+        A text is split into words as by a shell; an array has the words.
+
+        Raises:
+            ValidationError: the value is not valid, or has no words; the error contains one Fault.
+
         """
         if isinstance(value, str):
             try:
@@ -141,7 +161,14 @@ class RoutingKey(Option):
     expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the key; raise ValidationError for other values, and for more than 255 bytes."""
+        """Check a value of topology.toml, and return it if it is a binding key.
+
+        It is a text of at most 255 bytes, which may be empty.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or len(value.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
         return value
@@ -158,7 +185,14 @@ class BrokerName(Text):
     expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError for other values, and for more than 255 bytes."""
+        """Check a value of topology.toml, and return it if it is a name on the broker.
+
+        It is a text of 1 to 255 bytes.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -173,9 +207,13 @@ class ContentType(Text):
     pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
 
     def read(self, value: Any) -> str:
-        """Return the content type; raise ValidationError for any other value.
+        """Check a value of topology.toml, and return it if it is a content type.
 
-        The content types that only feedbus itself uses are also refused.
+        The content types that only feedbus itself uses are not valid.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
         """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
@@ -191,7 +229,14 @@ class Argument(Option):
     expected = "a text, an integer, a number, true or false"
 
     def read(self, value: Any) -> Any:
-        """Return the value; raise ValidationError if AMQP cannot represent it or it is too long."""
+        """Check a value of topology.toml, and return it if it is an argument's value.
+
+        It is a text, an integer of 64 bits, a finite number, true or false; a text is not too long.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str | int | float):
             self.refuse()
         if isinstance(value, int) and value.bit_length() > LONG_BITS:
@@ -214,7 +259,14 @@ class ArgumentName(Text):
     expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError for other values, and for more than 255 bytes."""
+        """Check a value of topology.toml, and return it if it is an argument's name.
+
+        It is a text of 1 to 255 bytes.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         name = super().read(value)
         if len(name.encode()) > LONGEST_KEY_BYTES:
             self.refuse()
@@ -229,7 +281,14 @@ class Setting(Option):
     expected = "a text"
 
     def read(self, value: Any) -> str:
-        """Return the text; raise ValidationError for any other value, and for a text with a NUL."""
+        """Check a value of topology.toml, and return it if it is a text without NUL.
+
+        It may be empty.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or "\0" in value:
             self.refuse()
         return value
@@ -246,7 +305,14 @@ class EnvironmentName(Text):
     pattern = "[A-Za-z_][A-Za-z0-9_]*"
 
     def read(self, value: Any) -> str:
-        """Return the name; raise ValidationError for any other value, and for other characters."""
+        """Check a value of topology.toml, and return it if it is a variable's name.
+
+        It has letters, digits and '_', and does not begin with a digit.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -259,7 +325,14 @@ class ShardNumber(Text):
     pattern = "0|[1-9][0-9]{0,4}"
 
     def read(self, value: Any) -> str:
-        """Return the text; raise ValidationError if it is not the number of a shard."""
+        """Check a value of topology.toml, and return it if it is the number of a shard.
+
+        It is a text of 1 to 5 digits, because keys in TOML are texts.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -273,7 +346,14 @@ class OrderBy(Option):
     expected = "the name of a field, true for the routing key, or false"
 
     def read(self, value: Any) -> str | bool:
-        """Return the name of the field, True or False; otherwise raise ValidationError."""
+        """Check a value of topology.toml, and return it if it is valid for `order_by`.
+
+        It is the name of a field (a text that is not empty), True or False.
+
+        Raises:
+            ValidationError: the value is not valid; the error contains one Fault.
+
+        """
         if not (isinstance(value, bool) or (isinstance(value, str) and value.strip())):
             self.refuse()
         return value
