@@ -153,6 +153,10 @@ class Supervision:
         """Stop and remove a watcher; `feedbus apply` adds it again if the topology still has it.
 
         `circusctl rm` calls the method.
+
+        Args:
+            watcher: the watcher of a consumer or process.
+
         """
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)

@@ -130,7 +130,10 @@ def stop_seconds(source: Queue | Process) -> float:
 
 
 def applied_path(topology: Topology) -> Path:
-    """Return the path of the file in which the supervisor keeps the topology that it runs."""
+    """Return the path of the file with the supervisor's copy of topology.toml.
+
+    The processes that the supervisor starts read the copy.
+    """
     return topology.var / "run" / "applied.toml"
 
 
@@ -176,7 +179,10 @@ def log_file(topology: Topology, name: str) -> Path:
 
 
 def own_log(topology: Topology) -> RotatedLog:
-    """Return the log of the supervisor; stdout and stderr of this process are redirected to it."""
+    """Open the log file of the supervisor, and return it.
+
+    stdout and stderr of this process are redirected to it.
+    """
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(
         path,

@@ -87,7 +87,12 @@ def why_not_ready(watcher: ProcessWatcher) -> str:
 
 
 def changed_files(watcher: ProcessWatcher) -> list[Path]:
-    """Return the files that have changed since a process of the watcher imported them, by path."""
+    """Return the paths of the code files that have changed since a process imported them.
+
+    Args:
+        watcher: the watcher of the processes.
+
+    """
     return [
         path
         for process in watcher.processes.values()
