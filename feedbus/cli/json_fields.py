@@ -180,7 +180,12 @@ FIELDS: Mapping[str, Mapping[str, Meaning]] = {
 
 
 def meanings(command: str) -> dict[str, str]:
-    """Map each path in the output of a command to its meaning."""
+    """Map each path in the JSON output of a command to its meaning, for docs/reference/cli.md.
+
+    Args:
+        command: the name of the command, such as "status" or "dead show".
+
+    """
     found: dict[str, str] = {}
     for path, meaning in FIELDS[command].items():
         if isinstance(meaning, str):
@@ -199,7 +204,12 @@ def _attributes(kind: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 def markdown(command: str) -> str:
-    """Return the table of the fields in the output of a command."""
+    """Return a table in Markdown of the fields in the JSON output of a command.
+
+    Args:
+        command: the name of the command, such as "status" or "dead show".
+
+    """
     lines = ["| field of the JSON output | meaning |", "|---|---|"]
     for path, meaning in meanings(command).items():
         text = meaning.replace("|", "\\|")
