@@ -22,7 +22,10 @@ def write_url(topology: Topology, url: str) -> None:
 
 
 def last_url(topology: Topology) -> str:
-    """Return the URL of the latest operations process with this `var`; "" if there was none."""
+    """Return the URL of the latest operations process of a topology, which may have ended.
+
+    The result is "" if there was none. The process tries to use the same port after a restart.
+    """
     try:
         text = slot_path(topology.var / "run", OPERATIONS, 1, "url").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -31,7 +34,7 @@ def last_url(topology: Topology) -> str:
 
 
 def read_url(topology: Topology) -> str | None:
-    """Return the URL of the running operations process, or None if none is running.
+    """Return the URL of the running operations process of a topology, or None if none runs.
 
     The process that has written the file still runs if it holds the lock of its slot.
     """
