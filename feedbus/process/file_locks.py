@@ -142,9 +142,12 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds the lock of take_lock() on a file.
+    """Return the id of the process that holds the lock of a file, which it got by take_lock().
 
     The holder itself must not call this function: the close of the file would release its lock.
+
+    Args:
+        path: the file.
 
     Returns:
         The process id; 0 if a process holds the lock and its id is not known; None if the lock is
@@ -170,6 +173,10 @@ def last_holder(path: Path) -> int:
 
     The process may have ended. The id is read from the file. It is 0 if the file is missing or
     contains no id.
+
+    Args:
+        path: the file.
+
     """
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)
