@@ -113,7 +113,8 @@ def remove(path: Path) -> None:
 def read_assignment(topology: Topology) -> Sharing | None:
     """Return the hosts and the assignment of a topology; None if they are not known.
 
-    They are never known on the embedded broker, because it has only one host.
+    `feedbus status` and the operations page show them. They are never known on the embedded broker,
+    because it has only one host.
     """
     return read(assignment_path(topology))
 
