@@ -40,7 +40,12 @@ class LogEntry:
     lines: tuple[str, ...]
 
     def reaches(self, least_level: int) -> bool:
-        """Whether the entry has at least this level; output without a level always does."""
+        """Whether the entry has at least a level; output without a level always does.
+
+        Args:
+            least_level: a level of the module logging.
+
+        """
         return self.level is None or self.level >= least_level
 
 
