@@ -85,6 +85,9 @@ class Requeue:
 
         The caller acknowledges the dead letter afterwards.
 
+        Args:
+            letter: a dead letter of the queue.
+
         Raises:
             BrokerOutage: the broker is unavailable.
             PublishError: the broker did not accept the dead letter.
