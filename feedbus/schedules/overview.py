@@ -20,7 +20,7 @@ class ScheduleOverview:
         exchange: the exchange of the schedule's message.
         last: the moment that was fired last, in ISO 8601 and the schedule's time zone; None if no
             moment of this cron expression was fired yet.
-        next: the moment that will be fired next, in the same form.
+        next: the moment that will be fired next, in ISO 8601 and the schedule's time zone.
 
     """
 
