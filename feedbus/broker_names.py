@@ -231,11 +231,23 @@ class Names:
         return [self.member(generation, consumer) for consumer, _ in generation.members]
 
     def queue(self, consumer: Consumer) -> str:
-        """Return the name of a consumer's queue that is not on a ring; member() is for shards."""
+        """Return the name of a consumer's queue that is not on a ring.
+
+        member() returns the names of the shards' queues.
+
+        Args:
+            consumer: the consumer.
+
+        """
         return consumer.queue.external_name or self._own(consumer)
 
     def unsharded(self, queue: Queue) -> str:
-        """Return the name of a queue without shards that is not part of a ring."""
+        """Return the name of a queue without shards that is not part of a ring.
+
+        Args:
+            queue: the queue of the topology.
+
+        """
         return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:

@@ -56,7 +56,7 @@ class Clock(Protocol):
         """Return the present time, in nanoseconds since 1970 (UTC)."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait for a number of seconds."""
+        """Wait for a number of seconds; on a virtual clock, the wait returns immediately."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
         """Wait until an event is set, or until a time is over; return whether the event is set.
@@ -170,7 +170,12 @@ class VirtualClock:
         return self._start + self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Advance by a number of seconds; 0 or less changes nothing."""
+        """Advance this clock by a number of seconds, and return immediately.
+
+        Args:
+            seconds: the seconds; 0 or less changes nothing.
+
+        """
         if seconds > 0:
             with self._lock:
                 # The time is rounded up: after a wait until a time, this time must be reached.

@@ -18,7 +18,8 @@ INSTALLED = ("/site-packages/", "/dist-packages/")  # folders of installed libra
 def user_traceback(error: BaseException) -> TracebackType | None:
     """Return the traceback of an exception from the first frame of the user's code on.
 
-    If no frame is in the user's code, the whole traceback is returned: it is the only hint.
+    Logs and dead letters use it, so they begin with the code of the project. If no frame is in the
+    user's code, the whole traceback is returned: it is the only hint.
     """
     found = error.__traceback__
     while found is not None and not _is_of_user(found.tb_frame.f_code.co_filename):

@@ -36,7 +36,12 @@ def send_sms(records: Records) -> None:
 
 
 def shorten(text: str) -> str:
-    """Return the text of an SMS; if it is too long, its end is replaced by an ellipsis."""
+    """Return the text of an SMS; if it is too long, an ellipsis replaces its end.
+
+    Args:
+        text: the text of the notification.
+
+    """
     most = models.SMS_TEXT_CHARACTERS
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

@@ -111,7 +111,12 @@ def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, An
 
 
 def by_field(error: ValidationError) -> dict[str, list[str]]:
-    """Return the texts of marshmallow's error by field; "" stands for the whole input."""
+    """Return the texts of marshmallow's error by field; "" stands for the whole input.
+
+    Args:
+        error: the error that the schema raised.
+
+    """
     messages = error.normalized_messages()
     return {
         "" if field == "_schema" else str(field): list(texts) for field, texts in messages.items()
@@ -215,7 +220,10 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dict of (name, value) pairs, as the parser of JSON calls it for each object.
+    """Return a dict of the (name, value) pairs of a JSON object or a query.
+
+    Args:
+        pairs: the pairs, as they were sent.
 
     Raises:
         MalformedError: a name is given twice; parsers differ on which of the values counts.

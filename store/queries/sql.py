@@ -119,15 +119,24 @@ def first(sql: str, *values: Any) -> tuple[Any, ...] | None:
 
 
 def numbers(values: Iterable[int | str]) -> str:
-    """Return integers as one parameter for $NUMBERS or $ROWS in a statement.
+    """Return integers as one parameter for a statement with $NUMBERS or $ROWS.
 
     One parameter is faster than one for each integer.
+
+    Args:
+        values: the integers, also as texts.
+
     """
     text = ",".join(map(str, values))
     return f"{{{text}}}" if on_postgres() else f"[{text}]"
 
 
 def listed(value: Any) -> list[int]:
-    """Return the integers in a column of a result that $LIST has made."""
+    """Return the integers in a column of a result that $LIST has made.
+
+    Args:
+        value: the value of the column: a list, or JSON on SQLite.
+
+    """
     found: list[int] = value if on_postgres() else json.loads(value)
     return found
