@@ -1,4 +1,4 @@
-"""The options of a queue for failures: its retries and its dead letters."""
+"""The options of a queue in topology.toml for failures: its retries and its dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of [processes], [operations], [logging] and [middleware]."""
+"""The options of [processes], [operations], [logging] and [middleware] in topology.toml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of [schedules.NAME], and their checks against other tables."""
+"""The options of [schedules.NAME] in topology.toml, and their checks against other tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of [broker] and [store]."""
+"""The options of [broker] and [store] in topology.toml."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ EXPECTED = {
 class StoreOffer:
     """The features of the store that handlers can use.
 
+    The check of imports makes one object for the store, and one for each queue.
+
     Attributes:
         is_there: whether handlers run in transactions of the store.
         session_type: the type of the store's session; None if the store has no session.

@@ -110,7 +110,7 @@ ARTICLES = {"array": "an", "table": "a"}
 
 
 class Many(Option):
-    """The base of arrays and tables whose entries all have one type."""
+    """The base of the types Array and Tables: all entries of the value have one type."""
 
     container: ClassVar[str]
     hidden = True

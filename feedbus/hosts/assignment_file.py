@@ -23,7 +23,9 @@ WRITER_TIMEOUT_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class SeenHost:
-    """A host of the project as another host knows it.
+    """A host of the project, as this host knows it from the announcements.
+
+    The assignment file has one for each host.
 
     Attributes:
         host: the id of the host.

@@ -85,12 +85,13 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The records and the lag of the deliveries that a consumer has settled.
+    """The records and the lag of the deliveries that a consumer has settled; from settled().
 
     Attributes:
         records: the number of records.
         lag_seconds: the sum of the times from the sending of a message to its settlement.
         lag_count: the number of deliveries in this sum.
+
     """
 
     records: int = 0

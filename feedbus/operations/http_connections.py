@@ -189,10 +189,10 @@ class Channel(HTTPChannel):
 
 
 class Listener(TcpWSGIServer):
-    """Accepts every connection to one socket, and closes those that are overdue or too many.
+    """Accepts every connection to the server, and closes those that are overdue or too many.
 
-    waitress itself stops accepting connections at its limit. Then clients that send nothing could
-    block all others.
+    Each server has one object. waitress itself stops accepting connections at its limit. Then
+    clients that send nothing could block all others.
     """
 
     channel_class = Channel

@@ -33,7 +33,10 @@ Answer = TypeVar("Answer")
 
 
 class Remembered(Generic[Answer]):
-    """Keeps the answer of a function, and calls the function again when the answer is too old."""
+    """Keeps the answer of a function, and calls the function again when the answer is too old.
+
+    QueueDepths has an object for each kind of number. Threads can share it.
+    """
 
     def __init__(self, ask: Callable[[], Answer], fresh_seconds: float) -> None:
         """Create the object without an answer; the first read() calls `ask`.

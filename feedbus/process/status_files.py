@@ -19,7 +19,9 @@ from feedbus.process.slots import READY_FILE, slot_path
 
 
 class WaitingCounts(NamedTuple):
-    """How many records processes have received from waiting queues, and do not handle yet.
+    """How many records a process has received from waiting queues, and does not handle yet.
+
+    Each process of a consumer writes its counts to a file; the sums are shown for each consumer.
 
     Attributes:
         waiting: the number of records that wait for an earlier record of their key.
