@@ -43,8 +43,8 @@ BAD_NETWORK: tuple[
     (connection, "LATE_DELIVERIES", 0.3, 0.2),
     (network, "LINGER_SHARE", 0.8, 0.1),
 )
-MOST = 8  # faults of a seed
-MOST_OF_ONE = 2  # faults at a landmark
+MOST = 16  # faults of a seed
+MOST_OF_ONE = 3  # faults at a landmark
 
 Strike = Callable[[Strikes], object]
 
@@ -239,8 +239,11 @@ ALL = (
     Landmark(
         FailedRecordSender,
         "send",
-        0.4,
-        (Strikes.send_slowly, Strikes.send_slowly_and_die),
+        0.8,
+        (
+            *(Strikes.send_slowly_and_die, Strikes.send_slowly_and_die),
+            *(Strikes.send_slowly, Strikes.cut_sending),
+        ),
         lambda scenario: scenario.block_on_dead,
         before=True,
         when=_blocks_keys,
