@@ -265,7 +265,8 @@ class BatchMode:
             deliveries = self._small_deliveries.take_first(buffer, max_deliveries, is_suspected)
             if deliveries:
                 return deliveries
-        size = int(min(run.consumer.queue.batch.size, self._new_records))
+        # The concurrent mode does not limit the new records, and can have less than one left.
+        size = max(int(min(run.consumer.queue.batch.size, self._new_records)), 1)
         self._from_old_queue = buffer.in_old_lane
         if self._from_old_queue:
             size = min(size, int(self._old_queue_batches.size))
