@@ -11,6 +11,7 @@ import pytest
 from feedbus import Retry
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.decoded_deliveries import DecodedDelivery
+from feedbus.runner import CrashGuard
 from tests.small_topologies import queue
 from tests.system_fixtures import systems_on
 from tests.systems import System
@@ -53,3 +54,23 @@ def test_a_record_that_waits_is_not_sent_before_the_failed_one_of_an_unfinished_
     assert [n for key, n in calls if key == "ben"] == [1, 1, 3]
     assert closed.index(2) < closed.index(3)
     assert closed.index(4) < closed.index(2)
+
+
+def test_messages_that_may_have_ended_a_process_are_handled_alone_also_after_a_waiting_record(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(concurrency=2, prefetch=50, order_by="text"))
+    calls: list[int] = []
+
+    def handle(record: Any, bus: Any) -> None:
+        calls.append(record["n"])
+        if record["n"] == 1:
+            if calls == [1]:
+                raise Retry
+            bus.publish("work", {"n": 2, "text": "eve"}, "")
+
+    monkeypatch.setattr(CrashGuard, "is_suspected", lambda *_: True)
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1, "text": "ben"}, "")
+    system.run(handle)
+    assert calls == [1, 1, 2]
