@@ -49,7 +49,7 @@ class AppliedSettings:
 
     @classmethod
     def of(cls, topology: Topology) -> Self:
-        """Return the settings of a topology's watchers.
+        """Return the settings of a topology: digests of the options of watchers and exchanges.
 
         Raises:
             UsageError: the machine has no user with the name in a watcher's `user`, or only root

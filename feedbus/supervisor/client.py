@@ -82,7 +82,7 @@ def ask(
 
     Args:
         topology: the topology of the supervisor.
-        command: the name of the command for circusctl.
+        command: the name of the command, such as "restart" of circus or feedbus's "feedbus-down".
         progress: for a command that waits for the end of processes: called repeatedly with the
             processes that are still busy. The command may then take any time, as long as the
             supervisor reports its state. Without it, the supervisor must answer immediately.
@@ -134,7 +134,7 @@ def busy(answer: Mapping[str, Any]) -> list[Busy]:
     """Return the processes that were asked to end and have not ended; the oldest request first.
 
     Args:
-        answer: the result of state().
+        answer: the supervisor's answer, which state() returns.
 
     """
     stopping = [
@@ -211,8 +211,8 @@ class ApplyClient:
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
     """Restart one watcher, and yield its state repeatedly; the caller ends the iteration.
 
-    The state is a mapping, which watcher_state.state() describes: for example, its key "state" is
-    "running".
+    `feedbus restart` calls the function for each consumer or process. The state is a mapping, which
+    watcher_state.state() describes: for example, its key "state" is "running".
 
     Args:
         topology: the topology of the supervisor.

@@ -76,7 +76,9 @@ def name_width(topology: Topology) -> int:
 
 
 def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
-    """Write the supervisor's events and circus's warnings to one output.
+    """From now on, write this supervisor's events and circus's warnings to one output.
+
+    `feedbus up` and circusd call the function at their start.
 
     Args:
         topology: the topology; it has the format of log lines and the names of the processes.

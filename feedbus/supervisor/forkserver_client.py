@@ -121,7 +121,7 @@ class ForkServer:
         return int(answer)
 
     def close(self) -> None:
-        """End the server; its children continue to run."""
+        """End the fork server's process; the programs that it has started continue to run."""
         if self.closed:
             return
         self._connection.close()
@@ -135,15 +135,17 @@ class ForkServer:
 
     @property
     def closed(self) -> bool:
-        """Whether the server accepts no more requests."""
+        """Whether close() was called, so that the fork server accepts no more requests."""
         return self._connection.closed
 
 
 def adopt_orphans(*, wanted: bool = True) -> None:
     """Make this process the parent of descendants whose parent ends (see prctl(2)).
 
+    A process calls it when it becomes the supervisor. On other systems than Linux, nothing happens.
+
     Args:
-        wanted: False ends this setting. On other systems than Linux, nothing happens.
+        wanted: False ends this setting.
 
     """
     if sys.platform == "linux":

@@ -34,12 +34,17 @@ AGAIN_SECONDS = 1.0  # the time between two attempts during an outage
 def prepare(topology: Topology, fork_server: ForkServer | None) -> bool:
     """Check the handlers and prepare the store and the broker, in a new process.
 
+    `feedbus up` and circusd call the function before they start processes.
+
     Args:
         topology: the topology.
         fork_server: forks the process; with None, a new Python is started.
 
     Returns:
         Whether the consumers can be started. If not, the process has printed why.
+
+    Raises:
+        FeedbusError: the process cannot be started.
 
     """
     command = [

@@ -109,10 +109,11 @@ def _signal(process: psutil.Process, signal_number: int) -> None:
 def end_strays(run_folder: Path) -> list[int]:
     """End the process groups of an earlier supervisor that was killed.
 
-    The leaders end by themselves when their supervisor ends, but their child processes may not. The
-    ids of the groups are in the lock files of the slots. Since then, the kernel may have given the
-    same id to the group of another program. So only those processes of a group are ended that have
-    inherited the variable RUN_FOLDER from the supervisor.
+    The supervisor calls the function at its start, and `feedbus down` at its end. The leaders end
+    by themselves when their supervisor ends, but their child processes may not. The ids of the
+    groups are in the lock files of the slots. Since then, the kernel may have given the same id to
+    the group of another program. So only those processes of a group are ended that have inherited
+    the variable RUN_FOLDER from the supervisor.
 
     Args:
         run_folder: the folder of the lock files.

@@ -33,10 +33,11 @@ Times = dict[str, int]
 def file_times(root: Path, topology: Path, state: Path) -> Times:
     """Return when the topology file and each Python file in a folder changed, by their paths.
 
-    The times are in nanoseconds since 1970. Hidden folders and virtual environments are left out.
+    The reloader compares two results. The times are in nanoseconds since 1970. Hidden folders and
+    virtual environments are left out.
 
     Args:
-        root: the folder.
+        root: the folder of the project.
         topology: the topology file.
         state: the folder `var`, which is left out.
 
@@ -89,9 +90,10 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Check the files until the supervisor stops.
+        """Check the times of the files twice a second, and apply changes.
 
-        Changes are applied when no further file has changed for CHECK_SECONDS.
+        Changes are applied when no further file has changed for half a second. The task ends when
+        the supervisor stops.
         """
         changed: set[str] = set()
         while not self._supervision.stopping:

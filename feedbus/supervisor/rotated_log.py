@@ -94,7 +94,7 @@ class RotatedLog:
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write the kept beginning of the last line of a process that has ended.
+        """Write the unfinished last line of a process that has ended, which is kept in memory.
 
         Args:
             pid: the process id.
@@ -117,7 +117,7 @@ class RotatedLog:
                     os.dup2(self._handle, descriptor)
 
     def close(self) -> None:
-        """Write the kept beginnings of lines, and close the file until the next write."""
+        """Write unfinished lines, which are kept in memory; close the file until the next write."""
         for source in list(self._begun):
             self._append(self._begun.pop(source) + b"\n")
         self._close()

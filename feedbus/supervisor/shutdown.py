@@ -34,6 +34,9 @@ def stop(
 ) -> bool:
     """Stop the supervisor and every process that holds a slot, and delete their files.
 
+    `feedbus down` calls the function. It returns when all processes have ended. A supervisor that
+    does not answer for some time is killed.
+
     Args:
         topology: the topology of the supervisor.
         within_seconds: the longest time that a process may take before it is killed; None for the

@@ -70,7 +70,7 @@ class UnlockedWatcher(Watcher):
         return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
 
     async def do_action(self, num: int) -> None:
-        """Apply an option that `circusctl set` has changed.
+        """Apply an option that `circusctl set` has changed; circus calls the method.
 
         Args:
             num: circus's code for what the option needs: 0 for more or fewer processes, 1 for a

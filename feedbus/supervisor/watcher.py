@@ -201,7 +201,8 @@ class ProcessWatcher(UnlockedWatcher):
         """Stop every process of the watcher, and return when all have ended.
 
         Args:
-            arguments: circus's arguments, which kill_process() describes.
+            arguments: the arguments of kill_process() after the process: the signal and the time
+                limit in seconds; without them, those of the watcher are used.
 
         """
         running = list(self.processes.values())

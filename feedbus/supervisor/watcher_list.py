@@ -140,5 +140,5 @@ class WatcherList:
 
     @property
     def leaving_watchers(self) -> list[ProcessWatcher]:
-        """The watchers that the topology does not have, and whose consumers still empty queues."""
+        """The watchers whose consumers the topology does not have, and which still empty queues."""
         return [one for one in self._watchers if one.leaving]
