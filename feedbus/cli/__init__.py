@@ -133,7 +133,18 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the called command; for an unknown name, end with an error that suggests a name."""
+        """Find the called command; for an unknown name, end with an error that suggests a name.
+
+        click calls the method.
+
+        Args:
+            ctx: click's context of the whole command line.
+            args: the words of the command line, from the name of the command on.
+
+        Returns:
+            The name, the command, and the words after the name.
+
+        """
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
@@ -158,7 +169,13 @@ class LazyGroup(click.Group):
                 formatter.write_dl(own)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        """Return the commands that begin with a text, without importing them, for the shell."""
+        """Return the commands that begin with a text, without importing them, for the shell.
+
+        Args:
+            ctx: click's context of the whole command line.
+            incomplete: the beginning of the command's name.
+
+        """
         from click.shell_completion import CompletionItem
 
         own = dict.fromkeys(self._project(ctx), "a command of this project")
@@ -172,7 +189,14 @@ class LazyGroup(click.Group):
         return [*found, *options]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; print an error of feedbus as one line, without a traceback."""
+        """Run a command; print an error of feedbus as one line, without a traceback.
+
+        After such an error, the exit code is 1; after Ctrl-C, it is 130. click calls the method.
+
+        Args:
+            ctx: click's context of the whole command line.
+
+        """
         try:
             return super().invoke(ctx)
         except FeedbusError as error:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
-    """Return the names of the consumers and processes that are meant, in the topology's order.
+    """Return the names of the consumers and processes for which a command is called.
+
+    They are in the topology's order. `feedbus restart` and `feedbus logs` call the function.
 
     Args:
         topology: the topology with these names.

@@ -92,6 +92,8 @@ def command(  # noqa: PLR0913 -- an argument for each option
 def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
     """Compare a topology with the broker and the supervisor; return the changes to make.
 
+    `feedbus plan` and `feedbus apply` call the function.
+
     Args:
         topology: the topology.
         delete_nonempty: the names of queues that may be deleted with their messages.
