@@ -129,9 +129,11 @@ class Codecs:
     ) -> Pack:
         """Return the records in a message's body, decoded by its codec if there is one.
 
+        A consumer calls the method for each delivery.
+
         Args:
             body: the bytes of the message.
-            content_type: the content type of the message.
+            content_type: the content type of the message; None if the publisher gave none.
             message_id: the id of a plain message.
             key: the routing key of a plain message.
             content_encoding: the property of the message: the encoding of the body's text.

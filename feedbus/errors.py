@@ -24,7 +24,10 @@ class FeedbusError(Exception):
 
 
 class UsageError(FeedbusError):
-    """A request that cannot be carried out, for example because of an unknown queue or option."""
+    """A command or a call cannot be carried out; the text says why and what to do.
+
+    For example, a queue is unknown, or another process holds the topology's lock for too long.
+    """
 
 
 @dataclass(frozen=True, slots=True)

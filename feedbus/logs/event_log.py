@@ -39,7 +39,7 @@ class Event:
         return f"{self.text()}\n{indented(self.detail)}" if self.detail else self.text()
 
     def text(self, context: Mapping[str, Any] | None = None) -> str:
-        """Return `event=… consumer=… key=value … message="…"`.
+        """Return the event as text for a log line: `event=… consumer=… key=value … message="…"`.
 
         Args:
             context: fields that the process adds to each event, unless the event has them itself.

@@ -10,7 +10,10 @@ from feedbus.topology import Topology
 
 
 def folders(topology: Topology) -> list[Path]:
-    """Return the folders that a topology's processes write to on this host."""
+    """Return the folders to which a topology's processes write on this host.
+
+    They are in `var`, and with SQLite also the folders of its files.
+    """
     found = [topology.var / name for name in ("run", "log", "metrics")]
     urls = (topology.broker_url, topology.store_url)
     found += [url.file.parent for url in urls if url is not None and url.file is not None]

@@ -31,7 +31,7 @@ SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 
 
 class HasVar(Protocol):
-    """An object with the folder of a system's state, such as a Topology."""
+    """The interface of an object with the folder of a system's state, such as a Topology."""
 
     @property
     def var(self) -> Path:

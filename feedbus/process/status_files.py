@@ -193,8 +193,8 @@ def changed_code(path: Path, pid: int) -> list[Path]:
     """Return the Python files that have changed since a process imported them.
 
     Args:
-        path: the "ready" file of its slot.
-        pid: the process id.
+        path: the "ready" file of its slot, in which it has written the files and their times.
+        pid: the process id; if another process has written the file, the result is empty.
 
     """
     writer, rest = _content(path)

@@ -64,10 +64,10 @@ class Running:
             self._output.close()
 
     def keep_up(self) -> None:
-        """Start the system again if it has ended.
+        """Start the system again if it has ended; a demo calls the method while it waits.
 
         Raises:
-            FeedbusError: it has ended too often.
+            FeedbusError: it has already been started the largest number of times.
 
         """
         if self._child is not None and self._child.poll() is None:

@@ -62,7 +62,7 @@ class Tally:
         return Counts(entries, emails, messages)
 
     def stored(self) -> Counts:
-        """Return the numbers of stored rows."""
+        """Return the numbers of rows that are stored now."""
         return Counts(
             FeedEntry.select().count(),
             EmailNotification.select().count(),
