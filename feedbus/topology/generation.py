@@ -31,7 +31,7 @@ DECLARED = (
 
 @dataclass(frozen=True)
 class Generation:
-    """One ring of an x-consistent-hash exchange; two rings with the same digest are the same one.
+    """One ring of an x-consistent-hash exchange: its shards with their weights, in their order.
 
     Attributes:
         exchange: the name of the exchange in topology.toml.

@@ -45,7 +45,7 @@ class Management(base.Management):
     """Answers Kombu's management requests; `celery list bindings` makes them."""
 
     def get_bindings(self) -> list[dict[str, str]]:
-        """Return source, destination and routing_key of all bindings, in their order."""
+        """Return source, destination and routing_key of each binding, the oldest one first."""
         return [
             {"source": source, "destination": destination, "routing_key": key}
             for source, _, destination, key, _ in self.transport.survey().bindings
