@@ -180,7 +180,7 @@ MESSAGES = {
     ),
     "supervisor/watcher_events.py": (
         "process {} is ready after {} s",
-        "process {} ended: {}; it will be restarted {}",
+        "process {} ended: {}{}; it will be restarted {}",
         "process {} did not end within {} s and was killed{}",
         "the process is not restarted any more, because {}; {}; {}",
     ),

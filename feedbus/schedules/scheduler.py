@@ -196,7 +196,7 @@ class Scheduler:
         self._logged.pop(schedule.name, None)
         events.info(
             "schedule_fired",
-            "a schedule has published its message",
+            f"schedule {schedule.name} has published its message",
             schedule=schedule.name,
             moment=write_moment(moment),
             late_seconds=late,
@@ -208,10 +208,11 @@ class Scheduler:
         text = one_line(text)
         if self._logged.get(schedule) != text:
             self._logged[schedule] = text
+            named = f"schedule {schedule}" if schedule else "the schedules of this host"
             events.write(
                 level,
                 "schedule_failed",
-                "a schedule cannot publish its message; feedbus will try again",
+                f"{named} cannot publish now; `error` says why; feedbus tries again",
                 schedule=schedule or "all",
                 error=text,
             )

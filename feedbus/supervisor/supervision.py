@@ -84,7 +84,8 @@ class Supervision:
         for pid in process_groups.end_strays(folder):
             events.warning(
                 "leftover_ended",
-                f"process {pid} was ended; an earlier supervisor that was killed had started it",
+                f"process {pid} was ended, because an earlier supervisor, which was killed, had"
+                " started it; nothing is to be done",
                 consumer=SUPERVISOR,
                 pid=pid,
             )

@@ -67,7 +67,10 @@ class WatcherEvents:
             pid: the process id of the ended process.
 
         """
-        text = f"processes that process {pid} had started did not end with it and were killed"
+        text = (
+            f"processes that process {pid} had started did not end with it and were killed; let the"
+            " code that starts them also end them"
+        )
         events.warning("killed", text, consumer=self.name, pid=pid)
 
     def log_removed(self, ending: str) -> None:
@@ -94,7 +97,8 @@ class WatcherEvents:
 
         """
         when = f"in {wait_seconds:g} s" if wait_seconds else "immediately"
-        text = f"process {pid} ended: {ending}; it will be restarted {when}"
+        advice = "; read its log" if failed else ""
+        text = f"process {pid} ended: {ending}{advice}; it will be restarted {when}"
         level = logging.WARNING if failed else logging.INFO
         events.write(level, "ended", text, consumer=self.name, pid=pid, exit=ending)
 
