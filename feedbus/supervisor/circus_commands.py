@@ -98,6 +98,8 @@ class StartWatchers(Start):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Start the watchers that the properties "name" and "match" select, or all watchers.
 
+        circus calls the method when the command arrives.
+
         Args:
             arbiter: circus's main object, which has the watchers.
             props: the properties of the command. "name" is a name or a pattern; "match" is the kind
@@ -120,7 +122,7 @@ class StopWatchers(Stop):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Stop the watchers that the properties "name" and "match" select, or all watchers.
 
-        Each consumer first finishes its messages.
+        Each consumer first finishes its messages. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -143,6 +145,8 @@ class RestartWatchers(Restart):
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers that the properties "name" and "match" select, or all watchers.
+
+        circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -171,7 +175,8 @@ class ReloadWatchers(Reload):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Restart the watchers; each new process starts only after the old process has ended.
 
-        In circus's own `reload`, both processes would run at the same time.
+        In circus's own `reload`, both processes would run at the same time. circus calls the method
+        when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -191,12 +196,17 @@ class RemoveWatcher(RmWatcher):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Stop and remove the watcher with the property "name"; `feedbus apply` adds it again.
 
+        circus calls the method when the command arrives.
+
         Args:
             arbiter: circus's main object, which has the watchers.
             props: the properties of the command.
 
         Returns:
             A task that ends when the watcher is removed.
+
+        Raises:
+            MessageError: the property "nostop" is set; the processes would have no supervisor.
 
         """
         supervision = _supervision(arbiter)
@@ -216,7 +226,7 @@ class SetOptions(Set):
         """Change the options in the property "options" of the watcher with the property "name".
 
         The possible options are CHANGEABLE: the number of processes and the time to stop. They may
-        differ from topology.toml for a while.
+        differ from topology.toml for a while. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -245,6 +255,8 @@ class QuitSupervisor(Quit):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
         """End all processes and then the supervisor; return at once.
 
+        circus calls the method when the command arrives.
+
         Args:
             arbiter: circus's main object, which has the watchers.
             props: not used.
@@ -258,6 +270,8 @@ class FollowFile(ReloadConfig):
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
         """Run `feedbus apply --yes`, because topology.toml and not circus.ini describes the system.
+
+        circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -285,7 +299,7 @@ class ReportState(Command):
         """Return the state of the supervisor and of each watcher, in the topology's order.
 
         The commands `feedbus status`, `plan`, `apply` and others ask for it. circus can also send
-        this answer before the watchers exist.
+        this answer before the watchers exist. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
@@ -317,6 +331,8 @@ class End(Command):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
         """End all processes and then the supervisor; return at once.
 
+        circus calls the method when the command arrives.
+
         Args:
             arbiter: circus's main object, which has the watchers.
             props: "seconds" limits the time that each process may take; after it, the process is
@@ -338,7 +354,7 @@ class Apply(Command):
 
         With the property "pause", stop the watchers whose names it lists. With the property "text",
         change to the topology with this text. Without both, end the watchers that are not in the
-        topology.
+        topology. circus calls the method when the command arrives.
 
         Args:
             arbiter: circus's main object, which has the watchers.
