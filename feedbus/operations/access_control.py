@@ -45,7 +45,7 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, metrics: bool = False) -> None:
-        """Check a request to a route that is not public.
+        """Check a request to a route that is not public; the Application calls it before the route.
 
         Args:
             environ: the WSGI environment of the request.

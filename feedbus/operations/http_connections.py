@@ -114,6 +114,8 @@ class Channel(HTTPChannel):
     def is_overdue(self, now: float) -> bool:
         """Whether the client takes too long to send its first or its next request.
 
+        The listener calls the method once a second, and closes overdue connections.
+
         Args:
             now: the time now, in seconds of the monotonic clock.
 
@@ -259,7 +261,7 @@ def close(channels: list[Channel]) -> None:
     same descriptor, while the loop still has events of the old connection.
 
     Args:
-        channels: the connections.
+        channels: the overdue or surplus connections.
 
     """
     for channel in channels:

@@ -43,7 +43,7 @@ PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
 
 
 def run(topology: Topology, host: str, port: int | None, *, supervised: bool) -> None:
-    """Run the operations process until SIGTERM or SIGINT.
+    """Run the operations process until SIGTERM or SIGINT, for `feedbus operations`.
 
     Args:
         topology: the topology of the system.
@@ -115,7 +115,15 @@ class OperationsServer:
         self._server: Server | None = None
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        """Handle SIGTERM or SIGINT: stop after the running requests have been answered."""
+        """Stop the server after the running requests have been answered.
+
+        The method is the handler of SIGTERM and SIGINT.
+
+        Args:
+            number: the number of the signal.
+            _: not used.
+
+        """
         name = signal.Signals(number).name
         text = f"received {name}; the process ends after the current requests"
         events.info("operations_stopping", text, signal=name)
@@ -178,7 +186,10 @@ class OperationsServer:
         return None
 
     def listen(self) -> tuple[socket.socket, Guard]:
-        """Return a listening socket, and the guard that checks requests.
+        """Try once to listen on the address; serve() calls the method until it succeeds.
+
+        Returns:
+            A listening socket, and the guard that checks requests.
 
         Raises:
             CannotListen: the address is in use, or does not exist.
