@@ -103,7 +103,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """Lock a file for this process, and write the process id to the file.
 
     It is a POSIX record lock (fcntl.lockf), which belongs to this process only: a forked child does
-    not inherit it.
+    not inherit it. Supervisors and the processes of slots take such locks.
 
     Args:
         path: the file; it is created if it is missing.

@@ -85,8 +85,9 @@ def hold_slot(
 ) -> Iterator[None]:
     """Hold the lock of a slot of a consumer or process in a `with` block.
 
-    In the block, the environment contains the path of the slot's ready file. At the end of the
-    block the file is emptied, because the process is not ready any more.
+    A consumer's process and the operations process do their work in such a block. In the block, the
+    environment contains the path of the slot's ready file. At the end of the block the file is
+    emptied, because the process is not ready any more.
 
     Args:
         topology: the topology with the folder of state.
