@@ -27,10 +27,11 @@ def release(
 ) -> None:
     """Make the consumers of a queue handle the records that wait for some dead letters.
 
-    The caller deletes these dead letters before or after the call. The function publishes a message
-    for each dead letter to every waiting queue of the queue. If the queue has shards, the function
-    holds the topology's lock meanwhile. So the number of shards does not change, and no consumer
-    moves waiting records.
+    The function is called when dead letters are deleted, by a command or because of a limit. The
+    caller deletes them before or after the call. The function publishes a message for each dead
+    letter to every waiting queue of the queue. If the queue has shards, the function holds the
+    topology's lock meanwhile. So the number of shards does not change, and no consumer moves
+    waiting records.
 
     Args:
         connection: a connection to the broker.

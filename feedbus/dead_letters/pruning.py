@@ -97,8 +97,9 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete the oldest dead letters of a queue while they are too old or too many.
 
-    Several processes can do this at the same time, for example on several hosts. Each process takes
-    the oldest dead letter from the queue, and counts the dead letters that are still in the queue.
+    A consumer's Pruning calls the function once a minute. Several processes can do this at the same
+    time, for example on several hosts. Each process takes the oldest dead letter from the queue,
+    and counts the dead letters that are still in the queue.
 
     Args:
         connection: a connection to the broker.
