@@ -119,7 +119,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key; the numbers of a new key are 0.
+        """Return the numbers of a series; those of a new series are 0.
 
         A change of these numbers also changes the file. The caller must hold `lock` while it
         changes them, but not during this call.
@@ -141,7 +141,10 @@ class Counts:
             return {key: tuple(numbers) for key, numbers in self._numbers.items()}
 
     def close(self) -> None:
-        """Release the file, so that the next process of the same name continues its counters."""
+        """Release the file when the process ends.
+
+        The next process of the same name continues its counters.
+        """
         if self._descriptor is not None:
             # The mapped segments still refer to the open file. So a close of the descriptor alone
             # would not release the lock of the file.
