@@ -79,7 +79,7 @@ class Threads(Protocol):
 
         Args:
             future: the future.
-            seconds: how long to wait; None for without a limit.
+            seconds: how long to wait; None for no limit.
 
         Raises:
             TimeoutError: there is no result after these seconds.
@@ -122,7 +122,7 @@ class SystemThreads:
 
         Args:
             future: the future.
-            seconds: how long to wait; None for without a limit.
+            seconds: how long to wait; None for no limit.
 
         Raises:
             TimeoutError: there is no result after these seconds.
