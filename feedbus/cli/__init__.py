@@ -158,7 +158,15 @@ class LazyGroup(click.Group):
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands into the help; the project's have their own heading."""
+        """Write the list of commands into the help; the project's have their own heading.
+
+        click calls the method for `feedbus --help`.
+
+        Args:
+            ctx: click's context of the whole command line.
+            formatter: the text of the help, to which the list is added.
+
+        """
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
         own = [

@@ -1,4 +1,4 @@
-"""Replace ${VAR} and ${VAR:-default} in every text of a topology file."""
+"""Replace ${VAR} and ${VAR:-default} in every text of a topology file by environment variables."""
 
 from __future__ import annotations
 

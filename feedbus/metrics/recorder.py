@@ -151,7 +151,10 @@ class Metrics:
         return sum(numbers[:-1]) if RECORDED[name].kind == "histogram" else numbers[0]
 
     def close(self) -> None:
-        """Release the file for the next process of this name; its values are kept."""
+        """Release the metric file when the process ends; its values are kept.
+
+        The next process of this name continues to count in it.
+        """
         self._counts.close()
 
     def __enter__(self) -> Self:
