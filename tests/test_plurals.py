@@ -21,11 +21,8 @@ CORRECT = {
     ("broker/weight_padding.py", "len(members)"),
     ("broker/weight_padding.py", "zeros"),
     ("cli/publish.py", "count"),
-    ("cli/up.py", "total"),
     ("inline/system.py", "done"),
     ("records/packs.py", "len(pack)"),
-    ("supervisor/log_copies.py", "self.dropped_lines"),
-    ("supervisor/rotated_log.py", "self.dropped_lines"),
     ("supervisor/watcher.py", "count"),
 }
 

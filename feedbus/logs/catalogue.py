@@ -95,7 +95,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "not_all_ready": "Some processes were not ready within a minute, or are not restarted any"
         " more. The next lines name each of these processes, the reason and its log.",
         "gave_up": "A process has failed too often and is not restarted. Read its log, then start"
-        " it with `circusctl start NAME`.",
+        " it with `feedbus restart NAME`.",
         "stopping": "The supervisor is stopping a process, or all processes. Each consumer first"
         " finishes the messages that it handles.",
         "killed": "The supervisor has killed a process that did not end within `stop_timeout`, or"

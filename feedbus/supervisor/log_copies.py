@@ -7,6 +7,7 @@ import select
 from collections.abc import Callable
 
 from feedbus.printable import printable
+from feedbus.units import counted
 
 # If poll() reports a pipe as writable, a write of up to PIPE_BUF bytes does not block. Setting
 # O_NONBLOCK instead would change the terminal of the shell, too.
@@ -57,7 +58,7 @@ class LogCopies:
 
     def _write_or_count(self, line: str) -> None:
         if self.dropped_lines:
-            dropped = f"({self.dropped_lines} lines dropped: stdout was not read)"
+            dropped = f"({counted(self.dropped_lines, 'line')} dropped: stdout was not read)"
             if not self._write(dropped):
                 self.dropped_lines += 1
                 return

@@ -12,6 +12,7 @@ from typing import Any
 from feedbus.errors import FeedbusError
 from feedbus.logs import TEXT, Event, log_line
 from feedbus.process.private_files import open_private
+from feedbus.units import counted
 
 LONGEST_LINE_BYTES = 65_536  # a longer line is written in pieces
 
@@ -138,7 +139,7 @@ class RotatedLog:
         if self._copy is not None:
             self._copy(lines)
         if self.dropped_lines:
-            text = f"{self.dropped_lines} lines of this log were dropped: the disk was full"
+            text = f"dropped {counted(self.dropped_lines, 'line')} of this log: the disk was full"
             line = self._event_line(
                 logging.WARNING, "lines_dropped", text, lines=self.dropped_lines
             )

@@ -111,7 +111,7 @@ class WatcherEvents:
 
         """
         where = f"read its log {log}"
-        again = f"correct the cause, then run `circusctl start {self.name}`"
+        again = f"correct the cause, then run `feedbus restart {self.name}`"
         text = f"the process is not restarted any more, because {why}; {where}; {again}"
         events.error("gave_up", text, consumer=self.name)
 
