@@ -264,6 +264,18 @@ def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(t
     assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
 
 
+def test_a_moment_whose_queue_is_deleted_meanwhile_is_not_taken_for_written(topology):
+    moment = datetime(2026, 2, 1, tzinfo=UTC)
+    with broker.connect(topology) as connection:
+        channel = connection.channel()
+        fired = FiredMoment(channel, topology, topology.schedules["nightly"])
+        channel.queue_delete(Names(topology).schedule("nightly"))
+        with pytest.raises(BrokerOutage, match="was deleted while feedbus wrote to it"):
+            fired.write(moment)
+        FiredMoment(channel, topology, topology.schedules["nightly"]).write(moment)
+        assert fired_moments(connection, topology) == {"nightly": moment}
+
+
 def test_the_thread_of_a_host_fires_by_the_machines_clock(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     text = STOCKTAKING.replace("30 2 * * *", "* * * * * *")

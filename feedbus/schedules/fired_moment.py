@@ -14,6 +14,7 @@ from feedbus import broker
 from feedbus.broker import declarations
 from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
+from feedbus.errors import BrokerOutage
 from feedbus.topology import Schedule, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
@@ -76,14 +77,17 @@ class FiredMoment:
             moment: the new moment, with a time zone.
 
         Raises:
-            BrokerOutage: the broker did not confirm the message in time.
+            BrokerOutage: the broker did not confirm the message in time, or the queue was deleted
+                after this object had declared it.
 
         """
         body = write_moment(moment).encode()
         message = Outgoing(
             "", self._queue, body, "text/plain", "", content_encoding=None, stamp=None
         )
-        publish_all(self._channel.connection, [message])
+        if publish_all(self._channel.connection, [message]):
+            msg = f"broker: queue {self._queue} was deleted while feedbus wrote to it"
+            raise BrokerOutage(msg)
         for tag in self._held:
             self._channel.basic_ack(tag)
         self._held.clear()
