@@ -16,7 +16,6 @@ from feedbus.runner.old_queue_batches import OldQueueBatches
 from feedbus.runner.run_state import MIN_WAIT_SECONDS, Run
 from feedbus.runner.small_deliveries import SmallDeliveries
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.runner.waiting_queues import WAITING_SUFFIX
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
@@ -154,13 +153,18 @@ class BatchMode:
         if run.waiting is None or not run.waiting:
             self._new_records = math.inf
             return True
+        unused = min(self._new_records, 1.0) if self._new_records < math.inf else 0.0
+        handled_before = run.limits.handled
         max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))
         deliveries = run.waiting.take(max_records, run.crash_guard.is_suspected)
         if deliveries and not self._handle_waiting(raw, deliveries):
             return False
         run.waiting.renew(run.timeout.seconds)
-        if run.seconds_until_due() > 0:
+        handled = run.limits.handled - handled_before
+        if not handled or run.seconds_until_due() > 0:
             self._new_records = math.inf
+        else:
+            self._new_records = unused + handled * NEW_SHARE
         return True
 
     @property
@@ -265,8 +269,7 @@ class BatchMode:
             deliveries = self._small_deliveries.take_first(buffer, max_deliveries, is_suspected)
             if deliveries:
                 return deliveries
-        # The concurrent mode does not limit the new records, and can have less than one left.
-        size = max(int(min(run.consumer.queue.batch.size, self._new_records)), 1)
+        size = int(min(run.consumer.queue.batch.size, self._new_records))
         self._from_old_queue = buffer.in_old_lane
         if self._from_old_queue:
             size = min(size, int(self._old_queue_batches.size))
@@ -395,10 +398,7 @@ class BatchMode:
         if run.buffer.has_lanes:
             records = sum(delivery.record_count for delivery in deliveries)
             self._old_queue_batches.add(records, seconds, old=self._from_old_queue)
-        if deliveries[0].consumer_tag.endswith(WAITING_SUFFIX):
-            remaining = min(self._new_records, 1.0) if self._new_records < math.inf else 0.0
-            self._new_records = remaining + len(deliveries) * NEW_SHARE
-        elif self._new_records < math.inf:
+        if self._new_records < math.inf:
             self._new_records -= sum(delivery.record_count for delivery in deliveries)
         run.limits.restart_idle_time(run.clock.monotonic())
         self._settle(raw, deliveries, load)

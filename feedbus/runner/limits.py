@@ -35,6 +35,10 @@ class RemainingLimits:
     """What is left of the limits of a run.
 
     The run counts from the creation of the object. Each run has one.
+
+    Attributes:
+        handled: how many deliveries were handled, since the creation of the object.
+
     """
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
@@ -42,7 +46,7 @@ class RemainingLimits:
         self._clock = clock
         self._limits = limits
         self._memory = ResidentMemory()
-        self._handled = 0
+        self.handled = 0
         self._started = self._idle_since = self._clock.monotonic()
 
     def close(self) -> None:
@@ -70,12 +74,12 @@ class RemainingLimits:
             deliveries: the number of deliveries that were settled.
 
         """
-        self._handled += deliveries
+        self.handled += deliveries
 
     @property
     def remaining_messages(self) -> float:
         """The number of deliveries that may still be handled; infinity if there is no limit."""
-        return (self._limits.max_messages or math.inf) - self._handled
+        return (self._limits.max_messages or math.inf) - self.handled
 
     @property
     def remaining_seconds(self) -> float:
@@ -100,7 +104,7 @@ class RemainingLimits:
         """
         limits = self._limits
         if self.remaining_messages <= 0:
-            return f"handled {counted(self._handled, 'message')}"
+            return f"handled {counted(self.handled, 'message')}"
         if self.remaining_seconds <= 0:
             return f"ran for {limits.max_runtime_seconds:g} s"
         if not waiting and self.remaining_idle_seconds <= 0:
