@@ -37,16 +37,17 @@ def queue_errors(system: System, letters: list[DeadLetter]) -> list[str]:
     """Return the errors in the effects of each queue."""
     done, scenario, faults = system.history, system.scenario, list[str]()
     accepted, tried, ids = list(done.accepted), set(done.tried), dict(done.ids)
-    free = unordered(system)
+    free, dead = unordered(system), set[Record]()
     for queue in scenario.queues:
         if queue != scenario.queues[0]:
             accepted = [one for each in accepted for one in scenario.caused(each)]
             tried = {one for each in tried for one in scenario.caused(each)}
             ids = {one: found for each, found in ids.items() for one in scenario.caused(each)}
+            dead = {one for each in dead for one in scenario.caused(each)}
         effects = system.effects(queue)
         # A record of which one copy is a dead letter can have its effect by a copy that its
-        # publisher has sent again, after later records.
-        dead = {one for letter in letters if letter.queue == queue for one in letter.records}
+        # publisher has sent again, after later records. So do the records that it causes.
+        dead |= {one for letter in letters if letter.queue == queue for one in letter.records}
         dead |= done.dropped[queue]
         accepted = [each for each in accepted if each not in dead]
         unbound = (
