@@ -12,6 +12,7 @@ from kombu.connection import Connection
 from feedbus.broker import locks
 from feedbus.broker.interface import HeartbeatSource, SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.outages import open_connection
+from feedbus.broker.single_connection import SingleConnection
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
@@ -64,7 +65,7 @@ class EmbeddedBroker:
             )
             raise BrokerOutage(msg) from error
         return open_connection(
-            Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url
+            SingleConnection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url
         )
 
     def locked(

@@ -11,6 +11,7 @@ from feedbus.broker.embedded import survey_of_rows
 from feedbus.broker.interface import HeartbeatSource, Survey
 from feedbus.broker.locks import hold_queue
 from feedbus.broker.outages import open_connection
+from feedbus.broker.single_connection import SingleConnection
 from feedbus.broker_names import lock_queue
 from feedbus.clock import Clock
 from feedbus.transports import memory
@@ -53,7 +54,7 @@ class InMemoryBroker:
         """
         del heartbeats
         return open_connection(
-            Connection(transport=memory.Transport, virtual_host=self.name), self.url
+            SingleConnection(transport=memory.Transport, virtual_host=self.name), self.url
         )
 
     def locked(

@@ -16,6 +16,7 @@ from feedbus.broker.outages import close, drop_connection, open_connection, outa
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
+from feedbus.broker.single_connection import SingleConnection
 from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage, WrongBrokerSettings
@@ -202,7 +203,7 @@ def _counted(
 
 def _connection(node: Node, heartbeats: HeartbeatSource) -> Connection:
     heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
-    return Connection(
+    return SingleConnection(
         hostname=f"[{node.host}]" if ":" in node.host else node.host,
         port=node.port,
         userid=node.user,
