@@ -332,7 +332,7 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         assert done
         changes = {(each.action, each.name): each.reason for each in plan.changes}
         assert set(changes) == {("create", missing), ("delete", wrong), ("delete", guard)}
-        assert "x-message-ttl 7000 to 196608" in changes["delete", wrong]
+        assert "x-message-ttl: 7000 -> 196608" in changes["delete", wrong]
         assert nothing_to_do(system.topology)
         assert not lookups.exchange_exists(connection, guard)
         assert timer.count_delayed(connection, names) == timer.DelayedCounts(1, 0)

@@ -335,6 +335,7 @@ class BatchMode:
             raise error
         run.hold(error, self.update_crash_guard)
         if not run.must_continue(has_unsettled=self.has_unsettled):
+            run.has_given_up = True
             return False
         raw.take_arrived()  # raises an exception if the connection is lost
         return True

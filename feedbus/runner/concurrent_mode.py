@@ -215,7 +215,10 @@ class ConcurrentMode(BatchMode):
         if run.has_reached_waiting_limit():
             return True
         while (
-            buffer and (is_message or not buffer.next_is_fence) and not run.stop_requested.is_set()
+            buffer
+            and (is_message or not buffer.next_is_fence)
+            and not run.stop_requested.is_set()
+            and not run.has_given_up
         ):
             if run.crash_guard.is_suspected(buffer.next_delivery.message_id):
                 if concurrent:
@@ -243,6 +246,8 @@ class ConcurrentMode(BatchMode):
         if waiting is None or not waiting:
             return True
         while concurrent.has_capacity and len(concurrent) < run.limits.remaining_messages:
+            if run.has_given_up:
+                break
             deliveries = waiting.take(1, run.crash_guard.is_suspected)
             if not deliveries:
                 break

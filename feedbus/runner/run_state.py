@@ -61,6 +61,10 @@ class Run:
             infinity if this consumer waits for no such queue.
         check_seconds: time until the next check of the queues of older generations; infinity if
             there is none.
+        has_given_up: whether an outage lasted until the run was over, or until the shard was
+            assigned to another host. The deliveries that were being handled are not settled then.
+            So nothing more may be settled on this connection: an acknowledgement of later
+            deliveries could include them. The connection ends, and the broker delivers them again.
 
     """
 
@@ -82,6 +86,7 @@ class Run:
     removal_reason: str | None = None
     standby_seconds: float = math.inf
     check_seconds: float = math.inf
+    has_given_up: bool = False
 
     def end_reason(self, *, has_unsettled: bool = False) -> str | None:
         """Return why the run is over, as a text for the log, or None if it continues.
@@ -99,16 +104,19 @@ class Run:
         )
 
     def must_continue(self, *, has_unsettled: bool = False) -> bool:
-        """Whether the run continues, and the shard of the consumer is assigned to this host.
+        """Whether to read on: the run continues, and the shard is assigned to this host.
 
-        The runner asks this between batches. If the shard is assigned to another host, it stops
-        reading.
+        The runner asks this between batches. The result is also False if `has_given_up`.
 
         Args:
             has_unsettled: whether deliveries are being handled, so that the run is not idle.
 
         """
-        return self.end_reason(has_unsettled=has_unsettled) is None and self.is_assigned()
+        return (
+            not self.has_given_up
+            and self.end_reason(has_unsettled=has_unsettled) is None
+            and self.is_assigned()
+        )
 
     def await_assignment(self) -> None:
         """Wait until the shard is assigned to this host, or until the run is over.

@@ -281,7 +281,11 @@ class Runner:
             queues.check_old_queues()
             arrived = mode.receive(raw)
             # Both methods call the handlers, and settle deliveries.
-            in_time = mode.handle_waiting_records(raw) and (not arrived or mode.handle_next(raw))
+            in_time = mode.handle_waiting_records(raw) and (
+                not arrived or run.has_given_up or mode.handle_next(raw)
+            )
+            if run.has_given_up:
+                break
             if not in_time:  # to keep the deliveries any longer would exceed consumer_timeout
                 queues.return_before_timeout()
             elif not arrived and not self._subscriptions.unsubscribed:
@@ -311,6 +315,7 @@ class Runner:
         self._mode.forget()
         self._run.buffer.clear()
         self._run.check_seconds = math.inf
+        self._run.has_given_up = False
         if self._run.waiting is not None:
             self._run.waiting.forget()
 
