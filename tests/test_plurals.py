@@ -21,6 +21,7 @@ CORRECT = {
     ("broker/weight_padding.py", "len(members)"),
     ("broker/weight_padding.py", "zeros"),
     ("cli/publish.py", "count"),
+    ("cli/up.py", "total"),
     ("inline/system.py", "done"),
     ("records/packs.py", "len(pack)"),
     ("supervisor/watcher.py", "count"),

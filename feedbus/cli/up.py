@@ -153,8 +153,7 @@ def _supervise(
             text = "some processes are not ready; the supervisor continues to run"
             events.error("not_all_ready", text, consumer=SUPERVISOR, detail="\n".join(failures))
         else:
-            ready = counted(total, "process", "processes")
-            text = f"everything is ready after {took_seconds:.1f} s: {ready}"
+            text = f"all {total} processes are ready, after {took_seconds:.1f} s"
             events.info("all_ready", text, consumer=SUPERVISOR)
         if url := read_url(topology):
             events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)

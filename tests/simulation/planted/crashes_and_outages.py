@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kombu.connection import Connection
+
+from feedbus.broker import single_connection
 from feedbus.runner import batch_mode, crash_guard, group
 from tests.simulation.planted.change import Change
 
@@ -48,3 +51,21 @@ def records_of_an_outage_skipped() -> list[Change]:
 def calls_repeated_on_another_connection() -> list[Change]:
     """Repeat a call after a lost connection, whose delivery comes again."""
     return [(group.Group, "forget", lambda self: self._calls.forget())]
+
+
+def deliveries_that_were_given_up_acknowledged() -> list[Change]:
+    """Go on with the connection after its deliveries were given up in an outage."""
+    original = batch_mode.BatchMode._hold
+
+    def wait_out(self: Any, raw: Any, error: Any) -> bool:
+        goes_on = original(self, raw, error)
+        self._run.has_given_up = False
+        return goes_on
+
+    return [(batch_mode.BatchMode, "_hold", wait_out)]
+
+
+def lost_connections_opened_again() -> list[Change]:
+    """Let Kombu open a lost connection again, whose lock another process may have."""
+    again = Connection._ensure_connection
+    return [(single_connection.SingleConnection, "_ensure_connection", again)]
