@@ -65,16 +65,24 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     def _connect(self) -> Any:
         with suppress(OSError):  # SQLite's error describes the problem of the file better
             make_database_file(Path(self.database))
-        if _has_wal(Path(self.database)):
-            return super()._connect()
-        # If two connections switch to WAL together, SQLite ignores the timeout and raises "locked".
-        write_lock = self._write_lock()
+        if self._is_empty():
+            # If two connections switch a new file to WAL together, SQLite ignores the timeout and
+            # raises "locked".
+            write_lock = self._write_lock()
+            with suppress(OSError):
+                write_lock.acquire(BUSY_TIMEOUT_SECONDS)
+            try:
+                return super()._connect()
+            finally:
+                write_lock.release()
+        return super()._connect()
+
+    def _is_empty(self) -> bool:
+        # The file must not be opened here: closing it would release the locks that SQLite has on it
+        # in this process.
         with suppress(OSError):
-            write_lock.acquire(BUSY_TIMEOUT_SECONDS)
-        try:
-            return super()._connect()
-        finally:
-            write_lock.release()
+            return Path(self.database).stat().st_size == 0
+        return False
 
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         write_lock = self._write_lock()
@@ -131,13 +139,6 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         if not hasattr(self._local, "write_lock"):
             self._local.write_lock = WriteLock(f"{self.database}.turn")
         return cast("WriteLock", self._local.write_lock)
-
-
-def _has_wal(file: Path) -> bool:
-    # Source: "Database File Format", section 1.3.3, https://sqlite.org/fileformat.html
-    with suppress(OSError), file.open("rb") as opened:
-        return opened.read(20)[18:] == b"\x02\x02"
-    return False
 
 
 def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
