@@ -132,7 +132,7 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
     system.publish([1, 2])
     reported = [change.reason for change in make_plan(wanted, None, predict=False).changes]
     assert (
-        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, which gets its"
+        f"x-delivery-limit: 7 -> {NO_DELIVERY_LIMIT}; replaced by a new queue, which gets its"
         f" messages" in reported
     )
     carry_out(wanted)

@@ -67,5 +67,8 @@ def deliveries_that_were_given_up_acknowledged() -> list[Change]:
 
 def lost_connections_opened_again() -> list[Change]:
     """Let Kombu open a lost connection again, whose lock another process may have."""
-    again = Connection._ensure_connection
-    return [(single_connection.SingleConnection, "_ensure_connection", again)]
+
+    def open_again(self: Any, *arguments: Any, **options: Any) -> Any:
+        return Connection._ensure_connection(self, *arguments, **options)
+
+    return [(single_connection.SingleConnection, "_ensure_connection", open_again)]
