@@ -135,10 +135,7 @@ def count(channel: Channel, topology: Topology, queue: Queue) -> int:
         queue: the queue whose dead letters are counted.
 
     """
-    name = Names(topology).dead(queue)
-    if not broker.queue_exists(channel.connection, name):
-        return 0
-    return channel.queue_declare(name, passive=True).message_count
+    return broker.count_messages(channel.connection, Names(topology).dead(queue)) or 0
 
 
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:

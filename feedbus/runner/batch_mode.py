@@ -153,7 +153,7 @@ class BatchMode:
         if run.waiting is None or not run.waiting:
             self._new_records = math.inf
             return True
-        unused = min(self._new_records, 1.0) if self._new_records < math.inf else 0.0
+        unused, self._new_records = min(self._new_records, 1.0), math.inf
         handled_before = run.limits.handled
         max_records = int(min(self._max_waiting_records, run.limits.remaining_messages))
         deliveries = run.waiting.take(max_records, run.crash_guard.is_suspected)
@@ -161,9 +161,7 @@ class BatchMode:
             return False
         run.waiting.renew(run.timeout.seconds)
         handled = run.limits.handled - handled_before
-        if not handled or run.seconds_until_due() > 0:
-            self._new_records = math.inf
-        else:
+        if handled and run.seconds_until_due() <= 0:
             self._new_records = unused + handled * NEW_SHARE
         return True
 
