@@ -96,7 +96,9 @@ def reads_of(content_type: str) -> Reads:
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """Reads and writes the bodies of a topology's messages; a bus and a consumer have one object.
+    """Reads and writes the bodies of a topology's messages.
+
+    A bus and a consumer have one Codecs object each.
 
     Attributes:
         codecs: maps content types, without parameters, to the project's codecs.

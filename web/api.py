@@ -39,7 +39,7 @@ KEY = re.compile(rf"[!-~]{{1,{schemas.KEY_CHARACTERS}}}")
 
 
 class Api:
-    """The functions that answer the requests of each route; the server has one object.
+    """The functions that answer the requests of each route; the server has one Api object.
 
     Each method reads the current request of Bottle, and returns the body of the answer. It raises a
     bottle.HTTPResponse with a problem document (RFC 9457) if the request is wrong.

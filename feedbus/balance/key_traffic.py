@@ -26,7 +26,7 @@ class Tally:
     The traffic is counted in units, as integers. A unit is one record. If the traffic of a key has
     decimals, a unit is a millionth of a record.
 
-    `feedbus balance` and `feedbus plan` fill one object with all keys that they read.
+    `feedbus balance` and `feedbus plan` fill one Tally object with all keys that they read.
 
     Attributes:
         loads: maps the number of each class of keys to its traffic, in units. All keys of a class

@@ -21,7 +21,7 @@ AT_ONCE = 10_000  # how many keys are counted together
 class Spread:
     """A ring, and how many records each of its shards gets.
 
-    `feedbus spread` and `feedbus balance` create one object for each ring that they compare.
+    `feedbus spread` and `feedbus balance` create one Spread object for each ring that they compare.
 
     Attributes:
         ring: the ring.

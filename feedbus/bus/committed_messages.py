@@ -34,7 +34,7 @@ RETRY_SECONDS = 5.0
 class CommittedMessages:
     """Sends the messages of a bus's transactions after their commit; each key stays in order.
 
-    A LiveBus has one object after its first transaction.
+    A LiveBus has one CommittedMessages object after its first transaction.
     """
 
     def __init__(

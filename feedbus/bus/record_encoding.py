@@ -98,7 +98,7 @@ class Encoder:
     A pack contains records of one shard. So the encoder predicts the shard of each record: it
     computes the shard from the routing key and the ring of the exchange.
 
-    Each Sender, which has a connection for publishing, has one object.
+    Each Sender, which has a connection for publishing, has one Encoder object.
     """
 
     def __init__(self, topology: Topology) -> None:

@@ -26,7 +26,7 @@ class SharedSender:
     Any thread may call the methods. The object declares the topology if the broker has no objects
     of the topology, for example because the broker was replaced.
 
-    A LiveBus has one object.
+    A LiveBus has one SharedSender object.
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:

@@ -129,7 +129,7 @@ def _reason(request: Request) -> str:
 class CurrentTransaction(threading.local):
     """The open transaction of the current thread; None if the thread has none.
 
-    A LiveBus has one object. Each thread sees its own value of `transaction`.
+    A LiveBus has one CurrentTransaction object. Each thread sees its own value of `transaction`.
     """
 
     transaction: Transaction | None = None

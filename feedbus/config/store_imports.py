@@ -30,7 +30,7 @@ EXPECTED = {
 class StoreOffer:
     """The features of the store that handlers can use.
 
-    The check of imports makes one object for the store, and one for each queue.
+    The check of imports makes one StoreOffer object for the store, and one for each queue.
 
     Attributes:
         is_there: whether handlers run in transactions of the store.

@@ -30,7 +30,8 @@ UNDATED_AT_ONCE = 100  # the most dead letters without a time that one check rea
 class Pruning:
     """Deletes a queue's old dead letters periodically, if the queue has limits for them.
 
-    The process of each consumer has one object; only that of the first shard deletes anything.
+    The process of each consumer has one Pruning object; only that of the first shard deletes
+    anything.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:

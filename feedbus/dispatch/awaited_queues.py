@@ -13,7 +13,7 @@ from collections.abc import KeysView
 class AwaitedQueues:
     """Counts, for each queue of an older generation, the records that wait for it.
 
-    WaitingRecords, the waiting records of one consumer, has one object.
+    WaitingRecords, the waiting records of one consumer, has one AwaitedQueues object.
 
     Attributes:
         record_count: how many records wait for at least one queue.

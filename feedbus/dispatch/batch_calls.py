@@ -28,7 +28,7 @@ MAX_CALLS = 3
 class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends the messages of each call.
 
-    The dispatch of a consumer has one object, and uses it for handlers in transactions.
+    The dispatch of a consumer has one BatchCalls object, and uses it for handlers in transactions.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class BlockedKeys:
     """The keys of records that have failed in the deliveries that are handled now.
 
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
-    delivery. The dispatch of a consumer has one object.
+    delivery. The dispatch of a consumer has one BlockedKeys object.
     """
 
     def __init__(self, decoder: Decoder, order_decisions: OrderDecisions | None) -> None:

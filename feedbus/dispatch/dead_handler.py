@@ -77,7 +77,7 @@ class DeadLetterCause:
 class DeadHandler:
     """Calls the function of the project that a queue names as `dead_handler`.
 
-    The dispatch of a consumer has one object if the queue sets `dead_handler`.
+    The dispatch of a consumer has one DeadHandler object if the queue sets `dead_handler`.
     """
 
     def __init__(  # noqa: PLR0913 -- its parts, all of which are needed

@@ -18,7 +18,8 @@ from feedbus.wire.constants import PACK
 class DecodedDelivery:
     """A decoded delivery: its records, and the decisions on its failed records.
 
-    The decoder creates one object for each delivery. It exists until the delivery is settled.
+    The decoder creates one DecodedDelivery object for each delivery. It exists until the delivery
+    is settled.
 
     Attributes:
         consumer: the consumer that received the delivery.

@@ -31,7 +31,8 @@ class Decoder:
     """Decodes the deliveries of one consumer, and adds the decisions on their records.
 
     A decision is the verdict on a record that was not acknowledged, with the message that is sent
-    for it. It is added to DecodedDelivery.decisions. The dispatch of a consumer has one object.
+    for it. It is added to DecodedDelivery.decisions. The dispatch of a consumer has one Decoder
+    object.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts

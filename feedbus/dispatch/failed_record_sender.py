@@ -18,7 +18,7 @@ events = EventLog(__name__)
 class FailedRecordSender:
     """Sends the retries and dead letters of one consumer, before their deliveries are settled.
 
-    The dispatch of a consumer has one object.
+    The dispatch of a consumer has one FailedRecordSender object.
     """
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:

@@ -79,7 +79,7 @@ class Decision:
 class FailurePolicy:
     """The retry policy of one consumer: it decides what happens to each record that failed.
 
-    The dispatch of a consumer has one object.
+    The dispatch of a consumer has one FailurePolicy object.
 
     Attributes:
         names: the names of the objects on the broker.

@@ -29,7 +29,7 @@ events = EventLog(__name__)
 class HandlerCalls:
     """Calls the handlers of one consumer, in any thread.
 
-    The dispatch of a consumer has one object.
+    The dispatch of a consumer has one HandlerCalls object.
 
     Attributes:
         after_slice: called after each slice of messages, on a queue with `stream = true`.

@@ -21,7 +21,7 @@ class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
 class LostStoreConnections:
     """The calls that lost the connection to the store while the store was available.
 
-    HandlerCalls, which calls the handlers of a consumer, has one object.
+    HandlerCalls, which calls the handlers of a consumer, has one LostStoreConnections object.
     """
 
     def __init__(self, store: Store) -> None:

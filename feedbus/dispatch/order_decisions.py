@@ -43,7 +43,7 @@ class OrderDecisions:
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
     delivery.
 
-    The dispatch of a consumer whose queue has `order_by` has one object.
+    The dispatch of a consumer whose queue has `order_by` has one OrderDecisions object.
 
     Attributes:
         waiting: the waiting records of the consumer.

@@ -22,8 +22,8 @@ RecordLocation = tuple[DecodedDelivery, int]  # a delivery, and the index of one
 class OvertakenRecords:
     """Finds the overtaken records of batches of one queue.
 
-    The dispatch of a consumer has one object. A batch handler has overtaken a failed record if it
-    has handled a later record of the same key.
+    The dispatch of a consumer has one OvertakenRecords object. A batch handler has overtaken a
+    failed record if it has handled a later record of the same key.
     """
 
     def __init__(self, order: Order, policy: FailurePolicy, *, block_on_dead: bool) -> None:

@@ -31,7 +31,7 @@ class Positions:
     """Assigns the next position to each record of a consumer that begins to wait.
 
     The records of a key are handled in the order of their positions. WaitingRecords, the waiting
-    records of one consumer, has one object.
+    records of one consumer, has one Positions object.
     """
 
     def __init__(self) -> None:

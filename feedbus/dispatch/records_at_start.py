@@ -26,7 +26,7 @@ class RecordsAtStart:
     """The ids of the records that waited when the consumer began to read.
 
     With them, the consumer recognises a record that its queue delivers although the record is in
-    the waiting queue already. WaitingDeliveries has one object.
+    the waiting queue already. WaitingDeliveries has one RecordsAtStart object.
 
     Attributes:
         ids: for each record, the number of the generation whose queue delivered it first, and the

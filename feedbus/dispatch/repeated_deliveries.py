@@ -27,7 +27,7 @@ class RepeatedDeliveries:
     """Distinguishes equal messages of one queue from repeated deliveries, as far as possible.
 
     It is used for messages without ids on queues with `once = true`: feedbus derives the id from
-    the content. The dispatch of a consumer has one object.
+    the content. The dispatch of a consumer has one RepeatedDeliveries object.
     """
 
     def __init__(

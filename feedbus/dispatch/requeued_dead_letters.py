@@ -16,7 +16,8 @@ from feedbus.wire import Delivery
 class RequeuedDeadLetters:
     """The requeued dead letters of a consumer, from their delivery by a waiting queue to their end.
 
-    They are handled before the waiting records. WaitingDeliveries has one object.
+    They are handled before the waiting records. WaitingDeliveries has one RequeuedDeadLetters
+    object.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from feedbus.topology import Queue
 class RunningCalls:
     """Starts calls of handlers, and reports their ends to the consumer's thread.
 
-    ConcurrentCalls has one object, for the whole life of the consumer's process.
+    ConcurrentCalls has one RunningCalls object, for the whole life of the consumer's process.
 
     Attributes:
         ended_calls: the records whose calls have ended; other threads append to it.

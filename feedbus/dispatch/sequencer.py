@@ -29,7 +29,7 @@ class Sequencer(Generic[Item]):
       the caller sends them to the waiting queue on the broker.
     - repeat(): the call ended with an outage. The record becomes ready again.
 
-    The class does no I/O and uses no threads. The concurrent mode has one object.
+    The class does no I/O and uses no threads. The concurrent mode has one Sequencer object.
     """
 
     def __init__(self, max_running: int) -> None:

@@ -20,7 +20,7 @@ from feedbus.wire.constants import PACK
 class SettledCounts:
     """Updates the metrics of one consumer for deliveries that are about to be acknowledged.
 
-    The dispatch of a consumer has one object.
+    The dispatch of a consumer has one SettledCounts object.
     """
 
     def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:

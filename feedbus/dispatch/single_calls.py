@@ -46,7 +46,7 @@ class SingleCalls:
     """Calls a handler for one record at a time, and keeps the deliveries until they are settled.
 
     The group mode of the runner uses it: deliveries are handled one after the other, and then
-    acknowledged together. Each consumer process has one object.
+    acknowledged together. Each consumer process has one SingleCalls object.
     """
 
     def __init__(

@@ -21,7 +21,8 @@ KEPT_SECONDS = 5.0
 class SlowCalls:
     """Registers the starts and ends of calls, and finds the slow calls among them.
 
-    The broker may close the channel because of a slow call. ConcurrentCalls has one object.
+    The broker may close the channel because of a slow call. ConcurrentCalls has one SlowCalls
+    object.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -49,7 +49,7 @@ class Taken:
 class TakenRecords:
     """The records that were taken from the waiting records of one consumer, to be handled.
 
-    WaitingDeliveries has one object.
+    WaitingDeliveries has one TakenRecords object.
     """
 
     def __init__(self, records: WaitingRecords) -> None:

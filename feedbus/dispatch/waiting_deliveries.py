@@ -39,7 +39,7 @@ from feedbus.wire.constants import RELEASE, REQUEUED
 class OrderedQueue:
     """The data of a subscription, either to a queue with `order_by` or to its waiting queue.
 
-    WaitingDeliveries has one object for each subscription.
+    WaitingDeliveries has one OrderedQueue object for each subscription.
 
     Attributes:
         waiting_queue: the name of the waiting queue.
@@ -54,7 +54,8 @@ class OrderedQueue:
 class WaitingDeliveries:
     """The waiting records and requeued dead letters that a consumer has received.
 
-    The dispatch of a consumer whose queue has `order_by` has one object, for all connections.
+    The dispatch of a consumer whose queue has `order_by` has one WaitingDeliveries object, for all
+    connections.
 
     Attributes:
         records: the waiting records.

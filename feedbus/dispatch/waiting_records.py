@@ -43,7 +43,7 @@ class WaitingRecords:
     """The waiting records of one consumer, in order, and when each is due.
 
     The class does no I/O and has no clock. WaitingDeliveries, the deliveries of the consumer's
-    waiting queues, has one object and calls it.
+    waiting queues, has one WaitingRecords object and calls it.
 
     Attributes:
         awaited_queues: the queues of older generations that records wait for.

@@ -10,8 +10,8 @@ class Waker:
     """A socket that another thread can make readable.
 
     The consumer's thread waits until this socket or the connection to the broker is readable.
-    RunningCalls, which calls handlers in threads, has one object; a thread wakes the consumer's
-    thread when a call has ended.
+    RunningCalls, which calls handlers in threads, has one Waker object; a thread wakes the
+    consumer's thread when a call has ended.
     """
 
     def __init__(self) -> None:

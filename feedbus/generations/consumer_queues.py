@@ -25,7 +25,8 @@ CHECKS_PER_STATE = 10
 class ReadableQueue:
     """A queue on the broker that a consumer is to read, and how it is read.
 
-    ConsumerQueues creates one object for each queue; it exists as long as the connection.
+    ConsumerQueues creates one ReadableQueue object for each queue; it exists as long as the
+    connection.
 
     Attributes:
         queue: the name of the queue on the broker.
@@ -54,7 +55,7 @@ class ConsumerQueues:
     queue. A record waits until the old queues that can have earlier records of its key are deleted.
     If these queues are not known, the consumer reads its own queue when all old queues are deleted.
 
-    The runner creates one object for each connection.
+    The runner creates one ConsumerQueues object for each connection.
     """
 
     def __init__(

@@ -225,7 +225,8 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, retry_queue
 class QueueReplacement:
     """The replacement of a consumer's queue by a queue with other arguments.
 
-    `feedbus up` and `feedbus apply` create one object for each such queue, and call carry_out().
+    `feedbus up` and `feedbus apply` create one QueueReplacement object for each such queue, and
+    call carry_out().
 
     Attributes:
         connection: a connection to the topology's broker.

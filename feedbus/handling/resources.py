@@ -37,8 +37,8 @@ class Opening:
 class Resources:
     """The resources of a process's handlers and middleware, with the values of open resources.
 
-    The process of a consumer has one object, and so has a test system. It opens the resources
-    before the first message, and closes them when the process or the system ends.
+    The process of a consumer has one Resources object, and so has a test system. It opens the
+    resources before the first message, and closes them when the process or the system ends.
 
     Args:
         topology: the topology, which functions of resources can request.

@@ -32,8 +32,8 @@ JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more
 class Announcer:
     """Announces this host to the other hosts, and writes the assignment file, in a thread.
 
-    The operations process has one object. The consumers of this host read in the assignment file
-    which shards are assigned to this host.
+    The operations process has one Announcer object. The consumers of this host read in the
+    assignment file which shards are assigned to this host.
 
     Example:
         with Announcer(topology):

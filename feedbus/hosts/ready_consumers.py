@@ -29,7 +29,7 @@ def is_assigned(topology: Topology, queue: Queue) -> bool:
 class ReadyConsumers:
     """Finds the consumers that are ready on this host, in the files that their processes write.
 
-    The Announcer of the host has one object.
+    The Announcer of the host has one ReadyConsumers object.
     """
 
     def __init__(self, topology: Topology) -> None:

@@ -17,7 +17,8 @@ LISTEN_SECONDS = 2.5
 class Membership:
     """Stores the announcements of all hosts, and computes the assignment of shards to hosts.
 
-    The Announcer of a host has one object. All times are times of this host's monotonic clock.
+    The Announcer of a host has one Membership object. All times are times of this host's monotonic
+    clock.
 
     The host that has run longest is the leader: it computes the assignment and announces it. When
     the leader ends, the next leader continues from the last assignment, which all hosts know. If

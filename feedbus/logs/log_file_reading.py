@@ -79,8 +79,8 @@ def entries(text: str, before: LogEntry) -> Iterator[LogEntry]:
 class LogFile:
     """The log file of one process, with its older files, and the position up to which it was read.
 
-    `feedbus logs` has one object for each shown process. The supervisor appends whole lines. It
-    renames a file that is full to NAME.log.1, and creates a new one.
+    `feedbus logs` has one LogFile object for each shown process. The supervisor appends whole
+    lines. It renames a file that is full to NAME.log.1, and creates a new one.
     """
 
     def __init__(self, name: str, path: Path) -> None:

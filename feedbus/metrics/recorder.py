@@ -36,7 +36,7 @@ events = EventLog("feedbus.metrics")
 
 
 class Metrics:
-    """Counts the metrics of one process, which has one object; threads may share it."""
+    """Counts the metrics of one process, which has one Metrics object; threads may share it."""
 
     def __init__(self, counts: Counts) -> None:
         """Create the metrics; callers usually call open() or none().

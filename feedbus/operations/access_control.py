@@ -30,7 +30,7 @@ def token_from(environ: Mapping[str, str]) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Checks whether requests to an HTTP server are allowed; the server has one object.
+    """Checks whether requests to an HTTP server are allowed; the server has one Guard object.
 
     A request without access gets a problem document (RFC 9457) as its answer.
 

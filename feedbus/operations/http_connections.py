@@ -85,7 +85,7 @@ class Channel(HTTPChannel):
 
     After a refusal (the answer to a request that waitress refuses), the channel discards received
     data for a few seconds. An immediate close would reset the connection, and the client would get
-    the reset instead of the answer. waitress makes one object for each connection.
+    the reset instead of the answer. waitress makes one Channel object for each connection.
 
     Attributes:
         waiting_since: the monotonic time, in seconds, since which the channel waits for the current
@@ -193,8 +193,8 @@ class Channel(HTTPChannel):
 class Listener(TcpWSGIServer):
     """Accepts every connection to the server, and closes those that are overdue or too many.
 
-    Each server has one object. waitress itself stops accepting connections at its limit. Then
-    clients that send nothing could block all others.
+    Each server has one Listener object. waitress itself stops accepting connections at its limit.
+    Then clients that send nothing could block all others.
     """
 
     channel_class = Channel

@@ -90,7 +90,7 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
 
 
 class OperationsServer:
-    """Runs the HTTP server of the operations process; the process has one object.
+    """Runs the HTTP server of the operations process; the process has one OperationsServer object.
 
     In a supervised process, it tries again until the address can be used.
     """

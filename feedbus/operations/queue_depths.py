@@ -68,8 +68,9 @@ class Remembered(Generic[Answer]):
 class QueueDepths:
     """Reads queue depths and other numbers of a topology from the broker, for HTTP requests.
 
-    The operations process has one object, as a `with` block. It has one connection, which it opens
-    again after an outage. Each answer is used for some seconds; threads can share the object.
+    The operations process has one QueueDepths object, as a `with` block. It has one connection,
+    which it opens again after an outage. Each answer is used for some seconds; threads can share
+    the object.
     """
 
     def __init__(self, topology: Topology) -> None:

@@ -44,7 +44,7 @@ NOT_FOUND = (
 class Operations:
     """The functions that answer the requests of each route; each returns the body of an answer.
 
-    The operations process has one object. bottle calls its methods in several threads.
+    The operations process has one Operations object. bottle calls its methods in several threads.
     """
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:

@@ -35,7 +35,7 @@ BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 class Comparison:
     """Compares a topology with the broker's inventory and the states of its rings.
 
-    make_plan() creates one object, and calls compare() once.
+    make_plan() creates one Comparison object, and calls compare() once.
 
     Attributes:
         topology: the wanted state.

@@ -36,7 +36,7 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
 class DeclaredObjects:
     """Compares the declared objects with the broker's objects, and adds each change to a list.
 
-    The comparison of a topology with its broker, for a plan, has one object.
+    The comparison of a topology with its broker, for a plan, has one DeclaredObjects object.
 
     Attributes:
         topology: the wanted state.

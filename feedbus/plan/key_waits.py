@@ -30,7 +30,7 @@ class Rates:
 
     The creation of the object starts the measurement.
 
-    The prediction of a plan has one object, which is used once.
+    The prediction of a plan has one Rates object, which is used once.
 
     Attributes:
         folder: the folder in which the consumers' processes write their metrics.

@@ -18,7 +18,7 @@ Show = Callable[[str], None]
 class SlowServerNotices:
     """Shows a notice for each wait for a server that takes longer than a second.
 
-    A process has one object, `notices`. Each text is shown once.
+    A process has one SlowServerNotices object, `notices`. Each text is shown once.
     """
 
     def __init__(self) -> None:

@@ -128,8 +128,8 @@ def now() -> float:
 class Watchdog:
     """Reads the file of one process, and ends the process if its handler exceeds its time limit.
 
-    The supervisor has one object for each process of a consumer; without a supervisor, a child
-    process of the consumer has one.
+    The supervisor has one Watchdog object for each process of a consumer; without a supervisor, a
+    child process of the consumer has one.
     """
 
     def __init__(self, path: Path, pid: int) -> None:

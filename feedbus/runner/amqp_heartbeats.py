@@ -23,8 +23,8 @@ class Heartbeats:
     """Sends the heartbeats of a consumer's connection from a thread, while handlers run.
 
     While no handler runs, the consumer's thread itself calls wait() or beat(). The runner has one
-    object and uses it as a context manager: the thread starts with the run, and ends with it. If
-    the clock is virtual, as in tests, no thread is started.
+    Heartbeats object and uses it as a context manager: the thread starts with the run, and ends
+    with it. If the clock is virtual, as in tests, no thread is started.
     """
 
     def __init__(self, clock: Clock) -> None:

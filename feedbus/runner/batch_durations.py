@@ -15,8 +15,8 @@ class BatchDurations:
     the slope of a line: a linear regression of the durations over the numbers of records, in which
     later batches have a higher weight.
 
-    OldQueueBatches has one object. It computes from it how large the next batch of an old queue may
-    be.
+    OldQueueBatches has one BatchDurations object. It computes from it how large the next batch of
+    an old queue may be.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class ConcurrentDeliveries:
     """The deliveries of the concurrent mode, from their decoding until they are settled.
 
     The concurrent mode, in which records of several keys are handled at the same time, has one
-    object for the whole run.
+    ConcurrentDeliveries object for the whole run.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ class ConsumerTimeout:
     The broker counts the time from the delivery of a message. So a message that only waits in the
     consumer can exceed the timeout, too.
 
-    A run has one object. Its attribute `seconds` is infinity as long as the timeout is not known.
+    A run has one ConsumerTimeout object. Its attribute `seconds` is infinity as long as the timeout
+    is not known.
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:

@@ -51,8 +51,8 @@ class CrashGuard:
     If the handling of a message causes the loss of the connection to the broker, this counts as a
     crash. This file is needed because a classic queue does not count the deliveries of a message.
 
-    Each consumer process has one object for its whole life. The next process in the same slot reads
-    the file.
+    Each consumer process has one CrashGuard object for its whole life. The next process in the same
+    slot reads the file.
     """
 
     def __init__(

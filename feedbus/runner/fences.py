@@ -35,7 +35,7 @@ WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records o
 class Fences:
     """Processes the fences that a consumer receives, and deletes the old queues that are empty.
 
-    QueuesToRead has one object, for one connection.
+    QueuesToRead has one Fences object, for one connection.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:

@@ -46,8 +46,8 @@ class Arrived(Protocol):
 class TakenDeliveries:
     """Deliveries of waiting queues that were taken to be handled; none is a fence.
 
-    The group mode creates one object each time that it takes waiting records, which wait for
-    earlier records of their keys.
+    The group mode creates one TakenDeliveries object each time that it takes waiting records, which
+    wait for earlier records of their keys.
 
     Attributes:
         remaining: the deliveries that are not part of a group yet, in order.
@@ -81,7 +81,7 @@ class Group:
     against this message. While finish() sends the messages of the calls, the file names all
     messages of the group. A crash at that time is counted against none of several messages.
 
-    The group mode has one object for its whole run. It is empty again after each finish() or
+    The group mode has one Group object for its whole run. It is empty again after each finish() or
     forget().
     """
 

@@ -49,7 +49,7 @@ class PublishingPauses:
     call pauses: the handler is called for small deliveries, those with few records, that have
     arrived. The keys of these deliveries differ from the keys of all records that are being
     handled. So the records of each key stay in order. A call in a pause can pause, too. A run has
-    one object.
+    one PublishingPauses object.
     """
 
     def __init__(

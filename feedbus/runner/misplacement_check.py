@@ -28,7 +28,7 @@ class MisplacementCheck:
     records of a key reach another shard than before. No operation fails in this case: only the keys
     of the arriving messages show the error.
 
-    Each consumer process has one object for its whole run.
+    Each consumer process has one MisplacementCheck object for its whole run.
     """
 
     def __init__(self, topology: Topology, metrics: ConsumerMetrics) -> None:

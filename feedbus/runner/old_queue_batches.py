@@ -21,7 +21,7 @@ class OldQueueBatches:
     ADDED_SECONDS. The fixed costs of a batch, such as a commit, are not included in this limit:
     otherwise batches would be so small that the fixed costs take most of the time.
 
-    The batch mode has one object.
+    The batch mode has one OldQueueBatches object.
 
     Attributes:
         size: the largest number of records in the next batch.

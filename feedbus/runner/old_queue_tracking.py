@@ -35,8 +35,8 @@ class SwitchProgress:
     the moved records have arrived, too. Only then are the records of the key handled, in the order
     of their positions.
 
-    The runner creates one object for each connection, if old queues are read. It is used until no
-    record waits for an old queue any more.
+    The runner creates one SwitchProgress object for each connection, if old queues are read. It is
+    used until no record waits for an old queue any more.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ LOG_INTERVAL_SECONDS = 60.0  # equal lines within this time are logged once
 class OutagePause:
     """Lets a consumer wait during an outage, longer after each failed attempt.
 
-    A run has one object.
+    A run has one OutagePause object.
     """
 
     def __init__(

@@ -26,8 +26,8 @@ RETRY_SECONDS = 0.1  # between two checks whether other consumers have stopped r
 class QueuesToRead:
     """The queues that one run reads at the same time, on one connection.
 
-    The runner creates one object after each connect, and another one if the old queues are read
-    before the own queue. The object is true while a queue is left to read.
+    The runner creates one QueuesToRead object after each connect, and another one if the old queues
+    are read before the own queue. The object is true while a queue is left to read.
     """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name

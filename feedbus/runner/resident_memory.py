@@ -12,7 +12,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class ResidentMemory:
     """The resident memory of this process, read from a file that stays open.
 
-    RemainingLimits has one object, for the option `memory_limit`.
+    RemainingLimits has one ResidentMemory object, for the option `memory_limit`.
     """
 
     def __init__(self) -> None:

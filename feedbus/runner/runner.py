@@ -49,7 +49,7 @@ CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was c
 class Runner:
     """Runs one consumer in the foreground: it connects, receives, handles and settles deliveries.
 
-    `feedbus run` creates one object and calls run() once.
+    `feedbus run` creates one Runner object and calls run() once.
     """
 
     def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name

@@ -12,8 +12,8 @@ from collections import deque
 class Settlement:
     """The delivery tags of a channel in the order of arrival, and which of them are done.
 
-    A subscription has one object. A delivery is *done* when its records are handled, and the
-    messages that result from them are confirmed.
+    A subscription has one Settlement object. A delivery is *done* when its records are handled, and
+    the messages that result from them are confirmed.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ Keys = frozenset[Hashable]  # the keys of the records of one delivery, or of sev
 class SmallDeliveries:
     """Chooses small deliveries, with few records, to be handled before larger ones of other keys.
 
-    Each batch mode has one object if the queue has `order_by`.
+    Each batch mode has one SmallDeliveries object if the queue has `order_by`.
     """
 
     def __init__(self, queue: Queue) -> None:

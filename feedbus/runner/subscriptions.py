@@ -31,7 +31,7 @@ LARGEST_PREFETCH_FOR_BATCH = 1000  # a larger batch size does not raise the pref
 class Subscriptions:
     """The queues that the consumer of this process reads now.
 
-    A run has one object, for all its connections.
+    A run has one Subscriptions object, for all its connections.
 
     Attributes:
         readers: maps the consumer tag of each subscription to the reader of its queue.

@@ -69,7 +69,7 @@ class RetryLimit(WaitingLimit):
     While it holds, the consumer handles only waiting records. Records that wait for old queues do
     not count: the consumer must still handle the deliveries of the old queues.
 
-    WaitingQueues, the waiting queues of a consumer, has one object.
+    WaitingQueues, the waiting queues of a consumer, has one RetryLimit object.
     """
 
     def __init__(self, consumer: Consumer, report: Callable[[str], None]) -> None:
@@ -121,7 +121,7 @@ class SwitchLimit(WaitingLimit):
 
     While it is reached, only the deliveries of the oldest generation are handled.
 
-    SwitchProgress, which follows the old queues, has one object.
+    SwitchProgress, which follows the old queues, has one SwitchLimit object.
     """
 
     def _log_reached(self, count: int) -> None:

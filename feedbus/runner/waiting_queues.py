@@ -37,7 +37,8 @@ class WaitingQueues:
     After a change of the ring, a consumer also reads old queues, those of older generations. Each
     old queue has a waiting queue, too.
 
-    A run of a consumer whose queue has `order_by` has one object, for all its connections.
+    A run of a consumer whose queue has `order_by` has one WaitingQueues object, for all its
+    connections.
     """
 
     def __init__(

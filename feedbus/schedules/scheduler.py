@@ -35,11 +35,11 @@ AHEAD = timedelta(minutes=1)
 class Scheduler:
     """Fires due schedules under the topology's lock, and records each fired moment on the broker.
 
-    The operations process of each host has one object, which has a thread. A moment is a time that
-    the cron expression of a schedule matches. If moments were missed, only the latest of them is
-    fired, unless it is older than the limit `catch_up`. Only moments after the last fired moment
-    are fired. So if a clock is set back, nothing is fired again. If a clock is set forward, each
-    schedule is fired at most once.
+    The operations process of each host has one Scheduler object, which has a thread. A moment is a
+    time that the cron expression of a schedule matches. If moments were missed, only the latest of
+    them is fired, unless it is older than the limit `catch_up`. Only moments after the last fired
+    moment are fired. So if a clock is set back, nothing is fired again. If a clock is set forward,
+    each schedule is fired at most once.
 
     Example:
         with Scheduler(topology, bus, metrics):

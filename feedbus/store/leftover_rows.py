@@ -31,8 +31,8 @@ class LeftoverRows:
 
     A process that starts does not know whether another process has left rows, so it queries the
     outbox once. Later it queries the outbox only if one of its own rows was not sent, or after
-    query_again(). A process has one object for each part that sends rows: a bus, the dispatch of a
-    queue, or a relay.
+    query_again(). A process has one LeftoverRows object for each part that sends rows: a bus, the
+    dispatch of a queue, or a relay.
 
     Args:
         store: the store with the outbox.

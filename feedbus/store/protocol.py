@@ -39,7 +39,7 @@ class OutboxRow:
 class Outbox(Protocol):
     """The messages that are committed in the store, and that the broker has not confirmed yet.
 
-    A store has one object for the rows of its project.
+    A store has one Outbox object for the rows of its project.
     """
 
     def put(
@@ -117,7 +117,7 @@ class Outbox(Protocol):
 class Inbox(Protocol):
     """The ids of the messages that the consumers of each queue with `once = true` have handled.
 
-    A store has one object for the rows of its project.
+    A store has one Inbox object for the rows of its project.
     """
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:

@@ -65,7 +65,8 @@ def session_of(query: Query, backend_pid: object) -> ServerSession | None:
 class StaleServerSessions:
     """Ends sessions on the server that are still open after feedbus has dropped the connection.
 
-    Each database or engine has one object. The next connection that it opens ends the sessions.
+    Each database or engine has one StaleServerSessions object. The next connection that it opens
+    ends the sessions.
     """
 
     def __init__(self) -> None:

@@ -33,8 +33,8 @@ class AppliedSettings:
     """The options with which the watchers of one supervisor run, as digests.
 
     A watcher is the supervisor's object for the processes of one consumer or of one
-    [processes.NAME] table, or for the operations process. The supervisor keeps one object, and
-    `feedbus apply` compares it with the settings of the new topology.
+    [processes.NAME] table, or for the operations process. The supervisor keeps one AppliedSettings
+    object, and `feedbus apply` compares it with the settings of the new topology.
 
     Attributes:
         watchers: maps the name of each watcher to the digest of its options.

@@ -147,7 +147,7 @@ def busy(answer: Mapping[str, Any]) -> list[Busy]:
 
 
 class ApplyClient:
-    """Sends the supervisor the requests of `feedbus apply`, which makes one object.
+    """Sends the supervisor the requests of `feedbus apply`, which makes one ApplyClient object.
 
     Each method waits for the answer. Each method raises FeedbusError if the supervisor refuses the
     request, and does nothing if no supervisor runs.

@@ -70,9 +70,9 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 class Reloader:
     """Applies a changed topology, and restarts processes whose code has changed.
 
-    `feedbus up --reload` has one object while it runs. First, `feedbus apply` or `feedbus check`
-    checks the files in a separate process. If there is a problem, it is logged, and the running
-    system is not changed.
+    `feedbus up --reload` has one Reloader object while it runs. First, `feedbus apply` or `feedbus
+    check` checks the files in a separate process. If there is a problem, it is logged, and the
+    running system is not changed.
 
     A topology that was refused is applied after the next change of any file: a missing module may
     have been the problem. The imports of a process of [processes] are not known, so each change of

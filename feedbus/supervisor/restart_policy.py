@@ -18,7 +18,7 @@ LONGEST_WAIT_SECONDS = 2.0
 class RestartPolicy:
     """Counts how often in a row the processes of a watcher have failed right after their start.
 
-    Each watcher has one object.
+    Each watcher has one RestartPolicy object.
 
     Attributes:
         start_retries: the number of failures in a row after which no process is started.

@@ -38,7 +38,9 @@ REPORT_AFTER_SECONDS = 60.0
 
 
 class Supervision:
-    """Starts, changes and stops the watchers of a topology; the supervisor has one object.
+    """Starts, changes and stops the watchers of a topology.
+
+    The supervisor has one Supervision object.
 
     A watcher belongs to one consumer, to one table [processes.NAME] of topology.toml, or to the
     operations process. The watcher starts the processes of its owner, and restarts processes that

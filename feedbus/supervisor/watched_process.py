@@ -15,7 +15,7 @@ from feedbus.supervisor.forkserver_client import ForkServer, Program
 class WatchedProcess(Process):
     """One process of a watcher, which is started by the fork server if there is one.
 
-    circus makes one object for each start.
+    circus makes one WatchedProcess object for each start.
 
     Attributes:
         stop_asked_at: when the process was asked to end, in seconds of time.monotonic(); None

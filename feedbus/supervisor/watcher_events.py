@@ -13,7 +13,9 @@ events = EventLog("feedbus.supervisor")
 
 @dataclass(frozen=True, slots=True)
 class WatcherEvents:
-    """Logs the events of one watcher to the output of the supervisor; each watcher has one object.
+    """Logs the events of one watcher to the output of the supervisor.
+
+    Each watcher has one WatcherEvents object.
 
     Attributes:
         name: the name of the consumer or process.

@@ -17,7 +17,7 @@ PLAIN_TICK_SECONDS = 5.0
 
 
 class Report:
-    """Prints what a demo does and finds to stdout; a demo has one object."""
+    """Prints what a demo does and finds to stdout; a demo has one Report object."""
 
     def __init__(self) -> None:
         """Start the clock of the demo."""

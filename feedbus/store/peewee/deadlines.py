@@ -224,8 +224,8 @@ class NamedCursor(Cursor):
 class Deadlines:
     """Calls give_up() for each connection of this process whose call exceeds its deadline.
 
-    A process has one object. One thread checks all connections, every 0.5 s while one of them has a
-    deadline.
+    A process has one Deadlines object. One thread checks all connections, every 0.5 s while one of
+    them has a deadline.
     """
 
     def __init__(self) -> None:

@@ -179,8 +179,8 @@ class ClockTime:
 class WakeUpSocketPairs:
     """Wakes other connections of a broker in memory, and receives the wake-ups for one connection.
 
-    Each connection has one object. A connection that consumes has a pair of sockets: other
-    connections write to one, and the connection reads from the other.
+    Each connection has one WakeUpSocketPairs object. A connection that consumes has a pair of
+    sockets: other connections write to one, and the connection reads from the other.
 
     Args:
         broker: has the writing sockets of all connections.

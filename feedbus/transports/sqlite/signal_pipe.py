@@ -17,7 +17,7 @@ import threading
 class SignalPipe:
     """Ends the waits of the main thread at a signal.
 
-    All connections of a process share one object.
+    All connections of a process share one SignalPipe object.
     """
 
     def __init__(self) -> None:

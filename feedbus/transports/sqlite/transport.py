@@ -56,7 +56,7 @@ class Transport(base.Transport):
     """Kombu's transport for the embedded broker; Kombu's virtual transports poll, but it does not.
 
     Its channels have the methods, messages and errors of py-amqp, so its driver type is amqp. Kombu
-    makes one object for each `kombu.Connection`, the client.
+    makes one Transport object for each `kombu.Connection`, the client.
 
     The transport options are `busy_timeout_seconds` and `confirm_publish`. The first is the time
     limit of a wait for a locked file. The second is the same as in py-amqp: a publish returns when
