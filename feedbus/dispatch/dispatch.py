@@ -44,7 +44,7 @@ class Dispatch:
     In the runner's batch mode, handle() does the whole work. In the other modes, SingleCalls or
     ConcurrentCalls calls the handlers, and uses decode(), end_record() and finish().
 
-    A consumer's process has one object.
+    A consumer's process has one Dispatch object.
 
     Attributes:
         clock: the clock of the broker.
@@ -163,7 +163,8 @@ class Dispatch:
         count = 0
         for each in inputs:
             if isinstance(each, InvalidRecord):  # no handler gets this record
-                self.blocked_keys.decide(each)  # it becomes a dead letter, or waits for its key
+                # The record becomes a dead letter, or waits for an earlier record of its key.
+                self.blocked_keys.decide(each)
                 continue
             records = Records(each.chunks, each.deliveries)
             count += len(records)
@@ -208,9 +209,7 @@ class Dispatch:
     def end_record(
         self, decoded: DecodedDelivery, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Count one record after its call; if the call failed, add the decision on the record.
-
-        The decision is the verdict, with the message that is sent for it.
+        """Count one record after its call; if the call failed, call fail_record().
 
         SingleCalls and ConcurrentCalls call this after each call of a handler.
 
@@ -227,6 +226,8 @@ class Dispatch:
 
     def fail_record(self, decoded: DecodedDelivery, row: int, error: BaseException) -> None:
         """Add the decision on a failed record to its delivery.
+
+        The decision is the verdict on the record, with the message that is sent for it.
 
         The handler of the record raised an exception (Drop is one, too), or the broker refused the
         messages of the handler.
@@ -253,9 +254,10 @@ class Dispatch:
 
         Args:
             decoded_deliveries: deliveries whose records have all been handled.
-            before_dead_handler: called before the dead handler can get records of a message, with
-                the id of the message. It writes the id into the file of the crash guard. So if the
-                dead handler ends the process, the next process knows the message.
+            before_dead_handler: called with the id of a message, before the dead handler can get
+                records of the message. The runner's function writes the id into the file of the
+                crash guard. So if the dead handler ends the process, the next process knows the
+                message.
 
         Raises:
             Outage: the broker is unavailable, or the dead handler raised Outage; the call may be

@@ -77,8 +77,8 @@ def switch_ring(
             state = ring_state.write(channel, names, state)
         else:
             ring_state.repair(channel, names, state)
-        # Usually, no held messages are left. A slow broker can have held some after the last
-        # switch.
+        # Usually, the queue of held messages is empty. But a slow broker can have put messages into
+        # it after the last switch had emptied it.
         append_held(channel, names, exchange, (state.current,))
         return state
     else:
@@ -145,9 +145,7 @@ def next_generation(state: RingState, wanted: Generation) -> Generation:
 def same_ring(one: Generation, other: Generation) -> bool:
     """Whether two generations have the same shards, weights and arguments of queues.
 
-    The numbers of the generations are not compared.
-
-    If so, no switch is needed.
+    Their numbers are not compared. Between two such generations, no switch is needed.
 
     Args:
         one: a generation of an exchange.

@@ -20,8 +20,8 @@ events = EventLog(__name__)
 
 # While a row is younger than this, the process that added the row may still be publishing it.
 IN_FLIGHT_SECONDS = 5.0
-ROWS = 500  # the number of rows that are published in one round
-MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a round's keys
+PAGE_ROWS = 500  # the number of rows that are read and published together
+MAX_ROWS = 10_000  # the most rows that are read to find the earlier rows of a page's keys
 
 
 class RelayBus(Protocol):
@@ -179,7 +179,7 @@ def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
 
     Args:
         store: the store with the outbox.
-        rows: the rows of one round of publish_pending(), in the order of their ids.
+        rows: the rows of one page of publish_pending(), in the order of their ids.
 
     """
     last_ids = {(row.exchange, row.key): row.id for row in rows}
@@ -196,30 +196,30 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     bus: RelayBus,
     project: str,
     *,
-    limit: int = ROWS,
+    limit: int = PAGE_ROWS,
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     choose: Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]] = tuple,
 ) -> int:
-    """Publish and remove leftover rows of the outbox, in rounds; return how many were published.
+    """Publish and remove leftover rows of the outbox; return how many were published.
 
-    Each round holds the lock of the relay, so only one process publishes leftover rows at a time.
-    If another process holds the lock, the function ends.
+    The function reads the rows in pages. It holds the lock of the relay for each page, so only one
+    process publishes leftover rows at a time. If another process holds the lock, the function ends.
 
     Args:
         store: the store with the outbox.
         bus: publishes the messages, with the message ids of the rows, so that repetitions are
             recognised.
         project: the name of the project, which names the lock.
-        limit: the largest number of rows in a round; the last round finds no row.
+        limit: the largest number of rows in a page; the last page has no row.
         older_than_seconds: younger rows are left to the process that added them.
-        choose: called with the rows of a round; it returns the rows to publish. The other rows
+        choose: called with the rows of a page; it returns the rows to publish. The other rows
             stay in the outbox.
 
     Raises:
         Outage: the store or the broker is unavailable.
     """
     published, after = 0, 0
-    # The keys of refused rows. They also hold back rows that are added during the next rounds.
+    # The keys of refused rows. They also hold back rows that are in later pages.
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None

@@ -28,11 +28,13 @@ events = EventLog(__name__)
 
 CHECK_SECONDS = 5.0  # the time between two attempts to publish leftover rows
 RETRY_SECONDS = 1.0  # the time between two attempts after an error
-# The wait before each round, so that many published rows are removed together, and between two
-# steps of a deletion, so that other transactions get the database's lock.
+# The thread waits for this time before each round, so that it removes many published rows together.
 GATHER_SECONDS = 0.05
 PRUNE_SECONDS = 60.0  # the time between two deletions of old rows of the inbox
 PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
+# The thread waits for this time between two steps, so that other transactions get the database's
+# lock.
+PRUNE_PAUSE_SECONDS = 0.05
 
 
 class Relay:
@@ -226,19 +228,20 @@ class Relay:
     def _leave_out_published(self) -> Callable[[Sequence[OutboxRow]], Sequence[OutboxRow]]:
         """Return a function that leaves out rows that publish() has published or is publishing.
 
-        Otherwise, the relay would publish a row again while a slow thread is publishing it. The
-        second message could arrive after later messages of its key.
+        Otherwise, the relay's thread would publish a row again while a slow call of publish(), in
+        another thread, is publishing it. The second message could arrive after later messages of
+        its key.
 
-        The function is called for each round of publish_pending(). If a thread publishes rows of a
-        key during one round, the function leaves out the key in all later rounds, too. The reason
-        is that the thread may fail. Then a later round must not publish the next row of the key,
-        because an earlier round has left out the row before it.
+        The function is called for each page of publish_pending(). If a call of publish() is
+        publishing rows of a key at that time, the function leaves out the key in this page and in
+        all later pages. The reason is that the call may fail. Then its row stays in the outbox, and
+        the next row of the key, in a later page, must not be published before it.
         """
         busy: set[Key] = set()
 
         def choose(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
             busy.update(self._locks.in_use())
-            # This list is read after the locks: a thread adds the ids of its rows to the list
+            # This list is read after the locks: publish() adds the ids of its rows to the list
             # before it releases the locks of their keys.
             published_ids = set(self._published_ids)
             return [
@@ -271,4 +274,4 @@ class Relay:
                 pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if acquired else 0
             if pruned < PRUNED_ROWS:
                 return
-            self._clock.wait(self._stop_requested, GATHER_SECONDS)
+            self._clock.wait(self._stop_requested, PRUNE_PAUSE_SECONDS)
