@@ -9,7 +9,7 @@ from feedbus.bus.interface import Bus
 
 if TYPE_CHECKING:
     from feedbus.bus.async_bus import AsyncBus
-    from feedbus.bus.connecting import connect, connect_async
+    from feedbus.bus.connect_functions import connect, connect_async
     from feedbus.bus.live_bus import LiveBus
 
 __all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
@@ -19,8 +19,8 @@ __all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
 HOMES = {
     "AsyncBus": "feedbus.bus.async_bus",
     "LiveBus": "feedbus.bus.live_bus",
-    "connect": "feedbus.bus.connecting",
-    "connect_async": "feedbus.bus.connecting",
+    "connect": "feedbus.bus.connect_functions",
+    "connect_async": "feedbus.bus.connect_functions",
 }
 
 if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts every name

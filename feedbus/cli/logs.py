@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context
-from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
+from feedbus.cli.name_expansion import expanded
 from feedbus.errors import UsageError
 from feedbus.name_list import listed
 from feedbus.printable import printable

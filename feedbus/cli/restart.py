@@ -12,8 +12,8 @@ import click
 
 from feedbus.cli import Context
 from feedbus.cli.interruption import reported
-from feedbus.cli.name_arguments import expanded
 from feedbus.cli.name_completion import RUNNING
+from feedbus.cli.name_expansion import expanded
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.units import counted

@@ -1,4 +1,4 @@
-"""The names of consumers, queues and processes that a command gets."""
+"""Expand the names that a command gets: a queue stands for the consumers of its shards."""
 
 from __future__ import annotations
 
