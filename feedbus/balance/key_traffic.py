@@ -68,14 +68,14 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """The traffic of all keys, in units."""
+        """The traffic of all keys, in units; `unit` is the number of units of one record."""
         return sum(self.loads.values())
 
     @property
     def heaviest_load(self) -> int:
-        """The traffic of the class of keys with the most traffic, in units.
+        """The traffic of the class of keys with the most traffic, in units, as for `total`.
 
-        All keys of a class are always on the same shard.
+        A class contains the keys that every ring puts on the same shard.
         """
         return self._heaviest_load
 

@@ -34,7 +34,10 @@ def check_names(draft: Draft) -> Faults:
     """
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
-        yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")
+        yield (
+            ("name",),
+            Fault(expected="another name: names that begin with 'amq.' are reserved by the broker"),
+        )
     exchanges = draft.loaded.get("exchanges", {})
     yield from _differing_in_case("exchange", ((name, ("exchanges", name)) for name in exchanges))
     yield from _differing_in_case("consumer or process", _started(draft))

@@ -366,7 +366,14 @@ class Choice(Option):
     """The type of an option whose value is one of a few fixed names."""
 
     def __init__(self, description: str, *choices: str, **options: Any) -> None:
-        """Create the type with the allowed names."""
+        """Create the type with the allowed names.
+
+        Args:
+            description: what the option means, in sentences.
+            choices: the allowed names.
+            options: the keyword arguments of Option, such as `default`.
+
+        """
         super().__init__(description, **options)
         self.choices = choices
         quoted = [f"'{choice}'" for choice in choices]

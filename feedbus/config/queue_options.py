@@ -223,7 +223,7 @@ class QueueTable(TableSchema):
     stop_timeout = Duration(
         "How long a process has to finish its handler and end before it is killed.",
         attribute="stop_timeout_seconds",
-        default="`handler_timeout` and 5 s",
+        default="`handler_timeout` plus 5 s",
     )
     external = Flag(
         "Whether [another system](../how-to/foreign-systems.md) declares the queue. feedbus then "

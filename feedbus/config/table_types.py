@@ -86,7 +86,14 @@ class Table(Option):
     hidden = True
 
     def __init__(self, table: type[TableSchema], description: str, **options: Any) -> None:
-        """Create the type with the schema of the table."""
+        """Create the type with the schema of the table.
+
+        Args:
+            table: the schema of the table.
+            description: what the option means, in sentences.
+            options: the keyword arguments of Option, such as `default`.
+
+        """
         super().__init__(description, **options)
         self.table = table()
 

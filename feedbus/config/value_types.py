@@ -29,7 +29,15 @@ class Url(Text):
     def __init__(
         self, description: str, parse: Callable[[str], Any], *schemes: str, **options: Any
     ) -> None:
-        """Create the type with the parser of the URL and the allowed schemes."""
+        """Create the type with the parser of the URL and the allowed schemes.
+
+        Args:
+            description: what the option means, in sentences.
+            parse: returns the parsed URL, or raises UrlError.
+            schemes: the allowed schemes, such as "amqp".
+            options: the keyword arguments of Option, such as `default`.
+
+        """
         super().__init__(description, **options)
         self.parse, self.schemes = parse, schemes
         self.expected = (
@@ -63,7 +71,14 @@ class Adapter(Dotted):
     """The type of an option whose value names one of feedbus's adapters, or has a dotted name."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
-        """Create the type with the names of feedbus's own adapters."""
+        """Create the type with the names of feedbus's own adapters.
+
+        Args:
+            description: what the option means, in sentences.
+            own: the names of feedbus's own adapters, such as "peewee".
+            options: the keyword arguments of Option, such as `default`.
+
+        """
         super().__init__(description, **options)
         self.own = own
         self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"

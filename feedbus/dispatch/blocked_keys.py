@@ -23,6 +23,9 @@ from feedbus.records import Records
 class BlockedKeys:
     """The keys of records that have failed in the deliveries that are handled now.
 
+    On a queue with `order_by`, the later records of such a key must wait: is_blocked() returns
+    whether a record must, and defer() lets it wait. Without `order_by`, no record is blocked.
+
     Its methods get a record as its decoded delivery and `row`, the index of the record in the
     delivery. The dispatch of a consumer has one BlockedKeys object.
     """

@@ -106,7 +106,7 @@ class Channel(HTTPChannel):
     total_outbufs_len = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the channel; the time limit of the first request begins now."""
+        """Create the channel with waitress's arguments; the first request's time limit begins."""
         self.waiting_since = time.monotonic()
         self.served = False
         super().__init__(*arguments, **options)

@@ -1,4 +1,4 @@
-"""How long the records of keys wait after a switch to a new ring.
+"""A prediction, for `feedbus plan`, of how long records wait after a switch to a new ring.
 
 A record in a new shard waits while the old shard of its key still has messages.
 """

@@ -1,4 +1,7 @@
-"""The payload of one record: a JSON object within limits, so that it can be encoded again.
+"""The payload of one record: a JSON object, read from a body and written to a body.
+
+Bodies that are too large or too deeply nested are refused. So feedbus can encode each payload that
+it has decoded, for example for a retry.
 
 A program can publish a mapping, or an instance of a class that handlers get as records.
 """

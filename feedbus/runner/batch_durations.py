@@ -1,4 +1,7 @@
-"""How the duration of a batch depends on the number of its records."""
+"""An estimate, from the latest batches, of the time that a batch needs for each of its records.
+
+feedbus.runner.old_queue_batches limits batches from old queues with it.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ class BatchMode:
         return None
 
     def receive(self, raw: RawConnection) -> bool:
-        """Wait until a batch is complete, or until a limit; return whether deliveries have arrived.
+        """Wait until a batch is complete; return whether deliveries have arrived.
+
+        The wait ends early when a limit of the run is reached, such as its longest duration.
 
         A batch is complete when it is full. It is also complete when both of these are true: all
         records that have arrived are in it, and the handling of the previous batch began at least

@@ -156,7 +156,7 @@ class Run:
     def wait_seconds(
         self, raw: RawConnection, *, has_unsettled: bool = False, takes_waiting_records: bool = True
     ) -> float:
-        """Return how many seconds to wait for a delivery: at most until a limit.
+        """Return how many seconds to wait for a delivery: at most until a limit of the run.
 
         If signals do not wake the connection, the wait is short, so that the run notices each
         signal soon.
@@ -218,9 +218,10 @@ class Run:
             timeout = 0.0
 
     def hold(self, error: Outage | UsageError, update: Callable[[], None] = lambda: None) -> None:
-        """Wait during an outage, longer after each failure, at most until a limit or a signal.
+        """Wait during an outage, longer after each failure; the caller then tries again.
 
-        The caller then tries again.
+        The wait ends early when a limit of the run is reached, such as its longest duration, or
+        when a signal asks the process to end.
 
         Args:
             error: the outage or the usage error that ended the latest attempt.

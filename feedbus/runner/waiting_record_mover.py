@@ -49,15 +49,16 @@ class WaitingRecordMover:
     - a queue of a generation between the old and the current one can still have records of their
       keys.
 
-    If it is not known which old queues had a key, each key waits for all old queues. Then records
-    are moved only to the next generation, whose queues are not read yet.
+    With `block_on_dead`, consumers read the queues of one generation after the other: see
+    predecessors.are_known(). So records are moved only to the generation that follows the
+    generation of the ending queue. Its queues are not read before the ending queue is deleted.
 
-    With `block_on_dead`, a dead letter blocks its key until it is requeued or dropped. A process
-    that drops dead letters, such as `feedbus dead drop`, puts a request to release their keys into
-    each waiting queue. The record that blocks a key may be moved at that time. Then the request in
-    the old waiting queue can arrive after the record has left, and the request in the new waiting
-    queue before the record arrives. So the requests in the old waiting queue are moved, too, after
-    the records.
+    With `block_on_dead`, a dead letter also blocks its key until it is requeued or dropped. A
+    process that drops dead letters, such as `feedbus dead drop`, puts a request to release their
+    keys into each waiting queue. The record that blocks a key may be moved at that time. Then the
+    request in the old waiting queue can arrive after the record has left, and the request in the
+    new waiting queue before the record arrives. So the requests in the old waiting queue are moved,
+    too, after the records.
 
     The object WaitingQueues of a run has one.
     """

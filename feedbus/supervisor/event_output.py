@@ -1,4 +1,4 @@
-"""Where the supervisor writes its events: to a terminal, to stdout, or to its log file."""
+"""The output of the supervisor's events: to a terminal, to stdout, or to its log file."""
 
 from __future__ import annotations
 

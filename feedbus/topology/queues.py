@@ -149,7 +149,7 @@ class Queue:
         start_retries: how many times in a row a process may end right after its start before it is
             not restarted any more.
         stop_timeout_seconds: how long a process may take to end before it is killed; None for
-            handler_timeout and 5 s.
+            handler_timeout plus 5 s.
         external_name: the whole name on the broker, if another system declares the queue; such a
             queue has no exchange. Otherwise "".
     """

@@ -1,4 +1,7 @@
-"""Check how deeply tables and arrays are nested."""
+"""Count the levels of nested values in payloads and headers, which are limited.
+
+Code that reads or writes nested values recursively fails if they have too many levels.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,16 @@ from itertools import chain
 
 
 def deeper_than(levels: int, value: object) -> bool:
-    """Whether a value has more than this number of levels of dicts, lists or tuples."""
+    """Whether a value has more than this number of levels of dicts, lists or tuples.
+
+    A payload is checked when its body is decoded, and the headers of a message when the embedded
+    broker stores the message.
+
+    Args:
+        levels: the largest allowed number of levels; a dict without inner dicts or lists has one.
+        value: the decoded value, such as a payload.
+
+    """
     level = [value] if isinstance(value, dict | list | tuple) else []
     for _ in range(levels):
         inner = chain.from_iterable(

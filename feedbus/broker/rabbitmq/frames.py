@@ -39,7 +39,7 @@ class Message(amqp.Message):
     __slots__ = ("undecodable",)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create a message without undecodable parts."""
+        """Create a message without undecodable parts, with the arguments of py-amqp's message."""
         super().__init__(*arguments, **options)
         self.undecodable: Sequence[str] = ()
 

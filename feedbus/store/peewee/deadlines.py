@@ -37,7 +37,7 @@ TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 class Connection(extensions.connection):
     """A connection of psycopg2 whose calls raise an error if the server does not answer in time.
 
-    The time limit is the server's statement_timeout and 5 s; without a statement_timeout, there is
+    The time limit is the server's statement_timeout plus 5 s; without a statement_timeout, there is
     no limit.
 
     Attributes:
@@ -48,7 +48,7 @@ class Connection(extensions.connection):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Open the connection within libpq's connect_timeout."""
+        """Open the connection with psycopg2's arguments, within libpq's connect_timeout."""
         super().__init__(*arguments, **options)
         self.server_session: ServerSession | None = None
         self.due = math.inf

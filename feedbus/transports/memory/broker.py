@@ -251,20 +251,23 @@ class WakeUpSocketPairs:
 
 
 class LiveConnections:
-    """Registers one connection in the broker's set of live connections, and reads the set."""
+    """Registers one connection in the broker's set of live connections, and reads the set.
+
+    Each connection to the broker has one object.
+    """
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Create the object; this connection is not recorded yet."""
+        """Create the object for a connection that is not registered yet."""
         self._broker = broker
         self._own: int | None = None
 
     def begin(self, connection_id: int) -> None:
-        """Register this connection as live, under the given id."""
+        """Register the connection that has this object as live, under the given id."""
         self._own = connection_id
         self._broker.live_ids.add(connection_id)
 
     def end(self) -> None:
-        """Unregister this connection; a second call does nothing."""
+        """Unregister the connection that begin() has registered; a second call does nothing."""
         self._broker.live_ids.discard(self._own or 0)
 
     def drop(self) -> None:

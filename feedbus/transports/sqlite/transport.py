@@ -84,7 +84,13 @@ class Transport(base.Transport):
     )
 
     def __init__(self, client: Client, **options: Any) -> None:
-        """Create the transport for a connection of Kombu."""
+        """Create the transport for a connection of Kombu.
+
+        Args:
+            client: the connection of Kombu.
+            options: the options of Kombu's Transport.
+
+        """
         super().__init__(client, **options)
         self._reading = False  # whether the event loop must check in its next iteration
         self._later: ScheduledCall | None = None
