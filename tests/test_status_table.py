@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from feedbus.cli.status_table import table
+from feedbus.cli.status_table import COLOURS, COUNTS, table
 
 
 def state(*, waiting: int = 0, dead_dropped: int = 0, delayed: int = 0) -> dict[str, Any]:
@@ -43,3 +43,7 @@ def state(*, waiting: int = 0, dead_dropped: int = 0, delayed: int = 0) -> dict[
 )
 def test_a_count_of_one_has_its_noun_and_verb_in_the_singular(counts, line):
     assert line in table(state(**counts)).splitlines()
+
+
+def test_no_state_has_the_name_of_a_column():
+    assert COLOURS.keys().isdisjoint(column.lower() for column in COUNTS)

@@ -22,10 +22,10 @@ Meaning = str | type[Any]
 
 STATE: Mapping[str, Meaning] = {
     "state": '"running"; "starting": not all processes are ready; "holding": a process waits during'
-    ' an outage; "waiting": a process has failed and is restarted after a wait; "stopping"; '
-    '"stopped": stopped by an operator, or nothing runs; "gave up": it has failed too often and is '
-    'not restarted; "leaving": the topology no longer has it, and it empties its queue; "not '
-    'applied": it is in the topology, but the running supervisor does not have it yet',
+    ' an outage; "restarting": a process has ended by itself and is started again after a wait; '
+    '"stopping"; "stopped": stopped by an operator, or nothing runs; "gave up": it has failed too '
+    'often and is not restarted; "leaving": the topology no longer has it, and it empties its '
+    'queue; "not applied": it is in the topology, but the running supervisor does not have it yet',
     "processes[].pid": "the process id",
     "processes[].slot": "the number of the process among the processes of the consumer, from 1",
     "processes[].ready": "whether the process is ready",

@@ -16,7 +16,7 @@ COLOURS = {
     "stopping": "yellow",
     "leaving": "yellow",
     "holding": "yellow",
-    "waiting": "yellow",
+    "restarting": "yellow",
     "not applied": "yellow",
     "gave up": "red",
 }

@@ -377,7 +377,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def waits_to_restart(self) -> bool:
-        """Whether a process has failed and will be restarted, after a wait."""
+        """Whether a process has ended by itself, and will be started again after a wait."""
         missing = len(self.processes) < self.numprocesses
         return missing and time.monotonic() < self._resume_at
 

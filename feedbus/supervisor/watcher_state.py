@@ -21,7 +21,7 @@ def state(watcher: ProcessWatcher) -> dict[str, Any]:
     - "gave up": too many processes in a row have failed right after their start, or the operating
       system has refused to start a process.
     - "stopped": an operator has stopped it, or `feedbus apply` has paused it.
-    - "waiting": a process has failed, and is restarted after a wait.
+    - "restarting": a process has ended by itself, and is started again after a wait.
     - "starting": not all processes are ready.
     - "holding": a process holds: it waits during an outage.
     - "running".
@@ -59,7 +59,7 @@ def _activity(watcher: ProcessWatcher) -> str:
     if not watcher.is_active():
         return str(watcher.status())
     if watcher.waits_to_restart:
-        return "waiting"
+        return "restarting"
     if not watcher.all_ready:
         return "starting"
     holds = any(_hold_reason(watcher, one) for one in watcher.processes.values())

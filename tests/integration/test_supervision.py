@@ -172,6 +172,13 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     assert system.status()["clock"]["state"] == "running"
 
 
+def test_the_state_of_a_process_that_waits_for_its_next_start_is_restarting(system):
+    with (system.root / "topology.toml").open("a") as topology:
+        topology.write('[processes.short]\ncommand = "true"\n')
+    with system.up():
+        wait_until(lambda: system.status().get("short", {}).get("state") == "restarting")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_midst_of_starting_stops_everything_cleanly(system, number):
     with system.up() as supervisor:
