@@ -145,7 +145,6 @@ def test_every_event_of_the_code_is_documented_and_no_other():
 
 # Events that several modules log, because they mean the same in each of them.
 OF_SEVERAL_MODULES = {
-    "channel_lost",  # with and without concurrency
     "consumer_paused",  # by the consumer, and by `feedbus up` when it has started
     "ended",  # by the consumer, and by the supervisor
     "hangs",  # the watchdog of the supervisor, and that of `feedbus run`

@@ -144,7 +144,7 @@ MESSAGES = {
             " delivered again"
         ),
     ),
-    "runner/concurrent_deliveries.py": ("the broker delivers message {} again: {}",),
+    "runner/connection_loss_causes.py": ("the broker delivers message {}{} of {} again: {}",),
     "runner/concurrent_mode.py": (
         "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),

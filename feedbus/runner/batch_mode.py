@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.connection_loss_causes import ConnectionLoad
+from feedbus.runner.connection_loss_causes import ConnectionLoad, blame
 from feedbus.runner.fences import Fences
 from feedbus.runner.handling_during_publishing import PublishingPauses
 from feedbus.runner.old_queue_batches import OldQueueBatches
@@ -440,18 +440,11 @@ class BatchMode:
             run.timeout.learn(error)
             cause = load.cause(run.timeout)
             if cause:
-                first = load.message_ids[0]
-                events.warning(
-                    "channel_lost",
-                    f"the broker closed the channel of {run.consumer.name} while it handled"
-                    f" message {first}: {cause}; the message is delivered again",
-                    consumer=run.consumer.name,
-                    message_id=first,
-                )
-                run.crash_guard.blame(load.message_ids, cause)
+                blame(run.crash_guard, run.consumer.name, load.message_ids, cause)
             run.crash_guard.release()
             raise
         cancelled = is_slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
-            run.crash_guard.blame(load.message_ids, run.timeout.cause_of_cancel(load.seconds))
+            cause = run.timeout.cause_of_cancel(load.seconds)
+            blame(run.crash_guard, run.consumer.name, load.message_ids, cause)
         run.crash_guard.release(settled=not cancelled)

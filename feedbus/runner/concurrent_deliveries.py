@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from feedbus.clock import Clock
 from feedbus.errors import Outage
-from feedbus.logs import EventLog
+from feedbus.runner.connection_loss_causes import blame
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.queue_reader import QueueReader
@@ -20,8 +20,6 @@ from feedbus.wire import Delivery
 if TYPE_CHECKING:
     from feedbus.dispatch.concurrent_calls import ConcurrentCalls
     from feedbus.dispatch.concurrent_records import RecordCall
-
-events = EventLog(__name__)
 
 # The crash guard's file may keep about this many messages that have ended. Then it is rewritten.
 MAX_ENDED_IDS = 64
@@ -35,17 +33,24 @@ class ConcurrentDeliveries:
     """
 
     def __init__(
-        self, calls: ConcurrentCalls, crash_guard: CrashGuard, handler_seconds: float, clock: Clock
+        self,
+        consumer: str,
+        calls: ConcurrentCalls,
+        crash_guard: CrashGuard,
+        handler_seconds: float,
+        clock: Clock,
     ) -> None:
         """Create the object without deliveries.
 
         Args:
+            consumer: the name of the consumer.
             calls: calls the handlers.
             crash_guard: its file contains the messages that are handled.
             handler_seconds: the time limit of a handler call.
             clock: the clock that is used for waiting.
 
         """
+        self._consumer = consumer
         self._calls = calls
         self._crash_guard = crash_guard
         self._clock = clock
@@ -265,13 +270,7 @@ class ConcurrentDeliveries:
 
     def _blame(self, slow: Sequence[tuple[str, float]], cause_of: Callable[[float], str]) -> None:
         for message_id, seconds in slow:
-            cause = cause_of(seconds)
-            events.warning(
-                "channel_lost",
-                f"the broker delivers message {message_id} again: {cause}",
-                message_id=message_id,
-            )
-            self._crash_guard.blame([message_id], cause)
+            blame(self._crash_guard, self._consumer, [message_id], cause_of(seconds))
         self._calls.forget_slow_messages()
 
     def settle(self, readers: Mapping[str, QueueReader]) -> None:

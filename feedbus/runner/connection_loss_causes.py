@@ -1,11 +1,16 @@
-"""Find out whether the broker closed a connection because a handler call took too long."""
+"""Find out, log and count that a handler call was the cause of a lost connection or channel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
+from feedbus.runner.crash_guard import CrashGuard
+from feedbus.units import counted
+
+events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,30 @@ class ConnectionLoad:
                 " blocked all other threads of the process"
             )
         return ""
+
+
+def blame(crash_guard: CrashGuard, consumer: str, message_ids: Sequence[str], cause: str) -> None:
+    """Log that the broker delivers messages again, and count the cause against them.
+
+    Each mode of the runner calls the function when the handling of messages was the cause of a
+    closed channel or connection, or of a cancelled subscription.
+
+    Args:
+        crash_guard: the crash guard of the process.
+        consumer: the name of the consumer.
+        message_ids: the ids of the messages that were in the handler, at least one.
+        cause: why the broker has closed or cancelled; from ConnectionLoad or ConsumerTimeout.
+
+    """
+    first, others = message_ids[0], len(message_ids) - 1
+    also = f" and {counted(others, 'other message')}" if others else ""
+    events.warning(
+        "channel_lost",
+        f"the broker delivers message {first}{also} of {consumer} again: {cause}",
+        consumer=consumer,
+        message_id=first,
+    )
+    crash_guard.blame(message_ids, cause)
 
 
 NO_LOAD = ConnectionLoad(0.0, 0.0, ())  # if no call has returned, or the call raised an outage

@@ -40,7 +40,9 @@ def select_mode(
         from feedbus.runner.concurrent_mode import ConcurrentMode
 
         calls = ConcurrentCalls(run.dispatch, run.consumer, sender, run.resources)
-        concurrent = ConcurrentDeliveries(calls, run.crash_guard, run.handler_seconds, run.clock)
+        concurrent = ConcurrentDeliveries(
+            run.consumer.name, calls, run.crash_guard, run.handler_seconds, run.clock
+        )
         return ConcurrentMode(run, subscriptions, concurrent)
     # The group mode is for handlers that get one record, without a transaction.
     needs_batches = queue.stream or any(each.batch for each in handlers.handlers)

@@ -123,7 +123,11 @@ def test_a_timeout_that_the_topology_does_not_know_is_learned_from_the_broker(
 @pytest.mark.parametrize("concurrency", [1, 3])
 @pytest.mark.parametrize("server", ["rabbitmq", "rabbitmq4"])
 def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given_up(
-    server: str, concurrency: int, tmp_path: Path, request: pytest.FixtureRequest
+    server: str,
+    concurrency: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
 ):
     """RabbitMQ 4.3 has a timeout of quorum queues alone: it cancels the consumer."""
     node: RabbitMQ = request.getfixturevalue(server)
@@ -142,6 +146,9 @@ def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given
     (letter,) = system.dead()
     assert letter.payload == {"n": 1}
     assert "ended 2 times" in letter.reason
+    lost = f"the broker delivers message {letter.message_id} of work again: "
+    assert caplog.text.count(lost) == 2
+    assert caplog.text.count("event=channel_lost consumer=work ") >= 2
     if cancels:
         assert (
             "the broker cancelled the consumer, probably because handling the message took"
