@@ -152,6 +152,26 @@ def test_a_queue_that_is_not_empty_is_not_deleted_unless_it_is_named(
     assert nothing_to_do(wanted)
 
 
+def test_a_queue_that_gets_messages_after_the_plan_is_kept_and_plan_shows_what_to_do(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    wanted = system.changed(queue())
+    plan, reported = make_plan(wanted, None, predict=False), list[str]()
+    with system.bus() as bus:
+        bus.publish("other", {"n": 1}, "g")
+    done = apply(
+        wanted, plan, None, wait=True, report=reported.append, progress=lambda _left: None
+    )
+    assert not done
+    assert (
+        f"{wanted.name}.gone was not deleted: it is not empty, because messages have arrived in it"
+        " after the plan was made; `feedbus plan` shows how to keep or delete them" in reported
+    )
+    (danger,) = make_plan(wanted, None, predict=False).dangers
+    assert "delete it with its messages: --delete-nonempty gone" in danger.reason
+
+
 def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:
     system = make(queue())
     with (

@@ -104,7 +104,7 @@ MESSAGES = {
             " wait until it has ended, or stop it"
         ),
     ),
-    "cli/apply.py": ("not every change was made; run `feedbus apply` again",),
+    "cli/apply.py": ("not every change was made; the lines above have the reasons",),
     "cli/plan.py": (
         "nothing to change",
         (

@@ -20,7 +20,7 @@ from feedbus.generations import (
     switch_notices,
 )
 from feedbus.generations.full_queues import repeat_while_full
-from feedbus.generations.queue_emptying import REFILLED
+from feedbus.generations.queue_emptying import NOT_EMPTY
 from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import exit_after_step
 from feedbus.plan.changes import Plan
@@ -282,10 +282,10 @@ def _delete(
     """
     all_deleted, nonempty = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=nonempty, predict=False)
-    refilled = {danger.name for danger in now.dangers}
+    not_empty = {danger.name for danger in now.dangers}
     for queue in plan.work.deleted_queues:
-        if queue in refilled:
-            reason = REFILLED
+        if queue in not_empty:
+            reason = NOT_EMPTY
         elif queue in now.work.deleted_queues:
             reason = queue_deletion.remove_queue(
                 connection, topology, queue, nonempty=queue in nonempty

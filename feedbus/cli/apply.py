@@ -126,7 +126,7 @@ def _apply(  # noqa: PLR0913 -- an option each
         )
         progress.report(f"changed; the consumers still empty old queues; {later}")
     else:
-        msg = "not every change was made; run `feedbus apply` again"
+        msg = "not every change was made; the lines above have the reasons"
         raise UsageError(msg)
 
 

@@ -20,7 +20,10 @@ PREFETCH = 1000
 MAX_AT_ONCE = 500  # how many messages are moved together
 QUIET_SECONDS = 0.05  # how long to wait for another message
 IN_USE = "another program consumes from it; stop that program, then run `feedbus apply` again"
-REFILLED = "new messages have arrived in it; run `feedbus apply` again"
+NOT_EMPTY = (
+    "it is not empty, because messages have arrived in it after the plan was made; `feedbus plan`"
+    " shows how to keep or delete them"
+)
 NO_ANSWER = (
     "it does not answer, and a quorum queue does not while it has no leader; run `feedbus apply`"
     " again when it has one (`rabbitmq-queues quorum_status` shows the leader)"
@@ -87,9 +90,9 @@ class QueueEmptier:
     def delete(self, pause_seconds: float) -> str:
         """Empty and delete the queue; return why it was not deleted, or "".
 
-        The reason is IN_USE (the queue has a consumer), REFILLED (it has messages that must not be
-        moved, or it gets new ones) or NO_ANSWER (the broker does not answer). A queue that does not
-        exist counts as deleted.
+        The reason is IN_USE (the queue has a consumer), NOT_EMPTY (it has messages, and `move` is
+        None) or NO_ANSWER (the broker does not answer). A queue that does not exist counts as
+        deleted.
 
         Args:
             pause_seconds: the pause between two checks of an empty queue, from
@@ -100,7 +103,7 @@ class QueueEmptier:
         try:
             ready, consumers = self._count()
             if consumers or (ready and self._move is None):
-                return IN_USE if consumers else REFILLED
+                return IN_USE if consumers else NOT_EMPTY
             while True:
                 self._consume()
                 if reason := self._empty(pause_seconds):
@@ -119,7 +122,7 @@ class QueueEmptier:
             self._clock.sleep(pause_seconds if empty_checks else 0.0)
             if self._drain():
                 if self._move is None:
-                    return REFILLED
+                    return NOT_EMPTY
                 empty_checks, since = 0, self._clock.monotonic()
             empty_checks = empty_checks + 1 if self._check_empty() else 0
             # Usually, the broker counts one consumer: this object. A queue without a leader reports
