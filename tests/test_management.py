@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -74,17 +75,62 @@ def test_the_environments_proxy_is_not_used(monkeypatch):
     ("body", "reported"),
     [
         (b"[" + b"1," * 600_000 + b"1]", "larger than 1,000,000 bytes"),
-        (b"[" * 100_000, "RecursionError"),
+        (b"[" * 100_000, "not a list of queues"),
         (b"{}", "not a list of queues"),
         (b"[1]", "not a list of queues"),
-        (b"<html>", "JSONDecodeError"),
+        (b"<html>", "not a list of queues"),
     ],
     ids=["too large", "too deep", "no list", "no objects", "no JSON"],
 )
 def test_an_answer_that_is_none_is_refused(monkeypatch, body, reported):
     monkeypatch.setattr(management, "MAX_ANSWER_BYTES", 1_000_000)
     with answering(200, body) as (url, _):
-        assert reported in refusal(url)
+        text = refusal(url)
+    assert reported in text
+    assert "[broker] management" in text
+    assert "rabbitmq-plugins" not in text  # the API has answered, so the plugin is not the cause
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Serve one connection with a function; yield the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            with listening.accept()[0] as accepted:
+                accepted.recv(10_000)
+                serve(accepted)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+
+
+def test_an_answer_that_is_too_slow_is_to_be_asked_for_later(monkeypatch):
+    monkeypatch.setattr(management, "TIMEOUT_SECONDS", 0.2)
+    with server(lambda accepted: accepted.recv(1)) as url:
+        assert "it has sent nothing for 0 s; try again when RabbitMQ has less load" in refusal(url)
+    monkeypatch.setattr(management, "DEADLINE_SECONDS", 0.0)
+    with answering(200, b"[]") as (url, _):
+        text = refusal(url)
+    assert "its answer takes longer than 0 s; try again when RabbitMQ has less load" in text
+
+
+def test_a_connection_that_is_lost_during_the_answer_points_to_rabbitmqs_log():
+    for head in (b"", HEAD):
+        with server(lambda accepted, head=head: accepted.sendall(head)) as url:
+            text = refusal(url)
+        assert "the connection was lost (" in text
+        assert "; RabbitMQ's log may have the reason" in text
+
+
+def test_an_answer_of_another_protocol_asks_for_the_address():
+    with server(lambda accepted: accepted.sendall(b"AMQP\x00\x00\x09\x01")) as url:
+        assert "its answer is not HTTP; set [broker] management to the address" in refusal(url)
 
 
 def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:

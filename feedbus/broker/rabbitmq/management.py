@@ -22,7 +22,10 @@ TIMEOUT_SECONDS = 10.0  # the time limit of each wait for data
 DEADLINE_SECONDS = 60.0  # the time limit of a whole answer
 MAX_ANSWER_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
 READ_BYTES = 65_536
-
+SET_ADDRESS = "set [broker] management to the address of the management API"
+TRY_LATER = (
+    "try again when RabbitMQ has less load, or set [broker] management to the API of another node"
+)
 
 ListedKind = Literal["exchanges", "queues", "bindings"]
 
@@ -60,10 +63,28 @@ class ManagementApi:
         Raises:
             UsageError: the API does not answer, or refuses the request; the error says what to do.
         """
-        path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
         try:
-            status, body = self._get(path)
-            objects = json.loads(body) if status == HTTPStatus.OK else []
+            connection = _connection(self.url)
+        except Outage as error:
+            raise self._failure(str(error)) from None
+        try:
+            self._connect(connection)
+            status, body = self._get(connection, kind)
+        finally:
+            connection.close()
+        if status != HTTPStatus.OK:
+            raise self._failure(self._refusal(status, kind))
+        objects: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            objects = json.loads(body)
+        if not (isinstance(objects, list) and all(isinstance(one, dict) for one in objects)):
+            hint = f"its answer is not a list of {kind}; {SET_ADDRESS}"
+            raise self._failure(hint)
+        return objects
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        try:
+            connection.connect()
         except ssl.SSLCertVerificationError as error:
             hint = (
                 f"its TLS certificate cannot be verified: {error.verify_message}; add"
@@ -71,51 +92,57 @@ class ManagementApi:
                 " (the name in its certificate)"
             )
             raise self._failure(hint) from None
-        except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
-            reason = error if isinstance(error, OSError) else type(error).__name__
+        except (OSError, ValueError) as error:  # ValueError: a host name that DNS cannot have
             hint = (
-                f"{reason}; enable the plugin (rabbitmq-plugins enable"
+                f"{error}; enable the plugin (rabbitmq-plugins enable"
                 " rabbitmq_management), or set its address: [broker] management ="
                 ' "http://HOST:15672"'
             )
             raise self._failure(hint) from None
-        except Outage as error:
-            raise self._failure(str(error)) from None
-        if status != HTTPStatus.OK:
-            raise self._failure(self._refusal(status, kind))
-        if not (isinstance(objects, list) and all(isinstance(one, dict) for one in objects)):
-            hint = (
-                f"its answer is not a list of {kind}; set [broker] management to the address of the"
-                " management API"
-            )
-            raise self._failure(hint)
-        return objects
 
-    def _get(self, path: str) -> tuple[int, bytes]:
-        """Send a request; return the status and the body of the answer.
+    def _get(
+        self, connection: http.client.HTTPConnection, kind: ListedKind
+    ) -> tuple[int, bytearray]:
+        """Send a request on an open connection; return the status and the body of the answer.
 
         Proxies and redirects are not used, because they could receive the password.
         """
+        path = f"{quote(self.url.path)}/api/{kind}/{quote(self.virtual_host, safe='')}"
         token = b64encode(f"{self.url.user}:{self.url.password}".encode()).decode()
-        connection = _connection(self.url)
         deadline = time.monotonic() + DEADLINE_SECONDS
         try:
-            connection.request(
-                "GET", quote(self.url.path) + path, headers={"Authorization": f"Basic {token}"}
-            )
-            body = bytearray()
+            connection.request("GET", path, headers={"Authorization": f"Basic {token}"})
             with connection.getresponse() as answer:
-                while part := answer.read(READ_BYTES):
-                    body += part
-                    if len(body) > MAX_ANSWER_BYTES:
-                        msg = f"its answer is larger than {MAX_ANSWER_BYTES:,} bytes"
-                        raise OSError(msg)
-                    if time.monotonic() > deadline:
-                        msg = f"its answer takes longer than {DEADLINE_SECONDS:.0f} s"
-                        raise OSError(msg)
-                return answer.status, bytes(body)
-        finally:
-            connection.close()
+                return answer.status, self._read(answer, kind, deadline)
+        except TimeoutError:
+            hint = f"it has sent nothing for {TIMEOUT_SECONDS:.0f} s; {TRY_LATER}"
+            raise self._failure(hint) from None
+        except (OSError, http.client.IncompleteRead) as error:
+            hint = f"the connection was lost ({error}); RabbitMQ's log may have the reason"
+            raise self._failure(hint) from None
+        except http.client.HTTPException:
+            hint = f"its answer is not HTTP; {SET_ADDRESS}"
+            raise self._failure(hint) from None
+
+    def _read(
+        self, answer: http.client.HTTPResponse, kind: ListedKind, deadline: float
+    ) -> bytearray:
+        body = bytearray()
+        while part := answer.read(READ_BYTES):
+            body += part
+            if len(body) > MAX_ANSWER_BYTES:
+                hint = (
+                    f"the list of the {kind} in the virtual host '{self.virtual_host}' is larger"
+                    f" than {MAX_ANSWER_BYTES:,} bytes; use a virtual host with fewer {kind}, or"
+                    " set [broker] management if this is not the address of the management API"
+                )
+                raise self._failure(hint)
+            if time.monotonic() > deadline:
+                hint = f"its answer takes longer than {DEADLINE_SECONDS:.0f} s; {TRY_LATER}"
+                raise self._failure(hint)
+        if answer.length:  # read() does not report that the rest of the body is missing
+            raise http.client.IncompleteRead(bytes(body), answer.length)
+        return body
 
     def _refusal(self, status: int, kind: str) -> str:
         if status == HTTPStatus.UNAUTHORIZED:
@@ -173,7 +200,8 @@ def listed(
         UsageError: no API answers; the error says what to do.
     """
     *others, last = ManagementApi.of(url, management_url)
-    seconds = TIMEOUT_SECONDS * (len(others) + 1)
+    # Each API has this time: the deadline, and the last wait, which may begin just before it.
+    seconds = (DEADLINE_SECONDS + TIMEOUT_SECONDS) * (len(others) + 1)
     what = "RabbitMQ's management API"
     with notices.during(f"waiting for {what} to list each {kind[:-1]}, at most {seconds:.0f} s"):
         for api in others:
