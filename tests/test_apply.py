@@ -160,9 +160,7 @@ def test_a_queue_that_gets_messages_after_the_plan_is_kept_and_plan_shows_what_t
     plan, reported = make_plan(wanted, None, predict=False), list[str]()
     with system.bus() as bus:
         bus.publish("other", {"n": 1}, "g")
-    done = apply(
-        wanted, plan, None, wait=True, report=reported.append, progress=lambda _left: None
-    )
+    done = apply(wanted, plan, None, wait=True, report=reported.append, progress=lambda _left: None)
     assert not done
     assert (
         f"{wanted.name}.gone was not deleted: it is not empty, because messages have arrived in it"
