@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
+
 import pytest
 from amqp.exceptions import (
     AccessRefused,
@@ -169,11 +172,31 @@ def test_the_default_exchange_cannot_be_bound(channel):
         channel.queue_bind("q", "", "k")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("amq.direct", "direct"), ("amq.topic", "topic")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("amq.direct", "direct"),
+        ("amq.fanout", "fanout"),
+        ("amq.headers", "headers"),
+        ("amq.match", "headers"),
+        ("amq.topic", "topic"),
+    ],
+)
 def test_the_standard_exchanges_are_there(channel, name, kind):
     channel.exchange_declare(name, kind, durable=True, auto_delete=False)
     queue(channel, "q")
     channel.queue_bind("q", name, "k")
+
+
+def test_arguments_can_have_every_type_of_amqp(channel):
+    values = {"time": datetime(2026, 1, 1, tzinfo=UTC), "decimal": Decimal("1.5"), "bytes": b"\xff"}
+    for _ in range(2):
+        channel.exchange_declare("x", "fanout", arguments=values)
+        channel.queue_declare("q", auto_delete=False, arguments=values)
+        channel.queue_bind("q", "x", "", arguments=values)
+    channel.queue_unbind("q", "x", "", arguments=values)  # also deletes the exchange
+    with pytest.raises(NotFound):
+        channel.exchange_declare("x", "fanout", passive=True)
 
 
 @pytest.mark.parametrize("missing", ["queue", "exchange"])

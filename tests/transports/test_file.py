@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus.transports.sqlite import Transport
@@ -43,6 +44,17 @@ def test_the_file_and_its_folders_are_closed_to_others(connect, path):
     for name in ("broker.db", "broker.db-wal", "broker.db-shm"):
         assert mode(path.parent / name) == 0o600
     assert mode(path.parent / "broker.db.live") == 0o700
+
+
+def test_a_file_of_an_older_version_gets_the_missing_built_in_exchanges(connect, path):
+    other = connect().channel()
+    with closing(open_database(path, busy_timeout_seconds=1)) as database:
+        database.execute("DELETE FROM exchanges WHERE name IN ('amq.headers', 'amq.match')")
+        database.execute("UPDATE state SET topology = topology + 1")
+    with pytest.raises(NotFound):
+        other.exchange_declare("amq.headers", passive=True)
+    connect().channel().exchange_declare("amq.match", passive=True)
+    other.exchange_declare("amq.headers", passive=True)
 
 
 def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(path):

@@ -30,6 +30,16 @@ def publish(connection, *payloads, queue=TASKS, **properties):
         )
 
 
+def test_kombu_knows_the_exchange_types_of_the_transport():
+    assert Transport.implements.exchange_type == {
+        "direct",
+        "fanout",
+        "headers",
+        "topic",
+        "x-consistent-hash",
+    }
+
+
 def received(connection, queue=TASKS):
     message = queue(connection.default_channel).get(no_ack=True)
     return None if message is None else message.payload

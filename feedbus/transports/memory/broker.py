@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
@@ -19,6 +18,7 @@ from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.connection_backend import Backend
 from feedbus.transports.sqlite.read_only_view import BrokerRows, read_rows
 from feedbus.transports.sqlite.schema import create_tables
+from feedbus.transports.sqlite.table_json import table_from_json
 from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 
 
@@ -132,7 +132,7 @@ class MemoryBroker:
             " JOIN messages ON messages.id = message"
         )
         return [
-            json.loads(properties).get("application_headers") or {}
+            table_from_json(properties).get("application_headers") or {}
             for name, properties in rows
             if is_selected(name)
         ]

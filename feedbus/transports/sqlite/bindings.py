@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import NoReturn
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from feedbus.transports.sqlite.equivalence import DECLARE_EXCHANGE, Arguments
-from feedbus.transports.sqlite.routing import EXCHANGE
+from feedbus.transports.sqlite.header_matching import x_match_problem
+from feedbus.transports.sqlite.routing import EXCHANGE, HEADERS, QUEUE
+from feedbus.transports.sqlite.table_json import arguments_to_json
 from feedbus.transports.sqlite.transactions import Transaction
 
 
@@ -44,7 +45,8 @@ def bind(
     Raises:
         NotFound: there is no such source or destination exchange.
         AccessRefused: bindings of the default exchange cannot be changed.
-        PreconditionFailed: the weight of a binding to a ring is not a positive integer.
+        PreconditionFailed: the weight of a binding to a ring is not a positive integer, or the
+            x-match of a binding to a headers exchange is invalid.
 
     """
     _refuse_default_exchange(source, kind, destination)
@@ -53,7 +55,11 @@ def bind(
     if kind == EXCHANGE and destination not in tx.routes.exchanges:
         no_exchange(destination, (40, 30))
     bucketed = False
-    if tx.routes.exchanges[source].type == "x-consistent-hash":
+    exchange_type = tx.routes.exchanges[source].type
+    if exchange_type == HEADERS and (problem := x_match_problem(arguments)):
+        msg = f"PRECONDITION_FAILED - {problem}"
+        raise PreconditionFailed(msg, (50, 20) if kind == QUEUE else (40, 30))
+    if exchange_type == "x-consistent-hash":
         if not (routing_key.isascii() and routing_key.isdigit() and int(routing_key) > 0):
             msg = (
                 f"PRECONDITION_FAILED - Binding key must be a positive integer on exchange"
@@ -74,7 +80,7 @@ def bind(
             kind,
             destination,
             routing_key,
-            json.dumps(dict(arguments), sort_keys=True),
+            arguments_to_json(arguments),
             bucketed,
         ),
     ).rowcount
@@ -106,7 +112,7 @@ def unbind(
     changed = tx.execute(
         "DELETE FROM bindings WHERE source = ? AND kind = ? AND destination = ?"
         " AND routing_key = ? AND arguments = ?",
-        (source, kind, destination, routing_key, json.dumps(dict(arguments), sort_keys=True)),
+        (source, kind, destination, routing_key, arguments_to_json(arguments)),
     ).rowcount
     if changed:
         # Each unbinding removes all buckets of the destination. If another binding of the

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from feedbus.transports.sqlite.message_content import Content, Properties, dump, load
+from feedbus.transports.sqlite.message_content import Content, Properties, dump
 from feedbus.transports.sqlite.routing import Queue
+from feedbus.transports.sqlite.table_json import table_from_json
 from feedbus.transports.sqlite.transactions import Transaction
 
 EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_limit"
@@ -50,7 +51,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
     if exchange and exchange not in tx.routes.exchanges:
         return
     key = content.routing_key if queue.dead_letter_key is None else queue.dead_letter_key
-    properties = load(content.properties)
+    properties = table_from_json(content.properties)
     deaths = note_death(properties, queue.name, content, reason, tx.current_datetime())
     priority = properties.get("priority", 0)
     letter = Content(exchange, key, dump(properties), content.body, priority=priority)

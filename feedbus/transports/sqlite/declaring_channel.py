@@ -95,7 +95,7 @@ class DeclaringChannel(BaseChannel):
         Raises:
             NotFound: one of the exchanges does not exist.
             AccessRefused: one of them is the default exchange.
-            PreconditionFailed: the weight is not a positive integer.
+            PreconditionFailed: the weight is not a positive integer, or x-match is invalid.
         """
         with self._method() as tx:
             bindings.bind(
@@ -225,7 +225,7 @@ class DeclaringChannel(BaseChannel):
             NotFound: the queue or the exchange does not exist.
             ResourceLocked: the queue is exclusive to another connection.
             AccessRefused: it is the default exchange.
-            PreconditionFailed: the weight is not a positive integer.
+            PreconditionFailed: the weight is not a positive integer, or x-match is invalid.
         """
         with self._method() as tx:
             queues.find_queue(tx, queue, self._link.owner, (50, 20))

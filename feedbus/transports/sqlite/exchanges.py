@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from amqp.exceptions import (
     AccessRefused,
     AMQPNotImplementedError,
@@ -19,6 +17,7 @@ from feedbus.transports.sqlite.equivalence import (
     check_same_argument,
 )
 from feedbus.transports.sqlite.routing import EXCHANGE, TYPES
+from feedbus.transports.sqlite.table_json import arguments_to_json
 from feedbus.transports.sqlite.transactions import Transaction
 
 
@@ -58,7 +57,7 @@ def declare_exchange(
             raise AccessRefused(msg, DECLARE_EXCHANGE)
         tx.execute(
             "INSERT INTO exchanges VALUES (?,?,?,?,?)",
-            (name, kind, durable, auto_delete, json.dumps(dict(arguments))),
+            (name, kind, durable, auto_delete, arguments_to_json(arguments)),
         )
         tx.topology_changed = True
         return

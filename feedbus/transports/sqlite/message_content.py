@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError, PreconditionFailed
 
+from feedbus.transports.sqlite.table_json import Table, table_from_json, table_to_json
 from feedbus.wire.nesting import deeper_than
 
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
-TAG = "\x00type"  # marks values that JSON cannot represent; no header has this name
 MAX_DEPTH = 100  # the deepest nesting of tables in headers that a consumer can read recursively
 LONGEST_KEY_BYTES = LARGEST_OCTET = 255
 
-Properties = dict[str, Any]
+Properties = Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +114,7 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
         body: the body; if the properties declare an encoding, the Message has it as text.
         channel: the channel of the client.
     """
-    loaded = load(properties)
+    loaded = table_from_json(properties)
     decoded: bytes | str = body
     encoding = loaded.get("content_encoding")
     if encoding and channel.auto_decode:  # as in py-amqp, a declared encoding makes the body text
@@ -130,47 +126,9 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
 
 
 def dump(properties: Properties) -> str:
-    """Return properties and headers as JSON; times, decimals and bytes are marked for load().
+    """Return properties and headers as JSON.
 
     Raises:
         FrameSyntaxError: AMQP has no type for the value of a header.
     """
-    return json.dumps(
-        {name: properties[name] for name in properties if name in PROPERTIES},
-        default=_mark,
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
-
-
-def load(text: str) -> Properties:
-    """Return the properties and headers from the JSON text that dump() has written."""
-    marked = TAG in text or "\\u0000type" in text
-    loaded: Properties = json.loads(text, object_hook=_unmark if marked else None)
-    return loaded
-
-
-def _mark(value: Any) -> dict[str, str]:
-    if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return {TAG: "time", "value": str(int(aware.timestamp()))}
-    if isinstance(value, Decimal):
-        return {TAG: "decimal", "value": str(value)}
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {TAG: "bytes", "value": base64.b64encode(value).decode()}
-    msg = f"Table type {type(value)!r} not handled by amqp."
-    raise FrameSyntaxError(msg)
-
-
-def _unmark(found: dict[str, Any]) -> Any:
-    kind, value = found.get(TAG), found.get("value")
-    # A publisher's header may contain the name of the mark. If its value is not one of ours, the
-    # header is an ordinary table.
-    with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
-        if kind == "time":  # without a time zone and in UTC, as py-amqp reads an AMQP timestamp
-            return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)
-        if kind == "decimal":
-            return Decimal(str(value))
-        if kind == "bytes":
-            return base64.b64decode(str(value), validate=True)
-    return found
+    return table_to_json({name: properties[name] for name in properties if name in PROPERTIES})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
 from feedbus.transports.sqlite.bindings import drop_bindings_to
@@ -16,6 +14,7 @@ from feedbus.transports.sqlite.equivalence import (
 from feedbus.transports.sqlite.queue_arguments import check_arguments
 from feedbus.transports.sqlite.queued_messages import purge, schedule_expiry
 from feedbus.transports.sqlite.routing import QUEUE, Queue, make_queue
+from feedbus.transports.sqlite.table_json import arguments_to_json, table_from_json
 from feedbus.transports.sqlite.transactions import Transaction
 
 
@@ -82,7 +81,8 @@ def declare_queue(
         check_same(object_text, "exclusive", exclusive, queue.exclusive)
         check_same(object_text, "auto_delete", auto_delete, queue.auto_delete)
         current = {"x-queue-type": "classic"} | dict(queue.arguments)
-        received = {"x-queue-type": "classic"} | dict(arguments)
+        stored_form = table_from_json(arguments_to_json(arguments))  # a time has no time zone
+        received = {"x-queue-type": "classic"} | stored_form
         for key in sorted(current.keys() | received.keys()):
             check_same_argument(object_text, key, received, current, DECLARE_QUEUE)
     else:
@@ -95,7 +95,7 @@ def declare_queue(
             durable,
             exclusive,
             auto_delete,
-            json.dumps(dict(arguments)),
+            arguments_to_json(arguments),
             connection_id if exclusive else None,
             "x-message-ttl" in arguments,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from feedbus.transports.sqlite.schema import SCHEMA_VERSION
+from feedbus.transports.sqlite.table_json import table_from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def read_rows(database: sqlite3.Connection) -> BrokerRows:
         "SELECT source, kind, destination, routing_key, arguments FROM bindings ORDER BY id"
     ).fetchall()
     return BrokerRows(
-        [(name, kind, json.loads(text)) for name, kind, text in exchanges],
-        [(name, json.loads(text), *counts) for name, text, *counts in queues],
-        [(*names, json.loads(text)) for *names, text in bindings],
+        [(name, kind, table_from_json(text)) for name, kind, text in exchanges],
+        [(name, table_from_json(text), *counts) for name, text, *counts in queues],
+        [(*names, table_from_json(text)) for *names, text in bindings],
     )

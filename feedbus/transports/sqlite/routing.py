@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from amqp.exceptions import NotFound
 
 from feedbus.ring import Ring
 from feedbus.topic_patterns import topic_matches, words_of
+from feedbus.transports.sqlite.header_matching import HeaderMatcher
+from feedbus.transports.sqlite.table_json import table_from_json
 
 QUEUE, EXCHANGE = "queue", "exchange"
 HEADERS = "headers"
@@ -22,7 +23,8 @@ REMEMBERED_ROUTES = 20_000  # the results of route() that are kept in memory
 NUMBER_BITS = 48
 
 Destination = tuple[str, str]  # kind, name
-Match = Callable[[str], Iterable[Destination]]
+# Maps a routing key to destinations; for a headers exchange, it maps the headers of a message.
+Match = Callable[[Any], Iterable[Destination]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +211,8 @@ class Routes:
         for name in visited:  # the loop appends the exchanges that it finds to this list
             if self.exchanges[name].type == HEADERS:
                 if headers is None:
-                    headers = json.loads(properties).get("application_headers") or {}
-                bindings = self.bindings.get(name, ())
-                destinations = [
-                    (each.kind, each.destination)
-                    for each in bindings
-                    if headers_match(each.arguments, headers)
-                ]
+                    headers = table_from_json(properties).get("application_headers") or {}
+                destinations = list(self._match(name)(headers))
             else:
                 destinations = list(self._match(name)(routing_key))
             alternate = self.exchanges[name].alternate
@@ -261,21 +258,12 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
     return match
 
 
-def headers_match(binding_arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
-    """Return whether the headers of a message match a binding of a headers exchange.
-
-    The argument x-match of the binding selects whether "all" of its headers must be equal (the
-    default), or "any".
-    """
-    pairs = [
-        (name, value) for name, value in binding_arguments.items() if not name.startswith("x-")
+def _match_headers(bindings: Sequence[Binding]) -> Match:
+    table = [
+        (HeaderMatcher(binding.arguments), (binding.kind, binding.destination))
+        for binding in bindings
     ]
-    matches = (
-        name in headers
-        and (value is None or (type(headers[name]) is type(value) and headers[name] == value))
-        for name, value in pairs
-    )
-    return any(matches) if binding_arguments.get("x-match", "all") == "any" else all(matches)
+    return lambda headers: [to for matcher, to in table if matcher.matches(headers)]
 
 
 def _match_ring(bindings: Sequence[Binding]) -> Match:
@@ -294,10 +282,11 @@ def _match_ring(bindings: Sequence[Binding]) -> Match:
 MATCHES: Mapping[str, Callable[[Sequence[Binding]], Match]] = {
     "direct": _match_direct,
     "fanout": _match_fanout,
+    HEADERS: _match_headers,
     "topic": _match_topic,
     "x-consistent-hash": _match_ring,
 }
-TYPES = frozenset({*MATCHES, HEADERS})
+TYPES = frozenset(MATCHES)
 
 
 def load_routes(database: Connection, version: int) -> Routes:
@@ -310,7 +299,7 @@ def load_routes(database: Connection, version: int) -> Routes:
         version: the version of the tables in this transaction: a count of changes.
     """
     exchanges = [
-        Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))
+        Exchange(name, kind, bool(durable), bool(auto_delete), table_from_json(arguments))
         for name, kind, durable, auto_delete, arguments in database.execute(
             "SELECT name, type, durable, auto_delete, arguments FROM exchanges"
         )
@@ -323,7 +312,7 @@ def load_routes(database: Connection, version: int) -> Routes:
         )
     ]
     bindings = [
-        Binding(identity, source, kind, destination, key, bucketed, json.loads(arguments))
+        Binding(identity, source, kind, destination, key, bucketed, table_from_json(arguments))
         for identity, source, kind, destination, key, bucketed, arguments in database.execute(
             "SELECT id, source, kind, destination, routing_key, bucketed, arguments FROM bindings"
             " ORDER BY id"
@@ -356,7 +345,7 @@ def make_queue(
         owner_id: the id of the connection that has declared an exclusive queue; otherwise None.
         may_have_ttl: 1 if a message in the queue may have a time to live, or 0.
     """
-    arguments = json.loads(arguments_json)
+    arguments = table_from_json(arguments_json)
     return Queue(
         id=queue_id,
         name=name,

@@ -31,10 +31,6 @@ CREATE TABLE exchanges (
     name TEXT PRIMARY KEY, type TEXT NOT NULL, durable INTEGER NOT NULL,
     auto_delete INTEGER NOT NULL, arguments TEXT NOT NULL
 ) WITHOUT ROWID;
-INSERT INTO exchanges VALUES
-    ('amq.direct', 'direct', 1, 0, '{}'),
-    ('amq.fanout', 'fanout', 1, 0, '{}'),
-    ('amq.topic', 'topic', 1, 0, '{}');
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, durable INTEGER NOT NULL,
     exclusive INTEGER NOT NULL, auto_delete INTEGER NOT NULL, arguments TEXT NOT NULL,
@@ -73,6 +69,13 @@ CREATE TABLE consumers (
 );
 CREATE INDEX consumers_queue ON consumers (queue);
 """
+BUILT_IN_EXCHANGES = {
+    "amq.direct": "direct",
+    "amq.fanout": "fanout",
+    "amq.headers": "headers",
+    "amq.match": "headers",
+    "amq.topic": "topic",
+}
 
 
 def live_folder(path: Path) -> Path:
@@ -120,6 +123,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
         if _version(database) != SCHEMA_VERSION:
             with _alone(path):
                 _create(database, path)
+        _add_built_in_exchanges(database)
     except BaseException:
         database.close()
         raise
@@ -152,6 +156,25 @@ def create_tables(database: sqlite3.Connection) -> None:
     database.executescript(
         f"BEGIN IMMEDIATE;\n{TABLES}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
     )
+    _add_built_in_exchanges(database)
+
+
+def _add_built_in_exchanges(database: sqlite3.Connection) -> None:
+    """Add the built-in exchanges that the file does not have.
+
+    A new file has none of them. A file of an older version may have only some.
+    """
+    names = database.execute("SELECT name FROM exchanges WHERE name LIKE 'amq.%'").fetchall()
+    missing = BUILT_IN_EXCHANGES.keys() - {name for (name,) in names}
+    if not missing:
+        return
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany(
+            "INSERT OR IGNORE INTO exchanges VALUES (?, ?, 1, 0, '{}')",
+            [(name, BUILT_IN_EXCHANGES[name]) for name in sorted(missing)],
+        )
+        database.execute("UPDATE state SET topology = topology + 1")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.connection_backend import open_file
 from feedbus.transports.sqlite.read_only_view import BrokerRows, survey
+from feedbus.transports.sqlite.routing import TYPES
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Transport(base.Transport):
     recoverable_channel_errors = Connection.recoverable_channel_errors
     implements = base.Transport.implements.extend(
         asynchronous=True,
-        exchange_type=frozenset(["direct", "topic", "fanout", "x-consistent-hash"]),
+        exchange_type=TYPES,
         heartbeats=False,
     )
 
