@@ -96,7 +96,7 @@ class LiveBus(Bus):
         self._committed_messages: CommittedMessages | None = None
 
     def unique(self) -> str:
-        """Return a message id that no other message has; publish() can get it."""
+        """Return a unique message id, for the argument message_id of publish()."""
         return self._clock.unique()
 
     def _new_sender(self) -> Sender:
@@ -328,8 +328,8 @@ class LiveBus(Bus):
     def publish_rows(self, rows: Sequence[OutboxRow]) -> Sequence[Exception | None]:
         """Publish rows of an outbox together; return an error, or None, for each row.
 
-        Rows with the same key stay in order, except if the broker refuses one of them: later rows
-        of this key can be published all the same.
+        Rows with the same key stay in order. But if the broker refuses a row, later rows with its
+        key can still be published.
 
         The relay calls this with committed rows whose messages were not sent.
 

@@ -235,9 +235,10 @@ class BatchMode:
         """
 
     def update_crash_guard(self) -> None:
-        """Write the messages in handlers to the crash guard's file; called often in an outage.
+        """Write the deadline of the running handler calls to the crash guard's file.
 
-        In this mode, no message is in a handler when this method is called.
+        During an outage, this is called repeatedly. In this mode, it does nothing: no handler call
+        runs at that time.
         """
 
     def forget(self) -> None:

@@ -242,13 +242,13 @@ class ConcurrentDeliveries:
         return finished
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
-        """Count slow messages as the reason why the broker closed the channel after its timeout.
+        """Count a closed channel against the messages that exceeded the consumer timeout.
 
-        A slow message is handled alone when it is delivered again. The other messages are not
-        counted as the cause.
+        The handler call of such a message took longer than the timeout, so the broker has closed
+        the channel. The message is handled alone when it is delivered again.
 
         Args:
-            timeout: the broker's consumer timeout. A message is slow if its call has exceeded it.
+            timeout: the broker's consumer timeout.
 
         """
         slow = self._calls.slow_messages

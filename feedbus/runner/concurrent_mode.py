@@ -74,9 +74,10 @@ class ConcurrentMode(BatchMode):
         self._concurrent.blame_slowest(self._run.timeout)
 
     def on_channel_close(self, error: BaseException) -> None:
-        """If the broker's timeout closed the channel, count this against the slow messages.
+        """Count a closed channel against the messages that exceeded the consumer timeout.
 
-        The runner calls this before it connects again.
+        The runner calls this before it connects again. If the broker closed the channel for another
+        reason, nothing is counted.
 
         Args:
             error: the exception that contains the broker's reason.
@@ -86,7 +87,11 @@ class ConcurrentMode(BatchMode):
             self._concurrent.blame_slow(self._run.timeout)
 
     def update_crash_guard(self) -> None:
-        """Write the messages in handlers to the crash guard's file; called often in an outage."""
+        """Write the deadline of the running handler calls to the crash guard's file.
+
+        During an outage, this is called repeatedly. If no handler call runs any more, the messages
+        are removed from the file.
+        """
         if self._concurrent:
             self._concurrent.check_event_loop()
             self._concurrent.update_crash_guard()
@@ -139,10 +144,10 @@ class ConcurrentMode(BatchMode):
         return has_work
 
     def handle_waiting_records(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- see handle_next()
-        """Renew old deliveries of waiting queues, before the broker's consumer timeout expires.
+        """Return old deliveries of waiting queues to the broker, which delivers them again.
 
-        handle_next() starts the records that are due. So the result is always True: no delivery
-        must be returned to the broker.
+        So no delivery exceeds the broker's consumer timeout. handle_next() starts the waiting
+        records that are due: this method starts none, so its result is always True.
 
         Args:
             raw: the connection of the consumer.
@@ -166,15 +171,17 @@ class ConcurrentMode(BatchMode):
 
         """
         run, concurrent = self._run, self._concurrent
-        is_message = False  # whether the next delivery looks like a fence, but is a message
+        # Whether the next delivery has the header of a fence, but comes from another program. It is
+        # then handled as an ordinary message.
+        is_ordinary = False
         run.buffer.next_lane()
         fence_is_next = bool(run.buffer) and self._fences.next_is_fence()
         # A fence is processed when the earlier deliveries of its queue are settled.
         if fence_is_next and not concurrent.has_deliveries_of(
             run.buffer.next_delivery.consumer_tag
         ):
-            is_message = not self._fences.process_next(raw)
-        if not is_message:
+            is_ordinary = not self._fences.process_next(raw)
+        if not is_ordinary:
             run.buffer.go_to_lane_without_fence()
         oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)
         if oldest_at < math.inf and run.timeout.would_expire(oldest_at):
@@ -184,7 +191,7 @@ class ConcurrentMode(BatchMode):
                 self._settle_ended()
                 if not concurrent.has_running_calls:
                     run.resources.open()  # open the resources again that have ended by themselves
-            if not self._decode(raw, is_message=is_message):
+            if not self._decode(raw, is_ordinary=is_ordinary):
                 return False
             concurrent.start()
         except Outage as error:
@@ -196,13 +203,13 @@ class ConcurrentMode(BatchMode):
             raw.take_arrived()
         return True
 
-    def _decode(self, raw: RawConnection, *, is_message: bool) -> bool:
+    def _decode(self, raw: RawConnection, *, is_ordinary: bool) -> bool:
         """Decode deliveries while more records can run.
 
         Args:
             raw: the connection.
-            is_message: whether the next delivery looks like a fence, but is an ordinary message of
-                another program.
+            is_ordinary: whether the next delivery has the header of a fence, but comes from another
+                program.
 
         Returns:
             False if all unsettled deliveries must be returned to the broker, because the broker's
@@ -216,7 +223,7 @@ class ConcurrentMode(BatchMode):
             return True
         while (
             buffer
-            and (is_message or not buffer.next_is_fence)
+            and (is_ordinary or not buffer.next_is_fence)
             and not run.stop_requested.is_set()
             and not run.has_given_up
         ):
@@ -230,7 +237,7 @@ class ConcurrentMode(BatchMode):
                 concurrent.decode(buffer.pop(), arrived_at)
             else:
                 break
-            is_message = False
+            is_ordinary = False
         return True
 
     def _decode_waiting_records(self, raw: RawConnection) -> bool:
@@ -299,8 +306,9 @@ class ConcurrentMode(BatchMode):
                 with run.heartbeats.while_working():
                     self._settle_ended()
             except Outage as error:
-                # After an outage that a handler raised, the other calls are still awaited. If ended
-                # calls are left, the broker or the store is unavailable.
+                # If a handler raised the outage, the results of all ended calls were sent, and the
+                # loop waits for the other calls. If not all results were sent, the broker or the
+                # store is unavailable, and the loop ends.
                 if concurrent.has_ended_calls:
                     events.warning(
                         "unsettled_at_end",

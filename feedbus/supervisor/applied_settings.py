@@ -52,8 +52,8 @@ class AppliedSettings:
         """Return the settings of a topology: digests of the options of watchers and exchanges.
 
         Raises:
-            UsageError: the machine has no user with the name in a watcher's `user`, or only root
-                could start processes as this user.
+            UsageError: the option `user` of a watcher names no user of this machine, or it names
+                another user than the present one, and feedbus does not run as root.
 
         """
         common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]

@@ -183,8 +183,8 @@ class Supervision:
         run.
 
         Raises:
-            UsageError: the machine has no user with the name in a watcher's `user`, or only root
-                could start processes as this user.
+            UsageError: the option `user` of a watcher names no user of this machine, or it names
+                another user than the present one, and feedbus does not run as root.
 
         """
         wanted = AppliedSettings.of(topology)
@@ -216,10 +216,10 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in to_end
         ]
-        # Leaving watchers stay in the settings. So the next plan, and `difference` in the next call
-        # of this method, still list them as removed. If the next topology has such a watcher again,
-        # the watcher must be replaced. So its digest, the hash of its options, is empty here: it
-        # differs from every digest.
+        # The settings keep each leaving watcher, with "" as the digest of its options. The next plan
+        # and the next call of this method compare the settings with a topology. A watcher that the
+        # topology does not have is listed as removed. A watcher that the topology has again is
+        # replaced, because "" differs from the digest in the topology.
         self.settings = replace(
             wanted,
             watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving_watchers},

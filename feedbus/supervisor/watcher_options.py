@@ -41,8 +41,8 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
     First come the consumers, then the [processes.NAME] tables, then the operations process.
 
     Raises:
-        UsageError: the machine has no user with the name in a watcher's `user`, or only root could
-            start processes as this user.
+        UsageError: the option `user` of a watcher names no user of this machine, or it names
+            another user than the present one, and feedbus does not run as root.
 
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
