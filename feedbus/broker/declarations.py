@@ -117,8 +117,8 @@ def declare_ring(
             the reason.
 
     Raises:
-        UsageError: the ring or a queue exists with other arguments, or the weights have no order
-            that RabbitMQ keeps after a restart.
+        UsageError: the ring or a queue exists with other arguments, or the weights become smaller
+            from one queue to the next too often (see weight_padding).
     """
     topology = names.topology
     ring = names.ring(generation)

@@ -77,8 +77,8 @@ class DeadLetter:
     def __repr__(self) -> str:
         """Return the reason, the place of the exception and the beginning of the payload.
 
-        A test that expects no dead letters shows it. The fields contain the body, the headers and
-        the traceback several times.
+        If a test expects no dead letters and finds one, pytest shows this text. It is shorter than
+        the text of a dataclass, which would contain the body and the headers several times.
         """
         places = FRAME.findall(self.traceback)
         shown = {

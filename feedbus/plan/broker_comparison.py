@@ -42,9 +42,9 @@ class Comparison:
         seen: the objects that the broker has.
         states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
-        changes: gets the changes that compare() finds.
-        matched_names: gets each name in delete_nonempty to which a queue with messages belongs;
-            compare() adds them.
+        changes: the changes; compare() adds them.
+        matched_names: the names in delete_nonempty that name at least one queue with messages to
+            delete; compare() adds them.
         timer_queues: maps the name of each queue for delayed messages to its arguments.
         waiting_queues: maps the name of each waiting queue to whether it is needed: True if the
             consumer's queue has `order_by`, False if it has no `order_by` any more.

@@ -216,9 +216,9 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in to_end
         ]
-        # The settings keep each leaving watcher, with "" as the digest of its options. The next plan
-        # and the next call of this method compare the settings with a topology. A watcher that the
-        # topology does not have is listed as removed. A watcher that the topology has again is
+        # The settings keep each leaving watcher, with "" as the digest of its options. The next
+        # plan and the next call of this method compare the settings with a topology. A watcher that
+        # the topology does not have is listed as removed. A watcher that the topology has again is
         # replaced, because "" differs from the digest in the topology.
         self.settings = replace(
             wanted,

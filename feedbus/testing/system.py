@@ -128,7 +128,7 @@ class TestSystem:
 
     @property
     def bus(self) -> LiveBus:
-        """A bus that publishes to this system, for code that gets a bus of feedbus.connect()."""
+        """A bus that publishes to this system: give it to code that publishes with connect()."""
         return self._system.bus
 
     def override(self, resource: Callable[..., object], replacement: object) -> None:
