@@ -168,6 +168,12 @@ def test_a_bare_topology_has_safe_defaults(tmp_path):
     )
 
 
+@pytest.mark.parametrize("url", ["sqlite:///var/broker.db", "amqp://localhost"])
+def test_the_consumer_timeout_is_the_same_with_each_broker(tmp_path, url):
+    path = write(tmp_path, f'{START}{ORDERS}[broker]\nurl = "{url}"\n')
+    assert config.load(path, environ={}).consumer_timeout_seconds == 1800.0
+
+
 def test_an_option_of_a_queue_replaces_the_inherited_one_as_a_whole(tmp_path):
     text = START + ORDERS + 'batch = { size = 5 }\nidle_timeout = "never"\n'
     text += '[defaults.queue]\nbatch = { size = 9, wait = "1s" }\nidle_timeout = "5m"\n'

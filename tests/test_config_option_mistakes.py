@@ -54,17 +54,24 @@ WRONG_OPTIONS = {
         "▸weight = 2",
         "weight: has no effect on an exchange of type direct: only x-consistent-hash has a ring",
     ),
+    "a handler timeout above the default consumer timeout, on the embedded broker": (
+        'handler_timeout = ▸"45m"',
+        (
+            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
+            " expected less than consumer_timeout in [broker] (30m)"
+        ),
+    ),
     "a handler timeout that is too long for RabbitMQ, on the embedded broker": (
         'handler_timeout = ▸"45m"\n[broker]\nconsumer_timeout = "40m"',
         (
-            "handler_timeout: the broker would deliver the message again while its handler runs;"
+            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
             " expected less than consumer_timeout in [broker] (40m)"
         ),
     ),
     "a handler timeout that is too long for RabbitMQ": (
         'handler_timeout = ▸"45m"\n[broker]\nurl = "amqp://localhost"',
         (
-            "handler_timeout: the broker would deliver the message again while its handler runs;"
+            "handler_timeout: RabbitMQ would deliver the message again while its handler runs;"
             " expected less than consumer_timeout in [broker] (30m)"
         ),
     ),

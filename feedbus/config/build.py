@@ -8,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from feedbus.config.checks import consumer_timeout_of
 from feedbus.config.options import VAR
 from feedbus.config.partial_topology import Draft
 from feedbus.config.queue_options import MOST_PREFETCH
 from feedbus.config.ring_checks import weights_of
-from feedbus.config.server_options import BROKER_URL
+from feedbus.config.server_options import BROKER_URL, CONSUMER_TIMEOUT_SECONDS
 from feedbus.topology import (
     PREFETCH,
     Batch,
@@ -51,7 +50,7 @@ def build(draft: Draft, path: Path) -> Topology:
         path=path,
         broker_url=_broker_url(draft, broker).within(root),
         management_url=management and management.within(root),
-        consumer_timeout_seconds=consumer_timeout_of(broker),
+        consumer_timeout_seconds=broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS),
         store=_store(store, root) if "store" in loaded else None,
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}

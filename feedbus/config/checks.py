@@ -5,7 +5,6 @@ Each check yields faults: mistakes in the file, each with the path of the wrong 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import chain
 
@@ -143,16 +142,18 @@ def _block_on_dead(draft: Draft, queue: str, options: Options) -> Faults:
 def _timeouts(draft: Draft, queue: str, options: Options) -> Faults:
     """Yield a fault for `batch.wait` from `idle_timeout` on, and for a too long `handler_timeout`.
 
-    The broker's consumer timeout limits `handler_timeout`.
+    RabbitMQ's consumer timeout limits `handler_timeout`. The limit does not depend on the broker of
+    the URL, so that a file has the same problems with each broker.
     """
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
     if idle is not None and wait >= idle:
         expected = f"less than idle_timeout ({write_duration(idle)})"
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
-    limit = consumer_timeout_of(draft.loaded.get("broker", {}))
+    broker = draft.loaded.get("broker", {})
+    limit = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
     if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= limit:
-        message = "the broker would deliver the message again while its handler runs"
+        message = "RabbitMQ would deliver the message again while its handler runs"
         expected = f"less than consumer_timeout in [broker] ({write_duration(limit)})"
         path = draft.at(queue, "handler_timeout")
         if not draft.is_set(queue, "handler_timeout"):
@@ -193,21 +194,3 @@ def _management(draft: Draft) -> Faults:
     if encrypted and management is not None and management.clear_text_to_others():
         expected = "https://, because url is amqps://: http:// would send the password unencrypted"
         yield ("broker", "management"), Fault(expected=expected, got="'http://…'")
-
-
-def consumer_timeout_of(broker: Options) -> float:
-    """Return the broker's consumer timeout in seconds: how long it waits for an acknowledgement.
-
-    The embedded broker waits without a limit. For it, the result is infinite if the file has no
-    consumer timeout. If it has one, the file is checked in the same way for both brokers, because
-    the project uses RabbitMQ, too.
-
-    Args:
-        broker: the loaded options of [broker].
-
-    """
-    url = broker.get("url")
-    embedded = url is None or url.embedded  # the default URL is a URL of the embedded broker
-    default = math.inf if embedded else CONSUMER_TIMEOUT_SECONDS
-    given: float = broker.get("consumer_timeout_seconds", default)
-    return given

@@ -212,8 +212,7 @@ class QueueTable(TableSchema):
     )
     handler_timeout = Duration(
         "A handler that takes longer is ended with its process. The timeout must be less than "
-        "`consumer_timeout` in `[broker]`: with RabbitMQ, less than 30 minutes if it is not set. "
-        "The embedded broker has no such limit, unless `consumer_timeout` is set.",
+        "`consumer_timeout` in `[broker]`, which is 30 minutes by default.",
         attribute="handler_timeout_seconds",
     )
     memory_limit = MEMORY_LIMIT

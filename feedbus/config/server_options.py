@@ -44,12 +44,11 @@ class BrokerTable(TableSchema):
     )
     consumer_timeout = Duration(
         "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
-        "configuration); "
-        "a consumer returns messages that it cannot handle within that time. The embedded broker "
-        "waits without a limit. If this option is set, feedbus treats it like RabbitMQ, so that "
-        "`feedbus check` finds a `handler_timeout` that is too long for RabbitMQ.",
+        "configuration). `handler_timeout` must be shorter, and a consumer returns messages that "
+        "it cannot handle within that time. The embedded broker waits without a limit, but feedbus "
+        "uses the same value for it, so that the file also works with RabbitMQ.",
         attribute="consumer_timeout_seconds",
-        default='"30m"; no limit on the embedded broker',
+        default='"30m"',
     )
 
 
