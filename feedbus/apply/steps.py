@@ -128,7 +128,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     """
     _refuse(plan)
-    # A queue that is deleted with its messages need not be empty: its retries can wait for days.
+    # apply() waits until these queues are empty. It does not wait for a queue that is deleted with
+    # its messages, because the messages in the retry queues of that queue can wait for days.
     emptied = [queue for queue in plan.work.queues_to_empty if queue not in plan.work.nonempty]
     exit_after_step("planned")
     with (
@@ -273,8 +274,8 @@ def _delete(
 ) -> bool:
     """Delete the objects that the plan names, if they are still unused and empty.
 
-    The broker may have changed since the plan was made. So a second plan is made, and only objects
-    that it deletes, too, are deleted.
+    The broker may have changed since the plan was made. So a second plan is made. An object is
+    deleted only if both plans name it.
 
     Returns:
         Whether all queues of the plan are deleted.

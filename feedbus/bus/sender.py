@@ -41,8 +41,8 @@ from feedbus.wire.constants import PACK, TIMER_TARGET
 class Sender:
     """A connection that only publishes, opened on the first send.
 
-    A consumer has one for the messages of its handlers, and a LiveBus has one. It connects again
-    after an outage. Only one thread at a time may use it.
+    A consumer has one Sender object for the messages of its handlers, and a LiveBus has one Sender
+    object. It connects again after an outage. Only one thread at a time may use it.
     """
 
     def __init__(  # noqa: PLR0913 -- a sender's limits, each given by name

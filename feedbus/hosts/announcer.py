@@ -26,7 +26,9 @@ STEP_SECONDS = 0.25  # how long one wait for announcements lasts
 RETRY_SECONDS = 1.0  # between two attempts to connect
 UNKNOWN_AFTER_SECONDS = 15.0  # after this time without a connection, the assignment file is removed
 LEAVING_SECONDS = 1.5  # how long a stop waits for the end of this host's consumers
-JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
+# How long a stop waits for the thread. It is shorter than the time after which the supervisor kills
+# the process.
+JOIN_SECONDS = 3.0
 
 
 class Announcer:
@@ -122,7 +124,9 @@ class Announcer:
 
         """
         assignment = self._membership.assign(self._announcement(ready_consumers, link.queue), now)
-        own_announcement = self._announcement(ready_consumers, link.queue)  # with this assignment
+        # assign() has updated the assignment, which is a part of the announcement. So the
+        # announcement is built again.
+        own_announcement = self._announcement(ready_consumers, link.queue)
         link.announce(own_announcement.encode())
         if assignment is not None:
             self._write(assignment, own_announcement, now)

@@ -25,7 +25,7 @@ WRITER_TIMEOUT_SECONDS = 15.0
 class SeenHost:
     """A host of the project, as this host knows it from the announcements.
 
-    The assignment file has one for each host.
+    The assignment file contains one SeenHost object for each host.
 
     Attributes:
         host: the id of the host.

@@ -61,7 +61,9 @@ class Event:
 
 
 class EventLog:
-    """Writes events to a logger of the standard library; each module of feedbus that logs has one.
+    """Writes events to a logger of the standard library.
+
+    Each module of feedbus that logs has one EventLog object.
 
     Example:
         events = EventLog(__name__)

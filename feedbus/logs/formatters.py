@@ -21,7 +21,7 @@ FOREIGN = "log"  # the name of the event of lines that libraries and handlers lo
 class TextFormatter(logging.Formatter):
     """Formats a log record as `TIME LEVEL event=… consumer=… key=value … message="…"`.
 
-    A process has one, if [logging] format is "text".
+    A process has one TextFormatter object, if [logging] format is "text".
     """
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
@@ -40,7 +40,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """Formats a log record as one JSON object on one line.
 
-    A process has one, if [logging] format is "json".
+    A process has one JsonFormatter object, if [logging] format is "json".
     """
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:

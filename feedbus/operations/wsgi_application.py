@@ -50,7 +50,8 @@ def measure_nothing(method: str, route: str, status: int, seconds: float) -> Non
 class Application(bottle.Bottle):
     """A Bottle application that checks access and answers every error as a problem document.
 
-    Each HTTP server of feedbus has one. A problem document is JSON as in RFC 9457.
+    Each HTTP server of feedbus has one Application object. A problem document is JSON as in
+    RFC 9457.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ Kind = TypeVar("Kind")
 class Pack:
     """The records of a message before they are validated.
 
-    Each decoded delivery has one; a plain message makes a pack with one record. Each call of a
-    publishing method makes one or more.
+    Each decoded delivery has one Pack object; a plain message makes a pack with one record. Each
+    call of a publishing method makes one or more packs.
 
     Attributes:
         ids: the message id of each record.

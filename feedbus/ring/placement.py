@@ -18,8 +18,8 @@ class Ring:
 
     The object caches the queues of the latest keys, so a repeated key costs one look-up.
 
-    A publisher has one for each exchange with shards, to make packs. `feedbus plan`, `feedbus
-    spread` and `feedbus balance` use it for predictions.
+    A publisher has one Ring object for each exchange with shards, to make packs. `feedbus plan`,
+    `feedbus spread` and `feedbus balance` use the class for predictions.
     """
 
     __slots__ = ("_buckets", "_fresh_count", "_jump", "_placed", "_weights")

@@ -22,7 +22,8 @@ events = EventLog(__name__)
 class ConcurrentMode(BatchMode):
     """A mode of the runner: up to `concurrency` records of the queue run at the same time.
 
-    The runner selects it for queues with `concurrency` above 1, and has one for its whole run.
+    The runner selects it for queues with `concurrency` above 1, and has one ConcurrentMode object
+    for its whole run.
     Records of one key are handled one after the other.
     """
 

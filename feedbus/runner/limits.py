@@ -34,7 +34,8 @@ class Limits:
 class RemainingLimits:
     """What is left of the limits of a run.
 
-    The run counts from the creation of the object. Each run has one.
+    The run counts from the creation of the object. Each run has one
+    RemainingLimits object.
 
     Attributes:
         handled: how many deliveries were handled, since the creation of the object.

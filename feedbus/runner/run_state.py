@@ -37,7 +37,7 @@ MIN_WAIT_SECONDS = 0.0001  # the time limit for reading data that has already ar
 
 @dataclass(slots=True)
 class Run:
-    """One run of a consumer: what its parts share. A process has one, until it ends.
+    """One run of a consumer: what its parts share. A process has one Run object.
 
     Attributes:
         topology: the topology of the system.

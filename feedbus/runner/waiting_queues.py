@@ -25,10 +25,12 @@ events = EventLog(__name__)
 
 WAITING_SUFFIX = ".waiting"  # at the end of the consumer tag of a subscription to a waiting queue
 COUNT_SECONDS = 0.5  # the shortest time between two counts of the waiting records
-# A delivery of a waiting queue is returned before it is older than this; the broker delivers the
-# message again.
+# A record can wait for longer than the broker's consumer timeout. So renew() returns each delivery
+# of a waiting queue to the broker, before the delivery reaches an age. The broker delivers the
+# message again. The age is RENEWED_SECONDS, or RENEWED_SHARE of the broker's consumer timeout: the
+# shorter of the two times.
 RENEWED_SECONDS = 300.0
-RENEWED_SHARE = 0.5  # this share of the broker's consumer timeout, if the result is shorter
+RENEWED_SHARE = 0.5
 
 
 class WaitingQueues:
@@ -68,7 +70,8 @@ class WaitingQueues:
         self._names = Names(topology)
         self._consumer = consumer
         self._deliveries = deliveries
-        # By the consumer tag of the queue that is read with the waiting queue.
+        # Each waiting queue belongs to a queue that the consumer also reads. The keys of this dict
+        # are the consumer tags of the subscriptions to these other queues.
         self._waiting_queues: dict[str, WaitingQueue] = {}
         self._limit = RetryLimit(consumer, report)
         self._mover = WaitingRecordMover(topology, consumer, deliveries.records)
@@ -154,7 +157,9 @@ class WaitingQueues:
         on_cancel: Callable[[str], None],
         generation_number: int = 0,
     ) -> bool:
-        """Read the waiting queue of a queue, until its waiting records have arrived.
+        """Subscribe to the waiting queue of a queue; return when its records have arrived.
+
+        The subscription continues after the call.
 
         Args:
             connection: the connection of the consumer.
@@ -356,8 +361,9 @@ class WaitingQueues:
         if waiting_queue is None:
             return True
         if self._deliveries.requeued_dead_letters.contains(waiting_queue.tag):
-            # The handling of the requeued dead letter can put messages into the waiting queue. When
-            # it is settled, a new probe must follow these messages.
+            # The handling of the requeued dead letter can put messages into the waiting queue. So
+            # the probe of the ending queue must come after these messages. `is_ending` is reset:
+            # when the dead letter is settled, the mover publishes a new probe.
             waiting_queue.is_ending = False
             return False
         return self._mover.move(connection, queue, waiting_queue)

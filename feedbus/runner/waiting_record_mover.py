@@ -60,7 +60,7 @@ class WaitingRecordMover:
     new waiting queue before the record arrives. So the requests in the old waiting queue are moved,
     too, after the records.
 
-    The object WaitingQueues of a run has one.
+    The WaitingQueues object of a run has one WaitingRecordMover object.
     """
 
     def __init__(self, topology: Topology, consumer: Consumer, records: WaitingRecords) -> None:

@@ -27,7 +27,9 @@ events = EventLog(__name__)
 CHECK_SECONDS = 5.0  # the clock is read at least this often, because somebody may have set it
 RETRY_SECONDS = 1.0  # the wait after an outage or another error
 REFUSED_SECONDS = 5.0  # the wait after the broker has refused the message of a schedule
-JOIN_SECONDS = 3.0  # how long a stop waits for the thread; the process has more time to end
+# How long a stop waits for the thread. It is shorter than the time after which the supervisor kills
+# the process.
+JOIN_SECONDS = 3.0
 # How far the last fired moment may be in the future, because the clocks of hosts differ.
 AHEAD = timedelta(minutes=1)
 

@@ -30,8 +30,10 @@ from feedbus.supervisor.watcher_events import WatcherEvents
 class ProcessWatcher(UnlockedWatcher):
     """The watcher of the processes of one consumer or of one [processes.NAME] table.
 
-    The operations process has such a watcher, too. A watcher lives as long as the topology has its
-    consumer or process and its options do not change.
+    The operations process has such a watcher, too. If the topology changes and the options of the
+    watcher differ, another watcher replaces it. If the consumer or process is not in the new
+    topology, the watcher is removed. The watcher of a consumer first continues, until the consumer
+    has emptied its queue.
 
     When a process ends, the watcher starts it again. The watcher gives up if too many processes in
     a row fail right after their start, or if the operating system refuses to start a process. Then
@@ -201,8 +203,8 @@ class ProcessWatcher(UnlockedWatcher):
         """Stop every process of the watcher, and return when all have ended.
 
         Args:
-            arguments: the arguments of kill_process() after the process: the signal and the time
-                limit in seconds; without them, those of the watcher are used.
+            arguments: the stop signal and the time limit in seconds, for kill_process(). Without
+                arguments, kill_process() uses the signal and the time limit of the watcher.
 
         """
         running = list(self.processes.values())

@@ -106,7 +106,10 @@ class Liveness(Protocol):
 
 
 class Maintenance(Protocol):
-    """Maintains the broker's file while no connection uses the broker; each connection has one."""
+    """Maintains the broker's file while no connection uses the broker.
+
+    Each connection has one Maintenance object.
+    """
 
     def postpone(self) -> None:
         """Start the quiet time before run() again.

@@ -42,7 +42,9 @@ def since_boot() -> tuple[str, int] | None:
 
 
 class BrokerTime:
-    """Returns the time of a broker file in milliseconds; each connection has one.
+    """Returns the time of a broker file in milliseconds.
+
+    Each connection has one BrokerTime object.
 
     Args:
         database: the connection to the file. The constructor reads the offset from it, and writes a

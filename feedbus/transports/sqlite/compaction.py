@@ -27,7 +27,7 @@ MAX_KEPT_BYTES = 100_000_000
 class Compaction:
     """Rewrites the broker file to free disk space, while a connection waits for events.
 
-    Each connection has one.
+    Each connection has one Compaction object.
 
     Args:
         database: the connection to the file.

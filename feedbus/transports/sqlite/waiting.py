@@ -21,7 +21,7 @@ WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 class Watch:
     """Waits for wake-ups, deaths of other processes and signals at the same time.
 
-    Each registered connection has one.
+    Each registered connection has one Watch object.
 
     Args:
         wake_ups: receives the wake-ups of the connection.
