@@ -12,7 +12,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
-from feedbus.process.status_files import WaitingCounts, all_waiting
+from feedbus.metrics import WaitingCounts, all_waiting
 from feedbus.process.watchdog import Note
 from feedbus.testing import TestSystem
 from servers import versions

@@ -17,13 +17,14 @@ import pytest
 from feedbus import broker
 from feedbus.cli.status import gather
 from feedbus.cli.status_table import table
+from feedbus.metrics import WaitingCounts, mark_waiting
 from feedbus.operations import operations_process, queue_depths
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.url_file import write_url
 from feedbus.process.slots import hold_slot
-from feedbus.process.status_files import WaitingCounts, mark_holding, mark_waiting
+from feedbus.process.status_files import mark_holding
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions

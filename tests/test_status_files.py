@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from feedbus.metrics import WaitingCounts, all_waiting, mark_waiting
 from feedbus.process import slots, status_files
-from feedbus.process.status_files import WaitingCounts
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ def test_the_reasons_and_the_waiting_records_of_a_process_are_read_by_its_name(
     run = folder.var / "run"
     with slots.hold_slot(folder, "feed_3", 1):
         status_files.mark_holding("the broker is unavailable")
-        status_files.mark_waiting(WaitingCounts(waiting=7, retrying=2))
+        mark_waiting(WaitingCounts(waiting=7, retrying=2))
         assert (
             status_files.hold_reason(run, "feed_3", 1, os.getpid()) == "the broker is unavailable"
         )
         assert status_files.hold_reasons(run) == {"feed_3": ["the broker is unavailable"]}
-        assert status_files.all_waiting(run) == {"feed_3": (7, 2)}
+        assert all_waiting(run) == {"feed_3": (7, 2)}
         status_files.mark_holding("")
-        status_files.mark_waiting(WaitingCounts())
-        assert (status_files.hold_reasons(run), status_files.all_waiting(run)) == ({}, {})
+        mark_waiting(WaitingCounts())
+        assert (status_files.hold_reasons(run), all_waiting(run)) == ({}, {})
 
 
 def test_without_a_slot_a_process_records_nothing(folder: Folder) -> None:
     status_files.mark_ready()
     status_files.mark_holding("the broker is unavailable")
-    status_files.mark_waiting(WaitingCounts(waiting=7, retrying=2))
+    mark_waiting(WaitingCounts(waiting=7, retrying=2))
     assert not folder.var.exists()

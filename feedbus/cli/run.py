@@ -98,7 +98,7 @@ def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits
     """Run a consumer until a limit or a signal ends it."""
     from feedbus.handling.routes import HandlerRoutes
     from feedbus.hosts.assignment_file import assignment_of
-    from feedbus.metrics import Metrics
+    from feedbus.metrics import Metrics, mark_waiting
     from feedbus.process import status_files, watchdog
     from feedbus.process.process_setup import limit_memory
     from feedbus.process.slots import hold_slot, run_folder, slot_path
@@ -128,7 +128,7 @@ def _run(context: Context, topology: Topology, own: ConsumerSlot, limits: Limits
                     store=store,
                     on_ready=status_files.mark_ready,
                     on_hold=status_files.mark_holding,
-                    on_waiting=status_files.mark_waiting,
+                    on_waiting=mark_waiting,
                     is_assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
             gc.freeze()  # later collections do not check these objects

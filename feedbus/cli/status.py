@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from feedbus.generations.queue_depths import Depths
-    from feedbus.process.status_files import WaitingCounts
+    from feedbus.metrics import WaitingCounts
     from feedbus.topology import Topology
 
 # The counts of a consumer while the broker is unavailable.
@@ -69,8 +69,8 @@ def gather(topology: Topology) -> dict[str, Any]:
     The keys "supervisor", "broker", "store" and "disk" have a key "error": the reason if the part
     cannot be used, or "".
     """
+    from feedbus.metrics import all_waiting
     from feedbus.operations.unwritable_folders import unwritable_folders
-    from feedbus.process.status_files import all_waiting
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)

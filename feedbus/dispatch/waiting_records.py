@@ -34,7 +34,7 @@ from feedbus.dispatch.waiting_record import (
     Arrival,
     WaitingRecord,
 )
-from feedbus.process.status_files import WaitingCounts
+from feedbus.metrics import WaitingCounts
 
 position_of = attrgetter("position")
 

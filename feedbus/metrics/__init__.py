@@ -11,6 +11,7 @@ from feedbus.metrics.merged_metrics import (
     totals,
 )
 from feedbus.metrics.recorder import ConsumerMetrics, Metrics
+from feedbus.metrics.waiting_counts import WaitingCounts, all_waiting, mark_waiting
 
 __all__ = [
     "CONTENT_TYPE",
@@ -20,9 +21,12 @@ __all__ = [
     "Outcome",
     "Settled",
     "Verdict",
+    "WaitingCounts",
+    "all_waiting",
     "deliveries",
     "dropped_dead_letters",
     "exposition",
+    "mark_waiting",
     "settled",
     "totals",
 ]

@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedbus.metrics import Settled, settled
+from feedbus.metrics import Settled, WaitingCounts, settled
 from feedbus.operations.queue_depths import Counts
-from feedbus.process.status_files import WaitingCounts
 from feedbus.topology import Queue, Topology
 
 NOTHING = Settled()

@@ -16,7 +16,7 @@ import bottle
 from feedbus.errors import Outage
 from feedbus.hosts.assignment_file import Sharing, read_assignment
 from feedbus.logs import EventLog
-from feedbus.metrics import CONTENT_TYPE, exposition
+from feedbus.metrics import CONTENT_TYPE, WaitingCounts, all_waiting, exposition
 from feedbus.operations.access_control import Guard
 from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
@@ -24,7 +24,7 @@ from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.unwritable_folders import unwritable_folders
 from feedbus.operations.wsgi_application import Application
 from feedbus.printable import one_line
-from feedbus.process.status_files import WaitingCounts, all_waiting, hold_reasons
+from feedbus.process.status_files import hold_reasons
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology

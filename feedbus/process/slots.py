@@ -3,7 +3,8 @@
 A slot is the number of a process among the processes of its consumer. Each slot has files:
 
 - "lock": the lock file.
-- "ready", "holding", "waiting": the status of the process; see status_files.
+- "ready", "holding": the status of the process; see status_files.
+- "waiting": how many records wait in the process; see feedbus.metrics.waiting_counts.
 - "handler": the messages that are in the handler; see watchdog.
 """
 

@@ -1,4 +1,4 @@
-"""The files in which a process records its status: ready, holding, number of waiting records.
+"""The files in which a process records its status, for example that it is ready or holds.
 
 Each slot has such files. A slot is the number of a process among the processes of its consumer.
 A process holds if it waits during an outage of the broker or the store. The first line of each
@@ -8,29 +8,12 @@ file is the id of the process that wrote the file. If that process has ended, it
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from feedbus.process import loaded_code
 from feedbus.process.file_locks import lock_holder
 from feedbus.process.private_files import open_private
 from feedbus.process.slots import READY_FILE, slot_path
-
-
-class WaitingCounts(NamedTuple):
-    """How many records a process has received from waiting queues, and does not handle yet.
-
-    Each process of a consumer writes its counts to a file; the sums are shown for each consumer.
-
-    Attributes:
-        waiting: the number of records that wait for an earlier record of their key.
-        retrying: the number of records that have failed, and wait for their next attempt.
-
-    """
-
-    waiting: int = 0
-    retrying: int = 0
 
 
 def mark_ready() -> None:
@@ -56,25 +39,21 @@ def mark_holding(reason: str) -> None:
         reason: the reason; "" if the process continues.
 
     """
-    _mark(".holding", reason)
+    write_status("holding", reason)
 
 
-def mark_waiting(counts: WaitingCounts) -> None:
-    """Write to the status file of this process how many records wait; without a slot, do nothing.
+def write_status(kind: str, line: str) -> None:
+    """Write a line to a status file of this process; without a slot, do nothing.
 
     Args:
-        counts: the records in this process that wait for an earlier record or for their next
-            attempt.
+        kind: the kind of the file, such as "holding".
+        line: the line; "" empties the file.
 
     """
-    _mark(".waiting", f"{counts.waiting} {counts.retrying}" if any(counts) else "")
-
-
-def _mark(suffix: str, line: str) -> None:
     path = os.environ.get(READY_FILE)
     if path:
         text = f"{os.getpid()}\n{line}\n" if line else ""
-        beside = Path(path).with_suffix(suffix)
+        beside = Path(path).with_suffix(f".{kind}")
         handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -106,33 +85,21 @@ def hold_reasons(run_folder: Path) -> dict[str, list[str]]:
         Maps each consumer to one reason for each of its processes that hold.
 
     """
-    return _read_all(run_folder, ".holding")
+    return read_statuses(run_folder, "holding")
 
 
-def all_waiting(run_folder: Path) -> dict[str, WaitingCounts]:
-    """Return how many records wait in the processes of each consumer, by the consumer's name.
+def read_statuses(run_folder: Path, kind: str) -> dict[str, list[str]]:
+    """Return the lines in the status files of all processes that run, by their consumers.
 
-    Consumers without waiting records are left out.
+    Consumers without a line are left out.
 
     Args:
         run_folder: the folder with the files of the slots, which slots.run_folder() returns.
+        kind: the kind of the files, such as "holding".
 
     """
-    found = _read_all(run_folder, ".waiting")
-    return {name: _sum(lines) for name, lines in found.items()}
-
-
-def _sum(lines: Sequence[str]) -> WaitingCounts:
-    """Return the sum of the counts of several processes."""
-    counts = [WaitingCounts(*map(int, line.split())) for line in lines]
-    return WaitingCounts(
-        sum(each.waiting for each in counts), sum(each.retrying for each in counts)
-    )
-
-
-def _read_all(run_folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for path in sorted(run_folder.glob(f"*{suffix}")):
+    for path in sorted(run_folder.glob(f"*.{kind}")):
         writer, text = _content(path)
         # If this process opens and closes its own lock file, the kernel releases its lock. So it
         # compares its own process id first, and reads only the locks of other processes.

@@ -23,8 +23,7 @@ from feedbus.generations.consumer_queues import ConsumerQueues
 from feedbus.generations.ring_state import RingState
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
-from feedbus.metrics import Metrics
-from feedbus.process.status_files import WaitingCounts
+from feedbus.metrics import Metrics, WaitingCounts
 from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard

@@ -12,7 +12,7 @@ from feedbus.broker_names import Names
 from feedbus.dispatch.waiting_deliveries import WaitingDeliveries
 from feedbus.generations.predecessors import Predecessors
 from feedbus.logs import EventLog
-from feedbus.process.status_files import WaitingCounts
+from feedbus.metrics import WaitingCounts
 from feedbus.runner.waiting_limit import RetryLimit
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.runner.waiting_record_mover import WaitingRecordMover
