@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from feedbus import config
 from feedbus.cli import main
+from feedbus.generations.switch import EXIT_AT
 from feedbus.new_project import create
+from feedbus.supervisor import reloader
 from feedbus.supervisor.log_copies import PIECE_BYTES, LogCopies
 from feedbus.supervisor.reloader import file_times
 from feedbus.supervisor.rotated_log import RotatedLog
@@ -172,6 +177,45 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
         assert "`feedbus restart`" not in up.output
         assert 'message=""' not in up.output
     assert "receipt posted to ann" in (folder / "var" / "log" / "mail.log").read_text()
+
+
+def test_an_apply_that_fails_halfway_is_not_reported_as_without_effect(tmp_path, monkeypatch):
+    folder = create("shop", tmp_path, minimal=True).folder
+    text = (folder / "topology.toml").read_text().replace("= 4 ", "= 1 ")
+    (folder / "topology.toml").write_text(text)
+    monkeypatch.setenv(EXIT_AT, "exchanges-declared")
+    with Up(folder, "--reload") as up:
+        up.wait_for("all 3 processes are ready")
+        up.replace("topology.toml", '["mail.#"]', '["mail.#", "post.#"]')
+        up.wait_for("event=reload_failed consumer=supervisor")
+        assert "`feedbus apply` has failed, and may have made a part of the changes" in up.output
+        assert "was not changed" not in up.output
+
+
+@pytest.mark.parametrize(
+    ("command", "reported"),
+    [
+        ("check", "`feedbus check` got SIGTERM after 10 s; the running system was not changed;"),
+        ("apply", "`feedbus apply` got SIGTERM after 10 s, and may have made a part of"),
+    ],
+)
+def test_a_command_that_takes_too_long_is_ended_with_a_true_report(
+    tmp_path, monkeypatch, caplog, command, reported
+):
+    monkeypatch.setattr(reloader, "COMMAND_SECONDS", 10.0)
+    queue = '[queues.q]\nexchange = "e"\nrouting_keys = [""]\nhandler = "hangs:f"\n'
+    text = f'name = "x"\n[exchanges]\ne = {{ type = "direct" }}\n{queue}'
+    (tmp_path / "topology.toml").write_text(text)
+    (tmp_path / "hangs.py").write_text(
+        "import sys, time\nfrom feedbus import handler\n"
+        f"if {command!r} in sys.argv:\n    time.sleep(600)\n"
+        "@handler\ndef f(message: dict):\n    pass\n"
+    )
+    topology = config.load(tmp_path / "topology.toml")
+    supervision = SimpleNamespace(topology=topology, watchers=[], stopping=False)
+    follower = reloader.Reloader(supervision)
+    asyncio.run(follower._follow({str(topology.path)}))
+    assert reported in caplog.text
 
 
 def test_a_topology_that_was_refused_is_applied_when_its_missing_module_is_written(tmp_path):

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from feedbus.errors import UsageError
@@ -258,3 +259,39 @@ def test_a_command_of_the_supervisor_survives_the_garbage_collector(tmp_path):
     ((printed, code),) = finished
     assert printed.endswith(": 2 problems")
     assert code == 1
+
+
+HANGS = """
+import subprocess, sys, time
+from pathlib import Path
+own = subprocess.Popen(["sleep", "600"])
+Path(__file__).with_name("own.pid").write_text(str(own.pid))
+print("imported", flush=True)
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(600, None), (0, 1)], ids=["hangs", "ends"])
+def test_a_command_that_exceeds_its_limit_gets_sigterm_and_processes_of_the_project_continue(
+    tmp_path, seconds, code
+):
+    queue = '[queues.q]\nexchange = "e"\nrouting_keys = [""]\nhandler = "hangs:f"\n'
+    text = f'name = "x"\n[exchanges]\ne = {{ type = "direct" }}\n{queue}'
+    (tmp_path / "topology.toml").write_text(text)
+    (tmp_path / "hangs.py").write_text(HANGS.format(seconds=seconds))
+    printed, found = asyncio.run(
+        run_command(
+            tmp_path / "topology.toml",
+            "check",
+            limit_seconds=10.0 if code is None else PATIENCE_SECONDS,
+        )
+    )
+    own = psutil.Process(int((tmp_path / "own.pid").read_text()))
+    try:
+        assert printed.startswith("imported")
+        assert found == code
+        assert own.status() != psutil.STATUS_ZOMBIE
+        running = [one.info["cmdline"] or () for one in psutil.process_iter(["cmdline"])]
+        assert not any(str(tmp_path / "topology.toml") in words for words in running)
+    finally:
+        own.kill()

@@ -109,10 +109,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
         "command_output": "`feedbus up --reload` runs `feedbus check` and `feedbus apply`. This is"
         " a line of their output.",
-        "reload_refused": "`feedbus up --reload`: the changed files have problems, so the running"
-        " system was not changed.",
-        "reload_failed": "`feedbus up --reload`: the change could not be applied. feedbus tries"
-        " again when files change the next time.",
+        "reload_refused": "`feedbus up --reload`: the changed files have problems, or their check"
+        " took too long, so the running system was not changed.",
+        "reload_failed": "`feedbus up --reload`: the change could not be applied, or only a part of"
+        " it, or `feedbus apply` took too long. feedbus tries again when files change the next"
+        " time.",
         "lines_dropped": "The disk was full, so lines of this log are missing. Free disk space.",
     },
     OPERATIONS: {

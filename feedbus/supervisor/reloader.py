@@ -25,6 +25,9 @@ events = EventLog(__name__)
 
 CHECK_SECONDS = 0.5  # the time between two readings of the files' times
 SKIPPED = {"__pycache__", "node_modules"}  # folders that are not read
+# The longest time of `feedbus check`, and of `feedbus apply` in addition to the longest stop of a
+# process: `apply` waits until the processes with changed options have ended.
+COMMAND_SECONDS = 60.0
 SHOWN = 5  # the largest number of changed files that a log line names
 
 Times = dict[str, int]
@@ -70,13 +73,14 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 class Reloader:
     """Applies a changed topology, and restarts processes whose code has changed.
 
-    `feedbus up --reload` has one Reloader object while it runs. First, `feedbus apply` or `feedbus
-    check` checks the files in a separate process. If there is a problem, it is logged, and the
-    running system is not changed.
+    `feedbus up --reload` has one Reloader object while it runs. First, `feedbus check` checks the
+    files in a separate process. If there is a problem, it is logged, and the running system is not
+    changed. Then `feedbus apply` applies a changed topology. If it fails, the system may be changed
+    in part.
 
-    A topology that was refused is applied after the next change of any file: a missing module may
-    have been the problem. The imports of a process of [processes] are not known, so each change of
-    a Python file restarts such a process.
+    A topology that was not applied is applied after the next change of any file: a missing module
+    may have been the problem. The imports of a process of [processes] are not known, so each change
+    of a Python file restarts such a process.
     """
 
     def __init__(self, supervision: Supervision) -> None:
@@ -114,17 +118,30 @@ class Reloader:
         step = "applies the topology" if self._unapplied else "restarts the processes that use them"
         text = f"files have changed: {_list_paths(changed, topology.root)}; feedbus {step}"
         events.info("files_changed", text, consumer=SUPERVISOR)
-        if self._unapplied:
+        if not (self._unapplied or self._outdated_watchers(changed)):
+            return
+        if failure := await self._run("check", limit_seconds=COMMAND_SECONDS):
+            text = f"{failure}; the running system was not changed; correct the files and save them"
+            events.warning("reload_refused", text, consumer=SUPERVISOR)
+            return
+        if self._unapplied and not self._supervision.stopping:
             # With --no-wait, the command does not wait until old queues are drained. Such a queue
             # may drain only after the next change of the files, for example of its handler. The
             # reloader applies this next change only after the command has ended.
-            ready = await self._succeeds("apply", "--yes", "--no-wait")
-            self._unapplied = not ready
-        else:
-            ready = not self._outdated_watchers(changed) or await self._succeeds(
-                "check", shown=False
-            )
-        if ready and (outdated := self._outdated_watchers(changed)):
+            stop_seconds = (float(one.graceful_timeout) for one in self._supervision.watchers)
+            limit_seconds = COMMAND_SECONDS + max(stop_seconds, default=0.0)
+            if failure := await self._run(
+                "apply", "--yes", "--no-wait", limit_seconds=limit_seconds
+            ):
+                text = (
+                    f"{failure}, and may have made a part of the changes; correct the cause and"
+                    " save a file: feedbus then applies the topology again"
+                )
+                events.warning("reload_failed", text, consumer=SUPERVISOR)
+                return
+            self._unapplied = False
+        outdated = self._outdated_watchers(changed)
+        if outdated and not self._supervision.stopping:
             await self._supervision.restart(outdated)
 
     def _outdated_watchers(self, changed: set[str]) -> list[ProcessWatcher]:
@@ -140,21 +157,22 @@ class Reloader:
             and (watcher.gave_up or watcher.name in unknown or changed_files(watcher))
         ]
 
-    async def _succeeds(self, *words: str, shown: bool = True) -> bool:
-        """Run a command of feedbus; return whether it succeeds.
+    async def _run(self, *words: str, limit_seconds: float) -> str:
+        """Run a command of feedbus; return how it has failed, or "" if it has succeeded.
 
-        The lines of the command are logged if it fails, or if `shown` is true.
+        The lines of the command are logged, but not those of a `feedbus check` without a problem.
         """
-        printed, code = await run_command(self._supervision.topology.path, *words)
+        printed, code = await run_command(
+            self._supervision.topology.path, *words, limit_seconds=limit_seconds
+        )
         if self._supervision.stopping:
-            return False  # a terminal sends Ctrl-C to the command, too: its exit code says nothing
-        if shown or code:
+            return ""  # a terminal sends Ctrl-C to the command, too: its exit code says nothing
+        if words[0] != "check" or code != 0:
             for line in filter(None, printed.splitlines()):
                 events.info("command_output", line, consumer=SUPERVISOR, command=words[0])
-        if code:
-            text = "the running system was not changed; correct the files and save them"
-            events.warning("reload_refused", text, consumer=SUPERVISOR)
-        return code == 0
+        if code is None:
+            return f"`feedbus {words[0]}` got SIGTERM after {limit_seconds:.0f} s"
+        return f"`feedbus {words[0]}` has failed" if code else ""
 
 
 def _list_paths(paths: set[str], root: Path) -> str:
