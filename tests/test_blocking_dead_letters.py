@@ -196,3 +196,27 @@ def test_a_body_that_is_no_json_blocks_only_the_records_of_its_key_behind_it(
     assert command(["purge", "work", "--yes"]).output == "1 dead letter dropped\n"
     system.run(handle, batch=batch)
     assert sorted(system.seen) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("shards", [0, 1])
+@pytest.mark.parametrize("body", [b"{", b'{"n": 1}'])
+def test_a_dead_letter_without_an_id_keeps_its_place_and_blocks_its_key_once(make, body, shards):
+    options = {"block_on_dead": True}
+    system = make(sharded(shards, **(ORDERED | options)) if shards else work(**options))
+    exchange, name, queue = ("ring", "shard_0", "shard") if shards else ("work", "work", "work")
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        for each in (body, b'{"n": 3}'):
+            message = channel.prepare_message(each, content_type="application/json")
+            channel.basic_publish(message, f"{system.topology.name}.{exchange}", "1")
+    names = Names(system.topology)
+    refused, seen = {1}, []
+    for _ in range(2):
+        system.run(refusing(refused, seen), name)
+        assert seen == []
+        if not shards:  # the message that blocks the key, and the record that waits
+            assert waiting_in(system, names.queue(system.topology.consumer(name))) == 2
+        dead_command(system.topology)(["requeue", queue, "--all"])
+    refused.clear()
+    system.run(refusing(refused, seen), name)
+    assert (seen, len(system.dead(queue))) == (([1, 3], 0) if body != b"{" else ([], 1))

@@ -52,6 +52,20 @@ def test_one_dead_letter_is_dropped_and_only_its_key_goes_on(make):
     assert f"no dead letter '{ids[3]}' in work" in str(again.exception)
 
 
+def test_the_key_of_a_dead_letter_that_another_program_has_deleted_can_be_released(make):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    system.run(refusing({3, 6}, seen))
+    ids = {json.loads(letter.body)["n"]: letter.message_id for letter in system.dead()}
+    with broker.connect(system.topology) as connection:
+        connection.channel().queue_purge(Names(system.topology).dead(system.topology.queue("work")))
+    result = dead_command(system.topology)(["drop", "work", ids[3]])
+    assert f"no dead letter '{ids[3]}' in work; keys that" in str(result.exception)
+    system.run(refusing(set(), seen))
+    assert sorted(seen) == [1, 2, 4, 5, 7]
+
+
 def test_a_dead_letter_can_be_dropped_before_the_message_that_blocks_its_key_is_sent(
     make, monkeypatch
 ):

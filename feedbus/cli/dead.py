@@ -174,8 +174,12 @@ Example:
 @click.argument("message_ids", nargs=-1, required=True)
 @click.pass_obj
 def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
-    """Delete dead letters of QUEUE. If one of them blocked a key, the key is unblocked."""
+    """Delete dead letters of QUEUE. If one of them blocked a key, the key is unblocked.
+
+    The key is also unblocked if another program has deleted the dead letter.
+    """
     from feedbus.dead_letters import letters
+    from feedbus.dead_letters.key_release import release
 
     topology = context.load()
     chosen = topology.queue(queue)
@@ -194,8 +198,10 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
         count = letters.drop(
             channel, topology, chosen, lambda letter: letter.message_id in message_ids, note
         )
+        if missing and chosen.block_on_dead:
+            release(channel.connection, topology, chosen, missing)
     click.echo(f"{counted(count, 'dead letter')} dropped")
-    _refuse_missing(queue, missing)
+    _refuse_missing(queue, missing, was_released=chosen.block_on_dead)
 
 
 @command.command("purge", epilog="\b\nExample:\n  feedbus dead purge send_notification.sms --yes")
@@ -262,13 +268,21 @@ def _interrupted(count: int, what: str) -> str:
     return f"{letters} {what}; run the command again for the others"
 
 
-def _refuse_missing(queue: str, missing: Iterable[str]) -> None:
-    """Raise UsageError if some ids belong to no dead letter."""
+def _refuse_missing(queue: str, missing: Iterable[str], *, was_released: bool = False) -> None:
+    """Raise UsageError if some ids belong to no dead letter.
+
+    Args:
+        queue: the name of the queue in topology.toml.
+        missing: the ids without a dead letter.
+        was_released: whether the keys that they may have blocked were unblocked.
+
+    """
     if names := [f"'{each}'" for each in missing]:
         letters = "letter" if len(names) == 1 else "letters"
+        released = "; keys that they blocked are unblocked now" if was_released else ""
         msg = (
-            f"no dead {letters} {listed(names)} in {queue}; `feedbus dead list {queue}` lists its"
-            " dead letters"
+            f"no dead {letters} {listed(names)} in {queue}{released}; `feedbus dead list {queue}`"
+            " lists its dead letters"
         )
         raise UsageError(msg)
 

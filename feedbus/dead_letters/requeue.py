@@ -25,7 +25,8 @@ from feedbus.ring import Ring
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel, Connection
-from feedbus.wire.constants import JSON, KEY, PACK, REQUEUED
+from feedbus.wire.constants import JSON, KEY, PACK, REQUEUED, UNIDENTIFIED
+from feedbus.wire.derived_ids import is_id
 from feedbus.wire.failed_messages import of_record, sent_back
 
 events = EventLog(__name__)
@@ -96,6 +97,7 @@ class Requeue:
         """
         messages = self._messages(letter)
         if self._queue.block_on_dead:
+            messages = [_with_id(each, letter.message_id) for each in messages]
             messages = self._send_to_waiting_queues(messages, letter)
         refusals = self._sender.send(messages)
         # A permanent refusal can be caused by the user id of the original publisher.
@@ -270,6 +272,16 @@ class Requeue:
         return queue == self._queue_name or (
             self._has_shards and queue.startswith(f"{self._queue_name}_")
         )
+
+
+def _with_id(message: Outgoing, message_id: str) -> Outgoing:
+    """Return a message with an id: its own, or that of the dead letter if it has none.
+
+    The consumer finds the message that blocks the key by this id.
+    """
+    if is_id(message.message_id):
+        return message
+    return replace(message, message_id=message_id, headers={**message.headers, UNIDENTIFIED: True})
 
 
 def _without_user(message: Outgoing) -> Outgoing:

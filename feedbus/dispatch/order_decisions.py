@@ -194,6 +194,8 @@ class OrderDecisions:
             return decision
         record = self._taken_records.record_of(decoded.delivery)
         if record is None:
+            if decision.is_dead_letter and self._is_dead_letter(decoded, row, decision.message):
+                return decision
             record = self._add_record(decoded, row, decision.message, due_at)
         elif decision.verdict == "wait":
             self._taken_records.mark_not_run(decoded.delivery)
@@ -215,6 +217,21 @@ class OrderDecisions:
             key=record.key,
         )
         return replace(decision, blocking_message=message)
+
+    def _is_dead_letter(self, decoded: DecodedDelivery, row: int, letter: Outgoing) -> bool:
+        """Whether an earlier dead letter of a record blocks its key already.
+
+        An example is a requeued dead letter whose body cannot be decoded. A second message would
+        block the key for ever: after the next requeue, only the first one is replaced.
+
+        Args:
+            decoded: the delivery that contains the record.
+            row: the index of the record in the delivery.
+            letter: the new dead letter of the record.
+
+        """
+        key = self._order.waiting_key(decoded.delivery, decoded.pack, row)
+        return self._records.find_dead_letter(key, letter.message_id) is not None
 
     def _due_at(self, decision: Decision) -> float | None:
         """Return when a record may be handled, in seconds since 1970; None if it blocks no key.

@@ -102,6 +102,9 @@ class Delivery:
             properties, headers, body, undecodable = _restore(
                 properties, headers, body, undecodable
             )
+        elif UNIDENTIFIED in headers:  # a requeued dead letter
+            given = False
+            properties = {name: each for name, each in properties.items() if name != "message_id"}
         if not is_id(message_id):
             given = False
             message_id = derived_id(body, info.get("routing_key", ""), properties, headers)

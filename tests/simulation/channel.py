@@ -52,12 +52,15 @@ class SimulatedChannel(Channel):
             later = self._outgoing[size:]
             del self._outgoing[size:]
             divided = bool(later) and not _packs(self._outgoing).isdisjoint(_packs(later))
-            before = [each for each in self._outgoing if each.tag < self._published]
+            sent = list(self._outgoing)
+            before = [each for each in sent if each.tag < self._published]
             try:
                 super().flush()
             except Exception:
                 network.overtakable += [each.message for each in before]
                 raise
+            for each in sent:
+                network.note_request(each.message)
             network.overtakable += [
                 each.message
                 for each in before

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from feedbus.wire.constants import BLOCKED, RELEASE, REQUEUED, SENT_AT
+from tests.simulation.clock import START
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 
 CUT_SHARE = 0.02  # of the portions of messages
@@ -62,6 +64,10 @@ class Network:
             such a sender.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
+        requested_at: when the latest request about each dead letter was published, by the id of the
+            dead letter: it was requeued or dropped.
+        late_blocks: the ids of dead letters whose blocking messages arrived only after such a
+            request, because their process sent slowly. They can block their keys for ever.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
 
@@ -79,6 +85,8 @@ class Network:
         self.awaits_slow_sender = False
         self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
+        self.requested_at: dict[str, int] = {}
+        self.late_blocks: set[str] = set()
         self.kept: list[tuple[str, str, bytes]] = []
 
     def chance(self, share: float) -> bool:
@@ -104,6 +112,23 @@ class Network:
             self.scheduler.wait("sends slowly", until=until)
         finally:
             self.slow_senders -= divided
+
+    def note_request(self, message: Any) -> None:
+        """Compare the times of messages that block keys, and of requests about their dead letters.
+
+        Args:
+            message: the amqp Message, which has arrived at the broker.
+
+        """
+        headers = message.properties.get("application_headers") or {}
+        message_id, now = str(message.properties.get("message_id", "")), self.scheduler.now
+        if REQUEUED in headers or RELEASE in headers:
+            self.requested_at[str(headers.get(RELEASE, message_id))] = now
+        elif BLOCKED in headers:
+            sent_at = int(headers[SENT_AT]) * 1000 - START
+            if self.requested_at.get(message_id, sent_at) > sent_at:
+                self.scheduler.note(f"THE MESSAGE THAT BLOCKS {message_id} ARRIVES LATE")
+                self.late_blocks.add(message_id)
 
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""

@@ -8,6 +8,7 @@ from functools import partial
 
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters as dead_letters
+from feedbus.dead_letters.key_release import release
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import Outage, PublishError, UsageError
@@ -267,9 +268,13 @@ def run_operator(system: System) -> None:
 
     while True:
         system.clock.sleep(seconds)
+        late_ids = system.broker.network.late_blocks if not system.dead() else ()
         for queue in topology.queues.values():
             try:
                 with dead_letters.open_channel(topology) as channel:
+                    if late_ids and queue.block_on_dead:
+                        # The operator sees records that wait although there are no dead letters.
+                        release(channel.connection, topology, queue, late_ids)
                     if dropping and chosen.random() < share:
                         dead_letters.drop(channel, topology, queue, is_dropped, note_dropped)
                         continue
