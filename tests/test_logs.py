@@ -149,7 +149,6 @@ OF_SEVERAL_MODULES = {
     "ended",  # by the consumer, and by the supervisor
     "hangs",  # the watchdog of the supervisor, and that of `feedbus run`
     "listening",  # by the operations process, and by `feedbus up` when it has started
-    "outbox_rows_left",  # by a program, and by the relay
     "stopping",  # the supervisor stops one process, or all
 }
 

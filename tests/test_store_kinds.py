@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from feedbus.errors import StoreOutage
+from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.store import Store
+from feedbus.store.outbox_publishing import publish_pending
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore
 from servers.postgres import Postgres
@@ -71,6 +72,29 @@ def test_an_sqlalchemy_store_writes_again_when_its_file_is_no_longer_read_only(t
     store.close()
 
 
+class BusWithoutServers:
+    """Publishes one message; then neither the broker nor the store is available for a moment."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.published: list[str] = []
+        self._postgres = postgres
+        self._was_away = False
+
+    def close(self):
+        """Do nothing: there is no connection."""
+
+    def selects_shards(self, _exchange):
+        return True
+
+    def publish_rows(self, rows):
+        if self.published and not self._was_away:
+            self._was_away = True
+            end_sessions(self._postgres)
+            return [BrokerOutage("the broker is away") for _ in rows]
+        self.published += [row.payload for row in rows]
+        return [None] * len(rows)
+
+
 def end_sessions(postgres: Postgres) -> None:
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     postgres.sql(f"{ended} WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
@@ -98,5 +122,48 @@ def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
     with pytest.raises(StoreOutage):
         lose_the_connection()
     assert store.outbox.pending() == []
+    store.close()
+    postgres.drop_database(url)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+@pytest.mark.parametrize("error", [ValueError("of the block"), BrokerOutage("the broker is away")])
+def test_the_error_of_a_block_is_raised_also_if_the_store_goes_away_before_the_rollback(
+    kind, error, postgres
+):
+    url = postgres.new_database()
+    store = MAKERS[kind][0](url, "shop")
+    store.set_up()
+
+    def fail_without_store() -> None:
+        with store.transaction():
+            store.outbox.put("orders", PLAIN)
+            end_sessions(postgres)
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        fail_without_store()
+    assert store.outbox.pending() == []
+    store.close()
+    postgres.drop_database(url)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+def test_an_outage_of_the_store_does_not_replace_the_earlier_outage_of_the_broker(
+    kind, postgres, caplog
+):
+    url = postgres.new_database()
+    store = MAKERS[kind][0](url, "shop")
+    store.set_up()
+    for number in range(2):
+        store.outbox.put("orders", {"n": number})
+    bus = BusWithoutServers(postgres)
+    with pytest.raises(BrokerOutage, match="the broker is away"):
+        publish_pending(store, bus, "shop", older_than_seconds=0)
+    assert "outbox_rows_left" in caplog.text
+    assert publish_pending(store, bus, "shop", older_than_seconds=0) == 2
+    assert bus.published == ['{"n":0}', '{"n":0}', '{"n":1}']
     store.close()
     postgres.drop_database(url)

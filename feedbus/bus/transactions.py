@@ -13,6 +13,7 @@ from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store import Store
 from feedbus.store.key_locks import Key
+from feedbus.store.outbox_publishing import log_rows_left
 from feedbus.wire.constants import PACK
 
 events = EventLog(__name__)
@@ -92,13 +93,7 @@ class Transaction:
                 with self._store.transaction():
                     self._store.outbox.remove(sent_rows)
             except StoreOutage as error:
-                events.warning(
-                    "outbox_rows_left",
-                    "published messages could not be removed from the outbox; the operations"
-                    " process will publish them a second time, with the same message ids",
-                    rows=len(sent_rows),
-                    error=error,
-                )
+                log_rows_left(len(sent_rows), error)
         return len(sent_rows) == sum(len(ids) for _, ids in self._requests_with_ids)
 
 

@@ -155,17 +155,44 @@ def publish_and_remove(
 
     Raises:
         Outage: the broker or the store is unavailable. Rows that were confirmed before are removed,
-            if the store is available.
+            if the store is available. If both are unavailable, it is the outage of the broker.
     """
     sent_ids: list[int] = []
     try:
         for row_id in publish_in_waves(bus, rows, refused_keys):
             sent_ids.append(row_id)  # noqa: PERF402 -- rows that were published before an error are removed, too
-    finally:
-        if sent_ids:
-            with store.transaction():
-                store.outbox.remove(sent_ids)
+    except BaseException:
+        try:
+            _remove(store, sent_ids)
+        except Exception as error:
+            if not store.is_outage(error):
+                raise
+            log_rows_left(len(sent_ids), error)
+        raise
+    _remove(store, sent_ids)
     return len(sent_ids)
+
+
+def _remove(store: Store, row_ids: Sequence[int]) -> None:
+    if row_ids:
+        with store.transaction():
+            store.outbox.remove(row_ids)
+
+
+def log_rows_left(count: int, error: BaseException) -> None:
+    """Log that published rows could not be removed, so they will be published again.
+
+    Args:
+        count: the number of these rows.
+        error: the error of the store.
+    """
+    events.warning(
+        "outbox_rows_left",
+        "published messages could not be removed from the outbox; feedbus will publish them a"
+        " second time, with the same message ids",
+        rows=count,
+        error=one_line(error),
+    )
 
 
 def _skipped_keys(store: Store, rows: Sequence[OutboxRow]) -> set[Key]:
@@ -223,14 +250,20 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     refused_keys: set[Key] = set()
     while True:
         failure: Outage | None = None
-        with store.exclusive(f"relay.{project}") as acquired:
-            rows = store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
-            if older_than_seconds:
-                refused_keys |= _skipped_keys(store, rows)
-            try:
-                published += publish_and_remove(store, bus, choose(rows), refused_keys)
-            except Outage as error:
-                failure = error  # it is raised after the commit of the removals until now
+        try:
+            with store.exclusive(f"relay.{project}") as acquired:
+                rows = (
+                    store.outbox.pending(limit, older_than_seconds, after=after) if acquired else []
+                )
+                if older_than_seconds:
+                    refused_keys |= _skipped_keys(store, rows)
+                try:
+                    published += publish_and_remove(store, bus, choose(rows), refused_keys)
+                except Outage as error:
+                    failure = error  # it is raised after the commit of the removals until now
+        except Exception:
+            if failure is None:  # an earlier outage of the broker has precedence
+                raise
         if failure is not None:
             raise failure
         if not rows:

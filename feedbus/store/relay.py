@@ -18,6 +18,7 @@ from feedbus.store.leftover_rows import LeftoverRows
 from feedbus.store.outbox_publishing import (
     IN_FLIGHT_SECONDS,
     RelayBus,
+    log_rows_left,
     publish_in_waves,
     publish_pending,
 )
@@ -176,13 +177,7 @@ class Relay:
         try:
             self._remove_published()
         except Outage as error:
-            events.warning(
-                "outbox_rows_left",
-                "published messages could not be removed from the outbox; feedbus will publish"
-                " them a second time, with the same message ids",
-                rows=len(self._published_ids),
-                error=one_line(error),
-            )
+            log_rows_left(len(self._published_ids), error)
 
     def _log_once(self, error: Exception) -> None:
         """Log an error, unless it is the same as the previous one."""

@@ -148,7 +148,7 @@ class SqlAlchemyStore(SqlStore):
                 if self.dialect == "sqlite":
                     event.listen(session, "after_begin", self._begin_of(write_lock))
                 self._local.session = session
-                with session.begin(), self._fresh_after_outage(session):
+                with session.begin(), self._rolled_back(session):
                     yield session
         except Exception as error:
             if not self.is_outage(error):
@@ -189,16 +189,27 @@ class SqlAlchemyStore(SqlStore):
         self.engine.dispose()
 
     @contextmanager
-    def _fresh_after_outage(self, session: Session) -> Iterator[None]:
-        """If the block raises an outage of a SQLite file, close the session's connection.
+    def _rolled_back(self, session: Session) -> Iterator[None]:
+        """If the block raises an error, roll back, and raise the same error.
 
-        So the next transaction opens the file again. This is necessary, for example, after the file
-        was read-only: a connection that was opened during this time can never write.
+        If the connection is lost, the database itself rolls back. The outage is not raised, because
+        it would replace the error of the block.
+
+        After an outage of a SQLite file, the connection is closed, so that the next transaction
+        opens the file again. This is necessary, for example, after the file was read-only: a
+        connection that was opened during this time can never write.
         """
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if self._file is not None and self.is_outage(error):
+                session.invalidate()
+                raise
+            try:
+                Session.rollback(session)
+            except Exception as outage:
+                if not self.is_outage(outage):
+                    raise
                 session.invalidate()
             raise
 

@@ -119,12 +119,20 @@ class Database(peewee.Database):
     def rollback(self) -> None:
         """Roll back if any statement was executed and the connection is not lost; peewee calls it.
 
+        An outage is not raised, because it would replace the error that is the reason for the
+        rollback. If the connection is lost, the database itself rolls back.
+
         Raises:
             UsageError: the store's own transaction is running, which only the store may end.
         """
         self._check_owner("rollback")
         if not self._begin_with_next(False) and self._begun():
-            super().rollback()
+            try:
+                super().rollback()
+            except peewee.PeeweeException as error:
+                if not is_outage(error):
+                    raise
+                self.discard()
 
     def _check_owner(self, name: str) -> None:
         if getattr(self._local, "kept_whole", False):
