@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -182,18 +183,33 @@ def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:
 def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
     make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedbus.generations.queue_replacement.LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr("feedbus.generations.leaving_consumers.LEAVE_SECONDS", 0.3)
     system = make(queue())
     wanted = system.changed(queue(max_length=5))
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         channel.basic_consume(f"{wanted.name}.work", callback=lambda _: None)
-        with pytest.raises(UsageError, match=r"still has consumers \(1\): stop them"):
+        with pytest.raises(UsageError, match=r"still has consumers: stop them"):
             carry_out(wanted)
         channel.close()
     system.publish([1, 2])
     carry_out(wanted)
     assert consume_work(wanted, 2) == [1, 2]
+
+
+def test_a_queue_is_deleted_although_its_last_consumer_leaves_a_moment_later(
+    make: Callable[..., System],
+) -> None:
+    """A broker counts the consumers of a lost connection until it notices the loss."""
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    wanted = system.changed(queue())
+    connection = broker.connect(system.topology)
+    connection.channel().basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
+    leaving = threading.Timer(1.0, connection.close)
+    leaving.start()
+    _, done, reported = carry_out(wanted)
+    leaving.join()
+    assert done, reported
 
 
 def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., System]) -> None:

@@ -20,6 +20,7 @@ from feedbus.generations import (
     switch_notices,
 )
 from feedbus.generations.full_queues import repeat_while_full
+from feedbus.generations.leaving_consumers import wait_for_consumers_to_leave
 from feedbus.generations.queue_emptying import NOT_EMPTY
 from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import exit_after_step
@@ -284,15 +285,17 @@ def _delete(
     all_deleted, nonempty = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=nonempty, predict=False)
     not_empty = {danger.name for danger in now.dangers}
-    for queue in plan.work.deleted_queues:
+    # A queue that is in neither set is already deleted, or is part of a ring now.
+    still_deleted = {*now.work.deleted_queues} - not_empty
+    queues = [each for each in plan.work.deleted_queues if each in still_deleted | not_empty]
+    wait_for_consumers_to_leave(connection, broker.clock(topology), still_deleted & {*queues})
+    for queue in queues:
         if queue in not_empty:
             reason = NOT_EMPTY
-        elif queue in now.work.deleted_queues:
+        else:
             reason = queue_deletion.remove_queue(
                 connection, topology, queue, nonempty=queue in nonempty
             )
-        else:
-            continue  # the queue is already deleted, or is part of a ring now
         all_deleted = all_deleted and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         exit_after_step("queue-removed")

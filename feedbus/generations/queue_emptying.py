@@ -11,6 +11,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 from feedbus.broker.channels import short_channel
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
+from feedbus.generations.leaving_consumers import LEAVE_SECONDS
 from feedbus.generations.probes import LOST_SECONDS, NEEDED_PROBES, Probes, delete_empty_queue
 from feedbus.units import counted
 from feedbus.wire.amqp_protocols import Connection
@@ -117,7 +118,8 @@ class QueueEmptier:
 
     def _empty(self, pause_seconds: float) -> str:
         """Move messages until the queue seems to be empty; return why this failed, or ""."""
-        empty_checks, since = 0, self._clock.monotonic()  # the last checks that found it empty
+        empty_checks = 0  # the last checks that found it empty
+        since = alone_since = self._clock.monotonic()
         while empty_checks < NEEDED_PROBES or self._received or self._count() != (0, 1):
             self._clock.sleep(pause_seconds if empty_checks else 0.0)
             if self._drain():
@@ -126,10 +128,16 @@ class QueueEmptier:
                 empty_checks, since = 0, self._clock.monotonic()
             empty_checks = empty_checks + 1 if self._check_empty() else 0
             # Usually, the broker counts one consumer: this object. A queue without a leader reports
-            # 0 consumers. Then the loop ends only by its time limit.
-            if self._count()[1] > 1:
+            # 0 consumers. Then the loop ends only by its time limit. After an election of a leader,
+            # the broker can also count a consumer of a lost connection.
+            now = self._clock.monotonic()
+            if self._count()[1] <= 1:
+                alone_since = now
+            elif now > alone_since + LEAVE_SECONDS:
                 return IN_USE
-            if self._clock.monotonic() > since + 2 * LOST_SECONDS:
+            else:
+                since = now
+            if now > since + 2 * LOST_SECONDS:
                 return NO_ANSWER
         return ""
 

@@ -32,14 +32,13 @@ from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import queue_deletion
+from feedbus.generations.leaving_consumers import wait_for_consumers_to_leave
 from feedbus.generations.probes import fence_message
 from feedbus.generations.queue_emptying import NO_ANSWER, MessageMover, QueueEmptier
 from feedbus.generations.switch import exit_after_step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
 
-LEAVE_SECONDS = 10.0  # how long to wait until the queue has no consumer
-LEAVE_PAUSE_SECONDS = 0.1  # between two checks
 # The queue `before` gets these arguments of the replaced queue.
 KEPT_ARGUMENTS = (
     "x-dead-letter-exchange",
@@ -291,18 +290,12 @@ class QueueReplacement:
             UsageError: it still has a consumer after LEAVE_SECONDS.
 
         """
-        deadline = self._clock.monotonic() + LEAVE_SECONDS
-        channel = self.connection.channel()
-        while count := channel.queue_declare(self._queue, passive=True).consumer_count:
-            if self._clock.monotonic() > deadline:
-                msg = (
-                    f"queue {self._queue} cannot be replaced, because it still has consumers"
-                    f" ({count}):"
-                    " stop them (`feedbus down` on their hosts), then run `feedbus apply` again"
-                )
-                raise UsageError(msg)
-            self._clock.sleep(LEAVE_PAUSE_SECONDS)
-        channel.close()
+        if wait_for_consumers_to_leave(self.connection, self._clock, [self._queue]):
+            msg = (
+                f"queue {self._queue} cannot be replaced, because it still has consumers: stop them"
+                " (`feedbus down` on their hosts), then run `feedbus apply` again"
+            )
+            raise UsageError(msg)
 
     def _put_gate(self, seen: Inventory) -> None:
         channel = self.connection.channel()
@@ -398,6 +391,7 @@ def _delete(
         UsageError: a consumer uses the queue.
 
     """
+    wait_for_consumers_to_leave(connection, broker.clock(topology), [source])
     if reason := _try_to_delete(connection, topology, source, exchange, key):
         msg = f"{source}: {reason}"
         raise BrokerOutage(msg) if reason == NO_ANSWER else UsageError(msg)

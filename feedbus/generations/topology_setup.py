@@ -10,6 +10,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import older_topology_files, queue_replacement, ring_state, switch_notices
 from feedbus.generations.full_queues import repeat_while_full
+from feedbus.generations.leaving_consumers import wait_for_consumers_to_leave
 from feedbus.generations.ring_state import RingState
 from feedbus.generations.switch import switch_ring
 from feedbus.logs import EventLog
@@ -111,8 +112,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: RingStat
     names = Names(topology)
     rings = (*state.draining, state.current)
     shards = [queue for ring in rings for queue in names.members(ring)]
-    consumed = [queue for queue in shards if broker.count_consumers(connection, queue)]
-    if consumed:
+    if consumed := wait_for_consumers_to_leave(connection, broker.clock(topology), shards):
         msg = (
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
             f" the broker has, and another host consumes from {', '.join(consumed)}. That host has"
