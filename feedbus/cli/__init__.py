@@ -85,6 +85,20 @@ class Context:
 
         return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)
 
+    def load_with_same_broker(self) -> Topology:
+        """Return the topology, for a command that reads or changes messages on the broker.
+
+        Raises:
+            TopologyError: as load().
+            UsageError: the supervisor of this folder runs with another broker.
+
+        """
+        from feedbus.supervisor.broker_in_use import require_same_broker
+
+        topology = self.load()
+        require_same_broker(topology)
+        return topology
+
 
 class LazyGroup(click.Group):
     """The group of feedbus's commands and of the commands in [commands] of the topology.
