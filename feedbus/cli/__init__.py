@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, str] = {
     "schema": "Print the JSON Schema of topology.toml.",
     "asyncapi": "Print the AsyncAPI document of the topology.",
     "grafana": "Print a Grafana dashboard of the topology.",
+    "alerts": "Print the alerts for Prometheus.",
     "completion": "Print the completion script of a shell.",
 }
 
