@@ -139,3 +139,5 @@ def test_publish_says_when_nobody_reads_the_embedded_broker(folder: Path) -> Non
         f"no consumer with the folder {folder}/var runs: messages wait in"
         f" sqlite:///{folder}/var/broker.db until `feedbus up`\n"
     )
+    shown = run_feedbus(folder, ENVIRONMENT, "status").stdout
+    assert f"supervisor  nothing runs in {folder}/var; start it with `feedbus up`\n" in shown

@@ -100,7 +100,11 @@ def gather(topology: Topology) -> dict[str, Any]:
         consumers[name] = states[name] | counts
     _add_retrying(topology, consumers, received)
     return {
-        "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
+        "supervisor": {
+            "pid": answer["pid"] if answer else None,
+            "error": trouble,
+            "var": str(topology.var),
+        },
         "broker": broker,
         "store": _store(topology),
         "disk": {"error": "; ".join(unwritable_folders(topology))},
