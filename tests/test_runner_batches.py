@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from feedbus import Retry
 from feedbus.bus import Bus
 from feedbus.records import Records
-from feedbus.topology import Batch
+from feedbus.topology import Batch, RetryPolicy
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue
 from tests.system_fixtures import systems_on_either_broker
 from tests.systems import System
 
 make = systems_on_either_broker()
+
+GENEROUS_SECONDS = 20.0  # for something that takes some milliseconds
 
 
 def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(
@@ -69,6 +75,25 @@ def test_a_lone_record_waits_for_nobody_and_those_after_it_gather(
             system.publish([number])
         wait_until(lambda: len(batches) > 1)
     assert batches == [[1], [2, 3, 4, 5]]
+
+
+def test_a_retry_that_becomes_due_ends_the_wait_of_a_batch(make: Callable[..., System]) -> None:
+    options: dict[str, Any] = {"order_by": "n", "retry": RetryPolicy((0.1,))}
+    system = make(queue(batch=Batch(4, 2 * GENEROUS_SECONDS), **options))
+    calls, is_retried = Counter[int](), threading.Event()
+
+    def work(records: Records, _bus: Bus) -> None:
+        calls.update(records.column("n"))
+        if calls[1] == 1:
+            system.publish([2])  # it arrives before the consumer waits for the next batch
+            raise Retry
+        is_retried.set()
+
+    with system.running(work, batch=True):
+        system.publish([1])
+        in_time = is_retried.wait(GENEROUS_SECONDS)
+    assert in_time
+    assert calls[1] == 2
 
 
 def test_a_batch_handler_rejects_single_records_of_a_pack(make: Callable[..., System]) -> None:

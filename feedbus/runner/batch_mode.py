@@ -126,6 +126,8 @@ class BatchMode:
         else:
             deadline = run.clock.monotonic() + run.wait_seconds(raw)
         while buffer.records < batch.size and not run.stop_requested.is_set():
+            if run.waiting:
+                deadline = min(deadline, run.clock.monotonic() + run.seconds_until_due())
             had_deliveries = bool(buffer)
             try:
                 raw.drain_events(timeout=max(deadline - run.clock.monotonic(), MIN_WAIT_SECONDS))
@@ -133,8 +135,6 @@ class BatchMode:
                 break
             if buffer and not had_deliveries:
                 deadline = self._last_batch_at + batch.wait_seconds
-            if run.waiting:
-                deadline = min(deadline, run.clock.monotonic() + run.seconds_until_due())
         run.heartbeats.beat()
         return bool(buffer)
 
