@@ -42,6 +42,11 @@ class ConcurrentMode(BatchMode):
         self._concurrent = concurrent
         # Whether the records of waiting queues can start only after running records have ended.
         self._defers_waiting_records = False
+        # How many deliveries handle_next() has left in the buffer, because they can start only
+        # after running records have ended. It is 0 if handle_next() may be able to start some.
+        self._blocked_deliveries = 0
+        # Whether an outage has interrupted handle_next(), so that it must be called again.
+        self._was_interrupted = False
 
     @property
     def has_unsettled(self) -> bool:
@@ -125,7 +130,14 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         can_decode = run.buffer and concurrent.has_capacity and not run.has_reached_waiting_limit()
-        must_not_wait = concurrent.has_ended_calls or (can_decode and not concurrent)
+        # Deliveries can have arrived since handle_next(). They were read by take_arrived(), or with
+        # the answer to a request to the broker.
+        must_not_wait = (
+            concurrent.has_ended_calls
+            or self._was_interrupted
+            or (can_decode and (not concurrent or len(run.buffer) != self._blocked_deliveries))
+        )
+        self._was_interrupted = False
         takes_due = concurrent.has_capacity and not self._defers_waiting_records
         timeout = (
             0.0
@@ -172,6 +184,7 @@ class ConcurrentMode(BatchMode):
 
         """
         run, concurrent = self._run, self._concurrent
+        buffered = len(run.buffer)
         # Whether the next delivery has the header of a fence, but comes from another program. It is
         # then handled as an ordinary message.
         is_ordinary = False
@@ -195,6 +208,10 @@ class ConcurrentMode(BatchMode):
             if not self._decode(raw, is_ordinary=is_ordinary):
                 return False
             concurrent.start()
+            # If deliveries were taken, those behind them may be able to start, too. For example,
+            # the next one is the fence of another queue.
+            remaining = len(run.buffer)
+            self._blocked_deliveries = remaining if remaining == buffered else 0
         except Outage as error:
             if run.must_read_again:
                 raise
@@ -202,6 +219,7 @@ class ConcurrentMode(BatchMode):
             # If the connection is lost, this call raises an exception. The deliveries of the
             # connection must then not be handled, because the broker delivers them again.
             raw.take_arrived()
+            self._was_interrupted = True
         return True
 
     def _decode(self, raw: RawConnection, *, is_ordinary: bool) -> bool:
