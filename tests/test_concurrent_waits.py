@@ -18,11 +18,13 @@ from feedbus.dispatch import running_calls
 from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.runner import concurrent_mode, run_state
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.concurrent_mode import ConcurrentMode
 from feedbus.runner.limits import Limits, RemainingLimits
 from feedbus.runner.run_state import MIN_WAIT_SECONDS, POLL_SECONDS, Run
 from feedbus.topology import RetryPolicy
 from feedbus.wire import Delivery
+from tests.projects import wait_until
 from tests.small_topologies import queue
 from tests.system_fixtures import systems_on
 from tests.systems import System
@@ -262,3 +264,40 @@ def test_a_fence_that_must_wait_does_not_delay_the_deliveries_of_another_generat
     while mode.receive(raw) and max(raw.waits) == MIN_WAIT_SECONDS:
         mode.handle_next(raw)
     assert [each.tag for each in concurrent.decoded] == [1, 3]
+
+
+def test_a_call_that_ends_during_the_outage_of_another_is_settled_at_the_end_of_the_run(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ConcurrentDeliveries.take_outage
+    system = make(queue(concurrency=2))
+    running: list[str] = []
+    run_ends, ben_may_end = threading.Event(), threading.Event()
+
+    def take_outage(self: ConcurrentDeliveries) -> Outage | None:
+        outage = original(self)
+        if outage is not None:
+            ben_may_end.set()
+            wait_until(lambda: self.has_ended_calls)
+        return outage
+
+    def handle(record: Any, _bus: Any) -> None:
+        running.append(record["text"])
+        if record["text"] == "ben":
+            ben_may_end.wait(GENEROUS_SECONDS)
+        else:
+            run_ends.wait(GENEROUS_SECONDS)
+            raise Outage(NO_ANSWER)
+
+    monkeypatch.setattr(ConcurrentDeliveries, "take_outage", take_outage)
+    finish_running = ConcurrentMode.finish_running
+
+    def finish(self: ConcurrentMode) -> None:
+        run_ends.set()
+        finish_running(self)
+
+    monkeypatch.setattr(ConcurrentMode, "finish_running", finish)
+    publish(system, "ann", "ben")
+    with system.running(handle):
+        wait_until(lambda: len(running) == 2)
+    assert system.ready() == {"work": 1}  # only the record with the outage

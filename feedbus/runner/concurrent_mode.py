@@ -202,7 +202,9 @@ class ConcurrentMode(BatchMode):
             return False
         try:
             with run.heartbeats.while_working():
-                self._settle_ended()
+                outage = self._settle_ended()
+                if outage is not None:
+                    raise outage
                 if not concurrent.has_running_calls:
                     run.resources.open()  # open the resources again that have ended by themselves
             if not self._decode(raw, is_ordinary=is_ordinary):
@@ -289,11 +291,14 @@ class ConcurrentMode(BatchMode):
             self._defers_waiting_records = True
         return True
 
-    def _settle_ended(self) -> None:
+    def _settle_ended(self) -> Outage | None:
         """Send the messages of ended calls, and acknowledge the finished deliveries.
 
+        Returns:
+            The outage that the handler of an ended call raised; None if no handler raised one.
+
         Raises:
-            Outage: the messages could not be sent, or an ended call raised Outage.
+            Outage: the messages could not be sent.
 
         """
         run, concurrent = self._run, self._concurrent
@@ -306,10 +311,9 @@ class ConcurrentMode(BatchMode):
             run.limits.restart_idle_time(self._run.clock.monotonic())
             run.limits.count_handled(len(finished))
         outage = concurrent.take_outage()
-        if outage is not None:
-            raise outage
-        if finished:
+        if finished and outage is None:
             run.outage_pause.record_success()
+        return outage
 
     def finish_running(self) -> None:
         """Finish and settle the running records; the broker delivers the others again.
@@ -323,18 +327,15 @@ class ConcurrentMode(BatchMode):
             run.heartbeats.beat()
             try:
                 with run.heartbeats.while_working():
+                    # After an outage that a handler raised, the loop still waits for other calls.
                     self._settle_ended()
             except Outage as error:
-                # If a handler raised the outage, the results of all ended calls were sent, and the
-                # loop waits for the other calls. If not all results were sent, the broker or the
-                # store is unavailable, and the loop ends.
-                if concurrent.has_ended_calls:
-                    events.warning(
-                        "unsettled_at_end",
-                        f"{run.consumer.name} ends during an outage; the broker will deliver its"
-                        " unacknowledged messages again",
-                        consumer=run.consumer.name,
-                        error=error,
-                    )
-                    break
+                events.warning(
+                    "unsettled_at_end",
+                    f"{run.consumer.name} ends during an outage; the broker will deliver its"
+                    " unacknowledged messages again",
+                    consumer=run.consumer.name,
+                    error=error,
+                )
+                break
         concurrent.forget_all()
