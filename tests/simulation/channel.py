@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from amqp.exceptions import PreconditionFailed
 
-from feedbus.broker_names import Role, has_role
+from feedbus.broker_names import LOCK, Role, has_role
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.confirms import Confirm, Outcome, PublishedMessage, Returned
 from tests.simulation.network import Network
@@ -51,7 +52,7 @@ class SimulatedChannel(Channel):
             first, size = False, max(size, 1)
             later = self._outgoing[size:]
             del self._outgoing[size:]
-            divided = bool(later) and not _packs(self._outgoing).isdisjoint(_packs(later))
+            divided = self._is_divided(later)
             sent = list(self._outgoing)
             before = [each for each in sent if each.tag < self._published]
             try:
@@ -77,6 +78,19 @@ class SimulatedChannel(Channel):
             after, sending.after = sending.after, None
             after()
             link.check_open()
+
+    def _is_divided(self, later: Sequence[PublishedMessage]) -> bool:
+        """Whether packs are among the messages that are sent now, and among those sent later."""
+        now, then = _packs(self._outgoing), _packs(later)
+        if self._network.awaits_slow_sender and not self._network.awaits_one_shard:
+            return bool(now and then)
+        return not now.isdisjoint(then)
+
+    def queue_delete(self, queue: str = "", *arguments: Any, **options: Any) -> int:
+        """Delete a queue, and count the deleted queues, without the lock of the topology."""
+        count = super().queue_delete(queue, *arguments, **options)
+        self._network.changes["queue deleted"] += not queue.endswith(LOCK)
+        return count
 
     def _size_of_portion(self, *, first: bool) -> int:
         """Return how many messages are sent next; 0 if the connection is to be cut before them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.connection_backend import Backend
-from feedbus.transports.sqlite.consumers import Consumer
+from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery_owners import end_consumer, remove
 from feedbus.transports.sqlite.queued_messages import put_back
 from feedbus.transports.sqlite.transactions import Transaction
@@ -33,40 +33,75 @@ class LateMessages(ClaimedMessages):
     def __init__(self, link: SimulatedConnection) -> None:
         """Create the object; no delivery is on its way."""
         super().__init__(link)
-        # When the deliveries of a consumer that are on their way arrive. Those of other queues can
-        # overtake them.
-        self._late: dict[Consumer, int] = {}
+        # By consumer: when deliveries that are on their way arrive, and the first of them. Those of
+        # other consumers can overtake them.
+        self._late: dict[Consumer, tuple[int, Arrival]] = {}
 
     def fetch(self) -> bool:
-        """Let the broker send messages, which arrive later now and then."""
+        """Let the broker send messages, of which some arrive later now and then."""
         count = len(self._arrivals)
         found = super().fetch()
         network = self._link.network
-        if found and network.chance(LATE_DELIVERIES):
-            chosen, now = network.scheduler.random, network.scheduler.now
-            sent = [*dict.fromkeys(each.consumer for each in islice(self._arrivals, count, None))]
-            late = sent if chosen.random() < ALL_LATE_SHARE else [chosen.choice(sent)]
-            until = now + int(chosen.choice(LATE_SECONDS) * SECONDS)
-            self._late.update(dict.fromkeys((each for each in late if each is not None), until))
-            network.scheduler.note("deliveries are on their way")
+        is_late = found and network.chance(LATE_DELIVERIES)
+        if not found or not (network.slow_queues or is_late):
+            return found
+        sent: dict[Consumer, list[Arrival]] = {}
+        for each in islice(self._arrivals, count, None):
+            if each.consumer is not None:
+                sent.setdefault(each.consumer, []).append(each)
+        if network.slow_queues:
+            self._delay({each: self._slow_until(each) for each in sent}, sent)
+        if is_late:
+            chosen = network.scheduler.random
+            late = sent if chosen.random() < ALL_LATE_SHARE else [chosen.choice([*sent])]
+            until = network.scheduler.now + int(chosen.choice(LATE_SECONDS) * SECONDS)
+            self._delay(dict.fromkeys(late, until), sent)
         return found
+
+    def _slow_until(self, consumer: Consumer) -> int:
+        """Return until when the deliveries of a consumer's queue are on their way."""
+        tables, slow = self._link.tables, self._link.network.slow_queues
+        ((name,),) = tables.read("SELECT name FROM queues WHERE id = ?", (consumer.queue_id,))
+        return slow.get(name, 0)
+
+    def _delay(
+        self, until: Mapping[Consumer, int], sent: Mapping[Consumer, Sequence[Arrival]]
+    ) -> None:
+        """Let deliveries arrive at a moment, without the first of them now and then."""
+        scheduler = self._link.network.scheduler
+        for consumer, moment in until.items():
+            if moment <= scheduler.now:
+                continue
+            at, first = self._late.get(consumer, (0, scheduler.random.choice(sent[consumer])))
+            self._late[consumer] = max(at, moment), first
+            scheduler.note("deliveries are on their way")
 
     def next_arrival(self) -> int | None:
         """Return when the first deliveries that are on their way arrive; None if none are."""
         now = self._link.network.scheduler.now
-        self._late = {consumer: at for consumer, at in self._late.items() if at > now}
-        return min(self._late.values(), default=None)
+        self._late = {each: late for each, late in self._late.items() if late[0] > now}
+        return min((at for at, _ in self._late.values()), default=None)
 
     def deliver_next(self) -> bool:
         """Deliver the next message that has arrived."""
         if self._late and self.next_arrival() is not None:
-            arrived = (each for each in self._arrivals if each.consumer not in self._late)
-            first = next(arrived, None)
-            if first is None:
+            arrived = self._first_arrived()
+            if arrived is None:
                 return False
-            self._arrivals.remove(first)
-            self._arrivals.appendleft(first)
+            self._arrivals.remove(arrived)
+            self._arrivals.appendleft(arrived)
         return super().deliver_next()
+
+    def _first_arrived(self) -> Arrival | None:
+        """Return the first delivery that is not on its way any more."""
+        blocked: set[Consumer | None] = set()
+        firsts = [first for _, first in self._late.values()]
+        for each in self._arrivals:
+            if any(each is first for first in firsts):
+                blocked.add(each.consumer)
+            if each.consumer not in blocked:
+                return each
+        return None
 
     def deliver_all(self, consumer: Consumer) -> None:
         """Deliver what was sent before the answer to a request."""
@@ -224,8 +259,9 @@ class SimulatedConnection(Connection):
         if not self.connected:
             return
         chosen = self.network.scheduler.random
-        if killed and self.network.faulty and chosen.random() < 0.2:
-            seconds = chosen.choice((5.0, 40.0))
+        lost = self.process in self.network.lost
+        if killed and self.network.faulty and (lost or chosen.random() < 0.2):
+            seconds = 40.0 if lost else chosen.choice((5.0, 40.0))
             self.network.kept += self._unsettled()
             self.network.scheduler.after(seconds, lambda: self.cut("no heartbeats"))
         else:

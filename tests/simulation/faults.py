@@ -129,19 +129,12 @@ class Faults:
 
     def _restart_broker(self) -> None:
         """Cut every connection, and refuse others for a while; the processes may start anew."""
-        network, scheduler = self._system.network, self._system.scheduler
+        scheduler = self._system.scheduler
         seconds = self._outage(0.1, 3.0, 20.0)
-        scheduler.note("THE BROKER IS AWAY", by="-")
-        network.down = True
-        for link in list(network.open_links()):
-            link.cut("the broker ends")
-
         rebooted = scheduler.random.random() < 0.3
 
-        def back() -> None:
-            network.down = False
-            scheduler.note("THE BROKER IS BACK", by="-")
+        def start_all() -> None:
             for process in list(scheduler.processes) if rebooted else ():
                 scheduler.kill(process)
 
-        scheduler.after(seconds, back)
+        self._system.network.go_down(seconds, start_all)

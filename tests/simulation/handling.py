@@ -55,14 +55,14 @@ class Calls:
     def one(self, message: dict[str, Any], bus: Any, about: Message) -> None:
         """Handle a single record."""
         with self._running(message):
-            self._check_delay(message, about.attempt)
+            self._check(message, about)
             self.system.clock.sleep(self._seconds())
             self._handle(message, publisher(bus), about.attempt)
 
     async def one_async(self, message: dict[str, Any], bus: Any, about: Message) -> None:
         """Handle a single record in the event loop."""
         with self._running(message):
-            self._check_delay(message, about.attempt)
+            self._check(message, about)
             await asyncio.sleep(self._seconds())
             self._handle(message, publisher(bus), about.attempt)
 
@@ -118,7 +118,7 @@ class Calls:
     def _handle_of_batch(self, single: Any, refused: set[str]) -> None:
         """Handle a record of a batch; add its key to the refused ones if it is refused."""
         attempt = single.messages[0].attempt
-        self._check_delay(single[0], attempt)
+        self._check(single[0], single.messages[0])
         try:
             self._handle(single[0], single.publish_many, attempt)
         except Retry as error:
@@ -129,9 +129,15 @@ class Calls:
                 refused.add(single[0]["key"])
             single.reject(error.reason)
 
-    def _check_delay(self, message: dict[str, Any], attempt: int) -> None:
+    def _check(self, message: dict[str, Any], about: Message) -> None:
+        """Check the id of a record, and when it is retried."""
+        record = Record(message["key"], message["n"])
+        self.system.history.note_id(self.queue.name, about.message_id, record)
+        self._check_delay(record, about.attempt)
+
+    def _check_delay(self, record: Record, attempt: int) -> None:
         """Note a fault where a record is retried before the delay of its retry is over."""
-        record, delays = Record(message["key"], message["n"]), self.queue.retry.delays_seconds
+        delays = self.queue.retry.delays_seconds
         history, now = self.system.history, self.system.clock.monotonic()
         before = history.refused_at.get((self.queue.name, record, attempt - 1))
         delay = delays[min(max(attempt - 1, 1), len(delays)) - 1]

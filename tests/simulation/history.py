@@ -56,6 +56,8 @@ class History:
         running: the process, queue and key of each record that is in a handler.
         together: how many records began while another ran in their process.
         at_once: faults of records that ran together although they have one key.
+        record_of: by queue and message id, the record that a handler has got under this id.
+        shared_ids: faults of different records that have one message id.
 
     """
 
@@ -82,6 +84,14 @@ class History:
     running: list[tuple[object, str, str]] = field(default_factory=list)
     together: int = 0
     at_once: list[str] = field(default_factory=list)
+    record_of: dict[tuple[str, str], Record] = field(default_factory=dict)
+    shared_ids: list[str] = field(default_factory=list)
+
+    def note_id(self, queue: str, message_id: str, record: Record) -> None:
+        """Note the message id of a record that a handler has got."""
+        known = self.record_of.setdefault((queue, message_id), record)
+        if known != record:
+            self.shared_ids.append(f"{queue}: {known} and {record} have the id {message_id}")
 
     def note_lock(self, begin: int, end: int) -> None:
         """Note from when to when the lock of the topology was held.

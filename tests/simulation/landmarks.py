@@ -13,26 +13,35 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.broker_names import LOCK
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch.concurrent_calls import ConcurrentCalls
+from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.generations import ring_state, switch
 from feedbus.generations.probes import Probes
+from feedbus.hosts.announcer import Announcer
 from feedbus.runner import queue_reader, waiting_record_mover
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.old_queue_tracking import SwitchProgress
+from feedbus.runner.waiting_queues import WaitingQueues
+from feedbus.runner.waiting_record_mover import WaitingRecordMover
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.schedules.scheduler import Scheduler
+from feedbus.store import outbox_publishing
+from feedbus.store.relay import Relay
 from feedbus.store.tables import SqlOutbox
+from feedbus.transports.sqlite.declaring_channel import DeclaringChannel
 from tests.simulation import channel, connection, network
 from tests.simulation.replacing import replaced
 from tests.simulation.scenario import MOST_CRASHES, Scenario
+from tests.simulation.scheduler import SECONDS
 from tests.simulation.strikes import Strikes
 from tests.simulation.system import System
 
 SEED_SHARE = 0.8
-LANDMARKS = (1, 99, 99)  # how many of them a seed has at most
+LANDMARKS = (1, 4, 99, 99)  # how many of them a seed has at most
 # Shares of the network that are larger in some of the seeds with landmarks.
 BAD_NETWORK: tuple[
     tuple[Any, str, float, float], ...
@@ -43,8 +52,11 @@ BAD_NETWORK: tuple[
     (connection, "LATE_DELIVERIES", 0.3, 0.2),
     (network, "LINGER_SHARE", 0.8, 0.1),
 )
-MOST = 16  # faults of a seed
+MOST = 24  # faults of a seed
 MOST_OF_ONE = 3  # faults at a landmark
+MIN_OLD_RINGS = 2  # that can exist together, so that one of them can be deleted first
+# Old queues are often emptied after the other faults have ended, which is after 100 s.
+LAST_SECONDS = 150.0
 
 Strike = Callable[[Strikes], object]
 
@@ -61,6 +73,7 @@ class Landmark:
         reached: returns whether a scenario can reach the call.
         before: whether it happens before the call.
         when: called with the arguments; returns whether the call can be struck.
+        found: called with the result, unless the strike comes before it; returns the same.
         in_pauses: whether only calls in the pauses of a handler are struck.
 
     """
@@ -72,6 +85,7 @@ class Landmark:
     reached: Callable[[Scenario], bool] = lambda _: True
     before: bool = False
     when: Callable[..., bool] = lambda *_, **_options: True
+    found: Callable[[Any], bool] = lambda _: True
     in_pauses: bool = False
 
 
@@ -97,22 +111,25 @@ class Landmarks:
         original = landmark.owner.__dict__[landmark.name]
 
         def call(*arguments: Any, **options: Any) -> Any:
-            struck = (
-                landmark.when(*arguments, **options)
-                and (not landmark.in_pauses or self._system.process() in self._system.pausing)
-                and self._is_struck(landmark)
+            can_be_struck = landmark.when(*arguments, **options) and (
+                not landmark.in_pauses or self._system.process() in self._system.pausing
             )
-            if struck and landmark.before:
+            if can_be_struck and landmark.before and self._is_struck(landmark):
                 self._strike(landmark)
-            found = original(*arguments, **options)
-            if struck and not landmark.before:
+            result = original(*arguments, **options)
+            if (
+                can_be_struck
+                and not landmark.before
+                and landmark.found(result)
+                and self._is_struck(landmark)
+            ):
                 self._strike(landmark)
-            return found
+            return result
 
         return call
 
     def _is_struck(self, landmark: Landmark) -> bool:
-        if not (self._left and self._system.network.faulty):
+        if not self._left or self._system.scheduler.now > LAST_SECONDS * SECONDS:
             return False
         if self._counts[landmark] == MOST_OF_ONE or self._chosen.random() >= landmark.share:
             return False
@@ -140,13 +157,31 @@ def _has_unfinished(self: Any, *_: Any, **_options: Any) -> bool:
     return bool(self._finished and self._failed_deliveries)
 
 
-def _has_waiting_records(self: Any, *_: Any) -> bool:
-    """Whether records wait in a consumer that follows old queues."""
-    return len(self._waiting) > 0
+def _has_records(self: Any, *_: Any) -> bool:
+    """Whether records wait in a consumer."""
+    return len(self) > 0
+
+
+def _has_failed(_self: object, decoded: Any, row: int, error: Any, _seconds: float) -> bool:
+    """Whether a record has failed that is not the last one of its message."""
+    return error is not None and row + 1 < len(decoded.pack)
+
+
+def _is_lock(_self: object, queue: str = "", *_: Any, **_options: Any) -> bool:
+    """Whether a queue is the lock of the topology."""
+    return queue.endswith(LOCK)
 
 
 def _changes(scenario: Scenario) -> bool:
     return len(scenario.shards) > 1
+
+
+def _has_packs(scenario: Scenario) -> bool:
+    return _changes(scenario) and scenario.pack > 0
+
+
+def _moves_records(scenario: Scenario) -> bool:
+    return _changes(scenario) and scenario.ordered
 
 
 ALL = (
@@ -164,19 +199,19 @@ ALL = (
     Landmark(
         waiting_record_mover,
         "publish_all",
-        0.5,
+        0.7,
         (
-            *(Strikes.kill, Strikes.kill_for_long, Strikes.cut),
-            *(Strikes.cut_acknowledging, Strikes.cut_acknowledging),
+            *(Strikes.kill, Strikes.kill_for_long, Strikes.lose_power, Strikes.cut),
+            *(Strikes.cut_acknowledging, Strikes.cut_acknowledging, Strikes.cut_acknowledging),
         ),
-        lambda scenario: _changes(scenario) and scenario.ordered,
+        _moves_records,
     ),
     Landmark(
         switch,
         "_disconnect",
         0.8,
         (Strikes.await_slow_sender,),
-        lambda scenario: _changes(scenario) and scenario.pack > 0,
+        _has_packs,
         before=True,
     ),
     Landmark(
@@ -274,12 +309,12 @@ ALL = (
         lambda scenario: scenario.block_on_dead and scenario.dropping,
     ),
     Landmark(
-        SwitchProgress,
-        "check",
+        WaitingQueues,
+        "renew",
         0.03,
         (Strikes.cancel,),
         lambda scenario: _changes(scenario) and scenario.delivery_limit >= MOST_CRASHES,
-        when=_has_waiting_records,
+        when=_has_records,
     ),
     Landmark(
         Scheduler,
@@ -289,6 +324,95 @@ ALL = (
         lambda scenario: scenario.schedulers > 1,
         before=True,
     ),
+    # A switch stands still between two changes of bindings.
+    *(
+        Landmark(DeclaringChannel, name, 0.3, (Strikes.stand_still,), _has_packs)
+        for name in ("queue_unbind", "exchange_unbind", "exchange_bind")
+    ),
+    Landmark(
+        DeclaringChannel,
+        "queue_unbind",
+        0.4,
+        (Strikes.await_slow_sender,),
+        _has_packs,
+        before=True,
+    ),
+    Landmark(
+        DeclaringChannel,
+        "queue_declare",
+        0.1,
+        (Strikes.lose_lock,),
+        lambda scenario: scenario.schedulers > 1 or _changes(scenario),
+        when=_is_lock,
+    ),
+    # Deliveries of some queues are late while a ring changes.
+    Landmark(switch, "exit_after_step", 0.2, (Strikes.slow_queues,), _changes),
+    Landmark(
+        switch,
+        "exit_after_step",
+        0.15,
+        (Strikes.slow_oldest_queues,),
+        lambda scenario: len(scenario.shards) > MIN_OLD_RINGS,
+    ),
+    Landmark(switch, "append_held", 0.5, (Strikes.slow_held_queues,), _changes, before=True),
+    Landmark(
+        waiting_record_mover,
+        "publish_all",
+        0.6,
+        (Strikes.slow_waiting_queues,),
+        _moves_records,
+        before=True,
+    ),
+    # A consumer stands still while others change the ring and its queues.
+    Landmark(
+        WaitingRecordMover,
+        "move",
+        0.4,
+        (Strikes.await_switch,),
+        _moves_records,
+        found=bool,
+    ),
+    Landmark(
+        SwitchProgress,
+        "_find_deleted",
+        0.04,
+        (Strikes.await_deletion,),
+        _moves_records,
+        before=True,
+    ),
+    Landmark(
+        WaitingQueues,
+        "put_probes",
+        0.05,
+        (Strikes.await_deletion,),
+        _moves_records,
+    ),
+    # A thread with rows of the outbox stands still, and the relay's thread between two rounds.
+    Landmark(
+        Relay,
+        "_publish_locked",
+        0.3,
+        (Strikes.stand_still_for_long,),
+        lambda scenario: scenario.relayed,
+        before=True,
+    ),
+    Landmark(
+        outbox_publishing,
+        "publish_and_remove",
+        0.4,
+        (Strikes.stand_still_for_long,),
+        lambda scenario: scenario.relayed,
+    ),
+    # A record of a message has failed, and the next one meets an outage.
+    Landmark(
+        Dispatch,
+        "end_record",
+        0.4,
+        (Strikes.lose_service,),
+        lambda scenario: scenario.ordered,
+        when=_has_failed,
+    ),
+    Landmark(Announcer, "_write", 0.1, (Strikes.lose_broker,), lambda scenario: scenario.hosts > 1),
 )
 
 

@@ -8,7 +8,7 @@ carried out what was asked, so the client does not know which.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,16 +58,19 @@ class Network:
     Attributes:
         overtakable: messages that a full queue has refused, or may have refused, while later ones
             of their publisher were on their way.
-        slow_senders: how many processes have sent a part of their packs, and send other packs for
-            the same shard later.
-        awaits_slow_sender: whether the next process that sends several packs for one shard becomes
-            such a sender.
+        slow_senders: how many processes have sent a part of their packs, and send others later.
+        awaits_slow_sender: whether the next process that sends several packs becomes such a
+            sender.
+        awaits_one_shard: whether it must have packs for the same shard in both parts.
+        slow_queues: by the name of a queue, until when its deliveries stay on their way.
+        changes: how often processes have deleted queues, and completed switches of rings.
         sending: by process, what is to happen when it sends its next messages.
         meet: called before each request to the broker, portion of messages and acknowledgement.
         requested_at: when the latest request about each dead letter was published, by the id of the
             dead letter: it was requeued or dropped.
         late_blocks: the ids of dead letters whose blocking messages arrived only after such a
             request, because their process sent slowly. They can block their keys for ever.
+        lost: processes whose host loses its power: the broker notices their end late.
         kept: the queue, the content type and the body of each message that the broker keeps for a
             killed process, until it notices that the process sends no heartbeats.
 
@@ -82,11 +85,14 @@ class Network:
         self.refused_acknowledgements: list[str] = []
         self.overtakable: list[Any] = []
         self.slow_senders = 0
-        self.awaits_slow_sender = False
+        self.awaits_slow_sender = self.awaits_one_shard = False
+        self.slow_queues: dict[str, int] = {}
+        self.changes: Counter[str] = Counter()
         self.sending: defaultdict[Process | None, Sending] = defaultdict(Sending)
         self.meet: Callable[[], None] = lambda: None
         self.requested_at: dict[str, int] = {}
         self.late_blocks: set[str] = set()
+        self.lost: set[Process | None] = set()
         self.kept: list[tuple[str, str, bytes]] = []
 
     def chance(self, share: float) -> bool:
@@ -103,7 +109,7 @@ class Network:
 
         Args:
             seconds: how long; one of these.
-            divided: whether packs for one shard are in both portions.
+            divided: whether packs are in both portions.
 
         """
         until = self.scheduler.now + int(self.scheduler.random.choice(seconds) * SECONDS)
@@ -136,6 +142,26 @@ class Network:
         if self.chance(LINGER_SHARE):
             seconds = scheduler.random.choice((0.01, 0.3, 2.0))
             scheduler.wait("is slow", until=scheduler.now + int(seconds * SECONDS))
+
+    def go_down(self, seconds: float, then: Callable[[], None] = lambda: None) -> None:
+        """Let the broker be unavailable: cut every connection, and refuse others for a while.
+
+        Args:
+            seconds: how long.
+            then: called when it is available again.
+
+        """
+        self.scheduler.note("THE BROKER IS AWAY", by="-")
+        self.down = True
+        for link in list(self.open_links()):
+            link.cut("the broker ends")
+
+        def back() -> None:
+            self.down = False
+            self.scheduler.note("THE BROKER IS BACK", by="-")
+            then()
+
+        self.scheduler.after(seconds, back)
 
     def open_links(self) -> list[Link]:
         """Return the connections that the broker knows."""

@@ -24,7 +24,7 @@ from tests.simulation.system import System
 
 MOST_RECORDS = 45  # of a publisher
 LEAST_STEPS = 600  # of a seed
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0  # of a relay, and of what fires the schedule
 OPERATOR_SECONDS = (1.0, 5.0, 5.0)  # between two looks at the dead letters
 DROPPED_SHARES = (0.3, 0.7)  # of the dead letters, where an operator drops some
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.2, 2.0)  # seconds between two publishes
@@ -84,7 +84,7 @@ def publish(system: System, name: str, work: Workload) -> None:
     store, chosen = system.store(), scheduler.random
     bus = LiveBus(
         system.topology,
-        timeout_seconds=TIMEOUT_SECONDS,
+        timeout_seconds=system.scenario.timeout,
         store=None if isinstance(store, NoStore) else store,
     )
 
@@ -124,7 +124,7 @@ def publish_in_threads(system: System, name: str, work: Workload) -> None:
     """
     scheduler, store, chosen = system.scheduler, system.store(), system.scheduler.random
     assert isinstance(store, SimulatedStore)
-    bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS, store=store)
+    bus = LiveBus(system.topology, timeout_seconds=system.scenario.timeout, store=store)
 
     def send(keys: list[str]) -> None:
         with bus.transaction():
@@ -159,7 +159,7 @@ def publish_with_relay(system: System, name: str, work: Workload) -> None:
     """Add rows to the outbox in transactions, and publish them with a relay of this process."""
     scheduler, store, chosen = system.scheduler, system.store(), system.scheduler.random
     assert isinstance(store, SimulatedStore)
-    bus = LiveBus(system.topology, timeout_seconds=TIMEOUT_SECONDS)
+    bus = LiveBus(system.topology, timeout_seconds=system.scenario.timeout)
     relay = Relay(system.topology, store, bus, system.clock)
     thread = system.clock.threads.start(f"{name}_relay", relay.run)
     while work.todo or work.goes_on(system):

@@ -70,7 +70,7 @@ def small(seed: int, scenario: Scenario) -> Iterator[None]:
             stack.enter_context(replaced(module, "STREAM_RECORDS", SLICE_RECORDS))
         if chosen.random() < LIMITED_SHARE:
             for owner, name, value in LIMITS:
-                limited = chosen.random() < LIMITED_SHARE
+                limited = chosen.random() < LIMITED_SHARE or (owner is relay and scenario.relayed)
                 if limited and not (name == "MAX_MOVED" and scenario.block_on_dead):
                     stack.enter_context(replaced(owner, name, value))
         yield
@@ -80,7 +80,8 @@ def small(seed: int, scenario: Scenario) -> Iterator[None]:
 def slow_switches(system: System) -> Iterator[None]:
     """Let a switch wait after each of its steps, so that messages are held, and others come."""
 
-    def step(_name: str) -> None:
+    def step(name: str) -> None:
+        system.network.changes["ring switched"] += name == "completed"
         system.clock.sleep(system.scheduler.random.choice(STEP_SECONDS))
 
     with replaced(switch, "exit_after_step", step):

@@ -50,7 +50,6 @@ from tests.simulation.store import Database
 from tests.simulation.system import System
 from tests.simulation.threads import simulated_locks
 
-KEYS = "abcde"
 FAULTY_SECONDS = 100.0
 QUIET_SECONDS = 1_000.0
 MOST_STEPS = 15_000
@@ -141,7 +140,7 @@ def run(system: System) -> list[str]:
         system.again(f"scheduler_{number}", run_scheduler, system)
         system.unfinished.discard(f"scheduler_{number}")
     for number in range(scenario.publishers):
-        keys = KEYS[number :: scenario.publishers]
+        keys = scenario.keys[number :: scenario.publishers]
         work = Workload(dict.fromkeys(keys, 0), most=MOST_RECORDS // scenario.growth)
         for _ in range(scenario.records):
             work.add(scheduler.random)

@@ -19,6 +19,7 @@ from tests.simulation.history import Record
 from tests.simulation.scheduler import Scheduler
 
 BROKER = "simulation"
+KEYS = "abcde"
 # By kind: how many queues there are whose handlers publish on.
 STAGES = {"ring": (0,), "outbox": (0,), "stream": (1,), "chain": (1, 1, 2), "once": (1, 1, 2)}
 FANS = ((1,), (1, 2, 3), (1, 2, 2))  # by that number
@@ -48,8 +49,11 @@ THEMES: tuple[Mapping[str, Any], ...] = (
         full=0.0,
         ordered=1.0,
         failing=(3,),
+        keys=(2, 5),
+        delays=(SOON, LATE),
+        slow=0.15,
         faults=(5, 12),
-        patient=0.2,
+        patient=0.5,
     ),
     # Dead letters block their keys, and are dropped.
     theme(
@@ -59,6 +63,7 @@ THEMES: tuple[Mapping[str, Any], ...] = (
         ordered=1.0,
         block_on_dead=1.0,
         rejecting=(4,),
+        slow=0.5,
         faults=(5, 12),
         patient=0.2,
     ),
@@ -66,27 +71,61 @@ THEMES: tuple[Mapping[str, Any], ...] = (
     theme(
         hosts=(1,),
         changes=(1, 1, 2),
-        kind=("ring", "ring", "outbox"),
-        full=0.6,
+        kind=("ring",),
+        full=0.8,
         pack=(2,),
         faults=(5, 12),
         relayed=0.0,
     ),
-    # Records of packs are handled at the same time, and fail.
+    # Records of packs fail. They are handled at the same time, or one after the other in groups.
     theme(
+        kind=("ring", "ring", "outbox", "chain"),
         batch=0.0,
-        concurrency=(2, 4),
+        concurrency=(1, 2, 4),
         ordered=1.0,
         failing=(3,),
         full=0.0,
         pack=(2, 5),
+        prefetch=(3, 100, 100),
         faults=(5, 12),
-        slow=0.5,
+        slow=0.4,
     ),
     # Several hosts fire a schedule, and messages are given up soon.
     theme(hosts=(1,), schedulers=(2,), delivery_limit=(1, 2), faults=(5, 12)),
+    # Several old rings have a backlog of few keys.
+    theme(
+        hosts=(1,),
+        changes=(2, 2, 3),
+        most_shards=2,
+        kind=("ring",),
+        full=0.0,
+        ordered=1.0,
+        block_on_dead=0.0,
+        failing=(0, 3, 3),
+        waiting_limit=(NO_LIMIT,),
+        delays=(LATE,),
+        keys=(1, 2),
+        faults=(2, 5),
+        slow=0.0,
+        patient=0.1,
+    ),
+    # Rows of the outbox stay there: queues are full, and publishers give up soon.
+    theme(
+        hosts=(1,),
+        kind=("outbox",),
+        full=0.7,
+        pack=(0, 2),
+        relayed=0.6,
+        keys=(2, 5),
+        timeout=(0.5, 5.0),
+        faults=(5, 12),
+    ),
+    # A stream has few keys, and its handlers meet outages.
+    theme(kind=("stream",), ordered=1.0, keys=(1, 2), prefetch=(100,), faults=(5, 12)),
+    # Several hosts share the shards.
+    theme(hosts=(2, 3), faults=(2, 5, 12)),
 )
-THEME_SHARE = 0.4
+THEME_SHARE = 0.45
 MOST_SHARDS = 3
 
 EXCHANGES = {"work": "work", "middle": "middle", "shard": "ring"}  # by queue
@@ -160,6 +199,8 @@ class Scenario:
             declares queues with an order; otherwise a consumer reads it exclusively.
         schedulers: how many hosts fire the schedule, 0 where there is none.
         publishers: how many.
+        keys: the keys of the records.
+        timeout: the seconds for which a publisher tries again.
         threads: how many threads of a publisher share its bus, in transactions of the store.
         records: of each publisher.
         faults: how many at most.
@@ -195,6 +236,8 @@ class Scenario:
     single_active: bool
     schedulers: int
     publishers: int
+    keys: str
+    timeout: float
     threads: int
     relayed: bool
     records: int
@@ -270,6 +313,7 @@ class Scenario:
         fan = chosen.random.choice(FANS[stages])
         growth = fan**stages if kind != "stream" else 1
         once_at_shards = kind in {"once", "outbox"} and has("once_at_shards", 0.4)
+        keys = KEYS[: pick("keys", 5, 5, 5, 2)]
         relayed = kind == "outbox" and has("relayed", 0.3)
         return cls(
             kind=kind,
@@ -300,7 +344,9 @@ class Scenario:
             hosts=hosts,
             single_active=single_active,
             schedulers=pick("schedulers", 0, 0, 0, 0, 1, 2, 2),
-            publishers=pick("publishers", 1, 2),
+            publishers=min(pick("publishers", 1, 2), len(keys)),
+            keys=keys,
+            timeout=pick("timeout", 5.0, 5.0, 5.0, 0.5),
             threads=pick("threads", 1, 2) if kind == "outbox" and not relayed else 1,
             relayed=relayed,
             records=max(chosen.random.randint(5, 14) * MORE_RECORDS.get(kind, 1) // growth, 3),

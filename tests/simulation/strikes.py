@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from feedbus.broker_names import WAITING, Role, has_role
 from tests.simulation.network import Sending
 from tests.simulation.scheduler import SECONDS, Process
 from tests.simulation.system import System
@@ -14,6 +16,14 @@ SHORT_SECONDS = (0.01, 0.3, 2.0)  # of an outage
 STILL_SECONDS = (0.02, 0.3, 2.0, 2.0, 8.0)  # for which a process stands still
 SILENT_SECONDS = 1.0  # without heartbeats, feedbus can suspect the message in the handler
 KILLED_WITHIN_SECONDS = (0.05, 0.3, 1.0)
+LONG_STILL_SECONDS = (7.0, 15.0)
+AWAITED_SECONDS = 10.0  # the longest wait for what another process does
+SLOW_SECONDS = (1.0, 4.0, 12.0, 25.0)  # deliveries of a slow queue are on their way
+LONG_SECONDS = (30.0,)
+WAITING_SECONDS = (4.0, 15.0)  # deliveries of waiting queues are on their way
+SLOW_QUEUES = 0.4  # the share of the queues of records that are slow together
+LONG_OUTAGE_SECONDS = 20.0  # feedbus removes the assignment of a host after 15 s
+RECORDS = ("simulated.shard", "simulated.work", "simulated.middle")  # names of queues begin so
 
 
 class Strikes:
@@ -40,6 +50,11 @@ class Strikes:
             self.system.late_starts.add(process.name)
         self.kill()
 
+    def lose_power(self) -> None:
+        """Kill the process whose turn it is; the broker notices it late."""
+        self.system.network.lost.add(self.system.process())
+        self.kill()
+
     def kill_soon(self) -> None:
         """Kill the process whose turn it is a little later."""
         process, scheduler = self.system.process(), self.system.scheduler
@@ -53,10 +68,14 @@ class Strikes:
             scheduler.at(scheduler.now, lambda one=process: scheduler.kill(one))  # type: ignore[misc]
         scheduler.step("is to be killed")
 
-    def stand_still(self) -> None:
-        """Let the process whose turn it is do nothing, while the others go on."""
+    def stand_still_for_long(self) -> None:
+        """Let the process or thread whose turn it is do nothing for a long time."""
+        self.stand_still(LONG_STILL_SECONDS)
+
+    def stand_still(self, times: Sequence[float] = STILL_SECONDS) -> None:
+        """Let the process or thread whose turn it is do nothing, while the others go on."""
         process, scheduler = self.system.process(), self.system.scheduler
-        seconds = self._chosen.choice(STILL_SECONDS)
+        seconds = self._chosen.choice(times)
         if seconds > SILENT_SECONDS and process is not None:
             self.system.blame(process)
         scheduler.wait("stands still", until=scheduler.now + int(seconds * SECONDS))
@@ -102,9 +121,13 @@ class Strikes:
             links[owner].cancel(consumer)
 
     def await_slow_sender(self) -> None:
-        """Wait until another process has sent only a part of its packs for one shard."""
+        """Wait until another process has sent only a part of its packs.
+
+        The packs are for one shard. If queues can be full, they can be for several shards, too.
+        """
         network, scheduler = self.system.network, self.system.scheduler
         network.awaits_slow_sender = True
+        network.awaits_one_shard = not self.system.scenario.full or self._chosen.random() < 0.5
         try:
             scheduler.wait(
                 "waits for a slow sender",
@@ -113,6 +136,64 @@ class Strikes:
             )
         finally:
             network.awaits_slow_sender = False
+
+    def await_deletion(self) -> None:
+        """Stand still until another process has deleted a queue."""
+        self._await_change("queue deleted")
+
+    def await_switch(self) -> None:
+        """Stand still until another process has completed a switch of the ring."""
+        self._await_change("ring switched")
+
+    def _await_change(self, kind: str) -> None:
+        changes, scheduler = self.system.network.changes, self.system.scheduler
+        process = self.system.process()
+        if process is not None:
+            self.system.blame(process)
+        count = changes[kind]
+        scheduler.wait(
+            f"stands still: {kind}?",
+            until=scheduler.now + int(AWAITED_SECONDS * SECONDS),
+            ready=lambda: changes[kind] > count,
+        )
+
+    def lose_lock(self) -> None:
+        """Stand still, and lose the connections meanwhile, so that others get the lock."""
+        self.cut()
+        self.stand_still()
+
+    def slow_waiting_queues(self) -> None:
+        """Let the deliveries of all waiting queues stay on their way for a while."""
+        self._slow([each for each in self._queues() if each.endswith(WAITING)], WAITING_SECONDS)
+
+    def slow_held_queues(self) -> None:
+        """Let the messages that are held in a switch stay on their way to the process."""
+        self._slow([each for each in self._queues() if each.endswith(f".{Role.HELD.value}")])
+
+    def slow_queues(self) -> None:
+        """Let the deliveries of some queues stay on their way for a while."""
+        queues = [each for each in self._queues() if each.startswith(RECORDS)]
+        self._slow([each for each in queues if self._chosen.random() < SLOW_QUEUES])
+
+    def slow_oldest_queues(self) -> None:
+        """Let the deliveries of the oldest ring stay on their way while the ring changes again."""
+        shards = [each for each in self._queues() if has_role(each, {Role.GENERATION})]
+        oldest = {each.rpartition(".")[2] for each in shards[:1]}
+        self._slow([each for each in shards if each.rpartition(".")[2] in oldest], LONG_SECONDS)
+
+    def _slow(self, queues: Iterable[str], seconds: Sequence[float] = SLOW_SECONDS) -> None:
+        network, scheduler = self.system.network, self.system.scheduler
+        until = scheduler.now + int(self._chosen.choice(seconds) * SECONDS)
+        network.slow_queues.update(dict.fromkeys(queues, until))
+
+    def _queues(self) -> list[str]:
+        rows = self.system.broker.tables.read("SELECT name FROM queues ORDER BY id")
+        return [name for (name,) in rows]
+
+    def lose_broker(self) -> None:
+        """Let the broker be unavailable for as long as an assignment to hosts is valid."""
+        if not self.system.network.down:
+            self.system.network.go_down(LONG_OUTAGE_SECONDS)
 
     def _links(self) -> list[Any]:
         process = self.system.process()

@@ -76,3 +76,17 @@ def test_a_moment_is_missed_only_if_the_lock_is_held_until_the_next_moment():
     assert not missed((0, begin + 2 * SECONDS))
     assert not missed((0, begin + 1 * SECONDS), (begin + 2 * SECONDS, begin + 9 * SECONDS))
     assert not missed((begin + SECONDS, begin + 9 * SECONDS))
+
+
+def test_two_records_of_a_queue_with_one_message_id_are_a_fault():
+    history = History()
+    for queue, message_id, record in (
+        ("shard", "1", FIRST),
+        ("shard", "1", FIRST),
+        ("work", "1", SECOND),
+        ("shard", "2", SECOND),
+    ):
+        history.note_id(queue, message_id, record)
+    assert history.shared_ids == []
+    history.note_id("shard", "2", FIRST)
+    assert history.shared_ids == ["shard: a2 and a1 have the id 2"]

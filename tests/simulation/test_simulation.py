@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import random
 import re
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from amqp.exceptions import RecoverableConnectionError
 
 from feedbus import broker
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import lock_queue
 from feedbus.dispatch.running_calls import RunningCalls
 from feedbus.dispatch.wake_up_socket import Waker
 from feedbus.errors import BrokerOutage
 from feedbus.runner import CrashGuard
+from feedbus.runner.buffer import Buffer
 from feedbus.runner.run_state import Run
 from feedbus.transports import memory
 from feedbus.wire import Outgoing
@@ -35,11 +38,13 @@ from tests.simulation.faults import Faults
 from tests.simulation.landmarks import ALL, Landmark
 from tests.simulation.network import Network
 from tests.simulation.planted import FAULTS, planted
+from tests.simulation.planted.change import edited
 from tests.simulation.reached import PATHS, noted_holds
 from tests.simulation.replacing import replaced
 from tests.simulation.runs import QUIET_SECONDS, finishes, simulate
 from tests.simulation.scenario import BROKER, THEMES, Choices, Scenario, topology_of
 from tests.simulation.scheduler import SECONDS, Scheduler
+from tests.simulation.strikes import Strikes
 
 SEEDS = range(1, 6)
 MOST = 40
@@ -248,6 +253,79 @@ def count_before_a_cut(seed: int) -> int:
         memory.remove(BROKER)
     assert len(failures) == 1
     return int(ready)
+
+
+def test_the_deliveries_of_a_slow_queue_stay_on_their_way_and_those_of_another_arrive():
+    scheduler = Scheduler(1)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    network = Network(scheduler)
+    arrived: dict[str, float] = {}
+
+    def run() -> None:
+        with broker.connect(topology) as connection:
+            raw: Any = connection.connection
+            channel = raw.channel()
+            for queue in ("slow", "other"):
+                channel.queue_declare(queue)
+                channel.basic_publish(Message("1"), routing_key=queue)
+                channel.basic_consume(
+                    queue,
+                    no_ack=True,
+                    callback=lambda _, name=queue: arrived.setdefault(name, scheduler.now),
+                )
+            network.slow_queues["slow"] = 10 * SECONDS
+            while len(arrived) < 2:
+                raw.drain_events(timeout=60)
+
+    memory.create(SimulatedBroker(BROKER, network, None))
+    try:
+        process = scheduler.start("consumer", run)
+        scheduler.run(lambda: process.dead, most_seconds=60, most_steps=1_000)
+    finally:
+        memory.remove(BROKER)
+    assert arrived["other"] < 10 * SECONDS <= arrived["slow"] < 11 * SECONDS
+
+
+def test_a_process_stands_still_until_another_one_deletes_a_queue_other_than_the_lock():
+    scheduler = Scheduler(1)
+    topology = topology_of(Scenario.of(scheduler), 1, Path("/nowhere"))
+    network = Network(scheduler)
+    system: Any = SimpleNamespace(
+        scheduler=scheduler,
+        network=network,
+        process=lambda: scheduler.current,
+        blame=lambda _: None,
+    )
+    went_on: list[int] = []
+
+    def wait() -> None:
+        Strikes(system, random.Random(1)).await_deletion()
+        went_on.append(scheduler.now)
+
+    def delete() -> None:
+        with broker.connect(topology) as connection:
+            channel: Any = connection.channel()
+            for queue in (lock_queue(topology.name), "old"):
+                scheduler.wait("pauses", until=scheduler.now + 2 * SECONDS)
+                channel.queue_declare(queue)
+                channel.queue_delete(queue)
+
+    memory.create(SimulatedBroker(BROKER, network, None))
+    try:
+        waiting = scheduler.start("waiting", wait)
+        scheduler.start("deleting", delete)
+        scheduler.run(lambda: waiting.dead, most_seconds=60, most_steps=1_000)
+    finally:
+        memory.remove(BROKER)
+    assert 4 * SECONDS < went_on[0] < 5 * SECONDS
+
+
+def test_a_part_of_a_function_is_replaced_only_if_it_is_there():
+    ((owner, name, value),) = edited(Buffer, "put_back", "lane.records += delivery.record_count")
+    assert (owner, name) == (Buffer, "put_back")
+    assert "record_count" not in inspect.getsource(value)
+    with pytest.raises(AssertionError, match="has changed"):
+        edited(Buffer, "put_back", "no such text")
 
 
 def test_a_process_that_stood_still_waits_on_for_what_it_has_waited_for():

@@ -11,13 +11,13 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import queue_arguments
-from feedbus.hosts import assignment_file, running_hosts
+from feedbus.hosts import announcer, assignment_file, running_hosts
 from feedbus.runner import (
     run_state,
 )
 from feedbus.schedules import fired_moment, firing
 from feedbus.schedules import scheduler as schedules
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 def moments_recorded_before_their_messages() -> list[Change]:
@@ -129,3 +129,8 @@ def shards_that_two_hosts_read() -> list[Change]:
         (queue_arguments, "declared_arguments", of_queue),
         (assignment_file.AssignedConsumer, "__call__", lambda _: True),
     ]
+
+
+def removed_assignments_not_written_again() -> list[Change]:
+    """Remember an assignment as written although its file was removed in an outage."""
+    return edited(announcer.Announcer, "_run", "self._last_written = None", "pass")

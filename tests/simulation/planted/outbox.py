@@ -6,13 +6,13 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from feedbus.bus import shared_sender, transactions
+from feedbus.bus import committed_messages, outbox_requests, shared_sender, transactions
 from feedbus.dispatch import publications
 from feedbus.errors import StoreOutage
 from feedbus.store import key_locks, leftover_rows, outbox_publishing
 from feedbus.store import relay as relays
 from feedbus.wire.constants import PACK
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 class _Forgetful(set[Any]):
@@ -133,3 +133,22 @@ def refused_leftovers_removed() -> list[Change]:
         return sent
 
     return [(publications.Publications, "_send_wave", send)]
+
+
+def refused_packs_overtaken() -> list[Change]:
+    """Send a request although a request with packs was refused whose keys it has."""
+    added = "refused.update(request.refused_keys())"
+    return edited(shared_sender.SharedSender, "_send", added, "pass")
+
+
+def refused_leftovers_of_a_bus_removed() -> list[Change]:
+    """Remove the leftover rows that the broker has refused when a bus publishes them."""
+    accepted, answered = "request.outcome == []", "not isinstance(request.outcome, Exception)"
+    ((_, name, confirmed),) = edited(outbox_requests, "confirmed_rows", accepted, answered)
+    return [(committed_messages, name, confirmed)]
+
+
+def busy_keys_forgotten_between_rounds() -> list[Change]:
+    """Let the relay publish a key that another thread used only in an earlier round."""
+    busy = "busy.update(self._locks.in_use())"
+    return edited(relays.Relay, "_leave_out_published", busy, "busy = self._locks.in_use()")

@@ -18,7 +18,7 @@ from feedbus.runner import (
     queue_reader,
 )
 from feedbus.store import leftover_rows, outbox_publishing, tables
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 def an_early_acknowledgement() -> list[Change]:
@@ -201,3 +201,15 @@ def ids_that_two_descendants_share() -> list[Change]:
         (collecting_bus, "child_ordinals", children),
         (collecting_bus.BatchBus, "_derive_ids", children_of),
     ]
+
+
+def ids_of_earlier_messages_used_again() -> list[Change]:
+    """Number the messages of a record from the start again when they are sent in several parts."""
+    counted = "caused[cause] += count"
+    return edited(collecting_bus.BatchBus, "_derive_ids", counted, "pass")
+
+
+def deliveries_put_back_behind_later_ones() -> list[Change]:
+    """Put a delivery back behind later deliveries of its queue."""
+    found = "index = next(later, len(lane.deliveries))"
+    return edited(buffer.Buffer, "put_back", found, "index = len(lane.deliveries)")

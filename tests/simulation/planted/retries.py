@@ -12,13 +12,14 @@ from feedbus.dispatch import (
     failed_record_sender,
     failure_policy,
     records_at_start,
+    single_calls,
     waiting_deliveries,
     waiting_records,
 )
 from feedbus.errors import BrokerOutage, Reject
 from feedbus.runner import waiting_queue
 from feedbus.wire.constants import BLOCKED, KEY, RELEASE
-from tests.simulation.planted.change import Change, sent_in_another_order
+from tests.simulation.planted.change import Change, edited, sent_in_another_order
 
 
 def a_retry_that_forgets_its_key() -> list[Change]:
@@ -189,3 +190,9 @@ def retries_of_a_pack_under_its_id() -> list[Change]:
         return replace(letter, message_id=delivery.message_id)
 
     return [(failure_policy.FailurePolicy, "_letter_of_record", record)]
+
+
+def repetitions_after_an_outage_not_expected() -> list[Change]:
+    """Go on after an outage in the middle of a message whose earlier records have failed."""
+    expected = "self._blocked_keys.expect_repetition(decoded)"
+    return edited(single_calls.SingleCalls, "call", expected, "pass")

@@ -26,7 +26,7 @@ from feedbus.runner import (
     waiting_queue,
     waiting_queues,
 )
-from tests.simulation.planted.change import Change
+from tests.simulation.planted.change import Change, edited
 
 
 def lost_fences() -> list[Change]:
@@ -246,3 +246,55 @@ def fences_acknowledged_before_the_next_probe() -> list[Change]:
             self.probes.put_probe()
 
     return [(queue_reader.QueueReader, "_publish_next_probe", publish_next_probe)]
+
+
+def keys_that_wait_for_the_last_old_ring_only() -> list[Change]:
+    """Let a record wait for the queue of its key in the latest of several old rings."""
+    owner, united = predecessors.Predecessors, "queues = queues.union("
+    return edited(owner, "queues_before", united, "queues = frozenset(")
+
+
+def probes_before_the_search_for_deleted_queues() -> list[Change]:
+    """Put the probes before it is known which old queues are deleted."""
+    original = old_queue_tracking.SwitchProgress._find_deleted
+
+    def find(self: Any, raw: Any) -> None:
+        self._waiting.put_probes()
+        put = self._waiting.put_probes
+        self._waiting.put_probes = lambda: None
+        try:
+            original(self, raw)
+        finally:
+            self._waiting.put_probes = put
+
+    return [(old_queue_tracking.SwitchProgress, "_find_deleted", find)]
+
+
+def records_released_without_probes() -> list[Change]:
+    """Release the records of a deleted queue without a probe behind the moved ones."""
+    owner = old_queue_tracking.SwitchProgress
+    return edited(owner, "_find_deleted", "self._waiting.put_probes()", "pass")
+
+
+def waiting_queues_moved_without_a_probe() -> list[Change]:
+    """Move the waiting records of a queue without a probe behind them."""
+    owner = waiting_queue.WaitingQueue
+    return edited(owner, "is_complete", "self.probes.put_probe()", "pass")
+
+
+def messages_within_a_proof_ignored() -> list[Change]:
+    """Take a queue for empty although a message has come between two probes."""
+    owner, restarted = queue_reader.QueueReader, "self.probes.restart_proof()"
+    return edited(owner, "settle_done", restarted, "pass")
+
+
+def single_messages_disconnected_before_packs() -> list[Change]:
+    """Hold plain messages of an old ring while packs are still routed to it."""
+    original = switch._disconnect
+
+    def disconnect(channel: Any, names: Any, generation: Any) -> None:
+        entry = names.exchange(generation.exchange)
+        channel.exchange_unbind(names.ring(generation), entry, "")
+        original(channel, names, generation)
+
+    return [(switch, "_disconnect", disconnect)]
