@@ -72,16 +72,14 @@ def read_size(text: str) -> int | None:
 
 
 def guess_size(value: object) -> str:
-    """Return the size that a wrong value such as "1 gb", "512m" or 512 probably means, or "".
+    """Return the size that a wrong value such as "1 gb" or "512m" probably means, or "".
 
-    An error about the value suggests the size. A small number without a unit means megabytes:
-    nobody limits a process to some hundred bytes.
+    An error about the value suggests the size.
     """
-    if not isinstance(value, str | int) or isinstance(value, bool):
+    if not isinstance(value, str):
         return ""
-    squeezed = re.sub(r"\s+", "", str(value)).upper().replace("IB", "iB")
-    unit = "MB" if squeezed.isdecimal() and int(squeezed) < UNIT_BYTES["MB"] else "B"
-    for text in (squeezed, f"{squeezed}{unit}"):
+    squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")
+    for text in (squeezed, f"{squeezed}B"):
         if read_size(text):
             return text
     return ""
