@@ -72,14 +72,16 @@ def read_size(text: str) -> int | None:
 
 
 def guess_size(value: object) -> str:
-    """Return the size that a wrong value such as "1 gb" or "512m" probably means, or "".
+    """Return the size that a wrong value such as "1 gb", "512m" or 512 probably means, or "".
 
-    An error about the value suggests the size.
+    An error about the value suggests the size. A small number without a unit means megabytes:
+    nobody limits a process to some hundred bytes.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
-    squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")
-    for text in (squeezed, f"{squeezed}B"):
+    squeezed = re.sub(r"\s+", "", str(value)).upper().replace("IB", "iB")
+    unit = "MB" if squeezed.isdecimal() and int(squeezed) < UNIT_BYTES["MB"] else "B"
+    for text in (squeezed, f"{squeezed}{unit}"):
         if read_size(text):
             return text
     return ""

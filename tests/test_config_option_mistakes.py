@@ -123,7 +123,24 @@ WRONG_OPTIONS = {
     ),
     "a size without its unit": (
         "memory_limit = ▸512",
-        'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited", got 512',
+        (
+            'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited", got 512;'
+            " did you mean '512MB'?"
+        ),
+    ),
+    "a size without its unit in quotes": (
+        'memory_limit = ▸"512"',
+        (
+            'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited",'
+            " got '512'; did you mean '512MB'?"
+        ),
+    ),
+    "a number of bytes without its unit": (
+        "memory_limit = ▸536870912",
+        (
+            'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited",'
+            " got 536870912; did you mean '536870912B'?"
+        ),
     ),
     "a size that is nearly one": (
         'memory_limit = ▸"512 mb"',

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from feedbus import config
+from feedbus.cli import main
 from feedbus.operations.access_control import Guard
 from servers import prometheus as monitoring
 from servers.compose import COMPOSE, PROJECT, Compose, Unset
@@ -28,6 +30,19 @@ pytestmark = pytest.mark.processes
 TEXT = COMPOSE.read_text()
 SET = {"FEEDBUS_API_TOKEN": "a-token"}
 DEPLOY = PROJECT / "deploy"
+
+
+RULES = ("rules.yml", "web_rules.yml")
+
+
+def alerts():
+    """Return the names of the shipped alerts."""
+    groups = [
+        group
+        for name in RULES
+        for group in yaml.safe_load((DEPLOY / "prometheus" / name).read_text())["groups"]
+    ]
+    return [rule["alert"] for group in groups for rule in group["rules"]]
 
 
 @pytest.fixture
@@ -163,21 +178,25 @@ def test_promtool_takes_the_shipped_configuration(promtool, tmp_path):
         tmp_path, {"feedbus": "app:8672", "web": "app:8080", "rabbitmq": "rabbitmq:15692"}, "token"
     )
     promtool("check", "config", server.folder / "prometheus.yml")
-    promtool("check", "rules", DEPLOY / "prometheus/rules.yml")
+    for name in RULES:
+        promtool("check", "rules", DEPLOY / "prometheus" / name)
 
 
 def test_each_alert_is_raised_by_what_it_is_for_and_by_nothing_else(promtool):
     trials = Path(__file__).parent / "data/alerts.yml"
     promtool("test", "rules", trials)
-    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())["groups"][0]["rules"]
     tried = set(re.findall(r"alertname: (\w+)", trials.read_text()))
-    assert tried == {rule["alert"] for rule in rules}
+    assert tried == set(alerts())
 
 
 def test_the_page_of_operations_says_what_to_do_for_every_alert():
     page = (PROJECT / "docs/operations.md").read_text()
-    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())["groups"][0]["rules"]
-    assert [rule["alert"] for rule in rules if f"| `{rule['alert']}` |" not in page] == []
+    assert [name for name in alerts() if f"| `{name}` |" not in page] == []
+
+
+def test_the_command_prints_the_shipped_alerts():
+    printed = CliRunner().invoke(main, ["alerts"]).output
+    assert printed == (DEPLOY / "prometheus/rules.yml").read_text()
 
 
 @pytest.mark.integration

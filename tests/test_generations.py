@@ -15,8 +15,10 @@ from feedbus.broker.publisher import Publisher, publish_all
 from feedbus.broker.refused_messages import Refusal
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
+from feedbus.bus.publish_requests import Request
 from feedbus.generations import probes, ring_state, switch, switch_notices, topology_setup
 from feedbus.records import Records
+from feedbus.records.packs import Pack, pack_of_one
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Channel
@@ -141,6 +143,25 @@ def test_packs_stay_in_order_if_the_ring_is_connected_while_they_are_sent(
         patch.setattr(Publisher, "_send_window", switch_after_first)
         bus.publish_many("ring", [({"n": number}, "k") for number in range(6)])
     assert drained_by(topology) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_plain_message_does_not_overtake_a_pack_that_the_broker_returns(
+    make: Callable[..., System],
+) -> None:
+    """A pack goes to the old ring, and is returned; the entry leads to the new ring."""
+    system = make(sharded(2, batch=BATCH), pack=2)
+    after = reshaped(system, 3)
+    with LiveBus(system.topology) as bus:
+        bus.publish_many("ring", [])  # reads the state
+        topology_setup.set_up(after)
+        many = [
+            Request("ring", Pack.numbered("0" * 24, ["k"] * 2, {}, {"n": [0, 1]})),
+            Request("ring", pack_of_one("plain", "k", {"n": 2})),
+            Request("ring", Pack.numbered("1" * 24, ["k"] * 2, {}, {"n": [3, 4]})),
+        ]
+        bus.send_together(many)
+        assert [request.outcome for request in many] == [[], [], []]
+    assert drained_by(after) == [0, 1, 2, 3, 4]
 
 
 def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:

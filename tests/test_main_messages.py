@@ -113,7 +113,7 @@ MESSAGES = {
         ),
     ),
     "cli/restart.py": ("nothing runs in {}; start it with `feedbus up`",),
-    "cli/status_table.py": ("nothing runs; start it with `feedbus up`",),
+    "cli/status_table.py": ("nothing runs in {}; start it with `feedbus up`",),
     "cli/up.py": ("everything is ready after {} s; logs are in {}",),
     "dead_letters/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
     "dispatch/failed_record_sender.py": (
@@ -167,6 +167,12 @@ MESSAGES = {
     "supervisor/client.py": (
         "the supervisor, process {}, does not answer; `feedbus down` ends it",
         "{} (process {}) is still busy after {} s, and is killed in {} s",
+    ),
+    "supervisor/broker_in_use.py": (
+        "the supervisor, process {}, uses broker {}, but for this command {} names broker {}: {}",
+        "run the command with the same {} as the supervisor",
+        "[broker] url in the file was changed: run `feedbus apply`",
+        "no consumer with the folder {} runs: messages wait in {} until `feedbus up`",
     ),
     "supervisor/outdated_processes.py": (
         (

@@ -154,7 +154,7 @@ def test_feedbus_publish_needs_a_key_for_a_hash_exchange(topology: Topology) -> 
     def publish(exchange: str, *words: str) -> tuple[int, str]:
         command = ["--topology", str(topology.path), "publish", exchange, "--json", '{"n": 1}']
         done = CliRunner().invoke(main, [*command, *words])
-        return done.exit_code, done.output
+        return done.exit_code, done.stdout or done.stderr
 
     code, output = publish("orders")
     assert code != 0

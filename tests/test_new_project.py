@@ -128,6 +128,13 @@ def compose(shop):
     return (shop / "compose.yaml").read_text()
 
 
+def test_systemd_starts_a_new_project_again_until_its_servers_are_available(shop):
+    unit = (shop / "shop.service").read_text()
+    head = unit[: unit.index("[Service]")]
+    assert "\nStartLimitIntervalSec=0\n" in head  # systemd ignores it in [Service]
+    assert "\nRestart=on-failure\nRestartSec=5\n" in unit
+
+
 @only_if(shutil.which("systemd-analyze") is not None, "systemd-analyze is not installed")
 def test_systemd_accepts_the_unit_of_a_new_project(shop):
     unit = shop / "shop.service"

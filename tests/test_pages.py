@@ -50,17 +50,24 @@ def name_of(part: object) -> str:
 
 def run(command: str, folder: Path) -> str:
     with tempfile.TemporaryFile("w+") as printed:  # no pipe: a supervisor would keep it open
-        subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env=ENVIRONMENT | {"PYTHONPATH": str(folder)},
-            stdout=printed,
-            stderr=printed,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        has_ended = True
+        try:
+            subprocess.run(
+                ["bash", "-c", command],
+                cwd=folder,
+                # The environment may have feedbus installed from another folder than this one.
+                env=ENVIRONMENT | {"PYTHONPATH": f"{folder}:{ROOT}"},
+                stdout=printed,
+                stderr=printed,
+                timeout=PATIENCE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            has_ended = False
         printed.seek(0)
-        return printed.read()
+        text = printed.read()
+    assert has_ended, f"$ {command}\ndid not end within {PATIENCE_SECONDS} s; it printed:\n{text}"
+    return text
 
 
 def alike(text: str, *, exact: bool) -> str:

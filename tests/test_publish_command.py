@@ -48,7 +48,7 @@ def taken(topology: Topology) -> Any:
 def test_the_options_of_a_message_are_published(shop: Topology) -> None:
     options = ["--header", "source=web=1", "--priority", "5", "--expires", "10m"]
     done = publish(*options, "--message-id", "order-1")
-    assert done.output == "1 message published to orders\n"
+    assert done.stdout == "1 message published to orders\n"
     message = taken(shop)
     assert message.headers["source"] == "web=1"
     assert message.properties["priority"] == 5

@@ -54,6 +54,19 @@ with TestClient(app) as client:
     assert client.post("/orders", json={"id": 5, "product": "chair"}).status_code == 503
 """
 CALL_FASTAPI = CALL_ASYNC.replace("web_async", "web_fastapi")
+CALL_TRANSACTION = """
+import os
+from starlette.testclient import TestClient
+from shop_db import engine
+from web_db import app
+
+with TestClient(app) as client:
+    assert client.post("/orders", json={"id": 8, "product": "table"}).status_code == 202
+    engine.dispose()
+    os.rename("shop.db", "away.db")
+    os.mkdir("shop.db")  # SQLite cannot open a folder
+    assert client.post("/orders", json={"id": 9, "product": "table"}).status_code == 503
+"""
 READ_ORDERS = """
 from sqlalchemy.orm import Session
 from shop_db import Order, engine
@@ -99,3 +112,5 @@ def test_the_programs_of_the_page_publish(tmp_path):
     write_files(tmp_path, "ordering.py")
     assert run(tmp_path, "ordering.py") == 7
     assert run(tmp_path, READ_ORDERS) == 7
+    write_files(tmp_path, "web_db.py")
+    assert run(tmp_path, CALL_TRANSACTION) == 8

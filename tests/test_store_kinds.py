@@ -95,6 +95,18 @@ class BusWithoutServers:
         return [None] * len(rows)
 
 
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+def test_a_server_that_does_not_run_is_named_once_with_what_to_do(kind: str) -> None:
+    store = MAKERS[kind][0]("postgresql://shop:secret@127.0.0.1:1/shop", "shop")
+    with pytest.raises(StoreOutage) as raised:
+        store.ready()
+    said = str(raised.value)
+    assert said.count("store ") == 1
+    assert "Connection refused" in said
+    assert said.endswith("; start the database, or correct the URL of the store")
+    assert "secret" not in said
+
+
 def end_sessions(postgres: Postgres) -> None:
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     postgres.sql(f"{ended} WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")

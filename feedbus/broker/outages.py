@@ -77,7 +77,8 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
     except AccessRefused as error:
         what = (
             "the user lacks a permission; see `rabbitmqctl list_permissions`, and grant it with"
-            " `rabbitmqctl set_permissions`"
+            " `rabbitmqctl set_permissions`: a project needs configure, write and read for names"
+            " that begin with its name and a dot, and write for amq.default"
             if "access to" in str(error.reply_text)
             else "check the user and the password in [broker] url, and the user's permissions on"
             " its virtual host"

@@ -174,6 +174,9 @@ class Encoder:
                 f" [exchanges.{exchange.name}], or publish a mapping"
             )
             raise UsageError(msg)
+        # A pack has one id, so the ids of its records must have ordinals. The id of a record from
+        # LiveBus.publish() or outbox.put() usually has none: then the record becomes a plain
+        # message, also on a ring with packs. The records of a handler always have ordinals.
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- no packs
             return list(self._encode_plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
@@ -187,7 +190,9 @@ class Encoder:
                 # messages reach a ring through the entry, packs through the exchange for packs. If
                 # another process has replaced the ring, the broker returns the pack, but not a
                 # plain message that is sent after the pack. The plain message would overtake the
-                # pack's records of its key. So for a shard, a single record becomes a pack, too.
+                # pack's records of its key. So for a shard, a single record of publish_many() or of
+                # a handler becomes a pack, too. Plain messages and packs are never sent together:
+                # see SharedSender.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._encode_plain(exchange, pack, part))
                 else:

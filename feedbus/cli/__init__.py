@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, str] = {
     "schema": "Print the JSON Schema of topology.toml.",
     "asyncapi": "Print the AsyncAPI document of the topology.",
     "grafana": "Print a Grafana dashboard of the topology.",
+    "alerts": "Print the alerts for Prometheus.",
     "completion": "Print the completion script of a shell.",
 }
 
@@ -84,6 +85,20 @@ class Context:
         from feedbus import config
 
         return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)
+
+    def load_with_same_broker(self) -> Topology:
+        """Return the topology, for a command that reads or changes messages on the broker.
+
+        Raises:
+            TopologyError: as load().
+            UsageError: the supervisor of this folder runs with another broker.
+
+        """
+        from feedbus.supervisor.broker_in_use import require_same_broker
+
+        topology = self.load()
+        require_same_broker(topology)
+        return topology
 
 
 class LazyGroup(click.Group):

@@ -59,7 +59,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
     """
     from feedbus.dead_letters import letters
 
-    topology = context.load()
+    topology = context.load_with_same_broker()
     found: list[DeadLetter] = []
     totals: dict[str, int] = {}  # of the queues of which only some dead letters are shown
     with letters.open_channel(topology) as channel:
@@ -98,7 +98,7 @@ def show(context: Context, queue: str, message_id: str) -> None:
     """
     from feedbus.dead_letters import letters
 
-    topology = context.load()
+    topology = context.load_with_same_broker()
     with letters.open_channel(topology) as channel:
         for _, letter in letters.letters(channel, topology, topology.queue(queue)):
             if letter.message_id == message_id:
@@ -134,7 +134,7 @@ def requeue(
         got = "both" if everything else "neither"
         msg = f"expected either the ids of dead letters or --all, got {got}"
         raise click.UsageError(msg)
-    topology = context.load()
+    topology = context.load_with_same_broker()
     chosen = topology.queue(queue)
     missing = dict.fromkeys(message_ids)
     sent = 0
@@ -181,7 +181,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.key_release import release
 
-    topology = context.load()
+    topology = context.load_with_same_broker()
     chosen = topology.queue(queue)
     missing = dict.fromkeys(message_ids)
     dropped = 0
@@ -218,7 +218,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.key_release import release
 
-    topology = context.load()
+    topology = context.load_with_same_broker()
     chosen = topology.queue(queue)
     dropped = 0
 

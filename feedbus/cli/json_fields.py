@@ -108,6 +108,7 @@ FIELDS: Mapping[str, Mapping[str, Meaning]] = {
     "status": {
         "supervisor.pid": "the process id of the supervisor; null if nothing runs",
         "supervisor.error": 'why the supervisor\'s state is not known, or ""',
+        "supervisor.var": "the folder of the supervisor: `var` of the topology",
         **_under("broker", REACHABLE),
         "broker.delayed.waiting": "how many messages wait for the end of their delay",
         "broker.delayed.undelivered": "how many messages are due, but no queue accepts them",

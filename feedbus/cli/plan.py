@@ -98,10 +98,15 @@ def compute_plan(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
         topology: the topology.
         delete_nonempty: the names of queues that may be deleted with their messages.
 
+    Raises:
+        UsageError: the supervisor runs with another broker, and the URL in the file is unchanged.
+
     """
     from feedbus.plan.planning import make_plan
+    from feedbus.supervisor.broker_in_use import require_same_broker
     from feedbus.supervisor.outdated_processes import compare_watchers
 
+    require_same_broker(topology, changes_broker=True)
     watchers, note = compare_watchers(topology) or (None, "")
     plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty)
     return replace(plan, notes=(*plan.notes, note)) if note else plan

@@ -21,6 +21,7 @@ from feedbus.units import counted
 
 if TYPE_CHECKING:
     from feedbus.bus import LiveBus
+    from feedbus.topology import Topology
     from feedbus.wire.message_options import PublishOptions
 
 Pair = tuple[Mapping[str, Any], str]
@@ -108,7 +109,7 @@ def command(  # noqa: PLR0913 -- an option each
         plain = envelope_of(options) is None and not message_id
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    topology = context.load()
+    topology = context.load_with_same_broker()
     if topology.exchange(exchange).hashed and key is None and not key_field:
         msg = (
             f"expected --key or --key-field, got neither: the key selects the shard of '{exchange}'"
@@ -133,6 +134,15 @@ def command(  # noqa: PLR0913 -- an option each
         msg = f"{fault}; published from the lines before it: {counted(count, 'message')}"
         raise UsageError(msg) from fault
     click.echo(f"{counted(count, 'message')} published to {exchange}")
+    _warn_if_unread(topology)
+
+
+def _warn_if_unread(topology: Topology) -> None:
+    """Print a note if no process on this host reads the embedded broker."""
+    from feedbus.supervisor.broker_in_use import unread_note
+
+    if note := unread_note(topology):
+        click.echo(printable(note), err=True)
 
 
 def _headers(texts: tuple[str, ...]) -> dict[str, str] | None:

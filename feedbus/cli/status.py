@@ -71,6 +71,7 @@ def gather(topology: Topology) -> dict[str, Any]:
     """
     from feedbus.metrics import all_waiting
     from feedbus.operations.unwritable_folders import unwritable_folders
+    from feedbus.supervisor.broker_in_use import other_broker
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)
@@ -81,6 +82,8 @@ def gather(topology: Topology) -> dict[str, Any]:
         answer, trouble = None, str(error)
     watchers = answer["watchers"] if answer else {}
     unapplied, changed, notes = _outdated(topology, answer)
+    if note := other_broker(topology):
+        notes = [note, *notes]
     for name, one in watchers.items():
         one["changed_code"] = changed.get(name, [])
     states = dict.fromkeys((*topology.consumers, *topology.supervised), NOT_RUNNING)
@@ -97,7 +100,11 @@ def gather(topology: Topology) -> dict[str, Any]:
         consumers[name] = states[name] | counts
     _add_retrying(topology, consumers, received)
     return {
-        "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
+        "supervisor": {
+            "pid": answer["pid"] if answer else None,
+            "error": trouble,
+            "var": str(topology.var),
+        },
         "broker": broker,
         "store": _store(topology),
         "disk": {"error": "; ".join(unwritable_folders(topology))},

@@ -49,7 +49,7 @@ def table(system: dict[str, Any]) -> str:
     runs = (
         f"process {supervisor['pid']}"
         if supervisor["pid"]
-        else "nothing runs; start it with `feedbus up`"
+        else f"nothing runs in {supervisor['var']}; start it with `feedbus up`"
     )
     lines += _hosts_table(system["hosts"])
     lines.append("")

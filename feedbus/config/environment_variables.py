@@ -65,6 +65,12 @@ def expand(
     return "" if unset else expanded
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names of the variables in a text of a topology file, in their order."""
+    inner = (mark[1] for mark in MARK.finditer(text) if mark[1])
+    return [variable[1] for each in inner if (variable := VARIABLE.fullmatch(each))]
+
+
 def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
     """Whether a path matches a pattern, in which None stands for any key."""
     return len(path) == len(pattern) and all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -50,6 +51,9 @@ POSTGRES_NO_TABLE = "42P01"
 POSTGRES_NO_PRIVILEGE = "42501"
 PRIVILEGE_CHECK = "aclcheck_error"  # the function of the server for a missing privilege
 POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
+# The texts of these drivers about a connection that cannot be opened.
+NOT_CONNECTED = re.compile("connection to server|connection failed|translate host|create a conn")
+NO_CONNECTION = "; start the database, or correct the URL of the store"
 
 
 def is_outage(error: BaseException) -> bool:
@@ -88,6 +92,8 @@ def describe(error: BaseException, where: str) -> str:
         where: the store's file or URL, with which the line begins.
 
     """
+    if isinstance(error, StoreOutage):
+        return str(error)  # transaction() has described it
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
@@ -142,7 +148,8 @@ def _postgres_reason(error: BaseException) -> str | None:
     code = _code(error)
     text = one_line(error) or type(error).__name__
     if not code:
-        return text if _is_unanswered(error) else None
+        advice = NO_CONNECTION if NOT_CONNECTED.search(text) else ""
+        return f"{text}{advice}" if _is_unanswered(error) else None
     if code == POSTGRES_NO_TABLE:
         return NO_TABLES
     if code == POSTGRES_NO_PRIVILEGE:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from feedbus.clock import Waiting
-from feedbus.errors import UsageError
+from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.process.slow_server_notices import notices
 from feedbus.store.no_store import NoStore
@@ -46,11 +46,12 @@ def open_prepared(topology: Topology) -> Store:
         StoreOutage: the store is unavailable, or cannot be written to.
         UsageError: the store cannot be opened as the topology declares it, or its tables belong to
             a newer version.
+        Exception: any other exception of the function.
 
     """
     store = open_store(topology)
     if topology.store is not None and topology.store.prepare is not None:
-        resolve_object(topology.store.prepare, topology.root)(topology)
+        _call(topology.store.prepare, topology, store)
         _bind(topology, store)  # the function may have opened another store
     with notices.during(f"waiting for store {topology.store} to prepare feedbus's tables"):
         store.set_up()
@@ -90,6 +91,21 @@ def load_driver(topology: Topology) -> None:
         _make_peewee(topology.store, topology.name, "", nullcontext)  # it does not connect
     elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
         _load_sqlalchemy()
+
+
+def _call(prepare: str, topology: Topology, store: Store) -> None:
+    """Call the function of [store] prepare; an outage of its database is an outage of the store."""
+    try:
+        resolve_object(prepare, topology.root)(topology)
+    except Outage:
+        raise
+    except Exception as error:
+        where = f"[store] prepare = '{prepare}'"
+        if isinstance(store, SqlStore) and store.is_outage(error):
+            msg = f"{where}: {store.describe(error)}"
+            raise StoreOutage(msg) from error
+        error.add_note(f"{where} has raised this exception")
+        raise
 
 
 def _bind(topology: Topology, store: Store) -> None:

@@ -12,12 +12,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from feedbus.plan.changes import Watchers
 from feedbus.process.private_files import open_private
 from feedbus.process.process_setup import SUPERVISED
-from feedbus.supervisor.watcher_options import applied_path, watchers
+from feedbus.supervisor.watcher_options import applied_path, broker_file, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 from feedbus.units import counted
 
@@ -162,12 +163,23 @@ def write_applied(topology: Topology, text: str) -> None:
         text: the content of its topology.toml.
 
     """
-    path = applied_path(topology)
+    _replace(applied_path(topology), text, topology.path.stat().st_mode & 0o777 | 0o400)
+
+
+def write_broker(topology: Topology) -> None:
+    """Write the URL of the supervisor's broker, without passwords, to broker_file().
+
+    The supervisor calls the function at its start and at each `feedbus apply`.
+    """
+    _replace(broker_file(topology), str(topology.broker_url), 0o600)
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
     beside = path.with_suffix(".new")
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-    beside.chmod(topology.path.stat().st_mode & 0o777 | 0o400)
+    beside.chmod(mode)
     beside.replace(path)
 
 

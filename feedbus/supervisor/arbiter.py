@@ -15,17 +15,19 @@ from pathlib import Path
 from feedbus.errors import UsageError
 from feedbus.process.file_locks import take_lock
 from feedbus.process.slots import run_folder
+from feedbus.supervisor.applied_settings import write_broker
 from feedbus.supervisor.forkserver_client import ForkServer, adopt_orphans
 from feedbus.supervisor.log_copies import LogCopies
-from feedbus.supervisor.watcher_options import endpoint
+from feedbus.supervisor.watcher_options import endpoint, supervisor_lock
 from feedbus.topology import Topology
 
 CHECK_SECONDS = 1.0  # the time between circus's checks of the processes
 
 
 def lock_path(topology: Topology) -> Path:
-    """Return the path of the lock file that the supervisor of the topology holds while it runs."""
-    return run_folder(topology) / "supervisor.lock"
+    """Return the path of the lock file of the supervisor, and create its folder."""
+    run_folder(topology)
+    return supervisor_lock(topology)
 
 
 def become_supervisor(topology: Topology) -> int:
@@ -43,7 +45,7 @@ def become_supervisor(topology: Topology) -> int:
     """
     adopt_orphans()
     try:
-        return take_lock(lock_path(topology), patience_seconds=0.5)
+        lock = take_lock(lock_path(topology), patience_seconds=0.5)
     except BlockingIOError as error:
         msg = (
             f"process {error.args[1]} supervises {topology.var} already; apply a changed topology"
@@ -51,6 +53,8 @@ def become_supervisor(topology: Topology) -> int:
             " topology"
         )
         raise UsageError(msg) from None
+    write_broker(topology)
+    return lock
 
 
 def supervise(

@@ -30,7 +30,7 @@ from circus.exc import MessageError
 from feedbus import config
 from feedbus.errors import FeedbusError
 from feedbus.supervisor import watcher_state
-from feedbus.supervisor.applied_settings import PROTOCOL, write_applied
+from feedbus.supervisor.applied_settings import PROTOCOL, write_applied, write_broker
 from feedbus.supervisor.command_processes import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher
@@ -374,6 +374,7 @@ class Apply(Command):
                 text = props["text"]
                 topology = config.load(supervision.topology.path, text=text)
                 write_applied(topology, text)
+                write_broker(topology)
                 await supervision.change_topology(topology)
             else:
                 await supervision.finish()

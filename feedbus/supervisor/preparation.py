@@ -17,12 +17,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from traceback import TracebackException
 
-from feedbus.errors import FeedbusError, Outage, error_text
+from feedbus.errors import FeedbusError, Outage, described, error_text
 from feedbus.logs import configure
 from feedbus.process.process_setup import SUPERVISED, follow_parent
 from feedbus.process.slots import run_folder
 from feedbus.process.slow_server_notices import notices
+from feedbus.shortened_tracebacks import from_user_code
 from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology
@@ -135,4 +137,8 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
     except FeedbusError as error:
         _print(error_text(error))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 -- a function of the project may raise anything
+        _print("".join(from_user_code(TracebackException.from_exception(error)).format()).rstrip())
+        _print(f"error: {described(error)}; the traceback above shows where; nothing was started")
         sys.exit(1)

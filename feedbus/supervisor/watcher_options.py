@@ -137,6 +137,16 @@ def applied_path(topology: Topology) -> Path:
     return topology.var / "run" / "applied.toml"
 
 
+def broker_file(topology: Topology) -> Path:
+    """Return the path of the file with the URL of the broker that the supervisor uses."""
+    return topology.var / "run" / "broker.url"
+
+
+def supervisor_lock(topology: Topology) -> Path:
+    """Return the path of the lock file that the supervisor holds while it runs; create nothing."""
+    return topology.var / "run" / "supervisor.lock"
+
+
 def _other_user(name: str, user: str | None) -> str | None:
     """Return the user to which a process must change, or None."""
     if user is None:

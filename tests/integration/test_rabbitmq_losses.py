@@ -252,6 +252,7 @@ def test_a_user_who_may_not_read_gets_the_missing_permission_named(
         rabbitmq.request("DELETE", "/api/users/writer")
     assert "access to queue" in caplog.text
     assert "rabbitmqctl set_permissions" in caplog.text
+    assert "and write for amq.default" in caplog.text
 
 
 def test_a_virtual_host_that_is_deleted_is_waited_for(
