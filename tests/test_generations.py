@@ -152,16 +152,16 @@ def test_a_plain_message_does_not_overtake_a_pack_that_the_broker_returns(
     system = make(sharded(2, batch=BATCH), pack=2)
     after = reshaped(system, 3)
     with LiveBus(system.topology) as bus:
-        bus.publish_many("ring", [])  # reads the state
+        bus.publish("ring", {"n": 0}, "k")  # reads the state
         topology_setup.set_up(after)
         many = [
-            Request("ring", Pack.numbered("0" * 24, ["k"] * 2, {}, {"n": [0, 1]})),
-            Request("ring", pack_of_one("plain", "k", {"n": 2})),
-            Request("ring", Pack.numbered("1" * 24, ["k"] * 2, {}, {"n": [3, 4]})),
+            Request("ring", Pack.numbered("0" * 24, ["k"] * 2, {}, {"n": [1, 2]})),
+            Request("ring", pack_of_one("plain", "k", {"n": 3})),
+            Request("ring", Pack.numbered("1" * 24, ["k"] * 2, {}, {"n": [4, 5]})),
         ]
         bus.send_together(many)
         assert [request.outcome for request in many] == [[], [], []]
-    assert drained_by(after) == [0, 1, 2, 3, 4]
+    assert drained_by(after) == [0, 1, 2, 3, 4, 5]
 
 
 def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
