@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 
 from feedbus import broker
+from feedbus.broker.rabbitmq import STATISTICS_AGE_SECONDS
 from feedbus.broker_names import Names
 from feedbus.cli.plan import show
 from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
+from feedbus.plan import Wait
+from feedbus.plan.key_waits import total_seconds
 from feedbus.plan.planning import make_plan
 from feedbus.ring import Ring
 from servers import versions
@@ -64,7 +68,7 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
     show(plan, as_json=False)
     assert (
         f"keys that move from shard_1 to {', '.join(wait.moved_to)} wait for its {len(keys)}"
-        " messages (the duration is unknown, because the shard handles no messages now)"
+        " messages (no consumer reads them now)"
     ) in capsys.readouterr().out
 
 
@@ -87,11 +91,11 @@ def test_a_process_that_stands_still_while_it_reads_the_state_changes_no_plan(
 @pytest.mark.parametrize(
     ("options", "reported"),
     [
-        (ORDERED, "1 message in old shards, for which only the keys of these shards wait"),
-        ({}, "1 message in old shards, handled before any new message"),
+        (ORDERED, "a new message waits only until the old shard of its key is empty"),
+        ({}, "every new message waits until all old shards are empty"),
         (
             ORDERED | {"block_on_dead": True},
-            "1 message in old shards, handled before any new message",
+            "every new message waits until all old shards are empty",
         ),
     ],
 )
@@ -105,7 +109,9 @@ def test_a_plan_says_whether_all_keys_wait_for_the_old_shards(
     with system.bus() as bus:
         bus.publish("ring", {"n": 1}, "key")
     show(make_plan(system.changed(sharded(3, **options)), None), as_json=False)
-    assert reported in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "    backlog    1 message in old shards\n" in text
+    assert f"    order      {reported}\n" in text
 
 
 @ON_EMBEDDED
@@ -160,27 +166,83 @@ def test_evenness_is_measured_against_the_weights_that_were_asked_for(
     assert 1.0 < ring.after.max_over_share < 1.2
 
 
-def test_how_long_a_backlog_takes_is_reported_by_what_is_handled_meanwhile(
-    make: Callable[..., System],
+def test_the_duration_of_a_backlog_is_estimated_for_each_shard_that_is_read(
+    make: Callable[..., System], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    system = make(sharded(2))
+    system = make(replace(sharded(2), prefetch=10))
     with system.bus() as bus:
-        bus.publish_many("ring", [({"n": n}, str(n)) for n in range(30)])
-    over = threading.Event()
+        bus.publish_many("ring", [({"n": n}, str(n)) for n in range(600)])
+    begun = threading.Event()
 
-    def handle() -> None:
-        with Metrics.open(system.topology.var / "metrics", "shard_0.1") as metrics:
-            while not over.wait(0.05):
-                metrics.consumer("shard_0").settled("ack", 10)
+    def handle(*_: Any) -> None:
+        begun.set()
+        time.sleep(0.05)
 
-    handling = threading.Thread(target=handle)
-    handling.start()
-    (ring,) = make_plan(system.changed(sharded(3)), None).rings
-    over.set()
-    handling.join()
-    assert ring.backlog_messages == 30
-    assert ring.drain_seconds is not None
-    assert {wait.shard: wait.seconds is None for wait in ring.waits} == {
-        "shard_0": False,
-        "shard_1": True,
-    }
+    metrics = Metrics.open(system.topology.var / "metrics", "shard_0.1")
+    with metrics, system.running(handle, "shard_0", metrics=metrics):
+        assert begun.wait(60)
+        plan = make_plan(system.changed(sharded(3)), None)
+    (ring,) = plan.rings
+    waits = {wait.shard: wait for wait in ring.waits}
+    read, unread = waits["shard_0"], waits["shard_1"]
+    assert (read.consumers, unread.consumers) == (1, 0)
+    assert read.per_second is not None
+    assert 1 < read.per_second < 20  # the handler takes 50 ms
+    assert read.seconds == pytest.approx(
+        (read.messages + read.unacknowledged) / read.per_second, rel=0.1
+    )
+    assert (unread.per_second, unread.seconds, ring.drain_seconds) == (None, None, None)
+    show(plan, as_json=False)
+    text = capsys.readouterr().out
+    assert f"(about {read.seconds:,.0f} s at {read.per_second} messages per second)" in text
+    assert f"{unread.messages} messages (no consumer reads them now)" in text
+    assert "    duration " not in text  # that of one shard is not known
+
+
+def test_the_slowest_shard_determines_the_duration_of_a_backlog() -> None:
+    waits = [
+        Wait("shard_0", "new", 100, 0, (), consumers=1, per_second=10.0, seconds=10.0),
+        Wait("shard_1", "new", 30, 0, (), consumers=1, per_second=1.0, seconds=30.0),
+        Wait("shard_1", "old", 5, 0, (), consumers=1, per_second=1.0, seconds=5.0),
+    ]
+    assert total_seconds(waits) == 35.0
+    assert total_seconds([]) is None
+
+
+def test_a_plan_counts_ready_messages_now_and_says_how_old_other_counts_are(
+    make: Callable[..., System], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = make(replace(sharded(2), prefetch=5))
+    wanted = system.changed(sharded(3))
+    release, received = threading.Event(), threading.Event()
+
+    def handle(*_: Any) -> None:
+        received.set()
+        release.wait(60)
+
+    with system.bus() as bus:
+        bus.publish_many("ring", [({"n": n}, "key") for n in range(20)])
+    shard = Ring.of(system.topology.generation("ring").members).route("key")
+    age = 0.0 if "embedded" in request.node.name else STATISTICS_AGE_SECONDS
+    try:
+        with system.running(handle, shard):
+            assert received.wait(60)
+            deadline = time.monotonic() + 60
+            while True:  # RabbitMQ reports the unacknowledged messages seconds later
+                plan = make_plan(wanted, None)
+                (ring,) = plan.rings
+                assert ring.backlog_messages == 15
+                if ring.unacknowledged_messages:
+                    break
+                assert time.monotonic() < deadline
+            release.set()
+    finally:
+        release.set()
+    assert ring.unacknowledged_messages == 5
+    assert plan.unacknowledged_age_seconds == age
+    show(plan, as_json=False)
+    text = capsys.readouterr().out
+    assert "    backlog    15 ready and 5 unacknowledged messages in old shards\n" in text
+    assert "this host has handled none of them in 5 s" in text
+    late = "the numbers of unacknowledged messages are up to 10 s old: RabbitMQ reports them late"
+    assert (late in text) is (age > 0)

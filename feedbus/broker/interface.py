@@ -34,6 +34,7 @@ class SeenQueue:
         arguments: the x-arguments.
         ready: the number of messages that no consumer has received.
         unacknowledged: the number of messages that consumers have received and not acknowledged.
+            This number can be older than the others, see Survey.
         consumers: the number of consumers.
     """
 
@@ -70,11 +71,20 @@ class SeenBinding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The exchanges, queues and bindings of a broker at one time; Broker.survey() makes it."""
+    """The exchanges, queues and bindings of a broker at one time; Broker.survey() makes it.
+
+    Attributes:
+        exchanges: the exchanges.
+        queues: the queues.
+        bindings: the bindings.
+        unacknowledged_age_seconds: how old the numbers of unacknowledged messages of queues with
+            consumers can be; 0 if they are as new as the other numbers.
+    """
 
     exchanges: Sequence[SeenExchange]
     queues: Sequence[SeenQueue]
     bindings: Sequence[SeenBinding]
+    unacknowledged_age_seconds: float = 0.0
 
 
 class HeartbeatSource(Enum):

@@ -26,6 +26,8 @@ class Inventory:
             and those in `timer_bindings`.
         timer_bindings: the bindings whose source is an exchange of the timer: the exchanges and
             queues in which delayed messages wait.
+        unacknowledged_age_seconds: how old the numbers of unacknowledged messages of queues with
+            consumers can be; 0 if they are as new as the other numbers.
 
     """
 
@@ -33,6 +35,7 @@ class Inventory:
     queues: Mapping[str, SeenQueue]
     bindings: tuple[SeenBinding, ...]
     timer_bindings: tuple[SeenBinding, ...]
+    unacknowledged_age_seconds: float = 0.0
 
     def bound_to(self, kind: Kind, destination: str) -> list[SeenBinding]:
         """Return the bindings by which a queue or an exchange receives messages.
@@ -73,4 +76,5 @@ def read_inventory(topology: Topology) -> Inventory:
         tuple(
             one for one in survey.bindings if names.is_of_timer(one.source) and own(one.destination)
         ),
+        survey.unacknowledged_age_seconds,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -167,8 +167,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         kept = len(plan.watchers.kept)
         names = counted(kept, "other consumer or process", "other consumers and processes")
         yield f"  {names} unchanged"
-    for note in plan.notes:
-        yield f"  {note}"
+    yield from _notes(plan)
     if plan.empty:
         yield "nothing to change"
         return
@@ -181,6 +180,16 @@ def _lines(plan: Plan) -> Iterator[str]:
         )
     yield ""
     yield click.style(f"{', '.join(parts)}", bold=True)
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    shown = any(ring.unacknowledged_messages for ring in plan.rings)
+    shown = shown or any(one.unacknowledged for one in plan.draining)
+    if shown and plan.unacknowledged_age_seconds:
+        age = f"up to {plan.unacknowledged_age_seconds:.0f} s old"
+        yield f"  the numbers of unacknowledged messages are {age}: RabbitMQ reports them late"
+    for note in plan.notes:
+        yield f"  {note}"
 
 
 def _is_empty_auxiliary_queue(change: Change) -> bool:
@@ -208,8 +217,7 @@ def _ring(ring: RingChange) -> Iterator[str]:
     if even:
         yield f"    load       of the busiest shard, relative to its share: {even}"
     if ring.old:
-        yield f"    backlog    {_backlog(ring)}"
-        yield from _waits(ring.waits)
+        yield from _backlog(ring)
     if ring.hot_key is not None:
         yield click.style(f"    hot key    {_hot_key(ring.hot_key)}", fg=SIGNS["change"][1])
 
@@ -218,41 +226,53 @@ def _even(evenness: Evenness) -> str:
     return f"{evenness.max_over_share:.3f} with {counted(evenness.shards, 'shard')}"
 
 
-def _backlog(ring: RingChange) -> str:
-    if not ring.backlog_messages:
-        return "none: the new shards are read immediately"
-    waiting = f"{counted(ring.backlog_messages, 'message')} in old shards"
+def _backlog(ring: RingChange) -> Iterator[str]:
+    """Yield the lines about the messages in old shards, and about the keys that wait for them."""
+    if not (ring.backlog_messages or ring.unacknowledged_messages):
+        yield "    backlog    none: the new shards are read immediately"
+        return
+    counts = _counts(ring.backlog_messages, ring.unacknowledged_messages)
+    yield f"    backlog    {counts} in old shards"
     if ring.waits_for_all:
-        waiting = f"{waiting}, handled before any new message"
+        yield "    order      every new message waits until all old shards are empty"
     else:
-        waiting = f"{waiting}, for which only the keys of these shards wait"
-    if ring.moved_share is None:
-        return waiting
-    if ring.drain_seconds is None:
-        return f"{waiting}; the duration is unknown, because none of them is being handled now"
-    return f"{waiting}, about {ring.drain_seconds:,.0f} s at the current rate"
-
-
-def _waits(waits: Sequence[Wait]) -> Iterator[str]:
-    for wait in waits[:SHOWN]:
-        yield f"    waits      {_wait(wait)}"
-    rest = waits[SHOWN:]
+        yield "    order      a new message waits only until the old shard of its key is empty"
+    if ring.drain_seconds is not None:
+        yield (
+            f"    duration   about {ring.drain_seconds:,.0f} s for all old shards, if each of them"
+            f" continues at its rate of the last {ring.measured_seconds:.0f} s"
+        )
+    for wait in ring.waits[:SHOWN]:
+        yield f"    waits      {_wait(wait, ring.measured_seconds)}"
+    rest = ring.waits[SHOWN:]
     if rest:
-        count = counted(sum(wait.messages for wait in rest), "message")
+        counts = _counts(sum(one.messages for one in rest), sum(one.unacknowledged for one in rest))
         shards = counted(len(rest), "more old shard")
-        yield f"    waits      the same for {count} in {shards}, which --json names"
+        yield f"    waits      the same for {counts} in {shards}, which --json names"
 
 
-def _wait(wait: Wait) -> str:
-    count = counted(wait.messages, "message")
-    if wait.seconds is None:
-        duration = "the duration is unknown, because the shard handles no messages now"
+def _counts(ready: int, unacknowledged: int) -> str:
+    """Return a text with the numbers of ready and unacknowledged messages."""
+    if not unacknowledged:
+        return counted(ready, "message")
+    return f"{ready:,} ready and {counted(unacknowledged, 'unacknowledged message')}"
+
+
+def _wait(wait: Wait, measured_seconds: float | None) -> str:
+    counts = _counts(wait.messages, wait.unacknowledged)
+    if wait.seconds is not None:
+        duration = f"about {wait.seconds:,.0f} s at {wait.per_second:,.1f} messages per second"
+    elif not wait.consumers:
+        duration = "no consumer reads them now"
+    elif measured_seconds is None:
+        duration = ""
     else:
-        duration = f"about {wait.seconds:,.0f} s at its current rate"
+        duration = f"this host has handled none of them in {measured_seconds:.0f} s"
+    end = f" ({duration})" if duration else ""
     if not wait.moved_to:
-        return f"keys of {wait.shard} stay there, behind its {count} ({duration})"
+        return f"keys of {wait.shard} stay there, behind its {counts}{end}"
     new = listed(wait.moved_to)
-    return f"keys that move from {wait.shard} to {new} wait for its {count} ({duration})"
+    return f"keys that move from {wait.shard} to {new} wait for its {counts}{end}"
 
 
 def _hot_key(hot: HotKey) -> str:
@@ -271,8 +291,10 @@ def _draining(one: Draining, *, runs: bool) -> str:
         runs: whether consumers run here. If not, a note of the plan names the next command.
 
     """
-    left = f"  generation {one.digest} of {one.exchange} drains: {counted(one.messages, 'message')}"
+    counts = _counts(one.messages, one.unacknowledged)
+    left = f"  generation {one.digest} of {one.exchange} drains: {counts}"
     if not runs:
         return f"{left} left"
-    first = "the consumers handle them, then delete" if one.messages else "the consumers delete"
+    has_messages = one.messages or one.unacknowledged
+    first = "the consumers handle them, then delete" if has_messages else "the consumers delete"
     return f"{left} left; {first} its queues, without another command"

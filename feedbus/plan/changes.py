@@ -65,17 +65,25 @@ class Wait:
     Attributes:
         shard: the name of the consumer of the old shard.
         generation: the digest of the shard's generation.
-        messages: the number of messages in its queue.
+        messages: the number of messages in its queue that are ready: no process has received them.
+        unacknowledged: the number of messages in its queue that processes have received, and have
+            not acknowledged.
         moved_to: the new shards of its keys; the shard that gets the most keys comes first.
-        seconds: the time until its queue is empty at its current rate; None if it handles no
-            messages now.
+        consumers: the number of processes that read the queue.
+        per_second: the number of messages per second that this host has handled while the plan was
+            made; None if it has handled none.
+        seconds: the time until all these messages are handled, if this rate does not change; None
+            if the rate is not known.
 
     """
 
     shard: str
     generation: str
     messages: int
+    unacknowledged: int
     moved_to: tuple[str, ...]
+    consumers: int = 0
+    per_second: float | None = None
     seconds: float | None = None
 
 
@@ -111,10 +119,13 @@ class RingChange:
             `after`, if no prediction was requested.
         before: the spread over the old shards.
         after: the spread over the new shards.
-        backlog_messages: the number of messages in the queues of the current generation and of the
-            generations that are not deleted yet.
-        drain_seconds: the time to empty these queues at the current rate; None if they are empty,
-            if nothing is handled, or if no prediction was requested.
+        backlog_messages: the number of messages that are ready in the queues of the current
+            generation and of the generations that are not deleted yet.
+        unacknowledged_messages: the number of messages in these queues that processes have
+            received, and have not acknowledged.
+        drain_seconds: the time until all these messages are handled, if no rate changes; None if
+            there are none, if the rate of a shard is not known, or if no prediction was requested.
+        measured_seconds: for how long the rates were measured; None if they were not measured.
         waits: the old shards that have messages; the shard with the most messages comes first.
         waits_for_all: whether the records of every key wait until all old shards are empty. Then it
             is not known which old shards can have records of a key.
@@ -131,7 +142,9 @@ class RingChange:
     before: Evenness | None = None
     after: Evenness | None = None
     backlog_messages: int = 0
+    unacknowledged_messages: int = 0
     drain_seconds: float | None = None
+    measured_seconds: float | None = None
     waits: tuple[Wait, ...] = ()
     waits_for_all: bool = False
     hot_key: HotKey | None = None
@@ -151,13 +164,16 @@ class Draining:
     Attributes:
         exchange: the name of the exchange in topology.toml.
         digest: the digest of the generation.
-        messages: the number of messages in its queues.
+        messages: the number of messages that are ready in its queues.
+        unacknowledged: the number of messages in its queues that processes have received, and have
+            not acknowledged.
 
     """
 
     exchange: str
     digest: str
     messages: int
+    unacknowledged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +250,8 @@ class Plan:
         draining: the old generations that are not deleted yet.
         watchers: the differences of the watchers; None if no supervisor runs.
         notes: further sentences for the operator.
+        unacknowledged_age_seconds: how old the numbers of unacknowledged messages can be; 0 if they
+            are as new as the other numbers. RabbitMQ reports them late.
         work: the names of the objects that `feedbus apply` changes.
 
     """
@@ -243,6 +261,7 @@ class Plan:
     draining: tuple[Draining, ...] = ()
     watchers: Watchers | None = None
     notes: tuple[str, ...] = ()
+    unacknowledged_age_seconds: float = 0.0
     work: ObjectsToChange = ObjectsToChange()
 
     @property
@@ -286,5 +305,6 @@ class Plan:
                 "untouched": list(watchers.kept),
             },
             "notes": list(self.notes),
+            "unacknowledged_age_seconds": self.unacknowledged_age_seconds,
             "counts": self.counts(),
         }

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from feedbus.broker.interface import SeenQueue
 from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
 from feedbus.generations.ring_state import RingState
@@ -19,48 +20,71 @@ from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows
 from feedbus.topology import Generation
 
-SAMPLE_SECONDS = 1.0  # how long the rates are measured
+# How long the rates are measured: until each shard has handled ENOUGH messages, or as many as it
+# has, but not shorter and not longer than these times.
+LEAST_SECONDS = 1.0
+MOST_SECONDS = 5.0
+ENOUGH = 20
+CHECK_SECONDS = 0.1
 
+Backlog = Mapping[str, SeenQueue]  # maps each shard with messages to its queue
 Shares = Mapping[tuple[str, str], float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rates:
-    """Measures how many messages each consumer handles in a second.
+    """Measures how many messages each consumer of this host handles in a second.
 
-    The creation of the object starts the measurement.
-
-    The prediction of a plan has one Rates object, which is used once.
+    The creation of the object starts the measurement. The prediction of a plan has one Rates
+    object.
 
     Attributes:
         folder: the folder in which the consumers' processes write their metrics.
+        measured_seconds: the duration of the measurement; None until measure() has waited for it.
 
     """
 
     folder: Path
+    measured_seconds: float | None = None
     _started: float = field(default_factory=time.monotonic)
-    _before: dict[str, int] = field(default_factory=dict)
+    _before: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start the measurement."""
-        self._before.update(deliveries(self.folder))
+        self._before = deliveries(self.folder)
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, messages: Mapping[str, int]) -> dict[str, float]:
         """Return how many messages per second each consumer handles, by its name.
 
-        Consumers that have handled none are left out. The method waits until the measurement has
-        lasted for SAMPLE_SECONDS.
+        Consumers that have handled no message on this host are left out. The method waits until
+        each of the given consumers has handled ENOUGH messages, or as many as it has. It waits for
+        LEAST_SECONDS at least, and for MOST_SECONDS at most.
+
+        Args:
+            messages: maps each consumer whose rate is needed to its number of messages. If it is
+                empty, the method does not wait.
+
         """
-        time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
-        after, seconds = deliveries(self.folder), time.monotonic() - self._started
-        handled = {name: count - self._before.get(name, 0) for name, count in after.items()}
+        if not messages:
+            return {}
+        while True:
+            handled, seconds = self._handled(), time.monotonic() - self._started
+            enough = all(
+                handled.get(name, 0) >= min(count, ENOUGH) for name, count in messages.items()
+            )
+            if seconds >= MOST_SECONDS or (enough and seconds >= LEAST_SECONDS):
+                break
+            time.sleep(CHECK_SECONDS)
+        self.measured_seconds = round(seconds, 1)
         return {name: count / seconds for name, count in handled.items() if count > 0}
 
+    def _handled(self) -> dict[str, int]:
+        now = deliveries(self.folder)
+        return {name: count - self._before.get(name, 0) for name, count in now.items()}
 
-def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return the numbers of messages in the shards of a generation; empty shards are left out.
 
-    The result maps the name of a shard to its number of messages.
+def find_backlog(names: Names, seen: Inventory, generation: Generation) -> Backlog:
+    """Return the shards of a generation that have messages, each with its queue.
 
     Args:
         names: the names of the topology's objects on the broker.
@@ -70,7 +94,7 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
     """
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
-        member: seen.queues[name].messages
+        member: seen.queues[name]
         for member, name in queues.items()
         if name in seen.queues and seen.queues[name].messages
     }
@@ -94,7 +118,7 @@ def shares(old: Generation, new: Generation) -> Shares:
 
 
 def waits(
-    backlogs: Mapping[Generation, Mapping[str, int]],
+    backlogs: Mapping[Generation, Backlog],
     state: RingState,
     wanted: Generation,
     moving: Shares,
@@ -105,12 +129,13 @@ def waits(
     The plan shows how long the records of these keys wait after the switch.
 
     Args:
-        backlogs: maps each generation to its shards, and each shard to its number of messages.
+        backlogs: maps each generation to its shards with messages.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
         moving: the share of all keys, from 0 to 1, for each pair (shard of the current generation,
             shard of the next generation) between which they move.
-        rates: maps each consumer to the number of messages that it handles per second.
+        rates: maps each consumer to the number of messages that it handles per second. A consumer
+            whose rate is not known is left out.
 
     """
 
@@ -123,14 +148,35 @@ def waits(
             targets: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
             for (left, entered), share in moves.items():
                 targets[left].append((-share, entered))
-            for shard, count in backlog.items():
-                rate = rates.get(shard)
+            for shard, queue in backlog.items():
+                rate = rates.get(shard) if queue.consumers else None
                 yield Wait(
                     shard=shard,
                     generation=generation.digest,
-                    messages=count,
+                    messages=queue.ready,
+                    unacknowledged=queue.unacknowledged,
                     moved_to=tuple(name for _, name in sorted(targets[shard])),
-                    seconds=round(count / rate, 1) if rate else None,
+                    consumers=queue.consumers,
+                    per_second=round(rate, 1) if rate else None,
+                    seconds=round(queue.messages / rate, 1) if rate else None,
                 )
 
-    return tuple(sorted(found(), key=lambda wait: -wait.messages))
+    return tuple(sorted(found(), key=lambda wait: -wait.messages - wait.unacknowledged))
+
+
+def total_seconds(waits: Sequence[Wait]) -> float | None:
+    """Return the time until all messages of old shards are handled; None if it is not known.
+
+    The shards work at the same time. A shard that has messages in several generations handles all
+    of them.
+
+    Args:
+        waits: the wait for each old shard with messages.
+
+    """
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for wait in waits:
+        if wait.seconds is None:
+            return None
+        seconds[wait.shard] += wait.seconds
+    return max(seconds.values(), default=None)

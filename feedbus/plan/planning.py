@@ -67,6 +67,7 @@ def make_plan(
         draining=draining,
         watchers=watchers,
         notes=tuple(notes),
+        unacknowledged_age_seconds=seen.unacknowledged_age_seconds,
         work=work,
     )
 

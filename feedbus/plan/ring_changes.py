@@ -12,7 +12,7 @@ from feedbus.generations import older_topology_files, predecessors, switch
 from feedbus.generations.ring_state import RingState
 from feedbus.name_list import listed
 from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
-from feedbus.plan.key_waits import Rates, messages, shares, waits
+from feedbus.plan.key_waits import Backlog, Rates, find_backlog, shares, total_seconds, waits
 from feedbus.ring import max_over_share
 from feedbus.topology import Exchange, Generation, Queue, Topology
 from feedbus.units import counted
@@ -50,7 +50,7 @@ def changes(
         ):
             names = Names(topology)
             backlogs = {
-                generation: messages(names, seen, generation)
+                generation: find_backlog(names, seen, generation)
                 for generation in (*state.draining, state.current)
             }
             change = _change(state, wanted, backlogs)
@@ -72,17 +72,22 @@ def _queues(topology: Topology, exchange: Exchange) -> list[Queue]:
 
 
 def _change(
-    state: RingState, wanted: Generation, backlogs: Mapping[Generation, Mapping[str, int]]
+    state: RingState, wanted: Generation, backlogs: Mapping[Generation, Backlog]
 ) -> RingChange:
     old = state.current
     if switch.same_ring(old, wanted) and not state.disordered:
         return RingChange(
             old.exchange, old.digest, old.digest, "an interrupted switch is completed"
         )
-    backlog = sum(sum(each.values()) for each in backlogs.values())
+    queues = [queue for backlog in backlogs.values() for queue in backlog.values()]
     new = switch.next_generation(state, wanted)
     return RingChange(
-        old.exchange, old.digest, new.digest, _reason(state, wanted), backlog_messages=backlog
+        old.exchange,
+        old.digest,
+        new.digest,
+        _reason(state, wanted),
+        backlog_messages=sum(queue.ready for queue in queues),
+        unacknowledged_messages=sum(queue.unacknowledged for queue in queues),
     )
 
 
@@ -90,23 +95,25 @@ def _predict(
     change: RingChange,
     state: RingState,
     wanted: Generation,
-    backlogs: Mapping[Generation, Mapping[str, int]],
-    measuring: Rates,
+    backlogs: Mapping[Generation, Backlog],
+    rates: Rates,
 ) -> RingChange:
     if change.old == change.new:
         return change
     moving = shares(state.current, wanted)
     before, after = _evenness(state.current), _evenness(wanted)
-    rates = measuring.measure() if change.backlog_messages else {}
-    rate = sum(rates.get(member, 0.0) for member, _ in state.current.members)
-    seconds = change.backlog_messages / rate if rate else None
+    messages: Counter[str] = Counter()
+    for backlog in backlogs.values():
+        messages.update({name: one.messages for name, one in backlog.items() if one.consumers})
+    found = waits(backlogs, state, wanted, moving, rates.measure(messages))
     return replace(
         change,
         moved_share=sum(moving.values()),
         before=before,
         after=after,
-        drain_seconds=round(seconds, 1) if seconds else None,
-        waits=waits(backlogs, state, wanted, moving, rates),
+        drain_seconds=total_seconds(found),
+        measured_seconds=rates.measured_seconds,
+        waits=found,
     )
 
 
@@ -156,11 +163,17 @@ def list_draining(
 
     """
     names = Names(topology)
-    return [
-        Draining(exchange, old.digest, sum(messages(names, seen, old).values()))
-        for exchange, state in states.items()
-        for old in state.draining
-    ]
+
+    def draining(exchange: str, old: Generation) -> Draining:
+        queues = find_backlog(names, seen, old).values()
+        return Draining(
+            exchange,
+            old.digest,
+            sum(queue.ready for queue in queues),
+            sum(queue.unacknowledged for queue in queues),
+        )
+
+    return [draining(exchange, old) for exchange, state in states.items() for old in state.draining]
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:

@@ -39,6 +39,9 @@ IN_FLIGHT_SECONDS = 0.2
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). If RabbitMQ is killed in
 # this time, the identity is lost, and the queue starts again without its messages.
 QUEUE_WRITTEN_SECONDS = 5.0
+# A queue reports its statistics every 5 s, and the management API collects them every 5 s. Both are
+# RabbitMQ's default intervals.
+STATISTICS_AGE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,7 @@ class RabbitMQ:
                 )
                 for one in self._listed("bindings")
             ],
+            STATISTICS_AGE_SECONDS,
         )
 
     def refusal(self) -> str:
