@@ -67,6 +67,23 @@ def test_a_good_topology_is_reported_in_one_line_and_exits_0(shop):
     assert (done.returncode, done.stdout, done.stderr) == (0, reported, "")
 
 
+def test_a_pattern_on_a_direct_exchange_is_noted(shop):
+    (shop / "topology.toml").write_text(
+        'name = "shop"\n[exchanges]\norders = { type = "direct" }\n'
+        '[queues.mail]\nexchange = "orders"\nrouting_keys = ["mail.#", "a#"]\nhandler = "app:f"\n'
+    )
+    (shop / "app.py").write_text(
+        "from feedbus import handler\n@handler\ndef f(order: dict) -> None: ...\n"
+    )
+    done = check(cwd=shop)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "note: [queues.mail] routing_keys: the exchange 'orders' is of type direct, so 'mail.#' is"
+        " no pattern: the queue gets only messages with exactly this routing key; patterns need an"
+        " exchange of type topic\n"
+    )
+
+
 def test_problems_are_reported_on_stdout_one_a_line_and_counted_on_stderr(shop):
     wrong = GOOD.replace("shards = 3", "shards = 0").replace('"orders"\nrou', '"order"\nrou')
     (shop / "topology.toml").write_text(wrong)

@@ -13,6 +13,10 @@ WRONG_OPTIONS = {
         "retries: unknown option; did you mean 'retry'?",
     ),
     "an option that is nothing known": ("▸zzz = 5", "zzz: unknown option"),
+    "an argument of the broker as an option": (
+        "▸x-max-priority = 3",
+        "x-max-priority: not an option; write arguments = { x-max-priority = … }",
+    ),
     "a prefetch that is a text": (
         'prefetch = ▸"5"',
         "prefetch: expected a positive integer, got '5'",

@@ -46,8 +46,8 @@ WRONG_FILES = {
     "a password with a slash": (
         START + ORDERS + '[broker]\nurl = ▸"amqp://guest:5/abcSecret@HOST//"\n',
         (
-            "[broker] url: expected '/', '?', '#' and '@' inside a user, a password or a name as "
-            "%2F, %3F, %23 and %40, got 'amqp://…'"
+            "[broker] url: expected %2F, %3F, %23 and %40 for '/', '?', '#' and '@' in a user, a "
+            "password or a name, got 'amqp://…'"
         ),
     ),
     "an option of TLS that is misspelt": (

@@ -97,6 +97,24 @@ def test_json_entries_are_shown_as_they_are(folder: Path) -> None:
     assert not any("06:00:00" in each for each in found)
 
 
+def test_json_entries_have_no_name_in_front_whatever_the_format_of_the_reader_is(
+    folder: Path,
+) -> None:
+    entry = '{"time": "2026-11-29T06:00:09.000Z", "level": "ERROR", "event": "log"}'
+    (folder / "mail.log").write_text(f"{entry}\nprinted\n")
+    assert shown(folder, "mail", "reserve")[-2:] == [entry, "mail       printed"]
+
+
+def test_the_logs_of_a_removed_queue_can_be_read_by_its_name(folder: Path) -> None:
+    (folder / "old_0.log").write_text(line(5))
+    (folder / "old_1.log").write_text(line(6))
+    (folder / "letters.log").write_text(line(7))
+    assert shown(folder, "old") == [f"old_0  {line(5)}".rstrip(), f"old_1  {line(6)}".rstrip()]
+    assert shown(folder, "old_1") == [line(6).rstrip()]
+    assert shown(folder, "letters") == [line(7).rstrip()]
+    assert shown(folder)[-1] == f"letters     {line(7)}".rstrip()
+
+
 def test_without_logs_the_command_says_who_writes_them(tmp_path: Path) -> None:
     (tmp_path / "topology.toml").write_text(TOPOLOGY)
     (error,) = shown(tmp_path / "var" / "log", code=1)

@@ -83,6 +83,7 @@ def test_the_figures_have_what_is_delayed_and_when_schedules_are_fired(tmp_path)
     assert found["delayed"] == {"waiting": 1, "undelivered": 0}
     assert [one["name"] for one in found["schedules"]] == ["fired", "new"]
     assert [one["last"] for one in found["schedules"]] == ["2026-01-31T02:30:00+00:00", None]
+    assert all(one["last_known"] for one in found["schedules"])
     assert all(one["next"].endswith("T02:30:00+00:00") for one in found["schedules"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.inline.loaded_projects import on_broker, unused_name
 from feedbus.metrics import Metrics
+from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
 from feedbus.schedules import scheduler as scheduler_module
 from feedbus.schedules.fired_moment import FiredMoment, fired_moments
@@ -307,6 +309,7 @@ def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, 
     (change,) = make_plan(topology, None).changes
     assert (change.action, change.kind, change.name) == ("create", "schedule", "nightly")
     assert change.reason.startswith("'30 2 * * *' in Europe/Berlin, to orders; its next moment is")
+    assert re.search(r"T02:30:00\+0[12]:00$", change.reason)  # in the time zone of the schedule
     topology_setup.set_up(topology)
     assert make_plan(topology, None).empty
     clock = Wall("2026-02-01T00:00Z")
@@ -351,6 +354,19 @@ def test_changed_schedules_restart_the_operations_process_alone(tmp_path):
         AppliedSettings.of(replace(topology, schedules=changed)), 1, {}
     )
     assert [*found.restarted] == ["operations"]
+    assert found.schedules == ("nightly",)
+
+
+def test_a_plan_shows_a_changed_schedule_with_its_next_moment(topology):
+    topology_setup.set_up(topology)
+    watchers = Watchers(supervisor_pid=1, schedules=("nightly",))
+    (change,) = make_plan(topology, watchers).changes
+    assert (change.action, change.kind, change.name) == ("change", "schedule", "nightly")
+    assert re.fullmatch(
+        r"now '30 2 \* \* \*' in Europe/Berlin, to orders; its next moment is"
+        r" \d{4}-\d\d-\d\dT02:30:00\+0[12]:00",
+        change.reason,
+    )
 
 
 def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):

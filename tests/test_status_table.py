@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import pytest
 
 from feedbus.cli.status_table import COLOURS, COUNTS, table
@@ -43,6 +44,34 @@ def state(*, waiting: int = 0, dead_dropped: int = 0, delayed: int = 0) -> dict[
 )
 def test_a_count_of_one_has_its_noun_and_verb_in_the_singular(counts, line):
     assert line in table(state(**counts)).splitlines()
+
+
+def test_colours_do_not_appear_as_text_in_the_table_of_hosts() -> None:
+    hosts = [
+        {"host": host, "this_host": here, "works_on": ["s_0"], "same_file": here}
+        for host, here in (("one:/var", True), ("two\x1b[0m:/var", False))
+    ]
+    lines = [click.unstyle(line) for line in table(state() | {"hosts": hosts}).splitlines()]
+    first = lines.index("host                        SHARDS")
+    assert lines[first + 1 : first + 4] == [
+        "one:/var         this host  1       s_0",
+        "two\\x1b[0m:/var             1       s_0",
+        "two\\x1b[0m:/var has another topology file than this host; give all hosts the same file",
+    ]
+
+
+@pytest.mark.parametrize(("known", "last"), [(True, "not fired yet"), (False, "unknown")])
+def test_the_last_firing_is_unknown_while_the_broker_is_unavailable(known: bool, last: str) -> None:
+    schedule = {
+        "cron": "30 2 * * *",
+        "timezone": "Europe/Berlin",
+        "next": "2026-02-01T02:30:00+01:00",
+        "last": None,
+        "last_known": known,
+    }
+    text = click.unstyle(table(state() | {"schedules": {"nightly": schedule}}))
+    row = f"nightly   30 2 * * *  Europe/Berlin  2026-02-01T02:30:00+01:00  {last}"
+    assert row in text.splitlines()
 
 
 def test_no_state_has_the_name_of_a_column():

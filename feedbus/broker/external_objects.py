@@ -16,8 +16,8 @@ from feedbus.errors import UsageError
 from feedbus.topology import Exchange, Queue, Topology
 
 REMEDY = (
-    "feedbus never declares external objects: start the system that declares it, or correct its"
-    " name in the topology"
+    "another system declares it, and feedbus never does: start that system, or correct the name in"
+    " the topology"
 )
 
 

@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from feedbus.process.slow_server_notices import notices
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
+STARTED = time.monotonic()  # when the command was started, without the start of Python
 DEFAULT_TOPOLOGY = "topology.toml"
 # These commands have a log. All others print a notice while they wait for a slow server.
 LOGGING = {"run", "operations"}

@@ -12,7 +12,7 @@ from feedbus.cli import Context
 from feedbus.cli.confirmation import confirm
 from feedbus.cli.interruption import reported
 from feedbus.cli.plan import compute_plan, show
-from feedbus.cli.progress import BusyLines
+from feedbus.cli.progress import LINES_SECONDS, BusyLines
 from feedbus.errors import UsageError
 from feedbus.units import counted
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from feedbus.apply import Supervisor
     from feedbus.topology import Topology
 
-REPORT_SECONDS = 2.0  # the shortest time between two lines about the messages that are left
 NOTHING_CHANGED = "nothing was changed"
 CONTINUES = "run `feedbus apply` again: it continues where it stopped"
 # If no message was handled for this time, the line about the messages that are left reports it.
@@ -140,8 +139,8 @@ def _supervisor(topology: Topology, text: str) -> Supervisor:
 class Progress:
     """Shows how many messages are left in old queues, while `feedbus apply` waits for them.
 
-    A terminal shows the number on one line, which changes. Any other output gets a line from time
-    to time.
+    A terminal shows the number on one line, which changes. Any other output gets a line every
+    LINES_SECONDS.
     """
 
     def __init__(self) -> None:
@@ -182,7 +181,7 @@ class Progress:
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
             self._line_open = True
-        elif (left != self._last and (now - self._reported_at > REPORT_SECONDS or not left)) or (
+        elif (left != self._last and (now - self._reported_at > LINES_SECONDS or not left)) or (
             stuck and now - self._reported_at > PATIENCE_SECONDS
         ):
             click.echo(text)

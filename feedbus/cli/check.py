@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
         click.echo(_json({"ok": True, "problems": [], "summary": summarise(topology)}))
     else:
         click.echo(f"{path}: ok, {_sentence(topology)}")
+        for note in _notes(topology):
+            click.echo(f"note: {note}", err=True)
 
 
 def summarise(topology: Topology) -> dict[str, int]:
@@ -69,6 +72,21 @@ def _sentence(topology: Topology) -> str:
         for noun, count in summarise(topology).items()
         if count or noun not in {"shards", "processes", "commands"}
     )
+
+
+def _notes(topology: Topology) -> Iterator[str]:
+    """Yield sentences about options that are correct, but may not have the intended effect."""
+    for queue in topology.queues.values():
+        exchange = topology.exchanges.get(queue.exchange)
+        if exchange is None or exchange.type != "direct":
+            continue
+        for key in queue.routing_keys:
+            if not {"*", "#"}.isdisjoint(key.split(".")):
+                yield (
+                    f"[queues.{queue.name}] routing_keys: the exchange '{exchange.name}' is of type"
+                    f" direct, so '{key}' is no pattern: the queue gets only messages with exactly"
+                    " this routing key; patterns need an exchange of type topic"
+                )
 
 
 def _json(report: dict[str, Any]) -> str:

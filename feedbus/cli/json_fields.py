@@ -91,6 +91,8 @@ FIELDS: Mapping[str, Mapping[str, Meaning]] = {
         "consumers.remove[]": "the names that are no longer in the topology",
         "consumers.untouched[]": "the names that run as the topology declares them",
         "notes[]": "further sentences for the operator",
+        "unacknowledged_age_seconds": "how old the numbers of unacknowledged messages can be; 0 if "
+        "they are as new as the other numbers",
         **{
             f"counts.{action}": f'the number of changes with the action "{action}"'
             for action in ("create", "change", "delete", "dangerous")
@@ -121,8 +123,8 @@ FIELDS: Mapping[str, Mapping[str, Meaning]] = {
         "attempt",
         "consumers.NAME.waiting": "records that wait for an earlier record of their key",
         "consumers.NAME.dead": "dead letters of its `[queues.NAME]` table",
-        "consumers.NAME.handled": "how many records it has handled; each attempt counts; null if "
-        "it has never run",
+        "consumers.NAME.handled": "how many records it has handled; each attempt counts, and each "
+        "invalid record; null if it has never run",
         "consumers.NAME.dead_dropped": "how many dead letters were deleted because of `max_age` or "
         "`max_length`",
         "processes.NAME": "the same fields for each other process, from `state` to `changed_code`",

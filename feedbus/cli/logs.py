@@ -62,25 +62,25 @@ def command(
     """Show the log lines of consumers and processes on this host, in the order of their times.
 
     NAME is a consumer, a process or a queue. The name of a queue stands for all of its shards.
-    `supervisor` is the supervisor itself, if it was started with --detach. Without names, all log
-    lines are shown.
+    `supervisor` is the supervisor itself, if it was started with --detach. NAME can also be a
+    consumer, a process or a queue that is no longer in the topology. Without names, all log lines
+    are shown.
 
     The command reads the files that `feedbus up` writes in var/log. It also works if nothing runs.
-    With `[logging] format = "json"` each entry is a JSON object.
+    Entries that were written with `[logging] format = "json"` are JSON objects. No name is printed
+    before them.
     """
-    from feedbus.logs import JSON
     from feedbus.logs.log_file_reading import LogFile
-    from feedbus.supervisor.watcher_options import SUPERVISOR, log_file
+    from feedbus.supervisor.watcher_options import SUPERVISOR, log_file, removed_logs
 
     topology = context.load(connects=False)
-    chosen = expanded(topology, names, [SUPERVISOR])
+    chosen = expanded(topology, names, [SUPERVISOR, *removed_logs(topology)])
     logs = [LogFile(name, log_file(topology, name)) for name in chosen]
     if not follow and not any(log.path.exists() for log in logs):
         of_names = f" of {listed(names)}" if names else ""
         msg = f"no logs{of_names} in {topology.var / 'log'}; `feedbus up` writes them"
         raise UsageError(msg)
-    plain = len(chosen) == 1 or topology.logging.format == JSON
-    width = 0 if plain else max(map(len, chosen))
+    width = 0 if len(chosen) == 1 else max(map(len, chosen))
     least = logging.getLevelNamesMapping()[level.upper()]
     with ExitStack() as stack:
         for log in logs:
@@ -116,8 +116,11 @@ def _show(logs: Sequence[LogFile], count: int, least: int, width: int, *, follow
 
 
 def _print(found: Iterable[LogEntry], width: int) -> None:
-    """Print entries; with a width, print the name of each before its lines."""
+    """Print entries; with a width, print the name of each before its lines.
+
+    A JSON object gets no name before it, because such a line would not be JSON.
+    """
     for entry in found:
-        prefix = f"{entry.name:<{width}}  " if width else ""
+        prefix = f"{entry.name:<{width}}  " if width and not entry.is_json else ""
         for line in entry.lines:
             click.echo(prefix + printable(line.replace("\t", TAB)))

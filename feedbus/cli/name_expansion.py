@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from feedbus.broker_names import queue_of
 from feedbus.errors import UsageError
 from feedbus.name_list import expected_one_of
 
@@ -21,7 +22,8 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
         topology: the topology with these names.
         names: names of consumers, processes and queues; a queue stands for all its shards. Without
             names, all consumers and processes are returned.
-        others: further names that the command accepts, such as "supervisor".
+        others: further names that the command accepts: "supervisor", and the names of consumers and
+            processes that are no longer in the topology.
 
     Raises:
         UsageError: a name is unknown.
@@ -31,6 +33,7 @@ def expanded(topology: Topology, names: Sequence[str], others: Sequence[str] = (
     meant: set[str] = set()
     for name in names:
         shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
+        shards |= {one for one in others if queue_of(one) == name}
         known = {name} if name in everything else shards
         if not known:
             expected = expected_one_of(name, [*topology.queues, *topology.supervised, *others])

@@ -213,9 +213,9 @@ def _ring(ring: RingChange) -> Iterator[str]:
         return
     if ring.moved_share is not None:
         yield f"    keys       {ring.moved_share:.1%} move to another shard"
-    even = " -> ".join(_even(one) for one in (ring.before, ring.after) if one)
+    even = ", and ".join(_even(one) for one in (ring.before, ring.after) if one)
     if even:
-        yield f"    load       of the busiest shard, relative to its share: {even}"
+        yield f"    load       the busiest shard gets {even}"
     if ring.old:
         yield from _backlog(ring)
     if ring.hot_key is not None:
@@ -223,7 +223,8 @@ def _ring(ring: RingChange) -> Iterator[str]:
 
 
 def _even(evenness: Evenness) -> str:
-    return f"{evenness.max_over_share:.3f} with {counted(evenness.shards, 'shard')}"
+    times = f"{evenness.max_over_share:.3f} times its share"
+    return f"{times} with {counted(evenness.shards, 'shard')}"
 
 
 def _backlog(ring: RingChange) -> Iterator[str]:

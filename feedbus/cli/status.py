@@ -52,8 +52,8 @@ def command(context: Any, *, as_json: bool, check: bool) -> None:
     READY counts the messages in the consumer's queue. RETRYING counts the messages that wait for
     their next attempt; it and DEAD, the number of dead letters, are totals of the queue that all of
     its shards show. WAITING counts the records that wait for an earlier record of their key; while
-    no consumer runs, also those that wait for their next attempt. HANDLED counts the attempts to
-    handle a record.
+    no consumer runs, also those that wait for their next attempt. HANDLED counts each attempt to
+    handle a record, and each record that is invalid, so that no handler gets it.
 
     The command also works if nothing runs.
     """
@@ -181,7 +181,7 @@ def _outdated(
     return unapplied, changed, [note for note in notes if note]
 
 
-def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:
+def _schedules(topology: Topology, fired: dict[str, datetime] | None) -> dict[str, dict[str, Any]]:
     """Return when each schedule was fired last and will be fired next, in its time zone."""
     from feedbus.schedules.overview import overview
 
@@ -190,12 +190,12 @@ def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict
 
 def _broker(
     topology: Topology,
-) -> tuple[dict[str, Depths], dict[str, datetime], dict[str, Any]]:
-    """Return what the broker reports; the first two results are empty if it is unavailable.
+) -> tuple[dict[str, Depths], dict[str, datetime] | None, dict[str, Any]]:
+    """Return what the broker reports.
 
     Returns:
         The depths of each consumer, the last fired moment of each schedule, and the state of the
-        broker itself.
+        broker itself. If it is unavailable, there are no depths, and the moments are None.
 
     """
     from feedbus import broker
@@ -215,7 +215,7 @@ def _broker(
             fired = fired_moments(connection, topology)
         refuses = broker.refusal(topology)
     except FeedbusError as error:
-        return {}, {}, {"url": url, "reachable": False, "error": str(error)}
+        return {}, None, {"url": url, "reachable": False, "error": str(error)}
     return depths, fired, {"url": url, "reachable": True, "error": refuses, "delayed": delayed}
 
 
@@ -231,7 +231,11 @@ def _store(topology: Topology) -> dict[str, Any]:
 
 
 def _handled(topology: Topology) -> dict[str, int]:
-    """Return how many records each consumer has handled; each attempt counts, also a failed one."""
+    """Return how many records each consumer has handled.
+
+    Each attempt counts, also a failed one. An invalid record counts, too, although no handler gets
+    it.
+    """
     from feedbus.metrics import totals
 
     counts = totals(topology.var / "metrics")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -41,10 +41,7 @@ def table(system: dict[str, Any]) -> str:
         rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
     lines = _aligned(rows)
     if system["schedules"]:
-        shown = [("schedule", "CRON", "NEXT", "LAST")]
-        for name, one in system["schedules"].items():
-            shown.append((name, one["cron"], one["next"], one["last"] or "not fired yet"))
-        lines += ["", *_aligned(shown)]
+        lines += ["", *_schedules(system["schedules"])]
     supervisor = system["supervisor"]
     runs = (
         f"process {supervisor['pid']}"
@@ -74,6 +71,15 @@ def table(system: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _schedules(schedules: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return the table of schedules, with the last and the next firing of each."""
+    rows = [("schedule", "CRON", "TIME ZONE", "NEXT", "LAST")]
+    for name, one in schedules.items():
+        last = one["last"] or ("not fired yet" if one["last_known"] else "unknown")
+        rows.append((name, one["cron"], one["timezone"], one["next"], last))
+    return _aligned(rows)
+
+
 def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the table of hosts and their shards, if there are several hosts."""
     if len(hosts) < 2:  # noqa: PLR2004 -- several
@@ -84,15 +90,20 @@ def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
         rows.append((one["host"], here, str(len(one["works_on"])), ", ".join(one["works_on"])))
     lines = ["", *_aligned(rows)]
     lines += [
-        f"{one['host']} has another topology file than this host; give all hosts the same file"
+        f"{printable(one['host'])} has another topology file than this host; give all hosts the"
+        " same file"
         for one in hosts
         if not one["same_file"]
     ]
-    return [printable(line) for line in lines]
+    return lines
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with aligned columns; the second column, the state, is in colours."""
+    """Return rows as lines with aligned columns; the second column, the state, is in colours.
+
+    Characters of cells that a terminal would interpret are escaped before the colours are added.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from feedbus.cli import Context
+from feedbus.cli import STARTED, Context
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.logs import JSON, EventLog
 from feedbus.printable import printable
@@ -158,7 +159,7 @@ def _supervise(
         if url := read_url(topology):
             events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)
         if detached is not None:
-            detached.report_start(failures, holds, took_seconds)
+            detached.report_start(failures, holds)
 
     processes = counted(total, "process", "processes")
     text = f"starting {processes} of {topology.path}; their logs are in {topology.var / 'log'}"
@@ -196,7 +197,7 @@ class Detached:
         os.close(nothing)
         self.log.open()
 
-    def report_start(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
+    def report_start(self, failures: list[str], holds: list[str]) -> None:
         """Report to the waiting command whether all processes have started.
 
         Args:
@@ -204,11 +205,10 @@ class Detached:
                 object for the processes of one consumer or of one [processes.NAME] table, or for
                 the operations process.
             holds: lines about the watchers whose processes hold: they wait during an outage.
-            took_seconds: the duration of the start.
 
         """
         with contextlib.suppress(OSError):  # the command that waits for the report may have ended
-            os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
+            os.write(self._pipe, json.dumps([failures, holds]).encode() + b"\n")
         os.close(self._pipe)
 
 
@@ -250,14 +250,15 @@ def _detach(topology: Topology, options: UpOptions) -> None:
     if not answer:
         msg = f"the supervisor ended before every process was ready; {log} has the reason"
         raise FeedbusError(msg)
-    failures, holds, took_seconds = json.loads(answer)
+    failures, holds = json.loads(answer)
     for line in holds:
         click.echo(printable(line), err=True)
     if failures:
         remedy = "the other processes run; `feedbus down` stops them"
         msg = "\n".join(["some processes are not ready:", *failures, remedy])
         raise FeedbusError(msg)
+    seconds = time.monotonic() - STARTED
     if holds:
-        click.echo(f"every process runs after {took_seconds:.1f} s; logs are in {log.parent}")
+        click.echo(f"every process runs after {seconds:.1f} s; logs are in {log.parent}")
     else:
-        click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")
+        click.echo(f"everything is ready after {seconds:.1f} s; logs are in {log.parent}")

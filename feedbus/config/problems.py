@@ -193,6 +193,9 @@ def _likeness(name: str, known: str) -> float:
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
     """Return the fault of an unknown key of topology.toml; it suggests the most similar known key.
 
+    If the key is an argument of the broker, such as "x-max-priority", the fault names the option
+    `arguments`.
+
     Args:
         what: the kind of key in the text of the fault: "option", "table" or "key".
         name: the unknown key.
@@ -200,6 +203,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
 
     """
     names = list(known)
+    if name.startswith("x-") and "arguments" in names:
+        expected = f"arguments = {{ {name} = … }}"
+        message = f"not an option; write {expected}"
+        return Fault(message=message, expected=expected, got=f"'{name}'", at_key=True)
     suggestion = nearest(name, names)
     expected = f"one of {', '.join(names)}"
     message = (

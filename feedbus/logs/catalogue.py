@@ -108,7 +108,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "stopped": "The supervisor ends, because every process has ended.",
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
         "command_output": "`feedbus up --reload` runs `feedbus check` and `feedbus apply`. This is"
-        " a line of their output.",
+        " a line of their output. If the command has failed, the line is a warning.",
         "reload_refused": "`feedbus up --reload`: the changed files have problems, or their check"
         " took too long, so the running system was not changed.",
         "reload_failed": "`feedbus up --reload`: the change could not be applied, or only a part of"

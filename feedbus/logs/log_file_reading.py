@@ -39,6 +39,11 @@ class LogEntry:
     level: int | None
     lines: tuple[str, ...]
 
+    @property
+    def is_json(self) -> bool:
+        """Whether the entry is a JSON object, as feedbus writes it."""
+        return self.level is not None and self.lines[0].startswith("{")
+
     def reaches(self, least_level: int) -> bool:
         """Whether the entry has at least a level; output without a level always does.
 

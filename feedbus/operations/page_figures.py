@@ -32,7 +32,8 @@ def figures(
     handled = settled(topology.var / "metrics")
     return {
         "name": topology.name,
-        "at": time.monotonic(),  # from two such times, the page computes rates
+        # The page computes rates from two such times. The clock is not the time of day.
+        "monotonic_seconds": time.monotonic(),
         "queues": [
             of_queue(topology, queue, handled, depths, holding, waiting)
             for queue in topology.queues.values()
@@ -84,8 +85,8 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
                 ),
                 "holding": list(holding.get(one.name, ())),
                 "handled": handled.get(one.name, NOTHING).records,
-                "lagSeconds": handled.get(one.name, NOTHING).lag_seconds,
-                "lagCount": handled.get(one.name, NOTHING).lag_count,
+                "lag_seconds": handled.get(one.name, NOTHING).lag_seconds,
+                "lag_count": handled.get(one.name, NOTHING).lag_count,
             }
             for one in consumers
         ],

@@ -175,10 +175,9 @@ class Operations:
         if not self._topology.schedules:
             return []
         try:
-            fired = self._depths.last_firings()
+            found = overview(self._topology, self._depths.last_firings())
         except Outage:
-            fired = {}
-        found = overview(self._topology, fired)
+            found = overview(self._topology, None)
         return [{"name": name, **asdict(one)} for name, one in found.items()]
 
     def _refusal(self) -> str:

@@ -191,6 +191,8 @@ class Watchers:
         kept: names that run as the topology declares them.
         started: maps the names of watchers that are started again to the reasons: they are stopped,
             have given up, or run too few or too many processes.
+        schedules: the names of schedules that run with other options. They belong to the watcher of
+            the operations process.
         reloads: whether the supervisor applies changes of files without a command.
 
     """
@@ -201,6 +203,7 @@ class Watchers:
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     started: Mapping[str, str] = field(default_factory=dict)
+    schedules: tuple[str, ...] = ()
     reloads: bool = False
 
 

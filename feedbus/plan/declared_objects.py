@@ -15,7 +15,7 @@ from feedbus.broker_names import Names
 from feedbus.cron import Cron
 from feedbus.generations import queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
-from feedbus.topology import Consumer, Exchange, Topology
+from feedbus.topology import Consumer, Exchange, Schedule, Topology
 
 
 def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
@@ -30,6 +30,21 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
     for consumer in topology.consumers.values():
         if not consumer.queue.external_name and not topology.on_ring(consumer.queue):
             yield consumer
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """Return a text with the main options of a schedule and its next moment.
+
+    Args:
+        schedule: the schedule.
+
+    """
+    cron = Cron.of(schedule)
+    following = cron.next_after(datetime.now(UTC)).astimezone(cron.zone).isoformat()
+    return (
+        f"'{schedule.cron}' in {schedule.timezone}, to {schedule.exchange}; its next moment is"
+        f" {following}"
+    )
 
 
 @dataclass(slots=True)
@@ -151,12 +166,7 @@ class DeclaredObjects:
         """Add a change to `changes` for each schedule that is new in the topology."""
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
-                first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()
-                self._note(
-                    *("create", "schedule", schedule.name),
-                    f"'{schedule.cron}' in {schedule.timezone}, to {schedule.exchange};"
-                    f" its next moment is {first}",
-                )
+                self._note("create", "schedule", schedule.name, schedule_text(schedule))
 
     def timer(self) -> Iterator[SeenBinding]:
         """Add changes of the timer, the exchanges and queues in which delayed messages wait.

@@ -12,6 +12,7 @@ from feedbus.generations.ring_state import RingState
 from feedbus.plan import ring_changes
 from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
+from feedbus.plan.declared_objects import schedule_text
 from feedbus.topology import Topology
 
 NOTHING_RUNS = "nothing runs here: `feedbus up` starts the consumers"
@@ -96,5 +97,9 @@ def _watcher_changes(topology: Topology, watchers: Watchers | None) -> list[Chan
         *(change("create", name, "a process will be started") for name in watchers.added),
         *(change("change", name, why) for name, why in watchers.restarted.items()),
         *(change("change", name, why) for name, why in watchers.started.items()),
+        *(
+            Change("change", "schedule", name, f"now {schedule_text(topology.schedule(name))}")
+            for name in watchers.schedules
+        ),
         *(change("delete", name, "its process will end") for name in watchers.removed),
     ]

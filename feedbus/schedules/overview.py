@@ -19,7 +19,9 @@ class ScheduleOverview:
         timezone: the time zone of the cron expression.
         exchange: the exchange of the schedule's message.
         last: the moment that was fired last, in ISO 8601 and the schedule's time zone; None if no
-            moment of this cron expression was fired yet.
+            moment of this cron expression was fired yet, or if `last_known` is false.
+        last_known: whether it is known when the schedule was fired last: only the broker keeps this
+            time.
         next: the moment that will be fired next, in ISO 8601 and the schedule's time zone.
 
     """
@@ -28,30 +30,32 @@ class ScheduleOverview:
     timezone: str
     exchange: str
     last: str | None
+    last_known: bool
     next: str
 
 
 def overview(
-    topology: Topology, fired: Mapping[str, datetime], now: datetime | None = None
+    topology: Topology, fired: Mapping[str, datetime] | None, now: datetime | None = None
 ) -> dict[str, ScheduleOverview]:
     """Map the name of each schedule to its overview.
 
     Args:
         topology: the topology with the schedules.
         fired: maps each schedule to the time that the broker keeps: the moment that was fired last,
-            or the time when the schedule was new.
+            or the time when the schedule was new. None if the broker is unavailable.
         now: the present time, with a time zone; None for the time of the machine.
 
     """
     now, overviews = now or datetime.now(UTC), {}
     for schedule in topology.schedules.values():
-        cron, last = Cron.of(schedule), fired.get(schedule.name)
+        cron, last = Cron.of(schedule), (fired or {}).get(schedule.name)
         following = cron.next_after(max(last or now, now))
         overviews[schedule.name] = ScheduleOverview(
             schedule.cron,
             schedule.timezone,
             schedule.exchange,
             last.astimezone(cron.zone).isoformat() if last and _matches(cron, last) else None,
+            fired is not None,
             following.astimezone(cron.zone).isoformat(),
         )
     return overviews

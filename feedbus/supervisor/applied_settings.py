@@ -40,12 +40,14 @@ class AppliedSettings:
     Attributes:
         watchers: maps the name of each watcher to the digest of its options.
         exchanges: maps the name of each exchange to the digest of its options.
+        schedules: maps the name of each schedule to the digest of its options.
         counts: maps the name of each watcher to its number of processes.
 
     """
 
     watchers: dict[str, str]
     exchanges: dict[str, str]
+    schedules: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -88,7 +90,8 @@ class AppliedSettings:
             )
             for exchange in topology.exchanges.values()
         }
-        return cls(found, exchanges, counts)
+        schedules = {one.name: _digest(repr(one)) for one in topology.schedules.values()}
+        return cls(found, exchanges, schedules, counts)
 
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
@@ -128,6 +131,11 @@ class AppliedSettings:
             started=started,
             removed=tuple(name for name in self.watchers if name not in wanted.watchers),
             kept=tuple(kept),
+            schedules=tuple(
+                name
+                for name, digest in wanted.schedules.items()
+                if self.schedules.get(name, digest) != digest
+            ),
         )
 
 

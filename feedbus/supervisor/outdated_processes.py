@@ -36,7 +36,9 @@ def compare_watchers(topology: Topology) -> tuple[Watchers, str] | None:
     # A supervisor that is still starting has no settings. Then each of its watchers is shown as
     # changed.
     applied = answer.get("settings") or {"watchers": dict.fromkeys(answer["watchers"], "")}
-    running = AppliedSettings(applied["watchers"], applied.get("exchanges", {}))
+    running = AppliedSettings(
+        applied["watchers"], applied.get("exchanges", {}), applied.get("schedules", {})
+    )
     watchers = running.difference(AppliedSettings.of(topology), answer["pid"], answer["watchers"])
     watchers = replace(watchers, reloads=reloads(answer))
     return watchers, outdated_note(

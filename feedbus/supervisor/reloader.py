@@ -161,6 +161,7 @@ class Reloader:
         """Run a command of feedbus; return how it has failed, or "" if it has succeeded.
 
         The lines of the command are logged, but not those of a `feedbus check` without a problem.
+        If the command has failed, they are warnings, because they have the reason.
         """
         printed, code = await run_command(
             self._supervision.topology.path, *words, limit_seconds=limit_seconds
@@ -168,8 +169,9 @@ class Reloader:
         if self._supervision.stopping:
             return ""  # a terminal sends Ctrl-C to the command, too: its exit code says nothing
         if words[0] != "check" or code != 0:
+            write = events.info if code == 0 else events.warning
             for line in filter(None, printed.splitlines()):
-                events.info("command_output", line, consumer=SUPERVISOR, command=words[0])
+                write("command_output", line, consumer=SUPERVISOR, command=words[0])
         if code is None:
             return f"`feedbus {words[0]}` got SIGTERM after {limit_seconds:.0f} s"
         return f"`feedbus {words[0]}` has failed" if code else ""

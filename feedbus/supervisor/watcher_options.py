@@ -188,6 +188,20 @@ def log_file(topology: Topology, name: str) -> Path:
     return topology.var / "log" / f"{name.replace('/', '%2F')}.log"
 
 
+def removed_logs(topology: Topology) -> list[str]:
+    """Return the names of consumers and processes that have a log, but are not in the topology.
+
+    Args:
+        topology: the topology; the files are in its `var`.
+
+    """
+    found = {
+        path.name.removesuffix(".log").replace("%2F", "/")
+        for path in (topology.var / "log").glob("*.log")
+    }
+    return sorted(found - {*topology.consumers, *topology.supervised, SUPERVISOR})
+
+
 def own_log(topology: Topology) -> RotatedLog:
     """Open the log file of the supervisor, and return it.
 

@@ -96,7 +96,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
         is_scheme = bool(separator) and SCHEME.fullmatch(scheme)
         refuse(
             f"a URL that begins with {listed}",
-            f"'{scheme}://…'" if is_scheme else "a text that begins differently",
+            f"'{scheme}://…'" if is_scheme else "a text with another beginning",
             name=scheme if is_scheme else "",
             known=schemes,
         )
@@ -128,7 +128,7 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
     behind = rest[len(authority) :]
     if "#" in rest or "@" in behind or authority.count("@") > 1:
         refuse(
-            "'/', '?', '#' and '@' inside a user, a password or a name as %2F, %3F, %23 and %40",
+            "%2F, %3F, %23 and %40 for '/', '?', '#' and '@' in a user, a password or a name",
             shown(scheme),
         )
     login, at, host_and_port = authority.rpartition("@")

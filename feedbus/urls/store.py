@@ -103,7 +103,7 @@ def parse_store_url(text: str) -> StoreUrl:
         or (authority and "@" in query and "@" not in authority)
     ):
         refuse(
-            "'/', '?' and '@' inside a user, a password or a name as %2F, %3F and %40",
+            "%2F, %3F and %40 for '/', '?' and '@' in a user, a password or a name",
             shown(scheme),
         )
     parameters = _libpq(text, scheme, query)

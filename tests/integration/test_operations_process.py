@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -192,3 +194,12 @@ def test_waiting_retries_are_seen_in_status(tmp_path):
         project.publish(1, 2)
         wait_until(lambda: status(project)["consumers"]["work"]["retrying"] == 2)
         assert "RETRYING" in project.feedbus("status").stdout
+
+
+def test_up_prints_the_time_since_the_start_of_the_command(project):
+    began = time.monotonic()
+    with up(project) as printed:
+        seconds = time.monotonic() - began
+        found = re.search(r"everything is ready after ([\d.]+) s", printed)
+    assert found is not None
+    assert seconds / 2 < float(found[1]) < seconds + 0.1
