@@ -74,5 +74,17 @@ def test_the_last_firing_is_unknown_while_the_broker_is_unavailable(known: bool,
     assert row in text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("url", "error", "line"),
+    [
+        ("db:engine", "store postgresql://shop: it is down", "db:engine  postgresql://shop: it is"),
+        ("postgresql://shop", "store postgresql://shop: it is down", "postgresql://shop  it is"),
+    ],
+)
+def test_a_store_that_is_down_has_its_name_once(url: str, error: str, line: str) -> None:
+    found = state() | {"store": {"url": url, "error": error}}
+    assert f"store       {line} down" in table(found).splitlines()
+
+
 def test_no_state_has_the_name_of_a_column():
     assert COLOURS.keys().isdisjoint(column.lower() for column in COUNTS)

@@ -61,7 +61,8 @@ def table(system: dict[str, Any]) -> str:
     lines += [printable(note) for note in system["notes"]]
     for name in ("broker", "store"):
         one = system[name]
-        error = printable(one["error"].removeprefix(f"{name} {one['url']}: "))
+        reason = one["error"].removeprefix(f"{name} ").removeprefix(f"{one['url']}: ")
+        error = printable(reason)
         state = f"{one['url']}  {error or 'reachable'}" if one["url"] else "none"
         lines.append(f"{name:<10}  {state}")
     lines += _delayed(system["broker"].get("delayed", {}))
