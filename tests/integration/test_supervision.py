@@ -279,7 +279,7 @@ def test_more_shards_in_the_file_are_more_consumers_after_down_and_up(system):
 
 def test_where_nothing_runs_status_says_so_and_down_is_no_error(system):
     shown = system.feedbus("status")
-    assert "nothing runs; start it with `feedbus up`" in shown.stdout
+    assert f"nothing runs in {system.root / 'var'}; start it with `feedbus up`" in shown.stdout
     assert len(re.findall(r" stopped ", shown.stdout)) == len(ALL)
     down = system.feedbus("down")
     assert (down.returncode, down.stdout) == (0, f"nothing runs in {system.root / 'var'}\n")
