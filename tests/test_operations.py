@@ -27,6 +27,7 @@ from feedbus.process.slots import hold_slot
 from feedbus.process.status_files import mark_holding
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
+from feedbus.urls import parse_broker_url
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
@@ -85,6 +86,18 @@ def test_the_figures_have_what_is_delayed_and_when_schedules_are_fired(tmp_path)
     assert [one["last"] for one in found["schedules"]] == ["2026-01-31T02:30:00+00:00", None]
     assert all(one["last_known"] for one in found["schedules"])
     assert all(one["next"].endswith("T02:30:00+00:00") for one in found["schedules"])
+
+
+def test_the_last_firing_of_a_schedule_is_not_known_while_the_broker_is_away(system):
+    schedules = {"nightly": Schedule("nightly", "30 2 * * *", "work")}
+    system.topology = replace(
+        system.topology,
+        schedules=schedules,
+        broker_url=parse_broker_url("amqp://guest:guest@127.0.0.1:9//"),
+    )
+    with served(system) as own:
+        (found,) = own.get("/operations.json").json["schedules"]
+    assert (found["last"], found["last_known"]) == (None, False)
 
 
 def test_metrics_have_the_depths_of_every_consumer_and_none_of_http(system):

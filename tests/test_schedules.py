@@ -19,6 +19,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.cli import main
+from feedbus.cli.status import gather
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.inline.loaded_projects import on_broker, unused_name
@@ -336,6 +337,8 @@ def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, 
 def test_a_broker_that_is_away_loses_nothing(topology):
     clock = Wall("2026-02-01T00:00Z")
     away = replace(topology, broker_url=parse_broker_url("amqp://guest:guest@127.0.0.1:9//"))
+    shown = gather(away)["schedules"]["nightly"]
+    assert (shown["last"], shown["last_known"]) == (None, False)
     with host(topology, clock) as scheduler:
         scheduler.fire_due()
         clock.set("2026-02-01T01:30:00Z")
