@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 NOTHING_CHANGED = "nothing was changed"
 CONTINUES = "run `feedbus apply` again: it continues where it stopped"
-# If no message was handled for this time, the line about the messages that are left reports it.
+# If the number of messages does not change for this time, the line about them reports it. Messages
+# can be in handlers meanwhile, for example a large batch.
 PATIENCE_SECONDS = 60.0
 
 
@@ -175,8 +176,8 @@ class Progress:
         text = f"draining: {counted(left, 'message')} left"
         if stuck:
             text += (
-                f"; none was handled for {PATIENCE_SECONDS:.0f} s; `feedbus plan` lists the queues,"
-                " and `feedbus status` the consumers"
+                f"; the number has not changed for {PATIENCE_SECONDS:.0f} s; `feedbus plan` lists"
+                " the queues, and `feedbus status` the consumers"
             )
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
