@@ -16,6 +16,7 @@ from feedbus.broker import inventory, lookups, queue_arguments, timer
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
+from feedbus.plan.changes import Watchers
 from feedbus.plan.planning import make_plan
 from feedbus.topology import Exchange, RetryPolicy
 from servers import versions
@@ -336,7 +337,8 @@ def test_a_queue_that_is_named_is_deleted_without_waiting_for_its_retries(
             def finish(self) -> None:
                 channel.close()
 
-        plan = make_plan(wanted, None, delete_nonempty=("gone",), predict=False)
+        watchers = Watchers(7, removed=("gone",))
+        plan = make_plan(wanted, watchers, delete_nonempty=("gone",), predict=False)
         delay = f"{wanted.name}.gone.retry.3600000"
         assert delay in plan.work.queues_to_empty
         assert delay in plan.work.nonempty

@@ -95,7 +95,7 @@ PROBLEMS = [
 MESSAGES = {
     "apply/steps.py": (
         "another `feedbus apply` is running ({} is locked); wait until it has ended, or stop it",
-        "nothing was changed, because these changes would lose messages:\n{}",
+        "nothing was changed, because these changes are dangerous:\n{}",
         "{}: publishing switched to generation {}",
     ),
     "broker/locks.py": (
@@ -107,10 +107,7 @@ MESSAGES = {
     "cli/apply.py": ("not every change was made; the lines above have the reasons",),
     "cli/plan.py": (
         "nothing to change",
-        (
-            "{} dangerous: `feedbus apply` refuses to make these changes unless --delete-nonempty"
-            " names them"
-        ),
+        ("{} dangerous: `feedbus apply` changes nothing because of the lines marked with !"),
     ),
     "cli/restart.py": ("nothing runs in {}; start it with `feedbus up`",),
     "cli/status_table.py": ("nothing runs in {}; start it with `feedbus up`",),

@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker
+from feedbus.apply import apply
 from feedbus.broker import inventory
 from feedbus.broker_names import Names
 from feedbus.cli import main
 from feedbus.cli.plan import _lines
+from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.plan import Draining, Plan, Watchers
 from feedbus.plan.planning import make_plan
@@ -172,10 +174,30 @@ def test_a_removed_queue_that_somebody_reads_is_emptied_first(make: Callable[...
         channel = connection.channel()
         channel.basic_qos(0, 1, False)
         channel.basic_consume(f"{system.topology.name}.gone", callback=lambda _: None)
-        plan = quick(system.changed(queue()))
+        leaving = Watchers(7, removed=("gone",))
+        plan = make_plan(system.changed(queue()), leaving, predict=False)
         channel.close()
     assert plan.dangers == ()
     assert plan.work.queues_to_empty[0] == f"{system.topology.name}.gone"
+
+
+@pytest.mark.parametrize("watchers", [None, Watchers(7, removed=("other",), kept=("work",))])
+def test_a_removed_queue_that_another_program_reads_is_dangerous_even_if_it_is_named(
+    make: Callable[..., System], watchers: Watchers | None
+) -> None:
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    before = inventory.read_inventory(system.topology)
+    wanted = system.changed(queue())
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
+        plan = make_plan(wanted, watchers, delete_nonempty=("gone",), predict=False)
+        with pytest.raises(UsageError, match=r"nothing was changed.*\n.*another program consumes"):
+            apply(wanted, plan, None, wait=True, report=lambda _: None, progress=lambda _left: None)
+        channel.close()
+    assert [one.name for one in plan.dangers] == [f"{wanted.name}.gone"]
+    after = inventory.read_inventory(wanted)
+    assert (after.bindings, after.queues.keys()) == (before.bindings, before.queues.keys())
 
 
 def test_a_name_that_is_not_to_go_is_reported(make: Callable[..., System]) -> None:

@@ -179,7 +179,7 @@ def _refuse(plan: Plan) -> None:
             f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
             for danger in plan.dangers
         )
-        msg = f"nothing was changed, because these changes would lose messages:\n{lines}"
+        msg = f"nothing was changed, because these changes are dangerous:\n{lines}"
         raise UsageError(msg)
 
 
@@ -283,7 +283,7 @@ def _delete(
 
     """
     all_deleted, nonempty = True, plan.work.nonempty
-    now = make_plan(topology, None, delete_nonempty=nonempty, predict=False)
+    now = make_plan(topology, plan.watchers, delete_nonempty=nonempty, predict=False)
     not_empty = {danger.name for danger in now.dangers}
     # A queue that is in neither set is already deleted, or is part of a ring now.
     still_deleted = {*now.work.deleted_queues} - not_empty

@@ -175,8 +175,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     parts = [f"{counts[one]} to {one}" for one in ("create", "change", "delete") if counts[one]]
     if counts["dangerous"]:
         parts.append(
-            f"{counts['dangerous']} dangerous: `feedbus apply` refuses to make these changes unless"
-            " --delete-nonempty names them"
+            f"{counts['dangerous']} dangerous: `feedbus apply` changes nothing because of the"
+            " lines marked with !"
         )
     yield ""
     yield click.style(f"{', '.join(parts)}", bold=True)

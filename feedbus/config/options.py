@@ -35,7 +35,12 @@ class TopologyTable(TableSchema):
 
     what = "key"
 
-    name = Name("The prefix of every name on the broker.", required=True, example="shop")
+    name = Name(
+        "The prefix of every name on the broker. No other project on the same broker and virtual"
+        " host may have the same name.",
+        required=True,
+        example="shop",
+    )
     var = Text("The folder of sockets, locks, logs and metric files.", default=f'"{VAR}"')
     broker = Table(BrokerTable, "Where the broker is.")
     store = Table(

@@ -42,6 +42,8 @@ class Comparison:
         seen: the objects that the broker has.
         states: maps the name of each hash exchange to the state of its ring.
         delete_nonempty: names of queues that may be deleted with their messages.
+        removed: the names of the consumers of this host that are not in the topology. They empty
+            their queues before they end.
         changes: the changes; compare() adds them.
         matched_names: the names in delete_nonempty that name at least one queue with messages to
             delete; compare() adds them.
@@ -57,6 +59,7 @@ class Comparison:
     seen: Inventory
     states: Mapping[str, RingState]
     delete_nonempty: Collection[str]
+    removed: Collection[str] = ()
     changes: list[Change] = field(default_factory=list)
     matched_names: set[str] = field(default_factory=set)
     timer_queues: Mapping[str, Mapping[str, Any]] = field(init=False)
@@ -187,7 +190,17 @@ class Comparison:
                 continue
             message_count = found.messages
             state = self._state_kept_in(name)
-            if state is not None:
+            if self._is_read_by_another_program(found):
+                self._note(
+                    "dangerous",
+                    "queue",
+                    name,
+                    f"{self._why(name)}; another program consumes from it. Stop that program. If it"
+                    f" belongs to another project, give that project another name than"
+                    f" '{self.topology.name}'",
+                    message_count,
+                )
+            elif state is not None:
                 deleted.append(name)
                 nonempty.append(name)
                 self._note("delete", *state)
@@ -228,6 +241,17 @@ class Comparison:
         # empty it before it is deleted.
         to_empty += [name for name in deleted if self._has_consumer(name) and name not in to_empty]
         return to_empty, deleted, nonempty
+
+    def _is_read_by_another_program(self, found: SeenQueue) -> bool:
+        """Whether a queue has consumers that neither this host nor the topology knows.
+
+        The consumers of a removed queue are known if this host runs such a consumer. Then other
+        hosts of the project may run consumers of the queue, too.
+        """
+        made = derived(found.name)
+        owner = self._without_prefix(made.owner if made else found.name)
+        known = {*self.topology.queues, *map(queue_of, self.removed), *self.removed}
+        return found.consumers > 0 and not {owner, queue_of(owner)} & known
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
         """Return the change (kind, name, reason) of a queue that keeps feedbus's state, or None."""

@@ -21,12 +21,14 @@ class Change:
     """One change of a plan; `feedbus apply` refuses a plan with a dangerous change.
 
     The deletion of a queue with messages is dangerous if no consumer empties the queue. If
-    --delete-nonempty names the queue, the action is "delete" instead.
+    --delete-nonempty names the queue, the action is "delete" instead. The deletion of a queue from
+    which another program consumes is always dangerous.
 
     `feedbus plan` prints the changes.
 
     Attributes:
-        action: what is done with the object, or "dangerous" for a deletion that loses messages.
+        action: what is done with the object, or "dangerous" for a deletion that loses messages or
+            takes the queue from another program.
         kind: the kind of the object, such as "queue".
         name: the name of the object.
         reason: why the plan changes the object.

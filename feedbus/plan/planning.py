@@ -48,7 +48,8 @@ def make_plan(
     seen = inventory.read_inventory(topology)
     external_objects.check_seen(topology, seen)
     states = _states(topology, seen)
-    comparison = Comparison(topology, seen, states, delete_nonempty)
+    removed = watchers.removed if watchers is not None else ()
+    comparison = Comparison(topology, seen, states, delete_nonempty, removed)
     work = comparison.compare()
     changes = [*comparison.changes, *_watcher_changes(topology, watchers)]
     unknown = sorted(set(delete_nonempty) - comparison.matched_names)
