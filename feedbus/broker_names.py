@@ -13,6 +13,7 @@ SCHEDULE = ".:schedule."  # between the topology's name and the name of a schedu
 BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
+REMOVED = ".:removed"  # no name in a topology contains a colon
 LOCK = "lock"  # the suffix of the name of the queue that locks a topology
 DIGEST = r"[0-9a-f]{8}"  # the digest of a generation
 
@@ -32,6 +33,7 @@ class Role(Enum):
             the digest of its generation.
         HELD: the messages that arrive during a switch to another ring.
         LEDGER: the copy of a ring's state that processes read before they change the state.
+        REMOVED: the exchange that marks a queue which is no longer in the topology.
     """
 
     DEAD = "dead"
@@ -46,12 +48,13 @@ class Role(Enum):
     HELD = "held"
     GENERATIONS = "generations"
     LEDGER = r"generations\.ledger"
+    REMOVED = rf"(?:{DIGEST}\.)?:removed"
 
 
 OF_A_QUEUE = frozenset(
     {
         *(Role.DEAD, Role.BEFORE, Role.GATE, Role.GATE_HELD, Role.WAITING),
-        *(Role.RETRY, Role.PARKED, Role.GENERATION),
+        *(Role.RETRY, Role.PARKED, Role.GENERATION, Role.REMOVED),
     }
 )
 OF_AN_EXCHANGE = frozenset({Role.PACKS, Role.HELD, Role.GENERATIONS, Role.LEDGER, Role.GENERATION})
@@ -405,6 +408,15 @@ class Names:
 
         """
         return f"{self.gate(consumer)}.held"
+
+    def removed(self, queue: str) -> str:
+        """Return the name of the exchange that marks a queue as removed from the topology.
+
+        Args:
+            queue: the name of the queue on the broker.
+
+        """
+        return f"{queue}{REMOVED}"
 
     def schedule(self, schedule: str) -> str:
         """Return the name of the queue that keeps the moment of a schedule's last firing.

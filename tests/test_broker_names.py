@@ -25,6 +25,7 @@ BUILT = {
     Role.RETRY: (NAMES.retry_queue(SHARDED, 1500), "t.shard"),
     Role.PARKED: (NAMES.parked_retries(NAMES.retry_queue(SHARDED, 1500)), "t.shard"),
     Role.GENERATION: (MEMBER, "t.shard_1"),
+    Role.REMOVED: (NAMES.removed(MEMBER), "t.shard_1"),
     Role.PACKS: (NAMES.packs("ring"), "t.ring"),
     Role.HELD: (NAMES.held("ring"), "t.ring"),
     Role.GENERATIONS: (NAMES.generations("ring"), "t.ring"),

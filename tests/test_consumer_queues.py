@@ -53,8 +53,9 @@ def test_the_state_is_read_if_a_notice_has_no_generation(
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_shard_that_a_switch_removes_is_read_until_the_switch_is_complete(
-    *, settled: bool
+    monkeypatch: pytest.MonkeyPatch, *, settled: bool
 ) -> None:
+    monkeypatch.setattr(consumer_queues.broker, "queue_exists", lambda *_: True)
     fewer = replace(BEFORE, number=5, members=(("shard_0", 1),))
     state = RingState(fewer, draining=(BEFORE,), switch_complete=settled)
     removed, kept = draining(state=state), draining("shard_0", state)

@@ -183,8 +183,9 @@ def test_a_removed_queue_that_somebody_reads_is_emptied_first(make: Callable[...
 
 @pytest.mark.parametrize("watchers", [None, Watchers(7, removed=("other",), kept=("work",))])
 def test_a_removed_queue_that_another_program_reads_is_dangerous_even_if_it_is_named(
-    make: Callable[..., System], watchers: Watchers | None
+    make: Callable[..., System], watchers: Watchers | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("feedbus.generations.leaving_consumers.LEAVE_SECONDS", 0.3)
     system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
     before = inventory.read_inventory(system.topology)
     wanted = system.changed(queue())

@@ -1,25 +1,76 @@
-"""Wait until the old generations and the replaced queues are empty."""
+"""Wait until the old generations, the replaced queues and the removed queues are empty."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from feedbus import broker
-from feedbus.broker import inventory
-from feedbus.broker_names import WAITING, Names
-from feedbus.generations import ring_state
+from feedbus.broker_names import Names, Role, has_role
+from feedbus.generations import queue_removal, ring_state
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 
 CHECK_SECONDS = 0.25
 # How long --no-wait waits for consumers to delete queues that have only a fence.
 DELETION_SECONDS = 3.0
+FENCE_SECONDS = 5.0  # between two fences in a removed queue that its consumer has not deleted
+
+
+class LeavingQueues:
+    """The queues that the topology no longer has, while their consumers empty them.
+
+    A consumer may have received messages that the broker does not count as ready. So a queue that a
+    consumer reads as its own is ended by a fence: the consumer then deletes it. When the queue has
+    no ready messages, this object puts the fence into it. So a queue with `max_length` has room for
+    the fence.
+
+    apply() makes one object.
+    """
+
+    def __init__(self, connection: Connection, topology: Topology, queues: Iterable[str]) -> None:
+        """Take over the queues, which have no bindings any more.
+
+        Args:
+            connection: a connection to the broker.
+            topology: the topology as the file declares it now.
+            queues: the names of the queues on the broker.
+
+        """
+        self._connection = connection
+        self._clock = broker.clock(topology)
+        self._queues = tuple(queues)
+        self._fence_due_at = dict.fromkeys(filter(queue_removal.ends_with_fence, queues), -math.inf)
+
+    @property
+    def fence_count(self) -> int:
+        """The number of queues that get a fence."""
+        return len(self._fence_due_at)
+
+    def messages_left(self) -> list[int | None]:
+        """Return the number of ready messages of each queue; None if the queue is drained.
+
+        A queue that has no ready messages gets a fence. It gets another one if its consumer has not
+        deleted it after some time: the fence may have expired.
+        """
+        return [self._messages_left(queue) for queue in self._queues]
+
+    def _messages_left(self, queue: str) -> int | None:
+        count = broker.count_messages(self._connection, queue)
+        if count == 0 and queue in self._fence_due_at:
+            now = self._clock.monotonic()
+            if now >= self._fence_due_at[queue]:
+                queue_removal.put_fence(self._connection, queue)
+                self._fence_due_at[queue] = now + FENCE_SECONDS
+        elif count == 0 and not has_role(queue, {Role.BEFORE}):
+            return None
+        return count
 
 
 def await_drained(
     connection: Connection,
     topology: Topology,
-    leaving: Iterable[str],
+    leaving: LeavingQueues,
     progress: Callable[[int], None],
 ) -> None:
     """Wait until old generations, removed queues and replaced queues are empty.
@@ -29,7 +80,7 @@ def await_drained(
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: the names of removed queues that are to be deleted when they are empty.
+        leaving: the removed queues that are to be deleted when they are empty.
         progress: called at each check with the number of messages that are left.
 
     """
@@ -43,7 +94,7 @@ def await_drained(
 def is_drained(
     connection: Connection,
     topology: Topology,
-    leaving: Iterable[str],
+    leaving: LeavingQueues,
     progress: Callable[[int], None],
 ) -> bool:
     """Return whether old generations, removed queues and replaced queues are empty.
@@ -54,11 +105,11 @@ def is_drained(
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: the names of removed queues that are to be deleted when they are empty.
+        leaving: the removed queues that are to be deleted when they are empty.
         progress: called once with the number of messages that are left, if the result is False.
 
     """
-    fences = sum(1 for _ in _queues_to_drain(connection, topology))
+    fences = sum(1 for _ in _queues_to_drain(connection, topology)) + leaving.fence_count
     clock = broker.clock(topology)
     end = clock.monotonic() + DELETION_SECONDS
     while (left := messages_left(connection, topology, leaving)) is not None:
@@ -69,11 +120,11 @@ def is_drained(
     return True
 
 
-def messages_left(connection: Connection, topology: Topology, leaving: Iterable[str]) -> int | None:
+def messages_left(connection: Connection, topology: Topology, leaving: LeavingQueues) -> int | None:
     """Return the number of messages in queues that drain; None if all of them are drained.
 
-    The queue of an old generation, or `before` of a replaced queue, is drained only when its
-    consumer has deleted it.
+    The queue of an old generation, `before` of a replaced queue, or a removed queue is drained only
+    when its consumer has deleted it.
 
     A queue that drains gets no new messages, and its consumer empties it. The caller calls this
     until the result is None.
@@ -81,32 +132,20 @@ def messages_left(connection: Connection, topology: Topology, leaving: Iterable[
     Args:
         connection: a connection to the broker.
         topology: the topology as the file declares it now.
-        leaving: the names of removed queues that are to be deleted when they are empty.
+        leaving: the removed queues that are to be deleted when they are empty.
 
     """
     left = [
         broker.count_messages(connection, queue) for queue in _queues_to_drain(connection, topology)
     ]
-    left_in_removed = [_count(connection, topology, queue) for queue in leaving]
-    if all(count is None for count in left) and not any(left_in_removed):
+    left += leaving.messages_left()
+    if all(count is None for count in left):
         # A consumer deletes the last queue of a generation before it removes the generation from
         # the state. So the state is read, too.
         states = ring_state.exact_states(connection, topology).values()
         if not any(state.draining for state in states):
             return None
-    return sum(count or 0 for count in (*left, *left_in_removed))
-
-
-def _count(connection: Connection, topology: Topology, queue: str) -> int:
-    """Count the ready messages of a queue; of a waiting queue, count all messages.
-
-    A consumer keeps all records of its waiting queue as unacknowledged deliveries, so the waiting
-    queue has no ready messages.
-    """
-    if not queue.endswith(WAITING):
-        return broker.count_messages(connection, queue) or 0
-    seen = inventory.read_inventory(topology).queues.get(queue)
-    return seen.messages if seen is not None else 0
+    return sum(count or 0 for count in left)
 
 
 def _queues_to_drain(connection: Connection, topology: Topology) -> Iterator[str]:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from feedbus import broker
-from feedbus.apply.drain_wait import await_drained, is_drained
+from feedbus.apply.drain_wait import LeavingQueues, await_drained, is_drained
 from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
 from feedbus.generations import (
     older_topology_files,
     queue_deletion,
+    queue_removal,
     queue_replacement,
     ring_state,
     switch,
@@ -32,7 +33,10 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 # Exchanges with these roles are needed until the last message is handled. So _unbind() does not
 # delete them, and keeps the bindings of queues to them.
-NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Role.RETRY}
+NEEDED_TO_THE_END = {
+    *(Role.GENERATION, Role.HELD, Role.GATE_HELD),
+    *(Role.BEFORE, Role.RETRY, Role.REMOVED),
+}
 
 
 class Supervisor(Protocol):
@@ -128,15 +132,15 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             another host's file is newer.
 
     """
-    _refuse(plan)
     # apply() waits until these queues are empty. It does not wait for a queue that is deleted with
     # its messages, because the messages in the retry queues of that queue can wait for days.
     emptied = [queue for queue in plan.work.queues_to_empty if queue not in plan.work.nonempty]
-    exit_after_step("planned")
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
+        _refuse(connection, topology, plan)
+        exit_after_step("planned")
         # The states of the rings before the first declaration. The list is empty until change() has
         # declared the objects. If a queue is full, change() is called again. Then the list has an
         # item, and change() only continues to switch the rings.
@@ -161,9 +165,10 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         if supervisor is not None:
             supervisor.change_topology()
             exit_after_step("followed")
-            if not wait and not is_drained(connection, topology, emptied, progress):
+            leaving = LeavingQueues(connection, topology, emptied)
+            if not wait and not is_drained(connection, topology, leaving, progress):
                 return False
-            await_drained(connection, topology, emptied, progress)
+            await_drained(connection, topology, leaving, progress)
             exit_after_step("drained")
             supervisor.finish()
             exit_after_step("finished")
@@ -173,11 +178,15 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         return all_deleted and (supervisor is not None or not _is_draining(connection, topology))
 
 
-def _refuse(plan: Plan) -> None:
-    if plan.dangers:
+def _refuse(connection: Connection, topology: Topology, plan: Plan) -> None:
+    """Raise a UsageError if the plan is dangerous."""
+    used = wait_for_consumers_to_leave(connection, broker.clock(topology), plan.work.used_by_others)
+    # If the broker counted only consumers of lost connections, an empty queue can be deleted.
+    free = {*plan.work.used_by_others} - {*used}
+    dangers = [one for one in plan.dangers if one.messages or one.name not in free]
+    if dangers:
         lines = "\n".join(
-            f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
-            for danger in plan.dangers
+            f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}" for danger in dangers
         )
         msg = f"nothing was changed, because these changes are dangerous:\n{lines}"
         raise UsageError(msg)
@@ -237,6 +246,8 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
         for binding in seen.bound_to("queue", queue):
             if not has_role(binding.source, NEEDED_TO_THE_END):
                 channel.queue_unbind(queue, binding.source, binding.key)
+        if queue not in plan.work.nonempty and queue_removal.ends_with_fence(queue):
+            queue_removal.mark(channel, Names(topology), queue)
     channel.close()
     exit_after_step("left-behind")
 
@@ -284,32 +295,33 @@ def _delete(
     """
     all_deleted, nonempty = True, plan.work.nonempty
     now = make_plan(topology, plan.watchers, delete_nonempty=nonempty, predict=False)
-    not_empty = {danger.name for danger in now.dangers}
-    # A queue that is in neither set is already deleted, or is part of a ring now.
-    still_deleted = {*now.work.deleted_queues} - not_empty
-    queues = [each for each in plan.work.deleted_queues if each in still_deleted | not_empty]
-    wait_for_consumers_to_leave(connection, broker.clock(topology), still_deleted & {*queues})
-    for queue in queues:
+    not_empty = {danger.name for danger in now.dangers} - {*now.work.used_by_others}
+    still_deleted = {*now.work.deleted_queues} & {*plan.work.deleted_queues} - not_empty
+    wait_for_consumers_to_leave(connection, broker.clock(topology), still_deleted)
+    names, channel = Names(topology), connection.channel()
+    for queue in plan.work.deleted_queues:
         if queue in not_empty:
             reason = NOT_EMPTY
-        else:
+        elif queue in still_deleted:
             reason = queue_deletion.remove_queue(
                 connection, topology, queue, nonempty=queue in nonempty
             )
+        elif queue in plan.work.queues_to_empty and not broker.queue_exists(connection, queue):
+            reason = ""  # its consumer has deleted it
+        else:
+            continue  # the queue is already deleted, or is part of a ring now
+        if not reason:
+            channel.exchange_delete(names.removed(queue))
         all_deleted = all_deleted and not reason
         report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         exit_after_step("queue-removed")
-    names = Names(topology)
     if any(map(names.is_of_timer, plan.work.deleted_queues)):
-        channel = connection.channel()
         timer_objects.restore(channel, names)
-        channel.close()
     if all_deleted:  # otherwise the remaining queues may still need the exchanges
-        channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:
             if exchange in now.work.deleted_exchanges:
                 channel.exchange_delete(exchange)
-        channel.close()
+    channel.close()
     return all_deleted
 
 

@@ -53,6 +53,8 @@ def declare(channel: Channel, topology: Topology) -> None:
         if queue.external_name or topology.on_ring(queue):
             continue
         name = names.queue(consumer)
+        # An interrupted `feedbus apply` may have marked the queue as removed from the topology.
+        channel.exchange_delete(names.removed(name))
         declare_queue(channel, names, consumer, name)
         for key in queue_arguments.binding_keys(queue):
             channel.queue_bind(name, names.exchange(queue.exchange), key)
@@ -138,6 +140,7 @@ def declare_ring(
 
 def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a shard; with `order_by`, also its waiting queue."""
+    channel.exchange_delete(names.removed(name))  # as in declare()
     declare_queue(channel, names, consumer, name)
     if consumer.queue.order_by:
         declare_waiting_queue(channel, consumer.queue, names.waiting(name))

@@ -10,7 +10,7 @@ from feedbus import broker
 from feedbus.broker import external_objects
 from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import predecessors, ring_state, switch
+from feedbus.generations import predecessors, queue_removal, ring_state, switch
 from feedbus.generations.held_messages import may_refuse
 from feedbus.generations.predecessors import Predecessors
 from feedbus.generations.ring_state import RingState
@@ -19,6 +19,7 @@ from feedbus.wire.amqp_protocols import Connection
 
 # A waiting consumer reads the state of the ring whenever it has checked a queue so many times.
 CHECKS_PER_STATE = 10
+QUEUE_REMOVED = "its queue was removed from the topology"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class ConsumerQueues:
         self._pause = pause
 
     def removal_reason(self, connection: Connection) -> str | None:
-        """Return why this consumer must end: its shard was removed. None if it has a queue.
+        """Return why this consumer must end: its queue was removed. None if it has a queue.
 
         The runner calls this after each connect.
 
@@ -107,6 +108,8 @@ class ConsumerQueues:
         if self._state is None:
             hashed = self._topology.on_ring(self._consumer.queue)
             if hashed or not broker.queue_exists(connection, self._names.queue(self._consumer)):
+                if self._is_removed(connection):
+                    return QUEUE_REMOVED
                 if self._consumer.queue.external_name:
                     raise BrokerOutage(external_objects.missing_queue(self._consumer.queue))
                 msg = (
@@ -116,7 +119,20 @@ class ConsumerQueues:
                 raise BrokerOutage(msg)
         elif self._consumer.name not in dict(self._state.current.members):
             return "its shard was removed from the topology"
+        elif not broker.queue_exists(connection, self._own_queue) and self._is_removed(connection):
+            return QUEUE_REMOVED
         return None
+
+    @property
+    def _own_queue(self) -> str:
+        """The name of the consumer's own queue on the broker."""
+        if self._state is None:
+            return self._names.queue(self._consumer)
+        return self._names.member(self._state.current, self._consumer.name)
+
+    def _is_removed(self, connection: Connection) -> bool:
+        """Whether the topology no longer has the consumer's own queue."""
+        return queue_removal.is_marked(connection, self._names, self._own_queue)
 
     def lists_to_read(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
         """Yield lists of queues that the consumer reads one list after the other.
@@ -133,12 +149,14 @@ class ConsumerQueues:
             # queue `before`.
             before = self._names.before(self._consumer)
             yield from self._unread_queues(connection, [ReadableQueue(before)])
-            if not broker.queue_exists(connection, before):
-                yield [ReadableQueue(self._names.queue(self._consumer))]
+            if broker.queue_exists(connection, before):
+                return
+            yield [ReadableQueue(self._own_queue)]
+            yield from self._removed_queue(connection)
             return
         current = self._state.current
         own_queue = ReadableQueue(
-            self._names.member(current, self._consumer.name),
+            self._own_queue,
             self._must_be_exclusive(current),
             needs_fence=self._needs_fence,
             generation_number=current.number,
@@ -278,6 +296,22 @@ class ConsumerQueues:
             elif all(count is None for count in readers):
                 return
             if not self._pause_between_checks(connection, check):
+                return
+
+    def _removed_queue(self, connection: Connection) -> Iterator[Sequence[ReadableQueue]]:
+        """Yield the own queue when it has no reader, while it is removed and not deleted.
+
+        When several consumers read a removed queue, each of them stops reading when it receives the
+        fence. The last one deletes the queue. If that consumer ends before, another one continues.
+        """
+        own_queue = ReadableQueue(self._own_queue, only_without_reader=True)
+        while self._is_removed(connection):
+            readers = broker.count_consumers(connection, own_queue.queue)
+            if readers is None:
+                return
+            if readers == 0:
+                yield [own_queue]
+            if not self._pause():
                 return
 
     def _must_be_exclusive(self, generation: Generation) -> bool:

@@ -166,6 +166,11 @@ class Probes:
         self._returned += 1
         return True
 
+    def abandon(self) -> None:
+        """Forget the pending probe and the proof, because the queue is in use again."""
+        self._pending_id = ""
+        self._returned = 0
+
     def restart_proof(self) -> None:
         """Begin the proof again, because a message other than a probe has been settled.
 

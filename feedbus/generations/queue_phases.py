@@ -1,4 +1,4 @@
-"""The phases of a queue, according to the state of its ring: in use, switching, or ending."""
+"""The phases of a queue, according to the objects on the broker, such as "in use" or "ending"."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Literal
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ring_state
+from feedbus.generations import queue_removal, ring_state
 from feedbus.generations.ring_state import RingState
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection
 
 # The phase of a queue, which is determined when a consumer receives a fence from it. "ending": the
 # queue gets no more messages. "switching": the queue may still get messages. "in use": the queue is
-# current, so another program has sent the fence.
-Phase = Literal["ending", "switching", "in use"]
+# current, so another program has sent the fence. "removed": the topology no longer has the queue,
+# and the queue ends when its retries and its waiting records are handled, too.
+Phase = Literal["ending", "switching", "in use", "removed"]
 
 
 def phase_of(connection: Connection, topology: Topology, consumer: Consumer, queue: str) -> Phase:
@@ -31,9 +32,20 @@ def phase_of(connection: Connection, topology: Topology, consumer: Consumer, que
 
     Returns:
         "in use" if the queue is not old, "switching" if it is old and can still get messages,
-        "ending" if it is old and gets no more messages.
+        "ending" if it is old and gets no more messages, "removed" if the topology does not have it
+        any more.
 
     """
+    names = Names(topology)
+    phase = _phase_without_mark(connection, topology, consumer, queue)
+    if phase == "in use" and queue_removal.is_marked(connection, names, queue):
+        return "removed"
+    return phase
+
+
+def _phase_without_mark(
+    connection: Connection, topology: Topology, consumer: Consumer, queue: str
+) -> Phase:
     names = Names(topology)
     if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):

@@ -95,6 +95,9 @@ class Comparison:
             timer_bindings_to_remove=timer_bindings,
             queues_to_empty=tuple(to_empty),
             deleted_queues=tuple(deleted),
+            used_by_others=tuple(
+                name for name in deleted if self._is_used_by_another_program(self.seen.queues[name])
+            ),
             nonempty=tuple(nonempty),
             deleted_exchanges=tuple(self._leftover_exchanges()),
         )
@@ -190,7 +193,8 @@ class Comparison:
                 continue
             message_count = found.messages
             state = self._state_kept_in(name)
-            if self._is_read_by_another_program(found):
+            if self._is_used_by_another_program(found):
+                deleted.append(name)
                 self._note(
                     "dangerous",
                     "queue",
@@ -242,16 +246,27 @@ class Comparison:
         to_empty += [name for name in deleted if self._has_consumer(name) and name not in to_empty]
         return to_empty, deleted, nonempty
 
-    def _is_read_by_another_program(self, found: SeenQueue) -> bool:
+    def _is_used_by_another_program(self, found: SeenQueue) -> bool:
         """Whether a queue has consumers that neither this host nor the topology knows.
 
         The consumers of a removed queue are known if this host runs such a consumer. Then other
         hosts of the project may run consumers of the queue, too.
         """
-        made = derived(found.name)
-        owner = self._without_prefix(made.owner if made else found.name)
-        known = {*self.topology.queues, *map(queue_of, self.removed), *self.removed}
-        return found.consumers > 0 and not {owner, queue_of(owner)} & known
+        return (
+            found.consumers > 0
+            and self._owner(found.name) not in self.topology.queues
+            and not self._has_leaving_consumer(found.name)
+        )
+
+    def _has_leaving_consumer(self, name: str) -> bool:
+        """Whether this host runs a removed consumer of the table to which a queue belongs."""
+        owner = self._owner(name)
+        return owner in self.removed or queue_of(owner) in map(queue_of, self.removed)
+
+    def _owner(self, name: str) -> str:
+        """Return the name in the topology of the consumer or queue to which a queue belongs."""
+        made = derived(name)
+        return self._without_prefix(made.owner if made else name)
 
     def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
         """Return the change (kind, name, reason) of a queue that keeps feedbus's state, or None."""
@@ -299,15 +314,16 @@ class Comparison:
     def _has_consumer(self, name: str) -> bool:
         """Whether a consumer will empty a queue: usually, whether a consumer reads it.
 
-        There are two exceptions:
+        There are three exceptions:
 
         - A waiting queue whose queue has no `order_by` any more: the result is False, because the
           consumer does not read it after the change.
+        - A queue whose consumer stays in the topology, but reads another queue after the change.
         - A retry queue, which has no consumer: the result is whether a consumer reads the queue to
           which the retries return.
         """
         if self.seen.queues[name].consumers:
-            return name not in self.waiting_queues
+            return name not in self.waiting_queues and self._has_leaving_consumer(name)
         made = derived(name)
         if made is None or made.role is not Role.RETRY:
             return False

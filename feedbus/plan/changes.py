@@ -227,6 +227,7 @@ class ObjectsToChange:
         queues_to_empty: the queues of deleted_queues that a consumer reads. Consumers empty those
             of them that are not in `nonempty` first.
         deleted_queues: queues to be deleted.
+        used_by_others: the queues of deleted_queues from which other programs consume.
         nonempty: the queues of deleted_queues that are deleted with their messages.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
 
@@ -239,6 +240,7 @@ class ObjectsToChange:
     timer_bindings_to_remove: tuple[SeenBinding, ...] = ()
     queues_to_empty: tuple[str, ...] = ()
     deleted_queues: tuple[str, ...] = ()
+    used_by_others: tuple[str, ...] = ()
     nonempty: tuple[str, ...] = ()
     deleted_exchanges: tuple[str, ...] = ()
 

@@ -14,6 +14,10 @@ The queue is deleted in four steps:
    after the other (feedbus.generations.probes).
 4. The reader deletes the queue.
 
+A queue that was removed from the topology ends in the same way (feedbus.generations.queue_removal).
+But its retries return to it, and no other queue gets its waiting records. So in place of step 2,
+the reader continues to read the queue until there are no retries and no waiting records.
+
 A step may not be possible yet, for example because the switch is not complete. Then the fence is
 processed again later. Meanwhile, the consumer handles the deliveries of its other queues.
 """
@@ -22,13 +26,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from feedbus import broker
+from feedbus.broker_names import Names
+from feedbus.errors import UsageError
+from feedbus.generations import queue_removal
 from feedbus.generations.queue_phases import phase_of
 from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire.amqp_protocols import RawConnection
+from feedbus.wire.constants import FENCE
 
 SWITCHING_POLL_SECONDS = 0.5  # between two checks whether the switch to a new ring is complete
+RETRY_POLL_SECONDS = 0.5  # between two probes of a removed queue whose records are tried again
 WAITING_POLL_SECONDS = 0.1  # between two attempts to move the waiting records of an old queue
 
 
@@ -79,11 +89,13 @@ class Fences:
         if seconds > 0:
             run.receive(raw, max(min(seconds, run.seconds_until_due(), run.check_seconds), 0.0))
             return True
-        # If a probe is pending, an earlier fence of this queue has already passed these checks.
-        if not reader.probes.is_pending:
+        # If a probe of an old queue is pending, an earlier fence of this queue has already passed
+        # these checks. A removed queue is checked each time, because the topology can get it again.
+        if not reader.probes.is_pending or reader.is_removed:
             phase = phase_of(raw, run.topology, run.consumer, reader.queue)
+            reader.is_removed = phase == "removed"
             if phase == "in use":
-                return False
+                return self._discard_own_fence(reader)
             consumers = reader.count_consumers()
             if consumers > 1:
                 self._leave_to_others(reader)
@@ -91,7 +103,11 @@ class Fences:
             if phase == "switching" or not consumers:
                 self._postpone(reader, SWITCHING_POLL_SECONDS)
                 return True
-        if not self._move_waiting_records(raw, reader):
+        if reader.is_removed:
+            if self._has_more_attempts(raw):
+                reader.probes.restart_proof()
+                self._postpone(reader, RETRY_POLL_SECONDS)  # the next fence of this queue
+        elif not self._move_waiting_records(raw, reader):
             # Some messages of the waiting queue may not have arrived yet. Until the fence is due
             # again, the next calls of this method receive deliveries, even if the buffer is full.
             self._postpone(reader, WAITING_POLL_SECONDS)
@@ -99,6 +115,32 @@ class Fences:
         fence = run.buffer.pop()
         reader.accept_fence(fence.tag, fence.message_id)
         return True
+
+    def _discard_own_fence(self, reader: QueueReader) -> bool:
+        """Discard the next delivery if it is a fence that feedbus has put into a removed queue.
+
+        The topology has the queue again, so it is in use.
+
+        Returns:
+            False if the delivery is from another program.
+
+        """
+        delivery = self._run.buffer.next_delivery
+        if delivery.body or delivery.headers[FENCE] != reader.queue:
+            return False
+        reader.discard_fence(self._run.buffer.pop().tag)
+        return True
+
+    def _has_more_attempts(self, raw: RawConnection) -> bool:
+        """Whether records of a removed queue wait, or will be tried again."""
+        run = self._run
+        if run.waiting:
+            return True
+        names, queue = Names(run.topology), run.consumer.queue
+        return any(
+            broker.count_messages(raw, names.retry_queue(queue, delay))
+            for delay in queue.retry.delays_milliseconds
+        )
 
     def _leave_to_others(self, reader: QueueReader) -> None:
         """Stop reading an old queue and its waiting queue, because another consumer reads them."""
@@ -148,20 +190,23 @@ class Fences:
                 # has a consumer, and puts a fence into it.
                 reader.probes.fence_needed = False
 
-    def delete_empty_queues(self, has_unsettled_of: Callable[[str], bool]) -> bool:
-        """Delete the old queues that are proved to be empty.
+    def delete_empty_queues(
+        self, raw: RawConnection, has_unsettled_of: Callable[[str], bool]
+    ) -> bool:
+        """Delete the old queues and the removed queues that are proved to be empty.
 
         If another consumer has subscribed to such a queue meanwhile, the queue is left to it.
 
         The runner calls this often.
 
         Args:
+            raw: the connection of the consumer.
             has_unsettled_of: called with the consumer tag of a subscription; returns whether a
                 handler has deliveries of the subscription at this moment.
 
         Returns:
             Whether the own queue of this consumer was deleted, too. Then it had become an old
-            queue, because the number of shards has changed again.
+            queue, because the number of shards has changed again, or it was removed.
 
         """
         subscriptions, buffer = self._subscriptions, self._run.buffer
@@ -178,7 +223,31 @@ class Fences:
                 # in the queue is a fence for the other consumer.
                 self._leave_to_others(reader)
                 continue
-            if reader.delete_if_empty(is_in_flight):
+            if reader.is_removed:
+                is_deleted = self._delete_removed(raw, reader, is_in_flight)
+            else:
+                is_deleted = reader.delete_if_empty(is_in_flight)
+            if is_deleted:
                 subscriptions.stop_reading(reader.tag)
                 own_queue_deleted |= not reader.source.only_without_reader
         return own_queue_deleted
+
+    def _delete_removed(
+        self, raw: RawConnection, reader: QueueReader, is_in_flight: Callable[[], bool]
+    ) -> bool:
+        """Delete a removed queue if it is empty; return False if this must be repeated later.
+
+        `feedbus apply` and `feedbus up` hold the topology's lock while they declare a queue. So the
+        topology cannot get the queue again between the check of its mark and its deletion.
+        """
+        topology = self._run.topology
+        try:
+            with broker.locked(raw, topology, wait_seconds=0.0):
+                if not queue_removal.is_marked(raw, Names(topology), reader.queue):
+                    reader.probes.abandon()
+                    return False
+                return reader.delete_if_empty(
+                    lambda: is_in_flight() or self._has_more_attempts(raw)
+                )
+        except UsageError:  # another process has the lock
+            return False

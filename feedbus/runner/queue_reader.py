@@ -43,6 +43,7 @@ class QueueReader:
         fence_due_at: when to process a fence that had to be postponed, as a time of the monotonic
             clock.
         last_fence_tag: the delivery tag of the latest fence, if it is not settled; else 0.
+        is_removed: whether the latest fence has shown that the topology no longer has the queue.
 
     """
 
@@ -53,6 +54,7 @@ class QueueReader:
     has_delivered: bool = False
     fence_due_at: float = -math.inf
     last_fence_tag: int = 0
+    is_removed: bool = False
 
     @classmethod
     def begin(  # noqa: PLR0913 -- a subscription's parts, each given by name
@@ -182,6 +184,17 @@ class QueueReader:
         self.last_fence_tag = delivery_tag
         if not (self.probes.count_if_probe(message_id) and self.probes.is_proved):
             self._publish_next_probe()
+
+    def discard_fence(self, delivery_tag: int) -> None:
+        """Settle a fence of a queue that is in use again, and do not put another one.
+
+        Args:
+            delivery_tag: the delivery tag of the fence.
+
+        """
+        self.probes.abandon()
+        acknowledge(self.channel, [*filter(None, [self.last_fence_tag]), delivery_tag])
+        self.last_fence_tag = 0
 
     def delete_if_empty(self, in_flight: Callable[[], bool]) -> bool:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.

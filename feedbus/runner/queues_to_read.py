@@ -132,7 +132,7 @@ class QueuesToRead:
             again.
 
         """
-        must_divide = self._fences.delete_empty_queues(self._mode.has_unsettled_of)
+        must_divide = self._fences.delete_empty_queues(self._raw, self._mode.has_unsettled_of)
         if self._subscriptions.cancelled:
             must_divide = True
             self._stop_reading_cancelled()

@@ -75,6 +75,11 @@ def feed(records, bus):
 @handler(Note)
 def mail(message, bus):
     os.write(log, f"{message['key']} {message['n']}\\n".encode())
+
+@handler(Note)
+def slow(message, bus):
+    time.sleep(0.2)
+    os.write(log, f"{message['key']} {message['n']}\\n".encode())
 """
 
 
@@ -218,6 +223,25 @@ def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
     assert set(second) == {"feed_0", "feed_1", "mail", "other", "clock"}
     system.check()
     assert "nothing to change" in system.feedbus("plan", "--check")
+
+
+def test_a_queue_that_is_renamed_with_a_backlog_hands_over_without_a_loss(on_each: System) -> None:
+    system = on_each
+    extra = '[queues.one]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:slow"\n'
+    topology = system.write(1, f"{extra}processes = 2\n")
+    system.feedbus("up", "--detach")
+    with LiveBus(topology) as bus:
+        bus.publish_many("mail", [({"key": "x", "n": n}, "x") for n in range(30)])
+    renamed = system.write(1, extra.replace("one", "uno"))
+    reported = system.feedbus("apply")
+    assert f"{system.name}.one was deleted\n" in reported
+    assert "\napplied\n" in reported
+    assert sorted(system.seen()["x"]) == [*range(30)]
+    with LiveBus(renamed) as bus:
+        bus.publish("mail", {"key": "x", "n": 30}, "x")
+    wait_until(lambda: sorted(system.seen()["x"]) == [*range(31)])
+    assert "nothing to change" in system.feedbus("plan", "--check")
+    assert "one" not in system.status()
 
 
 def test_an_apply_that_is_killed_beside_a_running_system_is_ended_by_the_next(

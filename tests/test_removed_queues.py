@@ -1,0 +1,210 @@
+"""Removing or renaming a queue that has consumers: they handle every message before they end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from feedbus import broker
+from feedbus.apply import apply
+from feedbus.broker import inventory
+from feedbus.broker_names import Names
+from feedbus.errors import Retry
+from feedbus.generations import queue_removal, topology_setup
+from feedbus.plan import Watchers
+from feedbus.plan.planning import make_plan
+from feedbus.topology import Batch, RetryPolicy, Topology
+from servers import versions
+from tests.applying import nothing_to_do
+from tests.projects import wait_until
+from tests.small_topologies import BATCH, queue, sharded
+from tests.system_fixtures import systems_on
+from tests.systems import System
+
+make = systems_on("embedded", *versions.chosen(), management=True)
+COUNT = 12
+
+
+class Supervisor:
+    """The supervisor of consumers that run in threads of the test."""
+
+    def __init__(self, consumers: ExitStack) -> None:
+        self._consumers = consumers
+
+    def pause(self, consumers: object) -> None:
+        """Do nothing."""
+
+    def change_topology(self) -> None:
+        """Do nothing: removed consumers continue to run."""
+
+    def finish(self) -> None:
+        """End the consumers."""
+        self._consumers.close()
+
+
+def remove(
+    wanted: Topology, consumers: ExitStack, *removed: str, wait: bool = True
+) -> tuple[bool, list[str]]:
+    """Apply a topology without the queues of some consumers; return the result and the output."""
+    plan = make_plan(wanted, Watchers(7, removed=removed), predict=False)
+    assert not plan.dangers
+    lines: list[str] = []
+    done = apply(
+        wanted,
+        plan,
+        Supervisor(consumers),
+        wait=wait,
+        report=lines.append,
+        progress=lambda _left: None,
+    )
+    return done, lines
+
+
+def gone(**options: Any) -> Any:
+    return queue("gone", exchange="other", routing_keys=("g",), **options)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_removed_queue_is_deleted_when_its_consumers_have_handled_all_messages(
+    make: Callable[..., System], processes: int
+) -> None:
+    system = make(queue(), gone(prefetch=COUNT, batch=Batch(1, 0.0)))
+    begun, lock = threading.Event(), threading.Lock()
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        begun.set()
+        time.sleep(0.1)
+        with lock:
+            system.note(message)
+
+    wanted = system.changed(queue(), queue("new", exchange="other", routing_keys=("g",)))
+    with ExitStack() as consumers:
+        for _ in range(processes):
+            consumers.enter_context(system.running(handle, "gone"))
+        system.publish(range(COUNT), "other", "g")
+        begun.wait()
+        done, lines = remove(wanted, consumers, "gone")
+    assert done
+    assert f"{wanted.name}.gone was deleted" in lines
+    assert sorted(system.seen) == [*range(COUNT)]
+    assert nothing_to_do(wanted)
+    assert not [name for name in inventory.read_inventory(wanted).exchanges if "gone" in name]
+
+
+@pytest.mark.parametrize("order_by", ["", "n"])
+def test_a_removed_queue_is_kept_until_its_retries_are_handled(
+    make: Callable[..., System], order_by: str
+) -> None:
+    options = {"order_by": order_by, "single_active_consumer": True} if order_by else {}
+    retry = RetryPolicy((0.7,), "dead-letter")
+    system = make(queue(), gone(retry=retry, **options))
+    failed = threading.Event()
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise Retry
+        system.note(message)
+
+    wanted = system.changed(queue())
+    with ExitStack() as consumers:
+        consumers.enter_context(system.running(handle, "gone"))
+        system.publish([1, 2], "other", "g")
+        failed.wait()
+        done, lines = remove(wanted, consumers, "gone")
+    assert done, lines
+    assert sorted(system.seen) == [1, 2]
+    assert nothing_to_do(wanted)
+
+
+def test_the_shards_of_a_removed_ring_are_deleted_when_their_messages_are_handled(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), sharded(2, batch=BATCH))
+    lock = threading.Lock()
+
+    def handle(records: Any, _bus: Any) -> None:
+        time.sleep(0.3)
+        with lock:
+            system.seen.extend(records.column("n"))
+
+    exchanges = {name: one for name, one in system.topology.exchanges.items() if not one.hashed}
+    wanted = replace(system.topology, queues={"work": queue()}, exchanges=exchanges)
+    with ExitStack() as consumers:
+        for name in ("shard_0", "shard_1"):
+            consumers.enter_context(system.running(handle, name, batch=True))
+        with system.bus() as bus:
+            bus.publish_many("ring", [({"n": n}, str(n)) for n in range(COUNT)])
+        wait_until(lambda: system.seen)
+        done, lines = remove(wanted, consumers, "shard_0", "shard_1")
+    assert done, lines
+    assert sorted(system.seen) == [*range(COUNT)]
+    assert nothing_to_do(wanted)
+
+
+def test_a_queue_that_the_topology_gets_again_is_not_deleted_and_its_fence_is_discarded(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), gone())
+    name = f"{system.topology.name}.gone"
+    names = Names(system.topology)
+    with broker.connect(system.topology) as connection:
+        queue_removal.mark(connection.channel(), names, name)
+        queue_removal.put_fence(connection, name)
+        topology_setup.set_up(system.topology)
+        assert not queue_removal.is_marked(connection, names, name)
+    system.publish([1, 2], "other", "g")
+    system.run(system.note, "gone")
+    assert system.seen == [1, 2]
+    assert system.dead("gone") == []
+    assert nothing_to_do(system.topology)
+
+
+def test_the_proof_of_a_removed_queue_ends_when_the_topology_gets_it_again(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), gone(retry=RetryPolicy((600.0,), "dead-letter")))
+    name = f"{system.topology.name}.gone"
+    names = Names(system.topology)
+    failed = threading.Event()
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] == 0:
+            failed.set()
+            raise Retry
+        system.note(message)
+
+    with broker.connect(system.topology) as connection, system.running(handle, "gone"):
+        system.publish([0], "other", "g")
+        failed.wait()
+        queue_removal.mark(connection.channel(), names, name)
+        queue_removal.put_fence(connection, name)
+        time.sleep(1.0)  # a probe is in the queue
+        topology_setup.set_up(system.topology)
+        connection.channel().queue_purge(names.retry_queue(system.topology.queues["gone"], 600_000))
+        system.publish([1, 2], "other", "g")
+        wait_until(lambda: system.seen == [1, 2])
+    system.run(system.note, "gone")  # the consumer may have returned the last probe to the queue
+    assert system.seen == [1, 2]
+    assert system.ready()["gone"] == 0
+    assert system.dead("gone") == []
+
+
+def test_a_consumer_that_starts_while_its_queue_is_being_removed_empties_and_deletes_it(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), gone())
+    name = f"{system.topology.name}.gone"
+    system.publish([1, 2], "other", "g")
+    with broker.connect(system.topology) as connection:
+        queue_removal.mark(connection.channel(), Names(system.topology), name)
+        queue_removal.put_fence(connection, name)
+    assert system.run(system.note, "gone") == "its queue was removed from the topology"
+    assert system.run(system.note, "gone") == "its queue was removed from the topology"
+    assert system.seen == [1, 2]
