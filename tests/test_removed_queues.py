@@ -19,9 +19,11 @@ from feedbus.errors import Retry
 from feedbus.generations import queue_removal, topology_setup
 from feedbus.plan import Watchers
 from feedbus.plan.planning import make_plan
+from feedbus.plan.unread_queues import find_unread_queues, unread_queue_notes
+from feedbus.process.slots import run_folder
 from feedbus.topology import Batch, RetryPolicy, Topology
 from servers import versions
-from tests.applying import nothing_to_do
+from tests.applying import carry_out, nothing_to_do
 from tests.projects import wait_until
 from tests.small_topologies import BATCH, queue, sharded
 from tests.system_fixtures import systems_on
@@ -148,6 +150,19 @@ def test_the_shards_of_a_removed_ring_are_deleted_when_their_messages_are_handle
     assert nothing_to_do(wanted)
 
 
+def test_a_sharded_queue_that_is_renamed_hands_its_messages_to_the_new_shards(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(2, batch=BATCH))
+    renamed = replace(sharded(2, batch=BATCH), name="renamed")
+    with system.bus() as bus:
+        bus.publish_many("ring", [({"n": n}, "key") for n in range(COUNT)])
+        after = system.reshaped(renamed)
+        bus.publish("ring", {"n": COUNT}, "key")
+    after.run_all(lambda records, _: system.seen.extend(records.column("n")), batch=True)
+    assert system.seen == [*range(COUNT + 1)]
+
+
 def test_a_queue_that_the_topology_gets_again_is_not_deleted_and_its_fence_is_discarded(
     make: Callable[..., System],
 ) -> None:
@@ -208,3 +223,20 @@ def test_a_consumer_that_starts_while_its_queue_is_being_removed_empties_and_del
     assert system.run(system.note, "gone") == "its queue was removed from the topology"
     assert system.run(system.note, "gone") == "its queue was removed from the topology"
     assert system.seen == [1, 2]
+
+
+def test_an_empty_queue_that_nobody_reads_is_reported_as_long_as_it_is_bound(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), gone())
+    wanted = system.changed(queue())
+    run_folder(wanted).mkdir(parents=True, exist_ok=True)
+    (found,) = find_unread_queues(wanted)
+    assert str(found).startswith(
+        f"queue {wanted.name}.gone (0 messages): no longer in the topology"
+    )
+    (note,) = unread_queue_notes(wanted)
+    assert note.startswith(f"queue {wanted.name}.gone (0 messages) is not in the topology")
+    carry_out(wanted)
+    assert not unread_queue_notes(wanted)
+    assert not find_unread_queues(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -71,6 +72,7 @@ def gather(topology: Topology) -> dict[str, Any]:
     """
     from feedbus.metrics import all_waiting
     from feedbus.operations.unwritable_folders import unwritable_folders
+    from feedbus.plan.unread_queues import unread_queue_notes
     from feedbus.supervisor.broker_in_use import other_broker
 
     depths, fired, broker = _broker(topology)
@@ -82,6 +84,9 @@ def gather(topology: Topology) -> dict[str, Any]:
         answer, trouble = None, str(error)
     watchers = answer["watchers"] if answer else {}
     unapplied, changed, notes = _outdated(topology, answer)
+    if broker["reachable"]:
+        with contextlib.suppress(FeedbusError):  # the broker has become unavailable meanwhile
+            notes += unread_queue_notes(topology)
     if note := other_broker(topology):
         notes = [note, *notes]
     for name, one in watchers.items():

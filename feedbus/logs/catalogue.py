@@ -142,6 +142,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "outbox_message_refused": "The broker refused a message of the outbox; `error` has the"
         " reason. This message and the later messages of its exchange and key stay in the outbox,"
         " and feedbus tries again.",
+        "queue_unread": "A queue of an earlier topology has messages or bindings, and no consumer"
+        " reads it. [Rename or remove a queue](../how-to/rename-queues.md) shows what to do.",
         "outbox_messages_left": "Messages of a transaction could not be published after its commit."
         " They stay in the outbox, and the operations process will publish them.",
         "outbox_unreadable": "The store did not answer after a commit, so the messages of the"

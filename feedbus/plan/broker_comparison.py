@@ -210,6 +210,10 @@ class Comparison:
                 self._note("delete", *state)
             elif not message_count:
                 deleted.append(name)
+                if self._matching_names(name):
+                    # apply does not wait for the messages that consumers have received, nor for
+                    # the retries of the queue.
+                    nonempty.append(name)
                 self._note("delete", "queue", name, f"{self._why(name)}; it is empty")
             elif matched := self._matching_names(name):
                 self.matched_names |= matched
@@ -227,24 +231,27 @@ class Comparison:
                     "delete", "queue", name, f"{self._why(name)}; {consequence}", message_count
                 )
             else:
-                made = derived(name)
-                owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
-                bare = self._without_prefix(owner)
-                consequence = (
-                    "no consumer empties it. Put it back into the topology, or delete it with"
-                    f" its messages: --delete-nonempty {bare}"
-                )
-                if self._names.is_of_timer(name):
-                    consequence = (
-                        f"empty it, or delete it with its messages: --delete-nonempty {bare}"
-                    )
-                self._note(
-                    "dangerous", "queue", name, f"{self._why(name)}; {consequence}", message_count
-                )
+                remedy = f"{self._why(name)}; {self._remedy(name)}"
+                self._note("dangerous", "queue", name, remedy, message_count)
         # A queue that is empty now can still get messages until it is unbound. So its consumers
         # empty it before it is deleted.
         to_empty += [name for name in deleted if self._has_consumer(name) and name not in to_empty]
         return to_empty, deleted, nonempty
+
+    def _remedy(self, name: str) -> str:
+        """Return what to do with a queue that has messages, and that no consumer empties."""
+        made = derived(name)
+        owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
+        delete = f"delete it with its messages: --delete-nonempty {self._without_prefix(owner)}"
+        if self._names.is_of_timer(name):
+            return f"empty it, or {delete}"
+        if made is not None:
+            return f"no consumer empties it. Put it back into the topology, or {delete}"
+        return (
+            "no consumer empties it. Let its handler empty it: put it back into the topology with"
+            " an exchange of its own, run `feedbus apply`, remove it again, run `feedbus apply`. Or"
+            f" {delete}"
+        )
 
     def _is_used_by_another_program(self, found: SeenQueue) -> bool:
         """Whether a queue has consumers that neither this host nor the topology knows.

@@ -228,7 +228,8 @@ class ObjectsToChange:
             of them that are not in `nonempty` first.
         deleted_queues: queues to be deleted.
         used_by_others: the queues of deleted_queues from which other programs consume.
-        nonempty: the queues of deleted_queues that are deleted with their messages.
+        nonempty: the queues of deleted_queues that are deleted with their messages. This includes
+            each empty queue that --delete-nonempty names.
         deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
 
     """

@@ -47,7 +47,7 @@ def make_plan(
     """
     seen = inventory.read_inventory(topology)
     external_objects.check_seen(topology, seen)
-    states = _states(topology, seen)
+    states = read_states(topology, seen)
     removed = watchers.removed if watchers is not None else ()
     comparison = Comparison(topology, seen, states, delete_nonempty, removed)
     work = comparison.compare()
@@ -74,7 +74,17 @@ def make_plan(
     )
 
 
-def _states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
+def read_states(topology: Topology, seen: Inventory) -> dict[str, RingState]:
+    """Return the states of all rings by the names of their exchanges; nothing is changed.
+
+    Args:
+        topology: the topology of the rings.
+        seen: the objects that the broker has.
+
+    Raises:
+        Outage: the broker is unavailable.
+
+    """
     # A broker without queues has no rings. It can be an embedded broker whose file does not exist.
     # A connection would create this file, but a plan changes nothing.
     if not seen.queues:

@@ -3,6 +3,8 @@
 The preparation runs in a separate process, so that the supervisor stays small and keeps no
 connection.
 
+The preparation also reports queues that the topology no longer has, and that no consumer reads.
+
 The preparation also completes a switch of a ring that was interrupted. For this it may have to
 publish held messages to an old queue. If that queue is full, the consumers must read messages from
 it first. So the consumers are started, and the process of the preparation continues meanwhile.
@@ -20,7 +22,7 @@ from pathlib import Path
 from traceback import TracebackException
 
 from feedbus.errors import FeedbusError, Outage, described, error_text
-from feedbus.logs import configure
+from feedbus.logs import EventLog, configure
 from feedbus.process.process_setup import SUPERVISED, follow_parent
 from feedbus.process.slots import run_folder
 from feedbus.process.slow_server_notices import notices
@@ -29,6 +31,7 @@ from feedbus.supervisor.forkserver_client import ForkServer, Program
 from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology
 
+events = EventLog("feedbus.supervisor")
 CHECK_SECONDS = 0.01  # the time between two checks whether the process has ended
 AGAIN_SECONDS = 1.0  # the time between two attempts during an outage
 
@@ -104,6 +107,7 @@ def main(path: Path) -> None:
     """
     from feedbus import config
     from feedbus.generations import topology_setup
+    from feedbus.plan.unread_queues import find_unread_queues
     from feedbus.store import open_prepared
 
     if path.parent != Path():
@@ -123,7 +127,9 @@ def main(path: Path) -> None:
             # prepare() has returned, and the consumers run. So nobody would see the error.
             time.sleep(AGAIN_SECONDS)
         else:
-            return
+            break
+    for queue in find_unread_queues(topology):
+        events.warning("queue_unread", str(queue), consumer=SUPERVISOR, queue=queue.name)
 
 
 def _print(line: str) -> None:

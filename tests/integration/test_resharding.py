@@ -244,6 +244,33 @@ def test_a_queue_that_is_renamed_with_a_backlog_hands_over_without_a_loss(on_eac
     assert "one" not in system.status()
 
 
+def test_up_and_status_report_a_renamed_queue_that_nobody_reads_and_their_advice_empties_it(
+    on_each: System,
+) -> None:
+    system = on_each
+    old = '[queues.one]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:slow"\n'
+    new = old.replace("one", "uno")
+    topology = system.write(1, old)
+    system.feedbus("apply")
+    with LiveBus(topology) as bus:
+        bus.publish("mail", {"key": "x", "n": 0}, "x")
+    system.write(1, new)
+    reported = system.feedbus("up", "--detach")
+    assert (
+        f"queue {system.name}.one (1 message): no longer in the topology; no consumer" in reported
+    )
+    note = f"queue {system.name}.one (1 message) is not in the topology, and no consumer reads it:"
+    assert note in system.feedbus("status")
+    aside = old.replace('"mail"', '"aside"').replace('"x"', '""')
+    system.write(1, f'{new}{aside}[exchanges.aside]\ntype = "direct"\n')
+    system.feedbus("apply")
+    system.write(1, new)
+    assert f"{system.name}.one was deleted\n" in system.feedbus("apply")
+    assert system.seen()["x"] == [0]
+    assert f"{system.name}.one" not in system.feedbus("status")
+    assert "nothing to change" in system.feedbus("plan", "--check")
+
+
 def test_an_apply_that_is_killed_beside_a_running_system_is_ended_by_the_next(
     system: System,
 ) -> None:
