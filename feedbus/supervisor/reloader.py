@@ -169,9 +169,11 @@ class Reloader:
         if self._supervision.stopping:
             return ""  # a terminal sends Ctrl-C to the command, too: its exit code says nothing
         if words[0] != "check" or code != 0:
-            write = events.info if code == 0 else events.warning
             for line in filter(None, printed.splitlines()):
-                write("command_output", line, consumer=SUPERVISOR, command=words[0])
+                if code == 0:
+                    events.info("command_output", line, consumer=SUPERVISOR, command=words[0])
+                else:
+                    events.warning("command_output", line, consumer=SUPERVISOR, command=words[0])
         if code is None:
             return f"`feedbus {words[0]}` got SIGTERM after {limit_seconds:.0f} s"
         return f"`feedbus {words[0]}` has failed" if code else ""
